@@ -1,0 +1,252 @@
+"""The cached feature stage: images -> features, computing only what the feature store lacks.
+
+    files ── read and decode (worker processes) ── batches ── engine ── feature store
+
+Batches are filled in path order whatever worker finishes first, so vectors stay in step with their paths, and a run
+that was killed goes on with the batches that an undisturbed one would have formed.
+"""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from tqdm import tqdm
+
+from pipeline import images as image_files
+from pipeline.engines import ENGINES, Engine, make_engine
+from pipeline.errors import ImageError, PipelineError, RequestError
+from pipeline.images import SIDE, ImageSet
+from pipeline.store import FeatureStore, in_blocks
+from pipeline.vgg16 import Extractor
+
+CHUNK = 8  # images that a worker reads and decodes at a time
+CHUNKS_AHEAD = 3  # chunks that wait, decoded or in work, for each worker
+BLOCK = 1024  # features that are held at a time when they are passed on
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How the feature stage runs; none of it changes the features beyond rounding.
+
+    Attributes:
+        engine: One of `pipeline.engines.ENGINES`.
+        batch_size: Images in a batch; None leaves the choice to the engine.
+        workers: Processes that read and decode; None means one for each core, at most 8.
+        cache: The folder of the feature stores.
+        progress: Whether to show a progress bar on stderr.
+    """
+
+    engine: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    cache: Path = field(default_factory=lambda: platformdirs.user_cache_path("image-vectors"))
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise RequestError(f"--engine {self.engine!r} is unknown; choose from {', '.join(ENGINES)}.")
+        for option, value in (("--batch-size", self.batch_size), ("--workers", self.workers)):
+            if value is not None and value < 1:
+                raise RequestError(f"{option} must be at least 1, not {value}.")
+
+    @property
+    def worker_count(self) -> int:
+        """The number of processes that read and decode."""
+        return self.workers or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that was skipped, and why."""
+
+    path: str
+    error: str
+
+
+@dataclass
+class Features:
+    """What the feature stage knows of a set of images; the vectors themselves stay in the store.
+
+    Attributes:
+        paths: The images that have a feature, in path order.
+        digests: Their content digests, in the same order.
+        labels: Their labels, in the same order.
+        failed: The images that could not be read.
+        computed: How many vectors were computed now.
+        cached: How many images had their vector in the store already, or share it with a copy among them.
+        seconds: How long the stage took.
+        engine: The engine that computed, or None where nothing was left to compute.
+        store: The feature store.
+    """
+
+    store: FeatureStore
+    paths: list[str] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    computed: int = 0
+    cached: int = 0
+    seconds: float = 0.0
+    engine: str | None = None
+
+    def vectors(self) -> np.ndarray:
+        """All features, shape (len(paths), dim), float32."""
+        return self.store.features(self.digests)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The features in order, a block of at most BLOCK rows at a time."""
+        return (self.store.features(block) for block in in_blocks(self.digests, BLOCK))
+
+
+def extract(images: ImageSet, extractor: Extractor, computing: Computing | None = None) -> Features:
+    """Make sure that every image's feature is in the store.
+
+    Images that cannot be read are skipped and reported; they change no other image's feature. Each batch is on disk
+    before the next one is computed: what is interrupted loses at most the batch in flight.
+
+    Args:
+        images: The images.
+        extractor: What turns them into features.
+        computing: How to run it.
+
+    Returns:
+        The images with their digests, what was computed and what failed.
+
+    Raises:
+        PipelineError: No image could be read, or the store, the weights or a worker failed.
+    """
+    computing = computing or Computing()
+    start = time.monotonic()
+    result = Features(FeatureStore(computing.cache, extractor))
+    with (
+        tqdm(total=len(images), unit="image", desc="features", disable=not computing.progress) as bar,
+        contextlib.closing(_decode_ahead(images, result.store.digests, computing.worker_count)) as decoded,
+    ):
+        new = _new_images(decoded, result, bar)
+        first = next(new, None)
+        if first is not None:
+            engine = make_engine(computing.engine, extractor, computing.batch_size)
+            result.engine = engine.name
+            new = itertools.chain([first], new)
+            while batch := list(itertools.islice(new, engine.batch_size)):
+                result.store.append([image.digest for image in batch], _run(engine, batch))
+                result.computed += len(batch)
+                bar.update(len(batch))
+
+    if not result.paths:
+        failure = result.failed[0]
+        raise PipelineError(
+            f"None of the {len(images)} images of {images.source} could be read; "
+            f"the first is {failure.path}: {failure.error}."
+        )
+    by_path = dict(zip(images.paths, images.labels, strict=True))
+    result.labels = [by_path[path] for path in result.paths]
+    result.cached = len(result.paths) - result.computed
+    result.seconds = time.monotonic() - start
+    return result
+
+
+def _new_images(decoded: Iterator["Decoded"], result: Features, bar: tqdm) -> Iterator["Decoded"]:
+    """Enter each image in the result; pass on those whose feature is to be computed, one of several copies only."""
+    scheduled: set[str] = set()
+    for image in decoded:
+        if image.error:
+            result.failed.append(Failure(image.path, image.error))
+        else:
+            result.paths.append(image.path)
+            result.digests.append(image.digest)
+        if image.pixels is not None and image.digest not in scheduled:
+            scheduled.add(image.digest)
+            yield image
+        else:
+            bar.update()
+
+
+def _run(engine: Engine, batch: "Sequence[Decoded]") -> np.ndarray:
+    """Compute the features of at most a batch of images, filled up with black ones; shape (len(batch), dim)."""
+    pixels = np.zeros((engine.batch_size, SIDE, SIDE, 3), np.uint8)
+    for row, image in zip(pixels, batch, strict=False):
+        row[...] = image.pixels
+    features = engine(pixels)[: len(batch)]
+    bad = ~np.isfinite(features).all(axis=1)
+    if bad.any():
+        raise PipelineError(
+            f"The {engine.name} engine gave values that are not finite numbers for {batch[int(bad.argmax())].path}; "
+            "nothing of this batch was stored. The weights or the precision do not suit these images."
+        )
+    return features
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image as a worker hands it over: its digest and, where the store lacks it, its pixels; or an error."""
+
+    path: str
+    digest: str = ""
+    pixels: np.ndarray | None = None
+    error: str = ""
+
+
+def _decode_ahead(images: ImageSet, stored: frozenset[str], workers: int) -> Iterator[Decoded]:
+    """Read and decode images in worker processes, a bounded number of chunks ahead; yields them in path order."""
+    items = list(zip(images.paths, images.files, strict=True))
+    chunks = [items[at : at + CHUNK] for at in range(0, len(items), CHUNK)]
+    workers = min(workers, len(chunks))
+    # Spawned, not forked: neither TensorFlow nor Lance survives a fork.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (stored,))
+    ahead: deque[Future[list[Decoded]]] = deque()
+    try:
+        for chunk in chunks:
+            ahead.append(pool.submit(_decode_chunk, chunk))
+            if len(ahead) > workers * CHUNKS_AHEAD:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+    except BrokenProcessPool as error:
+        raise PipelineError(
+            "A process that reads images was ended from outside, perhaps for want of memory. What was computed is "
+            "stored; run the same command again to go on, with fewer --workers."
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+_stored: frozenset[str] = frozenset()  # in a worker: the digests that need no decoding
+
+
+def _start_worker(stored: frozenset[str]) -> None:
+    """Prepare a worker: Ctrl-C is the parent's business, and a parent that was killed leaves no worker behind."""
+    global _stored
+    _stored = stored
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _decode_chunk(chunk: Sequence[tuple[str, Path]]) -> list[Decoded]:
+    return [_decode_one(path, file) for path, file in chunk]
+
+
+def _decode_one(path: str, file: Path) -> Decoded:
+    try:
+        data = image_files.read(file)
+        digest = image_files.digest(data)
+        return Decoded(path, digest, None if digest in _stored else image_files.decode(data))
+    except ImageError as error:
+        return Decoded(path, error=str(error))

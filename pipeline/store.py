@@ -1,0 +1,139 @@
+"""The feature store: content digest of an image -> its feature, one Lance dataset for each extractor.
+
+Lance (https://lancedb.github.io/lance) commits an append with one atomic rename, so a process killed at any moment
+leaves either all of a batch or none of it, and several processes may append at once. Each row carries a CRC-32 of its
+vector, checked whenever the row is read.
+"""
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import lance
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import PipelineError
+from pipeline.vgg16 import Extractor
+
+# Appends make a fragment a batch; once this many have gathered they are merged into ones of up to MERGED_ROWS rows,
+# so that opening the store stays fast and each row is rewritten only a few times.
+FRAGMENTS_BEFORE_MERGE = 100
+MERGED_ROWS = 4096
+# Versions that merging has replaced are kept for a reader that opened the store before.
+KEEP_OLD_VERSIONS = timedelta(hours=1)
+
+
+class FeatureStore:
+    """The features that one extractor has computed so far.
+
+    Args:
+        cache: The cache folder; the store is `features/FINGERPRINT.lance` below it, made when it is missing.
+        extractor: Whose features these are.
+
+    Raises:
+        PipelineError: The store cannot be opened or made.
+    """
+
+    def __init__(self, cache: Path, extractor: Extractor) -> None:
+        self.path = cache / "features" / f"{extractor.fingerprint}.lance"
+        self._schema = pa.schema(
+            [
+                pa.field("digest", pa.binary(16), nullable=False),
+                pa.field("crc32", pa.uint32(), nullable=False),
+                pa.field("vector", pa.list_(pa.float32(), extractor.dim), nullable=False),
+            ],
+            metadata={"extractor": json.dumps(extractor.description)},
+        )
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._dataset = self._open()
+            digests = self._dataset.to_table(columns=["digest"])["digest"]
+        except (OSError, ValueError) as error:
+            raise PipelineError(
+                f"The feature store {self.path} cannot be opened ({error}). "
+                "Choose another place with --cache DIR, or delete this folder to compute its features again."
+            ) from error
+        self._digests = {digest.hex() for digest in digests.to_pylist()}
+        self._rows: dict[str, int] | None = None
+
+    def _open(self) -> lance.LanceDataset:
+        if not (self.path / "_versions").exists():
+            try:
+                return lance.write_dataset(self._schema.empty_table(), self.path, mode="create")
+            except (OSError, ValueError):  # another process has made it meanwhile, or it cannot be made
+                pass
+        return lance.dataset(self.path)
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._digests
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """The content digests of all images whose features are stored."""
+        return frozenset(self._digests)
+
+    def append(self, digests: Sequence[str], features: np.ndarray) -> None:
+        """Store a batch; when this returns, it is on disk and survives a kill.
+
+        Args:
+            digests: Content digests, N of them, none of which is in the store.
+            features: Their features, shape (N, dim), float32.
+        """
+        vectors = np.ascontiguousarray(features, np.float32)
+        batch = pa.table(
+            [
+                pa.array([bytes.fromhex(digest) for digest in digests], pa.binary(16)),
+                pa.array([zlib.crc32(vector) for vector in vectors], pa.uint32()),
+                pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
+            ],
+            schema=self._schema,
+        )
+        self._dataset = lance.write_dataset(batch, self._dataset, mode="append")
+        if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
+            self._dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS)
+            self._dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS)
+        self._digests.update(digests)
+        self._rows = None
+
+    def features(self, digests: Sequence[str]) -> np.ndarray:
+        """Read the features of some images.
+
+        Args:
+            digests: Content digests, N of them, in any order; repeats are fine.
+
+        Returns:
+            Their features in the same order, shape (N, dim), float32.
+
+        Raises:
+            KeyError: A digest is not in the store.
+            PipelineError: A vector on disk is not the one that was stored.
+        """
+        rows = self._row_numbers()
+        wanted, where = np.unique([rows[digest] for digest in digests], return_inverse=True)
+        taken = self._dataset.take(wanted.tolist(), columns=["digest", "crc32", "vector"]).combine_chunks()
+        vectors = taken["vector"].chunk(0).flatten().to_numpy().reshape(len(wanted), -1)
+        for digest, checksum, vector in zip(taken["digest"], taken["crc32"], vectors, strict=True):
+            if zlib.crc32(vector) != checksum.as_py():
+                raise PipelineError(
+                    f"The feature store {self.path} is damaged: the vector of image {digest.as_py().hex()} has changed "
+                    "on disk. Delete this folder and run again to compute its features anew."
+                )
+        return vectors[where]
+
+    def _row_numbers(self) -> dict[str, int]:
+        """Digest -> row number in the version of the data set that is open."""
+        if self._rows is None:
+            digests = self._dataset.to_table(columns=["digest"])["digest"]
+            self._rows = {digest.hex(): row for row, digest in enumerate(digests.to_pylist())}
+        return self._rows
+
+
+def in_blocks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """Cut a sequence into consecutive blocks of `size` items, the last one shorter."""
+    return (items[start : start + size] for start in range(0, len(items), size))
