@@ -1,0 +1,41 @@
+"""From a folder of images to VGG16 vectors, from the vectors to embeddings of your own, and what the cosine is worth.
+
+The public names, each imported when it is first used:
+
+    from pipeline import Computing, Extractor, extract, find_images, weights_from
+
+    features = extract(find_images("photos"), Extractor(weights_from("imagenet")), Computing())
+    features.paths, features.vectors()   # N paths, (N, 4096) float32
+"""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "find_images": "images",
+    "Extractor": "vgg16",
+    "weights_from": "vgg16",
+    "Computing": "features",
+    "extract": "features",
+    "read_targets": "targets",
+    "pair": "targets",
+    "split": "targets",
+    "DecoderSpec": "decoders",
+    "Recipe": "decoders",
+    "build_decoder": "decoders",
+    "ceiling": "decoders",
+    "Data": "training",
+    "fit": "training",
+    "load_decoder": "runs",
+    "cosines": "evaluation",
+    "judge": "evaluation",
+    "PipelineError": "errors",
+    "RequestError": "errors",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pipeline.{_HOME[name]}"), name)

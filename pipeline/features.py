@@ -7,6 +7,7 @@ that was killed goes on with the batches that an undisturbed one would have form
 """
 
 import contextlib
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -101,6 +102,15 @@ class Features:
     seconds: float = 0.0
     engine: str | None = None
 
+    def take(self, rows: Sequence[int]) -> "Features":
+        """The same knowledge of some of the images only, by row number."""
+        return dataclasses.replace(
+            self,
+            paths=[self.paths[row] for row in rows],
+            digests=[self.digests[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+        )
+
     def vectors(self) -> np.ndarray:
         """All features, shape (len(paths), dim), float32."""
         return self.store.features(self.digests)
@@ -131,7 +141,7 @@ def extract(images: ImageSet, extractor: Extractor, computing: Computing | None 
     start = time.monotonic()
     result = Features(FeatureStore(computing.cache, extractor))
     with (
-        tqdm(total=len(images), unit="image", desc="features", disable=not computing.progress) as bar,
+        tqdm(total=len(images), unit="image", desc="features", disable=None if computing.progress else True) as bar,
         contextlib.closing(_decode_ahead(images, result.store.digests, computing.worker_count)) as decoded,
     ):
         new = _new_images(decoded, result, bar)

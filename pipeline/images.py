@@ -20,7 +20,27 @@ SIDE = 224
 RESIZE = "squash-bilinear"
 
 SUFFIXES = frozenset(
-    ".avif .bmp .dib .gif .ico .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+    [
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".ico",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
 )
 LISTS = (".txt", ".csv", ".parquet")
 
@@ -138,7 +158,9 @@ def read(file: Path) -> bytes:
         ImageError: It is no regular file (a pipe would wait for ever), is empty, or cannot be read.
     """
     try:
-        with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as opened:
+        with open(
+            os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
+        ) as opened:
             if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
                 raise ImageError("not a regular file")
             data = opened.read()

@@ -1,0 +1,237 @@
+"""The commands: read arguments, call a stage, print its result. Stages are imported when a command runs."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from pipeline.errors import PipelineError, RequestError
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def options(*decorators: Callable) -> Callable:
+    """Join several option decorators into one."""
+
+    def decorate(function: Callable) -> Callable:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+extractor_options = options(
+    click.option(
+        "--weights", metavar="imagenet|random[:SEED]|FILE", help="Where VGG16's weights come from.  [imagenet]"
+    ),
+    click.option("--layer", metavar="fc2|fc1|block5_pool", help="The layer whose activation is the feature.  [fc2]"),
+    click.option("--precision", metavar="float32|bfloat16|float16", help="Of VGG16's arithmetic.  [float32]"),
+)
+computing_options = options(
+    click.option("--engine", default="auto", metavar="auto|keras", show_default=True, help="What runs VGG16."),
+    click.option("--batch-size", type=click.IntRange(1), help="Images that VGG16 takes at a time."),
+    click.option("--workers", type=click.IntRange(1), help="Processes that read images.  [one for each core]"),
+    click.option("--cache", type=FOLDER, help="Where feature stores are kept.  [the user's cache folder]"),
+)
+output_options = options(
+    click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document."),
+    click.option("--quiet", is_flag=True, help="Show warnings and errors only."),
+)
+seed_option = click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
+                           help="Seeds all that is random.")  # fmt: skip
+targets_option = click.option("--targets", type=FILE, help="A table: path or label, then the numbers of the target.")
+missing_option = click.option("--on-missing", type=click.Choice(["error", "skip"]), default="error", show_default=True,
+                              help="What to do with an image that has no target.")  # fmt: skip
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(package_name="image-vectors")
+def cli() -> None:
+    """From a folder of images to VGG16 vectors, from the vectors to embeddings of your own, and what the cosine is worth.
+
+    IMAGES is a folder (searched recursively) or a list: .txt with a path a line, .csv or .parquet with a column `path`.
+    """
+
+
+@cli.command()
+@click.argument("images")
+@click.option("--out", type=FILE, help="Write the vectors to a .npz, .npy or .parquet file.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if an image could not be read.")
+@extractor_options
+@computing_options
+@output_options
+def extract(images, out, strict, weights, layer, precision, as_json, quiet, **computing) -> None:
+    """Compute the features of IMAGES that the store lacks."""
+    from pipeline import stages, terminal
+
+    terminal.show_messages(quiet)
+    result = stages.extract_features(
+        images, _extractor(weights or "imagenet", layer, precision), _computing(quiet, **computing), out
+    )
+    _print(result, as_json, terminal.print_extraction)
+    if strict and result["failed"]:
+        sys.exit(1)
+
+
+def _use_config(context: click.Context, parameter: click.Parameter, file: Path | None) -> None:
+    """Let a run's options stand in for those that are not given."""
+    if file:
+        from pipeline.runs import read_run
+
+        context.default_map = read_run(file.parent if file.name == "run.json" else file)["options"]
+
+
+def _sizes(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(size) for size in text.split(",") if size.strip())
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a list of whole numbers such as 256,256.") from error
+
+
+@cli.command()
+@click.argument("images", required=False)
+@targets_option
+@click.option("--config", type=click.Path(path_type=Path, exists=True), is_eager=True, expose_value=False,
+              callback=_use_config, help="Repeat the run of a run.json; other options change it.")  # fmt: skip
+@click.option("--api", type=click.Choice(["both", "functional", "sequential"]), default="both", show_default=True,
+              help="The Keras API style to build the decoder in.")  # fmt: skip
+@click.option("--preset", type=click.Choice(["default", "seed"]), default="default", show_default=True,
+              help="The decoder to begin with: ours, or the network of the question.")  # fmt: skip
+@click.option("--hidden", callback=_sizes, metavar="SIZES", help="Units of the hidden layers, such as 256,256.")
+@click.option("--activation", help="Keras activation of the hidden layers.")
+@click.option("--output-activation", help="Keras activation of the output.  [linear, which can reach every target]")
+@click.option("--optimizer", help="A Keras optimizer.")
+@click.option("--learning-rate", type=float, help="Its learning rate.")
+@click.option("--loss", help="A Keras loss, such as mse or cosine_similarity.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")
+@click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
+              show_default=True, help="The share of images to hold out.")  # fmt: skip
+@click.option("--models", type=FOLDER, default="models", show_default=True, help="Where runs are kept.")
+@missing_option
+@seed_option
+@extractor_options
+@computing_options
+@output_options
+@click.pass_context
+def train(context, models, as_json, quiet, **asked) -> None:
+    """Train a decoder from the features of IMAGES to targets; without IMAGES, on the sample."""
+    from pipeline import stages, terminal
+    from pipeline.decoders import API_STYLES
+
+    terminal.show_messages(quiet)
+    if asked["images"] is None:
+        if not stages.SAMPLE.is_dir():
+            raise RequestError(f"The sample is not at {stages.SAMPLE}; name IMAGES and --targets FILE of your own.")
+        asked["images"] = str(stages.SAMPLE)
+        asked["targets"] = asked["targets"] or stages.SAMPLE_TARGETS
+        if not asked["weights"]:
+            asked["weights"] = stages.SAMPLE_WEIGHTS
+            stages.log.info("The sample runs on untrained weights (--weights %s), so it needs no download.",
+                            asked["weights"])  # fmt: skip
+    if asked["targets"] is None:
+        raise RequestError("To train on images of your own, name their target embeddings with --targets FILE.")
+    asked["weights"] = asked["weights"] or "imagenet"
+    training = stages.Training(
+        images=asked["images"],
+        targets=str(asked["targets"]),
+        recipe=_recipe(asked),
+        styles=API_STYLES if asked["api"] == "both" else (asked["api"],),
+        validation=asked["validation"],
+        seed=asked["seed"],
+        on_missing=asked["on_missing"],
+        models=models,
+        options=_repeatable(asked),
+    )
+    extractor = _extractor(asked["weights"], asked["layer"], asked["precision"])
+    computing = _computing(quiet, **{name: asked[name] for name in ("engine", "batch_size", "workers", "cache")})
+    _print(stages.train(training, extractor, computing), as_json, terminal.print_training)
+
+
+def _repeatable(asked: dict) -> dict:
+    """A training's options as `run.json` keeps them: plain values, paths absolute, where features are cached left out."""
+    kept = {name: value for name, value in asked.items() if value is not None and name not in ("cache", "workers")}
+    kept |= {name: str(Path(kept[name]).absolute()) for name in ("images", "targets")}
+    if Path(kept["weights"]).is_file():
+        kept["weights"] = str(Path(kept["weights"]).absolute())
+    if "hidden" in kept:
+        kept["hidden"] = ",".join(map(str, kept["hidden"]))
+    return kept
+
+
+def _recipe(asked: dict):
+    """The preset, with what was asked for in its place."""
+    import dataclasses
+
+    from pipeline.decoders import PRESETS
+
+    recipe = PRESETS[asked["preset"]]
+    given = {name: value for name, value in asked.items() if value is not None}
+    decoder = {name: given[name] for name in ("hidden", "activation", "output_activation") if name in given}
+    training = {name: given[name] for name in ("optimizer", "learning_rate", "loss", "epochs") if name in given}
+    return dataclasses.replace(recipe, decoder=dataclasses.replace(recipe.decoder, **decoder), **training)
+
+
+@cli.command()
+@click.argument("models", nargs=-1, required=True, metavar="RUN|MODEL... [IMAGES]")
+@targets_option
+@missing_option
+@extractor_options
+@computing_options
+@output_options
+def evaluate(models, targets, on_missing, weights, layer, precision, as_json, quiet, **computing) -> None:
+    """Judge saved decoders, on IMAGES or on what their run held out."""
+    from pipeline import stages, terminal
+
+    terminal.show_messages(quiet)
+    images = None
+    if len(models) > 1 and not (Path(models[-1]).suffix == ".keras" or (Path(models[-1]) / "run.json").exists()):
+        *models, images = models
+    request = stages.Evaluating(
+        models, images, str(targets) if targets else None, weights, layer, precision, on_missing
+    )
+    _print(stages.evaluate(request, _computing(quiet, **computing)), as_json, terminal.print_evaluation)
+
+
+def _extractor(weights: str, layer: str | None, precision: str | None):
+    from pipeline.vgg16 import Extractor, weights_from
+
+    return Extractor(weights_from(weights), layer or "fc2", precision or "float32")
+
+
+def _computing(quiet: bool, cache: Path | None, **given):
+    from pipeline.features import Computing
+
+    return Computing(progress=not quiet, **given, **({"cache": cache} if cache else {}))
+
+
+def _print(result: dict, as_json: bool, as_text: Callable[[dict], None]) -> None:
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        as_text(result)
+
+
+def main() -> None:
+    """Run a command; what goes wrong becomes one message on stderr and an exit code."""
+    try:
+        cli(prog_name="python -m pipeline", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except PipelineError as error:
+        from pipeline.terminal import printable
+
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        print("\nInterrupted. What was computed is stored; the same command goes on from there.", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,277 @@
+"""The stages: each reads what the one before it left on disk, and returns the document that `--json` prints."""
+
+import importlib.metadata
+import logging
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import decoders, evaluation, outputs, runs
+from pipeline.decoders import API_STYLES, ApiStyle, Recipe
+from pipeline.errors import RequestError
+from pipeline.evaluation import Baselines, cosines
+from pipeline.features import Computing, Features, extract
+from pipeline.images import find_images
+from pipeline.runs import BASELINES_FILE, RUN_FILE, Card
+from pipeline.targets import Pairs, pair, read_targets, split
+from pipeline.training import Data, fit, predict
+from pipeline.vgg16 import Extractor, weights_from
+
+log = logging.getLogger(__name__)
+
+SAMPLE = Path(__file__).resolve().parent.parent / "images"
+SAMPLE_TARGETS = SAMPLE / "targets.csv"
+SAMPLE_WEIGHTS = "random:0"
+
+
+def extract_features(images: str, extractor: Extractor, computing: Computing, out: Path | None = None) -> dict:
+    """`extract`: images -> feature store, and a file of vectors where one is asked for.
+
+    Args:
+        images: A folder or a list.
+        extractor: What turns images into features.
+        computing: How to run it.
+        out: A `.npz`, `.npy` or `.parquet` file to write.
+
+    Returns:
+        The `extract` document of the contract.
+    """
+    if out:
+        outputs.check_output(out)
+    features = _extract(images, extractor, computing)
+    if out:
+        outputs.write_vectors(out, "features", features.paths, features.blocks(), extractor.dim)
+    return {
+        "images": len(features.paths) + len(features.failed),
+        "computed": features.computed,
+        "cached": features.cached,
+        "failed": [asdict(failure) for failure in features.failed],
+        "seconds": round(features.seconds, 3),
+        "images_per_second": round(features.computed / features.seconds, 3) if features.seconds else 0.0,
+        "dim": extractor.dim,
+        "engine": features.engine,
+        "extractor": {"fingerprint": extractor.fingerprint, **extractor.description},
+        "store": str(features.store.path),
+    }
+
+
+def _extract(images: str, extractor: Extractor, computing: Computing) -> Features:
+    """Run the feature stage and name the images it had to skip."""
+    features = extract(find_images(images), extractor, computing)
+    for failure in features.failed:
+        log.warning("skipped %s: %s", failure.path, failure.error)
+    return features
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training as a person asks for it.
+
+    Attributes:
+        images: A folder or a list.
+        targets: A table of target embeddings.
+        recipe: The decoder and how it is trained.
+        styles: The API styles to build it in.
+        validation: The share of images to hold out.
+        seed: Seeds the split, the initial weights and the shuffling.
+        on_missing: "error" or "skip" images without a target.
+        models: The folder of all runs.
+        options: The command's options, kept in `run.json` so that it can be repeated.
+    """
+
+    images: str
+    targets: str
+    recipe: Recipe
+    styles: Sequence[ApiStyle] = API_STYLES
+    validation: float = 0.2
+    seed: int = 0
+    on_missing: str = "error"
+    models: Path = Path("models")
+    options: dict | None = None
+
+
+def train(training: Training, extractor: Extractor, computing: Computing) -> dict:
+    """`train`: images and targets -> a run with a decoder in each API style.
+
+    Args:
+        training: What to train on, and how.
+        extractor: What turns images into features.
+        computing: How to run the feature stage.
+
+    Returns:
+        The `train` document of the contract.
+    """
+    table = read_targets(training.targets)
+    pairs = pair(_extract(training.images, extractor, computing), table, training.on_missing)
+    rows, held_out = split(pairs, training.validation, training.seed)
+    x, y = pairs.features.vectors(), pairs.targets
+    data = Data(x[rows], y[rows], x[held_out], y[held_out])
+    recipe = training.recipe
+    ceiling = decoders.ceiling(recipe.decoder.output_activation, data.y_validation)
+    if ceiling < 0.999:
+        log.warning(
+            "A %s output has no negative values, the targets do: no decoder with it can pass a mean cosine of %.3f, "
+            "its ceiling. A linear or tanh output can reach 1.", recipe.decoder.output_activation, ceiling
+        )  # fmt: skip
+    card = Card(extractor.weights.name, extractor.fingerprint, extractor.description, x.shape[1], y.shape[1],
+                recipe.decoder.output_activation)  # fmt: skip
+
+    with runs.unfinished_run(training.models) as folder:
+        baselines = Baselines.fit(data.x, data.y)
+        baselines.save(folder / BASELINES_FILE)
+        models, curves = {}, {}
+        for style in training.styles:
+            start = time.monotonic()
+            model = decoders.build_decoder(recipe.decoder, style, data.x, data.y, training.seed)
+            curves[style] = fit(model, data, recipe, training.seed, computing.progress)
+            runs.save_decoder(model, folder / f"{style}.keras", card)
+            models[style] = {
+                "epochs": recipe.epochs,
+                "seconds": round(time.monotonic() - start, 3),
+                "train_cosine": _mean_cosine(predict(model, data.x), data.y),
+                "validation_cosine": _mean_cosine(predict(model, data.x_validation), data.y_validation),
+            }
+        result = {
+            "images": len(pairs.keys),
+            "train": len(rows),
+            "validation": len(held_out),
+            "target_dim": y.shape[1],
+            "models": models,
+            "baselines": {
+                name: {"validation_cosine": _mean_cosine(predicted, data.y_validation)}
+                for name, predicted in baselines.predict(data.x_validation).items()
+            },
+            "ceiling": ceiling,
+        }
+        runs.write_run(folder, {
+            "options": training.options or {},
+            "extractor": {"weights": extractor.weights.name, **extractor.description},
+            "recipe": asdict(recipe),
+            "seed": training.seed,
+            "split": {"train": _named(pairs, rows), "validation": _named(pairs, held_out)},
+            "result": result,
+            "curves": curves,
+            "versions": _versions(),
+        })  # fmt: skip
+        run = runs.publish(folder)
+    models = {style: {"path": str(run / f"{style}.keras"), **model} for style, model in models.items()}
+    return {"run": str(run), **result, "models": models}
+
+
+def _mean_cosine(predictions: np.ndarray, targets: np.ndarray) -> float:
+    return float(cosines(predictions, targets).mean())
+
+
+def _named(pairs: Pairs, rows: np.ndarray) -> dict[str, str]:
+    """Some of the images by path, with their content digests."""
+    return {pairs.features.paths[row]: pairs.features.digests[row] for row in rows}
+
+
+def _versions() -> dict[str, str]:
+    packages = ("image-vectors", "keras", "tensorflow", "numpy", "pillow", "scikit-learn")
+    found = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages if name in found
+    }
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """An evaluation as a person asks for it.
+
+    Attributes:
+        models: Runs' folders and `.keras` files.
+        images: A folder or a list; None for the images that the first model's run held out.
+        targets: Their target embeddings; None with `images` None.
+        weights: `--weights`, `--layer` and `--precision`, each None to take the model's own.
+        layer: See `weights`.
+        precision: See `weights`.
+        on_missing: "error" or "skip" images without a target.
+    """
+
+    models: Sequence[str]
+    images: str | None = None
+    targets: str | None = None
+    weights: str | None = None
+    layer: str | None = None
+    precision: str | None = None
+    on_missing: str = "error"
+
+
+def evaluate(request: Evaluating, computing: Computing) -> dict:
+    """`evaluate`: saved decoders, images and targets -> cosines, retrieval and the baselines beside them.
+
+    Args:
+        request: What to judge, and on what.
+        computing: How to run the feature stage.
+
+    Returns:
+        The `evaluate` document of the contract; the ceiling is the highest of the models'.
+    """
+    files = _decoder_files(request.models)
+    cards = {name: runs.read_card(file) for name, file in files.items()}
+    card, run_folder = next(iter(cards.values())), next(iter(files.values())).parent
+    extractor = Extractor(
+        weights_from(request.weights or card.weights),
+        request.layer or card.extractor["layer"],
+        request.precision or card.extractor["precision"],
+    )
+    for name, other in cards.items():
+        other.check(files[name], extractor)
+
+    images, targets, only = request.images, request.targets, None
+    if images is None:
+        run = runs.read_run(run_folder)
+        images, targets = run["options"]["images"], targets or run["options"]["targets"]
+        only = run["split"]["validation"]
+    elif targets is None:
+        raise RequestError("To evaluate on images of your own, name their targets with --targets FILE.")
+    table = read_targets(targets)
+    for name, other in cards.items():
+        other.check_targets(files[name], table.vectors.shape[1])
+    features = _extract(images, extractor, computing)
+    pairs = pair(_held_out(features, only) if only else features, table, request.on_missing)
+
+    x, y = pairs.features.vectors(), pairs.targets
+    predictions = {name: predict(runs.load_decoder(file), x) for name, file in files.items()}
+    baselines_file = run_folder / BASELINES_FILE
+    if baselines_file.exists():
+        baselines = Baselines.load(baselines_file).predict(x)
+    else:
+        log.warning("No %s beside %s: the baselines are left out.", BASELINES_FILE, next(iter(files.values())))
+        baselines = {}
+    return {
+        "models": evaluation.judge(predictions, y),
+        "baselines": evaluation.judge(baselines, y),
+        "ceiling": max(decoders.ceiling(card.output_activation, y) for card in cards.values()),
+        "images": len(y),
+    }
+
+
+def _decoder_files(models: Sequence[str]) -> dict[str, Path]:
+    """The decoder files that runs and models name; a name says no more than it must to tell them apart."""
+    files: list[Path] = []
+    for model in map(Path, models):
+        inside = [model / f"{style}.keras" for style in API_STYLES if (model / f"{style}.keras").is_file()]
+        if model.is_dir() and not inside:
+            raise RequestError(f"{model} is not a run: it has neither {RUN_FILE} nor a .keras file.")
+        files += inside or [model]
+    files = list(dict.fromkeys(files))
+    stems = [file.stem for file in files]
+    return {file.stem if stems.count(file.stem) == 1 else f"{file.parent.name}/{file.stem}": file for file in files}
+
+
+def _held_out(features: Features, held_out: dict[str, str]) -> Features:
+    """The images that a run held out, if they are all still there and unchanged."""
+    digests = dict(zip(features.paths, features.digests, strict=True))
+    changed = [path for path, digest in held_out.items() if digests.get(path) != digest]
+    if changed:
+        raise RequestError(
+            f"{len(changed)} of the {len(held_out)} held-out images have changed or are gone since the run, the first "
+            f"{changed[0]!r}. Bring them back, or evaluate on a folder of your own: evaluate MODEL IMAGES --targets FILE."
+        )
+    return features.take([row for row, path in enumerate(features.paths) if path in held_out])
