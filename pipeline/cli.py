@@ -52,7 +52,7 @@ missing_option = click.option("--on-missing", type=click.Choice(["error", "skip"
 @click.group(context_settings=SETTINGS)
 @click.version_option(package_name="image-vectors")
 def cli() -> None:
-    """From a folder of images to VGG16 vectors, from the vectors to embeddings of your own, and what the cosine is worth.
+    """From a folder of images to VGG16 vectors, from them to your own embeddings, and what the cosine is worth.
 
     IMAGES is a folder (searched recursively) or a list: .txt with a path a line, .csv or .parquet with a column `path`.
     """
@@ -155,7 +155,7 @@ def train(context, models, as_json, quiet, **asked) -> None:
 
 
 def _repeatable(asked: dict) -> dict:
-    """A training's options as `run.json` keeps them: plain values, paths absolute, where features are cached left out."""
+    """A training's options as `run.json` keeps them: plain values, paths absolute, nothing of where features are."""
     kept = {name: value for name, value in asked.items() if value is not None and name not in ("cache", "workers")}
     kept |= {name: str(Path(kept[name]).absolute()) for name in ("images", "targets")}
     if Path(kept["weights"]).is_file():

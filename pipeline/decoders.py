@@ -42,7 +42,8 @@ class DecoderSpec:
     def __post_init__(self) -> None:
         if self.output_activation not in OUTPUT_ACTIVATIONS:
             raise RequestError(
-                f"--output-activation {self.output_activation!r} is unknown; choose from {', '.join(OUTPUT_ACTIVATIONS)}."
+                f"--output-activation {self.output_activation!r} is unknown; "
+                f"choose from {', '.join(OUTPUT_ACTIVATIONS)}."
             )
         if any(units < 1 for units in self.hidden):
             raise RequestError(f"--hidden takes layer sizes of at least 1, not {','.join(map(str, self.hidden))}.")

@@ -1,5 +1,6 @@
-"""Evaluation: cosine similarity to the target, retrieval of the right target, and the baselines that both are held to."""
+"""Evaluation: cosine similarity to the target, retrieval of the right target, and the baselines to beat."""
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +102,7 @@ class Baselines:
 
     @classmethod
     def fit(cls, x: np.ndarray, y: np.ndarray) -> "Baselines":
-        """Fit both; ridge takes the penalty of RIDGE_ALPHAS with the least leave-one-out error (scikit-learn's RidgeCV).
+        """Fit both; ridge takes the penalty with the least leave-one-out error (scikit-learn's RidgeCV).
 
         Args:
             x: Training features, shape (N, F).
@@ -134,7 +135,7 @@ class Baselines:
         try:
             with np.load(file, allow_pickle=False) as saved:
                 return cls(saved["mean"], saved["coefficients"], saved["intercept"], float(saved["alpha"]))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise PipelineError(f"{file} is damaged ({error}); train again to make it anew.") from error
 
 

@@ -19,29 +19,12 @@ SIDE = 224
 # The whole picture is resized to SIDE x SIDE, its aspect ratio given up, by Pillow's antialiased bilinear filter.
 RESIZE = "squash-bilinear"
 
-SUFFIXES = frozenset(
-    [
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".ico",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".tga",
-        ".tif",
-        ".tiff",
-        ".webp",
-    ]
+SUFFIXES = (
+    *(".avif", ".bmp", ".dib", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+    *(".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+# A pipe must not be waited for; on Windows there are none, but text files.
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 LISTS = (".txt", ".csv", ".parquet")
 
 
@@ -95,11 +78,16 @@ def find_images(source: str | Path) -> ImageSet:
         raise RequestError(f"{source}: no such folder or list. IMAGES is a folder of images or a {_list_kinds()} list.")
     else:
         raise RequestError(f"{source}: neither a folder nor a {_list_kinds()} list of images.")
-    return ImageSet(str(source), paths, [root / path for path in paths])
+    return ImageSet(str(source), [_text(path) for path in paths], [root / path for path in paths])
+
+
+def _text(path: str) -> str:
+    """A path as text that any format can hold: bytes that are no UTF-8 appear escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _suffix_list() -> str:
-    return " ".join(sorted(SUFFIXES))
+    return " ".join(SUFFIXES)
 
 
 def _list_kinds() -> str:
@@ -158,9 +146,7 @@ def read(file: Path) -> bytes:
         ImageError: It is no regular file (a pipe would wait for ever), is empty, or cannot be read.
     """
     try:
-        with open(
-            os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
-        ) as opened:
+        with open(os.open(file, OPEN_FLAGS), "rb") as opened:
             if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
                 raise ImageError("not a regular file")
             data = opened.read()

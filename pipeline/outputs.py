@@ -31,8 +31,8 @@ def write_vectors(file: Path, name: str, paths: Sequence[str], blocks: Iterable[
     """Write one vector for each path, in the order given.
 
     Args:
-        file: `.npz` holds `paths` (N,) str and `name` (N, dim) float32; `.npy` the vectors alone; `.parquet` the columns
-            `path` and `vector`. An existing file is replaced.
+        file: `.npz` holds `paths` (N,) str and `name` (N, dim) float32; `.npy` the vectors alone; `.parquet` the
+            columns `path` and `vector`. An existing file is replaced.
         name: What the vectors are called in an `.npz`: "features" or "predictions".
         paths: N paths.
         blocks: The vectors, as consecutive arrays of shape (n, dim), float32, N rows in all.

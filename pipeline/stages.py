@@ -229,12 +229,16 @@ def evaluate(request: Evaluating, computing: Computing) -> dict:
         images, targets = run["options"]["images"], targets or run["options"]["targets"]
         only = run["split"]["validation"]
     elif targets is None:
-        raise RequestError("To evaluate on images of your own, name their targets with --targets FILE.")
+        raise RequestError("To evaluate on images of your own, name their target embeddings with --targets FILE.")
     table = read_targets(targets)
     for name, other in cards.items():
         other.check_targets(files[name], table.vectors.shape[1])
     features = _extract(images, extractor, computing)
-    pairs = pair(_held_out(features, only) if only else features, table, request.on_missing)
+    if only:
+        features = _held_out(features, only)
+    elif (run_folder / RUN_FILE).exists():
+        _warn_of_training_images(features, runs.read_run(run_folder))
+    pairs = pair(features, table, request.on_missing)
 
     x, y = pairs.features.vectors(), pairs.targets
     predictions = {name: predict(runs.load_decoder(file), x) for name, file in files.items()}
@@ -272,6 +276,17 @@ def _held_out(features: Features, held_out: dict[str, str]) -> Features:
     if changed:
         raise RequestError(
             f"{len(changed)} of the {len(held_out)} held-out images have changed or are gone since the run, the first "
-            f"{changed[0]!r}. Bring them back, or evaluate on a folder of your own: evaluate MODEL IMAGES --targets FILE."
+            f"{changed[0]!r}. Bring them back, or name images to evaluate on: evaluate MODEL IMAGES --targets FILE."
         )
     return features.take([row for row, path in enumerate(features.paths) if path in held_out])
+
+
+def _warn_of_training_images(features: Features, run: dict) -> None:
+    """Say so where a decoder is to be judged on images that it learned from."""
+    learned = set(run["split"]["train"].values())
+    known = sum(digest in learned for digest in features.digests)
+    if known:
+        log.warning(
+            "The decoder was trained on %d of these %d images: its cosine on them is no estimate for new ones.",
+            known, len(features.digests),
+        )  # fmt: skip

@@ -88,7 +88,9 @@ def read_targets(file: str | Path) -> TargetTable:
                     vectors.append(vector)
                     lines.append(reader.line_num)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"{file}: the targets cannot be read ({error}).") from error
+        raise RequestError(
+            f"{file}: the targets cannot be read ({getattr(error, 'strerror', None) or error})."
+        ) from error
     if not vectors:
         raise RequestError(f"{file}: this table holds no targets.")
     return TargetTable(str(file), rows, np.stack(vectors))
@@ -141,8 +143,8 @@ def pair(features: Features, table: TargetTable, on_missing: str = "error") -> P
     missing = [path for path, key in zip(features.paths, keys, strict=True) if key is None]
     if not kept:
         raise RequestError(
-            f"{table.file} has a target for none of the {len(keys)} images, neither by path ({features.paths[0]!r}) nor "
-            f"by label ({features.labels[0]!r}). Its keys begin with {_examples(list(table.rows))}."
+            f"{table.file} has a target for none of the {len(keys)} images, neither by path ({features.paths[0]!r}) "
+            f"nor by label ({features.labels[0]!r}). Its keys begin with {_examples(list(table.rows))}."
         )
     if missing and on_missing == "error":
         raise RequestError(

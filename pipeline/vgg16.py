@@ -158,7 +158,7 @@ def _read_file(path: Path, layer: str) -> Arrays:
             raise RequestError(f"{path}: layer {name!r} has a kernel of shape {kernel.shape}; VGG16's is {shape}.")
         if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
             raise RequestError(f"{path}: layer {name!r} holds values that are not finite numbers.")
-    return arrays
+    return {name: arrays[name] for name in weighted_layers(layer)}
 
 
 def _read_hdf5(path: Path, layer: str) -> Arrays:

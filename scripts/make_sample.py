@@ -44,8 +44,9 @@ PHOTOGRAPHS = {
 README = """\
 # The sample
 
-{names} photographs, each cut into {grid} x {grid} tiles that do not overlap: `NAME/ROW-COLUMN.jpg`, at most {largest} pixels a
-side. They come from the packages scikit-image and scikit-learn; cutting, scaling and re-encoding are our only changes.
+{names} photographs, each cut into {grid} x {grid} tiles that do not overlap: `NAME/ROW-COLUMN.jpg`, at most {largest}
+pixels a side. They come from the packages scikit-image and scikit-learn; cutting, scaling and re-encoding are our
+only changes.
 `targets.csv` holds the GloVe 6B 50-d vector of each name (Pennington, Socher, Manning 2014; public domain, PDDL 1.0).
 `scripts/make_sample.py` makes all of it again.
 

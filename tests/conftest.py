@@ -1,0 +1,73 @@
+"""What several test files need: small folders of pictures, and the command line as a person runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty home, shared by all commands of the session: caches fill once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def run(home: Path):
+    """Run `python -m pipeline ...` from the repository's root with an empty home."""
+
+    def command(*arguments: object, cwd: Path = ROOT, code: int = 0, **environment: str) -> Finished:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "KERAS_"))}
+        finished = subprocess.run(
+            [sys.executable, "-m", "pipeline", *map(str, arguments)],
+            cwd=cwd,
+            env=kept | {"HOME": str(home), "PYTHONPATH": str(ROOT)} | environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert finished.returncode == code, finished.stderr
+        assert "Traceback" not in finished.stderr, finished.stderr
+        return Finished(finished.returncode, finished.stdout, finished.stderr)
+
+    return command
+
+
+def picture(seed: int, width: int = 60, height: int = 40) -> Image.Image:
+    """A picture of its own for each seed: a smooth ramp under noise."""
+    random = np.random.default_rng(seed)
+    ramp = np.linspace(0, 200, width)[None, :, None] * random.random(3)
+    return Image.fromarray((ramp + random.integers(0, 55, (height, width, 3))).astype(np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two labels with three pictures each: red/0.png ... blue/2.png."""
+    images = tmp_path / "pictures"
+    for number, name in enumerate(f"{label}/{index}.png" for label in ("blue", "red") for index in range(3)):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(images / name)
+    return images

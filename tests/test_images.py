@@ -1,0 +1,160 @@
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from conftest import picture
+from PIL import Image
+
+from pipeline.errors import ImageError, RequestError
+from pipeline.images import decode, digest, find_images, read
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def flat(mode: str, color, **options) -> np.ndarray:
+    """A one-coloured picture of a mode, written and decoded again: the colour of its first pixel."""
+    return decode(encoded(Image.new(mode, (8, 8), color), **options))[0, 0]
+
+
+def test_folder_is_searched_recursively_in_path_order(folder: Path) -> None:
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden.png").write_bytes(b"")
+    found = find_images(folder)
+    assert list(found.paths) == ["blue/0.png", "blue/1.png", "blue/2.png", "red/0.png", "red/1.png", "red/2.png"]
+    assert found.labels == ["blue"] * 3 + ["red"] * 3
+    assert all(file.is_file() for file in found.files)
+
+
+def test_links_are_followed_but_not_in_circles(folder: Path) -> None:
+    (folder / "red" / "up").symlink_to(folder)
+    assert len(find_images(folder)) == 6
+
+
+def test_names_of_any_bytes_are_found_and_readable(folder: Path) -> None:
+    name = os.fsencode(folder) + b"/red/\xff \n'\xc3\xa9.png"
+    with open(name, "wb") as file:
+        file.write(encoded(picture(9)))
+    found = find_images(folder)
+    assert found.paths[-1] == "red/\\xff \n'é.png"
+    assert decode(read(found.files[-1])).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "parquet"])
+def test_lists_name_paths_relative_to_themselves(folder: Path, kind: str) -> None:
+    names = ["red/1.png", "blue/0.png", "red/1.png"]
+    file = folder / f"list.{kind}"
+    if kind == "txt":
+        file.write_text("\n".join(names) + "\n")
+    elif kind == "csv":
+        file.write_text("label,path\n" + "".join(f"x,{name}\n" for name in names))
+    else:
+        pyarrow.parquet.write_table(pa.table({"path": names}), file)
+    assert list(find_images(file).paths) == ["blue/0.png", "red/1.png"]
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/secret.png", "a/../../secret.png", "."])
+def test_a_list_cannot_leave_its_folder(tmp_path: Path, path: str) -> None:
+    (tmp_path / "list.txt").write_text(path + "\n")
+    with pytest.raises(RequestError, match="does not lie in the list's folder"):
+        find_images(tmp_path / "list.txt")
+
+
+def test_wrong_sources_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no images in this folder"):
+        find_images(tmp_path)
+    with pytest.raises(RequestError, match="no such folder"):
+        find_images(tmp_path / "nowhere")
+    (tmp_path / "x.pdf").write_text("")
+    with pytest.raises(RequestError, match="neither a folder nor"):
+        find_images(tmp_path / "x.pdf")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(RequestError, match="names no images"):
+        find_images(tmp_path / "empty.txt")
+    (tmp_path / "bad.csv").write_text("file\na.png\n")
+    with pytest.raises(RequestError, match="no column 'path'"):
+        find_images(tmp_path / "bad.csv")
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [
+        ("RGB", (10, 20, 30), (10, 20, 30)),
+        ("L", 77, (77, 77, 77)),
+        ("1", 1, (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("LA", (50, 0), (255, 255, 255)),
+        ("I;16", 0x8080, (128, 128, 128)),
+    ],
+)
+def test_modes_become_rgb(mode: str, color, expected: tuple[int, int, int]) -> None:
+    assert tuple(flat(mode, color)) == expected
+
+
+def test_other_formats_become_rgb() -> None:
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 200, 100, 50])
+    assert tuple(decode(encoded(palette))[0, 0]) == (200, 100, 50)
+    assert tuple(decode(encoded(palette, transparency=1))[0, 0]) == (255, 255, 255)
+    assert tuple(flat("CMYK", (0, 255, 255, 0), format="TIFF")) == (255, 0, 0)
+    assert abs(flat("CMYK", (0, 255, 255, 0), format="JPEG").astype(int) - (255, 0, 0)).max() < 8
+    assert tuple(flat("F", 0.5, format="TIFF")) == (128, 128, 128)
+    assert tuple(flat("F", 77.0, format="TIFF")) == (77, 77, 77)
+    with pytest.raises(ImageError, match="not finite"):
+        flat("F", float("nan"), format="TIFF")
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF"])
+def test_first_frame_is_taken(format: str) -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+    assert decode(data)[0, 0, 0] > 240
+
+
+def test_exif_orientation_is_applied() -> None:
+    image = Image.new("RGB", (20, 10), "white")
+    image.paste("black", (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    pixels = decode(encoded(image, exif=exif))
+    assert pixels[:100].max() < 30
+    assert pixels[-100:].min() > 225
+
+
+def test_resize_squashes_the_whole_picture() -> None:
+    image = Image.new("RGB", (300, 30), "white")
+    image.paste("black", (0, 0, 150, 30))
+    pixels = decode(encoded(image))
+    assert pixels.shape == (224, 224, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels[:, :110].max() < 10
+    assert pixels[:, -110:].min() > 245
+
+
+def test_damaged_pictures_are_named_not_guessed(tmp_path: Path) -> None:
+    data = encoded(picture(0), "JPEG")
+    with pytest.raises(ImageError, match=r"(?i)truncated"):
+        decode(data[: len(data) // 2])
+    with pytest.raises(ImageError, match="not an image"):
+        decode(b"<html>not found</html>")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageError, match="empty"):
+        read(tmp_path / "empty.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        read(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="No such file"):
+        read(tmp_path / "gone.png")
+
+
+def test_digest_depends_on_content_alone() -> None:
+    assert digest(b"a") == digest(b"a") != digest(b"b")
+    assert len(digest(b"")) == 32
