@@ -5,7 +5,13 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
+
+from pipeline.cores import usable_cores
+
+# Where Linux shows NVIDIA, AMD and WSL GPUs, and TPUs. Looking there costs nothing; asking a backend costs seconds.
+ACCELERATORS = ("nvidia[0-9]*", "kfd", "dxg", "accel*", "vfio/[0-9]*")
 
 
 def import_keras() -> ModuleType:
@@ -16,24 +22,48 @@ def import_keras() -> ModuleType:
     """
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        with _silence():
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(usable_cores()))
+        with quietly():
             import keras  # noqa: F401
     return sys.modules["keras"]
 
 
+def has_accelerator() -> bool:
+    """Whether Keras's backend sees a GPU or TPU. Keras is imported only where the machine seems to have one."""
+    if not any(path for pattern in ACCELERATORS for path in Path("/dev").glob(pattern)):
+        return False
+    backend = import_keras().backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        return any(device.device_type in ("GPU", "TPU") for device in tensorflow.config.list_logical_devices())
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    return False
+
+
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Hold back what C++ code writes to the standard error output; let it through only if the block fails."""
+def quietly() -> Iterator[None]:
+    """Hold back what C++ code writes to stdout and stderr; show it on stderr if the block fails."""
+    sys.stdout.flush()
     sys.stderr.flush()
-    terminal = os.dup(2)
+    out, err = os.dup(1), os.dup(2)
     with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 1)
         os.dup2(held.fileno(), 2)
         try:
             yield
         except BaseException:
             held.seek(0)
-            os.write(terminal, held.read())
+            os.write(err, held.read())
             raise
         finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+            for terminal, standard in ((out, 1), (err, 2)):
+                os.dup2(terminal, standard)
+                os.close(terminal)

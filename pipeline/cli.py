@@ -33,7 +33,7 @@ extractor_options = options(
     click.option("--precision", metavar="float32|bfloat16|float16", help="Of VGG16's arithmetic.  [float32]"),
 )
 computing_options = options(
-    click.option("--engine", default="auto", metavar="auto|keras", show_default=True, help="What runs VGG16."),
+    click.option("--engine", default="auto", metavar="auto|keras|mnn", show_default=True, help="What runs VGG16."),
     click.option("--batch-size", type=click.IntRange(1), help="Images that VGG16 takes at a time."),
     click.option("--workers", type=click.IntRange(1), help="Processes that read images.  [one for each core]"),
     click.option("--cache", type=FOLDER, help="Where feature stores are kept.  [the user's cache folder]"),

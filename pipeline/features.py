@@ -1,6 +1,6 @@
 """The cached feature stage: images -> features, computing only what the feature store lacks.
 
-    files ── read and decode (worker processes) ── batches ── engine ── feature store
+    files ─ unchanged? ─ read and decode (worker processes) ─ batches ─ engine ─ feature store (a thread)
 
 Batches are filled in path order whatever worker finishes first, so vectors stay in step with their paths, and a run
 that was killed goes on with the batches that an undisturbed one would have formed.
@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +26,10 @@ import platformdirs
 from tqdm import tqdm
 
 from pipeline import images as image_files
+from pipeline.cores import usable_cores
 from pipeline.engines import ENGINES, Engine, make_engine
 from pipeline.errors import ImageError, PipelineError, RequestError
+from pipeline.fileindex import FileIndex, Stamp
 from pipeline.images import SIDE, ImageSet
 from pipeline.store import FeatureStore, in_blocks
 from pipeline.vgg16 import Extractor
@@ -44,7 +46,7 @@ class Computing:
     Attributes:
         engine: One of `pipeline.engines.ENGINES`.
         batch_size: Images in a batch; None leaves the choice to the engine.
-        workers: Processes that read and decode; None means one for each core, at most 8.
+        workers: Processes that read and decode; None means one for each usable core.
         cache: The folder of the feature stores.
         progress: Whether to show a progress bar on stderr.
     """
@@ -65,7 +67,7 @@ class Computing:
     @property
     def worker_count(self) -> int:
         """The number of processes that read and decode."""
-        return self.workers or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+        return self.workers or usable_cores()
 
 
 @dataclass(frozen=True)
@@ -141,47 +143,95 @@ def extract(images: ImageSet, extractor: Extractor, computing: Computing | None 
     start = time.monotonic()
     result = Features(FeatureStore(computing.cache, extractor))
     with (
+        contextlib.closing(FileIndex(computing.cache)) as index,
         tqdm(total=len(images), unit="image", desc="features", disable=None if computing.progress else True) as bar,
-        contextlib.closing(_decode_ahead(images, result.store.digests, computing.worker_count)) as decoded,
     ):
-        new = _new_images(decoded, result, bar)
-        first = next(new, None)
-        if first is not None:
-            engine = make_engine(computing.engine, extractor, computing.batch_size)
-            result.engine = engine.name
-            new = itertools.chain([first], new)
-            while batch := list(itertools.islice(new, engine.batch_size)):
-                result.store.append([image.digest for image in batch], _run(engine, batch))
-                result.computed += len(batch)
-                bar.update(len(batch))
-
+        survey = _Survey(images, result.store, index, bar)
+        with contextlib.closing(_decode_ahead(survey.unknown, result.store.digests, computing.worker_count)) as decoded:
+            result.engine = _compute(survey.new(decoded), extractor, computing, survey)
+        survey.record()
+    result.computed, result.failed = survey.computed, survey.failed
+    for path, label in zip(images.paths, images.labels, strict=True):
+        if path in survey.digests:
+            result.paths.append(path)
+            result.digests.append(survey.digests[path])
+            result.labels.append(label)
     if not result.paths:
         failure = result.failed[0]
         raise PipelineError(
             f"None of the {len(images)} images of {images.source} could be read; "
             f"the first is {failure.path}: {failure.error}."
         )
-    by_path = dict(zip(images.paths, images.labels, strict=True))
-    result.labels = [by_path[path] for path in result.paths]
     result.cached = len(result.paths) - result.computed
     result.seconds = time.monotonic() - start
     return result
 
 
-def _new_images(decoded: Iterator["Decoded"], result: Features, bar: tqdm) -> Iterator["Decoded"]:
-    """Enter each image in the result; pass on those whose feature is to be computed, one of several copies only."""
-    scheduled: set[str] = set()
-    for image in decoded:
-        if image.error:
-            result.failed.append(Failure(image.path, image.error))
-        else:
-            result.paths.append(image.path)
-            result.digests.append(image.digest)
-        if image.pixels is not None and image.digest not in scheduled:
-            scheduled.add(image.digest)
-            yield image
-        else:
-            bar.update()
+class _Survey:
+    """Book-keeping of one extraction: which image has which content, and which contents are yet to be computed."""
+
+    def __init__(self, images: ImageSet, store: FeatureStore, index: FileIndex, bar: tqdm) -> None:
+        self.store, self.index, self.bar = store, index, bar
+        self.digests: dict[str, str] = {}
+        self.failed: list[Failure] = []
+        self.computed = 0
+        self.unknown: list[tuple[str, Path]] = []
+        self._read: list[tuple[Path, Stamp, str]] = []
+        for path, file in zip(images.paths, images.files, strict=True):
+            digest = index.digest(file)
+            if digest in store:
+                self.digests[path] = digest
+                bar.update()
+            else:
+                self.unknown.append((path, file))
+
+    def new(self, decoded: Iterator["Decoded"]) -> Iterator["Decoded"]:
+        """Enter each image as it comes; pass on those whose feature is to be computed, one of several copies only."""
+        scheduled: set[str] = set()
+        for image in decoded:
+            if image.error:
+                self.failed.append(Failure(image.path, image.error))
+            else:
+                self.digests[image.path] = image.digest
+                self._read.append((image.file, image.stamp, image.digest))
+            if image.pixels is not None and image.digest not in scheduled:
+                scheduled.add(image.digest)
+                yield image
+            else:
+                self.bar.update()
+
+    def save(self, batch: Sequence["Decoded"], features: np.ndarray) -> None:
+        """Store a batch's features."""
+        self.store.append([image.digest for image in batch], features)
+        self.computed += len(batch)
+        self.bar.update(len(batch))
+
+    def record(self) -> None:
+        """Let the next run know the files that were read."""
+        self.index.record(self._read, time.time_ns())
+        self._read.clear()
+
+
+def _compute(new: Iterator["Decoded"], extractor: Extractor, computing: Computing, survey: _Survey) -> str | None:
+    """Run the engine on what is new; while it computes a batch, a thread stores the one before.
+
+    Returns:
+        The engine's name, or None where nothing was new.
+    """
+    first = next(new, None)
+    if first is None:
+        return None
+    engine = make_engine(computing.engine, extractor, computing.batch_size, computing.cache)
+    new = itertools.chain([first], new)
+    with ThreadPoolExecutor(1, "store") as writer:
+        saving: Future[None] | None = None
+        while batch := list(itertools.islice(new, engine.batch_size)):
+            features = _run(engine, batch)
+            if saving:
+                saving.result()
+            saving = writer.submit(survey.save, batch, features)
+        saving.result()
+    return engine.name
 
 
 def _run(engine: Engine, batch: "Sequence[Decoded]") -> np.ndarray:
@@ -204,16 +254,19 @@ class Decoded:
     """One image as a worker hands it over: its digest and, where the store lacks it, its pixels; or an error."""
 
     path: str
+    file: Path
     digest: str = ""
+    stamp: Stamp | None = None
     pixels: np.ndarray | None = None
     error: str = ""
 
 
-def _decode_ahead(images: ImageSet, stored: frozenset[str], workers: int) -> Iterator[Decoded]:
-    """Read and decode images in worker processes, a bounded number of chunks ahead; yields them in path order."""
-    items = list(zip(images.paths, images.files, strict=True))
+def _decode_ahead(items: Sequence[tuple[str, Path]], stored: frozenset[str], workers: int) -> Iterator[Decoded]:
+    """Read and decode images in worker processes, a bounded number of chunks ahead; yields them in order."""
     chunks = [items[at : at + CHUNK] for at in range(0, len(items), CHUNK)]
     workers = min(workers, len(chunks))
+    if not workers:
+        return
     # Spawned, not forked: neither TensorFlow nor Lance survives a fork.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (stored,))
     ahead: deque[Future[list[Decoded]]] = deque()
@@ -255,8 +308,8 @@ def _decode_chunk(chunk: Sequence[tuple[str, Path]]) -> list[Decoded]:
 
 def _decode_one(path: str, file: Path) -> Decoded:
     try:
-        data = image_files.read(file)
+        data, stamp = image_files.read(file)
         digest = image_files.digest(data)
-        return Decoded(path, digest, None if digest in _stored else image_files.decode(data))
+        return Decoded(path, file, digest, stamp, None if digest in _stored else image_files.decode(data))
     except ImageError as error:
-        return Decoded(path, error=str(error))
+        return Decoded(path, file, error=str(error))

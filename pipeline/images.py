@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import ImageError, RequestError
+from pipeline.fileindex import Stamp
 
 SIDE = 224
 # The whole picture is resized to SIDE x SIDE, its aspect ratio given up, by Pillow's antialiased bilinear filter.
@@ -139,22 +140,26 @@ def digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def read(file: Path) -> bytes:
+def read(file: Path) -> tuple[bytes, Stamp]:
     """Read an image file.
+
+    Returns:
+        Its content, and its stamp from before it was read.
 
     Raises:
         ImageError: It is no regular file (a pipe would wait for ever), is empty, or cannot be read.
     """
     try:
         with open(os.open(file, OPEN_FLAGS), "rb") as opened:
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            status = os.fstat(opened.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise ImageError("not a regular file")
             data = opened.read()
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
     if not data:
         raise ImageError("the file is empty")
-    return data
+    return data, Stamp.of(status)
 
 
 def decode(data: bytes) -> np.ndarray:

@@ -10,6 +10,8 @@ from pipeline.backend import import_keras
 from pipeline.decoders import Recipe
 from pipeline.errors import PipelineError, RequestError
 
+PREDICTED_AT_ONCE = 1024
+
 
 @dataclass(frozen=True)
 class Data:
@@ -90,4 +92,7 @@ def predict(model, x: np.ndarray) -> np.ndarray:
     Returns:
         Predicted embeddings, shape (N, D), float32.
     """
-    return np.asarray(model.predict(x, batch_size=1024, verbose=0), np.float32)
+    blocks = (x[start : start + PREDICTED_AT_ONCE] for start in range(0, len(x), PREDICTED_AT_ONCE))
+    convert = import_keras().ops.convert_to_numpy
+    # Called, not `predict`: that compiles a function for each model and shape, which costs more than it saves here.
+    return np.concatenate([convert(model(block, training=False)) for block in blocks])

@@ -5,13 +5,12 @@ import numpy as np
 CONVOLUTIONS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-def features(pixels: np.ndarray, weights: dict[str, tuple[np.ndarray, np.ndarray]], layer: str) -> np.ndarray:
-    """The feature of one image, float64.
+def features(pixels: np.ndarray, weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The features of one image, float64, by layer: "block5_pool", "fc1" and "fc2".
 
     Args:
         pixels: RGB, shape (224, 224, 3), uint8.
         weights: Layer name -> kernel and bias, in Keras's layout.
-        layer: "block5_pool", "fc1" or "fc2".
     """
     x = pixels[..., ::-1].astype(np.float64) - [103.939, 116.779, 123.68]
     for block, convolutions in enumerate(CONVOLUTIONS, start=1):
@@ -19,13 +18,12 @@ def features(pixels: np.ndarray, weights: dict[str, tuple[np.ndarray, np.ndarray
             kernel, bias = weights[f"block{block}_conv{number}"]
             x = np.maximum(_convolve(x, kernel.astype(np.float64)) + bias, 0)
         x = x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, -1).max(axis=(1, 3))
-    if layer == "block5_pool":
-        return x.mean(axis=(0, 1))
+    found = {"block5_pool": x.mean(axis=(0, 1))}
     x = x.reshape(-1)
-    for name in ("fc1", "fc2")[: 1 if layer == "fc1" else 2]:
+    for name in ("fc1", "fc2"):
         kernel, bias = weights[name]
-        x = np.maximum(x @ kernel.astype(np.float64) + bias, 0)
-    return x
+        x = found[name] = np.maximum(x @ kernel.astype(np.float64) + bias, 0)
+    return found
 
 
 def _convolve(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:

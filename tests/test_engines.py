@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import reference
@@ -12,32 +14,70 @@ PHOTOGRAPHS = ("cat/1-1.jpg", "coffee/0-1.jpg")
 
 
 @pytest.fixture(scope="module")
+def cache(home: Path) -> Path:
+    """The cache of the commands, so that no net is converted twice."""
+    return home / ".cache" / "image-vectors"
+
+
+@pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    return np.stack([decode(read(ROOT / "images" / path)) for path in PHOTOGRAPHS])
+    return np.stack([decode(read(ROOT / "images" / path)[0]) for path in PHOTOGRAPHS])
 
 
-@pytest.mark.parametrize("name", ["keras"])
+@pytest.fixture(scope="module")
+def expected(pixels: np.ndarray) -> list[dict[str, np.ndarray]]:
+    weights = weights_from("random:0").read("fc2")
+    return [reference.features(image, weights) for image in pixels]
+
+
+@pytest.mark.parametrize("name", ["keras", "mnn"])
 @pytest.mark.parametrize("layer", ["fc2", "fc1", "block5_pool"])
-def test_engines_agree_with_a_float64_computation_without_keras(name: str, layer: str, pixels: np.ndarray) -> None:
+def test_engines_agree_with_a_float64_computation_without_keras(
+    name: str, layer: str, pixels: np.ndarray, expected: list[dict[str, np.ndarray]], cache: Path
+) -> None:
     extractor = Extractor(weights_from("random:0"), layer)
-    found = make_engine(name, extractor, batch_size=2)(pixels)
+    found = make_engine(name, extractor, 2, cache)(pixels)
     assert found.shape == (2, extractor.dim)
     assert found.dtype == np.float32
-    weights = extractor.read_weights()
-    for image, feature in zip(pixels, found, strict=True):
-        expected = reference.features(image, weights, layer)
-        assert np.linalg.norm(feature - expected) <= 1e-3 * np.linalg.norm(expected)
+    for feature, image in zip(found, expected, strict=True):
+        true = image[layer]
+        assert np.linalg.norm(feature - true) <= 1e-3 * np.linalg.norm(true)
+        assert feature @ true >= 0.99999 * np.linalg.norm(feature) * np.linalg.norm(true)
 
 
-def test_reduced_precision_is_near_and_not_equal(pixels: np.ndarray) -> None:
+def test_reduced_precision_is_near_and_not_equal(pixels: np.ndarray, cache: Path) -> None:
     full, reduced = (
-        make_engine("keras", Extractor(weights_from("random:0"), "block5_pool", precision), batch_size=2)(pixels)
+        make_engine("keras", Extractor(weights_from("random:0"), "block5_pool", precision), 2, cache)(pixels)
         for precision in ("float32", "bfloat16")
     )
     error = np.linalg.norm(reduced - full) / np.linalg.norm(full)
     assert 1e-4 < error < 5e-2
 
 
-def test_unknown_engine_is_refused() -> None:
-    with pytest.raises(RequestError, match="--engine 'tpu' is unknown; choose from auto, keras"):
-        make_engine("tpu", Extractor(weights_from("random:0")))
+def test_unknown_engine_is_refused(cache: Path) -> None:
+    with pytest.raises(RequestError, match="--engine 'tpu' is unknown; choose from auto, keras, mnn"):
+        make_engine("tpu", Extractor(weights_from("random:0")), None, cache)
+
+
+def test_a_damaged_net_is_made_again(pixels: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    extractor = Extractor(weights_from("random:0"), "block5_pool")
+    before = make_engine("mnn", extractor, 2, tmp_path)(pixels)
+    for damage in (lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[:1000]):
+        (net,) = (tmp_path / "nets").iterdir()
+        net.write_bytes(damage(net.read_bytes()))
+        assert np.array_equal(make_engine("mnn", extractor, 2, tmp_path)(pixels), before)
+        assert "is damaged" in caplog.text
+        caplog.clear()
+        assert not net.exists()
+
+
+def test_mnn_refuses_reduced_precision(cache: Path) -> None:
+    with pytest.raises(RequestError, match="needs --engine keras"):
+        make_engine("mnn", Extractor(weights_from("random:0"), precision="float16"), None, cache)
+
+
+def test_weights_that_cannot_be_read_leave_no_net(tmp_path: Path) -> None:
+    (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(RequestError, match="cannot be read as VGG16 weights"):
+        make_engine("mnn", Extractor(weights_from(str(tmp_path / "cut.h5"))), None, tmp_path / "cache")
+    assert not list((tmp_path / "cache" / "nets").iterdir())

@@ -22,9 +22,9 @@ def computing(tmp_path: Path) -> Computing:
 def test_vectors_are_in_step_with_their_paths(folder: Path, computing: Computing) -> None:
     features = extract(find_images(folder), EXTRACTOR, computing)
     assert (features.computed, features.cached, features.failed) == (6, 0, [])
-    engine = make_engine("keras", EXTRACTOR, batch_size=1)
+    engine = make_engine("keras", EXTRACTOR, 1, computing.cache)
     for path, vector in zip(features.paths, features.vectors(), strict=True):
-        alone = engine(decode(read(folder / path))[None])[0]
+        alone = engine(decode(read(folder / path)[0])[None])[0]
         np.testing.assert_allclose(vector, alone, rtol=1e-4, atol=1e-4)
     assert np.array_equal(np.concatenate(list(features.blocks())), features.vectors())
 

@@ -1,13 +1,16 @@
 """Engines: the ways to run VGG16. Each turns batches of pixels into features, and is one file in this folder."""
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from pipeline.backend import has_accelerator
 from pipeline.errors import RequestError
 from pipeline.vgg16 import Extractor
 
-ENGINES = ("auto", "keras")
+ENGINES = ("auto", "keras", "mnn")
 
 
 class Engine(Protocol):
@@ -34,22 +37,31 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(name: str, extractor: Extractor, batch_size: int | None = None) -> Engine:
+def make_engine(name: str, extractor: Extractor, batch_size: int | None, cache: Path) -> Engine:
     """Make the engine that `--engine` names.
 
     Args:
-        name: One of ENGINES; "auto" takes the fastest one for this machine.
+        name: One of ENGINES. "auto" takes Keras where its backend sees an accelerator or another precision than float32
+            is asked for, and MNN otherwise.
         extractor: What to run.
         batch_size: Images in a batch; None leaves the choice to the engine.
+        cache: The cache folder, where an engine may keep what it prepares from the weights.
 
     Returns:
         The engine, its weights read.
 
     Raises:
-        RequestError: There is no such engine, or the weights cannot be read.
+        RequestError: There is no such engine, it cannot do what is asked, or the weights cannot be read.
     """
     if name not in ENGINES:
         raise RequestError(f"--engine {name!r} is unknown; choose from {', '.join(ENGINES)}.")
+    if name == "auto":
+        fast_on_cpu = extractor.precision == "float32" and find_spec("MNN") and not has_accelerator()
+        name = "mnn" if fast_on_cpu else "keras"
+    if name == "mnn":
+        from pipeline.engines.mnn import MnnEngine
+
+        return MnnEngine(extractor, batch_size, cache)
     from pipeline.engines.keras import KerasEngine
 
     return KerasEngine(extractor, batch_size)

@@ -1,0 +1,187 @@
+"""The fast engine on CPUs: MNN (https://github.com/alibaba/MNN), whose Winograd convolutions multiply less.
+
+MNN runs nets of its own format. Ours is written once as an ONNX graph, put through MNN's converter, which folds and
+packs the weights (a net put together with `MNN.expr` calls lacks that and runs at less than half the speed), and kept
+beside the feature stores. No TensorFlow is imported on this path.
+"""
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.backend import quietly
+from pipeline.cores import usable_cores
+from pipeline.errors import PipelineError, RequestError
+from pipeline.images import SIDE
+from pipeline.vgg16 import BGR_MEAN, BLOCKS, DENSE, Arrays, Extractor, weights_from
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 8
+OPSET, IR_VERSION = 13, 8  # of ONNX: old enough for any converter
+
+
+class MnnEngine:
+    """VGG16 by MNN. See `pipeline.engines.Engine`.
+
+    Args:
+        extractor: What to run.
+        batch_size: Images in a batch; 8 unless given.
+        cache: The cache folder; converted nets are kept in `nets/` below it.
+
+    Raises:
+        RequestError: MNN is not installed, or the precision is not float32.
+        PipelineError: The net cannot be converted or kept.
+    """
+
+    name = "mnn"
+
+    def __init__(self, extractor: Extractor, batch_size: int | None, cache: Path) -> None:
+        if extractor.precision != "float32":
+            raise RequestError(
+                f"--engine mnn computes in float32 only; --precision {extractor.precision} needs --engine keras."
+            )
+        try:
+            with quietly():
+                import MNN.expr as expr
+                import MNN.nn as nn
+        except ImportError as error:
+            raise RequestError(
+                f"--engine mnn needs the package MNN, which cannot be imported ({error}); "
+                "install it with pip install MNN, or use --engine keras."
+            ) from error
+        self.batch_size = batch_size or BATCH_SIZE
+        self._expr = expr
+        net = converted_net(extractor, cache)
+        with quietly():
+            # Held on to: the module does not keep its runtime alive.
+            self._runtime = nn.create_runtime_manager(
+                ({"backend": 0, "numThread": usable_cores(), "precision": "high"},)
+            )
+            self._net = nn.load_module_from_file(str(net), ["pixels"], ["features"], runtime_manager=self._runtime)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Compute features; see `pipeline.engines.Engine`."""
+        planes = np.subtract(pixels[..., ::-1], BGR_MEAN, dtype=np.float32).transpose(0, 3, 1, 2)
+        images = self._expr.const(np.ascontiguousarray(planes), list(planes.shape), self._expr.NCHW, self._expr.float)
+        return np.array(self._net.forward(images).read(), np.float32).reshape(len(pixels), -1)
+
+
+def converted_net(extractor: Extractor, cache: Path) -> Path:
+    """Find the converted net, or convert it.
+
+    The file's name ends in the digest of its content, so a file that was damaged or cut short is known as such and made
+    again.
+
+    Args:
+        extractor: Weights and layer.
+        cache: The cache folder.
+
+    Returns:
+        The `.mnn` file, its content checked.
+
+    Raises:
+        PipelineError: The weights cannot be read, or the net cannot be converted or written.
+    """
+    folder = cache / "nets"
+    name = f"{extractor.weights.digest}-{extractor.layer}"
+    for file in folder.glob(f"{name}-*.mnn"):
+        if file.stem == f"{name}-{_digest(file)}":
+            return file
+        log.warning("The converted net %s is damaged; it is made again.", file)
+        file.unlink()
+
+    log.info("Converting VGG16 for MNN, once for these weights.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as unfinished:
+            net = _convert(extractor, Path(unfinished))
+            file = folder / f"{name}-{_digest(net)}.mnn"
+            os.replace(net, file)
+    except OSError as error:
+        raise PipelineError(
+            f"The converted net cannot be kept in {folder} ({error.strerror or error}); it takes up to 1.1 GB there "
+            "for a moment and 540 MB after. Choose another place with --cache DIR, or use --engine keras."
+        ) from error
+    return file
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def _convert(extractor: Extractor, folder: Path) -> Path:
+    """Convert in a process of its own, whose memory ends with it; returns the net's file in `folder`."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        try:
+            net = process.submit(_run_converter, extractor.weights.name, extractor.layer, folder).result()
+        except BrokenProcessPool as error:
+            raise PipelineError(
+                "MNN's converter was ended from outside, perhaps for want of memory (it needs about 3 GB). "
+                "--engine keras does without it."
+            ) from error
+    if not net.is_file():
+        raise PipelineError("MNN's converter made no net, perhaps for want of disk space; --engine keras needs none.")
+    return net
+
+
+def _run_converter(weights: str, layer: str, folder: Path) -> Path:
+    graph, net = folder / "vgg16.onnx", folder / "vgg16.mnn"
+    _write_onnx(weights_from(weights).read(layer), layer, graph)
+    with quietly():
+        # The extension itself: its wrapper, MNN.tools.mnnconvert, installs packages and sends usage statistics.
+        import _tools
+        import MNN  # noqa: F401  (loads the libraries that the extension needs)
+
+        _tools.mnnconvert(
+            ["mnnconvert", "-f", "ONNX", "--modelFile", str(graph), "--MNNModel", str(net), "--bizCode", "vgg16"]
+        )
+    return net
+
+
+def _write_onnx(arrays: Arrays, layer: str, file: Path) -> None:
+    """Write VGG16 up to a layer as an ONNX graph from BGR planes (N, 3, 224, 224) to features (N, dim).
+
+    Dense layers become convolutions: fc1 one of 7 x 7 that fits its input exactly once, fc2 one of 1 x 1.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, weights = [], []
+
+    def convolve(source: str, name: str, kernel: np.ndarray, padding: int) -> str:
+        planes = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))  # (rows, columns, in, out) -> (out, in, ...)
+        weights.append(numpy_helper.from_array(planes, f"{name}_kernel"))
+        weights.append(numpy_helper.from_array(arrays[name][1], f"{name}_bias"))
+        inputs = [source, f"{name}_kernel", f"{name}_bias"]
+        nodes.append(helper.make_node("Conv", inputs, [name], kernel_shape=kernel.shape[:2], pads=[padding] * 4))
+        nodes.append(helper.make_node("Relu", [name], [f"{name}_relu"]))
+        return f"{name}_relu"
+
+    last = "pixels"
+    for number, block in enumerate(BLOCKS, start=1):
+        for name, _, _ in block:
+            last = convolve(last, name, arrays[name][0], padding=1)
+        nodes.append(helper.make_node("MaxPool", [last], [f"pool{number}"], kernel_shape=[2, 2], strides=[2, 2]))
+        last = f"pool{number}"
+    if layer == "block5_pool":
+        nodes.append(helper.make_node("GlobalAveragePool", [last], ["average"]))
+        last = "average"
+    for (name, _, units), side in zip(DENSE, (7, 1), strict=True):
+        if name in arrays:
+            last = convolve(last, name, arrays[name][0].reshape(side, side, -1, units), padding=0)
+    nodes.append(helper.make_node("Flatten", [last], ["features"]))
+
+    shapes = {"pixels": ["N", 3, SIDE, SIDE], "features": ["N", None]}
+    pixels, features = (helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in shapes.items())
+    graph = helper.make_graph(nodes, "vgg16", [pixels], [features], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.save(model, file)

@@ -1,0 +1,86 @@
+"""The file index: path, size and modification time -> content digest, so that unchanged files need no reading."""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+
+# A file written again within the tick of the clock keeps its time; one as young as this is not trusted yet.
+TICK_NS = 2_000_000_000
+CREATE = "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest TEXT)"
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A file's size in bytes and its modification time in nanoseconds."""
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Stamp":
+        """The stamp in what `os.stat` or `os.fstat` returned."""
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+class FileIndex:
+    """What is known of files that were read before, in an SQLite database in the cache folder.
+
+    Args:
+        cache: The cache folder.
+
+    Raises:
+        PipelineError: The database cannot be opened, read or written.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self.path = cache / "files.sqlite"
+        with self._named_errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self.path, timeout=60)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute(CREATE)
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise PipelineError(
+                f"The file index {self.path} cannot be used ({error}). It only saves reading files again: delete it, "
+                "or choose another place with --cache DIR."
+            ) from error
+
+    def digest(self, file: Path) -> str | None:
+        """The digest of a file that has not changed since it was recorded; None if it has, or is not known."""
+        try:
+            stamp = Stamp.of(os.stat(file))
+        except OSError:  # whoever reads it will say why
+            return None
+        with self._named_errors():
+            query = "SELECT digest FROM files WHERE path = ? AND size = ? AND mtime_ns = ?"
+            found = self._database.execute(query, (_key(file), stamp.size, stamp.mtime_ns)).fetchone()
+        return found[0] if found else None
+
+    def record(self, files: Iterable[tuple[Path, Stamp, str]], now_ns: int) -> None:
+        """Remember files, with their stamps from before they were read and their digests, in one transaction."""
+        rows = [
+            (_key(file), stamp.size, stamp.mtime_ns, digest)
+            for file, stamp, digest in files
+            if now_ns - stamp.mtime_ns > TICK_NS
+        ]
+        with self._named_errors(), self._database:
+            self._database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+
+def _key(file: Path) -> bytes:
+    return os.fsencode(os.path.abspath(file))
