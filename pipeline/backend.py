@@ -28,24 +28,19 @@ def import_keras() -> ModuleType:
     return sys.modules["keras"]
 
 
-def has_accelerator() -> bool:
-    """Whether Keras's backend sees a GPU or TPU. Keras is imported only where the machine seems to have one."""
+def accelerators() -> list[str]:
+    """The GPUs and TPUs that Keras's backend sees, as Keras names them ("gpu:0", ...).
+
+    Keras is imported only where the machine seems to have one.
+    """
     if not any(path for pattern in ACCELERATORS for path in Path("/dev").glob(pattern)):
-        return False
-    backend = import_keras().backend.backend()
-    if backend == "tensorflow":
-        import tensorflow
-
-        return any(device.device_type in ("GPU", "TPU") for device in tensorflow.config.list_logical_devices())
-    if backend == "jax":
-        import jax
-
-        return jax.default_backend() != "cpu"
-    if backend == "torch":
+        return []
+    keras = import_keras()
+    if keras.backend.backend() == "torch":
         import torch
 
-        return torch.cuda.is_available()
-    return False
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [device for device in keras.distribution.list_devices() if not device.startswith("cpu")]
 
 
 @contextlib.contextmanager

@@ -19,6 +19,10 @@ from pipeline.fileindex import Stamp
 SIDE = 224
 # The whole picture is resized to SIDE x SIDE, its aspect ratio given up, by Pillow's antialiased bilinear filter.
 RESIZE = "squash-bilinear"
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (by its DCT coefficients, several times faster) where at least this
+# many times SIDE remain each way. Resized, no pixel of our test pictures then differs by more than 2 of 255 levels from
+# the full decode; with 3 times, differences of 36 were seen.
+REDUCED_AT_LEAST = 4
 
 SUFFIXES = (
     *(".avif", ".bmp", ".dib", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
@@ -165,8 +169,9 @@ def read(file: Path) -> tuple[bytes, Stamp]:
 def decode(data: bytes) -> np.ndarray:
     """Turn the bytes of an image file into pixels.
 
-    EXIF orientation is applied. Of several frames the first is taken. Transparency is laid on white. 16-bit and
-    wider integer greys are scaled from 0..65535; float pictures from 0..1, or from 0..255 where a value exceeds 1.
+    EXIF orientation is applied. Large JPEGs are decoded at reduced scale (see REDUCED_AT_LEAST). Of several frames the
+    first is taken. Transparency is laid on white. 16-bit and wider integer greys are scaled from 0..65535; float
+    pictures from 0..1, or from 0..255 where a value exceeds 1.
 
     Args:
         data: The content of an image file of any format that Pillow reads.
@@ -180,6 +185,7 @@ def decode(data: bytes) -> np.ndarray:
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
             warnings.simplefilter("ignore")  # of odd metadata, which does not touch the pixels
+            opened.draft(opened.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
             picture = _to_rgb(ImageOps.exif_transpose(opened))
             return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     except ImageError:

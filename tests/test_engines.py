@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +9,7 @@ import reference
 from conftest import ROOT
 
 from pipeline.engines import make_engine
-from pipeline.errors import RequestError
+from pipeline.errors import PipelineError, RequestError
 from pipeline.images import decode, read
 from pipeline.vgg16 import Extractor, weights_from
 
@@ -81,3 +84,58 @@ def test_weights_that_cannot_be_read_leave_no_net(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot be read as VGG16 weights"):
         make_engine("mnn", Extractor(weights_from(str(tmp_path / "cut.h5"))), None, tmp_path / "cache")
     assert not list((tmp_path / "cache" / "nets").iterdir())
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("OOM when allocating tensor"), RuntimeError("CUDA out of memory. Tried to allocate")]
+)
+def test_out_of_memory_halves_the_batch_and_goes_on(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    # No device here can be made to run out of memory on purpose, so the backend's call is what is stood in for.
+    engine = make_engine("keras", Extractor(weights_from("random:0"), "block5_pool"), 5, Path())
+    predict, sizes = engine._predict, []
+
+    def small_device(pixels: np.ndarray) -> np.ndarray:
+        sizes.append(len(pixels))
+        if len(pixels) > 2:
+            raise error
+        return predict(pixels)
+
+    black = np.zeros((5, 224, 224, 3), np.uint8)
+    expected = engine(black)
+    engine._predict = small_device
+    np.testing.assert_allclose(engine(black), expected, rtol=1e-4, atol=1e-4)
+    assert sizes == [5, 3, 2, 2, 1]
+    assert "going on with 2 images at a time" in caplog.text
+
+    engine._predict = lambda pixels: (_ for _ in ()).throw(error)
+    with pytest.raises(PipelineError, match="too little memory for one image"):
+        engine(black)
+    engine._predict = lambda pixels: (_ for _ in ()).throw(ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        engine(black)
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_work_is_spread_over_several_devices(backend: str, tmp_path: Path) -> None:
+    # Two halves of the CPU stand in for two GPUs; the code that runs is the same.
+    script = """
+import numpy as np
+from pipeline.backend import import_keras
+keras = import_keras()
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+    half = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [half, half])
+from pipeline.engines.keras import KerasEngine
+from pipeline.vgg16 import Extractor, weights_from
+extractor = Extractor(weights_from("random:0"), "block5_pool")
+pixels = np.random.default_rng(0).integers(0, 255, (4, 224, 224, 3), np.uint8)
+spread = KerasEngine(extractor, 3, devices=["cpu:0", "cpu:1"])
+assert spread.batch_size == 4
+np.testing.assert_allclose(spread(pixels), KerasEngine(extractor, 4, devices=[])(pixels), rtol=1e-4, atol=1e-3)
+kernel = spread._network.weights[0].value
+copies = kernel.values if keras.backend.backend() == "tensorflow" else kernel.sharding.device_set
+assert len(copies) == 2, copies
+"""
+    environment = {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ | environment, check=True)

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from conftest import picture
+from conftest import ROOT, picture
 from PIL import Image
 
+from pipeline import images
 from pipeline.errors import ImageError, RequestError
 from pipeline.images import decode, digest, find_images, read
 
@@ -158,3 +159,20 @@ def test_damaged_pictures_are_named_not_guessed(tmp_path: Path) -> None:
 def test_digest_depends_on_content_alone() -> None:
     assert digest(b"a") == digest(b"a") != digest(b"b")
     assert len(digest(b"")) == 32
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_large_jpegs_decoded_at_reduced_scale_stay_within_two_levels(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles = [Image.open(ROOT / "images" / name / "1-1.jpg") for name in ("cat", "gravel", "galaxy", "retina")]
+    mosaic = Image.new("RGB", (2400, 2000))
+    for row in range(2000 // 200):
+        for column in range(2400 // 200):
+            mosaic.paste(tiles[(row + column) % 4].resize((200, 200)), (column * 200, row * 200))
+    data = encoded(mosaic.convert(mode), "JPEG", quality=90)
+    reduced = decode(data).astype(int)
+    monkeypatch.setattr(images, "REDUCED_AT_LEAST", 1000)
+    full = decode(data).astype(int)
+    assert 0 < abs(reduced - full).max() <= 2
+    assert abs(reduced - full).mean() < 0.3

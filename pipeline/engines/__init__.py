@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.backend import has_accelerator
+from pipeline.backend import accelerators
 from pipeline.errors import RequestError
 from pipeline.vgg16 import Extractor
 
@@ -56,7 +56,7 @@ def make_engine(name: str, extractor: Extractor, batch_size: int | None, cache: 
     if name not in ENGINES:
         raise RequestError(f"--engine {name!r} is unknown; choose from {', '.join(ENGINES)}.")
     if name == "auto":
-        fast_on_cpu = extractor.precision == "float32" and find_spec("MNN") and not has_accelerator()
+        fast_on_cpu = extractor.precision == "float32" and find_spec("MNN") and not accelerators()
         name = "mnn" if fast_on_cpu else "keras"
     if name == "mnn":
         from pipeline.engines.mnn import MnnEngine

@@ -1,12 +1,22 @@
 """The reference engine: `keras.applications.VGG16`, on whatever Keras runs on."""
 
+import contextlib
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import numpy as np
 
-from pipeline.backend import import_keras
+from pipeline.backend import accelerators, import_keras
+from pipeline.errors import PipelineError
 from pipeline.images import SIDE
 from pipeline.vgg16 import Extractor
 
+log = logging.getLogger(__name__)
+
 BATCH_SIZE = 32
+# How TensorFlow and JAX (RESOURCE_EXHAUSTED, OOM) and PyTorch (out of memory) say it.
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "Out of memory")
 
 
 class KerasEngine:
@@ -14,18 +24,62 @@ class KerasEngine:
 
     Args:
         extractor: What to run.
-        batch_size: Images in a batch; 32 unless given.
+        batch_size: Images in a batch; 32 unless given. Several devices round it up to a multiple of their number.
+        devices: What to run on, as Keras names them; None means all accelerators that its backend sees.
     """
 
     name = "keras"
 
-    def __init__(self, extractor: Extractor, batch_size: int | None = None) -> None:
+    def __init__(self, extractor: Extractor, batch_size: int | None = None, devices: list[str] | None = None) -> None:
         self.batch_size = batch_size or BATCH_SIZE
-        self._model = build_network(extractor)
+        self._part = self.batch_size  # what the devices' memory has room for
+        devices = accelerators() if devices is None else devices
+        self._scope = contextlib.nullcontext
+        if len(devices) > 1 and (scope := data_parallel(devices)):
+            self._scope = scope
+            self.batch_size = self._part = -(-self.batch_size // len(devices)) * len(devices)
+        with self._scope():
+            self._network = build_network(extractor)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Compute features; see `pipeline.engines.Engine`."""
-        return np.asarray(self._model.predict_on_batch(pixels), np.float32)
+        """Compute features; see `pipeline.engines.Engine`. Where memory runs out, the batch is cut in half for good."""
+        while True:
+            try:
+                parts = [self._predict(pixels[at : at + self._part]) for at in range(0, len(pixels), self._part)]
+                return np.concatenate([np.asarray(part, np.float32) for part in parts])
+            except Exception as error:  # each backend has an error of its own for this
+                if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+                    raise
+                if self._part == 1:
+                    raise PipelineError("The device has too little memory for one image at a time.") from error
+                self._part = -(-self._part // 2)
+                log.warning("Out of memory; going on with %d images at a time.", self._part)
+
+    def _predict(self, pixels: np.ndarray) -> np.ndarray:
+        if self._scope is contextlib.nullcontext:
+            return self._network.predict_on_batch(pixels)
+        with self._scope():  # `predict` shares a batch out, `predict_on_batch` does not
+            return self._network.predict(pixels, batch_size=len(pixels), verbose=0)
+
+
+def data_parallel(devices: list[str]) -> Callable[[], AbstractContextManager] | None:
+    """A scope in which Keras keeps a copy of each weight on each device and shares every batch out among them.
+
+    Args:
+        devices: Two or more devices, as Keras names them.
+
+    Returns:
+        What makes the scope; None on PyTorch, where Keras uses one device.
+    """
+    keras = import_keras()
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        return tensorflow.distribute.MirroredStrategy(devices).scope
+    if keras.backend.backend() == "jax":
+        return keras.distribution.DataParallel(devices=devices).scope
+    log.warning("On PyTorch, Keras uses one of the %d devices; on TensorFlow and JAX it would use all.", len(devices))
+    return None
 
 
 def build_network(extractor: Extractor):

@@ -1,0 +1,392 @@
+"""How fast features come, side by side: engines alone, `extract` as a whole, and what it costs in memory and start-up.
+
+Every comparison is measured in one run, in turn, several rounds, after a warm-up; medians and ratios are printed as
+Markdown tables. All run the same VGG16 (`random:0`, layer fc2, float32) on the same pictures. Peers that are installed
+take part: PyTorch, ONNX Runtime, OpenVINO (`pip install -e '.[benchmark]'`, PyTorch apart).
+
+    python scripts/benchmark_extraction.py engines extract start        # about 20 minutes on two cores
+    python scripts/benchmark_extraction.py gpu                          # where Keras's backend sees a GPU
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import pickle
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline import images as image_files
+from pipeline.backend import import_keras
+from pipeline.engines import make_engine
+from pipeline.engines.keras import build_network
+from pipeline.engines.mnn import _write_onnx
+from pipeline.features import Computing, extract
+from pipeline.fileindex import FileIndex
+from pipeline.images import decode, find_images
+from pipeline.store import FeatureStore
+from pipeline.vgg16 import BGR_MEAN, BLOCKS, DENSE, Extractor, weights_from
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = "random:0"
+FLOPS_PER_IMAGE = 2 * 15_466_168_320  # multiply-adds of VGG16 to fc2, counted layer by layer
+Peer = Callable[[np.ndarray], np.ndarray]  # RGB pixels (N, 224, 224, 3), uint8 -> features
+
+
+def photographs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> Path:
+    """Write JPEGs of a size, each a crop of a sample photograph of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiles = sorted((ROOT / "images").glob("*/*.jpg"))
+    random = np.random.default_rng(0)
+    for number in range(count):
+        with Image.open(tiles[number % len(tiles)]) as tile:
+            left, top = random.integers(0, tile.width // 4), random.integers(0, tile.height // 4)
+            crop = tile.crop((left, top, left + tile.width * 3 // 4, top + tile.height * 3 // 4))
+            noise = random.integers(-6, 7, (size[1], size[0], 3))
+            pixels = np.asarray(crop.resize(size, Image.Resampling.BICUBIC)) + noise
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:05}.jpg", quality=90)
+    return folder
+
+
+# Engines alone -------------------------------------------------------------------------------------------------------
+
+
+def peers(cache: Path) -> dict[str, Peer]:
+    """All ways to run VGG16 that are installed here: name -> a function of pixels."""
+    extractor = Extractor(weights_from(WEIGHTS))
+    mnn = make_engine("mnn", extractor, 8, cache)
+    network = build_network(extractor)
+    found: dict[str, Peer] = {
+        "MNN, batch 8": lambda pixels: np.concatenate([mnn(pixels[at : at + 8]) for at in range(0, len(pixels), 8)]),
+        "Keras predict, batch 32": lambda pixels: network.predict(pixels, batch_size=32, verbose=0),
+        "Keras predict, one by one": lambda pixels: np.concatenate(
+            [network.predict(image[None], verbose=0) for image in pixels]
+        ),
+    }
+    if importlib.util.find_spec("torch"):
+        found["PyTorch, channels last, batch 8"] = _torch(extractor)
+    if importlib.util.find_spec("onnxruntime") or importlib.util.find_spec("openvino"):
+        graph = cache / "vgg16.onnx"
+        if not graph.exists():
+            _write_onnx(extractor.read_weights(), "fc2", graph)
+        if importlib.util.find_spec("onnxruntime"):
+            found["ONNX Runtime, batch 8"] = _onnxruntime(graph)
+        if importlib.util.find_spec("openvino"):
+            found["OpenVINO, batch 8"] = _openvino(graph)
+    return found
+
+
+def _planes(pixels: np.ndarray) -> np.ndarray:
+    """BGR planes minus their means, shape (N, 3, 224, 224), float32."""
+    return np.ascontiguousarray((pixels[..., ::-1] - BGR_MEAN).astype(np.float32).transpose(0, 3, 1, 2))
+
+
+def _in_eights(run: Callable[[np.ndarray], np.ndarray]) -> Peer:
+    return lambda pixels: np.concatenate([run(_planes(pixels[at : at + 8])) for at in range(0, len(pixels), 8)])
+
+
+def _torch(extractor: Extractor) -> Peer:
+    import torch
+
+    arrays, layers = extractor.read_weights(), []
+    for block in BLOCKS:
+        for name, before, after in block:
+            layer = torch.nn.Conv2d(before, after, 3, padding=1)
+            layer.weight.data = torch.tensor(arrays[name][0]).permute(3, 2, 0, 1).contiguous()
+            layer.bias.data = torch.tensor(arrays[name][1])
+            layers += [layer, torch.nn.ReLU(inplace=True)]
+        layers.append(torch.nn.MaxPool2d(2))
+    for (name, before, after), side in zip(DENSE, (7, 1), strict=True):
+        layer = torch.nn.Linear(before, after)
+        kernel = arrays[name][0].reshape(side, side, -1, after).transpose(3, 2, 0, 1)
+        layer.weight.data = torch.tensor(np.ascontiguousarray(kernel)).reshape(after, before)
+        layer.bias.data = torch.tensor(arrays[name][1])
+        layers += [torch.nn.Flatten(), layer, torch.nn.ReLU(inplace=True)]
+    network = torch.nn.Sequential(*layers).eval().to(memory_format=torch.channels_last)
+
+    def run(planes: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.tensor(planes).to(memory_format=torch.channels_last)).numpy()
+
+    return _in_eights(run)
+
+
+def _onnxruntime(graph: Path) -> Peer:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    return _in_eights(lambda planes: session.run(None, {"pixels": planes})[0])
+
+
+def _openvino(graph: Path) -> Peer:
+    import openvino
+
+    compiled = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return _in_eights(lambda planes: compiled(planes)[0])
+
+
+def engines(cache: Path, rounds: int) -> None:
+    """Images a second of each engine alone, and the ratio to Keras `predict` with batch 32."""
+    tiles = sorted((ROOT / "images").glob("*/*.jpg"))[::4][:32]
+    pixels = np.stack([decode(image_files.read(tile)[0]) for tile in tiles])
+    found = peers(cache)
+    expected = found["Keras predict, batch 32"](pixels)
+    for name, peer in found.items():  # the warm-up, and the proof that all compute the same
+        error = np.linalg.norm(peer(pixels[:8]) - expected[:8]) / np.linalg.norm(expected[:8])
+        assert error < 1e-3, f"{name} differs from Keras by {error}"
+    seconds = in_turn({name: lambda peer=peer: peer(pixels) for name, peer in found.items()}, rounds)
+    rates = {name: len(pixels) / second for name, second in seconds.items()}
+    base = rates["Keras predict, batch 32"]
+    rows = [
+        (name, f"{rate:.2f}", f"{rate / base:.2f}") for name, rate in sorted(rates.items(), key=lambda row: -row[1])
+    ]
+    table(("VGG16 to fc2, float32", "images a second", "against Keras predict, batch 32"), rows)
+
+
+def in_turn(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Run tasks in turn, several rounds; the median seconds of each."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(each) for name, each in seconds.items()}
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print a Markdown table."""
+    print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+# `extract` as a whole ------------------------------------------------------------------------------------------------
+
+
+def command(images: Path, cache: Path) -> dict:
+    """Run `python -m pipeline extract`; its document, with the peak memory of all its processes together."""
+    import psutil
+
+    arguments = [sys.executable, "-m", "pipeline", "extract", str(images), "--weights", WEIGHTS, "--cache", str(cache)]
+    start = time.perf_counter()
+    process = subprocess.Popen([*arguments, "--json", "--quiet"], stdout=subprocess.PIPE, cwd=ROOT)
+    peak, first = 0, None
+    stores = cache / "features"
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            family = [parent := psutil.Process(process.pid), *parent.children(recursive=True)]
+            peak = max(peak, sum(member.memory_full_info().pss for member in family))
+        if first is None and any(stores.glob("*/data/*")):
+            first = time.perf_counter() - start
+        time.sleep(0.05)
+    result = json.loads(process.stdout.read())
+    return result | {"peak": peak, "wall": time.perf_counter() - start, "first": first}
+
+
+def fresh(work: Path, net: Path) -> Path:
+    """An empty cache that holds the converted net."""
+    cache = Path(tempfile.mkdtemp(dir=work))
+    (cache / "nets").mkdir()
+    os.link(net, cache / "nets" / net.name)
+    return cache
+
+
+def whole(cache: Path, work: Path, rounds: int) -> None:
+    """`extract` from JPEGs to the store, against MNN alone and against the loop that people write."""
+    net = converted(cache)
+    few, many = photographs(work / "few", 40), photographs(work / "many", 240)
+    pixels = np.stack([decode(image_files.read(file)[0]) for file in find_images(few).files])
+    mnn = make_engine("mnn", Extractor(weights_from(WEIGHTS)), 8, cache)
+    mnn(pixels[:8])
+    rates: dict[str, list[float]] = {"MNN alone": [], "extract": [], "the loop": []}
+    loop = naive_loop()
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for at in range(0, len(pixels), 8):
+            mnn(pixels[at : at + 8])
+        rates["MNN alone"].append(len(pixels) / (time.perf_counter() - start))
+        short, long = command(few, fresh(work, net)), command(many, fresh(work, net))
+        rates["extract"].append((long["computed"] - short["computed"]) / (long["wall"] - short["wall"]))
+        rates["the loop"].append(loop(few, 16))
+    medians = {name: statistics.median(each) for name, each in rates.items()}
+    table(
+        ("500 x 375 JPEGs, start-up apart", "images a second", "against MNN alone", "against the loop"),
+        [
+            (name, f"{rate:.2f}", f"{rate / medians['MNN alone']:.2f}", f"{rate / medians['the loop']:.2f}")
+            for name, rate in medians.items()
+        ],
+    )
+
+
+def naive_loop() -> Callable[[Path, int], float]:
+    """The loop that people write: load_img, preprocess_input, predict one by one, pickle; its images a second."""
+    keras = import_keras()
+    full = keras.applications.VGG16(weights=None)
+    network = keras.Model(full.inputs, full.get_layer("fc2").output)
+
+    def loop(folder: Path, count: int) -> float:
+        files = sorted(folder.iterdir())[:count]
+        features = {}
+        start = time.perf_counter()
+        for file in files:
+            image = keras.utils.img_to_array(keras.utils.load_img(file, target_size=(224, 224)))
+            batch = keras.applications.vgg16.preprocess_input(image[None])
+            features[file.name] = network.predict(batch, verbose=0)[0]
+        with tempfile.TemporaryFile() as out:
+            pickle.dump(features, out)
+        return count / (time.perf_counter() - start)
+
+    loop(ROOT / "images" / "cat", 1)
+    return loop
+
+
+def converted(cache: Path) -> Path:
+    """The converted net in a cache."""
+    from pipeline.engines.mnn import converted_net
+
+    return converted_net(Extractor(weights_from(WEIGHTS)), cache)
+
+
+def start(cache: Path, work: Path) -> None:
+    """Peak memory for 200 and for 2,000 pictures, the time to the first vector, and a second run over 10,000 files."""
+    net = converted(cache)
+    few, many = photographs(work / "200", 200), photographs(work / "2000", 2000)
+    runs = {"200": command(few, fresh(work, net)), "2,000": command(many, fresh(work, net))}
+    first = statistics.median(command(work / "few", fresh(work, net))["first"] for _ in range(3))
+    rows = [(f"peak memory, {count} pictures", f"{run['peak'] / 1e9:.2f} GB") for count, run in runs.items()]
+    rows.append(("2,000 against 200 pictures", f"{runs['2,000']['peak'] / runs['200']['peak']:.3f}"))
+    rows.append(("from starting `extract` to the first vector stored", f"{first:.1f} s"))
+    rows.append(("second `extract` over 10,000 unchanged files", f"{unchanged(work):.2f} s"))
+    table(("`extract` on a CPU", "measured"), rows)
+
+
+def unchanged(work: Path) -> float:
+    """Seconds of an extraction of 10,000 files whose features (made up here) are stored and whose stamps are known."""
+    folder, cache = work / "10000", work / "cache10000"
+    folder.mkdir()
+    extractor = Extractor(weights_from(WEIGHTS))
+    store, index = FeatureStore(cache, extractor), FileIndex(cache)
+    random = np.random.default_rng(0)
+    entries = []
+    for number in range(10_000):
+        file = folder / f"{number}.png"
+        Image.fromarray(random.integers(0, 255, (8, 8, 3), np.uint8)).save(file)
+        data, stamp = image_files.read(file)
+        entries.append((file, stamp, image_files.digest(data)))
+    index.record(entries, time.time_ns() + 10**10)
+    for at in range(0, len(entries), 100):
+        digests = [digest for _, _, digest in entries[at : at + 100]]
+        store.append(digests, random.random((len(digests), extractor.dim), np.float32))
+    results = [command(folder, cache) for _ in range(3)]
+    assert all(result["cached"] == 10_000 and result["computed"] == 0 for result in results)
+    return statistics.median(result["seconds"] for result in results)
+
+
+# GPUs ----------------------------------------------------------------------------------------------------------------
+
+
+def gpu(work: Path, side: int = 8192, batch: int = 256, count: int = 4096, rounds: int = 5) -> dict[str, float]:
+    """The roofline of an accelerator: its dense bfloat16 matrix rate, VGG16 alone, decoding alone, and `extract`.
+
+    Args:
+        work: A folder for pictures and stores.
+        side: Of the square matrices.
+        batch: Images in a batch.
+        count: Pictures to extract.
+        rounds: Measured rounds.
+
+    Returns:
+        matrix_flops and vgg16_flops (a second), decode, vgg16 and extract (images a second), matrix_fraction and
+        extract_fraction.
+    """
+    keras = import_keras()
+    ops = keras.ops
+    step = _compiled(lambda a, b: ops.sum(ops.cast(ops.matmul(a, b), "float32")))
+    left, right = (ops.cast(keras.random.normal((side, side), seed=seed), "bfloat16") for seed in (1, 2))
+    extractor = Extractor(weights_from(WEIGHTS), precision="bfloat16")
+    network = build_network(extractor)
+    pixels = ops.convert_to_tensor(np.random.default_rng(0).integers(0, 255, (batch, 224, 224, 3), np.uint8))
+    forward = _compiled(lambda pixels: ops.sum(ops.cast(network(pixels, training=False), "float32")))
+    folder = photographs(work / "gpu", count)
+    tasks = {"matrix": lambda: float(step(left, right)), "vgg16": lambda: float(forward(pixels))}
+    in_turn(tasks, 1)
+    seconds = in_turn(tasks, rounds)
+
+    found = find_images(folder)
+    computing = Computing(engine="keras", batch_size=batch, cache=work / "gpu-cache", progress=False)
+    from pipeline.features import _decode_ahead
+
+    began = time.perf_counter()
+    items = list(zip(found.paths, found.files, strict=True))
+    decoded = sum(1 for _ in _decode_ahead(items, frozenset(), computing.worker_count))
+    decode_rate = decoded / (time.perf_counter() - began)
+    extract(find_images(photographs(work / "warm", batch)), extractor, computing)
+    extraction = extract(found, extractor, computing)
+    rates = {
+        "matrix_flops": 2 * side**3 / seconds["matrix"],
+        "vgg16": batch / seconds["vgg16"],
+        "decode": decode_rate,
+        "extract": extraction.computed / extraction.seconds,
+    }
+    rates["vgg16_flops"] = rates["vgg16"] * FLOPS_PER_IMAGE
+    rates["matrix_fraction"] = rates["vgg16_flops"] / rates["matrix_flops"]
+    rates["extract_fraction"] = rates["extract"] / min(rates["decode"], rates["vgg16"])
+    table(
+        ("accelerator, bfloat16", "measured"),
+        [
+            ("dense matrix product", f"{rates['matrix_flops'] / 1e12:.2f} TFLOP/s"),
+            ("VGG16 alone", f"{rates['vgg16']:.1f} images/s, {rates['vgg16_flops'] / 1e12:.2f} TFLOP/s"),
+            ("VGG16 against the matrix product", f"{rates['matrix_fraction']:.2f}"),
+            ("decoding alone", f"{rates['decode']:.1f} images/s"),
+            ("`extract` from JPEGs, start-up included", f"{rates['extract']:.1f} images/s"),
+            ("`extract` against the slower of both", f"{rates['extract_fraction']:.2f}"),
+        ],
+    )
+    return rates
+
+
+def _compiled(function: Callable) -> Callable:
+    """A function compiled by Keras's backend."""
+    backend = import_keras().backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        return tensorflow.function(function, jit_compile=True)
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+def main() -> None:
+    """Run the parts that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="+", choices=["engines", "extract", "start", "gpu"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "benchmark-cache")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=asked.cache.parent) as work:
+        if "engines" in asked.parts:
+            engines(asked.cache, asked.rounds)
+        if "extract" in asked.parts:
+            whole(asked.cache, Path(work), asked.rounds)
+        if "start" in asked.parts:
+            photographs(Path(work) / "few", 40)
+            start(asked.cache, Path(work))
+        if "gpu" in asked.parts:
+            gpu(Path(work))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import benchmark_extraction
+
+
+def test_gpu_part_runs_on_a_cpu_with_a_small_batch(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    found = benchmark_extraction.gpu(tmp_path, side=256, batch=2, count=4, rounds=1)
+    assert all(value > 0 for value in found.values())
+    assert found["extract_fraction"] == pytest.approx(found["extract"] / min(found["decode"], found["vgg16"]))
+    assert "VGG16 against the matrix product" in capsys.readouterr().out
+
+
+def test_photographs_are_all_different(tmp_path: Path) -> None:
+    folder = benchmark_extraction.photographs(tmp_path / "a", 20)
+    assert len({file.read_bytes() for file in folder.iterdir()}) == 20
