@@ -29,12 +29,12 @@ from pipeline import images as image_files
 from pipeline.backend import import_keras
 from pipeline.engines import make_engine
 from pipeline.engines.keras import build_network
-from pipeline.engines.mnn import _write_onnx
-from pipeline.features import Computing, extract
+from pipeline.engines.mnn import _write_onnx, bgr_planes, converted_net
+from pipeline.features import Computing, _decode_ahead, extract
 from pipeline.fileindex import FileIndex
 from pipeline.images import decode, find_images
 from pipeline.store import FeatureStore
-from pipeline.vgg16 import BGR_MEAN, BLOCKS, DENSE, Extractor, weights_from
+from pipeline.vgg16 import BLOCKS, DENSE, Extractor, weights_from
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = "random:0"
@@ -66,7 +66,7 @@ def peers(cache: Path) -> dict[str, Peer]:
     mnn = make_engine("mnn", extractor, 8, cache)
     network = build_network(extractor)
     found: dict[str, Peer] = {
-        "MNN, batch 8": lambda pixels: np.concatenate([mnn(pixels[at : at + 8]) for at in range(0, len(pixels), 8)]),
+        "MNN, batch 8": _in_eights(mnn),
         "Keras predict, batch 32": lambda pixels: network.predict(pixels, batch_size=32, verbose=0),
         "Keras predict, one by one": lambda pixels: np.concatenate(
             [network.predict(image[None], verbose=0) for image in pixels]
@@ -85,13 +85,8 @@ def peers(cache: Path) -> dict[str, Peer]:
     return found
 
 
-def _planes(pixels: np.ndarray) -> np.ndarray:
-    """BGR planes minus their means, shape (N, 3, 224, 224), float32."""
-    return np.ascontiguousarray((pixels[..., ::-1] - BGR_MEAN).astype(np.float32).transpose(0, 3, 1, 2))
-
-
 def _in_eights(run: Callable[[np.ndarray], np.ndarray]) -> Peer:
-    return lambda pixels: np.concatenate([run(_planes(pixels[at : at + 8])) for at in range(0, len(pixels), 8)])
+    return lambda pixels: np.concatenate([run(pixels[at : at + 8]) for at in range(0, len(pixels), 8)])
 
 
 def _torch(extractor: Extractor) -> Peer:
@@ -113,9 +108,9 @@ def _torch(extractor: Extractor) -> Peer:
         layers += [torch.nn.Flatten(), layer, torch.nn.ReLU(inplace=True)]
     network = torch.nn.Sequential(*layers).eval().to(memory_format=torch.channels_last)
 
-    def run(planes: np.ndarray) -> np.ndarray:
+    def run(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return network(torch.tensor(planes).to(memory_format=torch.channels_last)).numpy()
+            return network(torch.tensor(bgr_planes(pixels)).to(memory_format=torch.channels_last)).numpy()
 
     return _in_eights(run)
 
@@ -124,14 +119,14 @@ def _onnxruntime(graph: Path) -> Peer:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    return _in_eights(lambda planes: session.run(None, {"pixels": planes})[0])
+    return _in_eights(lambda pixels: session.run(None, {"pixels": bgr_planes(pixels)})[0])
 
 
 def _openvino(graph: Path) -> Peer:
     import openvino
 
     compiled = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return _in_eights(lambda planes: compiled(planes)[0])
+    return _in_eights(lambda pixels: compiled(bgr_planes(pixels))[0])
 
 
 def engines(cache: Path, rounds: int) -> None:
@@ -157,9 +152,7 @@ def in_turn(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(timed(task))
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
@@ -173,8 +166,13 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 # `extract` as a whole ------------------------------------------------------------------------------------------------
 
 
-def command(images: Path, cache: Path) -> dict:
-    """Run `python -m pipeline extract`; its document, with the peak memory of all its processes together."""
+def command(images: Path, cache: Path, watch_memory: bool = False) -> dict:
+    """Run `python -m pipeline extract`.
+
+    Returns:
+        Its document, with "first" (seconds until the first vector was stored) and, where asked for, "peak" (bytes of
+        memory of all its processes together; watching that costs time).
+    """
     import psutil
 
     arguments = [sys.executable, "-m", "pipeline", "extract", str(images), "--weights", WEIGHTS, "--cache", str(cache)]
@@ -183,14 +181,14 @@ def command(images: Path, cache: Path) -> dict:
     peak, first = 0, None
     stores = cache / "features"
     while process.poll() is None:
-        with contextlib.suppress(psutil.Error):
-            family = [parent := psutil.Process(process.pid), *parent.children(recursive=True)]
-            peak = max(peak, sum(member.memory_full_info().pss for member in family))
         if first is None and any(stores.glob("*/data/*")):
             first = time.perf_counter() - start
-        time.sleep(0.05)
-    result = json.loads(process.stdout.read())
-    return result | {"peak": peak, "wall": time.perf_counter() - start, "first": first}
+        if watch_memory:
+            with contextlib.suppress(psutil.Error):
+                family = [parent := psutil.Process(process.pid), *parent.children(recursive=True)]
+                peak = max(peak, sum(member.memory_full_info().pss for member in family))
+        time.sleep(1 if watch_memory else 0.1)
+    return json.loads(process.stdout.read()) | {"peak": peak, "first": first}
 
 
 def fresh(work: Path, net: Path) -> Path:
@@ -204,20 +202,18 @@ def fresh(work: Path, net: Path) -> Path:
 def whole(cache: Path, work: Path, rounds: int) -> None:
     """`extract` from JPEGs to the store, against MNN alone and against the loop that people write."""
     net = converted(cache)
-    few, many = photographs(work / "few", 40), photographs(work / "many", 240)
-    pixels = np.stack([decode(image_files.read(file)[0]) for file in find_images(few).files])
+    folder = photographs(work / "many", 240)
+    pixels = np.stack([decode(image_files.read(file)[0]) for file in find_images(folder).files[:64]])
     mnn = make_engine("mnn", Extractor(weights_from(WEIGHTS)), 8, cache)
-    mnn(pixels[:8])
-    rates: dict[str, list[float]] = {"MNN alone": [], "extract": [], "the loop": []}
+    alone = _in_eights(mnn)
+    alone(pixels[:8])
+    rates: dict[str, list[float]] = {"MNN alone": [], "`extract`": [], "the loop": []}
     loop = naive_loop()
     for _ in range(rounds):
-        start = time.perf_counter()
-        for at in range(0, len(pixels), 8):
-            mnn(pixels[at : at + 8])
-        rates["MNN alone"].append(len(pixels) / (time.perf_counter() - start))
-        short, long = command(few, fresh(work, net)), command(many, fresh(work, net))
-        rates["extract"].append((long["computed"] - short["computed"]) / (long["wall"] - short["wall"]))
-        rates["the loop"].append(loop(few, 16))
+        rates["MNN alone"].append(len(pixels) / timed(lambda: alone(pixels)))
+        rates["`extract`"].append(steady_rate(folder, fresh(work, net)))
+        rates["MNN alone"].append(len(pixels) / timed(lambda: alone(pixels)))
+        rates["the loop"].append(loop(folder, 16))
     medians = {name: statistics.median(each) for name, each in rates.items()}
     table(
         ("500 x 375 JPEGs, start-up apart", "images a second", "against MNN alone", "against the loop"),
@@ -226,6 +222,21 @@ def whole(cache: Path, work: Path, rounds: int) -> None:
             for name, rate in medians.items()
         ],
     )
+
+
+def steady_rate(images: Path, cache: Path) -> float:
+    """Images a second of `extract` between its first and its last write to the store, a file for each batch of 8."""
+    computed = command(images, cache)["computed"]
+    written = [file.stat().st_mtime for file in cache.glob("features/*/data/*")]
+    assert len(written) * 8 == computed, "the store has merged its files; use fewer pictures"
+    return (computed - 8) / (max(written) - min(written))
+
+
+def timed(task: Callable[[], object]) -> float:
+    """Seconds that a task takes."""
+    start = time.perf_counter()
+    task()
+    return time.perf_counter() - start
 
 
 def naive_loop() -> Callable[[Path, int], float]:
@@ -252,8 +263,6 @@ def naive_loop() -> Callable[[Path, int], float]:
 
 def converted(cache: Path) -> Path:
     """The converted net in a cache."""
-    from pipeline.engines.mnn import converted_net
-
     return converted_net(Extractor(weights_from(WEIGHTS)), cache)
 
 
@@ -261,7 +270,7 @@ def start(cache: Path, work: Path) -> None:
     """Peak memory for 200 and for 2,000 pictures, the time to the first vector, and a second run over 10,000 files."""
     net = converted(cache)
     few, many = photographs(work / "200", 200), photographs(work / "2000", 2000)
-    runs = {"200": command(few, fresh(work, net)), "2,000": command(many, fresh(work, net))}
+    runs = {"200": command(few, fresh(work, net), True), "2,000": command(many, fresh(work, net), True)}
     first = statistics.median(command(work / "few", fresh(work, net))["first"] for _ in range(3))
     rows = [(f"peak memory, {count} pictures", f"{run['peak'] / 1e9:.2f} GB") for count, run in runs.items()]
     rows.append(("2,000 against 200 pictures", f"{runs['2,000']['peak'] / runs['200']['peak']:.3f}"))
@@ -324,8 +333,6 @@ def gpu(work: Path, side: int = 8192, batch: int = 256, count: int = 4096, round
 
     found = find_images(folder)
     computing = Computing(engine="keras", batch_size=batch, cache=work / "gpu-cache", progress=False)
-    from pipeline.features import _decode_ahead
-
     began = time.perf_counter()
     items = list(zip(found.paths, found.files, strict=True))
     decoded = sum(1 for _ in _decode_ahead(items, frozenset(), computing.worker_count))

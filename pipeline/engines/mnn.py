@@ -69,9 +69,22 @@ class MnnEngine:
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Compute features; see `pipeline.engines.Engine`."""
-        planes = np.subtract(pixels[..., ::-1], BGR_MEAN, dtype=np.float32).transpose(0, 3, 1, 2)
-        images = self._expr.const(np.ascontiguousarray(planes), list(planes.shape), self._expr.NCHW, self._expr.float)
+        planes = bgr_planes(pixels)
+        images = self._expr.const(planes, list(planes.shape), self._expr.NCHW, self._expr.float)
         return np.array(self._net.forward(images).read(), np.float32).reshape(len(pixels), -1)
+
+
+def bgr_planes(pixels: np.ndarray) -> np.ndarray:
+    """Keras's preprocessing for VGG16, with the channels before the pixels.
+
+    Args:
+        pixels: RGB, shape (N, 224, 224, 3), uint8.
+
+    Returns:
+        BGR minus the ImageNet means, shape (N, 3, 224, 224), float32.
+    """
+    planes = np.empty((len(pixels), 3, SIDE, SIDE), np.float32)
+    return np.subtract(pixels.transpose(0, 3, 1, 2)[:, ::-1], BGR_MEAN[:, None, None], out=planes)
 
 
 def converted_net(extractor: Extractor, cache: Path) -> Path:
