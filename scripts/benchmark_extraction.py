@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import pickle
 import statistics
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -60,39 +62,77 @@ def photographs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) ->
 # Engines alone -------------------------------------------------------------------------------------------------------
 
 
-def peers(cache: Path) -> dict[str, Peer]:
-    """All ways to run VGG16 that are installed here: name -> a function of pixels."""
-    extractor = Extractor(weights_from(WEIGHTS))
-    mnn = make_engine("mnn", extractor, 8, cache)
-    network = build_network(extractor)
-    found: dict[str, Peer] = {
-        "MNN, batch 8": _in_eights(mnn),
-        "Keras predict, batch 32": lambda pixels: network.predict(pixels, batch_size=32, verbose=0),
-        "Keras predict, one by one": lambda pixels: np.concatenate(
-            [network.predict(image[None], verbose=0) for image in pixels]
-        ),
-    }
+def peers() -> dict[str, Callable[[Path], Peer]]:
+    """All ways to run VGG16 that are installed here: name -> what makes it from a cache folder."""
+    found: dict[str, Callable[[Path], Peer]] = {"MNN, batch 8": _mnn, "Keras predict, batch 32": _keras,
+                                                "Keras predict, one by one": _keras_one_by_one}  # fmt: skip
     if importlib.util.find_spec("torch"):
-        found["PyTorch, channels last, batch 8"] = _torch(extractor)
-    if importlib.util.find_spec("onnxruntime") or importlib.util.find_spec("openvino"):
-        graph = cache / "vgg16.onnx"
-        if not graph.exists():
-            _write_onnx(extractor.read_weights(), "fc2", graph)
-        if importlib.util.find_spec("onnxruntime"):
-            found["ONNX Runtime, batch 8"] = _onnxruntime(graph)
-        if importlib.util.find_spec("openvino"):
-            found["OpenVINO, batch 8"] = _openvino(graph)
+        found["PyTorch, channels last, batch 8"] = _torch
+    if importlib.util.find_spec("onnxruntime"):
+        found["ONNX Runtime, batch 8"] = _onnxruntime
+    if importlib.util.find_spec("openvino"):
+        found["OpenVINO, batch 8"] = _openvino
     return found
+
+
+class Worker:
+    """A peer in a process of its own, so that no library's threads disturb another's figures.
+
+    Args:
+        name: One of `peers`.
+        cache: The cache folder.
+    """
+
+    def __init__(self, name: str, cache: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        context.Process(target=_serve, args=(name, cache, theirs), daemon=True).start()
+
+    def __call__(self, pixels: np.ndarray) -> tuple[float, np.ndarray]:
+        """Compute features there: the seconds it took, and the features."""
+        self._connection.send(pixels)
+        return self._connection.recv()
+
+
+def _serve(name: str, cache: Path, connection: Connection) -> None:
+    peer = peers()[name](cache)
+    with contextlib.suppress(EOFError):  # how the parent's end is heard of
+        while True:
+            pixels = connection.recv()
+            start = time.perf_counter()
+            features = peer(pixels)
+            connection.send((time.perf_counter() - start, features))
+
+
+def _mnn(cache: Path) -> Peer:
+    return _in_eights(make_engine("mnn", Extractor(weights_from(WEIGHTS)), 8, cache))
+
+
+def _keras(cache: Path) -> Peer:
+    network = build_network(Extractor(weights_from(WEIGHTS)))
+    return lambda pixels: network.predict(pixels, batch_size=32, verbose=0)
+
+
+def _keras_one_by_one(cache: Path) -> Peer:
+    network = build_network(Extractor(weights_from(WEIGHTS)))
+    return lambda pixels: np.concatenate([network.predict(image[None], verbose=0) for image in pixels])
+
+
+def _onnx(cache: Path) -> Path:
+    graph = cache / "vgg16.onnx"
+    if not graph.exists():
+        _write_onnx(weights_from(WEIGHTS).read("fc2"), "fc2", graph)
+    return graph
 
 
 def _in_eights(run: Callable[[np.ndarray], np.ndarray]) -> Peer:
     return lambda pixels: np.concatenate([run(pixels[at : at + 8]) for at in range(0, len(pixels), 8)])
 
 
-def _torch(extractor: Extractor) -> Peer:
+def _torch(cache: Path) -> Peer:
     import torch
 
-    arrays, layers = extractor.read_weights(), []
+    arrays, layers = weights_from(WEIGHTS).read("fc2"), []
     for block in BLOCKS:
         for name, before, after in block:
             layer = torch.nn.Conv2d(before, after, 3, padding=1)
@@ -115,17 +155,17 @@ def _torch(extractor: Extractor) -> Peer:
     return _in_eights(run)
 
 
-def _onnxruntime(graph: Path) -> Peer:
+def _onnxruntime(cache: Path) -> Peer:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(_onnx(cache), providers=["CPUExecutionProvider"])
     return _in_eights(lambda pixels: session.run(None, {"pixels": bgr_planes(pixels)})[0])
 
 
-def _openvino(graph: Path) -> Peer:
+def _openvino(cache: Path) -> Peer:
     import openvino
 
-    compiled = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino.compile_model(_onnx(cache), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return _in_eights(lambda pixels: compiled(bgr_planes(pixels))[0])
 
 
@@ -133,12 +173,17 @@ def engines(cache: Path, rounds: int) -> None:
     """Images a second of each engine alone, and the ratio to Keras `predict` with batch 32."""
     tiles = sorted((ROOT / "images").glob("*/*.jpg"))[::4][:32]
     pixels = np.stack([decode(image_files.read(tile)[0]) for tile in tiles])
-    found = peers(cache)
-    expected = found["Keras predict, batch 32"](pixels)
-    for name, peer in found.items():  # the warm-up, and the proof that all compute the same
-        error = np.linalg.norm(peer(pixels[:8]) - expected[:8]) / np.linalg.norm(expected[:8])
+    workers = {name: Worker(name, cache) for name in peers()}
+    _, expected = workers["Keras predict, batch 32"](pixels)
+    for name, worker in workers.items():  # the warm-up, and the proof that all compute the same
+        _, features = worker(pixels)
+        error = np.linalg.norm(features - expected) / np.linalg.norm(expected)
         assert error < 1e-3, f"{name} differs from Keras by {error}"
-    seconds = in_turn({name: lambda peer=peer: peer(pixels) for name, peer in found.items()}, rounds)
+    seconds = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            seconds[name].append(worker(pixels)[0])
+    seconds = {name: statistics.median(each) for name, each in seconds.items()}
     rates = {name: len(pixels) / second for name, second in seconds.items()}
     base = rates["Keras predict, batch 32"]
     rows = [
@@ -204,15 +249,14 @@ def whole(cache: Path, work: Path, rounds: int) -> None:
     net = converted(cache)
     folder = photographs(work / "many", 240)
     pixels = np.stack([decode(image_files.read(file)[0]) for file in find_images(folder).files[:64]])
-    mnn = make_engine("mnn", Extractor(weights_from(WEIGHTS)), 8, cache)
-    alone = _in_eights(mnn)
+    alone = Worker("MNN, batch 8", cache)
     alone(pixels[:8])
     rates: dict[str, list[float]] = {"MNN alone": [], "`extract`": [], "the loop": []}
     loop = naive_loop()
     for _ in range(rounds):
-        rates["MNN alone"].append(len(pixels) / timed(lambda: alone(pixels)))
+        rates["MNN alone"].append(len(pixels) / alone(pixels)[0])
         rates["`extract`"].append(steady_rate(folder, fresh(work, net)))
-        rates["MNN alone"].append(len(pixels) / timed(lambda: alone(pixels)))
+        rates["MNN alone"].append(len(pixels) / alone(pixels)[0])
         rates["the loop"].append(loop(folder, 16))
     medians = {name: statistics.median(each) for name, each in rates.items()}
     table(
