@@ -125,8 +125,8 @@ class Features:
 def extract(images: ImageSet, extractor: Extractor, computing: Computing | None = None) -> Features:
     """Make sure that every image's feature is in the store.
 
-    Images that cannot be read are skipped and reported; they change no other image's feature. Each batch is on disk
-    before the next one is computed: what is interrupted loses at most the batch in flight.
+    Images that cannot be read are skipped and reported; they change no other image's feature. Each batch is stored
+    while the next one is computed: what is interrupted loses at most what was in flight.
 
     Args:
         images: The images.

@@ -139,3 +139,12 @@ assert len(copies) == 2, copies
 """
     environment = {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ | environment, check=True)
+
+
+def test_mnn_that_is_not_installed_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MNN", "MNN.expr", "MNN.nn"):
+        monkeypatch.setitem(sys.modules, name, None)
+    extractor = Extractor(weights_from("random:0"), "block5_pool")
+    with pytest.raises(RequestError, match="pip install MNN, or use --engine keras"):
+        make_engine("mnn", extractor, None, cache)
+    assert make_engine("auto", extractor, None, cache).name == "keras"
