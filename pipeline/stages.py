@@ -125,16 +125,7 @@ def train(training: Training, extractor: Extractor, computing: Computing) -> dic
         baselines.save(folder / BASELINES_FILE)
         models, curves = {}, {}
         for style in training.styles:
-            start = time.monotonic()
-            model = decoders.build_decoder(recipe.decoder, style, data.x, data.y, training.seed)
-            curves[style] = fit(model, data, recipe, training.seed, computing.progress)
-            runs.save_decoder(model, folder / f"{style}.keras", card)
-            models[style] = {
-                "epochs": recipe.epochs,
-                "seconds": round(time.monotonic() - start, 3),
-                "train_cosine": _mean_cosine(predict(model, data.x), data.y),
-                "validation_cosine": _mean_cosine(predict(model, data.x_validation), data.y_validation),
-            }
+            models[style], curves[style] = _train_decoder(training, style, data, card, folder, computing.progress)
         result = {
             "images": len(pairs.keys),
             "train": len(rows),
@@ -160,6 +151,23 @@ def train(training: Training, extractor: Extractor, computing: Computing) -> dic
         run = runs.publish(folder)
     models = {style: {"path": str(run / f"{style}.keras"), **model} for style, model in models.items()}
     return {"run": str(run), **result, "models": models}
+
+
+def _train_decoder(
+    training: Training, style: ApiStyle, data: Data, card: Card, folder: Path, progress: bool
+) -> tuple[dict, dict[str, list[float]]]:
+    """Train and save the decoder of one API style; its entry in the document, and its learning curves."""
+    start = time.monotonic()
+    model = decoders.build_decoder(training.recipe.decoder, style, data.x, data.y, training.seed)
+    curves = fit(model, data, training.recipe, training.seed, progress)
+    runs.save_decoder(model, folder / f"{style}.keras", card)
+    entry = {
+        "epochs": training.recipe.epochs,
+        "seconds": round(time.monotonic() - start, 3),
+        "train_cosine": _mean_cosine(predict(model, data.x), data.y),
+        "validation_cosine": _mean_cosine(predict(model, data.x_validation), data.y_validation),
+    }
+    return entry, curves
 
 
 def _mean_cosine(predictions: np.ndarray, targets: np.ndarray) -> float:

@@ -63,8 +63,9 @@ class FeatureStore:
         if not (self.path / "_versions").exists():
             try:
                 return lance.write_dataset(self._schema.empty_table(), self.path, mode="create")
-            except (OSError, ValueError):  # another process has made it meanwhile, or it cannot be made
-                pass
+            except (OSError, ValueError):
+                if not (self.path / "_versions").exists():  # else another process has made it meanwhile
+                    raise
         return lance.dataset(self.path)
 
     def __contains__(self, digest: str) -> bool:
@@ -84,6 +85,9 @@ class FeatureStore:
         Args:
             digests: Content digests, N of them, none of which is in the store.
             features: Their features, shape (N, dim), float32.
+
+        Raises:
+            PipelineError: They cannot be written.
         """
         vectors = np.ascontiguousarray(features, np.float32)
         batch = pa.table(
@@ -94,10 +98,16 @@ class FeatureStore:
             ],
             schema=self._schema,
         )
-        self._dataset = lance.write_dataset(batch, self._dataset, mode="append")
-        if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
-            self._dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS)
-            self._dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS)
+        try:
+            self._dataset = lance.write_dataset(batch, self._dataset, mode="append")
+            if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
+                self._dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS)
+                self._dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS)
+        except OSError as error:
+            raise PipelineError(
+                f"The feature store {self.path} cannot be written ({error}). What was stored before stays; "
+                "make room, or choose another place with --cache DIR, and run the same command again."
+            ) from error
         self._digests.update(digests)
         self._rows = None
 

@@ -50,7 +50,7 @@ def read_targets(file: str | Path) -> TargetTable:
     """Read a `.csv` or `.tsv` table of target embeddings.
 
     Each row holds a key (a path relative to the image folder, or a label) and then the D numbers of its embedding. A
-    first row whose second cell is not a number, or that repeats no number at all, is a header.
+    first row that begins with `path` or `label`, or whose second cell is no number, is a header.
 
     Args:
         file: The table.
