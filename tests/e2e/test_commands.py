@@ -77,8 +77,8 @@ def test_a_killed_extraction_goes_on_where_it_was(run, home: Path, tmp_path: Pat
     command = [sys.executable, "-m", "pipeline", "extract", images, *options, "--cache", tmp_path / "killed"]
     process = subprocess.Popen([*map(str, command)], cwd=ROOT, env=os.environ | {"HOME": str(home)},
                                stdout=subprocess.DEVNULL)  # fmt: skip
-    data = tmp_path / "killed" / "features"
-    while len(list(data.glob("*/data/*"))) < 2 and process.poll() is None:
+    stores = tmp_path / "killed" / "features"
+    while len(list(stores.glob("*/_versions/*.manifest"))) < 3 and process.poll() is None:  # made, and two appends
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
