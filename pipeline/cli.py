@@ -1,17 +1,22 @@
 """The commands: read arguments, call a stage, print its result. Stages are imported when a command runs."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from pipeline.errors import PipelineError, RequestError
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+SMALLEST_MEMORY = 64 * 2**20
+# What may differ when a run is gone on with; all else is as it began.
+FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet")
 
 
 def options(*decorators: Callable) -> Callable:
@@ -86,6 +91,23 @@ def _use_config(context: click.Context, parameter: click.Parameter, file: Path |
         context.default_map = read_run(file.parent if file.name == "run.json" else file)["options"]
 
 
+def _use_interrupted(context: click.Context, parameter: click.Parameter, folder: Path | None) -> Path | None:
+    """Take all options from the run that is to be gone on with."""
+    if folder:
+        _use_config(context, parameter, folder)
+    return folder
+
+
+def _bytes(context: click.Context, parameter: click.Parameter, text: str | int | None) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", str(text).strip(), re.IGNORECASE)
+    size = int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")) if found else 0
+    if size < SMALLEST_MEMORY:
+        raise click.BadParameter(f"{text!r} is no amount of memory such as 512MB or 4GB (at least 64MB).")
+    return size
+
+
 def _sizes(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
@@ -100,6 +122,8 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str | None)
 @targets_option
 @click.option("--config", type=click.Path(path_type=Path, exists=True), is_eager=True, expose_value=False,
               callback=_use_config, help="Repeat the run of a run.json; other options change it.")  # fmt: skip
+@click.option("--resume", type=click.Path(path_type=Path, exists=True, file_okay=False), is_eager=True,
+              metavar="models/RUN", callback=_use_interrupted, help="Go on with an interrupted run.")  # fmt: skip
 @click.option("--api", type=click.Choice(["both", "functional", "sequential"]), default="both", show_default=True,
               help="The Keras API style to build the decoder in.")  # fmt: skip
 @click.option("--preset", type=click.Choice(["default", "seed"]), default="default", show_default=True,
@@ -109,8 +133,17 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--output-activation", help="Keras activation of the output.  [linear, which can reach every target]")
 @click.option("--optimizer", help="A Keras optimizer.")
 @click.option("--learning-rate", type=float, help="Its learning rate.")
-@click.option("--loss", help="A Keras loss, such as mse or cosine_similarity.")
+@click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="Of the learning rate.")
+@click.option("--loss", help="A Keras loss, such as mse, cosine or huber.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")
+@click.option("--minibatch", type=click.IntRange(1), help="Images in a training step.  [32]")
+@click.option("--keep", type=click.Choice(["last", "best"]),
+              help="The epoch to keep: the last, or the one with the least held-out loss.")  # fmt: skip
+@click.option("--patience", type=click.IntRange(1),
+              help="Stop after so many epochs without a better held-out loss, and keep the best.")  # fmt: skip
+@click.option("--memory", callback=_bytes, metavar="SIZE",
+              help="Features to hold in memory; more are streamed from the store.  [4GB]")  # fmt: skip
+@click.option("--tensorboard", is_flag=True, help="Write curves for TensorBoard into the run's folder logs.")
 @click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
               show_default=True, help="The share of images to hold out.")  # fmt: skip
 @click.option("--models", type=FOLDER, default="models", show_default=True, help="Where runs are kept.")
@@ -120,12 +153,15 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str | None)
 @computing_options
 @output_options
 @click.pass_context
-def train(context, models, as_json, quiet, **asked) -> None:
+def train(context, models, resume, as_json, quiet, **asked) -> None:
     """Train a decoder from the features of IMAGES to targets; without IMAGES, on the sample."""
     from pipeline import stages, terminal
     from pipeline.decoders import API_STYLES
 
     terminal.show_messages(quiet)
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if resume and set(given) - set(FREE_WHEN_RESUMED):
+        raise RequestError(f"{resume} goes on with the options it began with; give --resume alone.")
     if asked["images"] is None:
         if not stages.SAMPLE.is_dir():
             raise RequestError(f"The sample is not at {stages.SAMPLE}; name IMAGES and --targets FILE of your own.")
@@ -147,11 +183,13 @@ def train(context, models, as_json, quiet, **asked) -> None:
         seed=asked["seed"],
         on_missing=asked["on_missing"],
         models=models,
+        tensorboard=asked["tensorboard"],
         options=_repeatable(asked),
+        **({"memory": asked["memory"]} if asked["memory"] else {}),
     )
     extractor = _extractor(asked["weights"], asked["layer"], asked["precision"])
     computing = _computing(quiet, **{name: asked[name] for name in ("engine", "batch_size", "workers", "cache")})
-    _print(stages.train(training, extractor, computing), as_json, terminal.print_training)
+    _print(stages.train(training, extractor, computing, resume), as_json, terminal.print_training)
 
 
 def _repeatable(asked: dict) -> dict:
@@ -174,7 +212,12 @@ def _recipe(asked: dict):
     recipe = PRESETS[asked["preset"]]
     given = {name: value for name, value in asked.items() if value is not None}
     decoder = {name: given[name] for name in ("hidden", "activation", "output_activation") if name in given}
-    training = {name: given[name] for name in ("optimizer", "learning_rate", "loss", "epochs") if name in given}
+    names = ("optimizer", "learning_rate", "schedule", "loss", "epochs", "keep", "patience")
+    training = {name: given[name] for name in names if name in given}
+    if "minibatch" in given:
+        training["batch_size"] = given["minibatch"]
+    if "patience" in given:
+        training.setdefault("keep", "best")
     return dataclasses.replace(recipe, decoder=dataclasses.replace(recipe.decoder, **decoder), **training)
 
 
@@ -232,6 +275,7 @@ def main() -> None:
 
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        print("\nInterrupted. What was computed is stored; the same command goes on from there.", file=sys.stderr)
+    except (KeyboardInterrupt, click.Abort) as interrupt:
+        said = str(interrupt) or "Interrupted. What was computed is stored; the same command goes on from there."
+        print(f"\n{said}", file=sys.stderr)
         sys.exit(1)

@@ -1,12 +1,13 @@
 """Decoders: one specification, built in Keras's two API styles."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.backend import import_keras
 from pipeline.errors import RequestError
+from pipeline.feed import Vectors, moments
 
 API_STYLES = ("functional", "sequential")
 ApiStyle = Literal["functional", "sequential"]
@@ -54,7 +55,7 @@ class DecoderSpec:
         return self.start_at_mean and self.output_activation == "linear"
 
 
-def build_decoder(spec: DecoderSpec, style: ApiStyle, x: np.ndarray, y: np.ndarray, seed: int):
+def build_decoder(spec: DecoderSpec, style: ApiStyle, x: Vectors, y: np.ndarray, seed: int):
     """Build a decoder; the same arguments give the same initial weights in both API styles.
 
     Args:
@@ -89,13 +90,13 @@ def build_decoder(spec: DecoderSpec, style: ApiStyle, x: np.ndarray, y: np.ndarr
     return model
 
 
-def _layers(spec: DecoderSpec, x: np.ndarray, dim: int, seed: int) -> list:
+def _layers(spec: DecoderSpec, x: Vectors, dim: int, seed: int) -> list:
     """The layers of a decoder, in order, each with a seed of its own."""
     keras = import_keras()
     layers = []
     if spec.normalize:
-        variance = max(float(x.var(axis=0).mean()), 1e-12)
-        layers.append(keras.layers.Normalization(mean=x.mean(axis=0), variance=np.full(x.shape[1], variance)))
+        mean, variance = moments(x)
+        layers.append(keras.layers.Normalization(mean=mean, variance=np.full(x.shape[1], max(variance, 1e-12))))
     sizes = [*zip(spec.hidden, [spec.activation] * len(spec.hidden), strict=True), (dim, spec.output_activation)]
     for number, (units, activation) in enumerate(sizes):
         initializer = keras.initializers.get(spec.initializer)
@@ -136,25 +137,34 @@ class Recipe:
         decoder: The layers.
         epochs: Passes over the training images.
         batch_size: Images a step.
-        optimizer: Name of a Keras optimizer.
+        optimizer: Name of a Keras optimizer, or from Python a `keras.optimizers.Optimizer` that has trained nothing
+            yet, whose own learning rate or schedule then counts.
         learning_rate: Its learning rate at the start.
         schedule: "constant", or "cosine" for a decay to zero over the whole training (Loshchilov and Hutter 2017).
         loss: Name of a Keras loss.
+        keep: The weights to end with: of the "last" epoch, or of the "best" one by validation loss.
+        patience: Stop after so many epochs in a row without a better validation loss; None for never. Needs "best".
     """
 
     decoder: DecoderSpec
     epochs: int
     batch_size: int = 32
-    optimizer: str = "adam"
+    optimizer: Any = "adam"
     learning_rate: float = 1e-3
     schedule: Literal["constant", "cosine"] = "cosine"
     loss: str = "mse"
+    keep: Literal["last", "best"] = "last"
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise RequestError(f"--epochs must be at least 1, not {self.epochs}.")
         if not self.learning_rate > 0:
             raise RequestError(f"--learning-rate must be above 0, not {self.learning_rate}.")
+        if self.batch_size < 1:
+            raise RequestError(f"--minibatch must be at least 1, not {self.batch_size}.")
+        if self.patience is not None and self.keep != "best":
+            raise RequestError("--patience stops when the best epoch is long ago; it needs --keep best.")
 
 
 PRESETS = {

@@ -31,12 +31,11 @@ from pipeline.engines import ENGINES, Engine, make_engine
 from pipeline.errors import ImageError, PipelineError, RequestError
 from pipeline.fileindex import FileIndex, Stamp
 from pipeline.images import SIDE, ImageSet
-from pipeline.store import FeatureStore, in_blocks
+from pipeline.store import FeatureStore
 from pipeline.vgg16 import Extractor
 
 CHUNK = 8  # images that a worker reads and decodes at a time
 CHUNKS_AHEAD = 3  # chunks that wait, decoded or in work, for each worker
-BLOCK = 1024  # features that are held at a time when they are passed on
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,11 @@ class Features:
         seconds: How long the stage took.
         engine: The engine that computed, or None where nothing was left to compute.
         store: The feature store.
+        dim: F, the dimension of a feature.
     """
 
     store: FeatureStore
+    dim: int
     paths: list[str] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -113,13 +114,48 @@ class Features:
             labels=[self.labels[row] for row in rows],
         )
 
-    def vectors(self) -> np.ndarray:
-        """All features, shape (len(paths), dim), float32."""
-        return self.store.features(self.digests)
+    def stored(self) -> "StoredFeatures":
+        """The vectors, on disk until they are asked for."""
+        return StoredFeatures(self.store, self.store.rows(self.digests), self.dim)
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """The features in order, a block of at most BLOCK rows at a time."""
-        return (self.store.features(block) for block in in_blocks(self.digests, BLOCK))
+    def vectors(self) -> np.ndarray:
+        """All vectors at once, shape (len(paths), dim), float32."""
+        return self.stored()[:]
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """Features on disk, read like an array: `stored[rows]`.
+
+    Attributes:
+        store: The feature store.
+        rows: Where each feature is in it, shape (N,).
+        dim: F, the dimension of a feature.
+    """
+
+    store: FeatureStore
+    rows: np.ndarray
+    dim: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, F)."""
+        return len(self.rows), self.dim
+
+    @property
+    def nbytes(self) -> int:
+        """What they would take in memory."""
+        return len(self.rows) * self.dim * 4
+
+    def subset(self, rows: np.ndarray) -> "StoredFeatures":
+        """Some of the rows, still on disk."""
+        return dataclasses.replace(self, rows=self.rows[rows])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        return self.store.take(self.rows[rows])
 
 
 def extract(images: ImageSet, extractor: Extractor, computing: Computing | None = None) -> Features:
@@ -141,7 +177,7 @@ def extract(images: ImageSet, extractor: Extractor, computing: Computing | None 
     """
     computing = computing or Computing()
     start = time.monotonic()
-    result = Features(FeatureStore(computing.cache, extractor))
+    result = Features(FeatureStore(computing.cache, extractor), extractor.dim)
     with (
         contextlib.closing(FileIndex(computing.cache)) as index,
         tqdm(total=len(images), unit="image", desc="features", disable=None if computing.progress else True) as bar,

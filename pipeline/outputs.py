@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import uuid
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -43,16 +42,19 @@ def write_vectors(file: Path, name: str, paths: Sequence[str], blocks: Iterable[
     """
     write = {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet}[file.suffix.lower()]
     try:
-        with _replacing(file) as unfinished:
+        with replacing(file) as unfinished:
             write(unfinished, name, paths, blocks, dim)
     except OSError as error:
         raise PipelineError(f"{file} cannot be written ({error.strerror or error}).") from error
 
 
 @contextlib.contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """A hidden file to write, which takes the place of `file` when the block ends well and is gone otherwise."""
-    unfinished = file.with_name(f".{uuid.uuid4().hex}{file.suffix}")
+def replacing(file: Path) -> Iterator[Path]:
+    """A hidden file to write, which takes the place of `file` when the block ends well and is gone otherwise.
+
+    Its name follows from the file's, so that what a kill leaves lying is overwritten the next time.
+    """
+    unfinished = file.with_name(f".unfinished-{file.name}")
     try:
         yield unfinished
         os.replace(unfinished, file)

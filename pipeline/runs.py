@@ -4,23 +4,27 @@ A decoder is a plain `.keras` file that plain Keras loads. Its archive holds one
 says what features the decoder was trained on, so that a model alone can refuse features that are not its own.
 """
 
-import contextlib
+import itertools
 import json
-import shutil
-import uuid
+import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.backend import import_keras
 from pipeline.errors import PipelineError, RequestError
+from pipeline.outputs import replacing
 from pipeline.vgg16 import Extractor
 
 CARD = "pipeline.json"
 RUN_FILE = "run.json"
 BASELINES_FILE = "baselines.npz"
+CHECKPOINT_FILE = "checkpoint.npz"
+TENSORBOARD_FOLDER = "logs"
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,18 @@ class Card:
 
 
 def save_decoder(model, file: Path, card: Card) -> None:
-    """Save a decoder as a `.keras` file with its card."""
-    model.save(file)
-    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(CARD, json.dumps(asdict(card), indent=2))
+    """Save a decoder as a `.keras` file with its card, whole or not at all.
+
+    Raises:
+        PipelineError: It cannot be written.
+    """
+    try:
+        with replacing(file) as unfinished:
+            model.save(unfinished)
+            with zipfile.ZipFile(unfinished, "a", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(CARD, json.dumps(asdict(card), indent=2))
+    except OSError as error:
+        raise PipelineError(f"{file} cannot be written ({error.strerror or error}).") from error
 
 
 def read_card(file: Path) -> Card:
@@ -114,49 +126,71 @@ def load_decoder(file: Path):
         raise RequestError(f"{file} cannot be loaded ({str(error).strip().splitlines()[0]}).") from error
 
 
-@contextlib.contextmanager
-def unfinished_run(models: Path) -> Iterator[Path]:
-    """Make a hidden folder to fill, which is gone after the block unless `publish` has given it its name.
+def new_run(models: Path) -> Path:
+    """Make the folder of a new run: named by the local time, with a number behind it where another run has that name.
 
     Args:
         models: The folder of all runs, made when it is missing.
 
-    Yields:
-        The hidden folder.
+    Returns:
+        The run's folder, empty.
 
     Raises:
         PipelineError: The folder cannot be made.
     """
-    hidden = models / f".unfinished-{uuid.uuid4().hex}"
-    try:
-        hidden.mkdir(parents=True)
-    except OSError as error:
-        raise PipelineError(f"No run can be saved in {models} ({error.strerror}); name another --models.") from error
-    try:
-        yield hidden
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-
-
-def publish(hidden: Path) -> Path:
-    """Give a filled run its name: the local time, with a number behind it where another run has that already.
-
-    Args:
-        hidden: What `unfinished_run` gave.
-
-    Returns:
-        The run's folder.
-    """
     name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, number = hidden.with_name(name), 1
-    while True:
+    for number in itertools.count(1):
+        folder = models / (name if number == 1 else f"{name}_{number}")
         try:
-            return hidden.rename(folder)
-        except OSError:
-            if not folder.exists():  # the name is free, so something else is wrong
-                raise
-            number += 1
-            folder = hidden.with_name(f"{name}_{number}")
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if not folder.is_dir():  # then it is models itself that is no folder
+                raise PipelineError(
+                    f"No run can be saved in {models}: it is no folder; name another --models."
+                ) from None
+        except OSError as error:
+            raise PipelineError(
+                f"No run can be saved in {models} ({error.strerror}); name another --models."
+            ) from error
+
+
+def is_worth_keeping(folder: Path) -> bool:
+    """Whether a run holds a result, or a checkpoint to go on from."""
+    if (folder / CHECKPOINT_FILE).exists():
+        return True
+    try:
+        return "result" in read_run(folder)
+    except RequestError:
+        return False
+
+
+def write_checkpoint(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a checkpoint; a kill at any moment leaves the one before or the new one.
+
+    Raises:
+        PipelineError: It cannot be written.
+    """
+    try:
+        with replacing(file) as unfinished, open(unfinished, "wb") as opened:
+            np.savez(opened, **arrays)
+            opened.flush()
+            os.fsync(opened.fileno())
+    except OSError as error:
+        raise PipelineError(f"The checkpoint {file} cannot be written ({error.strerror or error}).") from error
+
+
+def read_checkpoint(file: Path) -> dict[str, np.ndarray]:
+    """Read what `write_checkpoint` wrote; the archive's CRCs are checked.
+
+    Raises:
+        PipelineError: The file is damaged.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as saved:
+            return dict(saved)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise PipelineError(f"{file} is damaged ({error}); delete it to train from the first epoch.") from error
 
 
 def read_run(folder: Path) -> dict:
@@ -175,5 +209,13 @@ def read_run(folder: Path) -> dict:
 
 
 def write_run(folder: Path, run: dict) -> None:
-    """Write a run's `run.json`."""
-    (folder / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n")
+    """Write a run's `run.json`, whole or not at all.
+
+    Raises:
+        PipelineError: It cannot be written.
+    """
+    try:
+        with replacing(folder / RUN_FILE) as unfinished:
+            unfinished.write_text(json.dumps(run, indent=2) + "\n")
+    except OSError as error:
+        raise PipelineError(f"{folder / RUN_FILE} cannot be written ({error.strerror}).") from error

@@ -3,7 +3,7 @@
 import importlib.metadata
 import logging
 import platform
-import time
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import decoders, evaluation, outputs, runs
+from pipeline import images as image_files
 from pipeline.decoders import API_STYLES, ApiStyle, Recipe
-from pipeline.errors import RequestError
+from pipeline.errors import PipelineError, RequestError
 from pipeline.evaluation import Baselines, cosines
 from pipeline.features import Computing, Features, extract
+from pipeline.feed import in_blocks
 from pipeline.images import find_images
-from pipeline.runs import BASELINES_FILE, RUN_FILE, Card
+from pipeline.runs import BASELINES_FILE, CHECKPOINT_FILE, RUN_FILE, TENSORBOARD_FOLDER, Card
 from pipeline.targets import Pairs, pair, read_targets, split
-from pipeline.training import Data, fit, predict
+from pipeline.training import MEMORY, Data, Diverged, Watch, fit, predict
 from pipeline.vgg16 import Extractor, weights_from
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ def extract_features(images: str, extractor: Extractor, computing: Computing, ou
         outputs.check_output(out)
     features = _extract(images, extractor, computing)
     if out:
-        outputs.write_vectors(out, "features", features.paths, features.blocks(), extractor.dim)
+        outputs.write_vectors(out, "features", features.paths, in_blocks(features.stored()), extractor.dim)
     return {
         "images": len(features.paths) + len(features.failed),
         "computed": features.computed,
@@ -80,6 +82,8 @@ class Training:
         seed: Seeds the split, the initial weights and the shuffling.
         on_missing: "error" or "skip" images without a target.
         models: The folder of all runs.
+        memory: Bytes of features to hold at a time; more than that is streamed from the store.
+        tensorboard: Whether to write curves for TensorBoard into the run's folder.
         options: The command's options, kept in `run.json` so that it can be repeated.
     """
 
@@ -91,25 +95,60 @@ class Training:
     seed: int = 0
     on_missing: str = "error"
     models: Path = Path("models")
+    memory: int = MEMORY
+    tensorboard: bool = False
     options: dict | None = None
 
 
-def train(training: Training, extractor: Extractor, computing: Computing) -> dict:
+def train(training: Training, extractor: Extractor, computing: Computing, resumed: Path | None = None) -> dict:
     """`train`: images and targets -> a run with a decoder in each API style.
 
     Args:
         training: What to train on, and how.
         extractor: What turns images into features.
         computing: How to run the feature stage.
+        resumed: The folder of a run that was interrupted, to go on with; None for a new run.
 
     Returns:
         The `train` document of the contract.
+
+    Raises:
+        PipelineError: The loss is no longer finite (the run then holds the decoders with their best weights), or
+            something could not be read or written.
     """
+    if resumed and (finished := runs.read_run(resumed).get("result")):
+        log.info("%s is finished already.", resumed)
+        return _document(resumed, finished)
     table = read_targets(training.targets)
     pairs = pair(_extract(training.images, extractor, computing), table, training.on_missing)
     rows, held_out = split(pairs, training.validation, training.seed)
-    x, y = pairs.features.vectors(), pairs.targets
-    data = Data(x[rows], y[rows], x[held_out], y[held_out])
+    x, y = pairs.features.stored(), pairs.targets
+    data = Data(x.subset(rows), y[rows], x.subset(held_out), y[held_out], training.memory)
+    run = {
+        "options": training.options or {},
+        "extractor": {"weights": extractor.weights.name, **extractor.description},
+        "recipe": asdict(training.recipe),
+        "seed": training.seed,
+        "split": {"train": _named(pairs, rows), "validation": _named(pairs, held_out)},
+        "targets": image_files.digest(y.tobytes()),
+        "versions": _versions(),
+    }
+    if resumed:
+        _check_unchanged(resumed, run)
+    folder = resumed or runs.new_run(training.models)
+    try:
+        runs.write_run(folder, run)
+        return _document(folder, _train_in(folder, run, training, data, extractor, computing.progress))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted. Go on with: python -m pipeline train --resume {folder}") from None
+    except BaseException:
+        if not runs.is_worth_keeping(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _train_in(folder: Path, run: dict, training: Training, data: Data, extractor: Extractor, progress: bool) -> dict:
+    """Train, save and judge the decoders of a run; its result, which `run.json` then holds too."""
     recipe = training.recipe
     ceiling = decoders.ceiling(recipe.decoder.output_activation, data.y_validation)
     if ceiling < 0.999:
@@ -117,57 +156,72 @@ def train(training: Training, extractor: Extractor, computing: Computing) -> dic
             "A %s output has no negative values, the targets do: no decoder with it can pass a mean cosine of %.3f, "
             "its ceiling. A linear or tanh output can reach 1.", recipe.decoder.output_activation, ceiling
         )  # fmt: skip
-    card = Card(extractor.weights.name, extractor.fingerprint, extractor.description, x.shape[1], y.shape[1],
-                recipe.decoder.output_activation)  # fmt: skip
-
-    with runs.unfinished_run(training.models) as folder:
-        baselines = Baselines.fit(data.x, data.y)
-        baselines.save(folder / BASELINES_FILE)
-        models, curves = {}, {}
-        for style in training.styles:
-            models[style], curves[style] = _train_decoder(training, style, data, card, folder, computing.progress)
-        result = {
-            "images": len(pairs.keys),
-            "train": len(rows),
-            "validation": len(held_out),
-            "target_dim": y.shape[1],
-            "models": models,
-            "baselines": {
-                name: {"validation_cosine": _mean_cosine(predicted, data.y_validation)}
-                for name, predicted in baselines.predict(data.x_validation).items()
-            },
-            "ceiling": ceiling,
-        }
-        runs.write_run(folder, {
-            "options": training.options or {},
-            "extractor": {"weights": extractor.weights.name, **extractor.description},
-            "recipe": asdict(recipe),
-            "seed": training.seed,
-            "split": {"train": _named(pairs, rows), "validation": _named(pairs, held_out)},
-            "result": result,
-            "curves": curves,
-            "versions": _versions(),
-        })  # fmt: skip
-        run = runs.publish(folder)
-    models = {style: {"path": str(run / f"{style}.keras"), **model} for style, model in models.items()}
-    return {"run": str(run), **result, "models": models}
-
-
-def _train_decoder(
-    training: Training, style: ApiStyle, data: Data, card: Card, folder: Path, progress: bool
-) -> tuple[dict, dict[str, list[float]]]:
-    """Train and save the decoder of one API style; its entry in the document, and its learning curves."""
-    start = time.monotonic()
-    model = decoders.build_decoder(training.recipe.decoder, style, data.x, data.y, training.seed)
-    curves = fit(model, data, training.recipe, training.seed, progress)
-    runs.save_decoder(model, folder / f"{style}.keras", card)
-    entry = {
-        "epochs": training.recipe.epochs,
-        "seconds": round(time.monotonic() - start, 3),
-        "train_cosine": _mean_cosine(predict(model, data.x), data.y),
-        "validation_cosine": _mean_cosine(predict(model, data.x_validation), data.y_validation),
+    data = data.loaded()
+    models = {
+        style: decoders.build_decoder(recipe.decoder, style, data.x, data.y, training.seed) for style in training.styles
     }
-    return entry, curves
+    checkpoint, logs = folder / CHECKPOINT_FILE, folder / TENSORBOARD_FOLDER
+    watch = Watch(progress, checkpoint, logs if training.tensorboard else None)
+    diverged = None
+    try:
+        fitted = fit(models, data, recipe, training.seed, watch)
+    except Diverged as error:
+        diverged, fitted = error, error.fitted
+        if not all(each.kept_epoch for each in fitted.values()):
+            checkpoint.unlink(missing_ok=True)
+            raise
+
+    card = Card(extractor.weights.name, extractor.fingerprint, extractor.description, data.x.shape[1],
+                data.y.shape[1], recipe.decoder.output_activation)  # fmt: skip
+    baselines = Baselines.fit(data.x, data.y, training.seed)
+    baselines.save(folder / BASELINES_FILE)
+    entries = {}
+    for style, model in models.items():
+        runs.save_decoder(model, folder / f"{style}.keras", card)
+        entries[style] = {
+            "epochs": fitted[style].epochs,
+            "seconds": round(fitted[style].seconds, 3),
+            "train_cosine": _mean_cosine(predict(model, data.x), data.y),
+            "validation_cosine": _mean_cosine(predict(model, data.x_validation), data.y_validation),
+        }
+        log.info("%s: %d epochs in %.1f s, held-out cosine %.4f", style, *list(entries[style].values())[:2],
+                 entries[style]["validation_cosine"])  # fmt: skip
+    result = {
+        "images": len(data.y) + len(data.y_validation),
+        "train": len(data.y),
+        "validation": len(data.y_validation),
+        "target_dim": data.y.shape[1],
+        "models": entries,
+        "baselines": {
+            name: {"validation_cosine": _mean_cosine(predicted, data.y_validation)}
+            for name, predicted in baselines.predict(data.x_validation).items()
+        },
+        "ceiling": ceiling,
+    }
+    kept = {style: each.kept_epoch for style, each in fitted.items()}
+    curves = {style: each.curves for style, each in fitted.items()}
+    runs.write_run(folder, run | {"result": result, "kept_epoch": kept, "curves": curves})
+    checkpoint.unlink(missing_ok=True)
+    if diverged:
+        epochs = " and ".join(f"{epoch} ({style})" for style, epoch in kept.items())
+        raise PipelineError(f"{diverged} The best weights until then, of epoch {epochs}, are kept in {folder}.")
+    return result
+
+
+def _document(folder: Path, result: dict) -> dict:
+    """The `train` document of a run's folder and result."""
+    models = {style: {"path": str(folder / f"{style}.keras"), **model} for style, model in result["models"].items()}
+    return {"run": str(folder), **result, "models": models}
+
+
+def _check_unchanged(folder: Path, run: dict) -> None:
+    """Refuse to go on with a run on other images or targets than it began with."""
+    begun = runs.read_run(folder)
+    for part, name in (("split", "images"), ("targets", "targets"), ("extractor", "weights")):
+        if begun[part] != run[part]:
+            raise RequestError(
+                f"{folder} cannot go on: the {name} have changed since it began. Bring them back, or train anew."
+            )
 
 
 def _mean_cosine(predictions: np.ndarray, targets: np.ndarray) -> float:
@@ -248,7 +302,7 @@ def evaluate(request: Evaluating, computing: Computing) -> dict:
         _warn_of_training_images(features, runs.read_run(run_folder))
     pairs = pair(features, table, request.on_missing)
 
-    x, y = pairs.features.vectors(), pairs.targets
+    x, y = pairs.features.stored(), pairs.targets
     predictions = {name: predict(runs.load_decoder(file), x) for name, file in files.items()}
     baselines_file = run_folder / BASELINES_FILE
     if baselines_file.exists():
@@ -270,6 +324,8 @@ def _decoder_files(models: Sequence[str]) -> dict[str, Path]:
     for model in map(Path, models):
         inside = [model / f"{style}.keras" for style in API_STYLES if (model / f"{style}.keras").is_file()]
         if model.is_dir() and not inside:
+            if (model / RUN_FILE).is_file():
+                raise RequestError(f"{model} is not finished; go on with: python -m pipeline train --resume {model}")
             raise RequestError(f"{model} is not a run: it has neither {RUN_FILE} nor a .keras file.")
         files += inside or [model]
     files = list(dict.fromkeys(files))

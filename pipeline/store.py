@@ -2,12 +2,12 @@
 
 Lance (https://lancedb.github.io/lance) commits an append with one atomic rename, so a process killed at any moment
 leaves either all of a batch or none of it, and several processes may append at once. Each row carries a CRC-32 of its
-vector, checked whenever the row is read.
+vector, checked when the row is first read.
 """
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from pipeline.vgg16 import Extractor
 FRAGMENTS_BEFORE_MERGE = 100
 MERGED_ROWS = 4096
 # Versions that merging has replaced are kept for a reader that opened the store before.
-KEEP_OLD_VERSIONS = timedelta(hours=1)
+KEEP_OLD_VERSIONS = timedelta(days=1)
 
 
 class FeatureStore:
@@ -111,39 +111,50 @@ class FeatureStore:
         self._digests.update(digests)
         self._rows = None
 
-    def features(self, digests: Sequence[str]) -> np.ndarray:
-        """Read the features of some images.
+    def rows(self, digests: Sequence[str]) -> np.ndarray:
+        """Where some images' features are, for `take`; good until the next append.
 
         Args:
             digests: Content digests, N of them, in any order; repeats are fine.
 
         Returns:
-            Their features in the same order, shape (N, dim), float32.
+            Row numbers, shape (N,), int64.
 
         Raises:
             KeyError: A digest is not in the store.
+        """
+        if self._rows is None:
+            stored = self._dataset.to_table(columns=["digest"])["digest"]
+            self._rows = {digest.hex(): row for row, digest in enumerate(stored.to_pylist())}
+            self._checked = np.zeros(len(stored), bool)
+        return np.array([self._rows[digest] for digest in digests], np.int64)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Read features by row number.
+
+        Args:
+            rows: Row numbers from `rows`, N of them.
+
+        Returns:
+            Their features in the same order, shape (N, dim), float32.
+
+        Raises:
             PipelineError: A vector on disk is not the one that was stored.
         """
-        rows = self._row_numbers()
-        wanted, where = np.unique([rows[digest] for digest in digests], return_inverse=True)
-        taken = self._dataset.take(wanted.tolist(), columns=["digest", "crc32", "vector"]).combine_chunks()
+        wanted, where = np.unique(rows, return_inverse=True)
+        taken = self._dataset.take(wanted, columns=["digest", "crc32", "vector"]).combine_chunks()
         vectors = taken["vector"].chunk(0).flatten().to_numpy().reshape(len(wanted), -1)
-        for digest, checksum, vector in zip(taken["digest"], taken["crc32"], vectors, strict=True):
-            if zlib.crc32(vector) != checksum.as_py():
+        checksums = taken["crc32"].to_numpy()
+        for row in np.flatnonzero(~self._checked[wanted]):
+            if zlib.crc32(vectors[row]) != checksums[row]:
+                digest = taken["digest"][int(row)].as_py().hex()
                 raise PipelineError(
-                    f"The feature store {self.path} is damaged: the vector of image {digest.as_py().hex()} has changed "
+                    f"The feature store {self.path} is damaged: the vector of image {digest} has changed "
                     "on disk. Delete this folder and run again to compute its features anew."
                 )
-        return vectors[where]
+        self._checked[wanted] = True
+        return vectors if len(wanted) == len(rows) and (where == np.arange(len(rows))).all() else vectors[where]
 
-    def _row_numbers(self) -> dict[str, int]:
-        """Digest -> row number in the version of the data set that is open."""
-        if self._rows is None:
-            digests = self._dataset.to_table(columns=["digest"])["digest"]
-            self._rows = {digest.hex(): row for row, digest in enumerate(digests.to_pylist())}
-        return self._rows
-
-
-def in_blocks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    """Cut a sequence into consecutive blocks of `size` items, the last one shorter."""
-    return (items[start : start + size] for start in range(0, len(items), size))
+    def features(self, digests: Sequence[str]) -> np.ndarray:
+        """Read the features of some images: `take(rows(digests))`."""
+        return self.take(self.rows(digests))

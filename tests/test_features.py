@@ -8,6 +8,7 @@ from conftest import picture
 from pipeline.engines import make_engine
 from pipeline.errors import PipelineError, RequestError
 from pipeline.features import Computing, extract
+from pipeline.feed import in_blocks
 from pipeline.images import decode, find_images, read
 from pipeline.vgg16 import Extractor, weights_from
 
@@ -26,7 +27,7 @@ def test_vectors_are_in_step_with_their_paths(folder: Path, computing: Computing
     for path, vector in zip(features.paths, features.vectors(), strict=True):
         alone = engine(decode(read(folder / path)[0])[None])[0]
         np.testing.assert_allclose(vector, alone, rtol=1e-4, atol=1e-4)
-    assert np.array_equal(np.concatenate(list(features.blocks())), features.vectors())
+    assert np.array_equal(np.concatenate(list(in_blocks(features.stored()))), features.vectors())
 
 
 def test_only_new_content_is_computed(folder: Path, computing: Computing) -> None:

@@ -15,7 +15,7 @@ def table(folder: Path, text: str, name: str = "targets.csv") -> Path:
 
 def features(*paths: str, digests: list[str] | None = None) -> Features:
     labels = [path.rpartition("/")[0] for path in paths]
-    return Features(store=None, paths=list(paths), labels=labels, digests=digests or list(paths))
+    return Features(store=None, dim=3, paths=list(paths), labels=labels, digests=digests or list(paths))
 
 
 @pytest.mark.parametrize(
