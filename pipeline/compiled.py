@@ -67,8 +67,9 @@ class CompiledTrainer:
         size = self.state.batch_size
         full, rest = divmod(order.shape[0], size)
         total = tf.zeros(())
-        for step in tf.range(full):
-            total += self._trace_step(x, y, tf.reshape(tf.slice(order, [step * size], [size]), [size]))
+        if full:  # known when the function is traced: a loop that is never run would still be compiled
+            for step in tf.range(full):
+                total += self._trace_step(x, y, tf.reshape(tf.slice(order, [step * size], [size]), [size]))
         if rest:
             total += self._trace_step(x, y, order[full * size :])
         return total

@@ -1,7 +1,9 @@
-"""A decoder in training: its optimizer, its best weights, and how it is judged after each epoch.
+"""A decoder in training: its optimizer, its best epoch, and how it is judged after each epoch.
 
 Written with Keras operations, so that the same lines run inside a compiled TensorFlow function and outside of one.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,7 +29,6 @@ class TrainingState:
         self.model, self.optimizer, self.batch_size = model, model.optimizer, recipe.batch_size
         self._patience, self._ops = recipe.patience, keras.ops
         self.optimizer.build(model.trainable_variables)
-        self._best = [keras.Variable(variable, trainable=False) for variable in model.trainable_variables]
         self._best_loss = keras.Variable(np.inf, trainable=False, dtype="float32")
         self._best_epoch = keras.Variable(0, trainable=False, dtype="int32")
         self._epoch = keras.Variable(0, trainable=False, dtype="int32")
@@ -43,7 +44,7 @@ class TrainingState:
         return ops.stack([loss * y.shape[0], ops.sum(cosines)])
 
     def end_epoch(self, row):
-        """Count an epoch and keep its weights if they are the best so far.
+        """Count an epoch, and note it if it is the best so far.
 
         Args:
             row: Training loss, validation loss and validation cosine, shape (3,).
@@ -56,25 +57,25 @@ class TrainingState:
         if row[1] < self._best_loss.value:
             self._best_loss.assign(row[1])
             self._best_epoch.assign(self._epoch.value)
-            for best, variable in zip(self._best, self.model.trainable_variables, strict=True):
-                best.assign(variable.value)
         going = ops.all(ops.isfinite(row))
         if self._patience is not None:
             going = ops.logical_and(going, self._epoch.value - self._best_epoch.value < self._patience)
         return going
-
-    def restore_best(self) -> None:
-        """Give the model its best weights."""
-        for variable, best in zip(self.model.trainable_variables, self._best, strict=True):
-            variable.assign(best.value)
 
     @property
     def best_epoch(self) -> int:
         """The epoch with the least validation loss so far, counted from 1; 0 before there is one."""
         return int(self._best_epoch.value)
 
-    @property
-    def variables(self) -> list:
-        """All Keras variables that a checkpoint must hold."""
+    def values(self) -> list[np.ndarray]:
+        """A copy of all that training changes."""
+        return [np.array(self._ops.convert_to_numpy(variable.value)) for variable in self._variables()]
+
+    def assign(self, values: Sequence[np.ndarray]) -> None:
+        """Take over what `values` gave."""
+        for variable, value in zip(self._variables(), values, strict=True):
+            variable.assign(value)
+
+    def _variables(self) -> list:
         marks = [self._best_loss, self._best_epoch, self._epoch]
-        return [*self.model.variables, *self.optimizer.variables, *self._best, *marks]
+        return [*self.model.variables, *self.optimizer.variables, *marks]

@@ -198,6 +198,22 @@ def _refuse_shared(optimizer, decoders: int) -> None:
         )
 
 
+@dataclass
+class _Best:
+    """The way back to a decoder's best weights. Weights are copied once for each block of epochs, before it, not after
+    each better epoch: copies would take a quarter of the time of short epochs, and the way from there is repeatable.
+
+    Attributes:
+        values: Its training state after epoch `kept_at`.
+        kept_at: See `values`.
+        epoch: The best epoch, at or after it.
+    """
+
+    values: list[np.ndarray]
+    kept_at: int
+    epoch: int
+
+
 class _Course:
     """The training of several decoders, side by side, from epoch to epoch."""
 
@@ -206,6 +222,7 @@ class _Course:
         self._epochs_at_once = max(1, min(MOST_EPOCHS, recipe.epochs, MOST_ORDERS // self._rows))
         self._pace = 1
         self.fitted = {name: Fitted() for name in models}
+        self._best: dict[str, _Best] = {}
         self._trainers = {
             name: _trainer(TrainingState(model, recipe), self._epochs_at_once) for name, model in models.items()
         }
@@ -248,17 +265,22 @@ class _Course:
                 raise self._diverged(bad[0])
 
     def _train_epochs(self, going: list[str]) -> dict[str, np.ndarray]:
-        count = min(self._pace, self._recipe.epochs - self.epoch)
-        orders = np.stack([order(self._rows, self._seed, self.epoch + number) for number in range(count)])
-        start = time.perf_counter()
-        new = {
-            name: self._timed(name, self._trainers[name].epochs, self._x, self._y, orders,
-                              _placed(self._x_validation), _placed(self._y_validation))
-            for name in going
-        }  # fmt: skip
+        epoch, count = self.epoch, min(self._pace, self._recipe.epochs - self.epoch)
+        start, new = time.perf_counter(), {}
+        for name in going:
+            state = self._trainers[name].state
+            before = state.values()
+            new[name] = self._run_epochs(name, epoch, count)
+            if state.best_epoch > epoch:
+                self._best[name] = _Best(before, epoch, state.best_epoch)
         seconds = (time.perf_counter() - start) / count
         self._pace = max(1, min(self._epochs_at_once, 2 * count, int(CALL_SECONDS / seconds)))
         return new
+
+    def _run_epochs(self, name: str, epoch: int, count: int) -> np.ndarray:
+        orders = np.stack([order(self._rows, self._seed, epoch + number) for number in range(count)])
+        validation = _placed(self._x_validation), _placed(self._y_validation)
+        return self._timed(name, self._trainers[name].epochs, self._x, self._y, orders, *validation)
 
     def _stream_epoch(self, going: list[str]) -> dict[str, np.ndarray]:
         losses = dict.fromkeys(going, 0.0)
@@ -274,7 +296,10 @@ class _Course:
                 judged[name] += self._timed(name, self._trainers[name].judge, _placed(x), _placed(y))
         new = {name: np.array([losses[name] / self._rows, *judged[name] / done]) for name in going}
         for name, row in new.items():
+            state = self._trainers[name].state
             self._trainers[name].end_epoch(row)
+            if state.best_epoch > self.epoch:
+                self._best[name] = _Best(state.values(), state.best_epoch, state.best_epoch)
         return {name: row[None] for name, row in new.items()}
 
     def _timed(self, name: str, task: Callable, *arguments):
@@ -292,8 +317,12 @@ class _Course:
         return self.fitted
 
     def _restore_best(self, name: str) -> None:
-        self._trainers[name].state.restore_best()
-        self.fitted[name].kept_epoch = self._trainers[name].state.best_epoch
+        """Give a decoder its best weights: from what was kept before them, by the same epochs once more."""
+        if best := self._best.get(name):
+            self._trainers[name].state.assign(best.values)
+            if best.epoch > best.kept_at:
+                self._run_epochs(name, best.kept_at, best.epoch - best.kept_at)
+            self.fitted[name].kept_epoch = best.epoch
 
     def _diverged(self, name: str) -> Diverged:
         for each in self.fitted:
@@ -312,8 +341,12 @@ class _Course:
         """Write a checkpoint; a kill at any moment leaves the one before or the new one."""
         arrays = {}
         for name, fitted in self.fitted.items():
-            for number, variable in enumerate(self._trainers[name].state.variables):
-                arrays[f"{name}/{number}"] = import_keras().ops.convert_to_numpy(variable.value)
+            arrays |= {
+                f"{name}/now/{number}": value for number, value in enumerate(self._trainers[name].state.values())
+            }
+            if best := self._best.get(name):
+                arrays |= {f"{name}/best/{number}": value for number, value in enumerate(best.values)}
+                arrays[f"{name}/best_epochs"] = np.array([best.kept_at, best.epoch])
             arrays[f"{name}/curves"] = np.array([fitted.curves[curve] for curve in CURVES])
             arrays[f"{name}/seconds"] = np.array(fitted.seconds)
         write_checkpoint(file, arrays)
@@ -322,8 +355,12 @@ class _Course:
         """Go on from a checkpoint."""
         arrays = read_checkpoint(file)
         for name, fitted in self.fitted.items():
-            for number, variable in enumerate(self._trainers[name].state.variables):
-                variable.assign(arrays[f"{name}/{number}"])
+            state = self._trainers[name].state
+            count = len(state.values())
+            state.assign([arrays[f"{name}/now/{number}"] for number in range(count)])
+            if f"{name}/best_epochs" in arrays:
+                best = [arrays[f"{name}/best/{number}"] for number in range(count)]
+                self._best[name] = _Best(best, *arrays[f"{name}/best_epochs"].tolist())
             fitted.curves = dict(zip(CURVES, arrays[f"{name}/curves"].tolist(), strict=True))
             fitted.seconds = float(arrays[f"{name}/seconds"])
 

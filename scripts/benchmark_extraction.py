@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from measuring import in_turn, table
 from PIL import Image
 
 from pipeline import images as image_files
@@ -192,22 +193,6 @@ def engines(cache: Path, rounds: int) -> None:
     table(("VGG16 to fc2, float32", "images a second", "against Keras predict, batch 32"), rows)
 
 
-def in_turn(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Run tasks in turn, several rounds; the median seconds of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(rounds):
-        for name, task in tasks.items():
-            seconds[name].append(timed(task))
-    return {name: statistics.median(each) for name, each in seconds.items()}
-
-
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print a Markdown table."""
-    print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |", flush=True)
-
-
 # `extract` as a whole ------------------------------------------------------------------------------------------------
 
 
@@ -274,13 +259,6 @@ def steady_rate(images: Path, cache: Path) -> float:
     written = [file.stat().st_mtime for file in cache.glob("features/*/data/*")]
     assert len(written) * 8 == computed, "the store has merged its files; use fewer pictures"
     return (computed - 8) / (max(written) - min(written))
-
-
-def timed(task: Callable[[], object]) -> float:
-    """Seconds that a task takes."""
-    start = time.perf_counter()
-    task()
-    return time.perf_counter() - start
 
 
 def naive_loop() -> Callable[[Path, int], float]:

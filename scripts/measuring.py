@@ -1,0 +1,28 @@
+"""What the benchmarks share: tasks measured in turn, medians, Markdown tables."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def timed(task: Callable[[], object]) -> float:
+    """Seconds that a task takes."""
+    start = time.perf_counter()
+    task()
+    return time.perf_counter() - start
+
+
+def in_turn(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Run tasks in turn, several rounds; the median seconds of each."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            seconds[name].append(timed(task))
+    return {name: statistics.median(each) for name, each in seconds.items()}
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print a Markdown table."""
+    print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)
