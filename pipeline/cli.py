@@ -54,6 +54,10 @@ missing_option = click.option("--on-missing", type=click.Choice(["error", "skip"
                               help="What to do with an image that has no target.")  # fmt: skip
 
 
+validation_option = click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
+                                 show_default=True, help="The share of images to hold out.")  # fmt: skip
+
+
 @click.group(context_settings=SETTINGS)
 @click.version_option(package_name="image-vectors")
 def cli() -> None:
@@ -144,8 +148,7 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--memory", callback=_bytes, metavar="SIZE",
               help="Features to hold in memory; more are streamed from the store.  [4GB]")  # fmt: skip
 @click.option("--tensorboard", is_flag=True, help="Write curves for TensorBoard into the run's folder logs.")
-@click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
-              show_default=True, help="The share of images to hold out.")  # fmt: skip
+@validation_option
 @click.option("--models", type=FOLDER, default="models", show_default=True, help="Where runs are kept.")
 @missing_option
 @seed_option
@@ -242,6 +245,41 @@ def evaluate(models, targets, on_missing, weights, layer, precision, as_json, qu
     _print(stages.evaluate(request, _computing(quiet, **computing)), as_json, terminal.print_evaluation)
 
 
+@cli.command()
+@click.argument("images", required=False)
+@targets_option
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds to run.")
+@click.option("--epochs", type=click.IntRange(1), default=2000, show_default=True, help="Of each training.")
+@click.option("--plot", type=FILE, help="Draw the learning curves in a .png, .svg or .pdf file.")
+@validation_option
+@missing_option
+@extractor_options
+@computing_options
+@output_options
+def compare(
+    images, targets, seeds, epochs, plot, validation, on_missing, weights, layer, precision, as_json, quiet, **computing
+) -> None:
+    """Show why two identical Keras models differ: the question and its answers, run again.
+
+    Without IMAGES on the question's own sample and target, otherwise on IMAGES and --targets FILE.
+    """
+    import dataclasses
+
+    from pipeline import stages, terminal
+    from pipeline.decoders import PRESETS
+
+    terminal.show_messages(quiet)
+    recipe = dataclasses.replace(PRESETS["seed"], epochs=epochs)
+    training = extractor = None
+    if images or targets:
+        if not (images and targets):
+            raise RequestError("To compare on data of your own, name both: compare IMAGES --targets FILE.")
+        training = stages.Training(images, str(targets), recipe, validation=validation, on_missing=on_missing)
+        extractor = _extractor(weights or "imagenet", layer, precision)
+    result = stages.compare(seeds, recipe, training, extractor, _computing(quiet, **computing), plot)
+    _print(result, as_json, terminal.print_comparison)
+
+
 def _extractor(weights: str, layer: str | None, precision: str | None):
     from pipeline.vgg16 import Extractor, weights_from
 
@@ -276,6 +314,6 @@ def main() -> None:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as interrupt:
-        said = str(interrupt) or "Interrupted. What was computed is stored; the same command goes on from there."
+        said = str(interrupt.__cause__ or "") or "Interrupted. What was computed is stored; the same command goes on from there."
         print(f"\n{said}", file=sys.stderr)
         sys.exit(1)

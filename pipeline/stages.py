@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import decoders, evaluation, outputs, runs
+from pipeline import comparison, decoders, evaluation, outputs, plots, runs
 from pipeline import images as image_files
 from pipeline.decoders import API_STYLES, ApiStyle, Recipe
 from pipeline.errors import PipelineError, RequestError
@@ -119,18 +119,15 @@ def train(training: Training, extractor: Extractor, computing: Computing, resume
     if resumed and (finished := runs.read_run(resumed).get("result")):
         log.info("%s is finished already.", resumed)
         return _document(resumed, finished)
-    table = read_targets(training.targets)
-    pairs = pair(_extract(training.images, extractor, computing), table, training.on_missing)
-    rows, held_out = split(pairs, training.validation, training.seed)
-    x, y = pairs.features.stored(), pairs.targets
-    data = Data(x.subset(rows), y[rows], x.subset(held_out), y[held_out], training.memory)
+    pairs, rows, held_out = _split(training, extractor, computing)
+    data = _data(pairs, rows, held_out, training.memory)
     run = {
         "options": training.options or {},
         "extractor": {"weights": extractor.weights.name, **extractor.description},
         "recipe": asdict(training.recipe),
         "seed": training.seed,
         "split": {"train": _named(pairs, rows), "validation": _named(pairs, held_out)},
-        "targets": image_files.digest(y.tobytes()),
+        "targets": image_files.digest(pairs.targets.tobytes()),
         "versions": _versions(),
     }
     if resumed:
@@ -145,6 +142,18 @@ def train(training: Training, extractor: Extractor, computing: Computing, resume
         if not runs.is_worth_keeping(folder):
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _split(training: Training, extractor: Extractor, computing: Computing) -> tuple[Pairs, np.ndarray, np.ndarray]:
+    """The images with their targets, and the row numbers of those to learn from and of those to hold out."""
+    table = read_targets(training.targets)
+    pairs = pair(_extract(training.images, extractor, computing), table, training.on_missing)
+    return pairs, *split(pairs, training.validation, training.seed)
+
+
+def _data(pairs: Pairs, rows: np.ndarray, held_out: np.ndarray, memory: int) -> Data:
+    x, y = pairs.features.stored(), pairs.targets
+    return Data(x.subset(rows), y[rows], x.subset(held_out), y[held_out], memory)
 
 
 def _train_in(folder: Path, run: dict, training: Training, data: Data, extractor: Extractor, progress: bool) -> dict:
@@ -239,6 +248,40 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages if name in found
     }
+
+
+def compare(
+    seeds: int,
+    recipe: Recipe,
+    training: Training | None = None,
+    extractor: Extractor | None = None,
+    computing: Computing | None = None,
+    plot: Path | None = None,
+) -> dict:
+    """`compare`: the study of why two identical models differ.
+
+    Args:
+        seeds: How many seeds to run, from 0 on.
+        recipe: The decoder and its training.
+        training: Images and targets of one's own, with `extractor` and `computing`; None for the question's sample.
+        extractor: What turns images into features.
+        computing: How to run the feature stage, and whether to show progress.
+        plot: A file for a picture of the learning curves.
+
+    Returns:
+        The `compare` document of the contract.
+    """
+    if plot:
+        plots.check_picture(plot)
+    data = comparison.question
+    if training:
+        own = _data(*_split(training, extractor, computing), training.memory).loaded()
+        data = lambda seed: own  # noqa: E731
+    study = comparison.compare(data, recipe, range(seeds), bool(computing and computing.progress))
+    document = comparison.document(study)
+    if plot:
+        plots.plot_study(study, document["ceiling"], plot)
+    return document
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,11 @@ def show_messages(quiet: bool) -> None:
     logger = logging.getLogger("pipeline")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    # It warns of every decoder after the fourth that is compiled anew, as each must be.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
-def _print(table: Table) -> None:
+def _print(table: Table | str) -> None:
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(table)
 
@@ -91,3 +93,19 @@ def print_evaluation(result: dict) -> None:
     table.add_section()
     table.add_row("ceiling", f"{result['ceiling']:.4f}")
     _print(table)
+
+
+def print_comparison(result: dict) -> None:
+    """Print the `compare` document: a row for each scenario and seed, then what they mean."""
+    held_out = "functional_held_out" in result["scenarios"][0]["runs"][0]
+    columns = ["functional", "sequential", *(["held out", "held out"] if held_out else [])]
+    table = _table(f"Cosine to the target, ceiling {result['ceiling']:.4f}", "", "seed", *columns)
+    keys = ["functional", "sequential", *(["functional_held_out", "sequential_held_out"] if held_out else [])]
+    for scenario in result["scenarios"]:
+        for run in scenario["runs"]:
+            name = scenario["name"] if run is scenario["runs"][0] else ""
+            table.add_row(name, str(run["seed"]), *(f"{run[key]:.4f}" for key in keys))
+        table.add_section()
+    _print(table)
+    for scenario in result["scenarios"]:
+        _print(f"[bold]{scenario['name']}[/bold]: {scenario['verdict']}\n")

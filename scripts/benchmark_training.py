@@ -10,6 +10,7 @@ PyTorch takes part where it is installed.
 import argparse
 import dataclasses
 import importlib.util
+import itertools
 import multiprocessing
 import resource
 import statistics
@@ -25,8 +26,8 @@ from measuring import table
 from pipeline.backend import import_keras
 from pipeline.comparison import question
 from pipeline.decoders import PRESETS, Recipe, build_decoder
-from pipeline.feed import Stream, aligned_empty
 from pipeline.features import StoredFeatures
+from pipeline.feed import Stream, aligned_empty
 from pipeline.store import FeatureStore
 from pipeline.training import Data, fit
 from pipeline.vgg16 import Extractor, weights_from
@@ -102,7 +103,7 @@ def seed_torch() -> float:
     data, recipe = question(0), PRESETS["seed"]
     sizes = [data.x.shape[1], *recipe.decoder.hidden, data.y.shape[1]]
     layers = [torch.nn.Sequential(torch.nn.Linear(before, after), torch.nn.Sigmoid())
-              for before, after in zip(sizes, sizes[1:], strict=False)]  # fmt: skip
+              for before, after in itertools.pairwise(sizes)]  # fmt: skip
     model = torch.nn.Sequential(*layers)
     optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
     x, y = torch.tensor(data.x), torch.tensor(data.y)

@@ -1,5 +1,6 @@
 """What several test files need: small folders of pictures, and the command line as a person runs it."""
 
+import csv
 import json
 import os
 import subprocess
@@ -71,3 +72,12 @@ def folder(tmp_path: Path) -> Path:
         (images / name).parent.mkdir(parents=True, exist_ok=True)
         picture(number).save(images / name)
     return images
+
+
+def write_targets(folder: Path, *labels: str, dim: int = 3) -> Path:
+    """A table with a target for each label."""
+    file = folder / "targets.csv"
+    with open(file, "w", newline="") as opened:
+        random = np.random.default_rng(0)
+        csv.writer(opened).writerows([label, *random.normal(size=dim)] for label in labels)
+    return file

@@ -55,7 +55,7 @@ def test_normalisation_centres_and_scales_by_one_number() -> None:
 
 
 def test_ceiling_of_the_questions_target() -> None:
-    target = np.loadtxt(ROOT / "tests" / "data" / "target_200d.csv")[None]
+    target = np.loadtxt(ROOT / "pipeline" / "target_200d.csv")[None]
     assert ceiling("sigmoid", target) == pytest.approx(0.650646, abs=1e-6)
     assert ceiling("tanh", target) == ceiling("linear", target) == 1
 

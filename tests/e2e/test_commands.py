@@ -1,6 +1,5 @@
 """Whole commands: what they write, what they refuse, and what is left behind."""
 
-import csv
 import os
 import signal
 import subprocess
@@ -11,17 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-from conftest import ROOT, Finished, picture
+from conftest import ROOT, Finished, picture, write_targets
 
 SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--quiet")
-
-
-def write_targets(folder: Path, *labels: str, dim: int = 3) -> Path:
-    file = folder / "targets.csv"
-    with open(file, "w", newline="") as opened:
-        random = np.random.default_rng(0)
-        csv.writer(opened).writerows([label, *random.normal(size=dim)] for label in labels)
-    return file
 
 
 @pytest.fixture
