@@ -9,7 +9,7 @@ from pipeline.features import StoredFeatures
 
 Vectors = np.ndarray | StoredFeatures  # N rows of F numbers, float32
 
-READ_AT_ONCE = 1024
+READ_AT_ONCE = 256
 CHUNK = 64  # neighbouring rows that stay together when blocks are shuffled, so that disks read 1 MB at a time
 ALIGNMENT = 64  # bytes; what TensorFlow asks of memory that it shares
 
@@ -60,9 +60,8 @@ def moments(x: Vectors) -> tuple[np.ndarray, float]:
     """
     total, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
     for block in in_blocks(x):
-        block = block.astype(np.float64)
-        total += block.sum(axis=0)
-        squares += np.einsum("nf,nf->f", block, block)
+        total += block.sum(axis=0, dtype=np.float64)
+        squares += np.einsum("nf,nf->f", block, block, dtype=np.float64)
     mean = total / len(x)
     return mean.astype(np.float32), float(np.maximum(squares / len(x) - mean**2, 0).mean())
 
