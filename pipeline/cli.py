@@ -49,13 +49,14 @@ output_options = options(
 )
 seed_option = click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
                            help="Seeds all that is random.")  # fmt: skip
-targets_option = click.option("--targets", type=FILE, help="A table: path or label, then the numbers of the target.")
+targets_option = click.option("--targets", type=FILE, help="A table of target embeddings, or a file of word vectors.")
 missing_option = click.option("--on-missing", type=click.Choice(["error", "skip"]), default="error", show_default=True,
                               help="What to do with an image that has no target.")  # fmt: skip
 
 
-validation_option = click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
-                                 show_default=True, help="The share of images to hold out.")  # fmt: skip
+split_option = click.option("--split", default="random", show_default=True, metavar="RULE",
+                            help="What to hold out: random, group or classes, with :SHARE; or column.")  # fmt: skip
+data_option = click.option("--data-dir", type=FOLDER, help="Where TensorFlow data sets are kept.  [TFDS's own]")
 
 
 @click.group(context_settings=SETTINGS)
@@ -63,25 +64,29 @@ validation_option = click.option("--validation", type=click.FloatRange(0, 1, min
 def cli() -> None:
     """From a folder of images to VGG16 vectors, from them to your own embeddings, and what the cosine is worth.
 
-    IMAGES is a folder (searched recursively) or a list: .txt with a path a line, .csv or .parquet with a column `path`.
+    IMAGES is a folder (searched recursively), a list (.txt with a path a line, .csv or .parquet with a column `path`)
+    or tfds:NAME[/CONFIG]:SPLIT.
     """
 
 
 @cli.command()
 @click.argument("images")
 @click.option("--out", type=FILE, help="Write the vectors to a .npz, .npy or .parquet file.")
+@data_option
 @click.option("--strict", is_flag=True, help="Exit with 1 if an image could not be read.")
 @extractor_options
 @computing_options
 @output_options
-def extract(images, out, strict, weights, layer, precision, as_json, quiet, **computing) -> None:
+def extract(images, out, data_dir, strict, weights, layer, precision, as_json, quiet, **computing) -> None:
     """Compute the features of IMAGES that the store lacks."""
     from pipeline import stages, terminal
+    from pipeline.images import find_images
 
     terminal.show_messages(quiet)
     result = stages.extract_features(
-        images, _extractor(weights or "imagenet", layer, precision), _computing(quiet, **computing), out
-    )
+        find_images(images, data_dir), _extractor(weights or "imagenet", layer, precision),
+        _computing(quiet, **computing), out
+    )  # fmt: skip
     _print(result, as_json, terminal.print_extraction)
     if strict and result["failed"]:
         sys.exit(1)
@@ -148,9 +153,10 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--memory", callback=_bytes, metavar="SIZE",
               help="Features to hold in memory; more are streamed from the store.  [4GB]")  # fmt: skip
 @click.option("--tensorboard", is_flag=True, help="Write curves for TensorBoard into the run's folder logs.")
-@validation_option
+@split_option
 @click.option("--models", type=FOLDER, default="models", show_default=True, help="Where runs are kept.")
 @missing_option
+@data_option
 @seed_option
 @extractor_options
 @computing_options
@@ -160,6 +166,8 @@ def train(context, models, resume, as_json, quiet, **asked) -> None:
     """Train a decoder from the features of IMAGES to targets; without IMAGES, on the sample."""
     from pipeline import stages, terminal
     from pipeline.decoders import API_STYLES
+    from pipeline.images import find_images
+    from pipeline.splits import SplitRule
 
     terminal.show_messages(quiet)
     given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
@@ -174,15 +182,16 @@ def train(context, models, resume, as_json, quiet, **asked) -> None:
             asked["weights"] = stages.SAMPLE_WEIGHTS
             stages.log.info("The sample runs on untrained weights (--weights %s), so it needs no download.",
                             asked["weights"])  # fmt: skip
-    if asked["targets"] is None:
+    images = find_images(asked["images"], asked["data_dir"])
+    if asked["targets"] is None and images.targets is None:
         raise RequestError("To train on images of your own, name their target embeddings with --targets FILE.")
     asked["weights"] = asked["weights"] or "imagenet"
     training = stages.Training(
-        images=asked["images"],
-        targets=str(asked["targets"]),
+        images=images,
+        targets=str(asked["targets"]) if asked["targets"] else None,
         recipe=_recipe(asked),
         styles=API_STYLES if asked["api"] == "both" else (asked["api"],),
-        validation=asked["validation"],
+        rule=SplitRule.parse(asked["split"]),
         seed=asked["seed"],
         on_missing=asked["on_missing"],
         models=models,
@@ -198,7 +207,8 @@ def train(context, models, resume, as_json, quiet, **asked) -> None:
 def _repeatable(asked: dict) -> dict:
     """A training's options as `run.json` keeps them: plain values, paths absolute, nothing of where features are."""
     kept = {name: value for name, value in asked.items() if value is not None and name not in ("cache", "workers")}
-    kept |= {name: str(Path(kept[name]).absolute()) for name in ("images", "targets")}
+    places = [name for name in ("images", "targets", "data_dir") if name in kept]
+    kept |= {name: str(Path(kept[name]).absolute()) for name in places if not str(kept[name]).startswith("tfds:")}
     if Path(kept["weights"]).is_file():
         kept["weights"] = str(Path(kept["weights"]).absolute())
     if "hidden" in kept:
@@ -228,17 +238,20 @@ def _recipe(asked: dict):
 @click.argument("models", nargs=-1, required=True, metavar="RUN|MODEL... [IMAGES]")
 @targets_option
 @missing_option
+@data_option
 @extractor_options
 @computing_options
 @output_options
-def evaluate(models, targets, on_missing, weights, layer, precision, as_json, quiet, **computing) -> None:
+def evaluate(models, targets, on_missing, data_dir, weights, layer, precision, as_json, quiet, **computing) -> None:
     """Judge saved decoders, on IMAGES or on what their run held out."""
     from pipeline import stages, terminal
+    from pipeline.images import find_images
 
     terminal.show_messages(quiet)
     images = None
     if len(models) > 1 and not (Path(models[-1]).suffix == ".keras" or (Path(models[-1]) / "run.json").exists()):
         *models, images = models
+        images = find_images(images, data_dir)
     request = stages.Evaluating(
         models, images, str(targets) if targets else None, weights, layer, precision, on_missing
     )
@@ -251,14 +264,13 @@ def evaluate(models, targets, on_missing, weights, layer, precision, as_json, qu
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds to run.")
 @click.option("--epochs", type=click.IntRange(1), default=2000, show_default=True, help="Of each training.")
 @click.option("--plot", type=FILE, help="Draw the learning curves in a .png, .svg or .pdf file.")
-@validation_option
+@split_option
 @missing_option
+@data_option
 @extractor_options
 @computing_options
 @output_options
-def compare(
-    images, targets, seeds, epochs, plot, validation, on_missing, weights, layer, precision, as_json, quiet, **computing
-) -> None:
+def compare(images, targets, seeds, epochs, plot, weights, layer, precision, as_json, quiet, **asked) -> None:
     """Show why two identical Keras models differ: the question and its answers, run again.
 
     Without IMAGES on the question's own sample and target, otherwise on IMAGES and --targets FILE.
@@ -267,16 +279,21 @@ def compare(
 
     from pipeline import stages, terminal
     from pipeline.decoders import PRESETS
+    from pipeline.images import find_images
+    from pipeline.splits import SplitRule
 
     terminal.show_messages(quiet)
+    rule, on_missing, data_dir = SplitRule.parse(asked.pop("split")), asked.pop("on_missing"), asked.pop("data_dir")
     recipe = dataclasses.replace(PRESETS["seed"], epochs=epochs)
     training = extractor = None
     if images or targets:
-        if not (images and targets):
+        found = find_images(images, data_dir) if images else None
+        if not found or (targets is None and found.targets is None):
             raise RequestError("To compare on data of your own, name both: compare IMAGES --targets FILE.")
-        training = stages.Training(images, str(targets), recipe, validation=validation, on_missing=on_missing)
+        targets = str(targets) if targets else None
+        training = stages.Training(found, targets, recipe, rule=rule, on_missing=on_missing)
         extractor = _extractor(weights or "imagenet", layer, precision)
-    result = stages.compare(seeds, recipe, training, extractor, _computing(quiet, **computing), plot)
+    result = stages.compare(seeds, recipe, training, extractor, _computing(quiet, **asked), plot)
     _print(result, as_json, terminal.print_comparison)
 
 
@@ -314,6 +331,9 @@ def main() -> None:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as interrupt:
-        said = str(interrupt.__cause__ or "") or "Interrupted. What was computed is stored; the same command goes on from there."
+        said = (
+            str(interrupt.__cause__ or "")
+            or "Interrupted. What was computed is stored; the same command goes on from there."
+        )
         print(f"\n{said}", file=sys.stderr)
         sys.exit(1)

@@ -30,7 +30,7 @@ from pipeline.cores import usable_cores
 from pipeline.engines import ENGINES, Engine, make_engine
 from pipeline.errors import ImageError, PipelineError, RequestError
 from pipeline.fileindex import FileIndex, Stamp
-from pipeline.images import SIDE, ImageSet
+from pipeline.images import SIDE, ImageSet, Record
 from pipeline.store import FeatureStore
 from pipeline.vgg16 import Extractor
 
@@ -82,37 +82,35 @@ class Features:
     """What the feature stage knows of a set of images; the vectors themselves stay in the store.
 
     Attributes:
-        paths: The images that have a feature, in path order.
+        store: The feature store.
+        dim: F, the dimension of a feature.
+        images: The images that have a feature, in path order.
         digests: Their content digests, in the same order.
-        labels: Their labels, in the same order.
         failed: The images that could not be read.
         computed: How many vectors were computed now.
         cached: How many images had their vector in the store already, or share it with a copy among them.
         seconds: How long the stage took.
         engine: The engine that computed, or None where nothing was left to compute.
-        store: The feature store.
-        dim: F, the dimension of a feature.
     """
 
     store: FeatureStore
     dim: int
-    paths: list[str] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
+    images: ImageSet
+    digests: list[str]
     failed: list[Failure] = field(default_factory=list)
     computed: int = 0
     cached: int = 0
     seconds: float = 0.0
     engine: str | None = None
 
+    @property
+    def paths(self) -> Sequence[str]:
+        """The names of the images that have a feature."""
+        return self.images.paths
+
     def take(self, rows: Sequence[int]) -> "Features":
         """The same knowledge of some of the images only, by row number."""
-        return dataclasses.replace(
-            self,
-            paths=[self.paths[row] for row in rows],
-            digests=[self.digests[row] for row in rows],
-            labels=[self.labels[row] for row in rows],
-        )
+        return dataclasses.replace(self, images=self.images.take(rows), digests=[self.digests[row] for row in rows])
 
     def stored(self) -> "StoredFeatures":
         """The vectors, on disk until they are asked for."""
@@ -177,30 +175,33 @@ def extract(images: ImageSet, extractor: Extractor, computing: Computing | None 
     """
     computing = computing or Computing()
     start = time.monotonic()
-    result = Features(FeatureStore(computing.cache, extractor), extractor.dim)
+    store = FeatureStore(computing.cache, extractor)
     with (
         contextlib.closing(FileIndex(computing.cache)) as index,
         tqdm(total=len(images), unit="image", desc="features", disable=None if computing.progress else True) as bar,
     ):
-        survey = _Survey(images, result.store, index, bar)
-        with contextlib.closing(_decode_ahead(survey.unknown, result.store.digests, computing.worker_count)) as decoded:
-            result.engine = _compute(survey.new(decoded), extractor, computing, survey)
+        survey = _Survey(images, store, index, bar)
+        with contextlib.closing(_decode_ahead(survey.unknown, store.digests, computing.worker_count)) as decoded:
+            engine = _compute(survey.new(decoded), extractor, computing, survey)
         survey.record()
-    result.computed, result.failed = survey.computed, survey.failed
-    for path, label in zip(images.paths, images.labels, strict=True):
-        if path in survey.digests:
-            result.paths.append(path)
-            result.digests.append(survey.digests[path])
-            result.labels.append(label)
-    if not result.paths:
-        failure = result.failed[0]
+    rows = [row for row, path in enumerate(images.paths) if path in survey.digests]
+    if not rows:
+        failure = survey.failed[0]
         raise PipelineError(
             f"None of the {len(images)} images of {images.source} could be read; "
             f"the first is {failure.path}: {failure.error}."
         )
-    result.cached = len(result.paths) - result.computed
-    result.seconds = time.monotonic() - start
-    return result
+    return Features(
+        store=store,
+        dim=extractor.dim,
+        images=images.take(rows),
+        digests=[survey.digests[images.paths[row]] for row in rows],
+        failed=survey.failed,
+        computed=survey.computed,
+        cached=len(rows) - survey.computed,
+        seconds=time.monotonic() - start,
+        engine=engine,
+    )
 
 
 class _Survey:
@@ -211,10 +212,10 @@ class _Survey:
         self.digests: dict[str, str] = {}
         self.failed: list[Failure] = []
         self.computed = 0
-        self.unknown: list[tuple[str, Path]] = []
+        self.unknown: list[tuple[str, Path | Record]] = []
         self._read: list[tuple[Path, Stamp, str]] = []
         for path, file in zip(images.paths, images.files, strict=True):
-            digest = index.digest(file)
+            digest = file.digest if isinstance(file, Record) else index.digest(file)
             if digest in store:
                 self.digests[path] = digest
                 bar.update()
@@ -229,7 +230,8 @@ class _Survey:
                 self.failed.append(Failure(image.path, image.error))
             else:
                 self.digests[image.path] = image.digest
-                self._read.append((image.file, image.stamp, image.digest))
+                if image.stamp:
+                    self._read.append((image.file, image.stamp, image.digest))
             if image.pixels is not None and image.digest not in scheduled:
                 scheduled.add(image.digest)
                 yield image
@@ -290,14 +292,16 @@ class Decoded:
     """One image as a worker hands it over: its digest and, where the store lacks it, its pixels; or an error."""
 
     path: str
-    file: Path
+    file: Path | None = None
     digest: str = ""
     stamp: Stamp | None = None
     pixels: np.ndarray | None = None
     error: str = ""
 
 
-def _decode_ahead(items: Sequence[tuple[str, Path]], stored: frozenset[str], workers: int) -> Iterator[Decoded]:
+def _decode_ahead(
+    items: Sequence[tuple[str, Path | Record]], stored: frozenset[str], workers: int
+) -> Iterator[Decoded]:
     """Read and decode images in worker processes, a bounded number of chunks ahead; yields them in order."""
     chunks = [items[at : at + CHUNK] for at in range(0, len(items), CHUNK)]
     workers = min(workers, len(chunks))
@@ -308,7 +312,9 @@ def _decode_ahead(items: Sequence[tuple[str, Path]], stored: frozenset[str], wor
     ahead: deque[Future[list[Decoded]]] = deque()
     try:
         for chunk in chunks:
-            ahead.append(pool.submit(_decode_chunk, chunk))
+            # A data set is read here, for its reader does not travel to another process.
+            contents = [(path, item.read() if isinstance(item, Record) else item) for path, item in chunk]
+            ahead.append(pool.submit(_decode_chunk, contents))
             if len(ahead) > workers * CHUNKS_AHEAD:
                 yield from ahead.popleft().result()
         while ahead:
@@ -338,13 +344,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _decode_chunk(chunk: Sequence[tuple[str, Path]]) -> list[Decoded]:
-    return [_decode_one(path, file) for path, file in chunk]
+def _decode_chunk(chunk: Sequence[tuple[str, Path | bytes]]) -> list[Decoded]:
+    return [_decode_one(path, item) for path, item in chunk]
 
 
-def _decode_one(path: str, file: Path) -> Decoded:
+def _decode_one(path: str, item: Path | bytes) -> Decoded:
+    file = None if isinstance(item, bytes) else item
     try:
-        data, stamp = image_files.read(file)
+        data, stamp = (item, None) if isinstance(item, bytes) else image_files.read(item)
         digest = image_files.digest(data)
         return Decoded(path, file, digest, stamp, None if digest in _stored else image_files.decode(data))
     except ImageError as error:

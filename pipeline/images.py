@@ -1,12 +1,15 @@
 """Images: where they come from, and how the bytes of one become 224 x 224 x 3 pixels."""
 
 import csv
+import dataclasses
 import hashlib
 import io
+import json
+import logging
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import ImageError, RequestError
 from pipeline.fileindex import Stamp
+
+log = logging.getLogger(__name__)
 
 SIDE = 224
 # The whole picture is resized to SIDE x SIDE, its aspect ratio given up, by Pillow's antialiased bilinear filter.
@@ -31,59 +36,100 @@ SUFFIXES = (
 # A pipe must not be waited for; on Windows there are none, but text files.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 LISTS = (".txt", ".csv", ".parquet")
+COLUMNS = ("path", "label", "split", "group", "target")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in path order.
+    """Images in path order, and what a list says of them.
 
     Attributes:
-        source: What the images were asked for by: the path of a folder or a list.
-        paths: Their names: paths relative to the folder (or to the list's folder), with "/", sorted.
-        files: Where each one lies on disk.
+        source: What the images were asked for by: the path of a folder or a list, or `tfds:...`.
+        paths: Their names: paths relative to the folder (or to the list's folder), with "/", sorted; or TFDS ids.
+        files: Where each one lies on disk, or in a data set.
+        labels: Their labels: the list's, or the name of the folder that holds the image, "" for one at the top.
+        groups: Their groups, or None.
+        splits: The side of the split that each belongs to, in the list's own words, or None.
+        targets: Their target embeddings, shape (N, D), float32, or None.
     """
 
     source: str
     paths: Sequence[str]
-    files: Sequence[Path]
-
-    @property
-    def labels(self) -> list[str]:
-        """The label of each image: the name of the folder that holds it, "" for an image at the top."""
-        return [PurePosixPath(path).parent.name for path in self.paths]
+    files: Sequence["Path | Record"]
+    labels: Sequence[str]
+    groups: Sequence[str] | None = None
+    splits: Sequence[str] | None = None
+    targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    def take(self, rows: Sequence[int]) -> "ImageSet":
+        """Some of the images, by row number."""
+        columns = ("paths", "files", "labels", "groups", "splits")
+        chosen = {
+            name: [getattr(self, name)[row] for row in rows] for name in columns if getattr(self, name) is not None
+        }
+        return dataclasses.replace(self, **chosen, targets=None if self.targets is None else self.targets[list(rows)])
 
-def find_images(source: str | Path) -> ImageSet:
-    """Find the images of a folder (recursively) or of a list.
+
+@dataclass(frozen=True)
+class Record:
+    """An image that lies in a data set rather than in a file of its own.
+
+    Attributes:
+        digest: Its content digest.
+        read: Gives its content, the bytes of an image file.
+    """
+
+    digest: str
+    read: Callable[[], bytes]
+
+
+def find_images(source: str | Path, data_dir: Path | None = None) -> ImageSet:
+    """Find the images of a folder (recursively), of a list, or of a TensorFlow data set.
 
     Args:
-        source: A folder; or a `.txt` (a path a line), `.csv` or `.parquet` (column `path`) file, whose paths are
-            relative to the list's own folder and stay inside it. Names that begin with a dot are passed over.
+        source: A folder; or a list, whose paths are relative to the list's own folder and stay inside it: a `.txt` (a
+            path a line), or a `.csv` or `.parquet` with a column `path` and, where there, `label`, `split`, `group` and
+            `target` (lists of numbers); or `tfds:NAME[/CONFIG]:SPLIT`. Names that begin with a dot are passed over.
+        data_dir: Where tensorflow-datasets keeps its data; None for its own default.
 
     Returns:
         The images in path order, each path once.
 
     Raises:
-        RequestError: There is no such folder or list, it names no image, or a path leaves the list's folder.
+        RequestError: There is no such folder, list or data set, it names no image, a path leaves the list's folder, or
+            a list gives one image two different labels, groups, splits or targets.
     """
+    if str(source).startswith("tfds:"):
+        from pipeline.tfds import find_records
+
+        return find_records(str(source), data_dir)
     root = Path(source)
     if root.is_dir():
         paths = sorted(_walk(root))
         if not paths:
             raise RequestError(f"{source}: no images in this folder or below (looked for {_suffix_list()}).")
-    elif root.suffix.lower() in LISTS and root.is_file():
-        paths = sorted({_inside(path, root) for path in _listed(root)})
-        if not paths:
-            raise RequestError(f"{source}: this list names no images.")
-        root = root.parent
-    elif not root.exists():
-        raise RequestError(f"{source}: no such folder or list. IMAGES is a folder of images or a {_list_kinds()} list.")
-    else:
-        raise RequestError(f"{source}: neither a folder nor a {_list_kinds()} list of images.")
-    return ImageSet(str(source), [_text(path) for path in paths], [root / path for path in paths])
+        return _image_set(source, root, paths, [None] * len(paths))
+    if root.suffix.lower() in LISTS and root.is_file():
+        return _listed_images(root)
+    if not root.exists():
+        raise RequestError(
+            f"{source}: no such folder or list. IMAGES is a folder of images, a {_list_kinds()} list, or "
+            "tfds:NAME[/CONFIG]:SPLIT."
+        )
+    raise RequestError(f"{source}: neither a folder nor a {_list_kinds()} list of images.")
+
+
+def _image_set(source: str | Path, root: Path, paths: list[str], labels: list[str | None], **columns) -> ImageSet:
+    texts = [_text(path) for path in paths]
+    escaped = [text for text, path in zip(texts, paths, strict=True) if text != path]
+    if escaped:
+        log.warning("%d names hold bytes that are no UTF-8, which appear escaped, as in %s.", len(escaped), escaped[0])
+    own = [PurePosixPath(path).parent.name for path in texts]
+    labels = [name if label is None else label for label, name in zip(labels, own, strict=True)]
+    return ImageSet(str(source), texts, [root / path for path in paths], labels, **columns)
 
 
 def _text(path: str) -> str:
@@ -114,21 +160,74 @@ def _walk(root: Path) -> Iterator[str]:
                 yield Path(folder, name).relative_to(root).as_posix()
 
 
-def _listed(file: Path) -> list[str]:
-    """The paths that a list names, in its order."""
+def _listed_images(file: Path) -> ImageSet:
+    """The images of a list, with what its other columns say."""
+    rows: dict[str, dict] = {}
+    for number, row in enumerate(_listed(file)):
+        path = _inside(row.pop("path"), file)
+        known = rows.setdefault(path, row)
+        if known != row:
+            raise RequestError(
+                f"{file}, entry {number + 1}: {path!r} is listed before with another {_differing(known, row)}."
+            )
+    if not rows:
+        raise RequestError(f"{file}: this list names no images.")
+    paths = sorted(rows)
+    columns = {name: [rows[path].get(name) for path in paths] for name in ("label", "group", "split", "target")}
+    optional = {f"{name}s": values for name, values in columns.items() if name != "label" and values[0] is not None}
+    if "targets" in optional:
+        optional["targets"] = _stacked(file, paths, optional["targets"])
+    return _image_set(file, file.parent, paths, columns["label"], **optional)
+
+
+def _differing(known: dict, row: dict) -> str:
+    return next(name for name in row if known.get(name) != row[name])
+
+
+def _listed(file: Path) -> Iterator[dict]:
+    """The entries of a list, in its order: "path" and those of the other columns that it has."""
     try:
         if file.suffix.lower() == ".parquet":
             import pyarrow.parquet
 
-            return pyarrow.parquet.read_table(file, columns=["path"])["path"].to_pylist()
-        with open(file, newline="", encoding="utf-8-sig") as lines:
-            if file.suffix.lower() == ".csv":
-                return [row["path"] for row in csv.DictReader(lines)]
-            return [line for line in lines.read().splitlines() if line.strip()]
-    except KeyError as error:
-        raise RequestError(f"{file}: this list has no column 'path'.") from error
+            table = pyarrow.parquet.read_table(file)
+            rows = table.select([name for name in table.column_names if name in COLUMNS]).to_pylist()
+        else:
+            with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+                if file.suffix.lower() == ".txt":
+                    rows = [{"path": line} for line in lines.read().splitlines() if line.strip()]
+                else:
+                    rows = list(csv.DictReader(lines, strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise RequestError(f"{file}: cannot be read as a list of images ({error}).") from error
+    if rows and "path" not in rows[0]:
+        raise RequestError(f"{file}: this list has no column 'path' (it has {', '.join(map(repr, rows[0]))}).")
+    for number, row in enumerate(rows):
+        entry = {name: row[name] for name in COLUMNS if row.get(name) is not None}
+        for name in ("label", "group", "split"):
+            if name in entry:
+                entry[name] = str(entry[name])
+        if isinstance(entry.get("target"), str):
+            entry["target"] = _numbers(file, number, entry["target"])
+        yield {"path": None, **entry}
+
+
+def _numbers(file: Path, number: int, text: str) -> list[float]:
+    try:
+        return [float(value) for value in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"{file}, entry {number + 1}: the target is no list of numbers like [0.5, 1.25].") from error
+
+
+def _stacked(file: Path, paths: list[str], targets: list[list[float] | None]) -> np.ndarray:
+    """The targets of a list as one array."""
+    for path, target in zip(paths, targets, strict=True):
+        if target is None or len(target) != len(targets[0]):
+            given = "no target" if target is None else f"a target of {len(target)} numbers"
+            raise RequestError(f"{file}: {path!r} has {given}, but {paths[0]!r} one of {len(targets[0])}.")
+        if not np.isfinite(target).all():
+            raise RequestError(f"{file}: the target of {path!r} holds NaN or infinite values.")
+    return np.array(targets, np.float32)
 
 
 def _inside(path: str | None, file: Path) -> str:

@@ -5,21 +5,23 @@ import logging
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from pipeline import comparison, decoders, evaluation, outputs, plots, runs
 from pipeline import images as image_files
+from pipeline.copies import find_copies
 from pipeline.decoders import API_STYLES, ApiStyle, Recipe
 from pipeline.errors import PipelineError, RequestError
 from pipeline.evaluation import Baselines, cosines
 from pipeline.features import Computing, Features, extract
 from pipeline.feed import in_blocks
-from pipeline.images import find_images
+from pipeline.images import ImageSet, find_images
 from pipeline.runs import BASELINES_FILE, CHECKPOINT_FILE, RUN_FILE, TENSORBOARD_FOLDER, Card
-from pipeline.targets import Pairs, pair, read_targets, split
+from pipeline.splits import Split, SplitRule, split
+from pipeline.targets import Pairs, pair, read_targets
 from pipeline.training import MEMORY, Data, Diverged, Watch, fit, predict
 from pipeline.vgg16 import Extractor, weights_from
 
@@ -30,11 +32,11 @@ SAMPLE_TARGETS = SAMPLE / "targets.csv"
 SAMPLE_WEIGHTS = "random:0"
 
 
-def extract_features(images: str, extractor: Extractor, computing: Computing, out: Path | None = None) -> dict:
+def extract_features(images: ImageSet, extractor: Extractor, computing: Computing, out: Path | None = None) -> dict:
     """`extract`: images -> feature store, and a file of vectors where one is asked for.
 
     Args:
-        images: A folder or a list.
+        images: The images.
         extractor: What turns images into features.
         computing: How to run it.
         out: A `.npz`, `.npy` or `.parquet` file to write.
@@ -61,9 +63,9 @@ def extract_features(images: str, extractor: Extractor, computing: Computing, ou
     }
 
 
-def _extract(images: str, extractor: Extractor, computing: Computing) -> Features:
+def _extract(images: ImageSet, extractor: Extractor, computing: Computing) -> Features:
     """Run the feature stage and name the images it had to skip."""
-    features = extract(find_images(images), extractor, computing)
+    features = extract(images, extractor, computing)
     for failure in features.failed:
         log.warning("skipped %s: %s", failure.path, failure.error)
     return features
@@ -74,11 +76,11 @@ class Training:
     """A training as a person asks for it.
 
     Attributes:
-        images: A folder or a list.
-        targets: A table of target embeddings.
+        images: The images.
+        targets: A file of target embeddings; None for those of the images' own list.
         recipe: The decoder and how it is trained.
         styles: The API styles to build it in.
-        validation: The share of images to hold out.
+        rule: Which images to hold out.
         seed: Seeds the split, the initial weights and the shuffling.
         on_missing: "error" or "skip" images without a target.
         models: The folder of all runs.
@@ -87,11 +89,11 @@ class Training:
         options: The command's options, kept in `run.json` so that it can be repeated.
     """
 
-    images: str
-    targets: str
+    images: ImageSet
+    targets: str | None
     recipe: Recipe
     styles: Sequence[ApiStyle] = API_STYLES
-    validation: float = 0.2
+    rule: SplitRule = field(default_factory=SplitRule)
     seed: int = 0
     on_missing: str = "error"
     models: Path = Path("models")
@@ -119,14 +121,19 @@ def train(training: Training, extractor: Extractor, computing: Computing, resume
     if resumed and (finished := runs.read_run(resumed).get("result")):
         log.info("%s is finished already.", resumed)
         return _document(resumed, finished)
-    pairs, rows, held_out = _split(training, extractor, computing)
-    data = _data(pairs, rows, held_out, training.memory)
+    pairs, sides = _split(training, extractor, computing)
+    data = _data(pairs, sides, training.memory)
     run = {
         "options": training.options or {},
         "extractor": {"weights": extractor.weights.name, **extractor.description},
         "recipe": asdict(training.recipe),
         "seed": training.seed,
-        "split": {"train": _named(pairs, rows), "validation": _named(pairs, held_out)},
+        "split": {
+            "rule": str(training.rule),
+            "train": _named(pairs, sides.train),
+            "validation": _named(pairs, sides.validation),
+            "moved": _named(pairs, sides.moved),
+        },
         "targets": image_files.digest(pairs.targets.tobytes()),
         "versions": _versions(),
     }
@@ -144,15 +151,16 @@ def train(training: Training, extractor: Extractor, computing: Computing, resume
         raise
 
 
-def _split(training: Training, extractor: Extractor, computing: Computing) -> tuple[Pairs, np.ndarray, np.ndarray]:
-    """The images with their targets, and the row numbers of those to learn from and of those to hold out."""
-    table = read_targets(training.targets)
+def _split(training: Training, extractor: Extractor, computing: Computing) -> tuple[Pairs, Split]:
+    """The images with their targets, and those to learn from and to hold out."""
+    table = read_targets(training.targets, training.images, training.on_missing)
     pairs = pair(_extract(training.images, extractor, computing), table, training.on_missing)
-    return pairs, *split(pairs, training.validation, training.seed)
+    return pairs, split(pairs, training.rule, find_copies(pairs.features), training.seed)
 
 
-def _data(pairs: Pairs, rows: np.ndarray, held_out: np.ndarray, memory: int) -> Data:
+def _data(pairs: Pairs, sides: Split, memory: int) -> Data:
     x, y = pairs.features.stored(), pairs.targets
+    rows, held_out = sides.train, sides.validation
     return Data(x.subset(rows), y[rows], x.subset(held_out), y[held_out], memory)
 
 
@@ -290,8 +298,8 @@ class Evaluating:
 
     Attributes:
         models: Runs' folders and `.keras` files.
-        images: A folder or a list; None for the images that the first model's run held out.
-        targets: Their target embeddings; None with `images` None.
+        images: The images; None for those that the first model's run held out.
+        targets: A file of their target embeddings; None for those of the images' own list, or of the run.
         weights: `--weights`, `--layer` and `--precision`, each None to take the model's own.
         layer: See `weights`.
         precision: See `weights`.
@@ -299,7 +307,7 @@ class Evaluating:
     """
 
     models: Sequence[str]
-    images: str | None = None
+    images: ImageSet | None = None
     targets: str | None = None
     weights: str | None = None
     layer: str | None = None
@@ -331,11 +339,12 @@ def evaluate(request: Evaluating, computing: Computing) -> dict:
     images, targets, only = request.images, request.targets, None
     if images is None:
         run = runs.read_run(run_folder)
-        images, targets = run["options"]["images"], targets or run["options"]["targets"]
-        only = run["split"]["validation"]
-    elif targets is None:
+        options = run["options"]
+        images = find_images(options["images"], Path(options["data_dir"]) if "data_dir" in options else None)
+        targets, only = targets or options.get("targets"), run["split"]["validation"]
+    elif targets is None and images.targets is None:
         raise RequestError("To evaluate on images of your own, name their target embeddings with --targets FILE.")
-    table = read_targets(targets)
+    table = read_targets(targets, images, request.on_missing)
     for name, other in cards.items():
         other.check_targets(files[name], table.vectors.shape[1])
     features = _extract(images, extractor, computing)

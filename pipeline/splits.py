@@ -1,0 +1,170 @@
+"""Splits that do not fool anyone: what is held out is no copy of what is learned from."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import RequestError
+from pipeline.targets import Pairs
+
+log = logging.getLogger(__name__)
+
+KINDS = ("random", "group", "classes", "column")
+FRACTION = 0.2
+SIDES = {"train": "train", "training": "train"} | dict.fromkeys(
+    ("validation", "valid", "val", "dev", "test"), "held out"
+)
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Which images to hold out.
+
+    Attributes:
+        kind: "random" (the same share of each label, where labels repeat), "group" (whole groups), "classes" (whole
+            labels, for zero-shot) or "column" (what the list says).
+        fraction: The share of images (or of labels) to hold out; "column" has no use for it.
+    """
+
+    kind: str = "random"
+    fraction: float = FRACTION
+
+    @classmethod
+    def parse(cls, text: str) -> "SplitRule":
+        """Read a rule such as `random:0.2`, `group`, `classes:0.3` or `column`.
+
+        Raises:
+            RequestError: There is no such rule, or the share does not lie between 0 and 1.
+        """
+        kind, _, share = text.partition(":")
+        try:
+            fraction = float(share) if share else FRACTION
+        except ValueError:
+            fraction = 0.0
+        if kind not in KINDS or not 0 < fraction < 1 or (kind == "column" and share):
+            raise RequestError(
+                f"--split {text!r} is unknown; choose random:SHARE, group:SHARE, classes:SHARE (a share between 0 "
+                "and 1, 0.2 if left out) or column."
+            )
+        return cls(kind, fraction)
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "column" else f"{self.kind}:{self.fraction:g}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The two sides of a split.
+
+    Attributes:
+        train: Row numbers of the images to learn from, sorted.
+        validation: Row numbers of the images held out, sorted.
+        moved: Row numbers of images that the rule would have held out, but that have a copy among those to learn from:
+            "column" puts them there too, "classes" leaves them out.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    moved: np.ndarray
+
+
+def split(pairs: Pairs, rule: SplitRule, copies: np.ndarray, seed: int) -> Split:
+    """Split images into those to learn from and those to hold out; copies never stand on both sides.
+
+    Args:
+        pairs: The images.
+        rule: Which to hold out.
+        copies: A number for each image, shape (N,), int; images of one number are copies of each other.
+        seed: Another seed gives another split.
+
+    Returns:
+        The split.
+
+    Raises:
+        RequestError: One of the sides would be empty, or the images lack what the rule needs.
+    """
+    if len(np.unique(copies)) < 2:
+        raise RequestError(
+            "Training needs at least two different images with targets, one to learn from and one to hold "
+            f"out; {pairs.features.paths[0]!r} is all there is."
+        )
+    if rule.kind == "random":
+        held_out = _random(np.array(pairs.keys, object), copies, rule.fraction, seed)
+    elif rule.kind == "group":
+        held_out = _groups(_column(pairs.features.images.groups, "group", "group"), copies, rule.fraction, seed)
+    elif rule.kind == "classes":
+        held_out = _classes(np.array(pairs.features.images.labels), rule.fraction, seed)
+    else:
+        held_out = _listed(pairs)
+    moved = held_out & np.isin(copies, copies[~held_out])
+    validation = held_out & ~moved
+    train = ~held_out | moved if rule.kind == "column" else ~held_out
+    if not train.any() or not validation.any():
+        raise RequestError(f"--split {rule} leaves no image {'to learn from' if validation.any() else 'to hold out'}.")
+    if moved.any():
+        paths = [pairs.features.paths[row] for row in np.flatnonzero(moved)]
+        done = "moved there" if rule.kind == "column" else "left out"
+        log.warning(
+            "%d images that --split %s would hold out have a copy among those to learn from, and were %s: %s%s",
+            len(paths), rule, done, ", ".join(map(repr, paths[:5])), ", ..." if len(paths) > 5 else "."
+        )  # fmt: skip
+    return Split(np.flatnonzero(train), np.flatnonzero(validation), np.flatnonzero(moved))
+
+
+def _random(keys: np.ndarray, copies: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Hold out a share of the different images, the same share of each key where keys repeat."""
+    from sklearn.model_selection import train_test_split
+
+    different, of_image = np.unique(copies, return_inverse=True)
+    key = np.empty(len(different), object)
+    key[of_image] = keys
+    count = min(max(1, round(fraction * len(different))), len(different) - 1)
+    labels, counts = np.unique(key.astype(str), return_counts=True)
+    repeats = counts.min() > 1 and len(labels) <= min(count, len(different) - count)
+    _, chosen = train_test_split(
+        np.arange(len(different)), test_size=count, random_state=seed, stratify=key if repeats else None
+    )
+    return np.isin(of_image, chosen)
+
+
+def _groups(groups: np.ndarray, copies: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Hold out whole groups until their images are the share; groups that share a copy are one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    _, group = np.unique(groups, return_inverse=True)
+    _, copy = np.unique(copies, return_inverse=True)
+    nodes = group.max() + copy.max() + 2
+    links = coo_array((np.ones(len(group)), (group, copy + group.max() + 1)), shape=(nodes, nodes))
+    unit = connected_components(links, directed=False)[1][group]
+    units, sizes = np.unique(unit, return_counts=True)
+    if len(units) < 2:
+        raise RequestError("--split group needs at least two groups without copies of each other's images.")
+    order = np.random.default_rng(seed).permutation(len(units))[:-1]
+    enough = 1 + int(np.searchsorted(np.cumsum(sizes[order]), fraction * len(groups)))
+    return np.isin(unit, units[order[:enough]])
+
+
+def _classes(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    different = np.unique(labels)
+    if len(different) < 2:
+        raise RequestError("--split classes needs images of at least two labels.")
+    count = min(max(1, round(fraction * len(different))), len(different) - 1)
+    return np.isin(labels, np.random.default_rng(seed).choice(different, count, replace=False))
+
+
+def _listed(pairs: Pairs) -> np.ndarray:
+    column = _column(pairs.features.images.splits, "split", "column")
+    sides = np.array([SIDES.get(value.strip().lower(), "") for value in column])
+    if (sides == "").any():
+        path, value = pairs.features.paths[int((sides == "").argmax())], column[int((sides == "").argmax())]
+        raise RequestError(f"The split of {path!r} is {str(value)!r}; it must be one of {', '.join(SIDES)}.")
+    return sides == "held out"
+
+
+def _column(values: Sequence[str | None] | None, column: str, rule: str) -> np.ndarray:
+    if values is None or any(value is None for value in values):
+        raise RequestError(f"--split {rule} needs a .csv or .parquet list with a column '{column}' for every image.")
+    return np.array(values)
