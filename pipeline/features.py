@@ -240,7 +240,8 @@ class _Survey:
 
     def save(self, batch: Sequence["Decoded"], features: np.ndarray) -> None:
         """Store a batch's features."""
-        self.store.append([image.digest for image in batch], features)
+        thumbnails = np.stack([image_files.thumbnail(image.pixels) for image in batch])
+        self.store.append([image.digest for image in batch], features, thumbnails)
         self.computed += len(batch)
         self.bar.update(len(batch))
 

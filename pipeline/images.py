@@ -22,6 +22,7 @@ from pipeline.fileindex import Stamp
 log = logging.getLogger(__name__)
 
 SIDE = 224
+THUMBNAIL = 24
 # The whole picture is resized to SIDE x SIDE, its aspect ratio given up, by Pillow's antialiased bilinear filter.
 RESIZE = "squash-bilinear"
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (by its DCT coefficients, several times faster) where at least this
@@ -293,6 +294,19 @@ def decode(data: bytes) -> np.ndarray:
         raise ImageError("not an image of a format that Pillow reads") from error
     except Exception as error:  # Pillow's parsers raise whatever a damaged file makes them stumble on
         raise ImageError(str(error) or type(error).__name__) from error
+
+
+def thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """A small grey version of an image, by which copies are found.
+
+    Args:
+        pixels: RGB, shape (224, 224, 3), uint8.
+
+    Returns:
+        Grey, shape (THUMBNAIL, THUMBNAIL), uint8.
+    """
+    grey = Image.fromarray(pixels).convert("L")
+    return np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline import comparison, decoders, evaluation, outputs, plots, runs
 from pipeline import images as image_files
-from pipeline.copies import find_copies
+from pipeline.copies import find_copies, groups
 from pipeline.decoders import API_STYLES, ApiStyle, Recipe
 from pipeline.errors import PipelineError, RequestError
 from pipeline.evaluation import Baselines, cosines
@@ -121,7 +121,7 @@ def train(training: Training, extractor: Extractor, computing: Computing, resume
     if resumed and (finished := runs.read_run(resumed).get("result")):
         log.info("%s is finished already.", resumed)
         return _document(resumed, finished)
-    pairs, sides = _split(training, extractor, computing)
+    pairs, sides, copies = _split(training, extractor, computing)
     data = _data(pairs, sides, training.memory)
     run = {
         "options": training.options or {},
@@ -133,6 +133,7 @@ def train(training: Training, extractor: Extractor, computing: Computing, resume
             "train": _named(pairs, sides.train),
             "validation": _named(pairs, sides.validation),
             "moved": _named(pairs, sides.moved),
+            "copies": copies,
         },
         "targets": image_files.digest(pairs.targets.tobytes()),
         "versions": _versions(),
@@ -151,11 +152,16 @@ def train(training: Training, extractor: Extractor, computing: Computing, resume
         raise
 
 
-def _split(training: Training, extractor: Extractor, computing: Computing) -> tuple[Pairs, Split]:
-    """The images with their targets, and those to learn from and to hold out."""
+def _split(training: Training, extractor: Extractor, computing: Computing) -> tuple[Pairs, Split, list[list[str]]]:
+    """The images with their targets; those to learn from and to hold out; and which are copies of each other."""
     table = read_targets(training.targets, training.images, training.on_missing)
     pairs = pair(_extract(training.images, extractor, computing), table, training.on_missing)
-    return pairs, split(pairs, training.rule, find_copies(pairs.features), training.seed)
+    numbers = find_copies(pairs.features, computing.progress)
+    copies = [[pairs.features.paths[row] for row in group] for group in groups(numbers)]
+    if copies:
+        log.info("%d images have copies or near-copies, which stay on one side of the split, such as %s.",
+                 sum(map(len, copies)), " and ".join(map(repr, copies[0][:2])))  # fmt: skip
+    return pairs, split(pairs, training.rule, numbers, training.seed), copies
 
 
 def _data(pairs: Pairs, sides: Split, memory: int) -> Data:
@@ -283,7 +289,8 @@ def compare(
         plots.check_picture(plot)
     data = comparison.question
     if training:
-        own = _data(*_split(training, extractor, computing), training.memory).loaded()
+        pairs, sides, _ = _split(training, extractor, computing)
+        own = _data(pairs, sides, training.memory).loaded()
         data = lambda seed: own  # noqa: E731
     study = comparison.compare(data, recipe, range(seeds), bool(computing and computing.progress))
     document = comparison.document(study)

@@ -1,4 +1,4 @@
-"""The feature store: content digest of an image -> its feature, one Lance dataset for each extractor.
+"""The feature store: content digest of an image -> its feature and thumbnail, one Lance dataset for each extractor.
 
 Lance (https://lancedb.github.io/lance) commits an append with one atomic rename, so a process killed at any moment
 leaves either all of a batch or none of it, and several processes may append at once. Each row carries a CRC-32 of its
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import PipelineError
+from pipeline.images import THUMBNAIL
 from pipeline.vgg16 import Extractor
 
 # Appends make a fragment a batch; once this many have gathered they are merged into ones of up to MERGED_ROWS rows,
@@ -44,6 +45,7 @@ class FeatureStore:
                 pa.field("digest", pa.binary(16), nullable=False),
                 pa.field("crc32", pa.uint32(), nullable=False),
                 pa.field("vector", pa.list_(pa.float32(), extractor.dim), nullable=False),
+                pa.field("thumbnail", pa.binary(THUMBNAIL**2), nullable=False),
             ],
             metadata={"extractor": json.dumps(extractor.description)},
         )
@@ -79,12 +81,13 @@ class FeatureStore:
         """The content digests of all images whose features are stored."""
         return frozenset(self._digests)
 
-    def append(self, digests: Sequence[str], features: np.ndarray) -> None:
+    def append(self, digests: Sequence[str], features: np.ndarray, thumbnails: np.ndarray) -> None:
         """Store a batch; when this returns, it is on disk and survives a kill.
 
         Args:
             digests: Content digests, N of them, none of which is in the store.
             features: Their features, shape (N, dim), float32.
+            thumbnails: Their thumbnails, shape (N, THUMBNAIL, THUMBNAIL), uint8.
 
         Raises:
             PipelineError: They cannot be written.
@@ -95,6 +98,7 @@ class FeatureStore:
                 pa.array([bytes.fromhex(digest) for digest in digests], pa.binary(16)),
                 pa.array([zlib.crc32(vector) for vector in vectors], pa.uint32()),
                 pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
+                pa.array([thumbnail.tobytes() for thumbnail in thumbnails], pa.binary(THUMBNAIL**2)),
             ],
             schema=self._schema,
         )
@@ -158,3 +162,16 @@ class FeatureStore:
     def features(self, digests: Sequence[str]) -> np.ndarray:
         """Read the features of some images: `take(rows(digests))`."""
         return self.take(self.rows(digests))
+
+    def thumbnails(self, digests: Sequence[str]) -> np.ndarray:
+        """Read the thumbnails of some images.
+
+        Args:
+            digests: Content digests, N of them.
+
+        Returns:
+            Shape (N, THUMBNAIL, THUMBNAIL), uint8.
+        """
+        wanted, where = np.unique(self.rows(digests), return_inverse=True)
+        taken = self._dataset.take(wanted, columns=["thumbnail"])["thumbnail"].to_pylist()
+        return np.frombuffer(b"".join(taken), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[where]

@@ -35,7 +35,7 @@ from pipeline.engines.keras import build_network
 from pipeline.engines.mnn import _write_onnx, bgr_planes, converted_net
 from pipeline.features import Computing, _decode_ahead, extract
 from pipeline.fileindex import FileIndex
-from pipeline.images import decode, find_images
+from pipeline.images import THUMBNAIL, decode, find_images
 from pipeline.store import FeatureStore
 from pipeline.vgg16 import BLOCKS, DENSE, Extractor, weights_from
 
@@ -317,7 +317,8 @@ def unchanged(work: Path) -> float:
     index.record(entries, time.time_ns() + 10**10)
     for at in range(0, len(entries), 100):
         digests = [digest for _, _, digest in entries[at : at + 100]]
-        store.append(digests, random.random((len(digests), extractor.dim), np.float32))
+        thumbnails = np.zeros((len(digests), THUMBNAIL, THUMBNAIL), np.uint8)
+        store.append(digests, random.random((len(digests), extractor.dim), np.float32), thumbnails)
     results = [command(folder, cache) for _ in range(3)]
     assert all(result["cached"] == 10_000 and result["computed"] == 0 for result in results)
     return statistics.median(result["seconds"] for result in results)

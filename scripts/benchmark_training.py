@@ -28,6 +28,7 @@ from pipeline.comparison import question
 from pipeline.decoders import PRESETS, Recipe, build_decoder
 from pipeline.features import StoredFeatures
 from pipeline.feed import Stream, aligned_empty
+from pipeline.images import THUMBNAIL
 from pipeline.store import FeatureStore
 from pipeline.training import Data, fit
 from pipeline.vgg16 import Extractor, weights_from
@@ -216,7 +217,8 @@ def stream(rounds: int, work: Path) -> None:
     store = FeatureStore(work, Extractor(weights_from(WEIGHTS)))
     random = np.random.default_rng(0)
     for start in range(0, STREAM_ROWS, 512):
-        store.append([f"{number:032x}" for number in range(start, start + 512)], random.random((512, DIM), np.float32))
+        digests = [f"{number:032x}" for number in range(start, start + 512)]
+        store.append(digests, random.random((512, DIM), np.float32), np.zeros((512, THUMBNAIL, THUMBNAIL), np.uint8))
     _compare(
         f"{STREAM_ROWS} x {DIM} features, an epoch",
         apart(

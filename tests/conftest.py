@@ -58,10 +58,11 @@ def run(home: Path):
 
 
 def picture(seed: int, width: int = 60, height: int = 40) -> Image.Image:
-    """A picture of its own for each seed: a smooth ramp under noise."""
+    """A picture of its own for each seed: smooth patches of colour under noise."""
     random = np.random.default_rng(seed)
-    ramp = np.linspace(0, 200, width)[None, :, None] * random.random(3)
-    return Image.fromarray((ramp + random.integers(0, 55, (height, width, 3))).astype(np.uint8))
+    patches = Image.fromarray(random.integers(0, 200, (5, 5, 3), np.uint8))
+    smooth = np.asarray(patches.resize((width, height), Image.Resampling.BICUBIC))
+    return Image.fromarray((smooth * 0.8 + random.integers(0, 50, (height, width, 3))).astype(np.uint8))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pipeline import feed
 from pipeline.decoders import DecoderSpec, Recipe, build_decoder
 from pipeline.features import StoredFeatures
 from pipeline.feed import Stream, aligned_empty, in_blocks, in_memory, moments, order
+from pipeline.images import THUMBNAIL
 from pipeline.store import FeatureStore
 from pipeline.training import Data, fit, predict
 from pipeline.vgg16 import Extractor, weights_from
@@ -21,7 +22,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredFeatures, np
     vectors = np.random.default_rng(0).random((3000, DIM), np.float32)
     digests = [f"{number:032x}" for number in range(3000)]
     for start in range(0, 3000, 500):
-        store.append(digests[start : start + 500], vectors[start : start + 500])
+        thumbnails = np.zeros((500, THUMBNAIL, THUMBNAIL), np.uint8)
+        store.append(digests[start : start + 500], vectors[start : start + 500], thumbnails)
     return StoredFeatures(store, store.rows(digests), DIM), vectors
 
 
