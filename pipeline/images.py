@@ -124,16 +124,17 @@ def find_images(source: str | Path, data_dir: Path | None = None) -> ImageSet:
 
 
 def _image_set(source: str | Path, root: Path, paths: list[str], labels: list[str | None], **columns) -> ImageSet:
-    texts = [_text(path) for path in paths]
+    texts = [as_text(path) for path in paths]
     escaped = [text for text, path in zip(texts, paths, strict=True) if text != path]
     if escaped:
-        log.warning("%d names hold bytes that are no UTF-8, which appear escaped, as in %s.", len(escaped), escaped[0])
+        log.warning("Bytes that are no UTF-8 appear escaped in %d of %d names, as in %s.",
+                    len(escaped), len(texts), escaped[0])  # fmt: skip
     own = [PurePosixPath(path).parent.name for path in texts]
     labels = [name if label is None else label for label, name in zip(labels, own, strict=True)]
     return ImageSet(str(source), texts, [root / path for path in paths], labels, **columns)
 
 
-def _text(path: str) -> str:
+def as_text(path: str) -> str:
     """A path as text that any format can hold: bytes that are no UTF-8 appear escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 

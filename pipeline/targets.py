@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import RequestError
 from pipeline.features import Features
-from pipeline.images import ImageSet
+from pipeline.images import ImageSet, as_text
 from pipeline.wordvectors import is_word_vectors, read_word_vectors
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def _read_table(file: Path) -> TargetTable:
             for cells in reader:
                 if not cells or (not rows.vectors and reader.line_num == 1 and _is_header(cells)):
                     continue
-                rows.add(cells[0], _vector(cells, f"{file}, line {reader.line_num}"), reader.line_num)
+                rows.add(as_text(cells[0]), _vector(cells, f"{file}, line {reader.line_num}"), reader.line_num)
     except (OSError, csv.Error) as error:
         raise RequestError(
             f"{file}: the targets cannot be read ({getattr(error, 'strerror', None) or error})."

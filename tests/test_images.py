@@ -1,3 +1,4 @@
+import csv
 import io
 import os
 from pathlib import Path
@@ -176,3 +177,70 @@ def test_large_jpegs_decoded_at_reduced_scale_stay_within_two_levels(
     full = decode(data).astype(int)
     assert 0 < abs(reduced - full).max() <= 2
     assert abs(reduced - full).mean() < 0.3
+
+
+def write_list(file: Path, columns: dict[str, list]) -> Path:
+    if file.suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.table(columns), file)
+    else:
+        with open(file, "w", newline="") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+    return file
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
+def test_lists_say_more_than_paths(folder: Path, name: str) -> None:
+    columns = {
+        "path": ["red/1.png", "blue/0.png"],
+        "label": ["crimson", "navy"],
+        "split": ["train", "test"],
+        "group": [7, 8],
+        "target": [[1.0, 2.5], [3.0, 4.0]],
+        "remark": ["", "x"],
+    }
+    found = find_images(write_list(folder / name, columns))
+    assert found.paths == ["blue/0.png", "red/1.png"]
+    assert (found.labels, found.splits, found.groups) == (["navy", "crimson"], ["test", "train"], ["8", "7"])
+    assert found.targets.tolist() == [[3, 4], [1, 2.5]]
+    assert found.targets.dtype == np.float32
+    one = found.take([1])
+    assert (one.paths, one.labels, one.targets.tolist()) == (["red/1.png"], ["crimson"], [[1, 2.5]])
+    plain = find_images(write_list(folder / name, {"path": columns["path"]}))
+    assert (plain.labels, plain.splits, plain.groups, plain.targets) == (["blue", "red"], None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "message"),
+    [
+        ("l.csv", {"file": ["red/1.png"]}, r"no column 'path' \(it has 'file'\)"),
+        (
+            "l.csv",
+            {"path": ["red/1.png"] * 2, "label": ["a", "b"]},
+            "entry 2: 'red/1.png' is listed before with another label",
+        ),
+        ("l.csv", {"path": ["red/1.png"], "target": ["1 2"]}, "entry 1: the target is no list of numbers"),
+        (
+            "l.parquet",
+            {"path": ["red/1.png", "red/2.png"], "target": [[1.0], [1.0, 2.0]]},
+            "'red/2.png' has a target of 2",
+        ),
+        ("l.parquet", {"path": ["red/1.png", "red/2.png"], "target": [[1.0], None]}, "'red/2.png' has no target"),
+        ("l.parquet", {"path": ["red/1.png"], "target": [[float("nan")]]}, "'red/1.png' holds NaN"),
+        ("l.parquet", {"path": [None]}, "None does not lie in the list's folder"),
+        ("l.parquet", {"path": ["../x.png"]}, "does not lie in the list's folder"),
+    ],
+)
+def test_wrong_lists_are_refused(folder: Path, name: str, columns: dict, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        find_images(write_list(folder / name, columns))
+
+
+def test_a_list_of_another_kind_is_refused(folder: Path) -> None:
+    (folder / "l.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(RequestError, match=r"l\.parquet: cannot be read as a list"):
+        find_images(folder / "l.parquet")
+    (folder / "l.csv").write_text('path\n"unfinished')
+    with pytest.raises(RequestError, match=r"l\.csv: cannot be read as a list"):
+        find_images(folder / "l.csv")

@@ -1,5 +1,7 @@
 """Whole commands: what they write, what they refuse, and what is left behind."""
 
+import csv
+import json
 import os
 import signal
 import subprocess
@@ -134,7 +136,7 @@ def test_extraction_on_another_backend_loads_no_tensorflow(home: Path, folder: P
 
 @pytest.fixture
 def trained(run, folder: Path, targets: Path, tmp_path: Path) -> Finished:
-    return run("train", folder, "--targets", targets, *SMALL, "--epochs", 5, "--validation", 0.4,
+    return run("train", folder, "--targets", targets, *SMALL, "--epochs", 5, "--split", "random:0.4",
                "--models", tmp_path / "models", "--json")  # fmt: skip
 
 
@@ -225,3 +227,53 @@ def test_images_without_target_are_named_or_skipped(run, folder: Path, tmp_path:
     finished = run(*train, "--on-missing", "skip", "--json")
     assert finished.json["images"] == 3
     assert "3 images without a target were left out" in finished.err
+
+
+NAMES = [
+    "plain.png",
+    "två ord.png",
+    "quo\"te's.png",
+    "new\nline.png",
+    "comma,semicolon;.png",
+    "日本.png",
+    "caf\udce9.png",
+]
+
+
+def test_names_of_any_kind_work_from_end_to_end(run, tmp_path: Path) -> None:
+    images = tmp_path / "pictures" / "a label"
+    images.mkdir(parents=True)
+    for number, name in enumerate(NAMES):
+        picture(number).save(os.fsencode(images / name).decode("utf-8", "surrogateescape"))
+    files = {suffix: tmp_path / f"out.{suffix}" for suffix in ("npz", "parquet")}
+    for file in files.values():
+        finished = run("extract", images.parent, *SMALL, "--out", file, "--json")
+    assert r"Bytes that are no UTF-8 appear escaped in 1 of 7 names, as in a label/caf\xe9.png" in finished.err
+    expected = sorted(f"a label/{name}" for name in [*NAMES[:-1], "caf\\xe9.png"])
+    with np.load(files["npz"]) as saved:
+        assert sorted(saved["paths"].tolist()) == expected
+    assert sorted(pyarrow.parquet.read_table(files["parquet"])["path"].to_pylist()) == expected
+
+    random = np.random.default_rng(0)
+    with open(tmp_path / "targets.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
+        csv.writer(opened).writerows([f"a label/{name}", *random.normal(size=3)] for name in NAMES)
+    result = run("train", images.parent, "--targets", tmp_path / "targets.csv", *SMALL, "--epochs", 2,
+                 "--api", "functional", "--models", tmp_path / "models", "--json").json  # fmt: skip
+    assert result["images"] == len(NAMES)
+    assert run("evaluate", result["run"], "--json", "--quiet").json["images"] == result["validation"]
+
+
+def test_a_list_brings_labels_splits_and_targets(run, folder: Path, tmp_path: Path) -> None:
+    rows = [["path", "split", "target"]]
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        rows.append([path.relative_to(folder).as_posix(), "test" if number % 3 == 0 else "train", f"[{number}, 1, 2]"])
+    with open(folder / "list.csv", "w", newline="") as opened:
+        csv.writer(opened).writerows(rows)
+    train = ("train", folder / "list.csv", *SMALL, "--epochs", 2, "--models", tmp_path / "models", "--json")
+    result = run(*train, "--split", "column").json
+    assert (result["train"], result["validation"], result["target_dim"]) == (4, 2, 3)
+    assert run("evaluate", result["run"], "--json", "--quiet").json["images"] == 2
+    saved = json.loads((Path(result["run"]) / "run.json").read_text())
+    assert sorted(saved["split"]["validation"]) == ["blue/0.png", "red/0.png"]
+    assert "--split 'half' is unknown" in run(*train, "--split", "half", code=2).err
+    assert "column 'group'" in run(*train, "--split", "group", code=2).err

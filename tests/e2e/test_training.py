@@ -25,7 +25,7 @@ OFTEN = (
 def train(folder: Path, tmp_path: Path) -> tuple:
     """The arguments of a training on six pictures."""
     targets = write_targets(tmp_path, "blue", "red")
-    return "train", folder, "--targets", targets, *SMALL, "--validation", 0.4, "--models", tmp_path / "models"
+    return "train", folder, "--targets", targets, *SMALL, "--split", "random:0.4", "--models", tmp_path / "models"
 
 
 def start(home: Path, *arguments: object) -> subprocess.Popen:
