@@ -1,7 +1,7 @@
 """Misses and false alarms of the search for near-copies, on the sample's photographs and on handwritten digits.
 
-Each picture is changed in one way, alone, and looked for among the others (up to 300): a miss is a changed picture that is not
-found to be a copy of its own original; a false alarm is a pair of different pictures that is taken for copies.
+Each picture is changed in one way, alone, and looked for among the others (up to 300): a miss is a changed picture
+that is not found to be a copy of its own original; a false alarm is a pair of different pictures taken for copies.
 
     python scripts/measure_copies.py
 """
