@@ -15,6 +15,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 SMALLEST_MEMORY = 64 * 2**20
+CONFIG = "pipeline.config"  # where a command notes which run's options it uses
 # What may differ when a run is gone on with; all else is as it began.
 FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet")
 
@@ -97,6 +98,7 @@ def _use_config(context: click.Context, parameter: click.Parameter, file: Path |
     if file:
         from pipeline.runs import read_run
 
+        context.meta[CONFIG] = file if context.meta.setdefault(CONFIG, file) == file else "several"
         context.default_map = read_run(file.parent if file.name == "run.json" else file)["options"]
 
 
@@ -171,7 +173,7 @@ def train(context, models, resume, as_json, quiet, **asked) -> None:
 
     terminal.show_messages(quiet)
     given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    if resume and set(given) - set(FREE_WHEN_RESUMED):
+    if resume and (context.meta.get(CONFIG) != resume or set(given) - set(FREE_WHEN_RESUMED)):
         raise RequestError(f"{resume} goes on with the options it began with; give --resume alone.")
     if asked["images"] is None:
         if not stages.SAMPLE.is_dir():

@@ -7,6 +7,7 @@ what the old one carried over (a test holds it against Keras 2's own).
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,7 @@ class Pair:
     fitted: dict[str, Fitted]
     data: Data
 
+    @functools.cached_property
     def cosines(self) -> dict[str, float]:
         """API style -> mean cosine on what they learned from; with "_held_out", on what they did not."""
         found = {style: _mean_cosine(model, self.data.x, self.data.y) for style, model in self.models.items()}
@@ -67,11 +69,16 @@ class Pair:
                 found[f"{style}_held_out"] = _mean_cosine(model, self.data.x_validation, self.data.y_validation)
         return found
 
-    @property
+    @functools.cached_property
     def weight_difference(self) -> float:
         """The largest difference between a weight of one and the same weight of the other."""
         pairs = zip(*(model.get_weights() for model in self.models.values()), strict=True)
         return max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)
+
+    def forget_models(self) -> None:
+        """Measure what is asked of the models later, and let go of them."""
+        self.cosines, self.weight_difference  # noqa: B018
+        self.models = {}
 
 
 def _mean_cosine(model, x: np.ndarray, y: np.ndarray) -> float:
@@ -107,18 +114,25 @@ def compare(
 
     Args:
         data: Seed -> what to train on; `question`, or data of one's own.
-        recipe: The decoder and its training; one whose optimizer counts steps, as all of Keras's do.
+        recipe: A decoder of sigmoid layers and its training, with an optimizer by name and a constant learning rate.
         seeds: At least one. Seed s starts one model from weights 2s and, where they shall differ, the other from
             2s + 1.
         progress: Whether to show progress bars on stderr.
 
     Returns:
         The study.
+
+    Raises:
+        RequestError: The recipe is another.
     """
     start = time.monotonic()
     study = Study(recipe)
+    _inheriting(recipe, 0)  # refuses a recipe that cannot be studied
     for seed in seeds:
         _run(study, seed, data(seed).loaded(), Watch(progress))
+        for pairs in study.scenarios.values():
+            if len(pairs) > 1:  # the first seed's models are looked into below
+                pairs[-1].forget_models()
     first = next(iter(study.scenarios["shared-optimizer"]))
     study.evidence = {
         "shared-optimizer": _first_steps(first, recipe),
@@ -168,8 +182,9 @@ def _run(study: Study, seed: int, data: Data, watch: Watch) -> None:
 def _inheriting(recipe: Recipe, steps: int):
     """A new optimizer whose step counter stands where another's ended."""
     keras = import_keras()
-    if not isinstance(recipe.optimizer, str) or recipe.schedule != "constant":
-        raise RequestError("The study needs an optimizer by name and a constant learning rate.")
+    plain = isinstance(recipe.optimizer, str) and recipe.schedule == "constant"
+    if not plain or recipe.decoder.activation != "sigmoid":
+        raise RequestError("The study needs sigmoid layers, an optimizer by name and a constant learning rate.")
     config = {"learning_rate": recipe.learning_rate}
     optimizer = keras.optimizers.get({"class_name": recipe.optimizer, "config": config})
     optimizer.iterations.assign(steps)
@@ -230,7 +245,7 @@ def _distinct_units(pair: Pair) -> dict[str, list[int]]:
 
 
 def _differences(pairs: list[Pair]) -> np.ndarray:
-    found = [pair.cosines() for pair in pairs]
+    found = [pair.cosines for pair in pairs]
     return np.array([each["functional"] - each["sequential"] for each in found])
 
 
@@ -262,7 +277,7 @@ def equivalence(differences: np.ndarray, margin: float = MARGIN) -> dict:
 
 def document(study: Study) -> dict:
     """The `compare` document of the contract, with the evidence and a verdict in words for each scenario."""
-    runs = {name: [{"seed": pair.seed, **pair.cosines()} for pair in pairs] for name, pairs in study.scenarios.items()}
+    runs = {name: [{"seed": pair.seed, **pair.cosines} for pair in pairs] for name, pairs in study.scenarios.items()}
     differences = {name: max(pair.weight_difference for pair in pairs) for name, pairs in study.scenarios.items()}
     data = study.scenarios["same-seed"][0].data
     top = ceiling(study.recipe.decoder.output_activation, data.y)

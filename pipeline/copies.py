@@ -3,7 +3,8 @@
 Judged by small grey thumbnails, so that it is the same for trained and untrained weights. Two pictures are near-copies
 if their thumbnails, aligned by one of a few crops, differ far less than either does from its other neighbours: what is
 far less on a set of photographs would be nothing special on a set of handwritten digits. (The same thought as the ratio
-test of Lowe 2004, there for key points.) `scripts/measure_copies.py` measures misses and false alarms.
+test of Lowe 2004, there for key points.) A picture of one colour has nothing to be known by, and is no near-copy.
+`scripts/measure_copies.py` measures misses and false alarms.
 """
 
 import logging

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.feed import Vectors, in_blocks
+from pipeline.outputs import replacing
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +17,7 @@ RESAMPLES = 2000
 RETRIEVAL_BLOCK = 1024
 RIDGE_ALPHAS = np.logspace(-1, 8, 19)
 RIDGE_ROWS = 4096  # more would take minutes: the time grows with their cube
+RIDGE_COPIES = 16  # of its rows, that RidgeCV holds in all
 
 
 def cosines(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -106,20 +108,22 @@ class Baselines:
     alpha: float
 
     @classmethod
-    def fit(cls, x: Vectors, y: np.ndarray, seed: int = 0) -> "Baselines":
+    def fit(cls, x: Vectors, y: np.ndarray, seed: int = 0, memory: int | None = None) -> "Baselines":
         """Fit both; ridge takes the penalty with the least leave-one-out error (scikit-learn's RidgeCV).
 
         Args:
             x: Training features, shape (N, F); ridge learns from at most RIDGE_ROWS of them, and says so.
             y: Training targets, shape (N, D).
             seed: Chooses the rows.
+            memory: Bytes that ridge may hold, where they allow fewer rows.
         """
         from sklearn.linear_model import Ridge, RidgeCV
 
         mean = y.mean(axis=0)
-        if len(x) > RIDGE_ROWS:
-            log.info("The ridge baseline learns from %d of the %d images, chosen at random.", RIDGE_ROWS, len(x))
-            rows = np.sort(np.random.default_rng(seed).choice(len(x), RIDGE_ROWS, replace=False))
+        most = RIDGE_ROWS if memory is None else min(RIDGE_ROWS, max(1, memory // (RIDGE_COPIES * x.shape[1] * 4)))
+        if len(x) > most:
+            log.info("The ridge baseline learns from %d of the %d images, chosen at random.", most, len(x))
+            rows = np.sort(np.random.default_rng(seed).choice(len(x), most, replace=False))
             x, y = x[rows], y[rows]
         x = x[:]
         model = RidgeCV(alphas=RIDGE_ALPHAS).fit(x, y) if len(x) > 1 else Ridge().fit(x, y)
@@ -134,8 +138,17 @@ class Baselines:
         }
 
     def save(self, file: Path) -> None:
-        """Save as `.npz`."""
-        np.savez(file, mean=self.mean, coefficients=self.coefficients, intercept=self.intercept, alpha=self.alpha)
+        """Save as `.npz`, whole or not at all.
+
+        Raises:
+            PipelineError: It cannot be written.
+        """
+        try:
+            with replacing(file) as unfinished:
+                np.savez(unfinished, mean=self.mean, coefficients=self.coefficients, intercept=self.intercept,
+                         alpha=self.alpha)  # fmt: skip
+        except OSError as error:
+            raise PipelineError(f"{file} cannot be written ({error.strerror or error}).") from error
 
     @classmethod
     def load(cls, file: Path) -> "Baselines":

@@ -176,14 +176,18 @@ def _listed_images(file: Path) -> ImageSet:
         raise RequestError(f"{file}: this list names no images.")
     paths = sorted(rows)
     columns = {name: [rows[path].get(name) for path in paths] for name in ("label", "group", "split", "target")}
-    optional = {f"{name}s": values for name, values in columns.items() if name != "label" and values[0] is not None}
+    optional = {
+        f"{name}s": values
+        for name, values in columns.items()
+        if name != "label" and any(value is not None for value in values)
+    }
     if "targets" in optional:
         optional["targets"] = _stacked(file, paths, optional["targets"])
     return _image_set(file, file.parent, paths, columns["label"], **optional)
 
 
 def _differing(known: dict, row: dict) -> str:
-    return next(name for name in row if known.get(name) != row[name])
+    return next(name for name in COLUMNS if known.get(name) != row.get(name))
 
 
 def _listed(file: Path) -> Iterator[dict]:
@@ -208,7 +212,7 @@ def _listed(file: Path) -> Iterator[dict]:
         entry = {name: row[name] for name in COLUMNS if row.get(name) is not None}
         for name in ("label", "group", "split"):
             if name in entry:
-                entry[name] = str(entry[name])
+                entry[name] = as_text(str(entry[name]))
         if isinstance(entry.get("target"), str):
             entry["target"] = _numbers(file, number, entry["target"])
         yield {"path": None, **entry}
@@ -221,19 +225,27 @@ def _numbers(file: Path, number: int, text: str) -> list[float]:
         raise RequestError(f"{file}, entry {number + 1}: the target is no list of numbers like [0.5, 1.25].") from error
 
 
-def _stacked(file: Path, paths: list[str], targets: list[list[float] | None]) -> np.ndarray:
+def _stacked(file: Path, paths: list[str], targets: list) -> np.ndarray:
     """The targets of a list as one array."""
+    rows = []
     for path, target in zip(paths, targets, strict=True):
-        if target is None or len(target) != len(targets[0]):
-            given = "no target" if target is None else f"a target of {len(target)} numbers"
-            raise RequestError(f"{file}: {path!r} has {given}, but {paths[0]!r} one of {len(targets[0])}.")
-        if not np.isfinite(target).all():
-            raise RequestError(f"{file}: the target of {path!r} holds NaN or infinite values.")
-    return np.array(targets, np.float32)
+        try:
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+                rows.append(np.array([] if target is None else target, np.float32))
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"{file}: the target of {path!r} is no list of numbers.") from error
+        if rows[-1].ndim != 1 or not rows[-1].size or rows[-1].shape != rows[0].shape:
+            given = f"a target of {rows[-1].size} numbers" if rows[-1].size else "no target"
+            raise RequestError(f"{file}: {path!r} has {given}, but {paths[0]!r} one of {rows[0].size}.")
+        if not np.isfinite(rows[-1]).all():
+            raise RequestError(f"{file}: the target of {path!r} holds NaN, infinite or too large values.")
+    return np.stack(rows)
 
 
-def _inside(path: str | None, file: Path) -> str:
+def _inside(path: object, file: Path) -> str:
     """A listed path, normalised; refused where it leads out of the list's folder."""
+    if not isinstance(path, str | None) or "\0" in (path or ""):
+        raise RequestError(f"{file}: {path!r} is no path; is this a list in UTF-8?")
     plain = PurePosixPath(os.path.normpath(path)) if path else PurePosixPath()
     if not path or plain.is_absolute() or plain.parts[:1] == ("..",) or plain == PurePosixPath("."):
         raise RequestError(f"{file}: the path {path!r} does not lie in the list's folder; make it relative to it.")

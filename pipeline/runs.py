@@ -201,7 +201,10 @@ def read_run(folder: Path) -> dict:
     """
     file = folder / RUN_FILE
     try:
-        return json.loads(file.read_text())
+        run = json.loads(file.read_text())
+        if not isinstance(run, dict) or not {"options", "split"} <= set(run):
+            raise ValueError("it lacks the options or the split")
+        return run
     except FileNotFoundError as error:
         raise RequestError(f"{folder} is not a run: it has no {RUN_FILE}.") from error
     except (OSError, ValueError) as error:

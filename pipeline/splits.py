@@ -88,10 +88,10 @@ def split(pairs: Pairs, rule: SplitRule, copies: np.ndarray, seed: int) -> Split
     if len(np.unique(copies)) < 2:
         raise RequestError(
             "Training needs at least two different images with targets, one to learn from and one to hold "
-            f"out; {pairs.features.paths[0]!r} is all there is."
+            f"out; there is only {pairs.features.paths[0]!r}, and near-copies of it where there are more."
         )
     if rule.kind == "random":
-        held_out = _random(np.array(pairs.keys, object), copies, rule.fraction, seed)
+        held_out = _random(np.array(pairs.features.images.labels), copies, rule.fraction, seed)
     elif rule.kind == "group":
         held_out = _groups(_column(pairs.features.images.groups, "group", "group"), copies, rule.fraction, seed)
     elif rule.kind == "classes":
@@ -113,18 +113,18 @@ def split(pairs: Pairs, rule: SplitRule, copies: np.ndarray, seed: int) -> Split
     return Split(np.flatnonzero(train), np.flatnonzero(validation), np.flatnonzero(moved))
 
 
-def _random(keys: np.ndarray, copies: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Hold out a share of the different images, the same share of each key where keys repeat."""
+def _random(labels: np.ndarray, copies: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Hold out a share of the different images, the same share of each label; labels of one image count as one."""
     from sklearn.model_selection import train_test_split
 
-    different, of_image = np.unique(copies, return_inverse=True)
-    key = np.empty(len(different), object)
-    key[of_image] = keys
+    different, first, of_image = np.unique(copies, return_index=True, return_inverse=True)
+    _, label, sizes = np.unique(labels[first], return_inverse=True, return_counts=True)
+    label = np.where(sizes[label] > 1, label, -1)
+    kinds, sizes = np.unique(label, return_counts=True)
     count = min(max(1, round(fraction * len(different))), len(different) - 1)
-    labels, counts = np.unique(key.astype(str), return_counts=True)
-    repeats = counts.min() > 1 and len(labels) <= min(count, len(different) - count)
+    possible = sizes.min() > 1 and len(kinds) <= min(count, len(different) - count)
     _, chosen = train_test_split(
-        np.arange(len(different)), test_size=count, random_state=seed, stratify=key if repeats else None
+        np.arange(len(different)), test_size=count, random_state=seed, stratify=label if possible else None
     )
     return np.isin(of_image, chosen)
 

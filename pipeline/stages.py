@@ -1,7 +1,9 @@
 """The stages: each reads what the one before it left on disk, and returns the document that `--json` prints."""
 
 import importlib.metadata
+import json
 import logging
+import math
 import platform
 import shutil
 from collections.abc import Sequence
@@ -196,7 +198,7 @@ def _train_in(folder: Path, run: dict, training: Training, data: Data, extractor
 
     card = Card(extractor.weights.name, extractor.fingerprint, extractor.description, data.x.shape[1],
                 data.y.shape[1], recipe.decoder.output_activation)  # fmt: skip
-    baselines = Baselines.fit(data.x, data.y, training.seed)
+    baselines = Baselines.fit(data.x, data.y, training.seed, training.memory)
     baselines.save(folder / BASELINES_FILE)
     entries = {}
     for style, model in models.items():
@@ -222,7 +224,12 @@ def _train_in(folder: Path, run: dict, training: Training, data: Data, extractor
         "ceiling": ceiling,
     }
     kept = {style: each.kept_epoch for style, each in fitted.items()}
-    curves = {style: each.curves for style, each in fitted.items()}
+    curves = {
+        style: {
+            name: [value if math.isfinite(value) else None for value in curve] for name, curve in each.curves.items()
+        }
+        for style, each in fitted.items()
+    }
     runs.write_run(folder, run | {"result": result, "kept_epoch": kept, "curves": curves})
     checkpoint.unlink(missing_ok=True)
     if diverged:
@@ -240,8 +247,10 @@ def _document(folder: Path, result: dict) -> dict:
 def _check_unchanged(folder: Path, run: dict) -> None:
     """Refuse to go on with a run on other images or targets than it began with."""
     begun = runs.read_run(folder)
-    for part, name in (("split", "images"), ("targets", "targets"), ("extractor", "weights")):
-        if begun[part] != run[part]:
+    now = json.loads(json.dumps(run))
+    parts = {"split": "images", "targets": "targets", "extractor": "weights", "recipe": "options", "seed": "seed"}
+    for part, name in parts.items():
+        if begun.get(part) != now[part]:
             raise RequestError(
                 f"{folder} cannot go on: the {name} have changed since it began. Bring them back, or train anew."
             )
@@ -292,7 +301,10 @@ def compare(
         pairs, sides, _ = _split(training, extractor, computing)
         own = _data(pairs, sides, training.memory).loaded()
         data = lambda seed: own  # noqa: E731
-    study = comparison.compare(data, recipe, range(seeds), bool(computing and computing.progress))
+    try:
+        study = comparison.compare(data, recipe, range(seeds), bool(computing and computing.progress))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Interrupted. The study keeps nothing; the same command begins it anew.") from None
     document = comparison.document(study)
     if plot:
         plots.plot_study(study, document["ceiling"], plot)
@@ -343,23 +355,26 @@ def evaluate(request: Evaluating, computing: Computing) -> dict:
     for name, other in cards.items():
         other.check(files[name], extractor)
 
-    images, targets, only = request.images, request.targets, None
+    images, targets, on_missing, only = request.images, request.targets, request.on_missing, None
     if images is None:
         run = runs.read_run(run_folder)
-        options = run["options"]
+        options, only = run["options"], run["split"]["validation"]
+        if "images" not in options:
+            raise RequestError(f"{run_folder} does not say where its images are; name them: evaluate MODEL IMAGES.")
         images = find_images(options["images"], Path(options["data_dir"]) if "data_dir" in options else None)
-        targets, only = targets or options.get("targets"), run["split"]["validation"]
+        targets, on_missing = targets or options.get("targets"), options.get("on_missing", on_missing)
     elif targets is None and images.targets is None:
         raise RequestError("To evaluate on images of your own, name their target embeddings with --targets FILE.")
-    table = read_targets(targets, images, request.on_missing)
+    table = read_targets(targets, images, on_missing)
     for name, other in cards.items():
         other.check_targets(files[name], table.vectors.shape[1])
     features = _extract(images, extractor, computing)
     if only:
         features = _held_out(features, only)
-    elif (run_folder / RUN_FILE).exists():
-        _warn_of_training_images(features, runs.read_run(run_folder))
-    pairs = pair(features, table, request.on_missing)
+    for folder in dict.fromkeys(file.parent for file in files.values()):
+        if (folder / RUN_FILE).exists():
+            _warn_of_training_images(features, folder)
+    pairs = pair(features, table, on_missing)
 
     x, y = pairs.features.stored(), pairs.targets
     predictions = {name: predict(runs.load_decoder(file), x) for name, file in files.items()}
@@ -404,12 +419,12 @@ def _held_out(features: Features, held_out: dict[str, str]) -> Features:
     return features.take([row for row, path in enumerate(features.paths) if path in held_out])
 
 
-def _warn_of_training_images(features: Features, run: dict) -> None:
-    """Say so where a decoder is to be judged on images that it learned from."""
-    learned = set(run["split"]["train"].values())
+def _warn_of_training_images(features: Features, folder: Path) -> None:
+    """Say so where the decoders of a run are to be judged on images that they learned from."""
+    learned = set(runs.read_run(folder)["split"]["train"].values())
     known = sum(digest in learned for digest in features.digests)
     if known:
         log.warning(
-            "The decoder was trained on %d of these %d images: its cosine on them is no estimate for new ones.",
-            known, len(features.digests),
+            "The decoders of %s were trained on %d of these %d images: their cosine is no estimate for new ones.",
+            folder, known, len(features.digests),
         )  # fmt: skip

@@ -52,6 +52,8 @@ class FeatureStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._dataset = self._open()
+            if self._dataset.schema.names != self._schema.names:
+                raise ValueError("another version of this program has made it")
             digests = self._dataset.to_table(columns=["digest"])["digest"]
         except (OSError, ValueError) as error:
             raise PipelineError(

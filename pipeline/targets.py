@@ -127,6 +127,8 @@ class _Rows:
     def add(self, key: str, vector: np.ndarray, number: int) -> None:
         """Add a row; `number` is where it stands."""
         where = f"{self._file}, {self._unit} {number}"
+        if not key.strip():
+            raise RequestError(f"{where}: no path or label stands before the numbers.")
         if self.vectors and len(vector) != len(self.vectors[0]):
             raise RequestError(
                 f"{where}: {len(vector)} numbers, but {self._unit} {self._numbers[0]} has {len(self.vectors[0])}; "

@@ -50,7 +50,7 @@ def find_records(source: str, data_dir: Path | None) -> ImageSet:
             labels.append(name)
             records.append(Record(digest(content), functools.partial(reader.read, number)))
     except ValueError as error:
-        raise RequestError(f"{source}: {str(error).strip().splitlines()[0]}") from error
+        raise RequestError(f"{source}: {_first_line(error)}") from error
     if not paths:
         raise RequestError(f"{source}: this split holds no examples.")
     return ImageSet(source, paths, records, labels)
@@ -65,7 +65,7 @@ def _builder(source: str, name: str, data_dir: Path | None):
     except tfds.core.DatasetNotFoundError as error:
         raise RequestError(f"{source}: tensorflow-datasets neither knows such a data set nor has it.") from error
     except ValueError as error:  # another config or version than there is
-        raise RequestError(f"{source}: {str(error).strip().splitlines()[0]}") from error
+        raise RequestError(f"{source}: {_first_line(error)}") from error
     if not builder.is_prepared():
         try:
             builder.download_and_prepare()
@@ -97,15 +97,20 @@ class _Reader:
 
     def examples(self) -> Iterator[tuple[str, bytes, str]]:
         """The id, the image file's bytes and the label's name ("" where there is none) of each example."""
+        import tensorflow as tf
         import tensorflow_datasets as tfds
 
         decoders = {self._image: tfds.decode.SkipDecoding()}
         config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
-        for example in self._builder.as_dataset(split=self._split, decoders=decoders, read_config=config):
-            label = ""
-            if self._label is not None:
-                label = self._builder.info.features[self._label].int2str(int(example[self._label]))
-            yield example["tfds_id"].numpy().decode(), example[self._image].numpy(), label
+        try:
+            for example in self._builder.as_dataset(split=self._split, decoders=decoders, read_config=config):
+                number = -1 if self._label is None else int(example[self._label])  # -1: TFDS hides the label
+                label = self._builder.info.features[self._label].int2str(number) if number >= 0 else ""
+                yield example["tfds_id"].numpy().decode(), example[self._image].numpy(), label
+        except tf.errors.OpError as error:
+            raise PipelineError(
+                f"The data set in {self._builder.data_path} is damaged ({_first_line(error)}); delete it and run again."
+            ) from error
 
     def read(self, number: int) -> bytes:
         """The image file's bytes of an example; fast where examples are asked for in order."""

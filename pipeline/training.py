@@ -159,7 +159,8 @@ def fit(
                 write_curves(name, rows, course.fitted[name].epochs)
             bar.set_postfix_str(_last_values(new), refresh=False)
             bar.update(course.epoch - bar.n)
-            if watch.checkpoint and time.monotonic() - saved > CHECKPOINT_EVERY:
+            sound = all(np.isfinite(rows).all() for rows in new.values())
+            if watch.checkpoint and sound and time.monotonic() - saved > CHECKPOINT_EVERY:
                 course.save(watch.checkpoint)
                 saved = time.monotonic()
     return course.close()
@@ -181,8 +182,12 @@ def _compile(models: Mapping[str, object], recipe: Recipe, rows: int) -> None:
                 optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": rate}})
             loss = keras.losses.get("cosine_similarity" if recipe.loss == "cosine" else recipe.loss)
             model.compile(optimizer=optimizer, loss=loss)
-        except (ValueError, TypeError) as error:
-            raise RequestError(f"The decoder cannot be trained so: {str(error).splitlines()[0]}") from error
+            probe = keras.ops.ones((1, model.output_shape[-1]))
+            model.compute_loss(y=probe, y_pred=probe)
+        except Exception as error:  # Keras and its backends raise whatever an unfit loss makes them stumble on
+            raise RequestError(
+                f"The decoder cannot be trained so: {(str(error).strip() or repr(error)).splitlines()[0]}"
+            ) from error
 
 
 def _refuse_shared(optimizer, decoders: int) -> None:
@@ -201,7 +206,8 @@ def _refuse_shared(optimizer, decoders: int) -> None:
 @dataclass
 class _Best:
     """The way back to a decoder's best weights. Weights are copied once for each block of epochs, before it, not after
-    each better epoch: copies would take a quarter of the time of short epochs, and the way from there is repeatable.
+    each better epoch: copies would take a quarter of the time of short epochs, and the same steps lead to the same bits
+    again (on a GPU, within rounding).
 
     Attributes:
         values: Its training state after epoch `kept_at`.
@@ -222,10 +228,10 @@ class _Course:
         self._epochs_at_once = max(1, min(MOST_EPOCHS, recipe.epochs, MOST_ORDERS // self._rows))
         self._pace = 1
         self.fitted = {name: Fitted() for name in models}
-        self._best: dict[str, _Best] = {}
         self._trainers = {
             name: _trainer(TrainingState(model, recipe), self._epochs_at_once) for name, model in models.items()
         }
+        self._best = {name: _Best(trainer.state.values(), 0, 0) for name, trainer in self._trainers.items()}
         self._x_validation, self._y_validation = data.x_validation, data.y_validation
         if isinstance(data.x, np.ndarray):
             self._stream = None
@@ -233,7 +239,11 @@ class _Course:
         else:
             # Two blocks of a quarter each; the other half is for the held-out features and for what reading needs.
             rows = data.memory // 4 // (data.x.shape[1] * 4) // recipe.batch_size * recipe.batch_size
-            self._stream = Stream(data.x, data.y, max(rows, recipe.batch_size))
+            if not rows:
+                raise RequestError(
+                    f"--minibatch {recipe.batch_size} does not fit a quarter of --memory; lower or raise it."
+                )
+            self._stream = Stream(data.x, data.y, rows)
 
     @property
     def epoch(self) -> int:
@@ -318,11 +328,11 @@ class _Course:
 
     def _restore_best(self, name: str) -> None:
         """Give a decoder its best weights: from what was kept before them, by the same epochs once more."""
-        if best := self._best.get(name):
-            self._trainers[name].state.assign(best.values)
-            if best.epoch > best.kept_at:
-                self._run_epochs(name, best.kept_at, best.epoch - best.kept_at)
-            self.fitted[name].kept_epoch = best.epoch
+        best = self._best[name]
+        self._trainers[name].state.assign(best.values)
+        if best.epoch > best.kept_at:
+            self._run_epochs(name, best.kept_at, best.epoch - best.kept_at)
+        self.fitted[name].kept_epoch = best.epoch
 
     def _diverged(self, name: str) -> Diverged:
         for each in self.fitted:
@@ -344,25 +354,31 @@ class _Course:
             arrays |= {
                 f"{name}/now/{number}": value for number, value in enumerate(self._trainers[name].state.values())
             }
-            if best := self._best.get(name):
-                arrays |= {f"{name}/best/{number}": value for number, value in enumerate(best.values)}
-                arrays[f"{name}/best_epochs"] = np.array([best.kept_at, best.epoch])
+            best = self._best[name]
+            arrays |= {f"{name}/best/{number}": value for number, value in enumerate(best.values)}
+            arrays[f"{name}/best_epochs"] = np.array([best.kept_at, best.epoch])
             arrays[f"{name}/curves"] = np.array([fitted.curves[curve] for curve in CURVES])
             arrays[f"{name}/seconds"] = np.array(fitted.seconds)
         write_checkpoint(file, arrays)
 
     def restore(self, file: Path) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint.
+
+        Raises:
+            PipelineError: The file is damaged, or is of another training.
+        """
         arrays = read_checkpoint(file)
-        for name, fitted in self.fitted.items():
-            state = self._trainers[name].state
-            count = len(state.values())
-            state.assign([arrays[f"{name}/now/{number}"] for number in range(count)])
-            if f"{name}/best_epochs" in arrays:
+        try:
+            for name, fitted in self.fitted.items():
+                state = self._trainers[name].state
+                count = len(state.values())
+                state.assign([arrays[f"{name}/now/{number}"] for number in range(count)])
                 best = [arrays[f"{name}/best/{number}"] for number in range(count)]
                 self._best[name] = _Best(best, *arrays[f"{name}/best_epochs"].tolist())
-            fitted.curves = dict(zip(CURVES, arrays[f"{name}/curves"].tolist(), strict=True))
-            fitted.seconds = float(arrays[f"{name}/seconds"])
+                fitted.curves = dict(zip(CURVES, arrays[f"{name}/curves"].tolist(), strict=True))
+                fitted.seconds = float(arrays[f"{name}/seconds"])
+        except (KeyError, ValueError) as error:
+            raise PipelineError(f"{file} is the checkpoint of another training ({error}); train anew.") from error
 
 
 def _trainer(state: TrainingState, epochs_at_once: int) -> Trainer:

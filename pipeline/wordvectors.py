@@ -7,6 +7,7 @@ https://nlp.stanford.edu/projects/glove, https://code.google.com/archive/p/word2
 import gzip
 import itertools
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
@@ -125,8 +126,8 @@ def _rows(file: Path) -> Iterator[Row]:
     try:
         with gzip.open(file) if file.suffix.lower() == ".gz" else open(file, "rb") as opened:
             yield from (_binary_rows if _kind(file) in BINARY_SUFFIXES else _text_rows)(file, opened)
-    except EOFError as error:
-        raise RequestError(f"{file}: this file is cut short ({error}); fetch it again.") from error
+    except (EOFError, zlib.error) as error:
+        raise RequestError(f"{file}: this file is damaged or cut short ({error}); fetch it again.") from error
     except OSError as error:
         raise RequestError(f"{file}: the word vectors cannot be read ({error.strerror or error}).") from error
 
@@ -141,7 +142,9 @@ def _text_rows(file: Path, opened: IO[bytes]) -> Iterator[Row]:
     for line, text in enumerate(opened if header else itertools.chain([first], opened), begin):
         ended = text.endswith(b"\n")
         text = text.rstrip()
-        if text.count(b" ") == dim:
+        if not text:
+            raise RequestError(f"{_where(file, line)}: an empty line; each line holds a word and {dim} numbers.")
+        if text.count(b" ") == dim and b"  " not in text:
             word, _, numbers = text.partition(b" ")
         else:  # a few published words have spaces in them
             fields = text.split()

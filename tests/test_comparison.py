@@ -94,7 +94,7 @@ def test_one_needs_own_data_held_out_too() -> None:
 
 
 def test_a_recipe_that_cannot_be_studied_is_refused() -> None:
-    with pytest.raises(RequestError, match="constant learning rate"):
+    with pytest.raises(RequestError, match="The study needs sigmoid layers"):
         _inheriting(PRESETS["default"], 5)
 
 

@@ -53,6 +53,11 @@ def test_copies_stay_on_one_side() -> None:
         assert len(splitted(pairs("a" * 40), "random:0.25", copies, seed).validation) == 10
 
 
+def test_a_label_of_one_image_changes_nothing_for_the_others() -> None:
+    found = splitted(pairs("aaaaabbbbbcccccde"), "random:0.2", seed=1)
+    assert {row // 5 for row in found.validation} >= {0, 1, 2}
+
+
 def test_labels_that_do_not_repeat_are_split_plainly() -> None:
     found = splitted(pairs("abcde"), "random:0.2")
     assert (len(found.train), len(found.validation)) == (4, 1)

@@ -72,3 +72,14 @@ def test_a_place_that_cannot_hold_a_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "features").write_text("a file in the way")
     with pytest.raises(PipelineError, match="cannot be opened"):
         FeatureStore(tmp_path, EXTRACTOR)
+
+
+def test_a_store_of_another_layout_is_refused(tmp_path: Path) -> None:
+    import lance
+    import pyarrow as pa
+
+    (tmp_path / "features").mkdir()
+    table = pa.table({"digest": pa.array([b"0" * 16], pa.binary(16))})
+    lance.write_dataset(table, tmp_path / "features" / f"{EXTRACTOR.fingerprint}.lance")
+    with pytest.raises(PipelineError, match=r"another version of this program has made it.*delete this folder"):
+        FeatureStore(tmp_path, EXTRACTOR)

@@ -57,6 +57,7 @@ def test_equal_rows_for_one_key_are_fine(tmp_path: Path) -> None:
         ("cat,1,2\ndog,3\n", "line 2: 1 numbers, but line 1 has 2"),
         ("cat,1,2\ndog,3,x\n", "line 2: not a number"),
         ("cat,1,nan\n", "line 1: the target of 'cat' holds NaN"),
+        (",1,2\n", "line 1: no path or label stands before the numbers"),
         ("cat,1,2\ndog,1,inf\n", "line 2: the target of 'dog' holds NaN or infinite"),
         ("cat,1,2\ndog,3,4\ncat,1,3\n", "line 3: 'cat' has another vector already on line 1"),
         ("cat;1;2\n", "line 1: .*followed by no numbers; is the table separated by commas"),

@@ -140,6 +140,11 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_the_best_weights() -> None
     with pytest.raises(Diverged, match=r"no longer finite after epoch \d of 8.*--learning-rate") as raised:
         trained(EXPLODING, data)
     assert raised.value.fitted["functional"].kept_epoch == 0
+    model = build_decoder(EXPLODING.decoder, "functional", data.x, data.y, 0)
+    start = build_decoder(EXPLODING.decoder, "functional", data.x, data.y, 0)
+    with pytest.raises(Diverged):
+        fit({"functional": model}, data, EXPLODING)
+    assert equal_weights(model, start)
 
     import keras
 
@@ -155,7 +160,9 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_the_best_weights() -> None
     assert error == pytest.approx(fitted.curves["validation_loss"][2], rel=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"optimizer": "downhill"}, {"loss": "regret"}])
+@pytest.mark.parametrize(
+    "wrong", [{"optimizer": "downhill"}, {"loss": "regret"}, {"loss": "sparse_categorical_crossentropy"}]
+)
 def test_unknown_names_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(RequestError, match="cannot be trained so"):
         trained(dataclasses.replace(RECIPE, **wrong), made())
@@ -197,6 +204,8 @@ def test_a_checkpoint_is_gone_on_from_to_the_same_bits(tmp_path: Path, monkeypat
     assert equal_weights(undisturbed, went_on)
     assert (rest.curves, rest.kept_epoch) == (whole.curves, whole.kept_epoch)
 
+    with pytest.raises(PipelineError, match="checkpoint of another training"):
+        trained(dataclasses.replace(recipe, decoder=DecoderSpec((3,))), data, watch=Watch(checkpoint=kept))
     kept.write_bytes(kept.read_bytes()[:-100])
     with pytest.raises(PipelineError, match=r"checkpoint\.npz is damaged"):
         trained(recipe, data, watch=Watch(checkpoint=kept))

@@ -66,7 +66,7 @@ def test_evaluation_of_a_model_alone_says_what_it_has_seen(trained: Finished, ru
     finished = run("evaluate", model, "images", "--targets", "images/targets.csv", "--json")
     assert finished.json["images"] == 144
     assert set(finished.json["models"]) == {"functional"}
-    assert f"trained on {trained.json['train']} of these 144 images" in finished.err
+    assert f"were trained on {trained.json['train']} of these 144 images" in finished.err
 
 
 def test_tables_fit_80_columns(trained: Finished, run) -> None:

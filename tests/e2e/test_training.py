@@ -60,7 +60,8 @@ def test_a_killed_training_is_gone_on_with_to_the_same_bits(run, train: tuple, h
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert "is not finished; go on with" in run("evaluate", folder, code=2).err
-    assert "give --resume alone" in run("train", "--resume", folder, "--epochs", 5, code=2).err
+    for other in (("--epochs", 5), ("--config", folder / "run.json"), ("--seed", 0)):
+        assert "give --resume alone" in run("train", "--resume", folder, *other, code=2).err
 
     resumed = run("train", "--resume", folder, "--json", "--quiet").json
     undisturbed = run(*train, *options, "--json").json
