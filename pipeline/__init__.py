@@ -12,7 +12,7 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "find_images": "images",
+    "find_images": "sources",
     "Extractor": "vgg16",
     "weights_from": "vgg16",
     "Computing": "features",

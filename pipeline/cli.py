@@ -81,7 +81,7 @@ def cli() -> None:
 def extract(images, out, data_dir, strict, weights, layer, precision, as_json, quiet, **computing) -> None:
     """Compute the features of IMAGES that the store lacks."""
     from pipeline import stages, terminal
-    from pipeline.images import find_images
+    from pipeline.sources import find_images
 
     terminal.show_messages(quiet)
     result = stages.extract_features(
@@ -168,7 +168,7 @@ def train(context, models, resume, as_json, quiet, **asked) -> None:
     """Train a decoder from the features of IMAGES to targets; without IMAGES, on the sample."""
     from pipeline import stages, terminal
     from pipeline.decoders import API_STYLES
-    from pipeline.images import find_images
+    from pipeline.sources import find_images
     from pipeline.splits import SplitRule
 
     terminal.show_messages(quiet)
@@ -247,7 +247,7 @@ def _recipe(asked: dict):
 def evaluate(models, targets, on_missing, data_dir, weights, layer, precision, as_json, quiet, **computing) -> None:
     """Judge saved decoders, on IMAGES or on what their run held out."""
     from pipeline import stages, terminal
-    from pipeline.images import find_images
+    from pipeline.sources import find_images
 
     terminal.show_messages(quiet)
     images = None
@@ -281,7 +281,7 @@ def compare(images, targets, seeds, epochs, plot, weights, layer, precision, as_
 
     from pipeline import stages, terminal
     from pipeline.decoders import PRESETS
-    from pipeline.images import find_images
+    from pipeline.sources import find_images
     from pipeline.splits import SplitRule
 
     terminal.show_messages(quiet)

@@ -20,8 +20,9 @@ from pipeline.errors import PipelineError, RequestError
 from pipeline.evaluation import Baselines, cosines
 from pipeline.features import Computing, Features, extract
 from pipeline.feed import in_blocks
-from pipeline.images import ImageSet, find_images
+from pipeline.images import ImageSet
 from pipeline.runs import BASELINES_FILE, CHECKPOINT_FILE, RUN_FILE, TENSORBOARD_FOLDER, Card
+from pipeline.sources import find_images
 from pipeline.splits import Split, SplitRule, split
 from pipeline.targets import Pairs, pair, read_targets
 from pipeline.training import MEMORY, Data, Diverged, Watch, fit, predict

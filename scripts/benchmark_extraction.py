@@ -35,7 +35,8 @@ from pipeline.engines.keras import build_network
 from pipeline.engines.mnn import _write_onnx, bgr_planes, converted_net
 from pipeline.features import Computing, _decode_ahead, extract
 from pipeline.fileindex import FileIndex
-from pipeline.images import THUMBNAIL, decode, find_images
+from pipeline.images import THUMBNAIL, decode
+from pipeline.sources import find_images
 from pipeline.store import FeatureStore
 from pipeline.vgg16 import BLOCKS, DENSE, Extractor, weights_from
 

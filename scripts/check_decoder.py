@@ -19,7 +19,7 @@ from pipeline.copies import find_copies
 from pipeline.decoders import PRESETS, build_decoder
 from pipeline.evaluation import Baselines, cosines, retrieval_summary
 from pipeline.features import Computing, extract
-from pipeline.images import find_images
+from pipeline.sources import find_images
 from pipeline.splits import SplitRule, split
 from pipeline.targets import pair, read_targets
 from pipeline.training import Data, fit, predict

@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline import copies
 from pipeline.copies import find_copies, groups, near_copies
 from pipeline.features import Computing, extract
-from pipeline.images import find_images
+from pipeline.sources import find_images
 from pipeline.vgg16 import Extractor, weights_from
 
 

@@ -9,7 +9,8 @@ from pipeline.engines import make_engine
 from pipeline.errors import PipelineError, RequestError
 from pipeline.features import Computing, extract
 from pipeline.feed import in_blocks
-from pipeline.images import decode, find_images, read
+from pipeline.images import decode, read
+from pipeline.sources import find_images
 from pipeline.vgg16 import Extractor, weights_from
 
 EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")

@@ -8,7 +8,7 @@ from conftest import picture
 
 from pipeline.errors import PipelineError, RequestError
 from pipeline.features import Computing, extract
-from pipeline.images import find_images
+from pipeline.sources import find_images
 from pipeline.vgg16 import Extractor, weights_from
 
 LABELS = ["golden retriever", "teapot"]
