@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.errors import PipelineError, RequestError
 
 SUFFIXES = (".npz", ".npy", ".parquet")
+UNFINISHED = ".unfinished-"
 
 
 def check_output(file: Path) -> None:
@@ -54,12 +55,18 @@ def replacing(file: Path) -> Iterator[Path]:
 
     Its name follows from the file's, so that what a kill leaves lying is overwritten the next time.
     """
-    unfinished = file.with_name(f".unfinished-{file.name}")
+    unfinished = file.with_name(f"{UNFINISHED}{file.name}")
     try:
         yield unfinished
         os.replace(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a kill in the middle of `replacing` has left in a folder that no other process writes to."""
+    for file in folder.glob(f"{UNFINISHED}*"):
+        file.unlink(missing_ok=True)
 
 
 def _write_npy(file: Path, name: str, paths: Sequence[str], blocks: Iterable[np.ndarray], dim: int) -> None:

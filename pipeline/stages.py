@@ -143,6 +143,7 @@ def train(training: Training, extractor: Extractor, computing: Computing, resume
     }
     if resumed:
         _check_unchanged(resumed, run)
+        outputs.remove_unfinished(resumed)
     folder = resumed or runs.new_run(training.models)
     try:
         runs.write_run(folder, run)

@@ -63,6 +63,7 @@ def test_a_killed_training_is_gone_on_with_to_the_same_bits(run, train: tuple, h
     for other in (("--epochs", 5), ("--config", folder / "run.json"), ("--seed", 0)):
         assert "give --resume alone" in run("train", "--resume", folder, *other, code=2).err
 
+    (folder / ".unfinished-checkpoint.npz").write_bytes(b"what a kill while saving leaves")
     resumed = run("train", "--resume", folder, "--json", "--quiet").json
     undisturbed = run(*train, *options, "--json").json
     assert all(map(np.array_equal, weights(resumed["run"]), weights(undisturbed["run"])))
