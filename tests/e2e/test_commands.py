@@ -203,7 +203,7 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
         (("extract", folder, "--batch-size", 0), "--batch-size"),
         (("extract", folder, "--out", tmp_path / "x.pickle"), "vectors are written as"),
         (("extract", folder, "--out", tmp_path / "gone" / "x.npz"), "does not exist"),
-        (("train", one, "--targets", targets, *SMALL, "--models", tmp_path / "models"), "at least two different images"),
+        (("train", one, "--targets", targets, *SMALL, "--models", tmp_path / "models"), "two different images"),
         (("train", folder), "--targets FILE"),
         ((*train, "--targets", tmp_path / "gone.csv"), "No such file"),
         ((*train, "--hidden", "many"), "not a list of whole numbers"),
