@@ -1,8 +1,8 @@
 """Compiled training: whole blocks of epochs inside one XLA function around a Keras model, its loss and its optimizer.
 
 Keras `fit` returns to Python after each step, and a decoder's step is so short that nearly all of the time goes there.
-Here the loops over epochs and batches, the validation after each epoch, the best weights and early stopping are part of
-the compiled function (https://openxla.org/xla); Python only hears of it now and then.
+Here the loops over epochs and batches, the validation after each epoch, the note of the best one and early stopping are
+part of the compiled function (https://openxla.org/xla); Python only hears of it now and then.
 
 Needs Keras's TensorFlow backend; `pipeline.keras_fit` does the same for the others.
 """

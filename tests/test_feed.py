@@ -3,7 +3,6 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pipeline import feed
 from pipeline.decoders import DecoderSpec, Recipe, build_decoder
 from pipeline.features import StoredFeatures
 from pipeline.feed import Stream, aligned_empty, in_blocks, in_memory, moments, order
@@ -104,7 +103,3 @@ def test_streamed_training_stays_within_its_memory(stored: tuple[StoredFeatures,
         )
     assert losses[1][-1] == pytest.approx(losses[0][-1], rel=0.2)
     assert peaks[0] > vectors.nbytes > peaks[1]
-
-
-def test_what_is_read_at_once_fits_the_smallest_budget() -> None:
-    assert feed.READ_AT_ONCE * 4096 * 4 <= 2**24
