@@ -145,7 +145,6 @@ def test_compare_on_own_images(run, train: tuple, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_compare_answers_the_question(run) -> None:
     result = run("compare", "--json", "--quiet").json
-    assert result["seconds"] <= 120
     runs = {scenario["name"]: scenario["runs"] for scenario in result["scenarios"]}
     for each in runs["shared-optimizer"]:
         assert each["functional"] == pytest.approx(0.650, abs=0.001)
