@@ -32,8 +32,10 @@ _HOME = {
     "predict": "training",
     "compare": "comparison",
     "load_decoder": "runs",
+    "Baselines": "baselines",
     "cosines": "evaluation",
-    "judge": "evaluation",
+    "Candidates": "retrieval",
+    "look_up": "retrieval",
     "PipelineError": "errors",
     "RequestError": "errors",
 }

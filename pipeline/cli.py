@@ -239,14 +239,17 @@ def _recipe(asked: dict):
 @cli.command()
 @click.argument("models", nargs=-1, required=True, metavar="RUN|MODEL... [IMAGES]")
 @targets_option
+@click.option("--report", type=FILE, metavar="FILE.html", help="Where to write the report.  [models/RUN/report.html]")
+@click.option("--vocabulary", type=FILE, help="Word vectors to look predictions up among, beside the targets.")
+@click.option("--shuffled", is_flag=True, help="Train a decoder on shuffled targets, as one more baseline.")
 @missing_option
 @data_option
 @extractor_options
 @computing_options
 @output_options
-def evaluate(models, targets, on_missing, data_dir, weights, layer, precision, as_json, quiet, **computing) -> None:
+def evaluate(models, data_dir, as_json, quiet, engine, batch_size, workers, cache, **asked) -> None:
     """Judge saved decoders, on IMAGES or on what their run held out."""
-    from pipeline import stages, terminal
+    from pipeline import evaluating, terminal
     from pipeline.sources import find_images
 
     terminal.show_messages(quiet)
@@ -254,10 +257,10 @@ def evaluate(models, targets, on_missing, data_dir, weights, layer, precision, a
     if len(models) > 1 and not (Path(models[-1]).suffix == ".keras" or (Path(models[-1]) / "run.json").exists()):
         *models, images = models
         images = find_images(images, data_dir)
-    request = stages.Evaluating(
-        models, images, str(targets) if targets else None, weights, layer, precision, on_missing
-    )
-    _print(stages.evaluate(request, _computing(quiet, **computing)), as_json, terminal.print_evaluation)
+    asked["targets"] = str(asked["targets"]) if asked["targets"] else None
+    computing = _computing(quiet, engine=engine, batch_size=batch_size, workers=workers, cache=cache)
+    result = evaluating.evaluate(evaluating.Evaluating(models, images, **asked), computing)
+    _print(result, as_json, terminal.print_evaluation)
 
 
 @cli.command()

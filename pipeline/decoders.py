@@ -1,5 +1,6 @@
 """Decoders: one specification, built in Keras's two API styles."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -155,6 +156,12 @@ class Recipe:
     loss: str = "mse"
     keep: Literal["last", "best"] = "last"
     patience: int | None = None
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Recipe":
+        """The recipe that `dataclasses.asdict` and JSON made this document of."""
+        decoder = DecoderSpec(**{**document["decoder"], "hidden": tuple(document["decoder"]["hidden"])})
+        return cls(**{**document, "decoder": decoder})
 
     def __post_init__(self) -> None:
         if self.epochs < 1:

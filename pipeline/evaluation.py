@@ -1,23 +1,22 @@
-"""Evaluation: cosine similarity to the target, retrieval of the right target, and the baselines to beat."""
+"""Evaluation: what a cosine similarity to the target is worth, in numbers.
 
-import logging
-import zipfile
+A mean cosine says little by itself. Beside it stand its interval; the same with the mean target taken from both sides,
+for targets that all point one way; the share of the way from the mean baseline to the ceiling; the squared error; the
+rank of the right target among all; and where, label by label and image by image, it goes wrong.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import PipelineError
-from pipeline.feed import Vectors, in_blocks
-from pipeline.outputs import replacing
-
-log = logging.getLogger(__name__)
+from pipeline.retrieval import Candidates, Found, look_up, unit
 
 RESAMPLES = 2000
-RETRIEVAL_BLOCK = 1024
-RIDGE_ALPHAS = np.logspace(-1, 8, 19)
-RIDGE_ROWS = 4096  # more would take minutes: the time grows with their cube
-RIDGE_COPIES = 16  # of its rows, that RidgeCV holds in all
+RESAMPLED_AT_ONCE = 2**22  # values
+CONFUSIONS = 3  # that are named for a label
+NAMED = 10  # worst and best images that are named
 
 
 def cosines(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -30,15 +29,28 @@ def cosines(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     Returns:
         Shape (N,), float64, from -1 to 1.
     """
-    a, b = _unit(predictions), _unit(targets)
-    return np.einsum("nd,nd->n", a, b).clip(-1, 1)
+    return np.einsum("nd,nd->n", unit(predictions), unit(targets)).clip(-1, 1)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors scaled to length 1, float64; zero vectors stay zero."""
-    vectors = np.asarray(vectors, np.float64)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+def interval(values: np.ndarray, seed: int = 0) -> list[float] | None:
+    """The percentile bootstrap's 95 % interval of a mean (Efron 1979, by SciPy).
+
+    Args:
+        values: Shape (N,).
+        seed: Seeds the resampling.
+
+    Returns:
+        The lower and the upper end; None for fewer than two values.
+    """
+    if len(values) < 2:
+        return None
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed),
+        batch=max(1, RESAMPLED_AT_ONCE // len(values)),
+    )  # fmt: skip
+    return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
 def cosine_summary(values: np.ndarray, seed: int = 0) -> dict:
@@ -49,136 +61,162 @@ def cosine_summary(values: np.ndarray, seed: int = 0) -> dict:
         seed: Seeds the bootstrap.
 
     Returns:
-        mean, median, p05, p95, and ci95: the percentile bootstrap's 95 % interval of the mean (Efron 1979), or None
-        for a single value.
+        mean, median, p05, p95, and ci95, the interval of the mean.
     """
-    interval = None
-    if len(values) > 1:
-        from scipy.stats import bootstrap
-
-        found = bootstrap(
-            (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
-        )
-        interval = [float(found.confidence_interval.low), float(found.confidence_interval.high)]
     p05, median, p95 = np.percentile(values, [5, 50, 95])
     return {"mean": float(values.mean()), "median": float(median), "p05": float(p05), "p95": float(p95),
-            "ci95": interval}  # fmt: skip
-
-
-def retrieval_summary(predictions: np.ndarray, targets: np.ndarray) -> dict:
-    """How well a prediction finds its own target among all different ones, by cosine (as in DeViSE, Frome et al. 2013).
-
-    The rank of a target is one more than the number of others that lie strictly nearer; half of those exactly as near
-    count too, so that a prediction that cannot tell targets apart gains nothing from it.
-
-    Args:
-        predictions: Shape (N, D).
-        targets: Shape (N, D); equal rows are one candidate.
-
-    Returns:
-        top1 and top5 (shares of images), mrr (mean reciprocal rank) and median_rank.
-    """
-    candidates, own = np.unique(targets, axis=0, return_inverse=True)
-    directions, unit = _unit(candidates), _unit(predictions)
-    ranks = np.empty(len(unit))
-    for start in range(0, len(unit), RETRIEVAL_BLOCK):
-        rows = slice(start, start + RETRIEVAL_BLOCK)
-        similarity = unit[rows] @ directions.T
-        true = np.take_along_axis(similarity, own[rows, None], axis=1)
-        nearer, as_near = (similarity > true).sum(axis=1), (similarity == true).sum(axis=1) - 1
-        ranks[rows] = 1 + nearer + as_near / 2
-    return {"top1": float((ranks < 1.5).mean()), "top5": float((ranks < 5.5).mean()),
-            "mrr": float((1 / ranks).mean()), "median_rank": float(np.median(ranks))}  # fmt: skip
+            "ci95": interval(values, seed)}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Baselines:
-    """What a decoder has to beat, fitted on the training images.
+class Truth:
+    """What is known of the images that predictions are judged on.
 
     Attributes:
-        mean: The mean target, shape (D,): the same prediction for every image.
-        coefficients: Ridge regression from features, shape (F, D).
-        intercept: Its intercept, shape (D,).
-        alpha: Its penalty.
+        paths: The images' names, N of them.
+        labels: Their labels, "" where they have none.
+        targets: Their target embeddings, shape (N, D).
+        candidates: What predictions are looked up among; all targets are in it.
+        centre: The mean target, of the training images where they are known, shape (D,).
+        seen: Whether each image's target was one of a training image, shape (N,), bool; None if that is not known.
     """
 
-    mean: np.ndarray
-    coefficients: np.ndarray
-    intercept: np.ndarray
-    alpha: float
-
-    @classmethod
-    def fit(cls, x: Vectors, y: np.ndarray, seed: int = 0, memory: int | None = None) -> "Baselines":
-        """Fit both; ridge takes the penalty with the least leave-one-out error (scikit-learn's RidgeCV).
-
-        Args:
-            x: Training features, shape (N, F); ridge learns from at most RIDGE_ROWS of them, and says so.
-            y: Training targets, shape (N, D).
-            seed: Chooses the rows.
-            memory: Bytes that ridge may hold, where they allow fewer rows.
-        """
-        from sklearn.linear_model import Ridge, RidgeCV
-
-        mean = y.mean(axis=0)
-        most = RIDGE_ROWS if memory is None else min(RIDGE_ROWS, max(1, memory // (RIDGE_COPIES * x.shape[1] * 4)))
-        if len(x) > most:
-            log.info("The ridge baseline learns from %d of the %d images, chosen at random.", most, len(x))
-            rows = np.sort(np.random.default_rng(seed).choice(len(x), most, replace=False))
-            x, y = x[rows], y[rows]
-        x = x[:]
-        model = RidgeCV(alphas=RIDGE_ALPHAS).fit(x, y) if len(x) > 1 else Ridge().fit(x, y)
-        alpha = float(getattr(model, "alpha_", model.alpha if len(x) == 1 else np.nan))
-        return cls(mean, model.coef_.T.astype(np.float32), model.intercept_.astype(np.float32), alpha)
-
-    def predict(self, x: Vectors) -> dict[str, np.ndarray]:
-        """Predictions of both for features of shape (N, F): {"mean": (N, D), "ridge": (N, D)}."""
-        return {
-            "mean": np.broadcast_to(self.mean, (len(x), len(self.mean))),
-            "ridge": np.concatenate([block @ self.coefficients + self.intercept for block in in_blocks(x)]),
-        }
-
-    def save(self, file: Path) -> None:
-        """Save as `.npz`, whole or not at all.
-
-        Raises:
-            PipelineError: It cannot be written.
-        """
-        try:
-            with replacing(file) as unfinished:
-                np.savez(unfinished, mean=self.mean, coefficients=self.coefficients, intercept=self.intercept,
-                         alpha=self.alpha)  # fmt: skip
-        except OSError as error:
-            raise PipelineError(f"{file} cannot be written ({error.strerror or error}).") from error
-
-    @classmethod
-    def load(cls, file: Path) -> "Baselines":
-        """Load what `save` wrote.
-
-        Raises:
-            PipelineError: The file is damaged.
-        """
-        try:
-            with np.load(file, allow_pickle=False) as saved:
-                return cls(saved["mean"], saved["coefficients"], saved["intercept"], float(saved["alpha"]))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise PipelineError(f"{file} is damaged ({error}); train again to make it anew.") from error
+    paths: Sequence[str]
+    labels: Sequence[str]
+    targets: np.ndarray
+    candidates: Candidates
+    centre: np.ndarray
+    seen: np.ndarray | None = None
 
 
-def judge(predictions: dict[str, np.ndarray], targets: np.ndarray, seed: int = 0) -> dict[str, dict]:
-    """Judge several predictions of the same targets.
+@dataclass(frozen=True)
+class Judgement:
+    """One prediction of all images, judged.
+
+    Attributes:
+        predictions: Shape (N, D).
+        cosines: To the targets, shape (N,).
+        found: The search for the targets.
+        ceiling: The highest mean cosine that whatever predicted this can reach.
+        summary: The numbers, as `--json` prints them.
+    """
+
+    predictions: np.ndarray
+    cosines: np.ndarray
+    found: Found
+    ceiling: float
+    summary: dict
+
+
+def judge(
+    predictions: Mapping[str, np.ndarray], truth: Truth, ceilings: Mapping[str, float], seed: int = 0
+) -> dict[str, Judgement]:
+    """Judge several predictions of the same images.
 
     Args:
-        predictions: Name -> predicted embeddings, shape (N, D).
-        targets: Shape (N, D).
-        seed: Seeds the bootstrap.
+        predictions: Name -> predicted embeddings, shape (N, D). That of "mean", where there is one, is the baseline
+            from which progress is counted.
+        truth: What is known of the images.
+        ceilings: Name -> ceiling; 1 for those it lacks.
+        seed: Seeds the bootstraps.
 
     Returns:
-        Name -> {"cosine": see `cosine_summary`, "retrieval": see `retrieval_summary`}.
+        Name -> judgement. Its summary holds `cosine` and `centred_cosine` (see `cosine_summary`; centred: the mean
+        target taken from both sides), `progress` (from the mean baseline at 0 to the ceiling at 1, None where they
+        are the same or there is no baseline), `mse`, `retrieval` (see `Found.summary`), `zero_vectors` (how many
+        predictions are zero and have no direction) and, where labels were held out, `retrieval_of_seen` and
+        `retrieval_of_unseen`.
     """
-    return {
-        name: {
-            "cosine": cosine_summary(cosines(predicted, targets), seed),
-            "retrieval": retrieval_summary(predicted, targets),
+    base = float(cosines(predictions["mean"], truth.targets).mean()) if "mean" in predictions else None
+    judged = {}
+    for name, predicted in predictions.items():
+        values = cosines(predicted, truth.targets)
+        found = look_up(predicted, truth.targets, truth.candidates)
+        ceiling = ceilings.get(name, 1.0)
+        centred = cosines(predicted - truth.centre, truth.targets - truth.centre)
+        summary = {
+            "cosine": cosine_summary(values, seed),
+            "centred_cosine": cosine_summary(centred, seed),
+            "progress": _progress(float(values.mean()), base, ceiling),
+            "mse": float(np.square(np.subtract(predicted, truth.targets, dtype=np.float64)).mean()),
+            "retrieval": found.summary(),
+            "zero_vectors": int((~predicted.any(axis=1)).sum()),
         }
-        for name, predicted in predictions.items()
+        if truth.seen is not None and not truth.seen.all():
+            if truth.seen.any():
+                summary["retrieval_of_seen"] = found.summary(truth.seen)
+            summary["retrieval_of_unseen"] = found.summary(~truth.seen)
+        judged[name] = Judgement(predicted, values, found, ceiling, summary)
+    return judged
+
+
+def _progress(mean: float, base: float | None, ceiling: float) -> float | None:
+    if base is None or ceiling - base < 1e-9:
+        return None
+    return (mean - base) / (ceiling - base)
+
+
+def differences(judged: Mapping[str, Judgement], models: Sequence[str], seed: int = 0) -> list[dict]:
+    """Paired differences of cosines on the same images: of every two models, and of each model from each baseline.
+
+    Args:
+        judged: All judgements by name.
+        models: Which of them are models; the others are baselines.
+        seed: Seeds the bootstraps.
+
+    Returns:
+        For each pair `of`, `minus`, `mean` and `ci95`, the interval of the mean.
+    """
+    pairs = [(first, second) for number, first in enumerate(models) for second in models[number + 1 :]]
+    pairs += [(model, baseline) for model in models for baseline in judged if baseline not in models]
+    found = []
+    for of, minus in pairs:
+        values = judged[of].cosines - judged[minus].cosines
+        found.append({"of": of, "minus": minus, "mean": float(values.mean()), "ci95": interval(values, seed)})
+    return found
+
+
+def by_label(judgement: Judgement, truth: Truth) -> list[dict]:
+    """How a prediction does on each label: label, images, cosine (mean), top1, and what it is confused with.
+
+    Returns:
+        One document a label, in the labels' order; `confused_with` names the candidates that were nearest in place of
+        the right one, the most frequent first.
+    """
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, label in enumerate(truth.labels):
+        rows[label].append(row)
+    nearest = [truth.candidates.names[number] for number in judgement.found.nearest[:, 0]]
+    right = judgement.found.ranks < 1.5
+    documents = []
+    for label in sorted(rows):
+        some = rows[label]
+        wrong = Counter(nearest[row] for row in some if not right[row])
+        documents.append({
+            "label": label,
+            "images": len(some),
+            "cosine": float(judgement.cosines[some].mean()),
+            "top1": float(right[some].mean()),
+            "confused_with": [{"label": name, "images": count} for name, count in wrong.most_common(CONFUSIONS)],
+        })  # fmt: skip
+    return documents
+
+
+def extremes(judgement: Judgement, truth: Truth) -> dict[str, list[dict]]:
+    """The `worst` and the `best` images by cosine, NAMED of each: row, path, label, cosine, rank and nearest names."""
+    order = np.argsort(judgement.cosines, kind="stable")
+    return {
+        "worst": [_image(judgement, truth, row) for row in order[:NAMED]],
+        "best": [_image(judgement, truth, row) for row in order[::-1][:NAMED]],
+    }
+
+
+def _image(judgement: Judgement, truth: Truth, row: int) -> dict:
+    return {
+        "row": int(row),
+        "path": truth.paths[row],
+        "label": truth.labels[row],
+        "cosine": float(judgement.cosines[row]),
+        "rank": float(judgement.found.ranks[row]),
+        "nearest": [truth.candidates.names[number] for number in judgement.found.nearest[row]],
     }

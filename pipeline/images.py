@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -26,6 +27,7 @@ RESIZE = "squash-bilinear"
 REDUCED_AT_LEAST = 4
 
 # A pipe must not be waited for; on Windows there are none, but text files.
+Used = TypeVar("Used")
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -124,12 +126,39 @@ def decode(data: bytes) -> np.ndarray:
     Raises:
         ImageError: The bytes are no image, are damaged or cut short, or unpack to more pixels than Pillow allows.
     """
+    return _opened(data, lambda picture: np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)))
+
+
+def preview(data: bytes, side: int) -> bytes:
+    """A small version of an image for people to look at, its aspect ratio kept.
+
+    Args:
+        data: The content of an image file.
+        side: The longer side, in pixels; a smaller picture keeps its size.
+
+    Returns:
+        The content of a JPEG file.
+
+    Raises:
+        ImageError: As `decode`.
+    """
+
+    def shrunk(picture: Image.Image) -> bytes:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+        written = io.BytesIO()
+        picture.save(written, "JPEG", quality=80)
+        return written.getvalue()
+
+    return _opened(data, shrunk)
+
+
+def _opened(data: bytes, use: Callable[[Image.Image], Used]) -> Used:
+    """What can be made of a picture, upright and in RGB; whatever a damaged one makes Pillow raise is an ImageError."""
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
             warnings.simplefilter("ignore")  # of odd metadata, which does not touch the pixels
             opened.draft(opened.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
-            picture = _to_rgb(ImageOps.exif_transpose(opened))
-            return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+            return use(_to_rgb(ImageOps.exif_transpose(opened)))
     except ImageError:
         raise
     except UnidentifiedImageError as error:

@@ -23,6 +23,7 @@ from pipeline.vgg16 import Extractor
 CARD = "pipeline.json"
 RUN_FILE = "run.json"
 BASELINES_FILE = "baselines.npz"
+REPORT_FILE = "report.html"
 CHECKPOINT_FILE = "checkpoint.npz"
 TENSORBOARD_FOLDER = "logs"
 

@@ -50,6 +50,10 @@ class Pairs:
     keys: list[str]
     targets: np.ndarray
 
+    def take(self, rows: Sequence[int]) -> "Pairs":
+        """Some of the pairs, by row number."""
+        return Pairs(self.features.take(rows), [self.keys[row] for row in rows], self.targets[list(rows)])
+
 
 def read_targets(file: str | Path | None, images: ImageSet, on_missing: str = "error") -> TargetTable:
     """Read the target embeddings of images.

@@ -74,25 +74,30 @@ def print_training(result: dict) -> None:
         table.add_row(f"{name} baseline", f"{baseline['validation_cosine']:.4f}")
     table.add_row("ceiling", f"{result['ceiling']:.4f}")
     _print(table)
-    print(printable(f"run: {result['run']}"))
+    print(printable(f"run: {result['run']}\nreport: {result['report']}"))
 
 
 def print_evaluation(result: dict) -> None:
-    """Print the `evaluate` document."""
+    """Print the `evaluate` document: a table, what it means, and where the report is."""
     table = _table(
-        f"Cosine to the target and retrieval of it, {result['images']} images",
-        "", "mean", "95 % interval", "median", "top-1", "top-5", "MRR",
+        f"Cosine to the target, {result['images']} images; its rank among {result['candidates']}",
+        "", "mean", "95 % interval", "centred", "progress", "top-1", "top-5",
     )  # fmt: skip
-    rows = [*result["models"].items(), *((f"{name} baseline", row) for name, row in result["baselines"].items())]
-    for name, row in rows:
-        cosine, retrieval = row["cosine"], row["retrieval"]
-        interval = "{:.3f} to {:.3f}".format(*cosine["ci95"]) if cosine["ci95"] else "-"
-        table.add_row(rich.markup.escape(printable(name)), f"{cosine['mean']:.4f}", interval,
-                      f"{cosine['median']:.4f}", f"{retrieval['top1']:.0%}", f"{retrieval['top5']:.0%}",
-                      f"{retrieval['mrr']:.3f}")  # fmt: skip
-    table.add_section()
+    for rows in (result["models"], result["baselines"]):
+        for name, row in rows.items():
+            cosine, retrieval = row["cosine"], row["retrieval"]
+            interval = "{:.3f} to {:.3f}".format(*cosine["ci95"]) if cosine["ci95"] else "-"
+            progress = "-" if row["progress"] is None else f"{row['progress']:.0%}"
+            table.add_row(rich.markup.escape(printable(name)), f"{cosine['mean']:.4f}", interval,
+                          f"{row['centred_cosine']['mean']:.3f}", progress, f"{retrieval['top1']:.0%}",
+                          f"{retrieval['top5']:.0%}")  # fmt: skip
+        table.add_section()
     table.add_row("ceiling", f"{result['ceiling']:.4f}")
     _print(table)
+    for sentence in result["conclusions"]:
+        _print(rich.markup.escape(printable(sentence)))
+    if result["report"]:
+        print(printable(f"\nreport: {result['report']}"))
 
 
 def print_comparison(result: dict) -> None:

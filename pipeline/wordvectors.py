@@ -61,6 +61,26 @@ def read_word_vectors(file: Path, labels: Iterable[str]) -> tuple[dict[str, np.n
     return vectors, _nearest(file, missing) if missing else {}
 
 
+def read_vocabulary(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """All words of a file of word vectors, one by one.
+
+    Args:
+        file: The word vectors; see `is_word_vectors`.
+
+    Yields:
+        A word and its vector, shape (D,), float32.
+
+    Raises:
+        RequestError: As `read_word_vectors`.
+    """
+    if not is_word_vectors(file):
+        raise RequestError(
+            f"{file}: a vocabulary is a file of word vectors (.txt, .vec, .glove, .bin, gzipped or not)."
+        )
+    for line, word, numbers in _rows(file):
+        yield word.decode(errors="backslashreplace"), _parsed(file, line, word, numbers)
+
+
 def _phrases(label: str) -> list[str]:
     """Spellings of a label as one entry, the likeliest first."""
     words = _words(label)

@@ -15,10 +15,12 @@ import numpy as np
 from measuring import table
 from scipy.stats import ttest_1samp
 
+from pipeline.baselines import Baselines
 from pipeline.copies import find_copies
 from pipeline.decoders import PRESETS, build_decoder
-from pipeline.evaluation import Baselines, cosines, retrieval_summary
+from pipeline.evaluation import cosines
 from pipeline.features import Computing, extract
+from pipeline.retrieval import Candidates, look_up
 from pipeline.sources import find_images
 from pipeline.splits import SplitRule, split
 from pipeline.targets import pair, read_targets
@@ -34,6 +36,7 @@ def held_out(folder: Path, targets: Path, computing: Computing) -> dict[str, np.
     images = find_images(folder)
     table = read_targets(targets, images)
     pairs = pair(extract(images, Extractor(weights_from("random:0")), computing), table)
+    candidates = Candidates(zip(table.rows, table.vectors, strict=True))
     copies, x, y = find_copies(pairs.features), pairs.features.stored(), pairs.targets
     found = {"ours": [], "ridge": [], "mean": []}
     for seed in SEEDS:
@@ -44,7 +47,7 @@ def held_out(folder: Path, targets: Path, computing: Computing) -> dict[str, np.
         fit({"functional": model}, data, PRESETS["default"], seed)
         predictions = Baselines.fit(data.x, data.y).predict(data.x_validation)
         for name, predicted in {"ours": predict(model, data.x_validation), **predictions}.items():
-            top1 = retrieval_summary(predicted, data.y_validation)["top1"]
+            top1 = look_up(predicted, data.y_validation, candidates).summary()["top1"]
             found[name].append([cosines(predicted, data.y_validation).mean(), top1])
     return {name: np.array(values) for name, values in found.items()}
 

@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,3 +84,61 @@ def write_targets(folder: Path, *labels: str, dim: int = 3) -> Path:
         random = np.random.default_rng(0)
         csv.writer(opened).writerows([label, *random.normal(size=dim)] for label in labels)
     return file
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium of the system."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if not found:
+        pytest.skip("no Chromium on this system (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@dataclass
+class Opened:
+    """A page that a browser shows, with all it has asked for and complained of."""
+
+    page: Any
+    requests: list[str]
+    complaints: list[str]
+
+    def serious_faults(self) -> list[str]:
+        """Accessibility faults that axe-core calls serious or critical."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        violations = Axe().run(self.page).response["violations"]
+        return [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in violations
+                if each["impact"] in ("serious", "critical")]  # fmt: skip
+
+    def overflow(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        return self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a file in the browser and wait until its charts are drawn."""
+    contexts = []
+
+    def opened(file: Path, scheme: str = "light", width: int = 1000) -> Opened:
+        context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800})
+        contexts.append(context)
+        found = Opened(context.new_page(), [], [])
+        found.page.on("request", lambda request: found.requests.append(request.url))
+        found.page.on("console", lambda message: found.complaints.append(message.text))
+        found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
+        found.page.goto(file.as_uri())
+        found.page.wait_for_function(
+            "[...document.querySelectorAll('[data-chart]')].every(place => place.querySelector('svg'))"
+        )
+        return found
+
+    yield opened
+    for context in contexts:
+        context.close()

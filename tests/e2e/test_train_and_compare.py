@@ -70,7 +70,7 @@ def test_a_killed_training_is_gone_on_with_to_the_same_bits(run, train: tuple, h
     for style, model in undisturbed["models"].items():
         assert {**resumed["models"][style], "seconds": 0, "path": 0} == {**model, "seconds": 0, "path": 0}
     assert sorted(file.name for file in folder.iterdir()) == [
-        "baselines.npz", "functional.keras", "run.json", "sequential.keras"
+        "baselines.npz", "functional.keras", "report.html", "run.json", "sequential.keras"
     ]  # fmt: skip
     assert run("train", "--resume", folder, "--json", "--quiet").json == resumed
 
