@@ -1,5 +1,10 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from conftest import ROOT
 from sklearn.metrics import coverage_error, label_ranking_average_precision_score
 from sklearn.metrics.pairwise import cosine_similarity
 
@@ -55,3 +60,26 @@ def test_a_prediction_that_cannot_tell_gains_nothing() -> None:
     # Two candidates in one direction are as near as each other, in spite of rounding.
     many = np.concatenate([Y, 3 * Y])
     assert look_up(Y, Y, candidates(many)).ranks.tolist() == [1.5] * 40
+
+
+@pytest.mark.slow
+def test_a_vocabulary_of_400_000_words_takes_less_than_2_gb(tmp_path: Path) -> None:
+    words, dim, random = 400_000, 300, np.random.default_rng(0)
+    with open(tmp_path / "words.bin", "wb") as opened:
+        opened.write(f"{words} {dim}\n".encode())
+        for number in range(words):
+            opened.write(f"w{number} ".encode() + random.standard_normal(dim, np.float32).tobytes() + b"\n")
+    code = f"""
+import resource, numpy as np
+from pathlib import Path
+from pipeline.retrieval import Candidates, look_up
+from pipeline.wordvectors import read_vocabulary
+found = Candidates(read_vocabulary(Path({str(tmp_path / "words.bin")!r})))
+targets = next(block for _, block in found.blocks())[:2000]
+noisy = targets + np.random.default_rng(1).normal(size=targets.shape, scale=3)
+ranks = look_up(noisy, targets, found).ranks
+assert len(found) == 400_000 and 1 < np.median(ranks) < 200_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(finished.stdout) < 2e9
