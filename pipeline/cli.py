@@ -16,6 +16,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 SMALLEST_MEMORY = 64 * 2**20
 CONFIG = "pipeline.config"  # where a command notes which run's options it uses
+COMPUTING = ("engine", "batch_size", "workers", "max_pixels", "cache")  # fields of Computing
 # What may differ when a run is gone on with; all else is as it began.
 FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet")
 
@@ -42,6 +43,7 @@ computing_options = options(
     click.option("--engine", default="auto", metavar="auto|keras|mnn", show_default=True, help="What runs VGG16."),
     click.option("--batch-size", type=click.IntRange(1), help="Images that VGG16 takes at a time."),
     click.option("--workers", type=click.IntRange(1), help="Processes that read images.  [one for each core]"),
+    click.option("--max-pixels", type=click.IntRange(1), help="Skip images that unpack to more.  [178956970]"),
     click.option("--cache", type=FOLDER, help="Where feature stores are kept.  [the user's cache folder]"),
 )
 output_options = options(
@@ -78,7 +80,7 @@ def cli() -> None:
 @extractor_options
 @computing_options
 @output_options
-def extract(images, out, data_dir, strict, weights, layer, precision, as_json, quiet, **computing) -> None:
+def extract(images, out, data_dir, strict, weights, layer, precision, as_json, quiet, **asked) -> None:
     """Compute the features of IMAGES that the store lacks."""
     from pipeline import stages, terminal
     from pipeline.sources import find_images
@@ -86,7 +88,7 @@ def extract(images, out, data_dir, strict, weights, layer, precision, as_json, q
     terminal.show_messages(quiet)
     result = stages.extract_features(
         find_images(images, data_dir), _extractor(weights or "imagenet", layer, precision),
-        _computing(quiet, **computing), out
+        _computing(quiet, asked), out
     )  # fmt: skip
     _print(result, as_json, terminal.print_extraction)
     if strict and result["failed"]:
@@ -99,7 +101,9 @@ def _use_config(context: click.Context, parameter: click.Parameter, file: Path |
         from pipeline.runs import read_run
 
         context.meta[CONFIG] = file if context.meta.setdefault(CONFIG, file) == file else "several"
-        context.default_map = read_run(file.parent if file.name == "run.json" else file)["options"]
+        context.default_map = read_run(
+            file.parent if file.name == "run.json" else file, may_be_edited=parameter.name == "config"
+        )["options"]
 
 
 def _use_interrupted(context: click.Context, parameter: click.Parameter, folder: Path | None) -> Path | None:
@@ -202,7 +206,7 @@ def train(context, models, resume, as_json, quiet, **asked) -> None:
         **({"memory": asked["memory"]} if asked["memory"] else {}),
     )
     extractor = _extractor(asked["weights"], asked["layer"], asked["precision"])
-    computing = _computing(quiet, **{name: asked[name] for name in ("engine", "batch_size", "workers", "cache")})
+    computing = _computing(quiet, asked)
     _print(stages.train(training, extractor, computing, resume), as_json, terminal.print_training)
 
 
@@ -247,7 +251,7 @@ def _recipe(asked: dict):
 @extractor_options
 @computing_options
 @output_options
-def evaluate(models, data_dir, as_json, quiet, engine, batch_size, workers, cache, **asked) -> None:
+def evaluate(models, data_dir, as_json, quiet, **asked) -> None:
     """Judge saved decoders, on IMAGES or on what their run held out."""
     from pipeline import evaluating, terminal
     from pipeline.sources import find_images
@@ -258,7 +262,7 @@ def evaluate(models, data_dir, as_json, quiet, engine, batch_size, workers, cach
         *models, images = models
         images = find_images(images, data_dir)
     asked["targets"] = str(asked["targets"]) if asked["targets"] else None
-    computing = _computing(quiet, engine=engine, batch_size=batch_size, workers=workers, cache=cache)
+    computing = _computing(quiet, asked)
     result = evaluating.evaluate(evaluating.Evaluating(models, images, **asked), computing)
     _print(result, as_json, terminal.print_evaluation)
 
@@ -298,7 +302,7 @@ def compare(images, targets, seeds, epochs, plot, weights, layer, precision, as_
         targets = str(targets) if targets else None
         training = stages.Training(found, targets, recipe, rule=rule, on_missing=on_missing)
         extractor = _extractor(weights or "imagenet", layer, precision)
-    result = stages.compare(seeds, recipe, training, extractor, _computing(quiet, **asked), plot)
+    result = stages.compare(seeds, recipe, training, extractor, _computing(quiet, asked), plot)
     _print(result, as_json, terminal.print_comparison)
 
 
@@ -308,10 +312,12 @@ def _extractor(weights: str, layer: str | None, precision: str | None):
     return Extractor(weights_from(weights), layer or "fc2", precision or "float32")
 
 
-def _computing(quiet: bool, cache: Path | None, **given):
+def _computing(quiet: bool, asked: dict):
+    """Take the computing options out of what was asked for."""
     from pipeline.features import Computing
 
-    return Computing(progress=not quiet, **given, **({"cache": cache} if cache else {}))
+    given = {name: asked.pop(name) for name in COMPUTING}
+    return Computing(progress=not quiet, **{name: value for name, value in given.items() if value is not None})
 
 
 def _print(result: dict, as_json: bool, as_text: Callable[[dict], None]) -> None:

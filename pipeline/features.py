@@ -30,11 +30,12 @@ from pipeline.cores import usable_cores
 from pipeline.engines import ENGINES, Engine, make_engine
 from pipeline.errors import ImageError, PipelineError, RequestError
 from pipeline.fileindex import FileIndex, Stamp
-from pipeline.images import SIDE, ImageSet, Record
+from pipeline.images import MAX_PIXELS, SIDE, ImageSet, Record
 from pipeline.store import FeatureStore
 from pipeline.vgg16 import Extractor
 
 CHUNK = 8  # images that a worker reads and decodes at a time
+REPAIRS = 3  # how often what is damaged in the store is computed again
 CHUNKS_AHEAD = 3  # chunks that wait, decoded or in work, for each worker
 
 
@@ -48,6 +49,7 @@ class Computing:
         workers: Processes that read and decode; None means one for each usable core.
         cache: The folder of the feature stores.
         progress: Whether to show a progress bar on stderr.
+        max_pixels: How many pixels an image may unpack to; larger ones are skipped.
     """
 
     engine: str = "auto"
@@ -55,6 +57,7 @@ class Computing:
     workers: int | None = None
     cache: Path = field(default_factory=lambda: platformdirs.user_cache_path("image-vectors"))
     progress: bool = True
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -176,14 +179,14 @@ def extract(images: ImageSet, extractor: Extractor, computing: Computing | None 
     computing = computing or Computing()
     start = time.monotonic()
     store = FeatureStore(computing.cache, extractor)
-    with (
-        contextlib.closing(FileIndex(computing.cache)) as index,
-        tqdm(total=len(images), unit="image", desc="features", disable=None if computing.progress else True) as bar,
-    ):
-        survey = _Survey(images, store, index, bar)
-        with contextlib.closing(_decode_ahead(survey.unknown, store.digests, computing.worker_count)) as decoded:
-            engine = _compute(survey.new(decoded), extractor, computing, survey)
-        survey.record()
+    computed, engine = 0, None
+    for _ in range(REPAIRS):
+        survey, used = _fill(store, images, extractor, computing)
+        computed, engine = computed + survey.computed, used or engine
+        if not store.drop_damaged(list(survey.digests.values())):
+            break
+    else:
+        raise PipelineError(f"The feature store {store.path} changes as soon as it is written; is the disk failing?")
     rows = [row for row, path in enumerate(images.paths) if path in survey.digests]
     if not rows:
         failure = survey.failed[0]
@@ -197,11 +200,26 @@ def extract(images: ImageSet, extractor: Extractor, computing: Computing | None 
         images=images.take(rows),
         digests=[survey.digests[images.paths[row]] for row in rows],
         failed=survey.failed,
-        computed=survey.computed,
-        cached=len(rows) - survey.computed,
+        computed=computed,
+        cached=len(rows) - computed,
         seconds=time.monotonic() - start,
         engine=engine,
     )
+
+
+def _fill(
+    store: FeatureStore, images: ImageSet, extractor: Extractor, computing: Computing
+) -> tuple["_Survey", str | None]:
+    """Compute what the store lacks; what was found, and the engine where one was needed."""
+    with (
+        contextlib.closing(FileIndex(computing.cache)) as index,
+        tqdm(total=len(images), unit="image", desc="features", disable=None if computing.progress else True) as bar,
+    ):
+        survey = _Survey(images, store, index, bar)
+        with contextlib.closing(_decode_ahead(survey.unknown, store.digests, computing)) as decoded:
+            engine = _compute(survey.new(decoded), extractor, computing, survey)
+        survey.record()
+    return survey, engine
 
 
 class _Survey:
@@ -232,7 +250,8 @@ class _Survey:
                 self.digests[image.path] = image.digest
                 if image.stamp:
                     self._read.append((image.file, image.stamp, image.digest))
-            if image.pixels is not None and image.digest not in scheduled:
+            # Another process may have stored it meanwhile.
+            if image.pixels is not None and image.digest not in scheduled and image.digest not in self.store:
                 scheduled.add(image.digest)
                 yield image
             else:
@@ -301,15 +320,17 @@ class Decoded:
 
 
 def _decode_ahead(
-    items: Sequence[tuple[str, Path | Record]], stored: frozenset[str], workers: int
+    items: Sequence[tuple[str, Path | Record]], stored: frozenset[str], computing: Computing
 ) -> Iterator[Decoded]:
     """Read and decode images in worker processes, a bounded number of chunks ahead; yields them in order."""
     chunks = [items[at : at + CHUNK] for at in range(0, len(items), CHUNK)]
-    workers = min(workers, len(chunks))
+    workers = min(computing.worker_count, len(chunks))
     if not workers:
         return
     # Spawned, not forked: neither TensorFlow nor Lance survives a fork.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (stored,))
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _start_worker, (stored, computing.max_pixels)
+    )
     ahead: deque[Future[list[Decoded]]] = deque()
     try:
         for chunk in chunks:
@@ -330,12 +351,13 @@ def _decode_ahead(
 
 
 _stored: frozenset[str] = frozenset()  # in a worker: the digests that need no decoding
+_max_pixels = MAX_PIXELS
 
 
-def _start_worker(stored: frozenset[str]) -> None:
+def _start_worker(stored: frozenset[str], max_pixels: int) -> None:
     """Prepare a worker: Ctrl-C is the parent's business, and a parent that was killed leaves no worker behind."""
-    global _stored
-    _stored = stored
+    global _stored, _max_pixels
+    _stored, _max_pixels = stored, max_pixels
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -354,6 +376,6 @@ def _decode_one(path: str, item: Path | bytes) -> Decoded:
     try:
         data, stamp = (item, None) if isinstance(item, bytes) else image_files.read(item)
         digest = image_files.digest(data)
-        return Decoded(path, file, digest, stamp, None if digest in _stored else image_files.decode(data))
+        return Decoded(path, file, digest, stamp, None if digest in _stored else image_files.decode(data, _max_pixels))
     except ImageError as error:
         return Decoded(path, file, error=str(error))

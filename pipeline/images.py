@@ -1,12 +1,13 @@
 """Images: a set of them, and how the bytes of one become 224 x 224 x 3 pixels."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import os
 import stat
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -26,8 +27,12 @@ RESIZE = "squash-bilinear"
 # the full decode; with 3 times, differences of 36 were seen.
 REDUCED_AT_LEAST = 4
 
-# A pipe must not be waited for; on Windows there are none, but text files.
+MAX_BYTES = 2**30
+MAX_PIXELS = 178_956_970  # half a gigabyte in RGB; what Pillow allows by itself
+
 Used = TypeVar("Used")
+
+# A pipe must not be waited for; on Windows there are none, but text files.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -95,13 +100,16 @@ def read(file: Path) -> tuple[bytes, Stamp]:
         Its content, and its stamp from before it was read.
 
     Raises:
-        ImageError: It is no regular file (a pipe would wait for ever), is empty, or cannot be read.
+        ImageError: It is no regular file (a pipe would wait for ever), is empty or larger than MAX_BYTES, or cannot be
+            read.
     """
     try:
         with open(os.open(file, OPEN_FLAGS), "rb") as opened:
             status = os.fstat(opened.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("not a regular file")
+            if status.st_size > MAX_BYTES:
+                raise ImageError(f"the file is larger than {MAX_BYTES:,} bytes")
             data = opened.read()
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
@@ -110,7 +118,7 @@ def read(file: Path) -> tuple[bytes, Stamp]:
     return data, Stamp.of(status)
 
 
-def decode(data: bytes) -> np.ndarray:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Turn the bytes of an image file into pixels.
 
     EXIF orientation is applied. Large JPEGs are decoded at reduced scale (see REDUCED_AT_LEAST). Of several frames the
@@ -119,14 +127,19 @@ def decode(data: bytes) -> np.ndarray:
 
     Args:
         data: The content of an image file of any format that Pillow reads.
+        max_pixels: How many pixels it may unpack to.
 
     Returns:
         RGB pixels, shape (224, 224, 3), uint8, resized by the rule RESIZE.
 
     Raises:
-        ImageError: The bytes are no image, are damaged or cut short, or unpack to more pixels than Pillow allows.
+        ImageError: The bytes are no image, are damaged or cut short, or unpack to more pixels than are allowed.
     """
-    return _opened(data, lambda picture: np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)))
+
+    def resized(picture: Image.Image) -> np.ndarray:
+        return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+    return _opened(data, resized, max_pixels)
 
 
 def preview(data: bytes, side: int) -> bytes:
@@ -149,14 +162,29 @@ def preview(data: bytes, side: int) -> bytes:
         picture.save(written, "JPEG", quality=80)
         return written.getvalue()
 
-    return _opened(data, shrunk)
+    return _opened(data, shrunk, MAX_PIXELS)
 
 
-def _opened(data: bytes, use: Callable[[Image.Image], Used]) -> Used:
+@contextlib.contextmanager
+def _at_most(pixels: int) -> Iterator[None]:
+    """Let Pillow refuse what unpacks to more pixels; its other warnings are of odd metadata, which touch no pixel."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"it unpacks to more than {pixels:,} pixels, the limit of --max-pixels") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _opened(data: bytes, use: Callable[[Image.Image], Used], max_pixels: int) -> Used:
     """What can be made of a picture, upright and in RGB; whatever a damaged one makes Pillow raise is an ImageError."""
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
-            warnings.simplefilter("ignore")  # of odd metadata, which does not touch the pixels
+        with _at_most(max_pixels), Image.open(io.BytesIO(data)) as opened:
             opened.draft(opened.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
             return use(_to_rgb(ImageOps.exif_transpose(opened)))
     except ImageError:

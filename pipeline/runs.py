@@ -6,8 +6,10 @@ says what features the decoder was trained on, so that a model alone can refuse 
 
 import itertools
 import json
+import logging
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -20,7 +22,10 @@ from pipeline.errors import PipelineError, RequestError
 from pipeline.outputs import replacing
 from pipeline.vgg16 import Extractor
 
+log = logging.getLogger(__name__)
+
 CARD = "pipeline.json"
+CHECKSUM = "checksum"
 RUN_FILE = "run.json"
 BASELINES_FILE = "baselines.npz"
 REPORT_FILE = "report.html"
@@ -194,8 +199,12 @@ def read_checkpoint(file: Path) -> dict[str, np.ndarray]:
         raise PipelineError(f"{file} is damaged ({error}); delete it to train from the first epoch.") from error
 
 
-def read_run(folder: Path) -> dict:
+def read_run(folder: Path, may_be_edited: bool = False) -> dict:
     """Read a run's `run.json`.
+
+    Args:
+        folder: The run's folder.
+        may_be_edited: Whether to accept, with a warning, one whose checksum is not that of its content.
 
     Raises:
         RequestError: The folder holds no run, or its `run.json` is damaged.
@@ -205,6 +214,10 @@ def read_run(folder: Path) -> dict:
         run = json.loads(file.read_text())
         if not isinstance(run, dict) or not {"options", "split"} <= set(run):
             raise ValueError("it lacks the options or the split")
+        if run.pop(CHECKSUM, None) != _checksum(run):
+            if not may_be_edited:
+                raise ValueError("it is not what was written; its checksum differs")
+            log.warning("%s has been changed since it was written.", file)
         return run
     except FileNotFoundError as error:
         raise RequestError(f"{folder} is not a run: it has no {RUN_FILE}.") from error
@@ -220,6 +233,11 @@ def write_run(folder: Path, run: dict) -> None:
     """
     try:
         with replacing(folder / RUN_FILE) as unfinished:
-            unfinished.write_text(json.dumps(run, indent=2) + "\n")
+            unfinished.write_text(json.dumps(run | {CHECKSUM: _checksum(run)}, indent=2) + "\n")
     except OSError as error:
         raise PipelineError(f"{folder / RUN_FILE} cannot be written ({error.strerror}).") from error
+
+
+def _checksum(run: dict) -> str:
+    """CRC-32 of what a `run.json` says, however it is laid out."""
+    return f"{zlib.crc32(json.dumps(run, sort_keys=True).encode()):08x}"

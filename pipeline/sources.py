@@ -79,7 +79,8 @@ def _list_kinds() -> str:
 def _walk(root: Path) -> Iterator[str]:
     """The images below a folder, relative to it; links are followed, a folder that links lead back to is not."""
     seen = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    unreadable = lambda error: log.warning("skipped the folder %s: %s", error.filename, error.strerror)  # noqa: E731
+    for folder, subfolders, names in os.walk(root, onerror=unreadable, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             subfolders.clear()

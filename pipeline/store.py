@@ -1,11 +1,14 @@
 """The feature store: content digest of an image -> its feature and thumbnail, one Lance dataset for each extractor.
 
 Lance (https://lancedb.github.io/lance) commits an append with one atomic rename, so a process killed at any moment
-leaves either all of a batch or none of it, and several processes may append at once. Each row carries a CRC-32 of its
-vector, checked when the row is first read.
+leaves either all of a batch or none of it. A lock beside the store lets one process append at a time, so that several
+may fill it without storing an image twice. Each row carries a CRC-32 of all that is in it, checked when it is first
+read.
 """
 
 import json
+import logging
+import os
 import zlib
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,10 +17,13 @@ from pathlib import Path
 import lance
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock
 
 from pipeline.errors import PipelineError
 from pipeline.images import THUMBNAIL
 from pipeline.vgg16 import Extractor
+
+log = logging.getLogger(__name__)
 
 # Appends make a fragment a batch; once this many have gathered they are merged into ones of up to MERGED_ROWS rows,
 # so that opening the store stays fast and each row is rewritten only a few times.
@@ -25,63 +31,108 @@ FRAGMENTS_BEFORE_MERGE = 100
 MERGED_ROWS = 4096
 # Versions that merging has replaced are kept for a reader that opened the store before.
 KEEP_OLD_VERSIONS = timedelta(days=1)
+CHECKED_AT_ONCE = 512  # rows
+# What Lance and Arrow raise for files that are damaged or gone.
+UNREADABLE = (OSError, ValueError, RuntimeError)
+RUN_AGAIN = "Run extract on these images to compute anew what is lost."
 
 
 class FeatureStore:
     """The features that one extractor has computed so far.
+
+    What is damaged on disk is dropped, with a warning, and is then computed again like what was never stored: a row
+    whose checksum is wrong, a file of rows that cannot be read, or, where nothing can be read, the whole store, which
+    is set aside.
 
     Args:
         cache: The cache folder; the store is `features/FINGERPRINT.lance` below it, made when it is missing.
         extractor: Whose features these are.
 
     Raises:
-        PipelineError: The store cannot be opened or made.
+        PipelineError: The store cannot be opened or made, or another version of this program has made it.
     """
 
     def __init__(self, cache: Path, extractor: Extractor) -> None:
         self.path = cache / "features" / f"{extractor.fingerprint}.lance"
+        self._lock = FileLock(self.path.with_suffix(".lock"))
         self._schema = pa.schema(
             [
                 pa.field("digest", pa.binary(16), nullable=False),
-                pa.field("crc32", pa.uint32(), nullable=False),
+                pa.field("checksum", pa.uint32(), nullable=False),
                 pa.field("vector", pa.list_(pa.float32(), extractor.dim), nullable=False),
                 pa.field("thumbnail", pa.binary(THUMBNAIL**2), nullable=False),
             ],
             metadata={"extractor": json.dumps(extractor.description)},
         )
+        self._rows: dict[str, int] | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._dataset = self._open()
-            if self._dataset.schema.names != self._schema.names:
-                raise ValueError("another version of this program has made it")
-            digests = self._dataset.to_table(columns=["digest"])["digest"]
-        except (OSError, ValueError) as error:
+            self._open()
+        except UNREADABLE as error:
             raise PipelineError(
                 f"The feature store {self.path} cannot be opened ({error}). "
                 "Choose another place with --cache DIR, or delete this folder to compute its features again."
             ) from error
-        self._digests = {digest.hex() for digest in digests.to_pylist()}
-        self._rows: dict[str, int] | None = None
 
-    def _open(self) -> lance.LanceDataset:
-        if not (self.path / "_versions").exists():
-            try:
-                return lance.write_dataset(self._schema.empty_table(), self.path, mode="create")
-            except (OSError, ValueError):
-                if not (self.path / "_versions").exists():  # else another process has made it meanwhile
-                    raise
-        return lance.dataset(self.path)
+    def _open(self) -> None:
+        """Open the newest version that can be read, and drop what cannot."""
+        versions = self.path / "_versions"
+        if not versions.exists():
+            with self._lock:
+                if not versions.exists():  # else another process has made it meanwhile
+                    lance.write_dataset(self._schema.empty_table(), self.path, mode="create")
+        try:
+            self._dataset = lance.dataset(self.path)
+        except UNREADABLE as error:
+            newest = min(versions.glob("*.manifest"), default=None)  # their names count backwards
+            if newest:
+                log.warning("The feature store %s is damaged in its newest version (%s), which is dropped.",
+                            self.path, _first_line(error))  # fmt: skip
+                newest.unlink()
+            else:
+                aside = self.path.with_suffix(f".damaged-{os.getpid()}")
+                log.warning("The feature store %s cannot be read; it is set aside as %s.", self.path, aside.name)
+                self.path.rename(aside)
+            return self._open()
+        if self._dataset.schema.names != self._schema.names:
+            raise ValueError("another version of this program has made it")
+        try:
+            self._read_digests()
+        except UNREADABLE:
+            self._drop_unreadable_files()
+
+    def _read_digests(self) -> None:
+        self._digests = [digest.hex() for digest in self._dataset.to_table(columns=["digest"])["digest"].to_pylist()]
+        self._known = set(self._digests)
+        self._rows = None
+
+    def _drop_unreadable_files(self) -> None:
+        """Take the files whose rows cannot be read out of the dataset."""
+        with self._lock:
+            self._dataset = lance.dataset(self.path)
+            damaged = {}
+            for fragment in self._dataset.get_fragments():
+                try:
+                    fragment.to_table()
+                except UNREADABLE as error:
+                    damaged[fragment.fragment_id] = _first_line(error)
+            if damaged:
+                log.warning("%d files of the feature store %s cannot be read (%s); what they held is computed again.",
+                            len(damaged), self.path, next(iter(damaged.values())))  # fmt: skip
+                drop = lance.LanceOperation.Delete([], list(damaged), "true")
+                self._dataset = lance.LanceDataset.commit(self.path, drop, read_version=self._dataset.version)
+            self._read_digests()
 
     def __contains__(self, digest: str) -> bool:
-        return digest in self._digests
+        return digest in self._known
 
     def __len__(self) -> int:
-        return len(self._digests)
+        return len(self._known)
 
     @property
     def digests(self) -> frozenset[str]:
         """The content digests of all images whose features are stored."""
-        return frozenset(self._digests)
+        return frozenset(self._known)
 
     def append(self, digests: Sequence[str], features: np.ndarray, thumbnails: np.ndarray) -> None:
         """Store a batch; when this returns, it is on disk and survives a kill.
@@ -94,28 +145,45 @@ class FeatureStore:
         Raises:
             PipelineError: They cannot be written.
         """
+        try:
+            with self._lock:
+                self._catch_up()
+                new = [row for row, digest in enumerate(digests) if digest not in self._known]
+                if new:
+                    table = self._table([digests[row] for row in new], features[new], thumbnails[new])
+                    self._dataset = lance.write_dataset(table, self._dataset, mode="append")
+                    self._digests += [digests[row] for row in new]
+                if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
+                    self._dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS)
+                    self._dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS)
+                    self._read_digests()
+        except UNREADABLE as error:
+            raise PipelineError(
+                f"The feature store {self.path} cannot be written ({_first_line(error)}). What was stored before "
+                "stays; make room, or choose another place with --cache DIR, and run the same command again."
+            ) from error
+        self._known.update(digests)
+        self._rows = None
+
+    def _catch_up(self) -> None:
+        """See what other processes have stored meanwhile."""
+        if self._dataset.latest_version != self._dataset.version:
+            self._dataset = lance.dataset(self.path)
+            self._read_digests()
+
+    def _table(self, digests: Sequence[str], features: np.ndarray, thumbnails: np.ndarray) -> pa.Table:
         vectors = np.ascontiguousarray(features, np.float32)
-        batch = pa.table(
+        keys = [bytes.fromhex(digest) for digest in digests]
+        pictures = [thumbnail.tobytes() for thumbnail in thumbnails]
+        return pa.table(
             [
-                pa.array([bytes.fromhex(digest) for digest in digests], pa.binary(16)),
-                pa.array([zlib.crc32(vector) for vector in vectors], pa.uint32()),
+                pa.array(keys, pa.binary(16)),
+                pa.array(map(_checksum, keys, vectors, pictures), pa.uint32()),
                 pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
-                pa.array([thumbnail.tobytes() for thumbnail in thumbnails], pa.binary(THUMBNAIL**2)),
+                pa.array(pictures, pa.binary(THUMBNAIL**2)),
             ],
             schema=self._schema,
         )
-        try:
-            self._dataset = lance.write_dataset(batch, self._dataset, mode="append")
-            if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
-                self._dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS)
-                self._dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS)
-        except OSError as error:
-            raise PipelineError(
-                f"The feature store {self.path} cannot be written ({error}). What was stored before stays; "
-                "make room, or choose another place with --cache DIR, and run the same command again."
-            ) from error
-        self._digests.update(digests)
-        self._rows = None
 
     def rows(self, digests: Sequence[str]) -> np.ndarray:
         """Where some images' features are, for `take`; good until the next append.
@@ -130,9 +198,8 @@ class FeatureStore:
             KeyError: A digest is not in the store.
         """
         if self._rows is None:
-            stored = self._dataset.to_table(columns=["digest"])["digest"]
-            self._rows = {digest.hex(): row for row, digest in enumerate(stored.to_pylist())}
-            self._checked = np.zeros(len(stored), bool)
+            self._rows = {digest: row for row, digest in enumerate(self._digests)}
+            self._checked = np.zeros(len(self._digests), bool)
         return np.array([self._rows[digest] for digest in digests], np.int64)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
@@ -148,18 +215,72 @@ class FeatureStore:
             PipelineError: A vector on disk is not the one that was stored.
         """
         wanted, where = np.unique(rows, return_inverse=True)
-        taken = self._dataset.take(wanted, columns=["digest", "crc32", "vector"]).combine_chunks()
-        vectors = taken["vector"].chunk(0).flatten().to_numpy().reshape(len(wanted), -1)
-        checksums = taken["crc32"].to_numpy()
-        for row in np.flatnonzero(~self._checked[wanted]):
-            if zlib.crc32(vectors[row]) != checksums[row]:
-                digest = taken["digest"][int(row)].as_py().hex()
-                raise PipelineError(
-                    f"The feature store {self.path} is damaged: the vector of image {digest} has changed "
-                    "on disk. Delete this folder and run again to compute its features anew."
-                )
+        try:
+            vectors, damaged = self._read(wanted)
+        except UNREADABLE as error:
+            raise PipelineError(
+                f"The feature store {self.path} is damaged ({_first_line(error)}). {RUN_AGAIN}"
+            ) from error
+        if damaged:
+            raise PipelineError(
+                f"The feature store {self.path} is damaged: the vector of image {damaged[0]} has changed on disk. "
+                f"{RUN_AGAIN}"
+            )
         self._checked[wanted] = True
         return vectors if len(wanted) == len(rows) and (where == np.arange(len(rows))).all() else vectors[where]
+
+    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """The vectors of different rows, and the digests of those rows whose checksum is wrong."""
+        unchecked = not self._checked[rows].all()
+        columns = ["digest", "checksum", "vector", "thumbnail"] if unchecked else ["vector"]
+        taken = self._dataset.take(rows, columns=columns).combine_chunks()
+        vectors = taken["vector"].chunk(0).flatten().to_numpy().reshape(len(rows), -1)
+        if not unchecked:
+            return vectors, []
+        keys, pictures, stored = (taken[name].to_pylist() for name in ("digest", "thumbnail", "checksum"))
+        found = map(_checksum, keys, vectors, pictures)
+        right = [checksum == wanted for checksum, wanted in zip(found, stored, strict=True)]
+        return vectors, [self._digests[row] for row, good in zip(rows, right, strict=True) if not good]
+
+    def drop_damaged(self, digests: Sequence[str]) -> int:
+        """Check the rows of some images, and drop those that have changed on disk.
+
+        Args:
+            digests: Content digests of stored images.
+
+        Returns:
+            How many of them the store lacks now.
+
+        Raises:
+            PipelineError: It cannot be repaired.
+        """
+        try:
+            wanted = np.unique(self.rows(digests))
+            wanted = wanted[~self._checked[wanted]]
+            damaged: list[str] = []
+            try:
+                for start in range(0, len(wanted), CHECKED_AT_ONCE):
+                    rows = wanted[start : start + CHECKED_AT_ONCE]
+                    found = self._read(rows)[1]
+                    damaged += found
+                    self._checked[rows] = not found
+            except UNREADABLE:
+                self._drop_unreadable_files()
+                lost = [digest for digest in dict.fromkeys(digests) if digest not in self]
+                return len(lost) + self.drop_damaged([digest for digest in digests if digest in self])
+            if damaged:
+                log.warning("%d vectors of the feature store %s have changed on disk; they are computed again.",
+                            len(damaged), self.path)  # fmt: skip
+                with self._lock:
+                    self._dataset = lance.dataset(self.path)
+                    self._dataset.delete(f"digest IN ({', '.join(f'X{digest!r}' for digest in damaged)})")
+                    self._read_digests()
+        except UNREADABLE as error:
+            raise PipelineError(
+                f"The feature store {self.path} is damaged and cannot be repaired ({_first_line(error)}). "
+                "Delete this folder to compute its features again."
+            ) from error
+        return len(damaged)
 
     def features(self, digests: Sequence[str]) -> np.ndarray:
         """Read the features of some images: `take(rows(digests))`."""
@@ -177,3 +298,13 @@ class FeatureStore:
         wanted, where = np.unique(self.rows(digests), return_inverse=True)
         taken = self._dataset.take(wanted, columns=["thumbnail"])["thumbnail"].to_pylist()
         return np.frombuffer(b"".join(taken), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[where]
+
+
+def _checksum(digest: bytes, vector: np.ndarray, thumbnail: bytes) -> int:
+    """CRC-32 of all that a row holds."""
+    return zlib.crc32(thumbnail, zlib.crc32(vector, zlib.crc32(digest)))
+
+
+def _first_line(error: Exception) -> str:
+    """What Lance says, without where in its source it says it."""
+    return str(error).partition(", /")[0].splitlines()[0]

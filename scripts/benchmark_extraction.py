@@ -359,7 +359,7 @@ def gpu(work: Path, side: int = 8192, batch: int = 256, count: int = 4096, round
     computing = Computing(engine="keras", batch_size=batch, cache=work / "gpu-cache", progress=False)
     began = time.perf_counter()
     items = list(zip(found.paths, found.files, strict=True))
-    decoded = sum(1 for _ in _decode_ahead(items, frozenset(), computing.worker_count))
+    decoded = sum(1 for _ in _decode_ahead(items, frozenset(), computing))
     decode_rate = decoded / (time.perf_counter() - began)
     extract(find_images(photographs(work / "warm", batch)), extractor, computing)
     extraction = extract(found, extractor, computing)

@@ -71,7 +71,7 @@ def test_as_many_processes_decode_as_were_asked_for(tmp_path, asked: int) -> Non
     for number, file in enumerate(files):
         picture(number).save(file)
     before = set(psutil.Process().children(recursive=True))
-    decoded = _decode_ahead([(file.name, file) for file in files], frozenset(), Computing(workers=asked).worker_count)
+    decoded = _decode_ahead([(file.name, file) for file in files], frozenset(), Computing(workers=asked))
     assert next(decoded).path == "0.png"
     started = [child for child in psutil.Process().children(recursive=True)
                if child not in before and "resource_tracker" not in " ".join(child.cmdline())]  # fmt: skip

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -47,7 +48,18 @@ def test_a_file_written_just_now_is_not_trusted(tmp_path: Path, file: Path) -> N
     assert index.digest(file) is None
 
 
-def test_a_damaged_index_is_named(tmp_path: Path) -> None:
+def test_a_damaged_index_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "files.sqlite").write_bytes(b"no database at all" * 100)
-    with pytest.raises(PipelineError, match=r"files.sqlite cannot be used.*delete it"):
+    file = tmp_path / "a.png"
+    file.write_bytes(b"a")
+    with contextlib.closing(FileIndex(tmp_path)) as index:
+        assert "is damaged" in caplog.text
+        assert index.digest(file) is None
+        index.record([(file, Stamp.of(file.stat()), "d")], time.time_ns() + 10**10)
+        assert index.digest(file) == "d"
+
+
+def test_a_place_that_cannot_hold_an_index_is_named(tmp_path: Path) -> None:
+    (tmp_path / "files.sqlite").mkdir()
+    with pytest.raises(PipelineError, match=r"files.sqlite cannot be used.*--cache DIR"):
         FileIndex(tmp_path)
