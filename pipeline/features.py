@@ -187,6 +187,8 @@ def extract(images: ImageSet, extractor: Extractor, computing: Computing | None 
             break
     else:
         raise PipelineError(f"The feature store {store.path} changes as soon as it is written; is the disk failing?")
+    if computed:
+        store.tidy()
     rows = [row for row, path in enumerate(images.paths) if path in survey.digests]
     if not rows:
         failure = survey.failed[0]

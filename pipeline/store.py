@@ -165,6 +165,18 @@ class FeatureStore:
         self._known.update(digests)
         self._rows = None
 
+    def tidy(self) -> None:
+        """Remove what processes that were killed while they appended have left.
+
+        Raises:
+            PipelineError: It cannot be removed.
+        """
+        try:
+            with self._lock:  # so nothing unfinished belongs to a process that still works on it
+                self._dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS, delete_unverified=True)
+        except UNREADABLE as error:
+            raise PipelineError(f"The feature store {self.path} cannot be tidied ({_first_line(error)}).") from error
+
     def _catch_up(self) -> None:
         """See what other processes have stored meanwhile."""
         if self._dataset.latest_version != self._dataset.version:

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,9 +199,9 @@ def _load(file: Path) -> dict[str, np.ndarray]:
                 "not. Save plain arrays of numbers and strings (dtype float32 and str)."
             ) from error
         raise RequestError(f"{file}: the targets cannot be read ({error}).") from error
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy's parsers raise whatever a damaged file makes them stumble on
         raise RequestError(
-            f"{file}: the targets cannot be read ({getattr(error, 'strerror', None) or error})."
+            f"{file}: the targets cannot be read ({getattr(error, 'strerror', None) or error or type(error).__name__})."
         ) from error
 
 

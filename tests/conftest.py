@@ -1,11 +1,15 @@
 """What several test files need: small folders of pictures, and the command line as a person runs it."""
 
+import contextlib
 import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,15 @@ from PIL import Image
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--times", type=int, default=1, help="How often each fault is tried, in multiples of the usual.")
+
+
+@pytest.fixture(scope="session")
+def times(request: pytest.FixtureRequest) -> int:
+    return request.config.getoption("--times")
 
 
 @dataclass
@@ -57,6 +70,73 @@ def run(home: Path):
         return Finished(finished.returncode, finished.stdout, finished.stderr)
 
     return command
+
+
+@pytest.fixture(scope="session")
+def nets(run, home: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The net of `--weights random:0 --layer block5_pool`, converted."""
+    images = pictures(tmp_path_factory.mktemp("one"), [0])
+    run("extract", images, "--weights", "random:0", "--layer", "block5_pool", "--quiet")
+    return list((home / ".cache" / "image-vectors" / "nets").glob("*-block5_pool-*.mnn"))
+
+
+@pytest.fixture
+def fresh_cache(nets: list[Path], tmp_path: Path):
+    """Make an empty cache in which the net is converted already."""
+
+    def cache(name: str) -> Path:
+        (tmp_path / name / "nets").mkdir(parents=True)
+        for net in nets:
+            os.link(net, tmp_path / name / "nets" / net.name)
+        return tmp_path / name
+
+    return cache
+
+
+@pytest.fixture
+def start(home: Path):
+    """Start `python -m pipeline ...`, or other code that runs it, in a session of its own; what is left is killed."""
+    started = []
+
+    def command(*arguments: object, code: str = "", **options: Any) -> subprocess.Popen:
+        program = ["-c", code] if code else ["-m", "pipeline"]
+        process = subprocess.Popen(
+            [sys.executable, *program, *map(str, arguments)], cwd=ROOT, text=True, start_new_session=True,
+            env=os.environ | {"HOME": str(home), "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, **options,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield command
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def is_gone_soon(group: int) -> bool:
+    """Whether no process of a group is left, or will be in a moment."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def pictures(folder: Path, numbers: Iterable[int]) -> Path:
+    """A folder with a picture of its own for each number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        picture(number).save(folder / f"{number:04}.png")
+    return folder
+
+
+def alike(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether features, shape (N, F), differ by no more than the rounding of other batches: 1e-3 of their length."""
+    return bool((np.linalg.norm(ours - theirs, axis=1) < 1e-3 * np.linalg.norm(theirs, axis=1)).all())
 
 
 def picture(seed: int, width: int = 60, height: int = 40) -> Image.Image:

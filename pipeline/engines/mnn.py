@@ -9,17 +9,20 @@ import hashlib
 import logging
 import multiprocessing
 import os
+import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from pipeline.backend import quietly
 from pipeline.cores import usable_cores
 from pipeline.errors import PipelineError, RequestError
 from pipeline.images import SIDE
+from pipeline.outputs import UNFINISHED
 from pipeline.vgg16 import BGR_MEAN, BLOCKS, DENSE, Arrays, Extractor, weights_from
 
 log = logging.getLogger(__name__)
@@ -105,25 +108,36 @@ def converted_net(extractor: Extractor, cache: Path) -> Path:
     """
     folder = cache / "nets"
     name = f"{extractor.weights.digest}-{extractor.layer}"
-    for file in folder.glob(f"{name}-*.mnn"):
-        if file.stem == f"{name}-{_digest(file)}":
-            return file
-        log.warning("The converted net %s is damaged; it is made again.", file)
-        file.unlink()
-
-    log.info("Converting VGG16 for MNN, once for these weights.")
+    if net := _sound_net(folder, name):
+        return net
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as unfinished:
-            net = _convert(extractor, Path(unfinished))
-            file = folder / f"{name}-{_digest(net)}.mnn"
-            os.replace(net, file)
+        with FileLock(folder / "converting.lock"):
+            if net := _sound_net(folder, name):  # which another process has made meanwhile
+                return net
+            for left in folder.glob(f"{UNFINISHED}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            log.info("Converting VGG16 for MNN, once for these weights.")
+            with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as unfinished:
+                net = _convert(extractor, Path(unfinished))
+                file = folder / f"{name}-{_digest(net)}.mnn"
+                os.replace(net, file)
     except OSError as error:
         raise PipelineError(
             f"The converted net cannot be kept in {folder} ({error.strerror or error}); it takes up to 1.1 GB there "
             "for a moment and 540 MB after. Choose another place with --cache DIR, or use --engine keras."
         ) from error
     return file
+
+
+def _sound_net(folder: Path, name: str) -> Path | None:
+    """The net of a name whose content is what was written; damaged ones are removed."""
+    for file in folder.glob(f"{name}-*.mnn"):
+        if file.stem == f"{name}-{_digest(file)}":
+            return file
+        log.warning("The converted net %s is damaged; it is made again.", file)
+        file.unlink(missing_ok=True)
+    return None
 
 
 def _digest(file: Path) -> str:

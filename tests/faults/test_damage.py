@@ -1,0 +1,137 @@
+"""Bytes flipped, files cut short or gone: found when read, named, and computed again where that is possible."""
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Finished, alike, pictures, write_targets
+
+from pipeline.store import FeatureStore
+from pipeline.vgg16 import Extractor, weights_from
+
+SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--quiet")
+EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")
+HARMS = ("flip", "cut", "remove")
+
+
+def harm(file: Path, how: str, chance: random.Random) -> None:
+    data = bytearray(file.read_bytes())
+    if how == "remove":
+        file.unlink()
+    elif how == "cut":
+        file.write_bytes(data[: chance.randrange(len(data) + 1)])
+    else:
+        for _ in range(chance.choice([1, 1, 20])):
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        file.write_bytes(data)
+
+
+def test_a_damaged_store_gives_right_vectors_or_none(times: int, tmp_path: Path) -> None:
+    made, chance = np.random.default_rng(0), random.Random(0)
+    store = FeatureStore(tmp_path / "whole", EXTRACTOR)
+    batches = [
+        ([made.bytes(16).hex() for _ in range(8)], made.random((8, 512), np.float32),
+         made.integers(0, 256, (8, 24, 24), np.uint8))
+        for _ in range(6)
+    ]  # fmt: skip
+    for batch in batches:
+        store.append(*batch)
+    truth = {digest: vector for digests, vectors, _ in batches for digest, vector in zip(digests, vectors, strict=True)}
+    files = sorted(file.relative_to(tmp_path / "whole") for file in (tmp_path / "whole").rglob("*.*") if file.is_file())
+    lost = 0
+    for number in range(100 * times):
+        cache = tmp_path / f"copy{number}"
+        shutil.copytree(tmp_path / "whole", cache)
+        harm(cache / chance.choice(files), chance.choice(HARMS), chance)
+        opened = FeatureStore(cache, EXTRACTOR)
+        opened.drop_damaged([digest for digest in truth if digest in opened])
+        kept = [digest for digest in truth if digest in opened]
+        lost += len(truth) - len(kept)
+        assert len(kept) >= len(truth) - 8
+        if kept:
+            assert np.array_equal(opened.features(kept), [truth[digest] for digest in kept])
+        for batch in batches:
+            opened.append(*batch)
+        again = FeatureStore(cache, EXTRACTOR)
+        assert np.array_equal(again.features(list(truth)), list(truth.values()))
+        assert len(again) == len(truth)
+        shutil.rmtree(cache)
+    assert lost > 0
+
+
+def test_what_is_damaged_in_the_store_is_computed_again(run, fresh_cache, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "pictures", range(16))
+    command = ("extract", images, *SMALL, "--cache", fresh_cache("cache"), "--json", "--out")
+    run(*command, tmp_path / "before.npy")
+    data = sorted((tmp_path / "cache").glob("features/*/data/*"))
+    harm(data[0], "cut", random.Random(0))
+    vector = np.load(tmp_path / "before.npy")[12].tobytes()
+    for file in data[1:]:
+        content = file.read_bytes()
+        file.write_bytes(content.replace(vector[:64], vector[1:65]))
+    finished = run(*command, tmp_path / "after.npy")
+    assert "cannot be read" in finished.err
+    assert "have changed on disk" in finished.err or finished.json["computed"] > 8
+    assert 8 < finished.json["computed"] < 16
+    assert alike(np.load(tmp_path / "after.npy"), np.load(tmp_path / "before.npy"))
+    assert run(*command, tmp_path / "again.npy").json["computed"] == 0
+
+
+def test_a_damaged_net_is_made_again(run, fresh_cache, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "pictures", range(2))
+    cache = fresh_cache("cache")
+    [net] = (cache / "nets").glob("*.mnn")
+    content = net.read_bytes()
+    net.unlink()  # it is linked to the one of other tests
+    net.write_bytes(content[: len(content) // 2])
+    finished = run("extract", images, *SMALL, "--cache", cache)
+    assert f"The converted net {net} is damaged; it is made again" in finished.err
+    assert [file.name for file in (cache / "nets").iterdir() if file.suffix != ".lock"] == [net.name]
+
+
+@pytest.fixture(scope="module")
+def trained(run, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("run")
+    images = pictures(folder / "pictures" / "red", range(6)).parent
+    return run("train", images, "--targets", write_targets(folder, "red"), *SMALL, "--epochs", 2, "--models",
+               folder / "models", "--api", "functional", "--json")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["functional.keras", "baselines.npz", "run.json"])
+def test_damage_of_a_run_is_found_when_it_is_read(trained: Finished, times: int, tmp_path: Path, name: str) -> None:
+    from pipeline.baselines import Baselines
+    from pipeline.errors import PipelineError
+    from pipeline.runs import load_decoder, read_card, read_run
+
+    chance, found = random.Random(0), 0
+    whole = Path(trained.json["run"])
+    x = np.random.default_rng(0).random((3, 512), np.float32)
+    right = load_decoder(whole / "functional.keras").predict(x, verbose=0), Baselines.load(whole / "baselines.npz")
+    for number in range(25 * times):
+        copy = tmp_path / str(number)
+        shutil.copytree(whole, copy)
+        harm(copy / name, HARMS[number % 2], chance)
+        try:
+            run, card = read_run(copy), read_card(copy / "functional.keras")
+            decoder, baselines = load_decoder(copy / "functional.keras"), Baselines.load(copy / "baselines.npz")
+        except PipelineError as error:
+            found += str(copy / name) in str(error)
+            continue
+        # What is not noticed has changed nothing: padding, or dates in an archive.
+        assert run == read_run(whole)
+        assert card == read_card(whole / "functional.keras")
+        assert np.array_equal(decoder.predict(x, verbose=0), right[0])
+        assert all(
+            np.array_equal(*pair) for pair in zip(vars(baselines).values(), vars(right[1]).values(), strict=True)
+        )
+    assert found > 15 * times
+
+
+def test_a_damaged_file_is_one_message_of_a_command(trained: Finished, run, tmp_path: Path) -> None:
+    for name, code in (("functional.keras", 2), ("baselines.npz", 1), ("run.json", 2)):
+        copy = tmp_path / name
+        shutil.copytree(trained.json["run"], copy)
+        harm(copy / name, "cut", random.Random(1))
+        assert str(copy / name) in run("evaluate", copy, code=code).err

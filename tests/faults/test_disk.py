@@ -1,0 +1,96 @@
+"""Full, read-only and vanishing disks."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import pictures, write_targets
+
+SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--batch-size", 4, "--quiet")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB in memory."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system may be mounted here ({mounted.stderr.strip()})")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.fixture
+def cache(disk: Path, fresh_cache) -> Path:
+    """A cache on the small disk; the net, which is larger, lies outside."""
+    (disk / "nets").symlink_to(fresh_cache("big") / "nets")
+    return disk
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Fill a disk but for some bytes."""
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(disk).free - leave))
+    return ballast
+
+
+def test_a_full_disk_is_named_and_the_next_run_goes_on(run, cache: Path, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "pictures", range(48))
+    command = ("extract", images, *SMALL, "--cache", cache)
+    ballast = fill(cache, 150_000)
+    finished = run(*command, code=1)
+    assert str(cache / "features") in finished.err
+    assert "What was stored before stays; make room" in finished.err
+    ballast.unlink()
+    result = run(*command, "--out", tmp_path / "out.npy", "--json").json
+    assert 4 <= result["cached"] < 48
+    assert result["cached"] + result["computed"] == 48
+    assert len(np.unique(np.load(tmp_path / "out.npy"), axis=0)) == 48
+
+
+def test_a_disk_that_is_full_from_the_start(run, cache: Path, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "pictures", range(4))
+    fill(cache, 0)
+    finished = run("extract", images, *SMALL, "--cache", cache, code=1)
+    assert str(cache) in finished.err
+
+
+def test_outputs_on_a_full_disk_leave_nothing_half_written(run, disk: Path, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "pictures" / "red", range(40)).parent
+    pictures(tmp_path / "pictures" / "blue", range(40, 44))
+    fill(disk, 50_000)
+    before = sorted(disk.iterdir())
+    for suffix in ("npz", "npy", "parquet"):
+        finished = run("extract", images, *SMALL, "--out", disk / f"out.{suffix}", code=1)
+        assert f"{disk / f'out.{suffix}'} cannot be written" in finished.err
+    train = ("train", images, "--targets", write_targets(tmp_path, "red", "blue"), *SMALL, "--epochs", 2)
+    assert str(disk) in run(*train, "--models", disk / "models", code=1).err
+    assert sorted(disk.iterdir()) == [*before, disk / "models"]
+    assert list((disk / "models").iterdir()) == []
+
+
+def test_a_read_only_cache_is_named(run, cache: Path, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "pictures", range(4))
+    subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
+    assert str(cache) in run("extract", images, *SMALL, "--cache", cache, code=1).err
+
+
+def test_a_store_that_is_removed_meanwhile(run, start, fresh_cache, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "pictures", range(80))
+    cache = fresh_cache("cache")
+    process = start("extract", images, *SMALL, "--cache", cache)
+    while len(list(cache.glob("features/*/data/*"))) < 2:
+        time.sleep(0.05)
+    shutil.rmtree(cache / "features", ignore_errors=True)
+    shutil.rmtree(cache / "features", ignore_errors=True)
+    _, messages = process.communicate(timeout=120)
+    assert process.returncode == 1, messages
+    assert f"The feature store {cache / 'features'}" in messages
+    assert "Traceback" not in messages
+    shutil.rmtree(cache / "features", ignore_errors=True)
+    assert run("extract", images, *SMALL, "--cache", cache, "--json").json["computed"] == 80

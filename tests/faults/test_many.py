@@ -1,0 +1,55 @@
+"""Several processes at once."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import lance
+import numpy as np
+from conftest import alike, pictures, write_targets
+
+SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--batch-size", 4, "--workers", 1, "--quiet")
+
+
+def test_four_extractions_of_overlapping_folders_one_killed(run, start, fresh_cache, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "all", range(60))
+    cache = fresh_cache("shared")
+    processes = []
+    for number in range(4):
+        folder = tmp_path / f"part{number}"
+        folder.mkdir()
+        for file in sorted(images.iterdir())[number * 10 : number * 10 + 30]:
+            os.link(file, folder / file.name)
+        processes.append(start("extract", folder, *SMALL, "--cache", cache))
+    while not list(cache.glob("features/*/data/*")):
+        time.sleep(0.05)
+    time.sleep(random.Random(0).uniform(0, 2))
+    processes[1].kill()
+    for number, process in enumerate(processes):
+        _, messages = process.communicate(timeout=300)
+        assert process.returncode == (-signal.SIGKILL if number == 1 else 0), messages
+        assert "Traceback" not in messages
+
+    result = run("extract", images, *SMALL, "--cache", cache, "--out", tmp_path / "shared.npy", "--json").json
+    assert result["cached"] >= 50
+    stored = lance.dataset(next(cache.glob("features/*.lance"))).to_table(columns=["digest"])["digest"].to_pylist()
+    assert len(stored) == len(set(stored)) == 60
+    run("extract", images, *SMALL, "--cache", fresh_cache("alone"), "--out", tmp_path / "alone.npy")
+    assert alike(np.load(tmp_path / "shared.npy"), np.load(tmp_path / "alone.npy"))
+
+
+def test_two_trainings_at_the_same_moment(run, start, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "pictures" / "red", range(4)).parent
+    run("extract", images, *SMALL)
+    command = ("train", images, "--targets", write_targets(tmp_path, "red"), *SMALL, "--epochs", 2, "--models",
+               tmp_path / "models", "--api", "functional")  # fmt: skip
+    processes = [start(*command) for _ in range(2)]
+    for process in processes:
+        _, messages = process.communicate(timeout=300)
+        assert process.returncode == 0, messages
+    runs = list((tmp_path / "models").iterdir())
+    assert len(runs) == 2
+    for folder in runs:
+        assert run("evaluate", folder, "--json", "--quiet").json["images"] == 1
