@@ -87,7 +87,8 @@ def write_report(file: Path, report: Report) -> None:
     html = render(report)
     try:
         with replacing(file) as unfinished:
-            unfinished.write_text(html, encoding="utf-8")
+            # A folder's name may hold bytes that are no UTF-8; they appear escaped.
+            unfinished.write_text(html, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise PipelineError(f"The report {file} cannot be written ({error.strerror or error}).") from error
 

@@ -25,7 +25,23 @@ vgg16.BLOCKS = tuple(tuple((name, narrow[before], narrow[after]) for name, befor
                      for block in vgg16.BLOCKS)
 vgg16.DENSE = (("fc1", 7 * 7 * 4, 8), ("fc2", 8, 8))
 vgg16.LAYERS = {"fc2": 8, "fc1": 8, "block5_pool": 4}
+
+def narrow_vgg16(weights, include_top, input_shape):
+    outputs = inputs = keras.Input(input_shape)
+    for number, block in enumerate(vgg16.BLOCKS, start=1):
+        for name, _, after in block:
+            outputs = keras.layers.Conv2D(after, 3, padding="same", activation="relu", name=name)(outputs)
+        outputs = keras.layers.MaxPooling2D(2, name=f"block{number}_pool")(outputs)
+    outputs = keras.layers.Flatten()(outputs)
+    for name, _, units in vgg16.DENSE:
+        outputs = keras.layers.Dense(units, "relu", name=name)(outputs)
+    return keras.Model(inputs, outputs)
+
 if __name__ == "__main__":
+    if sys.argv[1] == "keras":
+        from pipeline.backend import import_keras
+        keras = import_keras()
+        keras.applications.VGG16 = narrow_vgg16
     from pipeline.engines import make_engine
     extractor = vgg16.Extractor(vgg16.weights_from("random:0"))
     engine = make_engine(sys.argv[1], extractor, 2, Path(sys.argv[2]))
