@@ -73,6 +73,26 @@ def run(home: Path):
 
 
 @pytest.fixture(scope="session")
+def small_run(run, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A training of one decoder on six pictures in FOLDER/pictures and FOLDER/targets.csv, into FOLDER/models."""
+    folder = tmp_path_factory.mktemp("run")
+    images = pictures(folder / "pictures" / "red", range(6)).parent
+    return run("train", images, "--targets", write_targets(folder, "red"), "--weights", "random:0", "--layer",
+               "block5_pool", "--quiet", "--epochs", 2, "--models", folder / "models", "--api", "functional",
+               "--json")  # fmt: skip
+
+
+def fuzz(code: str, place: Path, count: int) -> Finished:
+    """Run code that mutates files in a place so many times, in a process of its own."""
+    finished = subprocess.run(
+        [sys.executable, "-c", code, place, str(count)], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    return Finished(finished.returncode, finished.stdout, finished.stderr)
+
+
+@pytest.fixture(scope="session")
 def nets(run, home: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The net of `--weights random:0 --layer block5_pool`, converted."""
     images = pictures(tmp_path_factory.mktemp("one"), [0])

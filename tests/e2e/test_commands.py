@@ -83,36 +83,6 @@ def test_a_killed_extraction_goes_on_where_it_was(run, home: Path, tmp_path: Pat
     assert np.array_equal(np.load(tmp_path / "resumed.npy"), np.load(tmp_path / "undisturbed.npy"))
 
 
-def test_ctrl_c_ends_with_a_word_and_no_process(home: Path, tmp_path: Path) -> None:
-    images = tmp_path / "pictures"
-    images.mkdir()
-    for number in range(200):
-        picture(number).save(images / f"{number:03}.png")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "extract", str(images), *SMALL, "--cache", str(tmp_path / "cache")],
-        cwd=ROOT, env=os.environ | {"HOME": str(home)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    while not list((tmp_path / "cache").glob("features/*/data/*")) and process.poll() is None:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    _, messages = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "the same command goes on from there" in messages
-    assert "Traceback" not in messages
-    assert _is_gone_soon(process.pid)
-
-
-def _is_gone_soon(group: int) -> bool:
-    for _ in range(100):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def test_extraction_on_another_backend_loads_no_tensorflow(home: Path, folder: Path) -> None:
     code = (
         "import sys; from pipeline.cli import main\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Finished, alike, pictures, write_targets
+from conftest import Finished, alike, pictures
 
 from pipeline.store import FeatureStore
 from pipeline.vgg16 import Extractor, weights_from
@@ -96,22 +96,14 @@ def test_a_damaged_net_is_made_again(run, fresh_cache, tmp_path: Path) -> None:
     assert made.stat().st_size == len(content)
 
 
-@pytest.fixture(scope="module")
-def trained(run, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    folder = tmp_path_factory.mktemp("run")
-    images = pictures(folder / "pictures" / "red", range(6)).parent
-    return run("train", images, "--targets", write_targets(folder, "red"), *SMALL, "--epochs", 2, "--models",
-               folder / "models", "--api", "functional", "--json")  # fmt: skip
-
-
 @pytest.mark.parametrize("name", ["functional.keras", "baselines.npz", "run.json"])
-def test_damage_of_a_run_is_found_when_it_is_read(trained: Finished, times: int, tmp_path: Path, name: str) -> None:
+def test_damage_of_a_run_is_found_when_it_is_read(small_run: Finished, times: int, tmp_path: Path, name: str) -> None:
     from pipeline.baselines import Baselines
     from pipeline.errors import PipelineError
     from pipeline.runs import load_decoder, read_card, read_run
 
     chance, found = random.Random(0), 0
-    whole = Path(trained.json["run"])
+    whole = Path(small_run.json["run"])
     x = np.random.default_rng(0).random((3, 512), np.float32)
     right = load_decoder(whole / "functional.keras").predict(x, verbose=0), Baselines.load(whole / "baselines.npz")
     for number in range(25 * times):
@@ -134,9 +126,9 @@ def test_damage_of_a_run_is_found_when_it_is_read(trained: Finished, times: int,
     assert found > 15 * times
 
 
-def test_a_damaged_file_is_one_message_of_a_command(trained: Finished, run, tmp_path: Path) -> None:
+def test_a_damaged_file_is_one_message_of_a_command(small_run: Finished, run, tmp_path: Path) -> None:
     for name, code in (("functional.keras", 2), ("baselines.npz", 1), ("run.json", 2)):
         copy = tmp_path / name
-        shutil.copytree(trained.json["run"], copy)
+        shutil.copytree(small_run.json["run"], copy)
         harm(copy / name, "cut", random.Random(1))
         assert str(copy / name) in run("evaluate", copy, code=code).err

@@ -2,14 +2,12 @@
 
 import json
 import random
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Finished, picture, pictures, write_targets
+from conftest import ROOT, Finished, fuzz, picture, pictures
 
 SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--quiet")
 
@@ -17,14 +15,6 @@ SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--quiet")
 def harm(x, file: str):
     Path(file).touch()
     return x
-
-
-@pytest.fixture(scope="module")
-def trained(run, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    folder = tmp_path_factory.mktemp("run")
-    images = pictures(folder / "pictures" / "red", range(6)).parent
-    return run("train", images, "--targets", write_targets(folder, "red"), *SMALL, "--epochs", 2, "--models",
-               folder / "models", "--api", "functional", "--json")  # fmt: skip
 
 
 def repacked(source: Path, file: Path, members: dict[str, bytes]) -> Path:
@@ -38,7 +28,7 @@ def repacked(source: Path, file: Path, members: dict[str, bytes]) -> Path:
     return file
 
 
-def test_a_model_that_brings_code_is_refused(trained: Finished, run, tmp_path: Path) -> None:
+def test_a_model_that_brings_code_is_refused(small_run: Finished, run, tmp_path: Path) -> None:
     import keras
 
     ran = tmp_path / "ran"
@@ -47,26 +37,26 @@ def test_a_model_that_brings_code_is_refused(trained: Finished, run, tmp_path: P
     ran.unlink(missing_ok=True)
     with zipfile.ZipFile(tmp_path / "code.keras") as archive:
         config = archive.read("config.json")
-    source = Path(trained.json["models"]["functional"]["path"])
+    source = Path(small_run.json["models"]["functional"]["path"])
     for name, harmful in {
         "lambda": config,
         "import": json.dumps({"module": "os", "class_name": "system", "config": f"touch {ran}",
                               "registered_name": None}).encode(),
     }.items():  # fmt: skip
         file = repacked(source, tmp_path / f"{name}.keras", {"config.json": harmful})
-        refused = run("evaluate", file, Path(trained.json["run"]).parent.parent / "pictures", "--targets",
-                      Path(trained.json["run"]).parent.parent / "targets.csv", "--quiet", code=2)  # fmt: skip
+        refused = run("evaluate", file, Path(small_run.json["run"]).parent.parent / "pictures", "--targets",
+                      Path(small_run.json["run"]).parent.parent / "targets.csv", "--quiet", code=2)  # fmt: skip
         assert f"{file} cannot be loaded" in refused.err
         assert not ran.exists()
 
 
-def test_archive_members_do_not_leave_their_folder(trained: Finished, run, tmp_path: Path) -> None:
+def test_archive_members_do_not_leave_their_folder(small_run: Finished, run, tmp_path: Path) -> None:
     inside = tmp_path / "a" / "b"
     inside.mkdir(parents=True)
-    source = Path(trained.json["models"]["functional"]["path"])
+    source = Path(small_run.json["models"]["functional"]["path"])
     places = {"../../escaped": b"x", str(tmp_path / "absolute"): b"x", "assets/../../escaped": b"x"}
     file = repacked(source, inside / "model.keras", places)
-    folder = Path(trained.json["run"]).parent.parent
+    folder = Path(small_run.json["run"]).parent.parent
     run("evaluate", file, folder / "pictures", "--targets", folder / "targets.csv", "--quiet", cwd=ROOT)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["model.keras"]
 
@@ -80,13 +70,13 @@ def test_lists_do_not_leave_their_folder(run, tmp_path: Path) -> None:
         assert "list.txt" in run("extract", tmp_path / "lists" / "list.txt", *SMALL, code=2).err
 
 
-def test_no_pickle_is_read_anywhere(trained: Finished, run, tmp_path: Path) -> None:
+def test_no_pickle_is_read_anywhere(small_run: Finished, run, tmp_path: Path) -> None:
     class Harm:
         def __reduce__(self):
             return open, (str(tmp_path / "ran"), "w")
 
     objects = np.array([Harm()] * 6, dtype=object)
-    folder = Path(trained.json["run"]).parent.parent
+    folder = Path(small_run.json["run"]).parent.parent
     np.save(tmp_path / "targets.npy", objects, allow_pickle=True)
     np.savez(tmp_path / "targets.npz", paths=objects)
     for name in ("targets.npy", "targets.npz"):
@@ -94,7 +84,7 @@ def test_no_pickle_is_read_anywhere(trained: Finished, run, tmp_path: Path) -> N
         assert "pickle" in refused.err
     copy = tmp_path / "copy"
     copy.mkdir()
-    for file in Path(trained.json["run"]).iterdir():
+    for file in Path(small_run.json["run"]).iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     np.savez(copy / "baselines.npz", mean=objects, coefficients=objects, intercept=objects, alpha=1, seen=objects)
     assert "baselines.npz is damaged" in run("evaluate", copy, "--quiet", code=1).err
@@ -116,6 +106,7 @@ import csv, faulthandler, gzip, json, random, resource, sys
 from pathlib import Path
 import numpy as np
 import pyarrow as pa, pyarrow.parquet
+from mutations import mutated
 from pipeline.errors import RequestError
 from pipeline.sources import find_images
 from pipeline.targets import read_targets
@@ -140,20 +131,7 @@ chance, refused = random.Random(0), 0
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for number in range(count):
     name, data = chance.choice(seeds)
-    data = bytearray(data)
-    for _ in range(chance.choice([1, 1, 3, 30])):
-        at = chance.randrange(len(data))
-        how = chance.randrange(4)
-        if how == 0:
-            data[at] = chance.randrange(256)
-        elif how == 1:
-            odd = [b"nan", b"1e999", b",,", b"\\n", b"\\0", b'"', b"9" * 400, b"\\xff\\xfe"]
-            data[at : at + 1] = chance.choice(odd)
-        elif how == 2:
-            del data[at : at + chance.randrange(1, 50)]
-        else:
-            data[at:at] = data[chance.randrange(len(data)) :][: chance.randrange(1, 50)]
-        data = data or bytearray(b"x")
+    data = mutated(data, chance)
     (place / name).write_bytes(data)
     faulthandler.dump_traceback_later(5, exit=True)  # a hang ends this process
     try:
@@ -170,9 +148,6 @@ print(json.dumps({"refused": refused, "grown": grown * 1024}))
 def test_500_mutated_target_files(times: int, tmp_path: Path) -> None:
     for label in ("red", "green", "blue"):
         pictures(tmp_path / "pictures" / label, random.Random(label).sample(range(100), 2))
-    finished = subprocess.run([sys.executable, "-c", FUZZ, tmp_path, str(500 * times)], cwd=ROOT, capture_output=True,
-                              text=True, timeout=300 * times)  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    found = json.loads(finished.stdout)
+    found = fuzz(FUZZ, tmp_path, 500 * times).json
     assert 200 * times < found["refused"] < 500 * times
     assert found["grown"] < 300e6
