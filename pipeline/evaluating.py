@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from pipeline.wordvectors import read_vocabulary
 
 log = logging.getLogger(__name__)
 
+BASELINES = ("mean", "ridge", "shuffled")
+
 
 @dataclass(frozen=True)
 class Evaluating:
@@ -40,7 +43,7 @@ class Evaluating:
         on_missing: "error" or "skip" images without a target.
         vocabulary: A file of word vectors to look predictions up among, beside the targets.
         shuffled: Whether to train a decoder on shuffled targets, as one more baseline.
-        report: The report's file; None for the one in the first model's run.
+        report: The report's file; None for the one in the first model's run, if that may be written to.
     """
 
     models: Sequence[str]
@@ -132,7 +135,7 @@ def judge(trial: Trial, file: Path | None = None, vocabulary: Path | None = None
         "candidates": len(truth.candidates),
         "zero_targets": int((~truth.targets.any(axis=1)).sum()),
     }
-    document["conclusions"] = conclusions.conclude(document, _circumstances(trial, ceilings))
+    document["conclusions"] = conclusions.conclude(document, _circumstances(trial, ceilings, document["zero_targets"]))
     document["report"] = str(file) if file else None
     if file:
         curves = {name: decoder.curves for name, decoder in trial.decoders.items() if decoder.curves}
@@ -150,12 +153,13 @@ def _in_detail(judgement: Judgement, truth: Truth) -> dict:
     }
 
 
-def _circumstances(trial: Trial, ceilings: Mapping[str, float]) -> conclusions.Circumstances:
+def _circumstances(trial: Trial, ceilings: Mapping[str, float], zero_targets: int) -> conclusions.Circumstances:
     known = {name: decoder.training_cosine for name, decoder in trial.decoders.items()}
     return conclusions.Circumstances(
         training_cosines={name: cosine for name, cosine in known.items() if cosine is not None},
         activations={name: decoder.output_activation for name, decoder in trial.decoders.items()},
         ceilings=ceilings,
+        zero_targets=zero_targets,
         weights=trial.weights,
         learned=trial.learned,
     )
@@ -242,7 +246,7 @@ def evaluate(request: Evaluating, computing: Computing) -> dict:
         run=_run_beside(next(iter(files.values()))),
         folder=folder,
     )
-    beside = folder / REPORT_FILE if trial.run else None
+    beside = folder / REPORT_FILE if trial.run and os.access(folder, os.W_OK) else None
     return judge(trial, request.report or beside, request.vocabulary)
 
 
@@ -254,7 +258,7 @@ def skipping(features: Features) -> Features:
 
 
 def _decoder_files(models: Sequence[str]) -> dict[str, Path]:
-    """The decoder files that runs and models name; a name says no more than it must to tell them apart."""
+    """The decoder files that runs and models name; a name says no more than it must to tell all that is judged apart."""
     files: list[Path] = []
     for model in map(Path, models):
         inside = [model / f"{style}.keras" for style in API_STYLES if (model / f"{style}.keras").is_file()]
@@ -264,7 +268,7 @@ def _decoder_files(models: Sequence[str]) -> dict[str, Path]:
             raise RequestError(f"{model} is not a run: it has neither {RUN_FILE} nor a .keras file.")
         files += inside or [model]
     files = list(dict.fromkeys(files))
-    stems = [file.stem for file in files]
+    stems = [*(file.stem for file in files), *BASELINES]
     return {file.stem if stems.count(file.stem) == 1 else f"{file.parent.name}/{file.stem}": file for file in files}
 
 
