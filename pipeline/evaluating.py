@@ -258,7 +258,7 @@ def skipping(features: Features) -> Features:
 
 
 def _decoder_files(models: Sequence[str]) -> dict[str, Path]:
-    """The decoder files that runs and models name; a name says no more than it must to tell all that is judged apart."""
+    """The decoder files that runs and models name; a name says no more than it must to tell what is judged apart."""
     files: list[Path] = []
     for model in map(Path, models):
         inside = [model / f"{style}.keras" for style in API_STYLES if (model / f"{style}.keras").is_file()]
