@@ -1,5 +1,6 @@
 """The report's charts, made by Altair (VanderPlas et al. 2018) as Vega-Lite documents."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -110,7 +111,7 @@ def embedding_map(dots: Sequence[Mapping], landmarks: Sequence[Mapping]) -> dict
             `title` and more.
         landmarks: `x`, `y` and `label`.
     """
-    shown = [key for key in dots[0] if key not in ("x", "y")]
+    shown = [key for key in dict.fromkeys(itertools.chain(*dots)) if key not in ("x", "y")]
     plain = {"axis": alt.Axis(labels=False, ticks=False, grid=False, domain=False), "scale": alt.Scale(zero=False)}
     x, y = alt.X("x:Q", title="first principal component", **plain), alt.Y("y:Q", title="second", **plain)
     crosses = alt.Chart(alt.Data(values=list(landmarks))).encode(x, y)

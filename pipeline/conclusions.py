@@ -7,6 +7,7 @@ CEILING_IS_LOW = 0.999
 OVERFITTED = 0.1  # how far the cosine on training images may lie above the one on new images
 WIDE = 0.1  # of an interval
 FEW_IMAGES = 10
+NOTHING = 0.01  # a difference of cosines that nobody would notice
 
 
 @dataclass(frozen=True)
@@ -78,21 +79,22 @@ def _difference(document: Mapping, of: str, minus: str) -> dict | None:
 def _against_baselines(document: Mapping, name: str) -> list[str]:
     mean, ridge, shuffled = (_difference(document, name, baseline) for baseline in ("mean", "ridge", "shuffled"))
     said = []
-    if mean and not _is_above(mean):
-        return [
-            f"It is no better than always answering the mean target ({mean['mean']:+.3f}{_within(mean['ci95'], '+')}):"
-            " nothing about single images was learned. Check that each target belongs to its image; then try trained "
-            "weights (--weights imagenet), more images, more --epochs or another --learning-rate."
-        ]
-    if ridge:
+    if mean and mean["ci95"] and not _is_above(mean):
+        verdict = "no better" if mean["ci95"][1] < NOTHING else "not shown to be better"
+        said.append(
+            f"It is {verdict} than always answering the mean target ({mean['mean']:+.3f}{_within(mean['ci95'], '+')}). "
+            "Check that each target belongs to its image; then try trained weights (--weights imagenet), more images, "
+            "more --epochs or another --learning-rate."
+        )
+    if ridge and ridge["ci95"]:
         verdict = (
             "better than" if _is_above(ridge) else "worse than" if _is_below(ridge) else "not shown to be better than"
         )
         said.append(f"It is {verdict} ridge regression ({ridge['mean']:+.3f}{_within(ridge['ci95'], '+')}).")
-    if shuffled and not _is_above(shuffled):
+    if shuffled and shuffled["ci95"] and not _is_above(shuffled):
         said.append(
-            "A decoder trained on shuffled targets does as well: what was learned does not depend on which target "
-            "belongs to which image. Check that they belong together."
+            "It is not shown to be better than a decoder trained on shuffled targets: perhaps nothing depends on which "
+            "target belongs to which image. Check that they belong together."
         )
     return said
 

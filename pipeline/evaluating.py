@@ -224,8 +224,9 @@ def evaluate(request: Evaluating, computing: Computing) -> dict:
     features = skipping(extract(images, extractor, computing))
     if request.images is None:
         features = _unchanged(features, runs.read_run(folder)["split"]["validation"], "held-out")
-    learned = max(_learned(features, parent) for parent in dict.fromkeys(file.parent for file in files.values()))
     pairs = pair(features, table, on_missing)
+    parents = dict.fromkeys(file.parent for file in files.values())
+    learned = max(_learned(pairs.features, parent) for parent in parents)
 
     x = pairs.features.stored()
     fitted = Baselines.load(folder / BASELINES_FILE) if (folder / BASELINES_FILE).exists() else None
@@ -268,8 +269,15 @@ def _decoder_files(models: Sequence[str]) -> dict[str, Path]:
             raise RequestError(f"{model} is not a run: it has neither {RUN_FILE} nor a .keras file.")
         files += inside or [model]
     files = list(dict.fromkeys(files))
-    stems = [*(file.stem for file in files), *BASELINES]
-    return {file.stem if stems.count(file.stem) == 1 else f"{file.parent.name}/{file.stem}": file for file in files}
+    return {_shortest_name(file, files): file for file in files}
+
+
+def _shortest_name(file: Path, files: Sequence[Path]) -> str:
+    for length in range(1, len(file.parts) + 1):
+        names = ["/".join(other.with_suffix("").parts[-length:]) for other in (file, *files)]
+        if names.count(names[0]) == 2 and names[0] not in BASELINES:  # itself, twice
+            return names[0]
+    return str(file)
 
 
 def _run_beside(file: Path) -> dict | None:

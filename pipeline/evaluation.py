@@ -191,7 +191,7 @@ def by_label(judgement: Judgement, truth: Truth) -> list[dict]:
     documents = []
     for label in sorted(rows):
         some = rows[label]
-        wrong = Counter(nearest[row] for row in some if not right[row])
+        wrong = Counter(nearest[row] for row in some if not right[row] and nearest[row] != label)
         documents.append({
             "label": label,
             "images": len(some),

@@ -14,6 +14,10 @@ log = logging.getLogger(__name__)
 
 # A file written again within the tick of the clock keeps its time; one as young as this is not trusted yet.
 TICK_NS = 2_000_000_000
+NOT_DAMAGE = (
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN),
+    *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM),
+)
 CREATE = "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest TEXT)"
 
 
@@ -53,13 +57,14 @@ class FileIndex:
 
     def _open(self) -> None:
         self._database = sqlite3.connect(self.path, timeout=60)
+        self._database.text_factory = bytes  # what is damaged may be no UTF-8
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.execute(CREATE)
 
     def _remake(self, error: sqlite3.DatabaseError) -> None:
         """Begin anew where the database is damaged; other errors are not for us to mend."""
-        if isinstance(error, sqlite3.OperationalError):
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in NOT_DAMAGE:
             raise error
         log.warning("The file index %s is damaged (%s); it is made anew, and all files are read again.",
                     self.path, error)  # fmt: skip
@@ -91,7 +96,7 @@ class FileIndex:
             except sqlite3.DatabaseError as error:
                 self._remake(error)
                 found = None
-        return found[0] if found else None
+        return found[0].decode("ascii", "replace") if found else None
 
     def record(self, files: Iterable[tuple[Path, Stamp, str]], now_ns: int) -> None:
         """Remember files, with their stamps from before they were read and their digests, in one transaction."""

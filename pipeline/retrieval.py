@@ -37,29 +37,21 @@ class Candidates:
 
     def __init__(self, rows: Iterable[tuple[str, np.ndarray]]) -> None:
         self.names: list[str] = []
-        self._numbers: dict[bytes, int] = {}
         self._blocks: list[np.ndarray] = []
+        seen: set[bytes] = set()
         for name, vector in rows:
-            known = vector_digest(vector)
-            if known in self._numbers:
+            digest = vector_digest(vector)
+            if digest in seen:
                 continue
+            seen.add(digest)
             at = len(self.names) % BLOCK
             if at == 0:
                 self._blocks.append(np.empty((BLOCK, len(vector)), np.float32))
             self._blocks[-1][at] = vector
-            self._numbers[known] = len(self.names)
             self.names.append(name)
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def find(self, vectors: np.ndarray) -> np.ndarray:
-        """The numbers of vectors that are candidates, shape (N,), int64.
-
-        Raises:
-            KeyError: One is not.
-        """
-        return np.array([self._numbers[vector_digest(vector)] for vector in vectors], np.int64)
 
     def blocks(self) -> Iterable[tuple[int, np.ndarray]]:
         """The vectors, at most BLOCK at a time: the number of the first, and shape (n, D), float32."""

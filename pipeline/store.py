@@ -6,9 +6,10 @@ may fill it without storing an image twice. Each row carries a CRC-32 of all tha
 read.
 """
 
+import contextlib
 import json
 import logging
-import os
+import time
 import zlib
 from collections.abc import Sequence
 from datetime import timedelta
@@ -75,31 +76,34 @@ class FeatureStore:
             ) from error
 
     def _open(self) -> None:
-        """Open the newest version that can be read, and drop what cannot."""
-        versions = self.path / "_versions"
-        if not versions.exists():
-            with self._lock:
-                if not versions.exists():  # else another process has made it meanwhile
-                    lance.write_dataset(self._schema.empty_table(), self.path, mode="create")
+        """Open the store, or make it; drop what is damaged."""
         try:
             self._dataset = lance.dataset(self.path)
-        except UNREADABLE as error:
-            newest = min(versions.glob("*.manifest"), default=None)  # their names count backwards
-            if newest:
-                log.warning("The feature store %s is damaged in its newest version (%s), which is dropped.",
-                            self.path, _first_line(error))  # fmt: skip
-                newest.unlink()
-            else:
-                aside = self.path.with_suffix(f".damaged-{os.getpid()}")
-                log.warning("The feature store %s cannot be read; it is set aside as %s.", self.path, aside.name)
-                self.path.rename(aside)
-            return self._open()
+        except UNREADABLE:
+            with self._lock:
+                self._dataset = self._made_or_mended()
         if self._dataset.schema.names != self._schema.names:
             raise ValueError("another version of this program has made it")
         try:
             self._read_digests()
         except UNREADABLE:
             self._drop_unreadable_files()
+
+    def _made_or_mended(self) -> lance.LanceDataset:
+        """Open the newest version whose manifest can be understood; begin anew where there is none."""
+        while manifests := sorted((self.path / "_versions").glob("*.manifest")):  # the newest first
+            try:
+                return lance.dataset(self.path)
+            except UNREADABLE as error:
+                manifests[0].read_bytes()  # what cannot even be read is not ours to drop
+                log.warning("The feature store %s is damaged in its newest version (%s), which is dropped.",
+                            self.path, _first_line(error))  # fmt: skip
+                manifests[0].rename(manifests[0].with_suffix(".damaged"))
+        if any((self.path / "data").glob("*")):
+            aside = self.path.with_suffix(f".damaged-{time.time_ns()}")
+            log.warning("The feature store %s cannot be read; it is set aside as %s.", self.path, aside.name)
+            self.path.rename(aside)
+        return lance.write_dataset(self._schema.empty_table(), self.path, mode="create")
 
     def _read_digests(self) -> None:
         self._digests = [digest.hex() for digest in self._dataset.to_table(columns=["digest"])["digest"].to_pylist()]
@@ -115,6 +119,7 @@ class FeatureStore:
                 try:
                     fragment.to_table()
                 except UNREADABLE as error:
+                    self._check_access(fragment)
                     damaged[fragment.fragment_id] = _first_line(error)
             if damaged:
                 log.warning("%d files of the feature store %s cannot be read (%s); what they held is computed again.",
@@ -122,6 +127,12 @@ class FeatureStore:
                 drop = lance.LanceOperation.Delete([], list(damaged), "true")
                 self._dataset = lance.LanceDataset.commit(self.path, drop, read_version=self._dataset.version)
             self._read_digests()
+
+    def _check_access(self, fragment: lance.LanceFragment) -> None:
+        """Raise what the system says of files that it does not let us read; they are not damaged."""
+        for file in fragment.data_files():
+            with contextlib.suppress(FileNotFoundError):
+                (self.path / "data" / file.path).open("rb").close()
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._known
@@ -266,8 +277,10 @@ class FeatureStore:
         Raises:
             PipelineError: It cannot be repaired.
         """
+        present = [digest for digest in dict.fromkeys(digests) if digest in self]
+        lost = len(set(digests)) - len(present)  # another process has found them damaged
         try:
-            wanted = np.unique(self.rows(digests))
+            wanted = np.unique(self.rows(present))
             wanted = wanted[~self._checked[wanted]]
             damaged: list[str] = []
             try:
@@ -278,8 +291,7 @@ class FeatureStore:
                     self._checked[rows] = not found
             except UNREADABLE:
                 self._drop_unreadable_files()
-                lost = [digest for digest in dict.fromkeys(digests) if digest not in self]
-                return len(lost) + self.drop_damaged([digest for digest in digests if digest in self])
+                return self.drop_damaged(digests)
             if damaged:
                 log.warning("%d vectors of the feature store %s have changed on disk; they are computed again.",
                             len(damaged), self.path)  # fmt: skip
@@ -292,7 +304,7 @@ class FeatureStore:
                 f"The feature store {self.path} is damaged and cannot be repaired ({_first_line(error)}). "
                 "Delete this folder to compute its features again."
             ) from error
-        return len(damaged)
+        return lost + len(damaged)
 
     def features(self, digests: Sequence[str]) -> np.ndarray:
         """Read the features of some images: `take(rows(digests))`."""

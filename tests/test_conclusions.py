@@ -39,10 +39,11 @@ def test_what_was_reached_comes_first() -> None:
 @pytest.mark.parametrize(
     ("found", "given", "expected"),
     [
-        (document(over_mean=(-0.01, 0.02)), {}, "no better than always answering the mean target"),
+        (document(over_mean=(-0.01, 0.005)), {}, "It is no better than always answering the mean target"),
+        (document(over_mean=(-0.01, 0.4)), {}, "It is not shown to be better than always answering the mean target"),
         (document(over_ridge=(-0.01, 0.02)), {}, "not shown to be better than ridge"),
         (document(over_ridge=(-0.05, -0.02)), {}, "worse than ridge"),
-        (document(others=[("shuffled", (-0.01, 0.01))]), {}, "trained on shuffled targets does as well"),
+        (document(others=[("shuffled", (-0.01, 0.01))]), {}, "better than a decoder trained on shuffled"),
         (document(others=[("sequential", (-0.01, 0.01))]), {}, "functional and sequential are not shown to differ"),
         (document(others=[("sequential", (0.01, 0.02))]), {}, "functional and sequential differ"),
         (document(others=[("sequential", (0.0, 0.0))]), {}, "the API style changes nothing"),
@@ -62,7 +63,11 @@ def test_each_shortcoming_is_said(found: dict, given: dict, expected: str) -> No
     assert expected in said(found, **given)
 
 
-def test_nothing_but_the_failure_is_said_of_one_that_learned_nothing() -> None:
-    text = said(document(over_mean=(-0.01, 0.02)))
-    assert "ridge" not in text
-    assert "Check that each target belongs to its image" in text
+def test_without_an_interval_nothing_is_said_of_differences() -> None:
+    found = document(images=1)
+    for difference in found["differences"]:
+        difference["ci95"] = None
+    found["models"]["functional"]["cosine"]["ci95"] = None
+    text = said(found)
+    assert "better" not in text
+    assert "1 image is too few" in text

@@ -108,13 +108,16 @@ def converted_net(extractor: Extractor, cache: Path) -> Path:
     """
     folder = cache / "nets"
     name = f"{extractor.weights.digest}-{extractor.layer}"
-    if net := _sound_net(folder, name):
-        return net
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if net := _sound_net(folder, name):
+            return net
         with FileLock(folder / "converting.lock"):
             if net := _sound_net(folder, name):  # which another process has made meanwhile
                 return net
+            for damaged in folder.glob(f"{name}-*.mnn"):
+                log.warning("The converted net %s is damaged; it is made again.", damaged)
+                damaged.unlink()
             for left in folder.glob(f"{UNFINISHED}*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
             log.info("Converting VGG16 for MNN, once for these weights.")
@@ -131,13 +134,8 @@ def converted_net(extractor: Extractor, cache: Path) -> Path:
 
 
 def _sound_net(folder: Path, name: str) -> Path | None:
-    """The net of a name whose content is what was written; damaged ones are removed."""
-    for file in folder.glob(f"{name}-*.mnn"):
-        if file.stem == f"{name}-{_digest(file)}":
-            return file
-        log.warning("The converted net %s is damaged; it is made again.", file)
-        file.unlink(missing_ok=True)
-    return None
+    """The net of a name whose content is what was written, if there is one."""
+    return next((file for file in folder.glob(f"{name}-*.mnn") if file.stem == f"{name}-{_digest(file)}"), None)
 
 
 def _digest(file: Path) -> str:
@@ -162,7 +160,8 @@ def _convert(extractor: Extractor, folder: Path) -> Path:
 
 def _run_converter(weights: str, layer: str, folder: Path) -> Path:
     graph, net = folder / "vgg16.onnx", folder / "vgg16.mnn"
-    _write_onnx(weights_from(weights).read(layer), layer, graph)
+    arrays = weights_from(weights).read(layer)
+    _write_onnx(arrays, layer, graph)
     with quietly():
         # The extension itself: its wrapper, MNN.tools.mnnconvert, installs packages and sends usage statistics.
         import _tools
@@ -171,6 +170,8 @@ def _run_converter(weights: str, layer: str, folder: Path) -> Path:
         _tools.mnnconvert(
             ["mnnconvert", "-f", "ONNX", "--modelFile", str(graph), "--MNNModel", str(net), "--bizCode", "vgg16"]
         )
+    if net.is_file() and net.stat().st_size < sum(kernel.nbytes + bias.nbytes for kernel, bias in arrays.values()):
+        net.unlink()  # the converter does not notice that a disk is full
     return net
 
 

@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Finished, alike, pictures
+from mutations import mutated
 
+from pipeline.baselines import Baselines
+from pipeline.errors import PipelineError
+from pipeline.runs import load_decoder, read_card, read_run
 from pipeline.store import FeatureStore
 from pipeline.vgg16 import Extractor, weights_from
 
@@ -98,10 +102,6 @@ def test_a_damaged_net_is_made_again(run, fresh_cache, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["functional.keras", "baselines.npz", "run.json"])
 def test_damage_of_a_run_is_found_when_it_is_read(small_run: Finished, times: int, tmp_path: Path, name: str) -> None:
-    from pipeline.baselines import Baselines
-    from pipeline.errors import PipelineError
-    from pipeline.runs import load_decoder, read_card, read_run
-
     chance, found = random.Random(0), 0
     whole = Path(small_run.json["run"])
     x = np.random.default_rng(0).random((3, 512), np.float32)
@@ -124,6 +124,21 @@ def test_damage_of_a_run_is_found_when_it_is_read(small_run: Finished, times: in
             np.array_equal(*pair) for pair in zip(vars(baselines).values(), vars(right[1]).values(), strict=True)
         )
     assert found > 15 * times
+
+
+def test_archives_of_any_bytes_are_read_or_refused(small_run: Finished, times: int, tmp_path: Path) -> None:
+    chance, refused = random.Random(0), 0
+    for reader, name in ((Baselines.load, "baselines.npz"), (read_card, "functional.keras")):
+        whole = (Path(small_run.json["run"]) / name).read_bytes()
+        # The last bytes are the directory of the archive, where most can go wrong.
+        head, tail = whole[:-2000], whole[-2000:]
+        for _ in range(300 * times):
+            (tmp_path / name).write_bytes(head + mutated(tail, chance))
+            try:
+                reader(tmp_path / name)
+            except PipelineError:
+                refused += 1
+    assert refused > 300 * times
 
 
 def test_a_damaged_file_is_one_message_of_a_command(small_run: Finished, run, tmp_path: Path) -> None:

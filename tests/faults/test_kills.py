@@ -1,6 +1,7 @@
 """SIGKILL at random moments: the next run goes on, and ends where an undisturbed one ends, bit for bit."""
 
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -41,15 +42,18 @@ def test_an_extraction_killed_at_random_moments(run, start, fresh_cache, times: 
     command = ("extract", images, *SMALL, "--cache", killed)
     stored: dict[str, bytes] = {}
     kills = 0
-    while kills < 25 * times:
+    for _ in range(60 * times):
         process = start(*command)
         time.sleep(moments.uniform(2, 9))
         if process.poll() is None:
             process.kill()
             kills += 1
-        process.wait()
+        assert process.wait() in (-signal.SIGKILL, 0), process.stderr.read()
         assert is_gone_soon(process.pid)
         stored = grown(stored, killed)
+        if kills == 25 * times:
+            break
+    assert kills == 25 * times
     result = run(*command, "--out", tmp_path / "killed.npy", "--json").json
     assert result["images"] == 200
     assert len(grown(stored, killed)) == 200
@@ -78,7 +82,7 @@ def test_a_training_killed_at_random_moments(run, start, times: int, tmp_path: P
                "--keep", "best", "--learning-rate", 1e-4)  # fmt: skip
     undisturbed = run(*options, "--models", tmp_path / "undisturbed", "--json").json
     models, kills, finished = tmp_path / "killed", 0, []
-    while kills < 15 * times:
+    for _ in range(40 * times):
         begun = [folder for folder in models.glob("*") if folder not in finished]
         command = ("train", "--resume", begun[0], "--quiet") if begun else (*options, "--models", models)
         process = start(*command, code=OFTEN)
@@ -91,6 +95,9 @@ def test_a_training_killed_at_random_moments(run, start, times: int, tmp_path: P
             finished += begun or list(models.glob("*"))
         process.wait()
         assert is_gone_soon(process.pid)
+        if kills == 15 * times:
+            break
+    assert kills == 15 * times
     for folder in models.glob("*"):
         if folder not in finished:
             run("train", "--resume", folder, "--quiet")
