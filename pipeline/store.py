@@ -110,8 +110,8 @@ class FeatureStore:
         self._known = set(self._digests)
         self._rows = None
 
-    def _drop_unreadable_files(self) -> None:
-        """Take the files whose rows cannot be read out of the dataset."""
+    def _drop_unreadable_files(self) -> bool:
+        """Take the files whose rows cannot be read out of the dataset; whether there were any."""
         with self._lock:
             self._dataset = lance.dataset(self.path)
             damaged = {}
@@ -127,6 +127,7 @@ class FeatureStore:
                 drop = lance.LanceOperation.Delete([], list(damaged), "true")
                 self._dataset = lance.LanceDataset.commit(self.path, drop, read_version=self._dataset.version)
             self._read_digests()
+            return bool(damaged)
 
     def _check_access(self, fragment: lance.LanceFragment) -> None:
         """Raise what the system says of files that it does not let us read; they are not damaged."""
@@ -290,7 +291,8 @@ class FeatureStore:
                     damaged += found
                     self._checked[rows] = not found
             except UNREADABLE:
-                self._drop_unreadable_files()
+                if not self._drop_unreadable_files():
+                    raise
                 return self.drop_damaged(digests)
             if damaged:
                 log.warning("%d vectors of the feature store %s have changed on disk; they are computed again.",
