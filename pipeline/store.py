@@ -122,7 +122,7 @@ class FeatureStore:
                     self._check_access(fragment)
                     damaged[fragment.fragment_id] = _first_line(error)
             if damaged:
-                log.warning("%d of the files of the feature store %s cannot be read (%s); what they held is computed again.",
+                log.warning("%d of the files of the feature store %s cannot be read (%s); they are computed again.",
                             len(damaged), self.path, next(iter(damaged.values())))  # fmt: skip
                 drop = lance.LanceOperation.Delete([], list(damaged), "true")
                 self._dataset = lance.LanceDataset.commit(self.path, drop, read_version=self._dataset.version)
