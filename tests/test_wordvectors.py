@@ -33,11 +33,11 @@ def binary(words: dict[str, list[float]], newline: bytes = b"\n") -> bytes:
 SINGLE = {word: row for word, row in WORDS.items() if " " not in word}
 FORMATS = {
     "glove.txt": text(WORDS, header=False),
-    "glove.txt.gz": gzip.compress(text(WORDS, header=False)),
+    "glove.txt.gz": gzip.compress(text(WORDS, header=False), mtime=0),
     "word2vec.txt": text(WORDS, header=True),
     "fasttext.vec": text(WORDS, header=True).replace(b"\n", b" \n"),  # fastText ends its rows with a space
     "word2vec.bin": binary(SINGLE),
-    "gensim.bin.gz": gzip.compress(binary(SINGLE, newline=b"")),
+    "gensim.bin.gz": gzip.compress(binary(SINGLE, newline=b""), mtime=0),
 }
 
 

@@ -120,7 +120,7 @@ lines = [" ".join([label, *map(str, row)]) for label, row in zip(labels, table)]
 (place / "t.csv").write_text("\\n".join(line.replace(" ", ",") for line in lines) + "\\n")
 (place / "t.tsv").write_text("\\n".join(line.replace(" ", "\\t") for line in lines) + "\\n")
 (place / "t.txt").write_text("\\n".join(lines) + "\\n")
-(place / "t.vec.gz").write_bytes(gzip.compress((f"{len(labels)} 5\\n" + "\\n".join(lines) + "\\n").encode()))
+(place / "t.vec.gz").write_bytes(gzip.compress((f"{len(labels)} 5\\n" + "\\n".join(lines) + "\\n").encode(), mtime=0))
 (place / "t.bin").write_bytes(f"{len(labels)} 5\\n".encode() + b"".join(
     label.encode() + b" " + row.tobytes() + b"\\n" for label, row in zip(labels, table)))
 np.savez(place / "t.npz", labels=np.array(labels), vectors=table)
