@@ -42,7 +42,7 @@ def test_an_extraction_killed_at_random_moments(run, start, fresh_cache, times: 
     kills, cache, stored = 0, fresh_cache("killed0"), {}
     for attempt in range(100 * times):
         process = start(*command, cache)
-        time.sleep(moments.uniform(2, 9))
+        time.sleep(moments.uniform(1.5, 6))
         if finished := process.poll() is not None:
             assert process.returncode == 0, process.stderr.read()
         else:
@@ -90,7 +90,7 @@ def test_a_training_killed_at_random_moments(run, start, times: int, tmp_path: P
         begun = [folder for folder in models.glob("*") if folder not in finished]
         command = ("train", "--resume", begun[0], "--quiet") if begun else (*options, "--models", models)
         process = start(*command, code=OFTEN)
-        time.sleep(moments.uniform(5, 14))
+        time.sleep(moments.uniform(4, 12))
         if process.poll() is None:
             process.kill()
             kills += 1
