@@ -17,7 +17,8 @@ def test_baselines_survive_the_disk(tmp_path: Path) -> None:
     baselines.save(tmp_path / "b.npz")
     loaded = Baselines.load(tmp_path / "b.npz")
     predicted = loaded.predict(X[:5])
-    assert np.array_equal(predicted["mean"], np.tile(Y[np.arange(40) % 30].mean(axis=0), (5, 1)))
+    mean = Y[np.arange(40) % 30].mean(axis=0, dtype=np.float64).astype(np.float32)
+    assert np.array_equal(predicted["mean"], np.tile(mean, (5, 1)))
     expected = Ridge(alpha=baselines.alpha).fit(X, Y[np.arange(40) % 30]).predict(X[:5])
     np.testing.assert_allclose(predicted["ridge"], expected, atol=1e-4)
     assert loaded.has_seen(Y).tolist() == [True] * 30 + [False] * 10

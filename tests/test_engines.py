@@ -34,7 +34,7 @@ def expected(pixels: np.ndarray) -> list[dict[str, np.ndarray]]:
 
 
 @pytest.mark.parametrize("name", ["keras", "mnn"])
-@pytest.mark.parametrize("layer", ["fc2", "fc1", "block5_pool"])
+@pytest.mark.parametrize("layer", ["fc2", pytest.param("fc1", marks=pytest.mark.slow), "block5_pool"])
 def test_engines_agree_with_a_float64_computation_without_keras(
     name: str, layer: str, pixels: np.ndarray, expected: list[dict[str, np.ndarray]], cache: Path
 ) -> None:
