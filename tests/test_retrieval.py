@@ -75,7 +75,7 @@ from pipeline.retrieval import Candidates, look_up
 from pipeline.wordvectors import read_vocabulary
 found = Candidates(read_vocabulary(Path({str(tmp_path / "words.bin")!r})))
 targets = next(block for _, block in found.blocks())[:2000]
-noisy = targets + np.random.default_rng(1).normal(size=targets.shape, scale=3)
+noisy = targets + np.random.default_rng(1).normal(size=targets.shape, scale=8)
 ranks = look_up(noisy, targets, found).ranks
 assert len(found) == 400_000 and 1 < np.median(ranks) < 200_000
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
