@@ -246,13 +246,13 @@ def _train_in(
     held_out = material.pairs.take(material.sides.validation)
     judge(
         Trial(
-            held_out,
-            training.images,
-            material.table,
-            judged,
-            of_baselines,
-            baselines,
-            card.weights,
+            pairs=held_out,
+            images=training.images,
+            table=material.table,
+            decoders=judged,
+            baselines=of_baselines,
+            fitted=baselines,
+            weights=card.weights,
             run=run,
             folder=folder,
         ),

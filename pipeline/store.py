@@ -333,4 +333,4 @@ def _checksum(digest: bytes, vector: np.ndarray, thumbnail: bytes) -> int:
 
 def _first_line(error: Exception) -> str:
     """What Lance says, without where in its source it says it."""
-    return str(error).partition(", /")[0].splitlines()[0]
+    return (str(error).strip() or type(error).__name__).partition(", /")[0].splitlines()[0]
