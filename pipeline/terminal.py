@@ -1,17 +1,27 @@
-"""What a person sees: messages on stderr, tables on stdout."""
+"""What the user sees: messages on stderr, tables on stdout."""
 
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 import rich.box
+import rich.markup
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from pipeline.commands.compare import CompareResult
+    from pipeline.commands.extract import ExtractResult
+    from pipeline.commands.train import TrainResult
+    from pipeline.evaluation.metrics import EvaluationResult
+
+log = logging.getLogger(__name__)
 
 WIDTH = 80
 
 
 def printable(text: str) -> str:
-    """Text without what a terminal would obey: control characters and lone surrogates appear escaped."""
+    """Text that cannot control a terminal: control characters and lone surrogates appear escaped."""
     return "".join(
         character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
         for character in text
@@ -35,7 +45,7 @@ def show_messages(quiet: bool) -> None:
     logger = logging.getLogger("pipeline")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    # It warns of every decoder after the fourth that is compiled anew, as each must be.
+    # It warns of every decoder after the fourth that is compiled, as each must be.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
@@ -51,66 +61,77 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def print_extraction(result: dict) -> None:
-    """Print the `extract` document."""
+def print_error(message: str) -> None:
+    """Print an error to stderr."""
+    print(f"error: {printable(message)}", file=sys.stderr)
+
+
+def print_extraction(result: "ExtractResult") -> None:
+    """Print the result of `extract`."""
     print(
-        f"{result['images']} images: {result['computed']} computed, {result['cached']} cached, "
-        f"{len(result['failed'])} failed; {result['dim']}-d, {result['seconds']:.1f} s"
+        f"{result.images} images: {result.computed} computed, {result.cached} cached, "
+        f"{len(result.failed)} failed; {result.dim}-d, {result.seconds:.1f} s"
     )
-    print(printable(f"store: {result['store']}"))
+    print(printable(f"store: {result.store}"))
 
 
-def print_training(result: dict) -> None:
-    """Print the `train` document: the held-out cosine of each model beside the baselines and the ceiling."""
-    table = _table(
-        f"Cosine to the target, {result['train']} images to learn from, {result['validation']} held out",
-        "", "held out", "training", "epochs", "seconds",
-    )  # fmt: skip
-    for name, model in result["models"].items():
-        table.add_row(name, f"{model['validation_cosine']:.4f}", f"{model['train_cosine']:.4f}",
-                      str(model["epochs"]), f"{model['seconds']:.1f}")  # fmt: skip
+def print_training(result: "TrainResult") -> None:
+    """Print the result of `train`: the held-out cosine of each model beside the baselines and the output ceiling."""
+    title = f"Cosine to the target, {result.train} training images, {result.validation} held out"
+    table = _table(title, "", "held out", "training", "epochs", "seconds")
+    for name, model in result.models.items():
+        table.add_row(
+            name,
+            f"{model.validation_cosine:.4f}",
+            f"{model.train_cosine:.4f}",
+            str(model.epochs),
+            f"{model.seconds:.1f}",
+        )
     table.add_section()
-    for name, baseline in result["baselines"].items():
-        table.add_row(f"{name} baseline", f"{baseline['validation_cosine']:.4f}")
-    table.add_row("ceiling", f"{result['ceiling']:.4f}")
+    for name, cosine in result.baselines.items():
+        table.add_row(f"{name} baseline", f"{cosine:.4f}")
+    table.add_row("output ceiling", f"{result.ceiling:.4f}")
     _print(table)
-    print(printable(f"run: {result['run']}\nreport: {result['report']}"))
+    document = result.to_json()
+    print(printable(f"run: {document['run']}\nreport: {document['report']}"))
 
 
-def print_evaluation(result: dict) -> None:
-    """Print the `evaluate` document: a table, what it means, and where the report is."""
-    table = _table(
-        f"Cosine to the target, {result['images']} images; its rank among {result['candidates']}",
-        "", "mean", "95 % interval", "centred", "progress", "top-1", "top-5",
-    )  # fmt: skip
-    for rows in (result["models"], result["baselines"]):
-        for name, row in rows.items():
-            cosine, retrieval = row["cosine"], row["retrieval"]
-            interval = "{:.3f} to {:.3f}".format(*cosine["ci95"]) if cosine["ci95"] else "-"
-            progress = "-" if row["progress"] is None else f"{row['progress']:.0%}"
-            table.add_row(rich.markup.escape(printable(name)), f"{cosine['mean']:.4f}", interval,
-                          f"{row['centred_cosine']['mean']:.3f}", progress, f"{retrieval['top1']:.0%}",
-                          f"{retrieval['top5']:.0%}")  # fmt: skip
+def print_evaluation(result: "EvaluationResult") -> None:
+    """Print the result of `evaluate`: a table, what it means, and where the report is."""
+    title = f"Cosine to the target, {result.images} images; rank of the target among {result.candidates}"
+    table = _table(title, "", "mean", "95 % interval", "centred", "progress", "top-1", "top-5")
+    for rows in ({name: model.scores for name, model in result.models.items()}, result.baselines):
+        for name, scores in rows.items():
+            interval = scores.cosine.ci95
+            table.add_row(
+                rich.markup.escape(printable(name)),
+                f"{scores.cosine.mean:.4f}",
+                f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-",
+                f"{scores.centred_cosine.mean:.3f}",
+                "-" if scores.progress is None else f"{scores.progress:.0%}",
+                f"{scores.retrieval.top1:.0%}",
+                f"{scores.retrieval.top5:.0%}",
+            )
         table.add_section()
-    table.add_row("ceiling", f"{result['ceiling']:.4f}")
+    table.add_row("output ceiling", f"{result.ceiling:.4f}")
     _print(table)
-    for sentence in result["conclusions"]:
+    for sentence in result.conclusions:
         _print(rich.markup.escape(printable(sentence)))
-    if result["report"]:
-        print(printable(f"\nreport: {result['report']}"))
+    if result.report:
+        print(printable(f"\nreport: {result.report}"))
 
 
-def print_comparison(result: dict) -> None:
-    """Print the `compare` document: a row for each scenario and seed, then what they mean."""
-    held_out = "functional_held_out" in result["scenarios"][0]["runs"][0]
-    columns = ["functional", "sequential", *(["held out", "held out"] if held_out else [])]
-    table = _table(f"Cosine to the target, ceiling {result['ceiling']:.4f}", "", "seed", *columns)
-    keys = ["functional", "sequential", *(["functional_held_out", "sequential_held_out"] if held_out else [])]
-    for scenario in result["scenarios"]:
-        for run in scenario["runs"]:
-            name = scenario["name"] if run is scenario["runs"][0] else ""
-            table.add_row(name, str(run["seed"]), *(f"{run[key]:.4f}" for key in keys))
+def print_comparison(result: "CompareResult") -> None:
+    """Print the result of `compare`: a row for each scenario and seed, then what they mean."""
+    columns = {"functional": "functional", "sequential": "sequential"}
+    if "functional_held_out" in result.scenarios[0].runs[0]:
+        columns |= {"functional_held_out": "held out", "sequential_held_out": "held out"}
+    table = _table(f"Cosine to the target, output ceiling {result.ceiling:.4f}", "", "seed", *columns.values())
+    for scenario in result.scenarios:
+        for number, run in enumerate(scenario.runs):
+            name = "" if number else scenario.name
+            table.add_row(name, str(run["seed"]), *(f"{run[key]:.4f}" for key in columns))
         table.add_section()
     _print(table)
-    for scenario in result["scenarios"]:
-        _print(f"[bold]{scenario['name']}[/bold]: {scenario['verdict']}\n")
+    for scenario in result.scenarios:
+        _print(f"[bold]{scenario.name}[/bold]: {scenario.verdict}\n")

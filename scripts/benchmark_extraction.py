@@ -27,18 +27,21 @@ from pathlib import Path
 import numpy as np
 from measuring import in_turn, table
 from PIL import Image
-
-from pipeline import images as image_files
-from pipeline.backend import import_keras
-from pipeline.engines import make_engine
 from pipeline.engines.keras import build_network
-from pipeline.engines.mnn import _write_onnx, bgr_planes, converted_net
-from pipeline.features import Computing, _decode_ahead, extract
-from pipeline.fileindex import FileIndex
-from pipeline.images import THUMBNAIL, decode
-from pipeline.sources import find_images
-from pipeline.store import FeatureStore
-from pipeline.vgg16 import BLOCKS, DENSE, Extractor, weights_from
+from pipeline.engines.mnn import _write_onnx, bgr_planes, converted_network
+
+from pipeline.cli import extract
+from pipeline.core.keras_backend import import_keras
+from pipeline.data import images as image_files
+from pipeline.data.decoding import THUMBNAIL, decode
+from pipeline.data.sources import find_images
+from pipeline.features.engines.__init__ import make_engine
+from pipeline.features.extraction import ExtractionOptions, _decode_ahead
+from pipeline.features.extractor import Extractor
+from pipeline.features.file_index import FileIndex
+from pipeline.features.store import FeatureStore
+from pipeline.features.vgg16 import BLOCKS, DENSE
+from pipeline.features.weights import weights_from
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = "random:0"
@@ -286,7 +289,7 @@ def naive_loop() -> Callable[[Path, int], float]:
 
 def converted(cache: Path) -> Path:
     """The converted net in a cache."""
-    return converted_net(Extractor(weights_from(WEIGHTS)), cache)
+    return converted_network(Extractor(weights_from(WEIGHTS)), cache)
 
 
 def start(cache: Path, work: Path) -> None:
@@ -356,7 +359,7 @@ def gpu(work: Path, side: int = 8192, batch: int = 256, count: int = 4096, round
     seconds = in_turn(tasks, rounds)
 
     found = find_images(folder)
-    computing = Computing(engine="keras", batch_size=batch, cache=work / "gpu-cache", progress=False)
+    computing = ExtractionOptions(engine="keras", batch_size=batch, cache=work / "gpu-cache", progress=False)
     began = time.perf_counter()
     items = list(zip(found.paths, found.files, strict=True))
     decoded = sum(1 for _ in _decode_ahead(items, frozenset(), computing))

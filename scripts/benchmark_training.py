@@ -23,15 +23,16 @@ from pathlib import Path
 import numpy as np
 from measuring import table
 
-from pipeline.backend import import_keras
-from pipeline.comparison import question
-from pipeline.decoders import PRESETS, Recipe, build_decoder
-from pipeline.features import StoredFeatures
-from pipeline.feed import Stream, aligned_empty
-from pipeline.images import THUMBNAIL
-from pipeline.store import FeatureStore
-from pipeline.training import Data, fit
-from pipeline.vgg16 import Extractor, weights_from
+from pipeline.core.keras_backend import import_keras
+from pipeline.data.decoding import THUMBNAIL
+from pipeline.decoders.config import PRESETS, TrainingConfig
+from pipeline.decoders.spec import build_decoder
+from pipeline.decoders.streaming import Stream, aligned_empty
+from pipeline.decoders.training import fit
+from pipeline.features.extraction import StoredFeatures
+from pipeline.features.extractor import Extractor
+from pipeline.features.store import FeatureStore
+from pipeline.features.weights import weights_from
 
 SEED_EPOCHS = 2000
 FIT_EPOCHS = 100  # of Keras `fit` on the seed's experiment, scaled up to SEED_EPOCHS
@@ -67,7 +68,7 @@ def _seconds(task: Callable[[], object]) -> float:
 
 def seed_ours() -> float:
     """Our training, 2000 epochs, validation after each."""
-    data, recipe = question(0), dataclasses.replace(PRESETS["seed"], epochs=SEED_EPOCHS)
+    data, recipe = question(0), dataclasses.replace(PRESETS["original"], epochs=SEED_EPOCHS)
     model = build_decoder(recipe.decoder, "functional", data.x, data.y, 0)
     return _seconds(lambda: fit({"functional": model}, data, recipe))
 
@@ -77,7 +78,7 @@ def seed_compiled() -> float:
     data = question(0)
 
     def train(epochs: int) -> float:
-        recipe = dataclasses.replace(PRESETS["seed"], epochs=epochs)
+        recipe = dataclasses.replace(PRESETS["original"], epochs=epochs)
         model = build_decoder(recipe.decoder, "functional", data.x, data.y, 0)
         return _seconds(lambda: fit({"functional": model}, data, recipe))
 
@@ -88,7 +89,7 @@ def seed_compiled() -> float:
 
 def seed_keras() -> float:
     """Keras `fit` with `validation_data`, FIT_EPOCHS epochs, scaled to 2000."""
-    data, recipe = question(0), PRESETS["seed"]
+    data, recipe = question(0), PRESETS["original"]
     model = build_decoder(recipe.decoder, "functional", data.x, data.y, 0)
     model.compile(import_keras().optimizers.Adam(recipe.learning_rate), recipe.loss)
     validation = (data.x_validation, data.y_validation)
@@ -101,7 +102,7 @@ def seed_torch() -> float:
     """PyTorch with fused Adam, 2000 epochs, validation after each."""
     import torch
 
-    data, recipe = question(0), PRESETS["seed"]
+    data, recipe = question(0), PRESETS["original"]
     sizes = [data.x.shape[1], *recipe.decoder.hidden, data.y.shape[1]]
     layers = [torch.nn.Sequential(torch.nn.Linear(before, after), torch.nn.Sigmoid())
               for before, after in itertools.pairwise(sizes)]  # fmt: skip
@@ -148,7 +149,7 @@ def _compare(head: str, found: dict[str, Measured]) -> None:
 # Many features -------------------------------------------------------------------------------------------------------
 
 
-def many() -> tuple[Data, Recipe]:
+def many() -> tuple[Data, TrainingConfig]:
     """20,000 made-up features of 4096 numbers, with targets of 50, and our default decoder."""
     random = np.random.default_rng(0)
     x = aligned_empty(ROWS, DIM)

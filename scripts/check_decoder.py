@@ -15,29 +15,32 @@ import numpy as np
 from measuring import table
 from scipy.stats import ttest_1samp
 
-from pipeline.baselines import Baselines
-from pipeline.copies import find_copies
-from pipeline.decoders import PRESETS, build_decoder
-from pipeline.evaluation import cosines
-from pipeline.features import Computing, extract
-from pipeline.retrieval import Candidates, look_up
-from pipeline.sources import find_images
-from pipeline.splits import SplitRule, split
-from pipeline.targets import pair, read_targets
-from pipeline.training import Data, fit, predict
-from pipeline.vgg16 import Extractor, weights_from
+from pipeline.cli import extract
+from pipeline.core.vectors import cosines
+from pipeline.data.near_duplicates import find_near_duplicates
+from pipeline.data.sources import find_images
+from pipeline.data.splits import SplitRule
+from pipeline.data.targets import pair, read_targets
+from pipeline.decoders.baselines import Baselines
+from pipeline.decoders.config import PRESETS
+from pipeline.decoders.spec import build_decoder
+from pipeline.decoders.training import fit, predict
+from pipeline.evaluation.retrieval import Candidates, retrieve
+from pipeline.features.extraction import ExtractionOptions
+from pipeline.features.extractor import Extractor
+from pipeline.features.weights import weights_from
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = range(5)
 
 
-def held_out(folder: Path, targets: Path, computing: Computing) -> dict[str, np.ndarray]:
+def held_out(folder: Path, targets: Path, computing: ExtractionOptions) -> dict[str, np.ndarray]:
     """Name -> held-out cosine and top-1 of each seed, shape (seeds, 2)."""
     images = find_images(folder)
     table = read_targets(targets, images)
     pairs = pair(extract(images, Extractor(weights_from("random:0")), computing), table)
     candidates = Candidates(zip(table.rows, table.vectors, strict=True))
-    copies, x, y = find_copies(pairs.features), pairs.features.stored(), pairs.targets
+    copies, x, y = find_near_duplicates(pairs.features), pairs.features.stored(), pairs.targets
     found = {"ours": [], "ridge": [], "mean": []}
     for seed in SEEDS:
         sides = split(pairs, SplitRule(), copies, seed)
@@ -47,7 +50,7 @@ def held_out(folder: Path, targets: Path, computing: Computing) -> dict[str, np.
         fit({"functional": model}, data, PRESETS["default"], seed)
         predictions = Baselines.fit(data.x, data.y).predict(data.x_validation)
         for name, predicted in {"ours": predict(model, data.x_validation), **predictions}.items():
-            top1 = look_up(predicted, data.y_validation, candidates).summary()["top1"]
+            top1 = retrieve(predicted, data.y_validation, candidates).summary()["top1"]
             found[name].append([cosines(predicted, data.y_validation).mean(), top1])
     return {name: np.array(values) for name, values in found.items()}
 
@@ -58,7 +61,7 @@ def main() -> None:
     parser.add_argument("digits", type=Path, metavar="DIGITS", help="what make_digits.py has written")
     parser.add_argument("--cache", type=Path)
     asked = parser.parse_args()
-    computing = Computing(**({"cache": asked.cache} if asked.cache else {}))
+    computing = ExtractionOptions(**({"cache": asked.cache} if asked.cache else {}))
     sets = {
         "sample": (ROOT / "images", ROOT / "images" / "targets.csv"),
         "digits": (asked.digits, ROOT / "scripts" / "digits_targets.csv"),

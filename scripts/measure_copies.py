@@ -15,8 +15,8 @@ from measuring import table
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline.copies import near_copies
-from pipeline.images import decode, thumbnail
+from pipeline.data.decoding import decode, thumbnail
+from pipeline.data.near_duplicates import number_near_duplicates
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS, AMONG = 1797, 300
@@ -70,14 +70,14 @@ def misses(originals: np.ndarray, changed: np.ndarray) -> int:
     """How many of the changed pictures are not found to be copies of their originals."""
     found = 0
     for row, each in enumerate(changed):
-        numbers = near_copies(np.concatenate([originals, each[None]]))
+        numbers = number_near_duplicates(np.concatenate([originals, each[None]]))
         found += numbers[-1] == numbers[row]
     return len(changed) - found
 
 
 def alarms(originals: np.ndarray) -> int:
     """How many pairs of different pictures share a number."""
-    sizes = np.bincount(near_copies(originals))
+    sizes = np.bincount(number_near_duplicates(originals))
     return int((sizes * (sizes - 1) // 2).sum())
 
 

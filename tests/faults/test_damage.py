@@ -9,11 +9,13 @@ import pytest
 from conftest import Finished, alike, pictures
 from mutations import mutated
 
-from pipeline.baselines import Baselines
-from pipeline.errors import PipelineError
-from pipeline.runs import load_decoder, read_card, read_run
-from pipeline.store import FeatureStore
-from pipeline.vgg16 import Extractor, weights_from
+from pipeline.core.errors import PipelineError
+from pipeline.core.model_files import load_decoder, read_card
+from pipeline.core.runs import read_run
+from pipeline.decoders.baselines import Baselines
+from pipeline.features.extractor import Extractor
+from pipeline.features.store import FeatureStore
+from pipeline.features.weights import weights_from
 
 SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--quiet")
 EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")

@@ -107,9 +107,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa, pyarrow.parquet
 from mutations import mutated
-from pipeline.errors import RequestError
-from pipeline.sources import find_images
-from pipeline.targets import read_targets
+from pipeline.core.errors import RequestError
+from pipeline.data.sources import find_images
+from pipeline.data.targets import read_targets
 
 place, count = Path(sys.argv[1]), int(sys.argv[2])
 images = find_images(place / "pictures")

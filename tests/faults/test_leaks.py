@@ -18,7 +18,7 @@ import json, os, sys
 from pathlib import Path
 import numpy as np
 import psutil
-from pipeline import vgg16
+from pipeline.features import vgg16
 
 narrow = {3: 3, 64: 2, 128: 2, 256: 2, 512: 4}
 vgg16.BLOCKS = tuple(tuple((name, narrow[before], narrow[after]) for name, before, after in block)
@@ -39,10 +39,10 @@ def narrow_vgg16(weights, include_top, input_shape):
 
 if __name__ == "__main__":
     if sys.argv[1] == "keras":
-        from pipeline.backend import import_keras
+        from pipeline.core.keras_backend import import_keras
         keras = import_keras()
         keras.applications.VGG16 = narrow_vgg16
-    from pipeline.engines import make_engine
+    from pipeline.features.engines.__init__ import make_engine
     extractor = vgg16.Extractor(vgg16.weights_from("random:0"))
     engine = make_engine(sys.argv[1], extractor, 2, Path(sys.argv[2]))
     process, pixels = psutil.Process(), np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)

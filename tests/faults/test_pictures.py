@@ -12,9 +12,9 @@ import pytest
 from conftest import alike, fuzz, picture, pictures
 from PIL import Image
 
-from pipeline import images as image_files
-from pipeline.errors import ImageError
-from pipeline.images import decode
+from pipeline.core.errors import ImageError
+from pipeline.data import images as image_files
+from pipeline.data.decoding import decode
 
 SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--quiet")
 
@@ -184,8 +184,8 @@ FUZZ = """
 import faulthandler, json, random, resource, sys
 from pathlib import Path
 from mutations import mutated
-from pipeline.errors import ImageError
-from pipeline.images import decode
+from pipeline.core.errors import ImageError
+from pipeline.data.decoding import decode
 
 seeds = [file.read_bytes() for file in sorted(Path(sys.argv[1]).iterdir())]
 chance = random.Random(0)

@@ -1,0 +1,214 @@
+"""`evaluate`: saved decoders, images and targets -> scores, conclusions and a report."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.commands.examples import Examples, load_examples
+from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, score_decoders
+from pipeline.core.atomic import check_output_file
+from pipeline.core.errors import RequestError
+from pipeline.core.model_files import ModelCard, load_decoder, read_card
+from pipeline.core.runs import BASELINES_FILE, REPORT_FILE, RUN_FILE, RunRecord, read_run
+from pipeline.core.vectors import Vectors
+from pipeline.data.images import ImageSet
+from pipeline.data.sources import find_images
+from pipeline.data.targets import TargetTable, read_targets
+from pipeline.decoders.baselines import Baselines, fit_shuffled
+from pipeline.decoders.config import TrainingConfig
+from pipeline.decoders.spec import API_STYLES
+from pipeline.decoders.training import TrainingData, predict
+from pipeline.evaluation.metrics import EvaluationResult
+from pipeline.evaluation.report import SUFFIXES
+from pipeline.features.extraction import ExtractionOptions
+from pipeline.features.extractor import Extractor
+from pipeline.features.weights import weights_from
+
+log = logging.getLogger(__name__)
+
+BASELINES = ("mean", "ridge", "shuffled")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What to evaluate, and on which images.
+
+    Attributes:
+        models: Folders of runs, and `.keras` files.
+        images: The images; None for those that the first model's run held out.
+        targets: A file of their target embeddings; None for those of the images' own list, or of the run.
+        weights: See `pipeline.features.weights.weights_from`; None for the model's own. So for the next two.
+        layer: See `Extractor`.
+        precision: See `Extractor`.
+        on_missing: "error" or "skip" images without a target.
+        vocabulary: A file of word vectors to look predictions up among, beside the targets.
+        shuffled: Whether to train a decoder on shuffled targets, as one more baseline.
+        report: The report's file; None for `report.html` in the first model's run, if that is writable.
+    """
+
+    models: Sequence[str]
+    images: ImageSet | None = None
+    targets: str | None = None
+    weights: str | None = None
+    layer: str | None = None
+    precision: str | None = None
+    on_missing: str = "error"
+    vocabulary: Path | None = None
+    shuffled: bool = False
+    report: Path | None = None
+
+
+def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationResult:
+    """Evaluate saved decoders.
+
+    Args:
+        wanted: What to evaluate, and on which images.
+        options: How to run the feature stage.
+
+    Returns:
+        The scores and conclusions.
+
+    Raises:
+        RequestError: A model, the images or their targets cannot be used, or do not fit each other.
+        PipelineError: The feature stage failed, or the report cannot be written.
+    """
+    if wanted.report:
+        check_output_file(wanted.report, SUFFIXES, "report")
+    files = _decoder_files(wanted.models)
+    cards = {name: read_card(file) for name, file in files.items()}
+    first = next(iter(files.values()))
+    extractor = _extractor(wanted, next(iter(cards.values())))
+    for name, card in cards.items():
+        card.check_features(files[name], extractor.description)
+    images, table, on_missing = _images_and_targets(wanted, first.parent)
+    for name, card in cards.items():
+        card.check_targets(files[name], table.vectors.shape[1])
+    examples = load_examples(images, table, on_missing, extractor, options)
+    if wanted.images is None:
+        examples = _unchanged(examples, read_run(first.parent).split.validation, "held-out")
+
+    x = examples.features.stored()
+    fitted = Baselines.load(first.parent / BASELINES_FILE) if (first.parent / BASELINES_FILE).exists() else None
+    if fitted is None:
+        log.warning("There is no %s beside %s: the baselines are left out.", BASELINES_FILE, first)
+    baselines = fitted.predict(x) if fitted else {}
+    if wanted.shuffled:
+        baselines["shuffled"] = predict(_shuffled_decoder(first.parent, extractor, options), x)
+    run = _run_beside(first)
+    inputs = EvaluationInputs(
+        examples=examples,
+        decoders={name: _predictions(file, cards[name], x) for name, file in files.items()},
+        baselines=baselines,
+        fitted=fitted,
+        weights=extractor.weights.name,
+        trained_on=max(_count_training_images(examples, folder) for folder in {file.parent for file in files.values()}),
+        run=run,
+        folder=first.parent,
+    )
+    beside = first.parent / REPORT_FILE if run and os.access(first.parent, os.W_OK) else None
+    return score_decoders(inputs, wanted.report or beside, wanted.vocabulary)
+
+
+def _extractor(wanted: EvaluateOptions, card: ModelCard) -> Extractor:
+    return Extractor(
+        weights_from(wanted.weights or card.weights),
+        wanted.layer or card.extractor["layer"],
+        wanted.precision or card.extractor["precision"],
+    )
+
+
+def _decoder_files(models: Sequence[str]) -> dict[str, Path]:
+    """The decoder files that runs and models name, each under the shortest name that tells it from the others."""
+    files: list[Path] = []
+    for model in map(Path, models):
+        inside = [model / f"{style}.keras" for style in API_STYLES if (model / f"{style}.keras").is_file()]
+        if model.is_dir() and not inside:
+            if (model / RUN_FILE).is_file():
+                raise RequestError(f"{model} is not finished; resume with: python -m pipeline train --resume {model}")
+            raise RequestError(f"{model} is not a run: it has neither {RUN_FILE} nor a .keras file.")
+        files += inside or [model]
+    files = list(dict.fromkeys(files))
+    return {_shortest_name(file, files): file for file in files}
+
+
+def _shortest_name(file: Path, files: Sequence[Path]) -> str:
+    for length in range(1, len(file.parts) + 1):
+        names = ["/".join(other.with_suffix("").parts[-length:]) for other in (file, *files)]
+        if names.count(names[0]) == 2 and names[0] not in BASELINES:  # itself, twice
+            return names[0]
+    return str(file)
+
+
+def _run_beside(file: Path) -> RunRecord | None:
+    return read_run(file.parent) if (file.parent / RUN_FILE).exists() else None
+
+
+def _predictions(file: Path, card: ModelCard, x: Vectors) -> DecoderPredictions:
+    run = _run_beside(file)
+    trained: Mapping[str, Any] = (run.result or {}).get("models", {}).get(file.stem, {}) if run else {}
+    return DecoderPredictions(
+        predictions=predict(load_decoder(file), x),
+        output_activation=card.output_activation,
+        training_cosine=trained.get("train_cosine"),
+        curves=run.curves.get(file.stem) if run else None,
+    )
+
+
+def _images_and_targets(wanted: EvaluateOptions, folder: Path) -> tuple[ImageSet, TargetTable, str]:
+    """The images to evaluate on, their targets, and what to do where a target is missing."""
+    if wanted.images is None:
+        return _of_run(folder, wanted.targets)
+    if wanted.targets is None and wanted.images.targets is None:
+        raise RequestError("To evaluate on your own images, name their target embeddings with --targets FILE.")
+    return wanted.images, read_targets(wanted.targets, wanted.images, wanted.on_missing), wanted.on_missing
+
+
+def _of_run(folder: Path, targets: str | None = None) -> tuple[ImageSet, TargetTable, str]:
+    """All images of a run, their targets (the run's, or others), and the run's `on_missing`."""
+    options = read_run(folder).options
+    if "images" not in options:
+        raise RequestError(f"{folder} does not say where its images are; name them with --images IMAGES.")
+    images = find_images(options["images"], Path(options["data_dir"]) if "data_dir" in options else None)
+    on_missing = options.get("on_missing", "error")
+    return images, read_targets(targets or options.get("targets"), images, on_missing), on_missing
+
+
+def _unchanged(examples: Examples, wanted: Mapping[str, str], side: str) -> Examples:
+    """Some of the images of a run, by path and digest, if they are all still there and unchanged."""
+    digests = dict(zip(examples.features.paths, examples.features.digests, strict=True))
+    changed = [path for path, digest in wanted.items() if digests.get(path) != digest]
+    if changed:
+        raise RequestError(
+            f"{len(changed)} of the {len(wanted)} {side} images changed or are gone since the run, the first is "
+            f"{changed[0]!r}. Restore them, or name images to evaluate on: --images IMAGES --targets FILE."
+        )
+    return examples.subset([row for row, path in enumerate(examples.features.paths) if path in wanted])
+
+
+def _count_training_images(examples: Examples, folder: Path) -> int:
+    """How many of the images the decoders in a folder were trained on, with a warning where there are any."""
+    if not (folder / RUN_FILE).exists():
+        return 0
+    known = set(read_run(folder).split.train.values())
+    count = sum(digest in known for digest in examples.features.digests)
+    if count:
+        log.warning(
+            "The decoders of %s were trained on %d of these %d images: their cosine is not an estimate for new ones.",
+            folder,
+            count,
+            len(examples.features.digests),
+        )
+    return count
+
+
+def _shuffled_decoder(folder: Path, extractor: Extractor, options: ExtractionOptions) -> Any:
+    """A decoder trained like those of a run, on shuffled targets."""
+    run = read_run(folder)
+    examples = load_examples(*_of_run(folder), extractor, options)
+    train = _unchanged(examples, run.split.train, "training")
+    held_out = _unchanged(examples, run.split.validation, "held-out")
+    data = TrainingData(train.features.stored(), train.targets, held_out.features.stored(), held_out.targets)
+    return fit_shuffled(data.loaded(), TrainingConfig.from_json(run.training), run.seed)

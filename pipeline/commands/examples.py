@@ -1,0 +1,165 @@
+"""Examples: images with their features and target embeddings, and their split."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.core.runs import SplitRecord
+from pipeline.data.images import ImageSet
+from pipeline.data.matching import match_targets
+from pipeline.data.near_duplicates import duplicate_groups, find_near_duplicates
+from pipeline.data.splits import Split, SplitRule, split_images
+from pipeline.data.targets import TargetTable, read_targets
+from pipeline.decoders.training import MEMORY, TrainingData
+from pipeline.features.extraction import ExtractionOptions, Features, extract_features
+from pipeline.features.extractor import Extractor
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images with features and targets, N of them, in path order.
+
+    Attributes:
+        features: Their features.
+        keys: The key of the target table that each was matched by: its path or its label.
+        targets: Their target embeddings, shape (N, D), float32.
+        table: All target embeddings of the source.
+        source: All images of the source.
+    """
+
+    features: Features
+    keys: Sequence[str]
+    targets: np.ndarray
+    table: TargetTable
+    source: ImageSet
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> "Examples":
+        """Some of the examples, by row number."""
+        return Examples(
+            features=self.features.subset(rows),
+            keys=[self.keys[row] for row in rows],
+            targets=self.targets[np.asarray(rows, np.intp)],
+            table=self.table,
+            source=self.source,
+        )
+
+
+def load_examples(
+    images: ImageSet, table: TargetTable, on_missing: str, extractor: Extractor, options: ExtractionOptions
+) -> Examples:
+    """Extract the features of images and match them with their targets.
+
+    Args:
+        images: The images.
+        table: The target embeddings.
+        on_missing: What to do with images that have no target: "error" or "skip".
+        extractor: What turns images into features.
+        options: How to run the feature stage.
+
+    Returns:
+        The images that could be read and have a target.
+
+    Raises:
+        RequestError: Images have no target and `on_missing` is "error", or no image has one.
+        PipelineError: The feature stage failed.
+    """
+    features = extract_features(images, extractor, options)
+    matched = match_targets(features.images, table, on_missing)
+    return Examples(features.subset(matched.rows), matched.keys, matched.targets, table, images)
+
+
+@dataclass(frozen=True)
+class SplitExamples:
+    """Examples and which of them are held out.
+
+    Attributes:
+        examples: All examples.
+        rule: The split rule.
+        split: The rows of training and held-out examples.
+        near_duplicates: Groups of paths of images that are near-duplicates of each other.
+    """
+
+    examples: Examples
+    rule: SplitRule
+    split: Split
+    near_duplicates: Sequence[Sequence[str]]
+
+    @property
+    def held_out(self) -> Examples:
+        """The held-out examples."""
+        return self.examples.subset(self.split.validation)
+
+    def training_data(self, memory: int = MEMORY) -> TrainingData:
+        """The features and targets of both sides, the features on disk."""
+        x, y = self.examples.features.stored(), self.examples.targets
+        train, held_out = self.split.train, self.split.validation
+        return TrainingData(x.subset(train), y[train], x.subset(held_out), y[held_out], memory)
+
+    def record(self) -> SplitRecord:
+        """The split as `run.json` holds it."""
+        paths, digests = self.examples.features.paths, self.examples.features.digests
+
+        def side(rows: np.ndarray) -> dict[str, str]:
+            return {paths[row]: digests[row] for row in rows}
+
+        return SplitRecord(
+            rule=str(self.rule),
+            train=side(self.split.train),
+            validation=side(self.split.validation),
+            moved=side(self.split.moved),
+            near_duplicates=self.near_duplicates,
+        )
+
+
+@dataclass(frozen=True)
+class ExampleOptions:
+    """Which images and targets to use, and how to split them.
+
+    Attributes:
+        images: The images.
+        targets: A file of target embeddings; None for those of the images' own list.
+        on_missing: "error" or "skip" images without a target.
+        rule: Which images to hold out.
+        seed: Random seed of the split.
+    """
+
+    images: ImageSet
+    targets: str | None
+    on_missing: str = "error"
+    rule: SplitRule = field(default_factory=SplitRule)
+    seed: int = 0
+
+
+def load_split_examples(wanted: ExampleOptions, extractor: Extractor, options: ExtractionOptions) -> SplitExamples:
+    """Load examples and split them, so that no near-duplicates are on both sides.
+
+    Args:
+        wanted: Images, targets and split.
+        extractor: What turns images into features.
+        options: How to run the feature stage.
+
+    Returns:
+        The examples and their split.
+
+    Raises:
+        RequestError: Targets or split do not fit the images.
+        PipelineError: The feature stage failed.
+    """
+    table = read_targets(wanted.targets, wanted.images, wanted.on_missing)
+    examples = load_examples(wanted.images, table, wanted.on_missing, extractor, options)
+    features = examples.features
+    numbers = find_near_duplicates(features.digests, features.store.thumbnails, options.progress)
+    groups = [[features.paths[row] for row in group] for group in duplicate_groups(numbers)]
+    if groups:
+        log.info(
+            "%d images have duplicates or near-duplicates, which stay on one side of the split, such as %s.",
+            sum(map(len, groups)),
+            " and ".join(map(repr, groups[0][:2])),
+        )
+    return SplitExamples(
+        examples, wanted.rule, split_images(features.images, wanted.rule, numbers, wanted.seed), groups
+    )

@@ -1,0 +1,140 @@
+"""Scoring: predictions for the same images -> numbers, conclusions and the report. `train` and `evaluate` share it."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.commands.examples import Examples
+from pipeline.core.errors import RequestError
+from pipeline.core.runs import RunRecord
+from pipeline.data.word_vectors import read_vocabulary
+from pipeline.decoders.baselines import Baselines
+from pipeline.decoders.spec import output_ceiling
+from pipeline.evaluation.conclusions import Context, conclude
+from pipeline.evaluation.metrics import EvaluationResult, EvaluationSet, differences, score_model, score_predictions
+from pipeline.evaluation.report import Report, write_report
+from pipeline.evaluation.retrieval import Candidates
+
+
+@dataclass(frozen=True)
+class DecoderPredictions:
+    """A decoder's predictions for the images, and what is known of the decoder.
+
+    Attributes:
+        predictions: Shape (N, D).
+        output_activation: The activation of its output, which sets the output ceiling.
+        training_cosine: Its mean cosine on its training images, if it is known.
+        curves: Its learning curves, if they are known; see `pipeline.decoders.training.History`.
+    """
+
+    predictions: np.ndarray
+    output_activation: str
+    training_cosine: float | None = None
+    curves: Mapping[str, Sequence[float | None]] | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """Predictions to score on the same images.
+
+    Attributes:
+        examples: The images, N of them, with their targets.
+        decoders: Name -> the decoder's predictions.
+        baselines: Name -> the baseline's predictions, shape (N, D).
+        fitted: The fitted baselines, which know the training targets; None where there are none.
+        weights: The `weights` option that the features were computed with.
+        trained_on: How many of the images the decoders were trained on.
+        run: The record of the first decoder's run, or None.
+        folder: The folder of that run.
+    """
+
+    examples: Examples
+    decoders: Mapping[str, DecoderPredictions]
+    baselines: Mapping[str, np.ndarray]
+    fitted: Baselines | None
+    weights: str
+    trained_on: int = 0
+    run: RunRecord | None = None
+    folder: Path | None = None
+
+
+def score_decoders(
+    inputs: EvaluationInputs, report: Path | None = None, vocabulary: Path | None = None
+) -> EvaluationResult:
+    """Score decoders and baselines, say what the numbers mean, and write the report.
+
+    Args:
+        inputs: The predictions and the images.
+        report: The file of the report, or None for none.
+        vocabulary: A file of word vectors to look predictions up among, beside the targets.
+
+    Returns:
+        The scores and conclusions.
+
+    Raises:
+        RequestError: The vocabulary cannot be used.
+        PipelineError: The report cannot be written.
+    """
+    evaluated = _evaluation_set(inputs, vocabulary)
+    ceilings = {
+        name: output_ceiling(decoder.output_activation, evaluated.targets) for name, decoder in inputs.decoders.items()
+    }
+    shuffled = {"shuffled": next(iter(ceilings.values()))}  # it is built like the first decoder
+    predictions = {name: decoder.predictions for name, decoder in inputs.decoders.items()} | dict(inputs.baselines)
+    scored = score_predictions(predictions, evaluated, shuffled | ceilings)
+    result = EvaluationResult(
+        models={name: score_model(scored[name], evaluated) for name in inputs.decoders},
+        baselines={name: scored[name].scores for name in inputs.baselines},
+        differences=differences(scored, list(inputs.decoders)),
+        ceiling=max(ceilings.values()),
+        images=len(evaluated.paths),
+        candidates=len(evaluated.candidates),
+        zero_targets=int((~evaluated.targets.any(axis=1)).sum()),
+        report=str(report) if report else None,
+    )
+    result = dataclasses.replace(result, conclusions=conclude(result, _context(inputs)))
+    if report:
+        curves = {name: decoder.curves for name, decoder in inputs.decoders.items() if decoder.curves}
+        images = inputs.examples.features.images
+        write_report(report, Report(result, scored, evaluated, images, curves, inputs.run, inputs.folder))
+    return result
+
+
+def _context(inputs: EvaluationInputs) -> Context:
+    cosines = {name: decoder.training_cosine for name, decoder in inputs.decoders.items()}
+    return Context(
+        training_cosines={name: cosine for name, cosine in cosines.items() if cosine is not None},
+        activations={name: decoder.output_activation for name, decoder in inputs.decoders.items()},
+        weights=inputs.weights,
+        trained_on=inputs.trained_on,
+    )
+
+
+def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None) -> EvaluationSet:
+    """The images with their targets; an image without a label goes by its key in the target table."""
+    examples, fitted = inputs.examples, inputs.fitted
+    images, targets = examples.features.images, examples.targets
+    labels = {path: label for path, label in zip(examples.source.paths, examples.source.labels, strict=True) if label}
+    rows = [(labels.get(key, key), examples.table.vectors[row]) for key, row in examples.table.rows.items()]
+    return EvaluationSet(
+        paths=images.paths,
+        labels=[label or key for label, key in zip(images.labels, examples.keys, strict=True)],
+        targets=targets,
+        candidates=Candidates(itertools.chain(rows, _words(vocabulary, targets.shape[1]))),
+        centre=fitted.mean if fitted else targets.mean(axis=0),
+        seen=fitted.has_seen(targets) if fitted else None,
+    )
+
+
+def _words(vocabulary: Path | None, dim: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The words of a vocabulary, of the targets' dimension."""
+    for word, vector in read_vocabulary(vocabulary) if vocabulary else ():
+        if len(vector) != dim:
+            raise RequestError(
+                f"The vocabulary {vocabulary} has vectors of dimension {len(vector)}; the targets have {dim}."
+            )
+        yield word, vector

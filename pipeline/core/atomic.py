@@ -1,0 +1,59 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.core.errors import PipelineError, RequestError, cause
+
+UNFINISHED = ".unfinished-"
+
+
+@contextlib.contextmanager
+def atomic_write(file: Path) -> Iterator[Path]:
+    """Write a file in full before it takes its place.
+
+    The temporary name follows from the file's, so that what a kill leaves behind is overwritten the next time.
+
+    Args:
+        file: The file to write or replace.
+
+    Yields:
+        A hidden file beside it. It replaces `file` when the block succeeds and is removed otherwise.
+
+    Raises:
+        PipelineError: The block or the replacement raised an OSError.
+    """
+    unfinished = file.with_name(f"{UNFINISHED}{file.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, file)
+    except OSError as error:
+        raise PipelineError(f"{file} cannot be written ({cause(error)}).") from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a kill during `atomic_write` left in a folder that no other process writes to."""
+    for file in folder.glob(f"{UNFINISHED}*"):
+        file.unlink(missing_ok=True)
+
+
+def check_output_file(file: Path, suffixes: Sequence[str], parameter: str) -> None:
+    """Refuse a file that cannot be written, before any work is spent on its content.
+
+    Args:
+        file: The file.
+        suffixes: The formats it may have, such as ".npz".
+        parameter: What the caller calls this file, for the message.
+
+    Raises:
+        RequestError: The suffix is not one of `suffixes`, or the folder does not exist.
+    """
+    if file.suffix.lower() not in suffixes:
+        raise RequestError(f"{parameter} {file}: the format must be one of {', '.join(suffixes)}.")
+    if not file.parent.is_dir():
+        raise RequestError(f"{parameter} {file}: the folder {file.parent} does not exist; create it first.")

@@ -1,0 +1,64 @@
+"""Keras, imported late and quietly: TensorFlow takes seconds to load and writes its own log to the terminal."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from pipeline.core.cores import usable_cores
+
+# Where Linux shows NVIDIA, AMD and WSL GPUs, and TPUs. Looking there costs nothing; asking a backend costs seconds.
+ACCELERATORS = ("nvidia[0-9]*", "kfd", "dxg", "accel*", "vfio/[0-9]*")
+
+
+def import_keras() -> ModuleType:
+    """Import Keras on the backend that `KERAS_BACKEND` or Keras's own configuration names (TensorFlow by default).
+
+    Returns:
+        The module `keras`.
+    """
+    if "keras" not in sys.modules:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(usable_cores()))
+        with quietly():
+            import keras  # noqa: F401
+    return sys.modules["keras"]
+
+
+def accelerators() -> list[str]:
+    """The GPUs and TPUs that Keras's backend sees, as Keras names them ("gpu:0", ...).
+
+    Keras is imported only where the machine seems to have one.
+    """
+    if not any(path for pattern in ACCELERATORS for path in Path("/dev").glob(pattern)):
+        return []
+    keras = import_keras()
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [device for device in keras.distribution.list_devices() if not device.startswith("cpu")]
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Hold back what C++ code writes to stdout and stderr; show it on stderr if the block fails."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    out, err = os.dup(1), os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 1)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(err, held.read())
+            raise
+        finally:
+            for terminal, standard in ((out, 1), (err, 2)):
+                os.dup2(terminal, standard)
+                os.close(terminal)

@@ -1,0 +1,74 @@
+"""Rows of numbers, in memory or on disk, and what every stage asks of them."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+READ_AT_ONCE = 256  # rows
+
+
+class Vectors(Protocol):
+    """N rows of F float32 numbers: a NumPy array, or features on disk that are read when they are indexed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, F)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice | np.ndarray, /) -> np.ndarray: ...
+
+
+def in_blocks(x: Vectors, rows: int = READ_AT_ONCE) -> Iterator[np.ndarray]:
+    """The rows in order, at most `rows` at a time."""
+    return (x[start : start + rows] for start in range(0, len(x), rows))
+
+
+def moments(x: Vectors) -> tuple[np.ndarray, float]:
+    """Mean of each column and the mean of all variances, from one read, summed in float64.
+
+    Args:
+        x: Shape (N, F).
+
+    Returns:
+        The mean, shape (F,), float32, and the mean variance.
+    """
+    total, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    for block in in_blocks(x):
+        total += block.sum(axis=0, dtype=np.float64)
+        squares += np.einsum("nf,nf->f", block, block, dtype=np.float64)
+    mean = total / len(x)
+    return mean.astype(np.float32), float(np.maximum(squares / len(x) - mean**2, 0).mean())
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors scaled to length 1, float64; zero vectors stay zero."""
+    vectors = np.asarray(vectors, np.float64)
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+
+
+def cosines(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Cosine similarity of each prediction to its target; 0 where either is a zero vector.
+
+    Args:
+        predictions: Shape (N, D).
+        targets: Shape (N, D).
+
+    Returns:
+        Shape (N,), float64, from -1 to 1.
+    """
+    return np.einsum("nd,nd->n", unit(predictions), unit(targets)).clip(-1, 1)
+
+
+def vector_digest(vector: np.ndarray) -> bytes:
+    """A 16-byte digest of a vector; equal float32 vectors have equal digests (-0.0 counts as 0.0)."""
+    return hashlib.blake2b((np.asarray(vector, np.float32) + 0).tobytes(), digest_size=16).digest()

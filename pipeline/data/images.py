@@ -1,0 +1,138 @@
+"""Images: references to them, and a set of them with what is known of each."""
+
+import dataclasses
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.errors import ImageError, cause
+
+MAX_BYTES = 2**30
+# A file written twice within one tick of the clock keeps its modification time, so a younger one has no version.
+TICK_NS = 2_000_000_000
+# A pipe must not be waited for; on Windows there are none, but there is a text mode.
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where an image is. It can be sent to another process or machine and read there.
+
+    Attributes:
+        uri: The absolute path of a file, or `tfds:...#NUMBER` for an example of a TensorFlow data set.
+        digest: The content digest, where the source knows it without reading the image again.
+    """
+
+    uri: str
+    digest: str | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the image is a file of its own."""
+        return not self.uri.startswith("tfds:")
+
+    def version(self) -> str | None:
+        """What changes whenever the content does: size and modification time of a file.
+
+        Returns:
+            None where that is not known: the file cannot be read, or is so young that a change might leave no trace.
+        """
+        if not self.is_file:
+            return None
+        try:
+            return _file_version(os.stat(self.uri))
+        except OSError:  # reading it will say why
+            return None
+
+    def read(self) -> tuple[bytes, str | None]:
+        """Read the image.
+
+        Returns:
+            Its content, and its version from before it was read.
+
+        Raises:
+            ImageError: It is not a regular file (a pipe would block for ever), is empty or larger than MAX_BYTES, or
+                cannot be read.
+        """
+        if self.is_file:
+            return _read_file(self.uri)
+        from pipeline.data.tfds import read_example
+
+        return read_example(self.uri), None
+
+
+def _file_version(status: os.stat_result) -> str | None:
+    old_enough = time.time_ns() - status.st_mtime_ns > TICK_NS
+    return f"{status.st_size}-{status.st_mtime_ns}" if old_enough else None
+
+
+def _read_file(path: str) -> tuple[bytes, str | None]:
+    try:
+        with open(os.open(path, OPEN_FLAGS), "rb") as opened:
+            status = os.fstat(opened.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("not a regular file")
+            if status.st_size > MAX_BYTES:
+                raise ImageError(f"the file is larger than {MAX_BYTES:,} bytes")
+            data = opened.read()
+    except OSError as error:
+        raise ImageError(cause(error)) from error
+    if not data:
+        raise ImageError("the file is empty")
+    return data, _file_version(status)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images in path order, and what a list says about them.
+
+    Attributes:
+        source: What the user named: the path of a folder or a list, or `tfds:...`.
+        paths: Their names: paths relative to the folder (or to the list's folder), with "/", sorted; or TFDS ids.
+        refs: Where each one is.
+        labels: Their labels: the list's, or the name of the folder that holds the image; "" for one at the top.
+        groups: Their groups, or None.
+        splits: The side of the split that each belongs to, in the list's own words, or None.
+        targets: Their target embeddings, shape (N, D), float32, or None.
+    """
+
+    source: str
+    paths: Sequence[str]
+    refs: Sequence[ImageRef]
+    labels: Sequence[str]
+    groups: Sequence[str | None] | None = None
+    splits: Sequence[str | None] | None = None
+    targets: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> "ImageSet":
+        """Some of the images, by row number."""
+        columns = ("paths", "refs", "labels", "groups", "splits")
+        chosen = {
+            name: [getattr(self, name)[row] for row in rows] for name in columns if getattr(self, name) is not None
+        }
+        targets = None if self.targets is None else self.targets[np.asarray(rows, np.intp)]
+        return dataclasses.replace(self, **chosen, targets=targets)
+
+
+def as_text(path: str) -> str:
+    """A path as text that any format can hold: bytes that are not UTF-8 appear escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def file_ref(path: Path) -> ImageRef:
+    """The reference of an image file."""
+    return ImageRef(os.path.abspath(path))
+
+
+def content_digest(data: bytes) -> str:
+    """The digest by which the feature store knows an image: BLAKE2b, 128 bits, 32 hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,176 @@
+"""Splits: which images to train on and which to hold out, with no near-duplicate on both sides."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.core.errors import RequestError
+from pipeline.data.images import ImageSet
+
+log = logging.getLogger(__name__)
+
+KINDS = ("random", "group", "classes", "column")
+FRACTION = 0.2
+SIDES = {"train": "train", "training": "train"} | dict.fromkeys(
+    ("validation", "valid", "val", "dev", "test"), "held out"
+)
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Which images to hold out.
+
+    Attributes:
+        kind: "random" (the same share of each label, where labels repeat), "group" (whole groups), "classes" (whole
+            labels, for zero-shot) or "column" (what the list says).
+        fraction: The share of images (or of labels) to hold out; not used by "column".
+    """
+
+    kind: str = "random"
+    fraction: float = FRACTION
+
+    @classmethod
+    def parse(cls, text: str) -> "SplitRule":
+        """Read a rule such as `random:0.2`, `group`, `classes:0.3` or `column`.
+
+        Raises:
+            RequestError: The rule is unknown, or the share is not between 0 and 1.
+        """
+        kind, _, share = text.partition(":")
+        try:
+            fraction = float(share) if share else FRACTION
+        except ValueError:
+            fraction = 0.0
+        if kind not in KINDS or not 0 < fraction < 1 or (kind == "column" and share):
+            raise RequestError(
+                f"The split {text!r} is unknown; choose random:SHARE, group:SHARE, classes:SHARE (a share between 0 "
+                "and 1, 0.2 if left out) or column."
+            )
+        return cls(kind, fraction)
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "column" else f"{self.kind}:{self.fraction:g}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The two sides of a split.
+
+    Attributes:
+        train: Row numbers of the training images, sorted.
+        validation: Row numbers of the held-out images, sorted.
+        moved: Row numbers of images that the rule would have held out, but that have a near-duplicate among the
+            training images: "column" moves them there, "classes" leaves them out.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    moved: np.ndarray
+
+
+def split_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, seed: int) -> Split:
+    """Split images into training and held-out images; near-duplicates are never on both sides.
+
+    Args:
+        images: The images.
+        rule: Which to hold out.
+        duplicates: A number for each image, shape (N,), int; images with the same number are near-duplicates.
+        seed: Random seed.
+
+    Returns:
+        The split.
+
+    Raises:
+        RequestError: One of the sides would be empty, or the images lack what the rule needs.
+    """
+    if len(np.unique(duplicates)) < 2:
+        raise RequestError(
+            "Training needs at least two different images with targets, one to train on and one to hold out; "
+            f"here is only {images.paths[0]!r}, and near-duplicates of it where there are more."
+        )
+    if rule.kind == "random":
+        held_out = _random(np.array(images.labels), duplicates, rule.fraction, seed)
+    elif rule.kind == "group":
+        held_out = _groups(_column(images.groups, "group", "group"), duplicates, rule.fraction, seed)
+    elif rule.kind == "classes":
+        held_out = _classes(np.array(images.labels), rule.fraction, seed)
+    else:
+        held_out = _listed(images)
+    moved = held_out & np.isin(duplicates, duplicates[~held_out])
+    validation = held_out & ~moved
+    train = ~held_out | moved if rule.kind == "column" else ~held_out
+    if not train.any() or not validation.any():
+        raise RequestError(f"The split {rule} leaves no image {'to train on' if validation.any() else 'to hold out'}.")
+    if moved.any():
+        paths = [images.paths[row] for row in np.flatnonzero(moved)]
+        done = "were moved there" if rule.kind == "column" else "were left out"
+        log.warning(
+            "%d images that the split %s would hold out have a near-duplicate among the training images and %s: %s%s",
+            len(paths),
+            rule,
+            done,
+            ", ".join(map(repr, paths[:5])),
+            ", ..." if len(paths) > 5 else ".",
+        )
+    return Split(np.flatnonzero(train), np.flatnonzero(validation), np.flatnonzero(moved))
+
+
+def _random(labels: np.ndarray, duplicates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Hold out a share of the different images, the same share of each label; labels of one image count as one."""
+    from sklearn.model_selection import train_test_split
+
+    different, first, of_image = np.unique(duplicates, return_index=True, return_inverse=True)
+    _, label, sizes = np.unique(labels[first], return_inverse=True, return_counts=True)
+    label = np.where(sizes[label] > 1, label, -1)
+    kinds, sizes = np.unique(label, return_counts=True)
+    count = min(max(1, round(fraction * len(different))), len(different) - 1)
+    possible = sizes.min() > 1 and len(kinds) <= min(count, len(different) - count)
+    _, chosen = train_test_split(
+        np.arange(len(different)), test_size=count, random_state=seed, stratify=label if possible else None
+    )
+    return np.isin(of_image, chosen)
+
+
+def _groups(groups: np.ndarray, duplicates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Hold out whole groups until their images are the share; groups that share a near-duplicate count as one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    _, group = np.unique(groups, return_inverse=True)
+    _, duplicate = np.unique(duplicates, return_inverse=True)
+    nodes = group.max() + duplicate.max() + 2
+    links = coo_array((np.ones(len(group)), (group, duplicate + group.max() + 1)), shape=(nodes, nodes))
+    unit = connected_components(links, directed=False)[1][group]
+    units, sizes = np.unique(unit, return_counts=True)
+    if len(units) < 2:
+        raise RequestError("The split 'group' needs at least two groups that share no near-duplicates.")
+    order = np.random.default_rng(seed).permutation(len(units))[:-1]
+    enough = 1 + int(np.searchsorted(np.cumsum(sizes[order]), fraction * len(groups)))
+    return np.isin(unit, units[order[:enough]])
+
+
+def _classes(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    different = np.unique(labels)
+    if len(different) < 2:
+        raise RequestError("The split 'classes' needs images of at least two labels.")
+    count = min(max(1, round(fraction * len(different))), len(different) - 1)
+    return np.isin(labels, np.random.default_rng(seed).choice(different, count, replace=False))
+
+
+def _listed(images: ImageSet) -> np.ndarray:
+    column = _column(images.splits, "split", "column")
+    sides = np.array([SIDES.get(value.strip().lower(), "") for value in column])
+    if (sides == "").any():
+        path, value = images.paths[int((sides == "").argmax())], column[int((sides == "").argmax())]
+        raise RequestError(f"The split of {path!r} is {str(value)!r}; it must be one of {', '.join(SIDES)}.")
+    return sides == "held out"
+
+
+def _column(values: Sequence[str | None] | None, column: str, rule: str) -> np.ndarray:
+    if values is None or any(value is None for value in values):
+        raise RequestError(
+            f"The split {rule!r} needs a .csv or .parquet list with the column {column!r} for all images."
+        )
+    return np.array(values)

@@ -1,0 +1,248 @@
+"""Target embeddings: read from the files that people have."""
+
+import csv
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.errors import RequestError, cause
+from pipeline.data.images import ImageSet, as_text
+from pipeline.data.word_vectors import is_word_vectors, read_word_vectors
+
+log = logging.getLogger(__name__)
+
+KEYS = ("path", "label")
+MISSING_NAMED = 20  # how many missing labels, each with its nearest spellings
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """A table of target embeddings.
+
+    Attributes:
+        file: Where it was read from.
+        rows: Key (an image's path, or a label) -> row number in `vectors`.
+        vectors: The embeddings, shape (rows, D), float32.
+    """
+
+    file: str
+    rows: dict[str, int]
+    vectors: np.ndarray
+
+
+def read_targets(file: str | Path | None, images: ImageSet, on_missing: str = "error") -> TargetTable:
+    """Read the target embeddings of images.
+
+    Args:
+        file: Where they are; None for the targets that the images' own list brings along. By its name:
+
+            `.csv` `.tsv`: rows of a key (a path or a label) and D numbers. A first row that begins with `path` or
+            `label`, or whose second cell is no number, is a header.
+            `.parquet`: a column `path` or `label`, and one of lists of D numbers or D columns of numbers.
+            `.npz`: an array `paths` or `labels` (N,) and one of N rows of D numbers.
+            `.npy`: a row of D numbers for each image, in path order.
+            `.txt` `.vec` `.glove` `.bin`, gzipped or not: word vectors, matched to the images' labels (see
+            `pipeline.wordvectors`).
+        images: The images.
+        on_missing: What to do with labels that a file of word vectors lacks: "error", or "skip" them, named.
+
+    Returns:
+        The table; D is the same for all rows and every number is finite.
+
+    Raises:
+        RequestError: The file is missing, empty, damaged or of another kind; a row is ragged, not numeric, NaN or
+            infinite; or two rows give one key different vectors. The message names the line.
+    """
+    if file is None:
+        if images.targets is None:
+            raise RequestError(
+                f"{images.source} has no column 'target'; name the target embeddings with --targets FILE."
+            )
+        return TargetTable(images.source, {path: row for row, path in enumerate(images.paths)}, images.targets)
+    file = Path(file)
+    readers = {".csv": _read_table, ".tsv": _read_table, ".parquet": _read_parquet, ".npz": _read_npz}
+    if file.suffix.lower() == ".npy":
+        return _read_npy(file, images)
+    if is_word_vectors(file):
+        return _read_words(file, images, on_missing)
+    if file.suffix.lower() not in readers:
+        raise RequestError(
+            f"{file}: targets are read from .csv, .tsv, .parquet, .npz and .npy files, and from word vectors "
+            "(.txt, .vec, .glove, .bin, gzipped or not)."
+        )
+    return readers[file.suffix.lower()](file)
+
+
+def _read_table(file: Path) -> TargetTable:
+    rows = _Rows(file, "line")
+    try:
+        with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
+            reader = csv.reader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
+            for cells in reader:
+                if not cells or (not rows.vectors and reader.line_num == 1 and _is_header(cells)):
+                    continue
+                rows.add(as_text(cells[0]), _vector(cells, f"{file}, line {reader.line_num}"), reader.line_num)
+    except (OSError, csv.Error) as error:
+        raise RequestError(f"{file}: the targets cannot be read ({cause(error)}).") from error
+    return rows.table()
+
+
+class _Rows:
+    """The rows of a table as they are read: all of one length, one vector for a key.
+
+    Args:
+        file: The table.
+        unit: What its rows are called: "line" or "row".
+    """
+
+    def __init__(self, file: Path, unit: str) -> None:
+        self._file, self._unit = file, unit
+        self._rows: dict[str, int] = {}
+        self._numbers: list[int] = []
+        self.vectors: list[np.ndarray] = []
+
+    def add(self, key: str, vector: np.ndarray, number: int) -> None:
+        """Add a row; `number` is where it stands."""
+        where = f"{self._file}, {self._unit} {number}"
+        if not key.strip():
+            raise RequestError(f"{where}: no path or label stands before the numbers.")
+        if self.vectors and len(vector) != len(self.vectors[0]):
+            raise RequestError(
+                f"{where}: {len(vector)} numbers, but {self._unit} {self._numbers[0]} has {len(self.vectors[0])}; "
+                "all targets must have the same dimension."
+            )
+        if not np.isfinite(vector).all():
+            raise RequestError(f"{where}: the target of {key!r} holds NaN or infinite values.")
+        known = self._rows.setdefault(key, len(self.vectors))
+        if known == len(self.vectors):
+            self.vectors.append(vector)
+            self._numbers.append(number)
+        elif not np.array_equal(self.vectors[known], vector):
+            raise RequestError(f"{where}: {key!r} has another vector already on {self._unit} {self._numbers[known]}.")
+
+    def table(self) -> TargetTable:
+        """All rows."""
+        if not self.vectors:
+            raise RequestError(f"{self._file}: this table holds no targets.")
+        return TargetTable(str(self._file), self._rows, np.stack(self.vectors))
+
+
+def _keyed(file: Path, keys: Sequence[str], vectors: Iterable[np.ndarray]) -> TargetTable:
+    rows = _Rows(file, "row")
+    for number, (key, vector) in enumerate(zip(keys, vectors, strict=True), start=1):
+        rows.add(str(key), vector, number)
+    return rows.table()
+
+
+def _read_parquet(file: Path) -> TargetTable:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"{file}: the targets cannot be read ({error}).") from error
+    key = next((name for name in KEYS if name in table.column_names), None)
+    if key is None:
+        raise RequestError(f"{file}: no column 'path' or 'label' (it has {', '.join(table.column_names)}).")
+    rest = table.drop_columns([key])
+    lists = [name for name in rest.column_names if pa.types.is_list(kind := rest[name].type)
+             or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)]  # fmt: skip
+    try:
+        if lists:
+            vectors = [np.array(values, np.float32) for values in rest[lists[0]].to_pylist()]
+        else:
+            vectors = np.column_stack([column.to_numpy().astype(np.float32) for column in rest.columns])
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{file}: the targets are not all numbers ({error}).") from error
+    if any(vector.ndim != 1 for vector in vectors):
+        raise RequestError(f"{file}: the column {lists[0]!r} has rows without a list of numbers.")
+    return _keyed(file, table[key].to_pylist(), vectors)
+
+
+def _load(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` or `.npy` file, by name; nothing is ever unpickled."""
+    try:
+        with open(file, "rb") as opened:
+            loaded = np.load(opened, allow_pickle=False)
+            return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise RequestError(
+                f"{file}: this file holds pickled Python objects, which could run code when they are read, so they are "
+                "not. Save plain arrays of numbers and strings (dtype float32 and str)."
+            ) from error
+        raise RequestError(f"{file}: the targets cannot be read ({error}).") from error
+    except Exception as error:  # NumPy's parsers raise many types for damaged files
+        raise RequestError(f"{file}: the targets cannot be read ({cause(error)}).") from error
+
+
+def _read_npz(file: Path) -> TargetTable:
+    arrays = _load(file)
+    keys = next((arrays[name] for name in ("paths", "labels") if name in arrays), None)
+    matrices = [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiu"]
+    if keys is None or keys.ndim != 1 or len(matrices) != 1:
+        shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
+        raise RequestError(
+            f"{file}: an .npz of targets holds an array 'paths' or 'labels' of N names and one of N rows of numbers; "
+            f"this one holds {shapes or 'nothing'}."
+        )
+    vectors = arrays[matrices[0]].astype(np.float32)
+    if len(vectors) != len(keys):
+        raise RequestError(f"{file}: {len(keys)} names, but {len(vectors)} rows of numbers.")
+    return _keyed(file, keys.tolist(), vectors)
+
+
+def _read_npy(file: Path, images: ImageSet) -> TargetTable:
+    vectors = next(iter(_load(file).values()))
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
+        raise RequestError(
+            f"{file}: an .npy of targets holds N rows of D numbers, not {vectors.dtype} {vectors.shape}."
+        )
+    if len(vectors) != len(images):
+        raise RequestError(
+            f"{file} has {len(vectors)} rows, but {images.source} {len(images)} images: a .npy needs a row for each "
+            "image, in path order. Where images come and go, use a table with their paths."
+        )
+    return _keyed(file, images.paths, vectors.astype(np.float32))
+
+
+def _read_words(file: Path, images: ImageSet, on_missing: str) -> TargetTable:
+    if not file.is_file():
+        raise RequestError(f"{file}: the targets cannot be read (No such file or directory).")
+    vectors, missing = read_word_vectors(file, images.labels)
+    if missing:
+        listed = "; ".join(
+            f"{label!r} (nearest: {', '.join(nearest)})" for label, nearest in list(missing.items())[:MISSING_NAMED]
+        ) + ("; ..." if len(missing) > MISSING_NAMED else "")
+        said = f"{file} has no vector for {len(missing)} of {len(vectors) + len(missing)} labels: {listed}."
+        if on_missing == "error" or not vectors:
+            raise RequestError(f"{said} Rename them, or leave their images out with --on-missing skip.")
+        log.warning(said)
+    return TargetTable(str(file), {label: row for row, label in enumerate(vectors)}, np.stack(list(vectors.values())))
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    """Whether a first row names columns: `path` or `label` first, or a second cell that is no number."""
+    return cells[0].strip().lower() in ("path", "label") or (len(cells) > 1 and not _is_number(cells[1]))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _vector(cells: Sequence[str], where: str) -> np.ndarray:
+    if len(cells) < 2:
+        raise RequestError(f"{where}: {cells[0]!r} is followed by no numbers; is the table separated by commas?")
+    try:
+        vector = np.array(cells[1:], dtype=np.float32)
+    except ValueError as error:
+        raise RequestError(f"{where}: not a number ({error}).") from error
+    return vector

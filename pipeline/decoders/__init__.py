@@ -1,0 +1,1 @@
+"""Features -> predicted embeddings: decoders, their training, and the baselines they have to beat."""

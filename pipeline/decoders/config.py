@@ -1,0 +1,64 @@
+"""How a decoder is trained, and the two presets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.core.errors import RequestError
+from pipeline.decoders.spec import DecoderSpec
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A decoder and how it is trained.
+
+    Attributes:
+        decoder: The layers.
+        epochs: Passes over the training images.
+        batch_size: Images a step.
+        optimizer: Name of a Keras optimizer, or a new `keras.optimizers.Optimizer`, whose own learning rate or schedule
+            then counts.
+        learning_rate: Its learning rate at the start.
+        schedule: "constant", or "cosine" for a decay to zero over the whole training (Loshchilov and Hutter 2017).
+        loss: Name of a Keras loss.
+        keep: The weights to end with: of the "last" epoch, or of the "best" one by validation cosine.
+        patience: Stop after so many epochs in a row without a better validation cosine; None for never. Needs "best".
+    """
+
+    decoder: DecoderSpec
+    epochs: int
+    batch_size: int = 32
+    optimizer: Any = "adam"
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    loss: str = "mse"
+    keep: Literal["last", "best"] = "last"
+    patience: int | None = None
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "TrainingConfig":
+        """Read what `dataclasses.asdict` returned, after a round trip through JSON."""
+        decoder = DecoderSpec(**{**document["decoder"], "hidden": tuple(document["decoder"]["hidden"])})
+        return cls(**{**document, "decoder": decoder})
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise RequestError(f"epochs must be at least 1, not {self.epochs}.")
+        if not self.learning_rate > 0:
+            raise RequestError(f"learning_rate must be above 0, not {self.learning_rate}.")
+        if self.batch_size < 1:
+            raise RequestError(f"batch_size must be at least 1, not {self.batch_size}.")
+        if self.patience is not None and self.keep != "best":
+            raise RequestError("patience stops some epochs after the best one; it needs keep='best'.")
+
+
+PRESETS = {
+    "default": TrainingConfig(DecoderSpec(hidden=(256,)), epochs=100),
+    # The network of the original question: 4096-256-256-256-200, all sigmoid, MSE, Adam 0.01; 1,231,816 parameters.
+    "original": TrainingConfig(
+        DecoderSpec((256, 256, 256), "sigmoid", "sigmoid", "glorot_uniform", normalize=False, start_at_mean=False),
+        epochs=2000,
+        learning_rate=0.01,
+        schedule="constant",
+    ),
+}

@@ -1,0 +1,55 @@
+"""Training through Keras's own `fit`, for backends other than TensorFlow: slower, with the same results."""
+
+import numpy as np
+
+from pipeline.core.keras_backend import import_keras
+from pipeline.decoders.train_state import TrainingState
+
+
+class KerasTrainer:
+    """Trains one decoder. See `pipeline.decoders.training.Trainer`.
+
+    Args:
+        state: The decoder.
+    """
+
+    def __init__(self, state: TrainingState) -> None:
+        self.state = state
+
+    def epochs(self, x, y, orders: np.ndarray, x_validation, y_validation) -> np.ndarray:
+        """Train for up to len(orders) epochs; see `pipeline.decoders.training.Trainer`."""
+        rows = []
+        for order in orders:
+            loss = self.block(x, y, order) / len(order)
+            rows.append([loss, *self.evaluate(x_validation, y_validation) / len(y_validation)])
+            if not self.end_epoch(np.array(rows[-1])):
+                break
+        return np.array(rows)
+
+    def block(self, x, y, order: np.ndarray) -> float:
+        """Train once on a block of rows; see `pipeline.decoders.training.Trainer`."""
+        batches = _batches(x, y, order, self.state.batch_size)
+        return self.state.model.fit(batches, shuffle=False, verbose=0).history["loss"][0] * len(order)
+
+    def evaluate(self, x, y) -> np.ndarray:
+        """Sums of loss and cosine over some rows; see `pipeline.decoders.training.Trainer`."""
+        ops = import_keras().ops
+        return ops.convert_to_numpy(self.state.evaluate(x, ops.convert_to_tensor(y)))
+
+    def end_epoch(self, row: np.ndarray) -> bool:
+        """Close an epoch of blocks; see `pipeline.decoders.training.Trainer`."""
+        return bool(self.state.end_epoch(row))
+
+
+def _batches(x: np.ndarray, y: np.ndarray, order: np.ndarray, size: int):
+    """A `keras.utils.PyDataset` of the rows in an order."""
+
+    class Batches(import_keras().utils.PyDataset):
+        def __len__(self) -> int:
+            return -(-len(order) // size)
+
+        def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+            rows = order[number * size : (number + 1) * size]
+            return x[rows], y[rows]
+
+    return Batches()

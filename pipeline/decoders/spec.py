@@ -1,0 +1,128 @@
+"""Decoders: one specification, built in Keras's two API styles."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.core.errors import RequestError, first_line
+from pipeline.core.keras_backend import import_keras
+from pipeline.core.vectors import Vectors, moments
+
+ApiStyle = Literal["functional", "sequential"]
+API_STYLES: tuple[ApiStyle, ...] = ("functional", "sequential")
+
+# Output activations that are never negative. The others reach every direction, so their output ceiling is 1.
+NOT_NEGATIVE = ("sigmoid", "relu", "softplus", "softmax", "exponential")
+OUTPUT_ACTIVATIONS = ("linear", "tanh", *NOT_NEGATIVE)
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """A decoder: fully connected layers from a feature to an embedding.
+
+    Attributes:
+        hidden: Units of each hidden layer.
+        activation: Keras activation of the hidden layers.
+        output_activation: Keras activation of the output, one of OUTPUT_ACTIVATIONS.
+        initializer: Keras initializer of the kernels; biases start at zero.
+        normalize: Whether a first layer centres the features on their mean over the training images and divides all of
+            them by one number, the root of their mean variance. (Dividing each by its own would amplify those that
+            are almost always zero.)
+        start_at_mean: Whether a linear output layer starts as the mean baseline (kernel zero, bias the mean training
+            target), so that training only adds what the features contribute.
+    """
+
+    hidden: tuple[int, ...]
+    activation: str = "relu"
+    output_activation: str = "linear"
+    initializer: str = "he_normal"
+    normalize: bool = True
+    start_at_mean: bool = True
+
+    def __post_init__(self) -> None:
+        if self.output_activation not in OUTPUT_ACTIVATIONS:
+            raise RequestError(
+                f"output_activation {self.output_activation!r} is unknown; choose from {', '.join(OUTPUT_ACTIVATIONS)}."
+            )
+        if any(units < 1 for units in self.hidden):
+            raise RequestError(f"hidden takes layer sizes of at least 1, not {','.join(map(str, self.hidden))}.")
+
+    @property
+    def starts_at_mean(self) -> bool:
+        """Whether the output layer really starts at the mean target; only a linear one can."""
+        return self.start_at_mean and self.output_activation == "linear"
+
+
+def build_decoder(spec: DecoderSpec, style: ApiStyle, x: Vectors, y: np.ndarray, seed: int) -> Any:
+    """Build a decoder; the same arguments give the same initial weights in both API styles.
+
+    Args:
+        spec: The layers.
+        style: "functional" or "sequential".
+        x: Training features, shape (N, F), float32, whose mean and variance the first layer uses.
+        y: Training targets, shape (N, D), float32, whose mean the output layer may start at.
+        seed: Random seed of the initial weights.
+
+    Returns:
+        A `keras.Model` from (N, F) to (N, D), not compiled.
+
+    Raises:
+        RequestError: Keras does not know the activation or the initializer.
+    """
+    keras = import_keras()
+    try:
+        layers = _layers(spec, x, y.shape[1], seed)
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"The decoder cannot be built: {first_line(error)}") from error
+    inputs = keras.Input((x.shape[1],), name="feature")
+    if style == "sequential":
+        model = keras.Sequential([inputs, *layers], name=style)
+    else:
+        outputs = inputs
+        for layer in layers:
+            outputs = layer(outputs)
+        model = keras.Model(inputs, outputs, name=style)
+    if spec.starts_at_mean:
+        output = model.layers[-1]
+        output.set_weights([np.zeros(output.kernel.shape), y.mean(axis=0)])
+    return model
+
+
+def _layers(spec: DecoderSpec, x: Vectors, dim: int, seed: int) -> list:
+    """The layers of a decoder, in order, each with a seed of its own."""
+    keras = import_keras()
+    layers = []
+    if spec.normalize:
+        mean, variance = moments(x)
+        layers.append(keras.layers.Normalization(mean=mean, variance=np.full(x.shape[1], max(variance, 1e-12))))
+    sizes = [*zip(spec.hidden, [spec.activation] * len(spec.hidden), strict=True), (dim, spec.output_activation)]
+    for number, (units, activation) in enumerate(sizes):
+        initializer = keras.initializers.get(spec.initializer)
+        if hasattr(initializer, "seed"):
+            initializer = type(initializer)(**initializer.get_config() | {"seed": seed + number})
+        layers.append(keras.layers.Dense(units, activation, kernel_initializer=initializer))
+    return layers
+
+
+def output_ceiling(output_activation: str, targets: np.ndarray) -> float:
+    """The highest mean cosine that any decoder with this output activation can reach.
+
+    An output without negative values is in the positive orthant. The unit vector there that is nearest to a target y
+    is max(y, 0), normalized, at a cosine of ||max(y, 0)|| / ||y||; where y has no positive component, it is the axis of
+    the largest one. Signed activations reach every direction.
+
+    Args:
+        output_activation: One of OUTPUT_ACTIVATIONS.
+        targets: Shape (N, D); a zero vector counts as 0.
+
+    Returns:
+        The mean ceiling over the targets, at most 1.
+    """
+    y = np.asarray(targets, np.float64)
+    norms = np.linalg.norm(y, axis=1)
+    if output_activation not in NOT_NEGATIVE:
+        return float((norms > 0).mean())
+    positive = np.linalg.norm(np.maximum(y, 0), axis=1)
+    best = np.where(positive > 0, positive, y.max(axis=1))
+    return float(np.divide(best, norms, out=np.zeros_like(norms), where=norms > 0).mean())

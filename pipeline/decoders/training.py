@@ -1,0 +1,425 @@
+"""Training: fit decoders to features and targets, all of them from one read of the features."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.core.errors import PipelineError, RequestError, first_line
+from pipeline.core.keras_backend import import_keras
+from pipeline.core.vectors import Vectors, in_blocks
+from pipeline.decoders.checkpoints import read_checkpoint, write_checkpoint
+from pipeline.decoders.config import TrainingConfig
+from pipeline.decoders.streaming import Stream, epoch_order, in_memory
+from pipeline.decoders.tensorboard import curve_writer
+from pipeline.decoders.train_state import TrainingState
+
+CURVES = ("loss", "validation_loss", "validation_cosine")
+MEMORY = 4 * 2**30
+CHECKPOINT_EVERY = 10.0  # seconds
+CALL_SECONDS = 0.5  # the time a block of epochs should take, so that progress shows and Ctrl-C works
+MOST_ORDERS = 1_000_000  # row numbers that a block of epochs takes along
+MOST_EPOCHS = 256
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Features and targets to train on, and others to evaluate each epoch on.
+
+    Attributes:
+        x: Training features, shape (N, F), float32.
+        y: Training targets, shape (N, D), float32.
+        x_validation: Validation features, shape (M, F), float32.
+        y_validation: Validation targets, shape (M, D), float32.
+        memory: Bytes of features to hold at a time. Features on disk that are larger are streamed.
+    """
+
+    x: Vectors
+    y: np.ndarray
+    x_validation: Vectors
+    y_validation: np.ndarray
+    memory: int = MEMORY
+
+    def loaded(self) -> "TrainingData":
+        """The same data, with those features in memory that the budget allows; training does this by itself."""
+        validation_size = _size(self.x_validation)
+        whole = isinstance(self.x, np.ndarray) or _size(self.x) + validation_size <= self.memory
+        small = whole or validation_size <= self.memory // 4
+        return dataclasses.replace(
+            self,
+            x=in_memory(self.x) if whole else self.x,
+            x_validation=in_memory(self.x_validation) if small else self.x_validation,
+        )
+
+
+def _size(x: Vectors) -> int:
+    """The size of features in memory, in bytes."""
+    return math.prod(x.shape) * x.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What happens beside a training.
+
+    Attributes:
+        progress: Whether to show a progress bar on stderr.
+        checkpoint: A file to save the state to every CHECKPOINT_EVERY seconds; training resumes from one that exists.
+        tensorboard: A folder for TensorBoard's curves, as `keras.callbacks.TensorBoard` writes them.
+    """
+
+    progress: bool = False
+    checkpoint: Path | None = None
+    tensorboard: Path | None = None
+
+
+@dataclass
+class History:
+    """How the training of one decoder went.
+
+    Attributes:
+        curves: A value for each epoch: "loss", "validation_loss" and "validation_cosine".
+        kept_epoch: The epoch whose weights the decoder has, counted from 1.
+        seconds: How long it trained.
+    """
+
+    curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})
+    kept_epoch: int = 0
+    seconds: float = 0.0
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs trained."""
+        return len(self.curves["loss"])
+
+    def finite_curves(self) -> dict[str, list[float | None]]:
+        """The curves as JSON can hold them: None for values that are not finite."""
+        return {
+            name: [value if math.isfinite(value) else None for value in curve] for name, curve in self.curves.items()
+        }
+
+
+class Diverged(PipelineError):
+    """The loss became NaN or infinite; the decoders have their last finite, or their best, weights.
+
+    Attributes:
+        histories: How each training went until then; a kept epoch of 0 is the initial weights.
+    """
+
+    def __init__(self, message: str, histories: dict[str, History]) -> None:
+        super().__init__(message)
+        self.histories = histories
+
+
+class Trainer(Protocol):
+    """What runs the steps. Rows are Keras tensors or arrays: x (N, F), y (N, D), float32; orders are int32."""
+
+    state: TrainingState
+
+    def epochs(self, x: Any, y: Any, orders: np.ndarray, x_validation: Any, y_validation: Any) -> np.ndarray:
+        """Train an epoch for each order (E, N) of the rows, or fewer where `end_epoch` says so; curves (done, 3)."""
+
+    def block(self, x: Any, y: Any, order: np.ndarray) -> float:
+        """Take the steps of one pass over some rows in this order, shape (N,); the losses summed over the rows."""
+
+    def evaluate(self, x: Any, y: Any) -> np.ndarray:
+        """Loss and cosine of some rows, each summed over them, shape (2,)."""
+
+    def end_epoch(self, row: np.ndarray) -> bool:
+        """Close an epoch of blocks whose means are `row` (3,); see `TrainingState.end_epoch`."""
+
+
+def fit(
+    models: Mapping[str, Any],
+    data: TrainingData,
+    config: TrainingConfig,
+    seed: int = 0,
+    callbacks: Callbacks | None = None,
+) -> dict[str, History]:
+    """Train decoders in place, each with an optimizer of its own, on the same batches in the same order.
+
+    On TensorFlow, blocks of epochs are one compiled call (`pipeline.decoders.xla_trainer`); other backends train
+    through Keras's `fit`, with the same results within rounding. Validation data choose nothing unless the config keeps
+    the best epoch.
+
+    Args:
+        models: Name -> `keras.Model` from (N, F) to (N, D).
+        data: Training and validation data.
+        config: Optimizer, learning rate, loss, batch size, number of epochs and which weights to keep.
+        seed: Random seed of the shuffling.
+        callbacks: Progress bar, checkpoint and TensorBoard.
+
+    Returns:
+        Name -> how the training went.
+
+    Raises:
+        RequestError: Keras does not know the optimizer or loss, or several decoders share one optimizer.
+        PipelineError: The checkpoint is damaged or cannot be written.
+        Diverged: A loss became NaN or infinite.
+    """
+    callbacks = callbacks or Callbacks()
+    _compile(models, config, len(data.x))
+    loop = TrainingLoop(models, data.loaded(), config, seed)
+    if callbacks.checkpoint and callbacks.checkpoint.exists():
+        loop.restore(callbacks.checkpoint)
+    saved = time.monotonic()
+    bar = tqdm(
+        total=config.epochs,
+        initial=loop.epoch,
+        unit="epoch",
+        desc="training",
+        disable=None if callbacks.progress else True,
+    )
+    with bar, curve_writer(callbacks.tensorboard) as write_curves:
+        for new in loop.run():
+            for name, rows in new.items():
+                write_curves(name, rows, loop.histories[name].epochs)
+            bar.set_postfix_str(_last_values(new), refresh=False)
+            bar.update(loop.epoch - bar.n)
+            finite = all(np.isfinite(rows).all() for rows in new.values())
+            if callbacks.checkpoint and finite and time.monotonic() - saved > CHECKPOINT_EVERY:
+                loop.save(callbacks.checkpoint)
+                saved = time.monotonic()
+    return loop.close()
+
+
+def _compile(models: Mapping[str, Any], config: TrainingConfig, rows: int) -> None:
+    """Give each decoder its loss and an optimizer of its own."""
+    keras = import_keras()
+    if not isinstance(config.optimizer, str):
+        _refuse_shared(config.optimizer, len(models))
+    for model in models.values():
+        rate = config.learning_rate
+        if config.schedule == "cosine":
+            steps = config.epochs * math.ceil(rows / config.batch_size)
+            rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+        try:
+            optimizer = config.optimizer
+            if isinstance(optimizer, str):
+                optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": rate}})
+            loss = keras.losses.get("cosine_similarity" if config.loss == "cosine" else config.loss)
+            model.compile(optimizer=optimizer, loss=loss)
+            probe = keras.ops.ones((1, model.output_shape[-1]))
+            model.compute_loss(y=probe, y_pred=probe)
+        except Exception as error:  # Keras and its backends raise many types for an unsuitable loss
+            raise RequestError(f"The decoder cannot be compiled: {first_line(error)}") from error
+
+
+def _refuse_shared(optimizer: Any, decoders: int) -> None:
+    steps = int(optimizer.iterations)
+    if decoders > 1 or optimizer.built:
+        so_far = f", now at {steps}" if steps else ""
+        raise RequestError(
+            f"One {type(optimizer).__name__} cannot train several decoders. It has a step counter{so_far}, and Adam "
+            "corrects the bias of its averages by that count; the second decoder would start without the correction, "
+            "with first steps about three times too large, which saturates sigmoid layers "
+            "(`python -m pipeline compare` shows it). Give each decoder an optimizer of its own: a name such as "
+            "'adam', or a new object for each call of fit."
+        )
+
+
+class TrainingLoop:
+    """Trains several decoders side by side, a block of epochs at a time.
+
+    Args:
+        models: Name -> compiled `keras.Model`.
+        data: Training and validation data, loaded.
+        config: How to train.
+        seed: Random seed of the shuffling.
+
+    Attributes:
+        histories: Name -> how the training has gone so far.
+    """
+
+    def __init__(self, models: Mapping[str, Any], data: TrainingData, config: TrainingConfig, seed: int) -> None:
+        self._config, self._seed, self._rows = config, seed, len(data.x)
+        self._most_epochs = max(1, min(MOST_EPOCHS, config.epochs, MOST_ORDERS // self._rows))
+        self._epochs_per_call = 1
+        self.histories = {name: History() for name in models}
+        self._trainers = {
+            name: _trainer(TrainingState(model, config), self._most_epochs) for name, model in models.items()
+        }
+        # The state after the last block of epochs without a NaN, and its epoch: what is left if training diverges.
+        self._finite = {name: (trainer.state.values(), 0) for name, trainer in self._trainers.items()}
+        self._x_validation, self._y_validation = data.x_validation, data.y_validation
+        self._stream: Stream | None = None
+        if isinstance(data.x, np.ndarray):
+            self._x, self._y = _placed(data.x), _placed(data.y)
+        else:
+            # Two blocks of a quarter each; the other half is for the validation features and for reading.
+            rows = data.memory // 4 // (data.x.shape[1] * 4) // config.batch_size * config.batch_size
+            if not rows:
+                raise RequestError(
+                    f"A batch of {config.batch_size} does not fit a quarter of the memory budget; lower the batch "
+                    "size or raise the budget."
+                )
+            self._stream = Stream(data.x, data.y, rows)
+
+    @property
+    def epoch(self) -> int:
+        """The number of epochs done by the decoder that has trained longest."""
+        return max(history.epochs for history in self.histories.values())
+
+    def _unfinished(self) -> list[str]:
+        patience = self._config.patience or math.inf
+        return [
+            name
+            for name, history in self.histories.items()
+            if history.epochs < self._config.epochs
+            and history.epochs - self._trainers[name].state.best_epoch < patience
+        ]
+
+    def run(self) -> Iterator[dict[str, np.ndarray]]:
+        """Train to the end.
+
+        Yields:
+            The new rows of the curves, name -> (epochs, 3), after each block of epochs.
+
+        Raises:
+            Diverged: A loss became NaN or infinite.
+        """
+        while names := self._unfinished():
+            new = self._stream_epoch(names) if self._stream else self._train_epochs(names)
+            for name, rows in new.items():
+                for curve, values in zip(CURVES, rows.T, strict=True):
+                    self.histories[name].curves[curve] += values.tolist()
+            yield new
+            if diverged := [name for name in names if not np.isfinite(new[name]).all()]:
+                raise self._diverged(diverged[0])
+
+    def _train_epochs(self, names: list[str]) -> dict[str, np.ndarray]:
+        epoch, count = self.epoch, min(self._epochs_per_call, self._config.epochs - self.epoch)
+        orders = np.stack([epoch_order(self._rows, self._seed, epoch + number) for number in range(count)])
+        validation = _placed(self._x_validation), _placed(self._y_validation)
+        start, new = time.perf_counter(), {}
+        for name in names:
+            self._finite[name] = (self._trainers[name].state.values(), epoch)
+            new[name] = self._timed(name, self._trainers[name].epochs, self._x, self._y, orders, *validation)
+        seconds = (time.perf_counter() - start) / count
+        self._epochs_per_call = max(1, min(self._most_epochs, 2 * count, int(CALL_SECONDS / seconds)))
+        return new
+
+    def _stream_epoch(self, names: list[str]) -> dict[str, np.ndarray]:
+        assert self._stream
+        losses = dict.fromkeys(names, 0.0)
+        for name in names:
+            self._finite[name] = (self._trainers[name].state.values(), self.epoch)
+        for x, y, rows in self._stream.epoch(self._seed, self.epoch):
+            placed = _placed(x), _placed(y)
+            for name in names:
+                losses[name] += self._timed(name, self._trainers[name].block, *placed, rows)
+        scores = {name: np.zeros(2) for name in names}
+        done = 0
+        for x in in_blocks(self._x_validation):
+            y = self._y_validation[done : (done := done + len(x))]
+            for name in names:
+                scores[name] += self._timed(name, self._trainers[name].evaluate, _placed(x), _placed(y))
+        new = {name: np.array([losses[name] / self._rows, *scores[name] / done]) for name in names}
+        for name, row in new.items():
+            self._trainers[name].end_epoch(row)
+        return {name: row[None] for name, row in new.items()}
+
+    def _timed(self, name: str, task: Callable, *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = task(*arguments)
+        self.histories[name].seconds += time.perf_counter() - start
+        return result
+
+    def close(self) -> dict[str, History]:
+        """Give the decoders the weights that the config keeps, and return the histories."""
+        for name, history in self.histories.items():
+            history.kept_epoch = history.epochs
+            if self._config.keep == "best":
+                state = self._trainers[name].state
+                state.restore_best()
+                history.kept_epoch = state.best_epoch
+        return self.histories
+
+    def _diverged(self, name: str) -> Diverged:
+        """Go back to finite weights; the error that says so."""
+        for each, history in self.histories.items():
+            state = self._trainers[each].state
+            values, history.kept_epoch = self._finite[each]
+            state.assign(values)
+            if self._config.keep == "best":
+                state.restore_best()
+                history.kept_epoch = state.best_epoch
+        curves = self.histories[name].curves
+        rows = zip(*curves.values(), strict=True)
+        epoch = next(epoch for epoch, row in enumerate(rows, 1) if not np.isfinite(row).all())
+        values = ", ".join(f"{curve.replace('_', ' ')} {curves[curve][epoch - 1]:.4g}" for curve in CURVES[:2])
+        return Diverged(
+            f"The loss of the {name} decoder is not finite after epoch {epoch} of {self._config.epochs} ({values}), so "
+            "training was stopped. Try a lower learning rate, or targets of a smaller scale.",
+            self.histories,
+        )
+
+    def save(self, file: Path) -> None:
+        """Write a checkpoint; a kill at any moment leaves the previous or the new one."""
+        arrays = {}
+        for name, history in self.histories.items():
+            values = self._trainers[name].state.values()
+            arrays |= {f"{name}/state/{number}": value for number, value in enumerate(values)}
+            arrays[f"{name}/curves"] = np.array([history.curves[curve] for curve in CURVES])
+            arrays[f"{name}/seconds"] = np.array(history.seconds)
+        write_checkpoint(file, arrays)
+
+    def restore(self, file: Path) -> None:
+        """Resume from a checkpoint.
+
+        Raises:
+            PipelineError: The file is damaged, or is of another training.
+        """
+        arrays = read_checkpoint(file)
+        try:
+            for name, history in self.histories.items():
+                state = self._trainers[name].state
+                state.assign([arrays[f"{name}/state/{number}"] for number in range(len(state.values()))])
+                history.curves = dict(zip(CURVES, arrays[f"{name}/curves"].tolist(), strict=True))
+                history.seconds = float(arrays[f"{name}/seconds"])
+        except (KeyError, ValueError) as error:
+            raise PipelineError(f"{file} is the checkpoint of another training ({error}); retrain.") from error
+
+
+def _trainer(state: TrainingState, most_epochs: int) -> Trainer:
+    if import_keras().backend.backend() == "tensorflow":
+        from pipeline.decoders.xla_trainer import XlaTrainer
+
+        return XlaTrainer(state, most_epochs)
+    from pipeline.decoders.keras_trainer import KerasTrainer
+
+    return KerasTrainer(state)
+
+
+def _placed(array: np.ndarray) -> Any:
+    """An array in the form that the trainer takes."""
+    if import_keras().backend.backend() == "tensorflow":
+        from pipeline.decoders.xla_trainer import as_tensor
+
+        return as_tensor(array)
+    return array
+
+
+def _last_values(new: dict[str, np.ndarray]) -> str:
+    loss, _, cosine = next(iter(new.values()))[-1]
+    return f"loss {loss:.4g}, validation cosine {cosine:.4f}"
+
+
+def predict(model: Any, x: Vectors) -> np.ndarray:
+    """A decoder's predictions.
+
+    Args:
+        model: The decoder.
+        x: Features, shape (N, F), float32.
+
+    Returns:
+        Predicted embeddings, shape (N, D), float32.
+    """
+    convert = import_keras().ops.convert_to_numpy
+    # Called, not `predict`: that compiles a function for each model and shape, which costs more than it saves here.
+    return np.concatenate([convert(model(block, training=False)) for block in in_blocks(x)])

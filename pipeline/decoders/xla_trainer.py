@@ -1,0 +1,90 @@
+"""Compiled training: whole blocks of epochs inside one XLA function around a Keras model, its loss and its optimizer.
+
+Keras `fit` returns to Python after each step, and a decoder's step is so short that nearly all of the time goes there.
+Here the loops over epochs and batches, the validation after each epoch, the best weights and early stopping are part of
+the compiled function (https://openxla.org/xla), and Python only sees blocks of epochs.
+
+Needs Keras's TensorFlow backend; `pipeline.decoders.keras_trainer` does the same for the others.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.decoders.streaming import is_aligned
+from pipeline.decoders.train_state import TrainingState
+
+
+class XlaTrainer:
+    """Trains one decoder. See `pipeline.decoders.training.Trainer`.
+
+    Args:
+        state: The decoder.
+        epochs_at_once: The most epochs that one call of `epochs` is given.
+    """
+
+    def __init__(self, state: TrainingState, epochs_at_once: int) -> None:
+        self.state = state
+        self._epochs_at_once = epochs_at_once
+        self._epochs = tf.function(self._trace_epochs, jit_compile=True)
+        self._block = tf.function(self._trace_pass, jit_compile=True)
+        self._evaluate = tf.function(state.evaluate, jit_compile=True)
+        self._end_epoch = tf.function(state.end_epoch, jit_compile=True)
+
+    def epochs(self, x, y, orders: np.ndarray, x_validation, y_validation) -> np.ndarray:
+        """Train for up to len(orders) epochs; see `pipeline.decoders.training.Trainer`."""
+        padded = np.zeros((self._epochs_at_once, orders.shape[1]), np.int32)  # one shape is compiled once
+        padded[: len(orders)] = orders
+        count = tf.constant(len(orders))
+        curves, done = self._epochs(x, y, tf.constant(padded), count, x_validation, y_validation)
+        return curves.numpy()[: int(done)]
+
+    def block(self, x, y, order: np.ndarray) -> float:
+        """Train once on a block of rows; see `pipeline.decoders.training.Trainer`."""
+        return float(self._block(x, y, tf.constant(order)))
+
+    def evaluate(self, x, y) -> np.ndarray:
+        """Sums of loss and cosine over some rows; see `pipeline.decoders.training.Trainer`."""
+        return self._evaluate(x, y).numpy()
+
+    def end_epoch(self, row: np.ndarray) -> bool:
+        """Close an epoch of blocks; see `pipeline.decoders.training.Trainer`."""
+        return bool(self._end_epoch(tf.constant(row, tf.float32)))
+
+    def _trace_epochs(self, x, y, orders, count, x_validation, y_validation):
+        curves = tf.zeros((orders.shape[0], 3))
+        done, going = tf.constant(0), tf.constant(True)
+        while tf.logical_and(done < count, going):
+            loss = self._trace_pass(x, y, orders[done]) / orders.shape[1]
+            scores = self.state.evaluate(x_validation, y_validation) / y_validation.shape[0]
+            row = tf.stack([loss, scores[0], scores[1]])
+            curves = tf.tensor_scatter_nd_update(curves, [[done]], [row])
+            going = self.state.end_epoch(row)
+            done += 1
+        return curves, done
+
+    def _trace_pass(self, x, y, order):
+        """A step for each batch of an order, the last one possibly shorter; returns the summed loss."""
+        size = self.state.batch_size
+        full, rest = divmod(order.shape[0], size)
+        total = tf.zeros(())
+        if full:  # known when the function is traced: a loop that is never run would still be compiled
+            for step in tf.range(full):
+                total += self._trace_step(x, y, tf.reshape(tf.slice(order, [step * size], [size]), [size]))
+        if rest:
+            total += self._trace_step(x, y, order[full * size :])
+        return total
+
+    def _trace_step(self, x, y, rows):
+        model, variables = self.state.model, self.state.model.trainable_variables
+        batch, targets = tf.gather(x, rows), tf.gather(y, rows)
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(x=batch, y=targets, y_pred=model(batch, training=True))
+        self.state.optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss * rows.shape[0]
+
+
+def as_tensor(array: np.ndarray) -> tf.Tensor:
+    """An array as a tensor; on a CPU an aligned array and its tensor share their memory."""
+    if not is_aligned(array) or tf.config.list_physical_devices("GPU"):
+        return tf.convert_to_tensor(array)
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

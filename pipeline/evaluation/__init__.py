@@ -1,0 +1,1 @@
+"""Predictions -> scores, what the scores mean, and the report."""

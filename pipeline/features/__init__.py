@@ -1,0 +1,1 @@
+"""Images -> VGG16 features, cached in a store on disk."""

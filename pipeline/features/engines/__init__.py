@@ -1,0 +1,67 @@
+"""Engines: the ways to run VGG16. Each turns batches of pixels into features, and is one file in this folder."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.core.errors import RequestError
+from pipeline.core.keras_backend import accelerators
+from pipeline.features.extractor import Extractor
+
+ENGINES = ("auto", "keras", "mnn")
+
+
+class Engine(Protocol):
+    """Runs one extractor.
+
+    Attributes:
+        name: One of ENGINES.
+        batch_size: How many images it takes at a time.
+    """
+
+    name: str
+    batch_size: int
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Compute features.
+
+        Args:
+            pixels: RGB, shape (batch_size, 224, 224, 3), uint8. Always a full batch: with one shape for all calls, the
+                feature of an image does not depend on how many others came with it.
+
+        Returns:
+            The features, shape (batch_size, dim), float32.
+        """
+        ...
+
+
+def make_engine(name: str, extractor: Extractor, batch_size: int | None, cache: Path) -> Engine:
+    """Create an engine by name.
+
+    Args:
+        name: One of ENGINES. "auto" takes Keras where its backend sees an accelerator or another precision than float32
+            is asked for, and MNN otherwise.
+        extractor: What to run.
+        batch_size: Images in a batch; None leaves the choice to the engine.
+        cache: The cache folder, where an engine may keep what it prepares from the weights.
+
+    Returns:
+        The engine, its weights read.
+
+    Raises:
+        RequestError: The engine is unknown, does not support the precision, or the weights cannot be read.
+    """
+    if name not in ENGINES:
+        raise RequestError(f"engine {name!r} is unknown; choose from {', '.join(ENGINES)}.")
+    if name == "auto":
+        fast_on_cpu = extractor.precision == "float32" and find_spec("MNN") and not accelerators()
+        name = "mnn" if fast_on_cpu else "keras"
+    if name == "mnn":
+        from pipeline.features.engines.mnn import MnnEngine
+
+        return MnnEngine(extractor, batch_size, cache)
+    from pipeline.features.engines.keras import KerasEngine
+
+    return KerasEngine(extractor, batch_size)

@@ -1,0 +1,220 @@
+"""The fast engine on CPUs: MNN (https://github.com/alibaba/MNN), whose Winograd convolutions multiply less.
+
+MNN runs networks in a format of its own. VGG16 is written once as an ONNX graph and put through MNN's converter, which
+folds and packs the weights (a network built with `MNN.expr` calls lacks that and runs at less than half the speed), and
+kept beside the feature stores. TensorFlow is not imported on this path.
+"""
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import shutil
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from pipeline.core.atomic import UNFINISHED
+from pipeline.core.cores import usable_cores
+from pipeline.core.errors import PipelineError, RequestError, cause
+from pipeline.core.keras_backend import quietly
+from pipeline.data.decoding import SIDE
+from pipeline.features.extractor import Extractor
+from pipeline.features.vgg16 import BGR_MEAN, BLOCKS, DENSE, Arrays
+from pipeline.features.weights import weights_from
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 8
+OPSET, IR_VERSION = 13, 8  # of ONNX: old enough for any converter
+
+
+class MnnEngine:
+    """VGG16 by MNN. See `pipeline.features.engines.Engine`.
+
+    Args:
+        extractor: What to run.
+        batch_size: Images in a batch; 8 unless given.
+        cache: The cache folder; converted networks are kept in `networks/` below it.
+
+    Raises:
+        RequestError: MNN is not installed, or the precision is not float32.
+        PipelineError: The network cannot be converted or stored.
+    """
+
+    name = "mnn"
+
+    def __init__(self, extractor: Extractor, batch_size: int | None, cache: Path) -> None:
+        if extractor.precision != "float32":
+            raise RequestError(
+                f"The engine mnn computes in float32 only; precision {extractor.precision!r} needs the engine keras."
+            )
+        try:
+            with quietly():
+                import MNN.expr as expr
+                import MNN.nn as nn
+        except ImportError as error:
+            raise RequestError(
+                f"The engine mnn needs the package MNN, which cannot be imported ({error}); "
+                "install it with pip install MNN, or use the engine keras."
+            ) from error
+        self.batch_size = batch_size or BATCH_SIZE
+        self._expr = expr
+        network = converted_network(extractor, cache)
+        with quietly():
+            # Kept as an attribute: the module does not keep its runtime alive.
+            self._runtime = nn.create_runtime_manager(
+                ({"backend": 0, "numThread": usable_cores(), "precision": "high"},)
+            )
+            self._network = nn.load_module_from_file(
+                str(network), ["pixels"], ["features"], runtime_manager=self._runtime
+            )
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Compute features; see `pipeline.features.engines.Engine`."""
+        planes = bgr_planes(pixels)
+        images = self._expr.const(planes, list(planes.shape), self._expr.NCHW, self._expr.float)
+        return np.array(self._network.forward(images).read(), np.float32).reshape(len(pixels), -1)
+
+
+def bgr_planes(pixels: np.ndarray) -> np.ndarray:
+    """Keras's preprocessing for VGG16, with the channels before the pixels.
+
+    Args:
+        pixels: RGB, shape (N, 224, 224, 3), uint8.
+
+    Returns:
+        BGR minus the ImageNet means, shape (N, 3, 224, 224), float32.
+    """
+    planes = np.empty((len(pixels), 3, SIDE, SIDE), np.float32)
+    return np.subtract(pixels.transpose(0, 3, 1, 2)[:, ::-1], BGR_MEAN[:, None, None], out=planes)
+
+
+def converted_network(extractor: Extractor, cache: Path) -> Path:
+    """Find the converted network, or convert it.
+
+    The file's name ends in the digest of its content, so a damaged file is recognised and converted again.
+
+    Args:
+        extractor: Weights and layer.
+        cache: The cache folder.
+
+    Returns:
+        The `.mnn` file, its content checked.
+
+    Raises:
+        PipelineError: The weights cannot be read, or the network cannot be converted or written.
+    """
+    folder = cache / "networks"
+    name = f"{extractor.weights.digest}-{extractor.layer}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if network := _intact_network(folder, name):
+            return network
+        with FileLock(folder / "converting.lock"):
+            if network := _intact_network(folder, name):  # another process converted it while this one waited
+                return network
+            for damaged in folder.glob(f"{name}-*.mnn"):
+                log.warning("The converted network %s is damaged; it is converted again.", damaged)
+                damaged.unlink()
+            for left in folder.glob(f"{UNFINISHED}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            log.info("Converting VGG16 for MNN, once for these weights (30 to 60 s).")
+            with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as unfinished:
+                network = _convert(extractor, Path(unfinished))
+                file = folder / f"{name}-{_digest(network)}.mnn"
+                os.replace(network, file)
+    except OSError as error:
+        raise PipelineError(
+            f"The converted network cannot be stored in {folder} ({cause(error)}); conversion takes up to 1.1 GB there "
+            "and leaves 540 MB. Choose another cache folder, or use the engine keras."
+        ) from error
+    return file
+
+
+def _intact_network(folder: Path, name: str) -> Path | None:
+    """The network of a name whose content is what was written, if there is one."""
+    return next((file for file in folder.glob(f"{name}-*.mnn") if file.stem == f"{name}-{_digest(file)}"), None)
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def _convert(extractor: Extractor, folder: Path) -> Path:
+    """Convert in a process of its own, whose memory is freed with it; returns the network's file in `folder`."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        try:
+            network = process.submit(_run_converter, extractor.weights.name, extractor.layer, folder).result()
+        except BrokenProcessPool as error:
+            raise PipelineError(
+                "MNN's converter was killed, possibly out of memory (it needs about 3 GB). "
+                "The engine keras needs no conversion."
+            ) from error
+    if not network.is_file():
+        raise PipelineError("MNN's converter wrote no network; is the disk full? The engine keras needs none.")
+    return network
+
+
+def _run_converter(weights: str, layer: str, folder: Path) -> Path:
+    graph, network = folder / "vgg16.onnx", folder / "vgg16.mnn"
+    arrays = weights_from(weights).read(layer)
+    _write_onnx(arrays, layer, graph)
+    with quietly():
+        # The extension itself: its wrapper, MNN.tools.mnnconvert, installs packages and sends usage statistics.
+        import _tools
+        import MNN  # noqa: F401  (loads the libraries that the extension needs)
+
+        _tools.mnnconvert(
+            ["mnnconvert", "-f", "ONNX", "--modelFile", str(graph), "--MNNModel", str(network), "--bizCode", "vgg16"]
+        )
+    if network.is_file() and network.stat().st_size < sum(
+        kernel.nbytes + bias.nbytes for kernel, bias in arrays.values()
+    ):
+        network.unlink()  # the converter does not notice that a disk is full
+    return network
+
+
+def _write_onnx(arrays: Arrays, layer: str, file: Path) -> None:
+    """Write VGG16 up to a layer as an ONNX graph from BGR planes (N, 3, 224, 224) to features (N, dim).
+
+    Dense layers become convolutions: fc1 one of 7 x 7 that fits its input exactly once, fc2 one of 1 x 1.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, weights = [], []
+
+    def convolve(source: str, name: str, kernel: np.ndarray, padding: int) -> str:
+        planes = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))  # (rows, columns, in, out) -> (out, in, ...)
+        weights.append(numpy_helper.from_array(planes, f"{name}_kernel"))
+        weights.append(numpy_helper.from_array(arrays[name][1], f"{name}_bias"))
+        inputs = [source, f"{name}_kernel", f"{name}_bias"]
+        nodes.append(helper.make_node("Conv", inputs, [name], kernel_shape=kernel.shape[:2], pads=[padding] * 4))
+        nodes.append(helper.make_node("Relu", [name], [f"{name}_relu"]))
+        return f"{name}_relu"
+
+    last = "pixels"
+    for number, block in enumerate(BLOCKS, start=1):
+        for name, _, _ in block:
+            last = convolve(last, name, arrays[name][0], padding=1)
+        nodes.append(helper.make_node("MaxPool", [last], [f"pool{number}"], kernel_shape=[2, 2], strides=[2, 2]))
+        last = f"pool{number}"
+    if layer == "block5_pool":
+        nodes.append(helper.make_node("GlobalAveragePool", [last], ["average"]))
+        last = "average"
+    for (name, _, units), side in zip(DENSE, (7, 1), strict=True):
+        if name in arrays:
+            last = convolve(last, name, arrays[name][0].reshape(side, side, -1, units), padding=0)
+    nodes.append(helper.make_node("Flatten", [last], ["features"]))
+
+    shapes = {"pixels": ["N", 3, SIDE, SIDE], "features": ["N", None]}
+    pixels, features = (helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in shapes.items())
+    graph = helper.make_graph(nodes, "vgg16", [pixels], [features], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.save(model, file)

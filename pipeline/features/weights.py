@@ -1,0 +1,156 @@
+"""Where VGG16's weights come from: Keras's ImageNet file, a seeded random initialization, or a file.
+
+Weights are plain NumPy arrays in Keras's layout, so that every engine starts from the same numbers and this module
+needs no deep learning library.
+"""
+
+import hashlib
+import os
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from pipeline.core.errors import PipelineError, RequestError, first_line
+from pipeline.features.vgg16 import Arrays, weighted_layers
+
+# The file that keras.applications.VGG16 downloads (applications/vgg16.py in Keras), and its MD5.
+IMAGENET_URL = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+)
+IMAGENET_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A source of VGG16's weights.
+
+    Attributes:
+        name: What the user asked for: "imagenet", "random:SEED" or a file's path.
+        digest: Identifies the values; equal digests mean equal weights.
+        read: Reads the weights of the layers up to the named one.
+    """
+
+    name: str
+    digest: str
+    read: Callable[[str], Arrays]
+
+
+def weights_from(option: str) -> Weights:
+    """Find the weights that an option names.
+
+    Args:
+        option: "imagenet" (Keras's published file), "random" or "random:SEED" (He-normal), or a file: the published
+            HDF5 layout (`.h5`), a Keras 3 weights file (`.weights.h5`) or a saved model (`.keras`).
+
+    Returns:
+        The weights, not yet read.
+
+    Raises:
+        RequestError: The option is not one of these, or the file does not exist.
+    """
+    if option == "imagenet":
+        return Weights("imagenet", f"imagenet-md5-{IMAGENET_MD5}", lambda layer: _read_file(_imagenet_file(), layer))
+    random = re.fullmatch(r"random(?::(\d{1,9}))?", option)
+    if random:
+        seed = int(random[1] or 0)
+        return Weights(f"random:{seed}", f"random-he-normal-{seed}", lambda layer: _random(seed, layer))
+    path = Path(option)
+    if not path.is_file():
+        raise RequestError(
+            f"weights {option!r} is neither 'imagenet', 'random[:SEED]' nor a file that exists. "
+            "A file may be .h5 (Keras's published layout), .weights.h5 or .keras."
+        )
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return Weights(str(path), f"file-blake2b-{digest}", lambda layer: _read_file(path, layer))
+
+
+def _random(seed: int, layer: str) -> Arrays:
+    """He-normal kernels (He et al. 2015: standard deviation sqrt(2 / fan-in)) and zero biases, equal everywhere."""
+    arrays = {}
+    for number, (name, shape) in enumerate(weighted_layers(layer).items()):
+        kernel = np.random.default_rng([seed, number]).standard_normal(shape, np.float32)
+        kernel *= np.float32(np.sqrt(2 / np.prod(shape[:-1])))
+        arrays[name] = (kernel, np.zeros(shape[-1], np.float32))
+    return arrays
+
+
+def _imagenet_file() -> Path:
+    """The published file where Keras keeps it, downloaded through Keras if it is not there; its hash is checked."""
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    path = home / "models" / IMAGENET_URL.rpartition("/")[2]
+    if path.is_file():
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "md5").hexdigest() == IMAGENET_MD5:
+                return path
+    from keras.utils import get_file
+
+    try:
+        return Path(
+            get_file(path.name, IMAGENET_URL, cache_dir=str(home), cache_subdir="models", file_hash=IMAGENET_MD5)
+        )
+    except Exception as error:  # get_file raises a bare Exception when a download fails
+        raise PipelineError(
+            f"The ImageNet weights are not at {path} and could not be downloaded ({first_line(error)}). "
+            f"Either connect to the network once, or put the file {IMAGENET_URL} there (MD5 {IMAGENET_MD5}), "
+            "or name another place of that file with --weights FILE, or try untrained weights with --weights random:0."
+        ) from error
+
+
+def _read_file(path: Path, layer: str) -> Arrays:
+    """Read and check the layers up to `layer` from a weights file in one of the three layouts."""
+    try:
+        arrays = _read_hdf5(path, layer)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise RequestError(
+            f"{path} cannot be read as VGG16 weights ({first_line(error)}). It may be cut short or in another "
+            "format; download or save it again."
+        ) from error
+    for name, shape in weighted_layers(layer).items():
+        if name not in arrays:
+            raise RequestError(
+                f"{path} has no layer {name!r}, which the layer {layer!r} needs. A file without VGG16's top has "
+                "block5_pool only."
+            )
+        kernel, bias = arrays[name]
+        if kernel.shape != shape or bias.shape != shape[-1:]:
+            raise RequestError(f"{path}: layer {name!r} has a kernel of shape {kernel.shape}; VGG16's is {shape}.")
+        if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+            raise RequestError(f"{path}: layer {name!r} holds NaN or infinite values.")
+    return {name: arrays[name] for name in weighted_layers(layer)}
+
+
+def _read_hdf5(path: Path, layer: str) -> Arrays:
+    """Find the layers up to `layer` by name, wherever they stand in the file.
+
+    The published layout keeps a layer in a group of its name, whose attribute `weight_names` lists kernel and bias.
+    Keras 3 keeps it in a group called `vars`, whose attribute `name` is the layer's, as "0" and "1".
+    """
+    import h5py
+
+    wanted = weighted_layers(layer)
+    arrays: Arrays = {}
+
+    def visit(where: str, node: h5py.Group | h5py.Dataset) -> None:
+        name = node.attrs.get("name") if where.endswith("vars") else where.rpartition("/")[2]
+        keys = ("0", "1") if where.endswith("vars") else tuple(node.attrs.get("weight_names", ()))
+        if name in wanted and len(keys) == 2:
+            kernel, bias = (np.asarray(node[key], np.float32) for key in keys)
+            arrays[name] = (kernel, bias)
+
+    with _open_hdf5(path) as file, h5py.File(file, "r") as root:
+        root.visititems(visit)
+    return arrays
+
+
+def _open_hdf5(path: Path) -> IO[bytes]:
+    """Open the HDF5 file that a weights file is, or that a `.keras` archive holds."""
+    if path.suffix != ".keras":
+        return open(path, "rb")
+    with zipfile.ZipFile(path) as archive:
+        return archive.open("model.weights.h5")

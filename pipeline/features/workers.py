@@ -1,0 +1,102 @@
+"""Worker processes that read and decode images ahead of the engine."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.core.errors import ImageError, PipelineError
+from pipeline.data.decoding import decode
+from pipeline.data.images import ImageRef, content_digest
+
+CHUNK = 8  # images that a worker reads and decodes at a time
+CHUNKS_AHEAD = 3  # chunks that wait, decoded or in work, for each worker
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image from a worker: its digest and, where the store lacks it, its pixels; or an error."""
+
+    path: str
+    ref: ImageRef
+    digest: str = ""
+    version: str | None = None
+    pixels: np.ndarray | None = None
+    error: str = ""
+
+
+def decode_ahead(
+    images: Sequence[tuple[str, ImageRef]], stored: frozenset[str], workers: int, max_pixels: int
+) -> Iterator[Decoded]:
+    """Read and decode images in worker processes, a bounded number ahead.
+
+    Args:
+        images: The names of the images and where they are.
+        stored: Digests of images that need no decoding.
+        workers: The most processes to use.
+        max_pixels: The size of the largest image to decode, in pixels.
+
+    Yields:
+        The images, in their order.
+
+    Raises:
+        PipelineError: A worker process was killed.
+    """
+    chunks = [images[at : at + CHUNK] for at in range(0, len(images), CHUNK)]
+    workers = min(workers, len(chunks))
+    if not workers:
+        return
+    # Spawned, not forked: neither TensorFlow nor Lance survives a fork.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (stored, max_pixels))
+    ahead: deque[Future[list[Decoded]]] = deque()
+    try:
+        for chunk in chunks:
+            ahead.append(pool.submit(_decode_chunk, chunk))
+            if len(ahead) > workers * CHUNKS_AHEAD:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+    except BrokenProcessPool as error:
+        raise PipelineError(
+            "A process that reads images was killed, possibly out of memory. The features computed so far are stored; "
+            "run the same command again to resume, with fewer --workers."
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+_stored: frozenset[str] = frozenset()  # in a worker: the digests that need no decoding
+_max_pixels = 0
+
+
+def _start_worker(stored: frozenset[str], max_pixels: int) -> None:
+    """Prepare a worker: Ctrl-C is the parent's business, and a parent that was killed leaves no worker behind."""
+    global _stored, _max_pixels
+    _stored, _max_pixels = stored, max_pixels
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _decode_chunk(chunk: Sequence[tuple[str, ImageRef]]) -> list[Decoded]:
+    return [_decode_one(path, ref) for path, ref in chunk]
+
+
+def _decode_one(path: str, ref: ImageRef) -> Decoded:
+    try:
+        data, version = ref.read()
+        digest = content_digest(data)
+        return Decoded(path, ref, digest, version, None if digest in _stored else decode(data, _max_pixels))
+    except ImageError as error:
+        return Decoded(path, ref, error=str(error))

@@ -1,0 +1,1 @@
+"""Experiments about training itself; see the README in this folder."""

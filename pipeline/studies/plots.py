@@ -1,0 +1,53 @@
+"""The study's learning curves as an image, drawn by Altair and vl-convert."""
+
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+
+from pipeline.core.atomic import atomic_write
+from pipeline.studies.shared_optimizer import Study
+
+SUFFIXES = (".png", ".svg", ".pdf")
+COLOURS = {"functional": "#0072b2", "sequential": "#d55e00"}  # of Okabe and Ito, distinct for the colour-blind too
+POINTS = 200  # of a curve; more cannot be seen
+SCALE = 2  # of a .png, for sharp text
+
+
+def plot_study(study: Study, ceiling: float, file: Path) -> None:
+    """Plot the cosine after each epoch: a panel for each scenario, a line for each model and seed.
+
+    Args:
+        study: The study.
+        ceiling: The output ceiling of its decoder.
+        file: The `.png`, `.svg` or `.pdf` file to write.
+
+    Raises:
+        PipelineError: The file cannot be written.
+    """
+    lines = alt.Chart(alt.Data(values=_points(study))).encode(
+        alt.X("epoch:Q", scale=alt.Scale(type="log", nice=False)),
+        alt.Y("cosine:Q", title="cosine to the target"),
+        alt.Color("style:N", title=None, scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values()))),
+        alt.StrokeDash("style:N", scale=alt.Scale(domain=list(COLOURS), range=[[1, 0], [6, 4]])),
+        alt.Detail("seed:N"),
+    )
+    limit = alt.Chart().mark_rule(strokeDash=[2, 3], color="#767676").encode(y=alt.datum(ceiling))
+    chart = alt.layer(lines.mark_line(strokeWidth=1.5), limit, data=alt.Data(values=_points(study)))
+    panels = chart.properties(width=360, height=220).facet(
+        alt.Facet("scenario:N", title=None, sort=list(study.scenarios)), columns=2
+    )
+    with atomic_write(file) as unfinished:
+        panels.save(str(unfinished), format=file.suffix.lower()[1:], scale_factor=SCALE)
+
+
+def _points(study: Study) -> list[dict]:
+    """Points of all curves, their epochs evenly spaced on a logarithmic scale."""
+    return [
+        {"scenario": name, "style": style, "seed": pair.seed, "epoch": int(epoch), "cosine": curve[epoch - 1]}
+        for name, pairs in study.scenarios.items()
+        for pair in pairs
+        for style, history in pair.histories.items()
+        for curve in [history.curves["validation_cosine"]]
+        for epoch in np.unique(np.geomspace(1, len(curve), POINTS).round().astype(int))
+    ]

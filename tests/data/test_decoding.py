@@ -1,0 +1,118 @@
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, picture
+from PIL import Image
+
+from pipeline.core.errors import ImageError
+from pipeline.data import images
+from pipeline.data.decoding import decode
+from pipeline.data.images import read
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def flat(mode: str, color, **options) -> np.ndarray:
+    """A one-coloured picture of a mode, written and decoded again: the colour of its first pixel."""
+    return decode(encoded(Image.new(mode, (8, 8), color), **options))[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [
+        ("RGB", (10, 20, 30), (10, 20, 30)),
+        ("L", 77, (77, 77, 77)),
+        ("1", 1, (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("LA", (50, 0), (255, 255, 255)),
+        ("I;16", 0x8080, (128, 128, 128)),
+    ],
+)
+def test_modes_become_rgb(mode: str, color, expected: tuple[int, int, int]) -> None:
+    assert tuple(flat(mode, color)) == expected
+
+
+def test_other_formats_become_rgb() -> None:
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 200, 100, 50])
+    assert tuple(decode(encoded(palette))[0, 0]) == (200, 100, 50)
+    assert tuple(decode(encoded(palette, transparency=1))[0, 0]) == (255, 255, 255)
+    assert tuple(flat("CMYK", (0, 255, 255, 0), format="TIFF")) == (255, 0, 0)
+    assert abs(flat("CMYK", (0, 255, 255, 0), format="JPEG").astype(int) - (255, 0, 0)).max() < 8
+    assert tuple(flat("F", 0.5, format="TIFF")) == (128, 128, 128)
+    assert tuple(flat("F", 77.0, format="TIFF")) == (77, 77, 77)
+    with pytest.raises(ImageError, match="not finite"):
+        flat("F", float("nan"), format="TIFF")
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF"])
+def test_first_frame_is_taken(format: str) -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+    assert decode(data)[0, 0, 0] > 240
+
+
+def test_exif_orientation_is_applied() -> None:
+    image = Image.new("RGB", (20, 10), "white")
+    image.paste("black", (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    pixels = decode(encoded(image, exif=exif))
+    assert pixels[:100].max() < 30
+    assert pixels[-100:].min() > 225
+
+
+def test_resize_squashes_the_whole_picture() -> None:
+    image = Image.new("RGB", (300, 30), "white")
+    image.paste("black", (0, 0, 150, 30))
+    pixels = decode(encoded(image))
+    assert pixels.shape == (224, 224, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels[:, :110].max() < 10
+    assert pixels[:, -110:].min() > 245
+
+
+def test_damaged_pictures_are_named_not_guessed(tmp_path: Path) -> None:
+    data = encoded(picture(0), "JPEG")
+    with pytest.raises(ImageError, match=r"(?i)truncated"):
+        decode(data[: len(data) // 2])
+    with pytest.raises(ImageError, match="not an image"):
+        decode(b"<html>not found</html>")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageError, match="empty"):
+        read(tmp_path / "empty.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        read(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="No such file"):
+        read(tmp_path / "gone.png")
+
+
+def test_digest_depends_on_content_alone() -> None:
+    assert digest(b"a") == digest(b"a") != digest(b"b")
+    assert len(digest(b"")) == 32
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_large_jpegs_decoded_at_reduced_scale_stay_within_two_levels(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles = [Image.open(ROOT / "images" / name / "1-1.jpg") for name in ("cat", "gravel", "galaxy", "retina")]
+    mosaic = Image.new("RGB", (2400, 2000))
+    for row in range(2000 // 200):
+        for column in range(2400 // 200):
+            mosaic.paste(tiles[(row + column) % 4].resize((200, 200)), (column * 200, row * 200))
+    data = encoded(mosaic.convert(mode), "JPEG", quality=90)
+    reduced = decode(data).astype(int)
+    monkeypatch.setattr(images, "REDUCED_AT_LEAST", 1000)
+    full = decode(data).astype(int)
+    assert 0 < abs(reduced - full).max() <= 2
+    assert abs(reduced - full).mean() < 0.3

@@ -1,0 +1,147 @@
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from conftest import picture
+
+from pipeline.core.errors import RequestError
+from pipeline.data.decoding import decode
+from pipeline.data.images import read
+from pipeline.data.sources import find_images
+
+
+def test_folder_is_searched_recursively_in_path_order(folder: Path) -> None:
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden.png").write_bytes(b"")
+    found = find_images(folder)
+    assert list(found.paths) == ["blue/0.png", "blue/1.png", "blue/2.png", "red/0.png", "red/1.png", "red/2.png"]
+    assert found.labels == ["blue"] * 3 + ["red"] * 3
+    assert all(file.is_file() for file in found.files)
+
+
+def test_links_are_followed_but_not_in_circles(folder: Path) -> None:
+    (folder / "red" / "up").symlink_to(folder)
+    assert len(find_images(folder)) == 6
+
+
+def test_names_of_any_bytes_are_found_and_readable(folder: Path) -> None:
+    name = os.fsencode(folder) + b"/red/\xff \n'\xc3\xa9.png"
+    with open(name, "wb") as file:
+        picture(9).save(file, "PNG")
+    found = find_images(folder)
+    assert found.paths[-1] == "red/\\xff \n'é.png"
+    assert decode(read(found.files[-1])[0]).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "parquet"])
+def test_lists_name_paths_relative_to_themselves(folder: Path, kind: str) -> None:
+    names = ["red/1.png", "blue/0.png", "red/1.png"]
+    file = folder / f"list.{kind}"
+    if kind == "txt":
+        file.write_text("\n".join(names) + "\n")
+    elif kind == "csv":
+        file.write_text("label,path\n" + "".join(f"x,{name}\n" for name in names))
+    else:
+        pyarrow.parquet.write_table(pa.table({"path": names}), file)
+    assert list(find_images(file).paths) == ["blue/0.png", "red/1.png"]
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/secret.png", "a/../../secret.png", "."])
+def test_a_list_cannot_leave_its_folder(tmp_path: Path, path: str) -> None:
+    (tmp_path / "list.txt").write_text(path + "\n")
+    with pytest.raises(RequestError, match="does not lie in the list's folder"):
+        find_images(tmp_path / "list.txt")
+
+
+def test_wrong_sources_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no images in this folder"):
+        find_images(tmp_path)
+    with pytest.raises(RequestError, match="no such folder"):
+        find_images(tmp_path / "nowhere")
+    (tmp_path / "x.pdf").write_text("")
+    with pytest.raises(RequestError, match="neither a folder nor"):
+        find_images(tmp_path / "x.pdf")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(RequestError, match="names no images"):
+        find_images(tmp_path / "empty.txt")
+    (tmp_path / "bad.csv").write_text("file\na.png\n")
+    with pytest.raises(RequestError, match="no column 'path'"):
+        find_images(tmp_path / "bad.csv")
+
+
+def write_list(file: Path, columns: dict[str, list]) -> Path:
+    if file.suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.table(columns), file)
+    else:
+        with open(file, "w", newline="") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+    return file
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
+def test_lists_say_more_than_paths(folder: Path, name: str) -> None:
+    columns = {
+        "path": ["red/1.png", "blue/0.png"],
+        "label": ["crimson", "navy"],
+        "split": ["train", "test"],
+        "group": [7, 8],
+        "target": [[1.0, 2.5], [3.0, 4.0]],
+        "remark": ["", "x"],
+    }
+    found = find_images(write_list(folder / name, columns))
+    assert found.paths == ["blue/0.png", "red/1.png"]
+    assert (found.labels, found.splits, found.groups) == (["navy", "crimson"], ["test", "train"], ["8", "7"])
+    assert found.targets.tolist() == [[3, 4], [1, 2.5]]
+    assert found.targets.dtype == np.float32
+    one = found.take([1])
+    assert (one.paths, one.labels, one.targets.tolist()) == (["red/1.png"], ["crimson"], [[1, 2.5]])
+    plain = find_images(write_list(folder / name, {"path": columns["path"]}))
+    assert (plain.labels, plain.splits, plain.groups, plain.targets) == (["blue", "red"], None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "message"),
+    [
+        ("l.csv", {"file": ["red/1.png"]}, r"no column 'path' \(it has 'file'\)"),
+        (
+            "l.csv",
+            {"path": ["red/1.png"] * 2, "label": ["a", "b"]},
+            "entry 2: 'red/1.png' is listed before with another label",
+        ),
+        ("l.csv", {"path": ["red/1.png"], "target": ["1 2"]}, "entry 1: the target is no list of numbers"),
+        (
+            "l.parquet",
+            {"path": ["red/1.png", "red/2.png"], "target": [[1.0], [1.0, 2.0]]},
+            "'red/2.png' has a target of 2",
+        ),
+        ("l.parquet", {"path": ["red/1.png", "red/2.png"], "target": [[1.0], None]}, "'red/2.png' has no target"),
+        ("l.parquet", {"path": ["red/1.png"], "target": [[float("nan")]]}, "'red/1.png' holds NaN"),
+        ("l.csv", {"path": ["red/1.png"], "target": ["[1e39]"]}, "'red/1.png' holds NaN, infinite or too large"),
+        ("l.csv", {"path": ["red/1.png"], "target": ["[]"]}, "'red/1.png' has no target"),
+        ("l.parquet", {"path": ["a.png", "b.png"], "target": [None, [1.0]]}, "'a.png' has no target"),
+        ("l.parquet", {"path": ["a.png"], "target": [[0.1, None]]}, "'a.png' holds NaN|no list of numbers"),
+        ("l.parquet", {"path": ["a.png"], "target": [0.5]}, "has a target of 1 numbers|no list of numbers"),
+        ("l.parquet", {"path": [7]}, "7 is no path"),
+        ("l.txt", {"r\0ed/1.png": []}, "is no path; is this a list in UTF-8"),
+        ("l.parquet", {"path": [None]}, "None does not lie in the list's folder"),
+        ("l.parquet", {"path": ["../x.png"]}, "does not lie in the list's folder"),
+    ],
+)
+def test_wrong_lists_are_refused(folder: Path, name: str, columns: dict, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        find_images(write_list(folder / name, columns))
+
+
+def test_a_list_of_another_kind_is_refused(folder: Path) -> None:
+    (folder / "l.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(RequestError, match=r"l\.parquet: cannot be read as a list"):
+        find_images(folder / "l.parquet")
+    (folder / "l.csv").write_text('path\n"unfinished')
+    with pytest.raises(RequestError, match=r"l\.csv: cannot be read as a list"):
+        find_images(folder / "l.csv")

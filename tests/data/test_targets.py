@@ -1,0 +1,199 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from pipeline.core.errors import RequestError
+from pipeline.data.images import ImageSet
+from pipeline.data.targets import pair, read_targets
+from pipeline.features.extraction import Features
+
+
+def table(folder: Path, text: str, name: str = "targets.csv") -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def images(*paths: str, **columns) -> ImageSet:
+    return ImageSet(
+        "pictures", paths, [Path(path) for path in paths], [path.rpartition("/")[0] for path in paths], **columns
+    )
+
+
+def features(*paths: str) -> Features:
+    return Features(store=None, dim=3, images=images(*paths), digests=list(paths))
+
+
+def read(file: Path, *paths: str, on_missing: str = "error"):
+    return read_targets(file, images(*paths), on_missing)
+
+
+@pytest.mark.parametrize(
+    "text", ["cat,1,2\ndog,3,4\n", "label,0,1\ncat,1,2\ndog,3,4\n", "\ufeffpath,x,y\ncat,1,2\ndog,3,4"]
+)
+def test_tables_are_read_with_and_without_header(tmp_path: Path, text: str) -> None:
+    found = read(table(tmp_path, text))
+    assert found.rows == {"cat": 0, "dog": 1}
+    assert found.vectors.dtype == np.float32
+    assert found.vectors.tolist() == [[1, 2], [3, 4]]
+
+
+def test_tabs_separate_tsv(tmp_path: Path) -> None:
+    assert read(table(tmp_path, "a b\t1\t2\n", "t.tsv")).rows == {"a b": 0}
+
+
+def test_equal_rows_for_one_key_are_fine(tmp_path: Path) -> None:
+    assert len(read(table(tmp_path, "cat,1\ncat,1.0\ndog,2\n")).vectors) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no targets"),
+        ("label,0,1\n", "holds no targets"),
+        ("cat,1,2\ndog,3\n", "line 2: 1 numbers, but line 1 has 2"),
+        ("cat,1,2\ndog,3,x\n", "line 2: not a number"),
+        ("cat,1,nan\n", "line 1: the target of 'cat' holds NaN"),
+        (",1,2\n", "line 1: no path or label stands before the numbers"),
+        ("cat,1,2\ndog,1,inf\n", "line 2: the target of 'dog' holds NaN or infinite"),
+        ("cat,1,2\ndog,3,4\ncat,1,3\n", "line 3: 'cat' has another vector already on line 1"),
+        ("cat;1;2\n", "line 1: .*followed by no numbers; is the table separated by commas"),
+    ],
+)
+def test_wrong_tables_are_refused_naming_the_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        read(table(tmp_path, text))
+
+
+def test_wrong_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"targets are read from \.csv"):
+        read(tmp_path / "targets.pkl")
+    with pytest.raises(RequestError, match="No such file"):
+        read(tmp_path / "nowhere.csv")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RequestError, match=r"binary\.csv, line 1: "):
+        read(tmp_path / "binary.csv")
+
+
+def test_path_goes_before_label(tmp_path: Path) -> None:
+    found = pair(features("cat/a.png", "cat/b.png"), read(table(tmp_path, "cat,1,0\ncat/b.png,0,1\n")))
+    assert found.keys == ["cat", "cat/b.png"]
+    assert found.targets.tolist() == [[1, 0], [0, 1]]
+
+
+def test_images_without_target_are_an_error_or_skipped(tmp_path: Path) -> None:
+    targets = read(table(tmp_path, "cat,1,0\nbird,1,1\n"))
+    found = features("cat/a.png", "dog/a.png", "cat/b.png")
+    with pytest.raises(RequestError, match=r"no target for 1 of 3 images: 'dog/a.png'.*--on-missing skip"):
+        pair(found, targets)
+    assert pair(found, targets, "skip").features.paths == ["cat/a.png", "cat/b.png"]
+    with pytest.raises(RequestError, match="for none of the 1 images"):
+        pair(features("dog/a.png"), targets, "skip")
+
+
+KEYS, VECTORS = ["cat", "dog"], np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+
+
+def write_npz(file: Path) -> None:
+    np.savez(file, labels=KEYS, vectors=VECTORS)
+
+
+def write_lists(file: Path) -> None:
+    pyarrow.parquet.write_table(pa.table({"label": KEYS, "embedding": VECTORS.tolist()}), file)
+
+
+def write_fixed(file: Path) -> None:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(VECTORS.ravel()), 3)
+    pyarrow.parquet.write_table(pa.table([pa.array(KEYS), vectors], names=["path", "v"]), file)
+
+
+def write_columns(file: Path) -> None:
+    columns = {f"x{number}": column for number, column in enumerate(VECTORS.T)}
+    pyarrow.parquet.write_table(pa.table({"label": KEYS} | columns), file)
+
+
+@pytest.mark.parametrize("write", [write_npz, write_lists, write_fixed, write_columns])
+def test_tables_in_binary_formats_are_read(tmp_path: Path, write) -> None:
+    file = tmp_path / ("t.npz" if write is write_npz else "t.parquet")
+    write(file)
+    found = read(file)
+    assert found.rows == {"cat": 0, "dog": 1}
+    assert found.vectors.dtype == np.float32
+    assert np.array_equal(found.vectors, VECTORS)
+
+
+def test_npy_rows_stand_for_images_in_path_order(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", VECTORS.astype(np.float64))
+    found = read(tmp_path / "t.npy", "a/1.png", "b/2.png")
+    assert found.rows == {"a/1.png": 0, "b/2.png": 1}
+    assert np.array_equal(found.vectors, VECTORS)
+    with pytest.raises(RequestError, match=r"t\.npy has 2 rows, but pictures 1 images"):
+        read(tmp_path / "t.npy", "a/1.png")
+
+
+def test_a_list_may_bring_its_own_targets() -> None:
+    found = read_targets(None, images("a/1.png", "b/2.png", targets=VECTORS))
+    assert found.rows == {"a/1.png": 0, "b/2.png": 1}
+    with pytest.raises(RequestError, match="no column 'target'"):
+        read_targets(None, images("a/1.png"))
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self):
+            return (tmp_path.joinpath("sprung").touch, ())
+
+    np.savez(tmp_path / "t.npz", labels=KEYS, vectors=np.array([Trap(), Trap()], object))
+    np.save(tmp_path / "t.npy", np.array([[Trap()]], object))
+    (tmp_path / "u.npy").write_bytes(pickle.dumps(Trap()))
+    for name in ("t.npz", "t.npy", "u.npy"):
+        with pytest.raises(RequestError, match=f"{name}: this file holds pickled Python objects"):
+            read(tmp_path / name, "a/1.png")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "message"),
+    [
+        ("t.npz", {"vectors": VECTORS}, "holds an array 'paths' or 'labels'.*this one holds vectors"),
+        ("t.npz", {"labels": ["a"], "vectors": VECTORS}, "1 names, but 2 rows"),
+        ("t.npz", {"labels": ["a", "a"], "vectors": VECTORS}, "row 2: 'a' has another vector already on row 1"),
+        ("t.npz", {"labels": KEYS, "vectors": VECTORS * np.nan}, "row 1: the target of 'cat' holds NaN"),
+        ("t.npy", VECTORS[0], "holds N rows of D numbers"),
+        ("t.npy", np.array([["a"]]), "holds N rows of D numbers"),
+    ],
+)
+def test_wrong_arrays_are_refused(tmp_path: Path, name: str, arrays, message: str) -> None:
+    np.savez(tmp_path / name, **arrays) if name == "t.npz" else np.save(tmp_path / name, arrays)
+    with pytest.raises(RequestError, match=message):
+        read(tmp_path / name, "a/1.png")
+
+
+def test_damaged_binary_files_are_refused(tmp_path: Path) -> None:
+    for write, name in [(write_npz, "t.npz"), (write_lists, "t.parquet")]:
+        write(tmp_path / name)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-30])
+        with pytest.raises(RequestError, match="the targets cannot be read"):
+            read(tmp_path / name)
+    pyarrow.parquet.write_table(pa.table({"label": KEYS, "v": [[1.0], None]}), tmp_path / "n.parquet")
+    with pytest.raises(RequestError, match="without a list of numbers"):
+        read(tmp_path / "n.parquet")
+    pyarrow.parquet.write_table(pa.table({"name": KEYS}), tmp_path / "k.parquet")
+    with pytest.raises(RequestError, match="no column 'path' or 'label'"):
+        read(tmp_path / "k.parquet")
+
+
+def test_word_vectors_are_matched_to_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "glove.txt").write_text("golden 2 0\nretriever 0 4\ncat 5 5\n")
+    paths = ("golden_retriever/1.png", "Cat/1.png", "caat/1.png")
+    with pytest.raises(RequestError, match=r"no vector for 1 of 3 labels: 'caat' \(nearest: cat"):
+        read(tmp_path / "glove.txt", *paths)
+    found = read(tmp_path / "glove.txt", *paths, on_missing="skip")
+    assert "'caat'" in caplog.text
+    assert {label: found.vectors[row].tolist() for label, row in found.rows.items()} == {
+        "golden_retriever": [1, 2], "Cat": [5, 5]
+    }  # fmt: skip
+    assert pair(features(*paths), found, "skip").keys == ["golden_retriever", "Cat"]

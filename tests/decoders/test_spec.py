@@ -1,0 +1,91 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from pipeline.core.errors import RequestError
+from pipeline.decoders.config import PRESETS, TrainingConfig
+from pipeline.decoders.spec import API_STYLES, DecoderSpec, build_decoder
+
+
+def data(features: int = 30, dim: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    return random.random((20, features), np.float32) * 7 + 3, random.normal(size=(20, dim)).astype(np.float32)
+
+
+def test_seed_preset_is_the_questions_network() -> None:
+    x, y = data(4096, 200)
+    for style in API_STYLES:
+        model = build_decoder(PRESETS["original"].decoder, style, x, y, seed=0)
+        assert model.count_params() == 1_231_816
+        assert [(layer.units, layer.activation.__name__) for layer in model.layers if hasattr(layer, "units")] == [
+            (256, "sigmoid"),
+            (256, "sigmoid"),
+            (256, "sigmoid"),
+            (200, "sigmoid"),
+        ]
+    assert (PRESETS["original"].optimizer, PRESETS["original"].learning_rate, PRESETS["original"].loss) == (
+        "adam",
+        0.01,
+        "mse",
+    )
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_both_api_styles_start_from_the_same_weights(preset: str) -> None:
+    import keras
+
+    x, y = data()
+    models = [build_decoder(PRESETS[preset].decoder, style, x, y, seed=4) for style in API_STYLES]
+    assert isinstance(models[1], keras.Sequential)
+    assert not isinstance(models[0], keras.Sequential)
+    for ours, theirs in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
+        assert np.array_equal(ours, theirs)
+    other = build_decoder(PRESETS[preset].decoder, "functional", x, y, seed=5)
+    assert any(not np.array_equal(*pair) for pair in zip(models[0].get_weights(), other.get_weights(), strict=True))
+
+
+def test_default_starts_as_the_mean_baseline() -> None:
+    x, y = data()
+    model = build_decoder(PRESETS["default"].decoder, "functional", x, y, seed=0)
+    np.testing.assert_allclose(model.predict(x, verbose=0), np.tile(y.mean(axis=0), (20, 1)), rtol=1e-6)
+
+
+def test_normalisation_centres_and_scales_by_one_number() -> None:
+    x, y = data()
+    model = build_decoder(DecoderSpec(()), "sequential", x, y, seed=0)
+    found = np.asarray(model.layers[0](x))
+    np.testing.assert_allclose(found, (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0).mean()), rtol=1e-3, atol=1e-4)
+
+
+def test_ceiling_of_the_questions_target() -> None:
+    target = np.loadtxt(ROOT / "pipeline" / "target_200d.csv")[None]
+    assert ceiling("sigmoid", target) == pytest.approx(0.650646, abs=1e-6)
+    assert ceiling("tanh", target) == ceiling("linear", target) == 1
+
+
+def test_ceiling_is_what_the_best_positive_vector_reaches() -> None:
+    from scipy.optimize import nnls
+
+    random = np.random.default_rng(1)
+    for y in (random.normal(size=6), -random.random(6)):
+        # The best direction in the positive orthant solves min ||u - y||, or is an axis where that is zero.
+        best, _ = nnls(np.eye(6), y)
+        directions = [best, *np.eye(6)] if best.any() else list(np.eye(6))
+        reached = max(u @ y / np.linalg.norm(u) / np.linalg.norm(y) for u in directions)
+        assert ceiling("relu", y[None]) == pytest.approx(reached)
+    assert ceiling("sigmoid", np.zeros((1, 3))) == 0
+
+
+def test_wrong_specifications_are_refused() -> None:
+    with pytest.raises(RequestError, match="--output-activation 'swish'"):
+        DecoderSpec((), output_activation="swish")
+    with pytest.raises(RequestError, match="--hidden"):
+        DecoderSpec((0,))
+    with pytest.raises(RequestError, match="--epochs"):
+        TrainingConfig(DecoderSpec(()), epochs=0)
+    with pytest.raises(RequestError, match="--learning-rate"):
+        dataclasses.replace(PRESETS["default"], learning_rate=float("nan"))
+    with pytest.raises(RequestError, match=r"cannot be built.*wiggle"):
+        build_decoder(DecoderSpec((3,), activation="wiggle"), "functional", *data(), seed=0)

@@ -1,0 +1,108 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from pipeline.core.vectors import in_blocks, moments
+from pipeline.data.decoding import THUMBNAIL
+from pipeline.decoders.config import TrainingConfig
+from pipeline.decoders.spec import DecoderSpec, build_decoder
+from pipeline.decoders.streaming import Stream, aligned_empty, in_memory
+from pipeline.decoders.training import fit, predict
+from pipeline.features.extraction import StoredFeatures
+from pipeline.features.extractor import Extractor
+from pipeline.features.store import FeatureStore
+from pipeline.features.weights import weights_from
+
+DIM = 512
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredFeatures, np.ndarray]:
+    """A store of 3000 vectors, and what it must give back."""
+    store = FeatureStore(tmp_path_factory.mktemp("cache"), Extractor(weights_from("random:0"), layer="block5_pool"))
+    vectors = np.random.default_rng(0).random((3000, DIM), np.float32)
+    digests = [f"{number:032x}" for number in range(3000)]
+    for start in range(0, 3000, 500):
+        thumbnails = np.zeros((500, THUMBNAIL, THUMBNAIL), np.uint8)
+        store.append(digests[start : start + 500], vectors[start : start + 500], thumbnails)
+    return StoredFeatures(store, store.rows(digests), DIM), vectors
+
+
+def test_stored_features_read_like_an_array(stored: tuple[StoredFeatures, np.ndarray]) -> None:
+    x, vectors = stored
+    assert (x.shape, len(x), x.nbytes) == (vectors.shape, len(vectors), vectors.nbytes)
+    rows = np.array([2999, 5, 5, 700])
+    assert np.array_equal(x[rows], vectors[rows])
+    assert np.array_equal(x[10:20], vectors[10:20])
+    assert np.array_equal(x.subset(rows)[1:], vectors[rows[1:]])
+    assert np.array_equal(np.concatenate(list(in_blocks(x))), vectors)
+    assert np.array_equal(in_memory(x), vectors)
+
+
+def test_arrays_that_lie_well_are_not_copied() -> None:
+    array = aligned_empty(10, 3)
+    assert array.ctypes.data % 64 == 0
+    assert in_memory(array) is array
+    other = np.ones((10, 3))
+    assert in_memory(other).dtype == np.float32
+
+
+def test_moments_are_those_of_the_whole(stored: tuple[StoredFeatures, np.ndarray]) -> None:
+    x, vectors = stored
+    for each in (x, vectors + 1000):
+        whole = each[:].astype(np.float64)
+        mean, variance = moments(each)
+        np.testing.assert_allclose(mean, whole.mean(axis=0), rtol=1e-6)
+        assert variance == pytest.approx(whole.var(axis=0).mean(), rel=1e-6)
+
+
+def test_an_order_depends_on_seed_and_epoch_only() -> None:
+    assert np.array_equal(order(50, 1, 2), order(50, 1, 2))
+    for other in (order(50, 2, 2), order(50, 1, 3)):
+        assert not np.array_equal(order(50, 1, 2), other)
+        assert sorted(other) == list(range(50))
+
+
+def test_a_stream_gives_each_row_once_with_its_target(stored: tuple[StoredFeatures, np.ndarray]) -> None:
+    x, vectors = stored
+    y = np.arange(len(x), dtype=np.float32)[:, None]
+    stream = Stream(x, y, rows=640)
+    seen = []
+    for features, targets, taken in stream.epoch(seed=0, epoch=4):
+        rows = targets[taken, 0].astype(int)
+        assert np.array_equal(features[taken], vectors[rows])
+        seen.append(rows)
+    assert [len(rows) for rows in seen] == [640, 640, 640, 640, 440]
+    assert sorted(np.concatenate(seen)) == list(range(3000))
+    assert np.abs(np.diff(seen[0])).mean() > 300  # well mixed: neighbours of a block come from all over the store
+    again = [targets[taken, 0].astype(int) for _, targets, taken in stream.epoch(seed=0, epoch=4)]
+    other = [targets[taken, 0].astype(int) for _, targets, taken in stream.epoch(seed=0, epoch=5)]
+    assert all(map(np.array_equal, seen, again))
+    assert not np.array_equal(seen[0], other[0])
+
+
+def test_streamed_training_stays_within_its_memory(stored: tuple[StoredFeatures, np.ndarray]) -> None:
+    x, vectors = stored
+    random = np.random.default_rng(1)
+    y = (vectors[:, :20] @ random.normal(size=(20, 4)) + random.normal(0, 0.3, (len(x), 4))).astype(np.float32)
+    rows, held_out = np.arange(2600), np.arange(2600, 3000)
+    recipe = TrainingConfig(DecoderSpec(()), epochs=10, batch_size=50, learning_rate=0.01)
+    losses, peaks = [], []
+    for memory in (2**30, 2**21):  # 5.3 MB of features to learn from: all in memory, and in blocks of 500
+        data = Data(x.subset(rows), y[rows], x.subset(held_out), y[held_out], memory)
+        assert isinstance(data.loaded().x, np.ndarray) == (memory == 2**30)
+        model = build_decoder(recipe.decoder, "functional", data.x, data.y, 0)
+        fit({"functional": model}, data, recipe)  # once to compile, so that only features are counted below
+        model = build_decoder(recipe.decoder, "functional", data.x, data.y, 0)
+        tracemalloc.start()
+        fitted = fit({"functional": model}, data, recipe)["functional"]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        losses.append(fitted.curves["validation_loss"])
+        assert losses[-1][-1] < losses[-1][0] / 3
+        assert np.mean((predict(model, data.x_validation) - data.y_validation) ** 2) == pytest.approx(
+            losses[-1][-1], rel=1e-4
+        )
+    assert losses[1][-1] == pytest.approx(losses[0][-1], rel=0.2)
+    assert peaks[0] > vectors.nbytes > peaks[1]

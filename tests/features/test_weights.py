@@ -1,0 +1,152 @@
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline.core.errors import PipelineError, RequestError
+from pipeline.features.extractor import Extractor
+from pipeline.features.vgg16 import weighted_layers
+from pipeline.features.weights import weights_from
+
+
+def small(layer: str = "block5_pool") -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return weights_from("random:3").read(layer)
+
+
+def write_published(file: Path, arrays: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
+    """The layout of Keras's published file: GROUP/GROUP_W_1:0 and GROUP/GROUP_b_1:0, listed in attributes."""
+    with h5py.File(file, "w") as root:
+        root.attrs["layer_names"] = [name.encode() for name in (*arrays, "flatten")]
+        root.create_group("flatten").attrs["weight_names"] = []
+        for name, pair in arrays.items():
+            names = [f"{name}_W_1:0", f"{name}_b_1:0"]
+            group = root.create_group(name)
+            group.attrs["weight_names"] = [each.encode() for each in names]
+            for each, array in zip(names, pair, strict=True):
+                group.create_dataset(each, data=array)
+    return file
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert list(found) == list(expected)
+    for name in expected:
+        assert all(map(np.array_equal, found[name], expected[name])), name
+
+
+def test_layers_are_vgg16s() -> None:
+    shapes = weighted_layers("fc2")
+    assert sum(np.prod(shape) + shape[-1] for shape in shapes.values()) == 138_357_544 - 4096 * 1000 - 1000
+    assert next(iter(shapes)) == "block1_conv1"
+    assert shapes["block5_conv3"] == (3, 3, 512, 512)
+
+
+def test_random_weights_are_he_normal_and_seeded() -> None:
+    assert_same(small(), small())
+    kernel, bias = small()["block4_conv2"]
+    assert kernel.dtype == np.float32
+    assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 512)), rel=0.01)
+    assert not bias.any()
+    assert not np.array_equal(kernel, weights_from("random").read("block5_pool")["block4_conv2"][0])
+    # The numbers themselves are part of the promise "the same everywhere".
+    assert small()["block1_conv1"][0].reshape(-1)[:3] == pytest.approx([0.65786493, 0.03885505, -0.13953567], rel=1e-6)
+
+
+def test_published_layout_is_read(tmp_path: Path) -> None:
+    expected = small("fc2")
+    weights = weights_from(str(write_published(tmp_path / "vgg16.h5", expected)))
+    assert_same(weights.read("fc2"), expected)
+    assert list(weights.read("fc1"))[-1] == "fc1"
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras", ".h5"])
+def test_files_that_keras_saves_are_read(tmp_path: Path, suffix: str) -> None:
+    import keras
+
+    model = keras.applications.VGG16(weights=None, include_top=False, input_shape=(224, 224, 3))
+    expected = {name: tuple(model.get_layer(name).get_weights()) for name in weighted_layers("block5_pool")}
+    file = tmp_path / f"model{suffix}"
+    if suffix == ".weights.h5":
+        model.save_weights(file)
+    else:
+        model.save(file)
+    assert_same(weights_from(str(file)).read("block5_pool"), expected)
+
+
+def test_wrong_files_are_refused(tmp_path: Path) -> None:
+    whole = write_published(tmp_path / "whole.h5", small())
+    with pytest.raises(RequestError, match="no layer 'fc1', which --layer fc2 needs"):
+        weights_from(str(whole)).read("fc2")
+
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(whole.read_bytes()[:1_000_000])
+    with pytest.raises(RequestError, match="cut short"):
+        weights_from(str(cut)).read("block5_pool")
+
+    text = tmp_path / "text.h5"
+    text.write_text("no weights")
+    with pytest.raises(RequestError, match="cannot be read as VGG16 weights"):
+        weights_from(str(text)).read("block5_pool")
+
+    with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    with pytest.raises(RequestError, match="cannot be read as VGG16 weights"):
+        weights_from(str(tmp_path / "other.keras")).read("block5_pool")
+
+    shapes = small() | {"block1_conv1": (np.zeros((3, 3, 1, 64)), np.zeros(64))}
+    with pytest.raises(RequestError, match="shape"):
+        weights_from(str(write_published(tmp_path / "grey.h5", shapes))).read("block5_pool")
+
+    broken = small()
+    broken["block3_conv1"][0][0, 0, 0, 0] = np.nan
+    with pytest.raises(RequestError, match="not finite"):
+        weights_from(str(write_published(tmp_path / "nan.h5", broken))).read("block5_pool")
+
+
+@pytest.mark.parametrize("option", ["imagenet21k", "random:", "random:-1", "nowhere.h5", ""])
+def test_unknown_weights_are_refused(option: str) -> None:
+    with pytest.raises(RequestError, match="--weights"):
+        weights_from(option)
+
+
+def test_imagenet_weights_that_cannot_be_had_name_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("pipeline.vgg16.IMAGENET_URL", "http://127.0.0.1:9/vgg16.h5")
+    with pytest.raises(PipelineError, match=r"--weights FILE.*--weights random:0"):
+        weights_from("imagenet").read("fc2")
+
+
+def test_imagenet_weights_are_taken_from_keras_folder_if_their_hash_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hashlib
+
+    (tmp_path / "models").mkdir()
+    file = write_published(tmp_path / "models" / "vgg16_weights_tf_dim_ordering_tf_kernels.h5", small())
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("pipeline.vgg16.IMAGENET_MD5", hashlib.md5(file.read_bytes()).hexdigest())
+    assert_same(weights_from("imagenet").read("block5_pool"), small())
+
+
+def test_fingerprint_depends_on_all_that_changes_features(tmp_path: Path) -> None:
+    weights = weights_from("random:0")
+    extractors = [
+        Extractor(weights),
+        Extractor(weights, "fc1"),
+        Extractor(weights, precision="bfloat16"),
+        Extractor(weights_from("random:1")),
+        Extractor(weights_from("imagenet")),
+        Extractor(weights_from(str(write_published(tmp_path / "a.h5", {})))),
+    ]
+    assert len({extractor.fingerprint for extractor in extractors}) == len(extractors)
+    assert Extractor(weights_from("random")).fingerprint == extractors[0].fingerprint
+    assert [extractor.dim for extractor in extractors[:2]] == [4096, 4096]
+    assert Extractor(weights, "block5_pool").dim == 512
+
+
+def test_unknown_layers_and_precisions_are_refused() -> None:
+    with pytest.raises(RequestError, match=r"--layer 'fc3' is unknown; choose from fc2, fc1, block5_pool"):
+        Extractor(weights_from("random"), "fc3")
+    with pytest.raises(RequestError, match="--precision 'float64'"):
+        Extractor(weights_from("random"), precision="float64")
