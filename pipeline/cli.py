@@ -28,9 +28,6 @@ EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "cache")  # field
 # Options that may differ when a run is resumed; all others are those it began with.
 FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet")
 
-SAMPLE = Path(__file__).resolve().parent.parent / "images"
-SAMPLE_WEIGHTS = "random:0"
-
 Decorator = Callable[[Callable], Callable]
 
 
@@ -231,7 +228,7 @@ training_options = options(
 @extraction_options
 @output_options
 @click.pass_context
-def train(context: click.Context, config: Path | None, resume: Path | None, **asked: Any) -> None:
+def train(context: click.Context, /, config: Path | None, resume: Path | None, **asked: Any) -> None:
     """Train a decoder from the features of IMAGES to their targets; without IMAGES, on the sample."""
     from pipeline import terminal
     from pipeline.commands.examples import ExampleOptions
@@ -278,13 +275,14 @@ def _use_sample(asked: dict[str, Any]) -> None:
     """Without IMAGES, train on the sample, which needs no download."""
     if asked["images"] is not None:
         return
-    if not SAMPLE.is_dir():
-        raise RequestError(f"The sample is not in {SAMPLE}; name your own IMAGES and targets=FILE.")
-    asked["images"] = str(SAMPLE)
-    asked["targets"] = asked["targets"] or SAMPLE / "targets.csv"
-    if not asked["weights"]:
-        from pipeline import terminal
+    from pipeline import terminal
+    from pipeline.data.sample import SAMPLE, SAMPLE_TARGETS, SAMPLE_WEIGHTS
 
+    if SAMPLE is None:
+        raise RequestError("This installation lacks the sample; name your own IMAGES and targets=FILE.")
+    asked["images"] = str(SAMPLE)
+    asked["targets"] = asked["targets"] or SAMPLE / SAMPLE_TARGETS
+    if not asked["weights"]:
         asked["weights"] = SAMPLE_WEIGHTS
         terminal.log.info("The sample uses untrained weights (--weights %s) and needs no download.", SAMPLE_WEIGHTS)
 

@@ -248,7 +248,9 @@ def _fit(
 ) -> tuple[dict[str, Any], dict[str, History], Diverged | None]:
     """Build and train the decoders; a training that diverged keeps what it has, if that is more than nothing."""
     config, seed = wanted.config, wanted.examples.seed
-    models = {style: build_decoder(config.decoder, style, data.x, data.y, seed) for style in wanted.styles}
+    models: dict[str, Any] = {
+        style: build_decoder(config.decoder, style, data.x, data.y, seed) for style in wanted.styles
+    }
     try:
         return models, fit(models, data, config, seed, callbacks), None
     except Diverged as error:

@@ -85,7 +85,7 @@ class Baselines:
         """
         arrays = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
         with atomic_write(file) as unfinished:
-            np.savez(unfinished, **arrays)
+            np.savez(unfinished, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes the names for options
 
     @classmethod
     def load(cls, file: Path) -> "Baselines":

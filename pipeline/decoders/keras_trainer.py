@@ -1,5 +1,7 @@
 """Training through Keras's own `fit`, for backends other than TensorFlow: slower, with the same results."""
 
+from typing import Any
+
 import numpy as np
 
 from pipeline.core.keras_backend import import_keras
@@ -16,7 +18,7 @@ class KerasTrainer:
     def __init__(self, state: TrainingState) -> None:
         self.state = state
 
-    def epochs(self, x, y, orders: np.ndarray, x_validation, y_validation) -> np.ndarray:
+    def epochs(self, x: Any, y: Any, orders: np.ndarray, x_validation: Any, y_validation: Any) -> np.ndarray:
         """Train for up to len(orders) epochs; see `pipeline.decoders.training.Trainer`."""
         rows = []
         for order in orders:
@@ -26,12 +28,12 @@ class KerasTrainer:
                 break
         return np.array(rows)
 
-    def block(self, x, y, order: np.ndarray) -> float:
+    def block(self, x: Any, y: Any, order: np.ndarray) -> float:
         """Train once on a block of rows; see `pipeline.decoders.training.Trainer`."""
         batches = _batches(x, y, order, self.state.batch_size)
         return self.state.model.fit(batches, shuffle=False, verbose=0).history["loss"][0] * len(order)
 
-    def evaluate(self, x, y) -> np.ndarray:
+    def evaluate(self, x: Any, y: Any) -> np.ndarray:
         """Sums of loss and cosine over some rows; see `pipeline.decoders.training.Trainer`."""
         ops = import_keras().ops
         return ops.convert_to_numpy(self.state.evaluate(x, ops.convert_to_tensor(y)))
@@ -41,10 +43,12 @@ class KerasTrainer:
         return bool(self.state.end_epoch(row))
 
 
-def _batches(x: np.ndarray, y: np.ndarray, order: np.ndarray, size: int):
+def _batches(x: np.ndarray, y: np.ndarray, order: np.ndarray, size: int) -> Any:
     """A `keras.utils.PyDataset` of the rows in an order."""
 
-    class Batches(import_keras().utils.PyDataset):
+    dataset: Any = import_keras().utils.PyDataset
+
+    class Batches(dataset):
         def __len__(self) -> int:
             return -(-len(order) // size)
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def curve_writer(folder: Path | None) -> Iterator[WriteCurves]:
     with contextlib.ExitStack() as opened:
         writers = {}
 
-        def writer(name: str, part: str):
+        def writer(name: str, part: str) -> Any:
             if (name, part) not in writers:
                 writers[name, part] = tf.summary.create_file_writer(str(folder / name / part))
                 opened.callback(writers[name, part].close)

@@ -352,16 +352,16 @@ class TrainingLoop:
         curves = self.histories[name].curves
         rows = zip(*curves.values(), strict=True)
         epoch = next(epoch for epoch, row in enumerate(rows, 1) if not np.isfinite(row).all())
-        values = ", ".join(f"{curve.replace('_', ' ')} {curves[curve][epoch - 1]:.4g}" for curve in CURVES[:2])
+        losses = ", ".join(f"{curve.replace('_', ' ')} {curves[curve][epoch - 1]:.4g}" for curve in CURVES[:2])
         return Diverged(
-            f"The loss of the {name} decoder is not finite after epoch {epoch} of {self._config.epochs} ({values}), so "
+            f"The loss of the {name} decoder is not finite after epoch {epoch} of {self._config.epochs} ({losses}), so "
             "training was stopped. Try a lower learning rate, or targets of a smaller scale.",
             self.histories,
         )
 
     def save(self, file: Path) -> None:
         """Write a checkpoint; a kill at any moment leaves the previous or the new one."""
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for name, history in self.histories.items():
             values = self._trainers[name].state.values()
             arrays |= {f"{name}/state/{number}": value for number, value in enumerate(values)}
@@ -396,7 +396,7 @@ def _trainer(state: TrainingState, most_epochs: int) -> Trainer:
     return KerasTrainer(state)
 
 
-def _placed(array: np.ndarray) -> Any:
+def _placed(array: Any) -> Any:
     """An array in the form that the trainer takes."""
     if import_keras().backend.backend() == "tensorflow":
         from pipeline.decoders.xla_trainer import as_tensor

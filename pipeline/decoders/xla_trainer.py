@@ -7,6 +7,8 @@ the compiled function (https://openxla.org/xla), and Python only sees blocks of 
 Needs Keras's TensorFlow backend; `pipeline.decoders.keras_trainer` does the same for the others.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -30,7 +32,7 @@ class XlaTrainer:
         self._evaluate = tf.function(state.evaluate, jit_compile=True)
         self._end_epoch = tf.function(state.end_epoch, jit_compile=True)
 
-    def epochs(self, x, y, orders: np.ndarray, x_validation, y_validation) -> np.ndarray:
+    def epochs(self, x: Any, y: Any, orders: np.ndarray, x_validation: Any, y_validation: Any) -> np.ndarray:
         """Train for up to len(orders) epochs; see `pipeline.decoders.training.Trainer`."""
         padded = np.zeros((self._epochs_at_once, orders.shape[1]), np.int32)  # one shape is compiled once
         padded[: len(orders)] = orders
@@ -38,11 +40,11 @@ class XlaTrainer:
         curves, done = self._epochs(x, y, tf.constant(padded), count, x_validation, y_validation)
         return curves.numpy()[: int(done)]
 
-    def block(self, x, y, order: np.ndarray) -> float:
+    def block(self, x: Any, y: Any, order: np.ndarray) -> float:
         """Train once on a block of rows; see `pipeline.decoders.training.Trainer`."""
         return float(self._block(x, y, tf.constant(order)))
 
-    def evaluate(self, x, y) -> np.ndarray:
+    def evaluate(self, x: Any, y: Any) -> np.ndarray:
         """Sums of loss and cosine over some rows; see `pipeline.decoders.training.Trainer`."""
         return self._evaluate(x, y).numpy()
 
@@ -50,7 +52,15 @@ class XlaTrainer:
         """Close an epoch of blocks; see `pipeline.decoders.training.Trainer`."""
         return bool(self._end_epoch(tf.constant(row, tf.float32)))
 
-    def _trace_epochs(self, x, y, orders, count, x_validation, y_validation):
+    def _trace_epochs(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        orders: tf.Tensor,
+        count: tf.Tensor,
+        x_validation: tf.Tensor,
+        y_validation: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         curves = tf.zeros((orders.shape[0], 3))
         done, going = tf.constant(0), tf.constant(True)
         while tf.logical_and(done < count, going):
@@ -62,7 +72,7 @@ class XlaTrainer:
             done += 1
         return curves, done
 
-    def _trace_pass(self, x, y, order):
+    def _trace_pass(self, x: tf.Tensor, y: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
         """A step for each batch of an order, the last one possibly shorter; returns the summed loss."""
         size = self.state.batch_size
         full, rest = divmod(order.shape[0], size)
@@ -74,7 +84,7 @@ class XlaTrainer:
             total += self._trace_step(x, y, order[full * size :])
         return total
 
-    def _trace_step(self, x, y, rows):
+    def _trace_step(self, x: tf.Tensor, y: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         model, variables = self.state.model, self.state.model.trainable_variables
         batch, targets = tf.gather(x, rows), tf.gather(y, rows)
         with tf.GradientTape() as tape:

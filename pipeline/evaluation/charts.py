@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -17,7 +18,7 @@ LONGEST_NAME = 120  # pixels
 _RIGHT_OR_WRONG = alt.Color("nearest is:N", scale=alt.Scale(domain=["right", "wrong"], range=[RIGHT, WRONG]))
 
 
-def _styled(chart: alt.Chart | alt.LayerChart, height: int) -> dict:
+def _styled(chart: Any, height: int) -> dict:
     """A chart as wide as its place, without a ground of its own, so that it suits light and dark pages."""
     return (
         chart.properties(
@@ -99,8 +100,8 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[float | None]]], 
 
 def thinned(curve: Sequence[float | None], most: int = 200) -> list[tuple[int, float]]:
     """At most so many points of a curve, the epochs evenly apart on a logarithmic scale, the last among them."""
-    epochs = np.unique(np.geomspace(1, max(1, len(curve)), most).round().astype(int)) if curve else []
-    return [(int(epoch), curve[epoch - 1]) for epoch in epochs if curve[epoch - 1] is not None]
+    epochs = np.unique(np.geomspace(1, max(1, len(curve)), most).round().astype(int)).tolist() if curve else []
+    return [(epoch, value) for epoch in epochs if (value := curve[epoch - 1]) is not None]
 
 
 def embedding_map(dots: Sequence[Mapping], landmarks: Sequence[Mapping]) -> dict:
@@ -112,7 +113,10 @@ def embedding_map(dots: Sequence[Mapping], landmarks: Sequence[Mapping]) -> dict
         landmarks: `x`, `y` and `label`.
     """
     shown = [key for key in dict.fromkeys(itertools.chain(*dots)) if key not in ("x", "y")]
-    plain = {"axis": alt.Axis(labels=False, ticks=False, grid=False, domain=False), "scale": alt.Scale(zero=False)}
+    plain: dict[str, Any] = {
+        "axis": alt.Axis(labels=False, ticks=False, grid=False, domain=False),
+        "scale": alt.Scale(zero=False),
+    }
     x, y = alt.X("x:Q", title="first principal component", **plain), alt.Y("y:Q", title="second", **plain)
     crosses = alt.Chart(alt.Data(values=list(landmarks))).encode(x, y)
     return _styled(
@@ -140,7 +144,7 @@ def confusion(cells: Sequence[Mapping], labels: Sequence[str]) -> dict:
         labels: In which order to show them.
     """
     order = [*labels, *sorted({cell["nearest"] for cell in cells} - set(labels))]
-    of_label = Counter()
+    of_label: Counter[str] = Counter()
     for cell in cells:
         of_label[cell["label"]] += cell["images"]
     values = [

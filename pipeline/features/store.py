@@ -293,4 +293,4 @@ class FeatureStore:
 
 def _checksum(digest: bytes, vector: np.ndarray, thumbnail: bytes) -> int:
     """CRC-32 of the content of a row."""
-    return zlib.crc32(thumbnail, zlib.crc32(vector, zlib.crc32(digest)))
+    return zlib.crc32(thumbnail, zlib.crc32(vector.data, zlib.crc32(digest)))

@@ -85,7 +85,9 @@ def _start_worker(stored: frozenset[str], max_pixels: int) -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
     os._exit(1)
 
 

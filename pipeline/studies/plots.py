@@ -1,6 +1,7 @@
 """The study's learning curves as an image, drawn by Altair and vl-convert."""
 
 from pathlib import Path
+from typing import Literal, cast
 
 import altair as alt
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from pipeline.core.atomic import atomic_write
 from pipeline.studies.shared_optimizer import Study
 
+Format = Literal["png", "svg", "pdf"]
 SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = {"functional": "#0072b2", "sequential": "#d55e00"}  # of Okabe and Ito, distinct for the colour-blind too
 POINTS = 200  # of a curve; more cannot be seen
@@ -38,7 +40,7 @@ def plot_study(study: Study, ceiling: float, file: Path) -> None:
         alt.Facet("scenario:N", title=None, sort=list(study.scenarios)), columns=2
     )
     with atomic_write(file) as unfinished:
-        panels.save(str(unfinished), format=file.suffix.lower()[1:], scale_factor=SCALE)
+        panels.save(str(unfinished), format=cast(Format, file.suffix.lower()[1:]), scale_factor=SCALE)
 
 
 def _points(study: Study) -> list[dict]:

@@ -43,7 +43,8 @@ def original_data(seed: int) -> TrainingData:
     """
     x = aligned_empty(1, FEATURES)
     np.random.default_rng(seed).random(out=x, dtype=np.float32)
-    y = np.loadtxt(files("pipeline.studies").joinpath("target_200d.csv"), dtype=np.float32)[None]
+    target = files("pipeline.studies").joinpath("target_200d.csv").read_text()
+    y = np.array([target.split()], np.float32)
     return TrainingData(x, y, x, y)
 
 
@@ -244,8 +245,8 @@ def _saturated(model: Any, x: np.ndarray) -> float:
         values = layer(values)
         if isinstance(layer, keras.layers.Dense) and layer.activation is keras.activations.sigmoid:
             units.append(keras.ops.convert_to_numpy(values))
-    units = np.concatenate(units, axis=1)
-    return float(((units < SATURATED) | (units > 1 - SATURATED)).mean())
+    activations = np.concatenate(units, axis=1)
+    return float(((activations < SATURATED) | (activations > 1 - SATURATED)).mean())
 
 
 def _distinct_units(pair: ModelPair) -> dict[str, list[int]]:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class KerasEngine:
         self.batch_size = batch_size or BATCH_SIZE
         self._part = self.batch_size  # what the devices' memory has room for
         devices = accelerators() if devices is None else devices
-        self._scope = contextlib.nullcontext
+        self._scope: Callable[[], AbstractContextManager] = contextlib.nullcontext
         if len(devices) > 1 and (scope := data_parallel(devices)):
             self._scope = scope
             self.batch_size = self._part = -(-self.batch_size // len(devices)) * len(devices)
@@ -82,7 +83,7 @@ def data_parallel(devices: list[str]) -> Callable[[], AbstractContextManager] | 
     return None
 
 
-def build_network(extractor: Extractor):
+def build_network(extractor: Extractor) -> Any:
     """Build the Keras model from pixels to features, with the extractor's weights.
 
     Args:
