@@ -13,8 +13,9 @@ from .data.splits import SplitRule as SplitRule
 from .data.splits import split_images as split_images
 from .data.targets import read_targets as read_targets
 from .decoders.baselines import Baselines as Baselines
-from .decoders.config import PRESETS as PRESETS
 from .decoders.config import TrainingConfig as TrainingConfig
+from .decoders.fitting import fit_decoders as fit_decoders
+from .decoders.presets import PRESETS as PRESETS
 from .decoders.spec import DecoderSpec as DecoderSpec
 from .decoders.spec import build_decoder as build_decoder
 from .decoders.spec import output_ceiling as output_ceiling

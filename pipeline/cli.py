@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
 
 if TYPE_CHECKING:
-    from pipeline.decoders.config import TrainingConfig
+    from pipeline.decoders.fitting import Config
     from pipeline.features.extraction import ExtractionOptions
     from pipeline.features.extractor import Extractor
 
@@ -92,6 +92,11 @@ split_option = click.option(
     metavar="RULE",
     help="Which images to hold out: random, group or classes, with :SHARE (0.2 by default); or column.",
 )
+cluster_option = click.option(
+    "--cluster",
+    type=click.Choice(["group", "label", "image"]),
+    help="What intervals generalize over.  [groups, else labels with a common target, else images]",
+)
 data_option = click.option("--data-dir", type=FOLDER, help="Folder of TensorFlow data sets.  [TFDS's own]")
 
 
@@ -162,12 +167,12 @@ def _preset(context: click.Context, parameter: click.Parameter, name: str) -> st
 training_options = options(
     click.option(
         "--preset",
-        type=click.Choice(["default", "original", "seed"]),
+        type=click.Choice(["default", "network", "original", "seed"]),
         default="default",
         show_default=True,
         callback=_preset,
-        metavar="[default|original]",
-        help="The decoder to start from: ours, or the network of the original question.",
+        metavar="[default|network|original]",
+        help="The decoder: a blend that chooses its own strength, a single network, or that of the original question.",
     ),
     click.option("--hidden", callback=_sizes, metavar="SIZES", help="Units of the hidden layers, such as 256,256."),
     click.option("--activation", help="Keras activation of the hidden layers."),
@@ -176,6 +181,7 @@ training_options = options(
     click.option("--learning-rate", type=float, help="Learning rate."),
     click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="Learning-rate schedule."),
     click.option("--loss", help="Keras loss, such as mse, cosine or huber."),
+    click.option("--weight-decay", type=float, help="Weight decay of the optimizer."),
     click.option("--epochs", type=click.IntRange(1), help="Passes over the training images."),
     click.option("--minibatch", type=click.IntRange(1), help="Images in a training step.  [32]"),
     click.option(
@@ -217,6 +223,13 @@ training_options = options(
     help="The Keras API style to build the decoder in.",
 )
 @training_options
+@click.option(
+    "--folds", type=click.IntRange(2), help="Cross-validate: hold out every image once, then train on all of them."
+)
+@click.option(
+    "--repeats", type=click.IntRange(1), default=1, show_default=True, help="Repeats of the cross-validation."
+)
+@cluster_option
 @click.option("--memory", callback=_bytes, metavar="SIZE", help="Features to hold in memory; more are streamed.  [4GB]")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard curves into the run's folder logs.")
 @split_option
@@ -231,6 +244,7 @@ training_options = options(
 def train(context: click.Context, /, config: Path | None, resume: Path | None, **asked: Any) -> None:
     """Train a decoder from the features of IMAGES to their targets; without IMAGES, on the sample."""
     from pipeline import terminal
+    from pipeline.commands.cross_validation import FoldOptions
     from pipeline.commands.examples import ExampleOptions
     from pipeline.commands.train import TrainOptions, train
     from pipeline.data.sources import find_images
@@ -253,7 +267,9 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     )
     wanted = TrainOptions(
         examples=examples,
-        config=_training_config(asked),
+        config=_decoder_config(asked),
+        folds=FoldOptions(asked["folds"], asked["repeats"]) if asked["folds"] else None,
+        cluster=asked["cluster"],
         styles=API_STYLES if asked["api"] == "both" else (asked["api"],),
         models=asked["models"],
         memory=asked["memory"] or MEMORY,
@@ -301,20 +317,39 @@ def _repeatable(asked: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _training_config(asked: dict[str, Any]) -> "TrainingConfig":
-    """The preset, with the given options in place of its own."""
-    from pipeline.decoders.config import PRESETS
+# Options of a single network -> the name of the setting, in its layers or in its training.
+LAYER_OPTIONS = {"hidden": "hidden", "activation": "activation", "output_activation": "output_activation"}
+TRAINING_OPTIONS = {
+    "minibatch": "batch_size",
+    **{name: name for name in ("optimizer", "learning_rate", "schedule", "loss", "epochs", "keep", "patience")},
+    "weight_decay": "weight_decay",
+}
 
-    preset = PRESETS[asked["preset"]]
-    given = {name: value for name, value in asked.items() if value is not None}
-    decoder = {name: given[name] for name in ("hidden", "activation", "output_activation") if name in given}
-    names = ("optimizer", "learning_rate", "schedule", "loss", "epochs", "keep", "patience")
-    training = {name: given[name] for name in names if name in given}
-    if "minibatch" in given:
-        training["batch_size"] = given["minibatch"]
-    if "patience" in given:
+
+def _decoder_config(asked: dict[str, Any]) -> "Config":
+    """The preset, with the given options in place of its own; options of a network choose a network."""
+    from pipeline import terminal
+    from pipeline.decoders.blending import BlendConfig
+    from pipeline.decoders.presets import NETWORK, PRESETS
+
+    config = PRESETS[asked["preset"]]
+    layers, training = (
+        {setting: asked[option] for option, setting in table.items() if asked[option] is not None}
+        for table in (LAYER_OPTIONS, TRAINING_OPTIONS)
+    )
+    if isinstance(config, BlendConfig):
+        if not layers and not training:
+            return config
+        names = ", ".join(
+            f"--{option}".replace("_", "-") for option in (*LAYER_OPTIONS, *TRAINING_OPTIONS) if asked[option]
+        )
+        terminal.log.info("%s: a single network (--preset network); the default decoder chooses these itself.", names)
+        config = NETWORK
+    if "optimizer" in training:
+        training.setdefault("weight_decay", 0.0)  # the preset's suits its own optimizer
+    if "patience" in training:
         training.setdefault("keep", "best")
-    return dataclasses.replace(preset, decoder=dataclasses.replace(preset.decoder, **decoder), **training)
+    return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **layers), **training)
 
 
 @cli.command()
@@ -323,6 +358,7 @@ def _training_config(asked: dict[str, Any]) -> "TrainingConfig":
 @targets_option
 @click.option("--report", type=FILE, metavar="FILE.html", help="Where to write the report.  [models/RUN/report.html]")
 @click.option("--vocabulary", type=FILE, help="Word vectors to look predictions up among, beside the targets.")
+@cluster_option
 @click.option("--shuffled", is_flag=True, help="Train a decoder on shuffled targets, as one more baseline.")
 @missing_option
 @data_option
@@ -343,7 +379,7 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
         images=find_images(images, data_dir) if images else None,
         targets=str(asked["targets"]) if asked["targets"] else None,
         **{name: asked[name] for name in ("weights", "layer", "precision", "on_missing")},
-        **{name: asked[name] for name in ("vocabulary", "shuffled", "report")},
+        **{name: asked[name] for name in ("vocabulary", "shuffled", "cluster", "report")},
     )
     result = evaluate(wanted, _extraction_options(asked))
     _print(result, asked["as_json"], terminal.print_evaluation)
@@ -375,7 +411,7 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
     from pipeline.commands.examples import ExampleOptions
     from pipeline.data.sources import find_images
     from pipeline.data.splits import SplitRule
-    from pipeline.decoders.config import PRESETS
+    from pipeline.decoders.presets import ORIGINAL
 
     terminal.show_messages(asked["quiet"])
     rule = SplitRule.parse(asked["split"])
@@ -386,7 +422,7 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
             raise RequestError("To compare on your own data, name both: compare IMAGES --targets FILE.")
         own = ExampleOptions(found, str(targets) if targets else None, asked["on_missing"], rule)
         examples = own, _extractor(asked)
-    config = dataclasses.replace(PRESETS["original"], epochs=epochs)
+    config = dataclasses.replace(ORIGINAL, epochs=epochs)
     result = compare(seeds, config, _extraction_options(asked), examples, plot)
     _print(result, asked["as_json"], terminal.print_comparison)
 

@@ -8,28 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands.examples import Examples, load_examples
-from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, score_decoders
+from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, TrainingTargets, score_decoders
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import RequestError
 from pipeline.core.model_files import ModelCard, load_decoder, read_card
-from pipeline.core.runs import BASELINES_FILE, REPORT_FILE, RUN_FILE, RunRecord, read_run
+from pipeline.core.runs import REPORT_FILE, RUN_FILE, RunRecord, read_run
 from pipeline.core.vectors import Vectors
 from pipeline.data.images import ImageSet
+from pipeline.data.near_duplicates import find_near_duplicates
 from pipeline.data.sources import find_images
 from pipeline.data.targets import TargetTable, read_targets
-from pipeline.decoders.baselines import Baselines, fit_shuffled
-from pipeline.decoders.config import TrainingConfig
+from pipeline.decoders.baselines import Baselines
+from pipeline.decoders.blending import BlendConfig
+from pipeline.decoders.fitting import config_from_json, fit_shuffled
 from pipeline.decoders.spec import API_STYLES
 from pipeline.decoders.training import TrainingData, predict
-from pipeline.evaluation.results import EvaluationResult
 from pipeline.evaluation.report import SUFFIXES
+from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor
 from pipeline.features.weights import weights_from
 
 log = logging.getLogger(__name__)
 
-BASELINES = ("mean", "ridge", "shuffled")
+BASELINES = ("mean", "ridge", "conse", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class EvaluateOptions:
         on_missing: "error" or "skip" images without a target.
         vocabulary: A file of word vectors to look predictions up among, beside the targets.
         shuffled: Whether to train a decoder on shuffled targets, as one more baseline.
+        cluster: What intervals generalize over: "group", "label" or "image"; None to choose by the images.
         report: The report's file; None for `report.html` in the first model's run, if that is writable.
     """
 
@@ -58,6 +61,7 @@ class EvaluateOptions:
     on_missing: str = "error"
     vocabulary: Path | None = None
     shuffled: bool = False
+    cluster: str | None = None
     report: Path | None = None
 
 
@@ -91,9 +95,9 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
         examples = _unchanged(examples, read_run(first.parent).split.validation, "held-out")
 
     x = examples.features.stored()
-    fitted = Baselines.load(first.parent / BASELINES_FILE) if (first.parent / BASELINES_FILE).exists() else None
+    fitted = Baselines.load(first.parent)
     if fitted is None:
-        log.warning("There is no %s beside %s: the baselines are left out.", BASELINES_FILE, first)
+        log.warning("There are no baselines beside %s; they are left out.", first)
     baselines = fitted.predict(x) if fitted else {}
     if wanted.shuffled:
         baselines["shuffled"] = predict(_shuffled_decoder(first.parent, extractor, options), x)
@@ -102,7 +106,9 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
         examples=examples,
         decoders={name: _predictions(file, cards[name], x) for name, file in files.items()},
         baselines=baselines,
-        fitted=fitted,
+        training=TrainingTargets(fitted.mean, fitted.deviation, fitted.has_seen(examples.targets)) if fitted else None,
+        tuned=run is not None and isinstance(config_from_json(run.training), BlendConfig),
+        cluster=wanted.cluster,
         weights=extractor.weights.name,
         trained_on=max(_count_training_images(examples, folder) for folder in {file.parent for file in files.values()}),
         run=run,
@@ -162,15 +168,19 @@ def _images_and_targets(wanted: EvaluateOptions, folder: Path) -> tuple[ImageSet
     if wanted.images is None:
         return _of_run(folder, wanted.targets)
     if wanted.targets is None and wanted.images.targets is None:
-        raise RequestError("To evaluate on your own images, name their target embeddings with --targets FILE.")
+        raise RequestError("To evaluate on your own images, name their target embeddings with targets=FILE.")
     return wanted.images, read_targets(wanted.targets, wanted.images, wanted.on_missing), wanted.on_missing
 
 
 def _of_run(folder: Path, targets: str | None = None) -> tuple[ImageSet, TargetTable, str]:
     """All images of a run, their targets (the run's, or others), and the run's `on_missing`."""
     options = read_run(folder).options
+    if not read_run(folder).split.validation:
+        raise RequestError(
+            f"{folder} was cross-validated and then trained on all of its images; name others with images=IMAGES."
+        )
     if "images" not in options:
-        raise RequestError(f"{folder} does not say where its images are; name them with --images IMAGES.")
+        raise RequestError(f"{folder} does not say where its images are; name them with images=IMAGES.")
     images = find_images(options["images"], Path(options["data_dir"]) if "data_dir" in options else None)
     on_missing = options.get("on_missing", "error")
     return images, read_targets(targets or options.get("targets"), images, on_missing), on_missing
@@ -183,7 +193,7 @@ def _unchanged(examples: Examples, wanted: Mapping[str, str], side: str) -> Exam
     if changed:
         raise RequestError(
             f"{len(changed)} of the {len(wanted)} {side} images changed or are gone since the run, the first is "
-            f"{changed[0]!r}. Restore them, or name images to evaluate on: --images IMAGES --targets FILE."
+            f"{changed[0]!r}. Restore them, or name images to evaluate on: images=IMAGES targets=FILE."
         )
     return examples.subset([row for row, path in enumerate(examples.features.paths) if path in wanted])
 
@@ -211,4 +221,5 @@ def _shuffled_decoder(folder: Path, extractor: Extractor, options: ExtractionOpt
     train = _unchanged(examples, run.split.train, "training")
     held_out = _unchanged(examples, run.split.validation, "held-out")
     data = TrainingData(train.features.stored(), train.targets, held_out.features.stored(), held_out.targets)
-    return fit_shuffled(data.loaded(), TrainingConfig.from_json(run.training), run.seed)
+    duplicates = find_near_duplicates(train.features.digests, train.features.store.thumbnails)
+    return fit_shuffled(data.loaded(), config_from_json(run.training), duplicates, run.seed)

@@ -18,6 +18,8 @@ from pipeline.features.extractor import Extractor
 
 log = logging.getLogger(__name__)
 
+SELECTION = 0.2  # of the training images, where an epoch is chosen
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -80,24 +82,31 @@ class SplitExamples:
         examples: All examples.
         rule: The split rule.
         split: The rows of training and held-out examples.
-        near_duplicates: Groups of paths of images that are near-duplicates of each other.
+        selection: The rows of training examples that choose an epoch instead of being trained on; usually none.
+        duplicates: A number for each example, shape (N,), int; near-duplicates share one.
     """
 
     examples: Examples
     rule: SplitRule
     split: Split
-    near_duplicates: Sequence[Sequence[str]]
+    selection: np.ndarray
+    duplicates: np.ndarray
 
     @property
     def held_out(self) -> Examples:
         """The held-out examples."""
         return self.examples.subset(self.split.validation)
 
+    @property
+    def train(self) -> np.ndarray:
+        """The rows of the examples to train on."""
+        return np.setdiff1d(self.split.train, self.selection)
+
     def training_data(self, memory: int = MEMORY) -> TrainingData:
-        """The features and targets of both sides, the features on disk."""
+        """Features on disk and targets: to train on, and to evaluate each epoch on (selection, or else held out)."""
         x, y = self.examples.features.stored(), self.examples.targets
-        train, held_out = self.split.train, self.split.validation
-        return TrainingData(x.subset(train), y[train], x.subset(held_out), y[held_out], memory)
+        rows, others = self.train, self.selection if len(self.selection) else self.split.validation
+        return TrainingData(x.subset(rows), y[rows], x.subset(others), y[others], memory)
 
     def record(self) -> SplitRecord:
         """The split as `run.json` holds it."""
@@ -108,10 +117,11 @@ class SplitExamples:
 
         return SplitRecord(
             rule=str(self.rule),
-            train=side(self.split.train),
+            train=side(self.train),
+            selection=side(self.selection),
             validation=side(self.split.validation),
             moved=side(self.split.moved),
-            near_duplicates=self.near_duplicates,
+            near_duplicates=[[paths[row] for row in group] for group in duplicate_groups(self.duplicates)],
         )
 
 
@@ -125,6 +135,7 @@ class ExampleOptions:
         on_missing: "error" or "skip" images without a target.
         rule: Which images to hold out.
         seed: Random seed of the split.
+        select: Whether a part of the training images chooses the best epoch, so that held-out images only score.
     """
 
     images: ImageSet
@@ -132,6 +143,7 @@ class ExampleOptions:
     on_missing: str = "error"
     rule: SplitRule = field(default_factory=SplitRule)
     seed: int = 0
+    select: bool = False
 
 
 def load_split_examples(wanted: ExampleOptions, extractor: Extractor, options: ExtractionOptions) -> SplitExamples:
@@ -149,17 +161,33 @@ def load_split_examples(wanted: ExampleOptions, extractor: Extractor, options: E
         RequestError: Targets or split do not fit the images.
         PipelineError: The feature stage failed.
     """
+    examples, duplicates = load_numbered_examples(wanted, extractor, options)
+    split = split_images(examples.features.images, wanted.rule, duplicates, wanted.seed)
+    selection = np.array([], np.intp)
+    if wanted.select:
+        images = examples.features.images.subset(split.train)
+        rule = SplitRule("random", SELECTION)
+        selection = split.train[split_images(images, rule, duplicates[split.train], wanted.seed).validation]
+    return SplitExamples(examples, wanted.rule, split, selection, duplicates)
+
+
+def load_numbered_examples(
+    wanted: ExampleOptions, extractor: Extractor, options: ExtractionOptions
+) -> tuple[Examples, np.ndarray]:
+    """Load examples, and a number for each, shape (N,), int, that near-duplicates share.
+
+    Raises:
+        RequestError: The targets do not fit the images.
+        PipelineError: The feature stage failed.
+    """
     table = read_targets(wanted.targets, wanted.images, wanted.on_missing)
     examples = load_examples(wanted.images, table, wanted.on_missing, extractor, options)
     features = examples.features
-    numbers = find_near_duplicates(features.digests, features.store.thumbnails, options.progress)
-    groups = [[features.paths[row] for row in group] for group in duplicate_groups(numbers)]
-    if groups:
+    duplicates = find_near_duplicates(features.digests, features.store.thumbnails, options.progress)
+    if groups := duplicate_groups(duplicates):
         log.info(
             "%d images have duplicates or near-duplicates, which stay on one side of the split, such as %s.",
             sum(map(len, groups)),
-            " and ".join(map(repr, groups[0][:2])),
+            " and ".join(repr(features.paths[row]) for row in groups[0][:2]),
         )
-    return SplitExamples(
-        examples, wanted.rule, split_images(features.images, wanted.rule, numbers, wanted.seed), groups
-    )
+    return examples, duplicates

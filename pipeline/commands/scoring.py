@@ -12,7 +12,6 @@ from pipeline.commands.examples import Examples
 from pipeline.core.errors import RequestError
 from pipeline.core.runs import RunRecord
 from pipeline.data.word_vectors import read_vocabulary
-from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.spec import output_ceiling
 from pipeline.evaluation.conclusions import Context, conclude, headline
 from pipeline.evaluation.dimensions import effective_rank
@@ -40,6 +39,21 @@ class DecoderPredictions:
 
 
 @dataclass(frozen=True)
+class TrainingTargets:
+    """What an evaluation needs to know of the training targets.
+
+    Attributes:
+        mean: Their mean, shape (D,).
+        deviation: The standard deviation of each dimension, shape (D,).
+        seen: Whether the target of each evaluated image is one of them, shape (N,), bool.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    seen: np.ndarray
+
+
+@dataclass(frozen=True)
 class EvaluationInputs:
     """Predictions to score on the same images.
 
@@ -47,9 +61,10 @@ class EvaluationInputs:
         examples: The images, N of them, with their targets.
         decoders: Name -> the decoder's predictions.
         baselines: Name -> the baseline's predictions, shape (N, D).
-        fitted: The fitted baselines, which know the training targets; None where there are none.
+        training: What is known of the training targets, or None.
         weights: The `weights` option that the features were computed with.
         trained_on: How many of the images the decoders were trained on.
+        tuned: Whether the decoders chose their own strength.
         cluster: What intervals generalize over: "group", "label" or "image"; None for groups where there are some, else
             labels where targets repeat, else images.
         run: The record of the first decoder's run, or None.
@@ -59,9 +74,10 @@ class EvaluationInputs:
     examples: Examples
     decoders: Mapping[str, DecoderPredictions]
     baselines: Mapping[str, np.ndarray]
-    fitted: Baselines | None
+    training: TrainingTargets | None
     weights: str
     trained_on: int = 0
+    tuned: bool = False
     cluster: str | None = None
     run: RunRecord | None = None
     folder: Path | None = None
@@ -120,6 +136,7 @@ def _context(inputs: EvaluationInputs) -> Context:
         activations={name: decoder.output_activation for name, decoder in inputs.decoders.items()},
         weights=inputs.weights,
         trained_on=inputs.trained_on,
+        tuned=inputs.tuned,
     )
 
 
@@ -145,7 +162,7 @@ def _labels(examples: Examples) -> list[str]:
 
 
 def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: str) -> EvaluationSet:
-    examples, fitted = inputs.examples, inputs.fitted
+    examples, training = inputs.examples, inputs.training
     images, targets = examples.features.images, examples.targets
     labels = {path: label for path, label in zip(examples.source.paths, examples.source.labels, strict=True) if label}
     rows = [(labels.get(key, key), examples.table.vectors[row]) for key, row in examples.table.rows.items()]
@@ -154,10 +171,10 @@ def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: 
         labels=_labels(examples),
         targets=targets,
         candidates=Candidates(itertools.chain(rows, _words(vocabulary, targets.shape[1]))),
-        centre=fitted.mean if fitted else targets.mean(axis=0),
-        deviation=fitted.deviation if fitted else targets.std(axis=0),
+        centre=training.mean if training else targets.mean(axis=0),
+        deviation=training.deviation if training else targets.std(axis=0),
         clusters=_clusters(examples, cluster),
-        seen=fitted.has_seen(targets) if fitted else None,
+        seen=training.seen if training else None,
         imagenet_weights=inputs.weights == "imagenet",
     )
 

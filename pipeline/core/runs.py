@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 FORMAT = 2  # 1: before `run.json` had a format number
 CHECKSUM = "checksum"
 RUN_FILE = "run.json"
-BASELINES_FILE = "baselines.npz"
 REPORT_FILE = "report.html"
 CHECKPOINT_FILE = "checkpoint.npz"
 TENSORBOARD_FOLDER = "logs"
@@ -32,7 +31,8 @@ class SplitRecord:
     Attributes:
         rule: The split rule, as the command line writes it.
         train: Path -> content digest of the training images.
-        validation: Path -> content digest of the held-out images.
+        validation: Path -> content digest of the held-out images; none where the run was cross-validated.
+        selection: Path -> content digest of the images that chose an epoch.
         moved: Path -> content digest of images that left the held-out side because of a near-duplicate.
         near_duplicates: Groups of paths of images that are near-duplicates of each other.
     """
@@ -40,6 +40,7 @@ class SplitRecord:
     rule: str
     train: Mapping[str, str]
     validation: Mapping[str, str]
+    selection: Mapping[str, str] = field(default_factory=dict)
     moved: Mapping[str, str] = field(default_factory=dict)
     near_duplicates: Sequence[Sequence[str]] = ()
 

@@ -93,7 +93,7 @@ def split_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, seed
     if rule.kind == "random":
         held_out = _random(np.array(images.labels), duplicates, rule.fraction, seed)
     elif rule.kind == "group":
-        held_out = _groups(_column(images.groups, "group", "group"), duplicates, rule.fraction, seed)
+        held_out = _groups(merge_groups(images, duplicates), rule.fraction, seed)
     elif rule.kind == "classes":
         held_out = _classes(np.array(images.labels), rule.fraction, seed)
     else:
@@ -133,21 +133,36 @@ def _random(labels: np.ndarray, duplicates: np.ndarray, fraction: float, seed: i
     return np.isin(of_image, chosen)
 
 
-def _groups(groups: np.ndarray, duplicates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Hold out whole groups until their images are the share; groups that share a near-duplicate count as one."""
+def merge_groups(images: ImageSet, duplicates: np.ndarray) -> np.ndarray:
+    """Number the images by their groups; groups that share a near-duplicate count as one.
+
+    Args:
+        images: The images, with groups.
+        duplicates: A number for each image, shape (N,), int; images with the same number are near-duplicates.
+
+    Returns:
+        Shape (N,), int.
+
+    Raises:
+        RequestError: An image has no group.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    _, group = np.unique(groups, return_inverse=True)
+    _, group = np.unique(_column(images.groups, "group", "group"), return_inverse=True)
     _, duplicate = np.unique(duplicates, return_inverse=True)
     nodes = group.max() + duplicate.max() + 2
     links = coo_array((np.ones(len(group)), (group, duplicate + group.max() + 1)), shape=(nodes, nodes))
-    unit = connected_components(links, directed=False)[1][group]
+    return connected_components(links, directed=False)[1][group]
+
+
+def _groups(unit: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Hold out whole groups until their images are the share."""
     units, sizes = np.unique(unit, return_counts=True)
     if len(units) < 2:
         raise RequestError("The split 'group' needs at least two groups that share no near-duplicates.")
     order = np.random.default_rng(seed).permutation(len(units))[:-1]
-    enough = 1 + int(np.searchsorted(np.cumsum(sizes[order]), fraction * len(groups)))
+    enough = 1 + int(np.searchsorted(np.cumsum(sizes[order]), fraction * len(unit)))
     return np.isin(unit, units[order[:enough]])
 
 

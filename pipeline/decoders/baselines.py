@@ -1,7 +1,9 @@
-"""The baselines that a decoder has to beat."""
+"""The baselines that a decoder has to beat: the mean target, ridge regression, and ConSE."""
 
-import dataclasses
+import contextlib
 import logging
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,119 +12,159 @@ import numpy as np
 
 from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import PipelineError, first_line
-from pipeline.core.vectors import Vectors, in_blocks, vector_digest
-from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.spec import build_decoder
-from pipeline.decoders.training import TrainingData, fit
+from pipeline.core.keras_backend import import_keras
+from pipeline.core.model_files import ModelCard, load_decoder, save_decoder
+from pipeline.core.vectors import Vectors, vector_digest
+from pipeline.decoders.blending import deal_folds
+from pipeline.decoders.coordinates import Coordinates
+from pipeline.decoders.ridge_regression import fit_ridge
+from pipeline.decoders.training import predict
 
 log = logging.getLogger(__name__)
 
-RIDGE_ALPHAS = np.logspace(-1, 8, 19)
-RIDGE_ROWS = 4096  # more would take minutes: the time grows with their cube
-RIDGE_COPIES = 16  # arrays of the size of its rows that RidgeCV holds
+FILE = "baselines.npz"
+FOLDS = 5
+CONSE_WORK = 2_000_000  # images times labels, at most; logistic regression takes minutes beyond
+CONSE_STRENGTHS = np.array([0.1, 1, 10])  # inverse penalties of logistic regression, divided by the feature dimension
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """The baselines, fitted on the training images.
+    """The baselines, fitted to the training images.
 
     Attributes:
         mean: The mean target, shape (D,): the same prediction for every image.
         deviation: The standard deviation of each dimension of the targets, shape (D,).
-        coefficients: Ridge regression from features, shape (F, D).
-        intercept: Its intercept, shape (D,).
-        alpha: Its penalty.
         seen: Digests of the different training targets, shape (M, 16), uint8; see `has_seen`.
+        models: "ridge" and, where targets belong to labels, "conse" -> `keras.Model` from (N, F) to (N, D).
     """
 
     mean: np.ndarray
     deviation: np.ndarray
-    coefficients: np.ndarray
-    intercept: np.ndarray
-    alpha: float
     seen: np.ndarray
+    models: dict[str, Any]
 
     @classmethod
-    def fit(cls, x: Vectors, y: np.ndarray, seed: int = 0, memory: int | None = None) -> "Baselines":
-        """Fit both; ridge takes the penalty with the least leave-one-out error (scikit-learn's RidgeCV).
+    def fit(cls, x: Vectors, y: np.ndarray, duplicates: np.ndarray, seed: int = 0) -> "Baselines":
+        """Fit the baselines; their penalties are chosen by five folds of the training images.
 
         Args:
-            x: Training features, shape (N, F); ridge is fitted to at most RIDGE_ROWS of them, and says so.
+            x: Training features, shape (N, F); any number, in memory or on disk.
             y: Training targets, shape (N, D).
-            seed: Chooses the rows.
-            memory: Bytes that ridge may hold, where they allow fewer rows.
+            duplicates: A number for each image, shape (N,), int; near-duplicates share one and stay in one fold.
+            seed: Random seed of the folds.
         """
-        from sklearn.linear_model import Ridge, RidgeCV
-
-        mean = y.mean(axis=0, dtype=np.float64).astype(np.float32)
         digests = sorted({vector_digest(target) for target in y})
-        seen = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
-        most = RIDGE_ROWS if memory is None else min(RIDGE_ROWS, max(1, memory // (RIDGE_COPIES * x.shape[1] * 4)))
-        if len(x) > most:
-            log.info("The ridge baseline is fitted to %d of the %d images, chosen at random.", most, len(x))
-            rows = np.sort(np.random.default_rng(seed).choice(len(x), most, replace=False))
-            x, y = x[rows], y[rows]
-        x = x[:]
-        model = RidgeCV(alphas=RIDGE_ALPHAS).fit(x, y) if len(x) > 1 else Ridge().fit(x, y)
-        alpha = float(getattr(model, "alpha_", model.alpha if len(x) == 1 else np.nan))
+        models = {"ridge": _fit_ridge(x, y, deal_folds(y, duplicates, seed, FOLDS))}
+        if 1 < len(digests) <= len(y) // 2 and len(y) * len(digests) <= CONSE_WORK and isinstance(x, np.ndarray):
+            models["conse"] = _fit_conse(x, y, seed)
         return cls(
-            mean,
-            y.std(axis=0, dtype=np.float64).astype(np.float32),
-            model.coef_.T.astype(np.float32),
-            model.intercept_.astype(np.float32),
-            alpha,
-            seen,
+            mean=y.mean(axis=0, dtype=np.float64).astype(np.float32),
+            deviation=y.std(axis=0, dtype=np.float64).astype(np.float32),
+            seen=np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1),
+            models=models,
         )
 
     def predict(self, x: Vectors) -> dict[str, np.ndarray]:
-        """Predictions of both for features of shape (N, F): {"mean": (N, D), "ridge": (N, D)}."""
-        return {
-            "mean": np.broadcast_to(self.mean, (len(x), len(self.mean))),
-            "ridge": np.concatenate([block @ self.coefficients + self.intercept for block in in_blocks(x)]),
-        }
+        """Predictions for features of shape (N, F): name -> shape (N, D); "mean" and those of `models`."""
+        mean = np.broadcast_to(self.mean, (len(x), len(self.mean)))
+        return {"mean": mean} | {name: predict(model, x) for name, model in self.models.items()}
 
     def has_seen(self, targets: np.ndarray) -> np.ndarray:
         """Whether each of some targets, shape (N, D), was the target of a training image; shape (N,), bool."""
         seen = {row.tobytes() for row in self.seen}
         return np.array([vector_digest(target) in seen for target in targets], bool)
 
-    def save(self, file: Path) -> None:
-        """Save as `.npz`, whole or not at all.
+    def save(self, folder: Path, card: ModelCard) -> None:
+        """Save `ridge.keras`, `conse.keras` (plain Keras models) and FILE in a folder, each whole or not at all.
 
         Raises:
-            PipelineError: It cannot be written.
+            PipelineError: They cannot be written.
         """
-        arrays = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        with atomic_write(file) as unfinished:
-            np.savez(unfinished, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes the names for options
+        for name, model in self.models.items():
+            save_decoder(model, folder / f"{name}.keras", card)
+        with atomic_write(folder / FILE) as unfinished, open(unfinished, "wb") as opened:
+            names = np.array(list(self.models))
+            np.savez(opened, mean=self.mean, deviation=self.deviation, seen=self.seen, models=names)
 
     @classmethod
-    def load(cls, file: Path) -> "Baselines":
-        """Load what `save` wrote.
+    def load(cls, folder: Path) -> "Baselines | None":
+        """Load what `save` wrote; None where a folder has no baselines.
 
         Raises:
-            PipelineError: The file is damaged.
+            RequestError: A model is damaged.
+            PipelineError: FILE is damaged.
         """
+        file = folder / FILE
+        if not file.exists():
+            return None
         try:
             with np.load(file, allow_pickle=False) as saved:
-                return cls(**{**saved, "alpha": float(saved["alpha"])})
+                arrays = dict(saved)
+            names = arrays.pop("models").tolist()
+            fields = {name: arrays[name] for name in ("mean", "deviation", "seen")}
         except Exception as error:  # NumPy and zipfile raise many types for damaged files
             raise PipelineError(f"{file} is damaged ({first_line(error)}); retrain to write it again.") from error
+        return cls(**fields, models={name: load_decoder(folder / f"{name}.keras") for name in names})
 
 
-def fit_shuffled(data: TrainingData, config: TrainingConfig, seed: int) -> Any:
-    """Train a decoder on shuffled targets: what it reaches needs no relation between images and targets.
+def _fit_ridge(x: Vectors, y: np.ndarray, folds: np.ndarray) -> Any:
+    """Ridge regression with one penalty, or with one for each dimension where the folds favour that."""
+    if len(np.unique(folds)) < 2:
+        return _linear_model(np.zeros((x.shape[1], y.shape[1])), y.mean(axis=0), "linear", "ridge")
+    fitted = min(fit_ridge(x, y, folds), key=lambda each: each.error)
+    return _linear_model(fitted.ridge.coefficients, fitted.ridge.intercept, "linear", "ridge")
 
-    Args:
-        data: Training and validation data; only the training targets are shuffled.
-        config: How to train; always for all epochs, keeping the last.
-        seed: Random seed.
 
-    Returns:
-        The `keras.Model`.
-    """
-    data = dataclasses.replace(data, y=np.random.default_rng(seed).permutation(data.y))
-    config = dataclasses.replace(config, keep="last", patience=None)
-    model = build_decoder(config.decoder, "functional", data.x, data.y, seed)
-    fit({"shuffled": model}, data, config, seed)
+def _fit_conse(x: np.ndarray, y: np.ndarray, seed: int) -> Any:
+    """ConSE (Norouzi et al. 2014): the targets of all labels, weighted by logistic regression's probabilities."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+    targets, label = np.unique(y, axis=0, return_inverse=True)
+    label = label.ravel()
+    coordinates = Coordinates.of(x, seed)
+    z = coordinates(x) / np.float32(coordinates.stretch)
+    strength = 1.0
+    folds = min(FOLDS, int(np.bincount(label).min()))
+    if folds > 1:
+        search = GridSearchCV(
+            LogisticRegression(max_iter=200),
+            {"C": CONSE_STRENGTHS / x.shape[1]},
+            cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
+            scoring="neg_log_loss",
+            refit=False,
+        )
+        with _unconverged():
+            strength = search.fit(z, label).best_params_["C"]
+    with _unconverged():
+        fitted = LogisticRegression(C=strength, max_iter=200).fit(z, label)
+    kernel = fitted.coef_.T if len(targets) > 2 else np.hstack([-fitted.coef_.T / 2, fitted.coef_.T / 2])
+    bias = fitted.intercept_ if len(targets) > 2 else np.array([-1, 1]) * fitted.intercept_ / 2
+    if coordinates.basis is not None:
+        kernel = coordinates.basis @ kernel / coordinates.stretch
+    kernel = kernel / coordinates.scale
+    model = _linear_model(kernel, bias - coordinates.mean @ kernel, "softmax", "conse")
+    model.add(import_keras().layers.Dense(targets.shape[1], use_bias=False))
+    model.layers[-1].set_weights([targets])
+    return model
+
+
+@contextlib.contextmanager
+def _unconverged() -> Iterator[None]:
+    """Accept a logistic regression that stops before it has converged: as a baseline it is good enough by then."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+def _linear_model(kernel: np.ndarray, bias: np.ndarray, activation: str, name: str) -> Any:
+    """A Keras model of one dense layer; kernel (F, D), bias (D,)."""
+    keras = import_keras()
+    model = keras.Sequential(
+        [keras.Input((kernel.shape[0],), name="feature"), keras.layers.Dense(kernel.shape[1], activation)], name=name
+    )
+    model.layers[0].set_weights([kernel, bias])
     return model

@@ -1,4 +1,4 @@
-"""How a decoder is trained, and the two presets."""
+"""How a single network is trained."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ class TrainingConfig:
         learning_rate: Its learning rate at the start.
         schedule: "constant", or "cosine" for a decay to zero over the whole training (Loshchilov and Hutter 2017).
         loss: Name of a Keras loss.
+        weight_decay: The optimizer's weight decay; 0 for none.
         keep: The weights to end with: of the "last" epoch, or of the "best" one by validation cosine.
         patience: Stop after so many epochs in a row without a better validation cosine; None for never. Needs "best".
     """
@@ -32,6 +33,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     schedule: Literal["constant", "cosine"] = "cosine"
     loss: str = "mse"
+    weight_decay: float = 0.0
     keep: Literal["last", "best"] = "last"
     patience: int | None = None
 
@@ -50,15 +52,3 @@ class TrainingConfig:
             raise RequestError(f"batch_size must be at least 1, not {self.batch_size}.")
         if self.patience is not None and self.keep != "best":
             raise RequestError("patience stops some epochs after the best one; it needs keep='best'.")
-
-
-PRESETS = {
-    "default": TrainingConfig(DecoderSpec(hidden=(256,)), epochs=100),
-    # The network of the original question: 4096-256-256-256-200, all sigmoid, MSE, Adam 0.01; 1,231,816 parameters.
-    "original": TrainingConfig(
-        DecoderSpec((256, 256, 256), "sigmoid", "sigmoid", "glorot_uniform", normalize=False, start_at_mean=False),
-        epochs=2000,
-        learning_rate=0.01,
-        schedule="constant",
-    ),
-}

@@ -201,7 +201,8 @@ def _compile(models: Mapping[str, Any], config: TrainingConfig, rows: int) -> No
         try:
             optimizer = config.optimizer
             if isinstance(optimizer, str):
-                optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": rate}})
+                decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
+                optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": rate, **decay}})
             loss = keras.losses.get("cosine_similarity" if config.loss == "cosine" else config.loss)
             model.compile(optimizer=optimizer, loss=loss)
             probe = keras.ops.ones((1, model.output_shape[-1]))

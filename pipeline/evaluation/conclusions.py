@@ -79,7 +79,7 @@ def conclude(result: EvaluationResult, context: Context) -> list[str]:
 def _reached(result: EvaluationResult, name: str) -> str:
     scores, ceiling = result.models[name].scores, result.models[name].ceiling
     intervals = _intervals(scores.cosine, result.clusters.kind)
-    reached = f"{name} reaches a mean cosine of {scores.cosine.mean:.3f}{intervals} on {result.images} images"
+    reached = f"{name} reaches a mean cosine of {scores.cosine.mean:.3f} ({intervals}) on {result.images} images"
     if scores.progress is None:
         return f"{reached}; the output ceiling is {ceiling:.3f}."
     mean = result.baselines["mean"].cosine.mean
@@ -90,14 +90,14 @@ def _reached(result: EvaluationResult, name: str) -> str:
 
 
 def _intervals(values: CosineSummary | Difference, kind: str, sign: str = "") -> str:
-    """The intervals in parentheses, each with the question that it answers."""
+    """The intervals, each with the question that it answers."""
     parts = []
     if values.ci95:
         parts.append(f"for new {kind}s {values.ci95[0]:{sign}.3f} to {values.ci95[1]:{sign}.3f}")
     if values.ci95_same_labels:
         low, high = values.ci95_same_labels
         parts.append(f"for new images of these {kind}s {low:{sign}.3f} to {high:{sign}.3f}")
-    return f" (95 % interval {'; '.join(parts)})" if parts else ""
+    return f"95 % interval {'; '.join(parts)}" if parts else "no interval"
 
 
 def _against_noise(result: EvaluationResult, name: str) -> list[str]:
@@ -116,14 +116,14 @@ def _against_baselines(result: EvaluationResult, name: str) -> list[str]:
     if mean and mean.ci95 and not mean.is_positive:
         verdict = "no better" if mean.ci95[1] < NEGLIGIBLE else "not shown to be better"
         sentences.append(
-            f"It is {verdict} than always answering the mean target ({mean.mean:+.3f}{_intervals(mean, kind, '+')}). "
+            f"It is {verdict} than always answering the mean target ({mean.mean:+.3f}; {_intervals(mean, kind, '+')}). "
             "Check that each target belongs to its image."
         )
     if ridge and ridge.ci95:
         verdict = (
             "better than" if ridge.is_positive else "worse than" if ridge.is_negative else "not shown to be better than"
         )
-        sentences.append(f"It is {verdict} ridge regression ({ridge.mean:+.3f}{_intervals(ridge, kind, '+')}).")
+        sentences.append(f"It is {verdict} ridge regression ({ridge.mean:+.3f}; {_intervals(ridge, kind, '+')}).")
     if shuffled and shuffled.ci95 and not shuffled.is_positive:
         sentences.append(
             "It is not shown to be better than a decoder trained on shuffled targets: perhaps nothing depends on which "
@@ -152,8 +152,8 @@ def _retrieval(result: EvaluationResult, name: str) -> list[str]:
         )
     if scores.hub.share > max(HUB, HUB_RATIO * scores.hub.own):
         sentences.append(
-            f"{scores.hub.candidate!r} is the nearest target of {scores.hub.share:.0%} of the predictions, but the right "
-            f"one for {scores.hub.own:.0%}: it is a hub."
+            f"{scores.hub.candidate!r} is the nearest target of {scores.hub.share:.0%} of the predictions, but the "
+            f"right one for {scores.hub.own:.0%}: it is a hub."
         )
     return sentences
 
@@ -163,8 +163,8 @@ def _collapse(result: EvaluationResult, name: str) -> list[str]:
     if target_rank is None or (rank or 1.0) >= COLLAPSED * target_rank:
         return []
     return [
-        f"The predictions collapse: they use {rank or 1.0:.1f} effective dimensions, the targets {target_rank:.1f}. More "
-        "training images with other targets help."
+        f"The predictions collapse: they use {rank or 1.0:.1f} effective dimensions, the targets {target_rank:.1f}. "
+        "More training images with other targets help."
     ]
 
 
@@ -176,7 +176,7 @@ def _api_styles(result: EvaluationResult) -> list[str]:
         return ["functional and sequential give every image the same cosine: the API style changes nothing."]
     verdict = "differ" if difference.is_positive or difference.is_negative else "are not shown to differ"
     intervals = _intervals(difference, result.clusters.kind, "+")
-    return [f"functional and sequential {verdict} ({difference.mean:+.4f}{intervals})."]
+    return [f"functional and sequential {verdict} ({difference.mean:+.4f}; {intervals})."]
 
 
 def _output_ceiling(result: EvaluationResult, name: str, context: Context) -> list[str]:

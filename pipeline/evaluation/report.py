@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -219,22 +220,38 @@ def _made(report: Report) -> list[tuple[str, str]]:
     """How the first model was trained, line by line."""
     if not report.run:
         return []
-    run, training = report.run, report.run.training
-    decoder = training["decoder"]
-    hidden = ", ".join(map(str, decoder["hidden"])) or "none"
+    run = report.run
     return [
         ("images", str(run.options.get("images", ""))),
         ("targets", str(run.options.get("targets", "in the list of images"))),
         ("features", ", ".join(f"{key} {value}" for key, value in run.extractor.items())),
-        ("decoder", f"hidden layers {hidden}, {decoder['activation']}; output {decoder['output_activation']}"),
-        (
-            "training",
-            f"{training['epochs']} epochs, batches of {training['batch_size']}, {training['optimizer']} at "
-            f"{training['learning_rate']:g} ({training['schedule']}), loss {training['loss']}, "
-            f"keeping the {training['keep']} epoch",
-        ),
+        *_training_lines(run.training),
         ("split", f"{run.split.rule}: {len(run.split.train)} training, {len(run.split.validation)} held out"),
         ("random seed", str(run.seed)),
         ("versions", ", ".join(f"{key} {value}" for key, value in run.versions.items())),
         ("repeat with", f"python -m pipeline train --config {(report.folder or Path()) / RUN_FILE}"),
+    ]
+
+
+def _training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "decoder" not in training:
+        decays = ", ".join(f"{decay:g}" for decay in training["weight_decays"])
+        return [
+            (
+                "decoder",
+                f"a blend of ridge regression, {training['ramps']} random ramps and networks of {training['units']} "
+                f"units with weight decay {decays}, {training['epochs']} epochs each; shares by {training['folds']} "
+                "folds of the training images",
+            )
+        ]
+    decoder = training["decoder"]
+    hidden = ", ".join(map(str, decoder["hidden"])) or "none"
+    return [
+        ("decoder", f"hidden layers {hidden}, {decoder['activation']}; output {decoder['output_activation']}"),
+        (
+            "training",
+            f"{training['epochs']} epochs, batches of {training['batch_size']}, {training['optimizer']} at "
+            f"{training['learning_rate']:g} ({training['schedule']}), weight decay {training['weight_decay']:g}, loss "
+            f"{training['loss']}, keeping the {training['keep']} epoch",
+        ),
     ]

@@ -19,7 +19,8 @@ import numpy as np
 from pipeline.core.errors import RequestError
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.vectors import Vectors, cosines
-from pipeline.decoders.config import PRESETS, TrainingConfig
+from pipeline.decoders.config import TrainingConfig
+from pipeline.decoders.presets import ORIGINAL
 from pipeline.decoders.spec import ApiStyle, DecoderSpec, build_decoder
 from pipeline.decoders.streaming import aligned_empty
 from pipeline.decoders.training import Callbacks, History, TrainingData, fit, predict
@@ -132,7 +133,7 @@ class Study:
 
 def run_study(
     data: Callable[[int], TrainingData],
-    config: TrainingConfig = PRESETS["original"],
+    config: TrainingConfig = ORIGINAL,
     seeds: Sequence[int] = (0, 1, 2),
     progress: bool = False,
 ) -> Study:

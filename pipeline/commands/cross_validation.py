@@ -1,0 +1,148 @@
+"""Cross-validation: every image is held out once, and predicted by decoders that were trained on the others."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.commands.examples import Examples
+from pipeline.commands.scoring import TrainingTargets
+from pipeline.core.vectors import cosines
+from pipeline.data.folds import fold_images
+from pipeline.data.splits import SplitRule
+from pipeline.decoders.baselines import Baselines
+from pipeline.decoders.fitting import Config, fit_decoders
+from pipeline.decoders.spec import ApiStyle
+from pipeline.decoders.training import Callbacks, TrainingData, predict
+from pipeline.evaluation.intervals import corrected_resampled_interval
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FoldOptions:
+    """How to cross-validate.
+
+    Attributes:
+        folds: The number of folds.
+        repeats: How often to repeat, each time with other folds.
+    """
+
+    folds: int
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """The held-out cosine over folds.
+
+    Attributes:
+        mean: The mean of the folds' mean cosines.
+        ci95: Its 95 % interval, with Nadeau and Bengio's correction for folds that share training images, or None.
+    """
+
+    mean: float
+    ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """The scores of a cross-validation.
+
+    Attributes:
+        folds: The number of folds.
+        repeats: How often they were repeated.
+        validation_cosine: API style -> held-out cosine over all folds.
+    """
+
+    folds: int
+    repeats: int
+    validation_cosine: Mapping[str, FoldScore]
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Predictions for each image by what was trained without it.
+
+    Attributes:
+        decoders: API style -> predictions, shape (N, D).
+        baselines: Name -> predictions, shape (N, D).
+        training: The training targets; an image's target is seen if its own fold was trained on it.
+        result: The scores over folds.
+    """
+
+    decoders: Mapping[str, np.ndarray]
+    baselines: Mapping[str, np.ndarray]
+    training: TrainingTargets
+    result: FoldResult
+
+
+def cross_validate(
+    examples: Examples,
+    duplicates: np.ndarray,
+    rule: SplitRule,
+    options: FoldOptions,
+    config: Config,
+    styles: Sequence[ApiStyle],
+    seed: int,
+    memory: int,
+) -> OutOfFold:
+    """Train and predict fold by fold.
+
+    Args:
+        examples: All examples, N of them.
+        duplicates: A number for each, shape (N,), int; near-duplicates share one.
+        rule: What a fold holds out.
+        options: Folds and repeats.
+        config: The decoder and its training.
+        styles: The API styles to build it in.
+        seed: Random seed; repeats take the next ones.
+        memory: Bytes of features to hold at a time.
+
+    Returns:
+        The out-of-fold predictions of the first repeat, and the scores of all.
+
+    Raises:
+        RequestError: The images cannot be split into so many folds.
+    """
+    x, y = examples.features.stored(), examples.targets
+    found: dict[str, np.ndarray] = {}
+    scores: dict[str, list[float]] = {style: [] for style in styles}
+    seen = np.zeros(len(y), bool)
+    for repeat in range(options.repeats):
+        splits = fold_images(examples.features.images, rule, duplicates, options.folds, seed + repeat)
+        for number, split in enumerate(splits, start=1):
+            rows, held_out = split.train, split.validation
+            data = TrainingData(x.subset(rows), y[rows], x.subset(held_out), y[held_out], memory).loaded()
+            fitted = fit_decoders(data, config, styles, duplicates[rows], seed + repeat, Callbacks())
+            baselines = Baselines.fit(data.x, data.y, duplicates[rows], seed)
+            predictions = {style: predict(model, data.x_validation) for style, model in fitted.models.items()}
+            for style in styles:
+                scores[style].append(float(cosines(predictions[style], data.y_validation).mean()))
+            log.info(
+                "fold %d of %d%s: held-out cosine %.4f",
+                number,
+                options.folds,
+                f", repeat {repeat + 1} of {options.repeats}" if options.repeats > 1 else "",
+                scores[styles[0]][-1],
+            )
+            if repeat == 0:
+                seen[held_out] = baselines.has_seen(data.y_validation)
+                for name, predicted in (predictions | baselines.predict(data.x_validation)).items():
+                    found.setdefault(name, np.zeros(y.shape, np.float32))[held_out] = predicted
+    return OutOfFold(
+        decoders={style: found[style] for style in styles},
+        baselines={name: predicted for name, predicted in found.items() if name not in styles},
+        training=TrainingTargets(y.mean(axis=0, dtype=np.float64), y.std(axis=0, dtype=np.float64), seen),
+        result=FoldResult(
+            folds=options.folds,
+            repeats=options.repeats,
+            validation_cosine={style: _score(values, len(y), options.folds) for style, values in scores.items()},
+        ),
+    )
+
+
+def _score(values: Sequence[float], images: int, folds: int) -> FoldScore:
+    interval = corrected_resampled_interval(np.array(values), images - images / folds, images / folds)
+    return FoldScore(float(np.mean(values)), (interval.low, interval.high) if interval else None)

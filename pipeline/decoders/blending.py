@@ -1,0 +1,251 @@
+"""The default decoder: a blend of networks, ridge regression and random ramps, each with the share it deserves.
+
+No single method is best on every data set. Networks win with many images for each target, ridge regression with few
+images or noisy targets, and ramps (a smooth kernel) in between. The shares are chosen by out-of-fold predictions of the
+training images, as in Breiman's stacked regressions (1996): five folds and non-negative least squares.
+
+The blend is one network with one hidden layer of ReLU units, for each candidate is one:
+
+- A network's share is absorbed by its output kernel.
+- A linear map a is relu(a) - relu(-a).
+- A ramp, which rises from 0 to 1 and stays there, is the difference of two ReLU units.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.core.keras_backend import import_keras
+from pipeline.core.vectors import Vectors
+from pipeline.decoders.adamw import BATCH, train_network
+from pipeline.decoders.coordinates import Coordinates, orthogonal_directions
+from pipeline.decoders.hidden_layer import HiddenLayer
+from pipeline.decoders.ridge_regression import fit_ridge
+from pipeline.decoders.spec import ApiStyle
+
+NEGLIGIBLE = 0.01  # a share that is not worth its units
+
+
+@dataclass(frozen=True)
+class BlendConfig:
+    """How a blend is fitted.
+
+    Attributes:
+        weight_decays: A network is trained with each of these weight decays.
+        units: Hidden units of each network.
+        epochs: Epochs of each network.
+        ramps: The number of random ramps.
+        folds: Folds of the training images, by which the shares are chosen.
+    """
+
+    weight_decays: tuple[float, ...] = (3.0, 10.0, 30.0)
+    units: int = 256
+    epochs: int = 100
+    ramps: int = 2048
+    folds: int = 5
+
+    @property
+    def trainings(self) -> int:
+        """How many networks are trained in all."""
+        return len(self.weight_decays) * (self.folds + 1)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "BlendConfig":
+        """Read what `dataclasses.asdict` returned, after a round trip through JSON."""
+        return cls(**{**document, "weight_decays": tuple(document["weight_decays"])})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One method to blend.
+
+    Attributes:
+        name: Its name in results.
+        network: Fitted to all training images, on coordinates.
+        out_of_fold: Predictions for each training image, fitted to the other folds, shape (N, D).
+    """
+
+    name: str
+    network: HiddenLayer
+    out_of_fold: np.ndarray
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A fitted blend.
+
+    Attributes:
+        network: On standardised features, shape (F,).
+        mean: Mean training feature, shape (F,).
+        scale: Root of the mean variance of the training features.
+        shares: Candidate -> its share.
+        errors: Candidate -> its mean squared error out of fold; "blend" -> that of the blend.
+    """
+
+    network: HiddenLayer
+    mean: np.ndarray
+    scale: float
+    shares: dict[str, float]
+    errors: dict[str, float]
+
+
+def deal_folds(y: np.ndarray, duplicates: np.ndarray, seed: int, count: int) -> np.ndarray:
+    """Deal training images into folds, the images of each target evenly; near-duplicates share a fold.
+
+    Args:
+        y: Targets, shape (N, D).
+        duplicates: A number for each image, shape (N,), int; near-duplicates share one.
+        seed: Random seed.
+        count: The number of folds; fewer where there are fewer different images.
+
+    Returns:
+        The fold of each image, shape (N,), int.
+    """
+    _, first, image = np.unique(duplicates, return_index=True, return_inverse=True)
+    _, target = np.unique(y[first], axis=0, return_inverse=True)
+    order = np.random.default_rng([seed, 0]).permutation(len(first))
+    order = order[np.argsort(target.ravel()[order], kind="stable")]  # sorted by target, shuffled within
+    fold = np.empty(len(first), int)
+    fold[order] = np.arange(len(first)) % min(count, len(first))
+    return fold[image]
+
+
+def fit_blend(
+    x: Vectors, y: np.ndarray, duplicates: np.ndarray, config: BlendConfig, seed: int = 0, progress: bool = False
+) -> Blend:
+    """Fit all candidates and blend them.
+
+    Args:
+        x: Training features, shape (N, F), float32; at least two different ones.
+        y: Training targets, shape (N, D), float32.
+        duplicates: A number for each image, shape (N,), int; near-duplicates share one.
+        config: How to fit it.
+        seed: Random seed of folds, initial weights, the order of the images, and the ramps.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        The blend.
+    """
+    coordinates = Coordinates.of(x, seed)
+    z = coordinates(x)
+    folds = deal_folds(y, duplicates, seed, config.folds)
+    candidates = [
+        *_networks(z, y, folds, config, coordinates.stretch, seed, progress),
+        *_ridges(z, y, folds),
+        _ramps(z, y, folds, config.ramps, seed),
+    ]
+    mean = y.mean(axis=0, dtype=np.float64)
+    stacked = np.stack([(candidate.out_of_fold - mean).ravel() for candidate in candidates], axis=1)
+    shares = _stack(stacked, (y - mean).ravel())
+    parts = [candidate.network for candidate, share in zip(candidates, shares, strict=True) if share > 0]
+    if parts:
+        network = HiddenLayer.blend(parts, shares[shares > 0], mean)
+    else:  # nothing predicts better than the mean
+        network = HiddenLayer.linear(np.zeros((z.shape[1], y.shape[1])), mean)
+    errors = {candidate.name: float(((candidate.out_of_fold - y) ** 2).mean()) for candidate in candidates}
+    errors["blend"] = float((((y - mean).ravel() - stacked @ shares) ** 2).mean())
+    return Blend(
+        network=coordinates.on_features(network),
+        mean=coordinates.mean,
+        scale=coordinates.scale,
+        shares={candidate.name: float(share) for candidate, share in zip(candidates, shares, strict=True)},
+        errors=errors,
+    )
+
+
+def _stack(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Non-negative shares with the least squared error, shape (candidates,); negligible ones are zero."""
+    from scipy.optimize import nnls
+
+    shares: np.ndarray = nnls(predictions, targets)[0]
+    used = shares >= NEGLIGIBLE
+    if used.any():
+        shares[used] = nnls(predictions[:, used], targets)[0]
+    shares[~used] = 0
+    return shares
+
+
+def _networks(
+    z: np.ndarray, y: np.ndarray, folds: np.ndarray, config: BlendConfig, stretch: float, seed: int, progress: bool
+) -> list[Candidate]:
+    """A network for each weight decay."""
+    everyone = np.arange(len(z))
+    parts = [everyone[folds != fold] for fold in np.unique(folds)] + [everyone]
+    steps = sum(config.epochs * -(-len(part) // BATCH) for part in parts) * len(config.weight_decays)
+    found = []
+    with tqdm(total=steps, unit="step", desc="training", disable=None if progress else True) as bar:
+        for decay in config.weight_decays:
+            *others, network = (
+                train_network(z, y, part, config.units, config.epochs, decay, stretch, seed, bar.update)
+                for part in parts
+            )
+            out_of_fold = np.empty(y.shape, np.float32)
+            for fold, other in zip(np.unique(folds), others, strict=True):
+                out_of_fold[folds == fold] = other(z[folds == fold])
+            found.append(Candidate(f"network, weight decay {decay:g}", network, out_of_fold))
+    return found
+
+
+def _ridges(z: np.ndarray, y: np.ndarray, folds: np.ndarray) -> list[Candidate]:
+    fitted = zip(("ridge", "ridge, a penalty per dimension"), fit_ridge(z, y, folds), strict=True)
+    return [
+        Candidate(name, HiddenLayer.linear(each.ridge.coefficients, each.ridge.intercept), each.out_of_fold)
+        for name, each in fitted
+    ]
+
+
+def _ramps(z: np.ndarray, y: np.ndarray, folds: np.ndarray, count: int, seed: int) -> Candidate:
+    """Ridge regression on ramps as wide as the standard deviation of the training images, in random directions.
+
+    Ramps in all directions and at all offsets have the kernel -|x - x'|, which has no bandwidth to choose (Rahimi and
+    Recht 2007 for random features; Székely and Rizzo 2013 for this kernel).
+    """
+    random = np.random.default_rng([seed, 2])
+    kernel = orthogonal_directions(z.shape[1], count, random)
+    along = z @ kernel
+    deviation = along.std(axis=0)
+    deviation[deviation == 0] = 1
+    along, kernel = along / deviation, kernel / deviation
+    middle = np.sort(along, axis=0)[random.permutation(count) * len(z) // count, np.arange(count)]
+    fitted, _ = fit_ridge(np.clip(along - middle + 0.5, 0, 1), y, folds)
+    out = fitted.ridge.coefficients
+    network = HiddenLayer(
+        np.hstack([kernel, kernel]),
+        np.concatenate([0.5 - middle, -0.5 - middle]),
+        np.vstack([out, -out]),
+        fitted.ridge.intercept,
+    )
+    return Candidate("ramps", network, fitted.out_of_fold)
+
+
+def build_blend(blend: Blend, style: ApiStyle) -> Any:
+    """The blend as a Keras model of standard layers: Normalization, Dense (ReLU), Dense.
+
+    Args:
+        blend: The blend.
+        style: "functional" or "sequential"; the weights are the same bits.
+
+    Returns:
+        A `keras.Model` from (N, F) to (N, D), not compiled.
+    """
+    keras = import_keras()
+    network, features = blend.network, len(blend.mean)
+    layers = [
+        keras.layers.Normalization(mean=blend.mean, variance=np.full(features, blend.scale**2)),
+        keras.layers.Dense(network.kernel.shape[1], "relu"),
+        keras.layers.Dense(network.out.shape[1]),
+    ]
+    inputs = keras.Input((features,), name="feature")
+    if style == "sequential":
+        model = keras.Sequential([inputs, *layers], name=style)
+    else:
+        outputs = inputs
+        for layer in layers:
+            outputs = layer(outputs)
+        model = keras.Model(inputs, outputs, name=style)
+    layers[1].set_weights([network.kernel, network.bias])
+    layers[2].set_weights([network.out, network.intercept])
+    return model

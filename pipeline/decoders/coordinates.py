@@ -1,0 +1,66 @@
+"""Coordinates: with fewer images than features, decoders are fitted in the space that the training images span.
+
+An image's component outside of that space cannot be learned from, and training in fewer dimensions is several times
+faster. The fitted network is then expressed in the features again.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.core.vectors import Vectors, in_blocks, moments
+from pipeline.decoders.hidden_layer import HiddenLayer
+from pipeline.decoders.ridge_regression import spanning
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """The coordinates of features.
+
+    Attributes:
+        mean: Mean feature, shape (F,), float32.
+        scale: Root of the mean variance of the features.
+        basis: Orthonormal vectors, shape (F, R), float32, times `stretch`; None where the coordinates are the
+            standardised features themselves.
+        stretch: See `basis`. A step of Adam moves each weight by the learning rate, so it changes a unit's output less
+            where there are fewer weights; longer coordinates make up for that.
+    """
+
+    mean: np.ndarray
+    scale: float
+    basis: np.ndarray | None
+    stretch: float
+
+    @classmethod
+    def of(cls, x: Vectors, seed: int) -> "Coordinates":
+        """The coordinates of the space that features, shape (N, F), span, in a random rotation."""
+        mean, variance = moments(x)
+        scale = max(variance, 1e-12) ** 0.5
+        rows, features = x.shape
+        if rows > features:
+            return cls(mean, scale, None, 1.0)
+        basis = spanning((x[:].astype(np.float64) - mean) / scale)
+        rotation = orthogonal_directions(basis.shape[1], basis.shape[1], np.random.default_rng([seed, 1]))
+        stretch = (features / basis.shape[1]) ** 0.5
+        return cls(mean, scale, (stretch * basis @ rotation).astype(np.float32), stretch)
+
+    def __call__(self, x: Vectors) -> np.ndarray:
+        """Coordinates of features of shape (N, F): shape (N, R), float32."""
+        return np.concatenate([self._transform(block) for block in in_blocks(x)])
+
+    def _transform(self, x: np.ndarray) -> np.ndarray:
+        standardised: np.ndarray = (x - self.mean) / np.float32(self.scale)
+        return standardised if self.basis is None else standardised @ self.basis
+
+    def on_features(self, network: HiddenLayer) -> HiddenLayer:
+        """A network on coordinates as one on standardised features."""
+        if self.basis is None:
+            return network
+        return dataclasses.replace(network, kernel=self.basis @ network.kernel)
+
+
+def orthogonal_directions(dim: int, count: int, random: np.random.Generator) -> np.ndarray:
+    """Random unit vectors, orthogonal in blocks of `dim` (Yu et al. 2016); shape (dim, count)."""
+    blocks = [np.linalg.qr(random.normal(size=(dim, dim)))[0] for _ in range(-(-count // dim))]
+    return np.hstack(blocks)[:, :count]
