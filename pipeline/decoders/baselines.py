@@ -95,7 +95,7 @@ class Baselines:
             PipelineError: The file is damaged.
         """
         try:
-            with np.load(file, allow_pickle=False) as saved:
+            with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as saved:
                 return cls(**{**saved, "alpha": float(saved["alpha"])})
         except Exception as error:  # NumPy and zipfile raise many types for damaged files
             raise PipelineError(f"{file} is damaged ({first_line(error)}); retrain to write it again.") from error
