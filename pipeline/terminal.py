@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.commands.compare import CompareResult
     from pipeline.commands.extract import ExtractResult
     from pipeline.commands.train import TrainResult
-    from pipeline.evaluation.metrics import EvaluationResult
+    from pipeline.evaluation.results import EvaluationResult
 
 log = logging.getLogger(__name__)
 

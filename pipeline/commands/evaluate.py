@@ -21,7 +21,7 @@ from pipeline.decoders.baselines import Baselines, fit_shuffled
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.spec import API_STYLES
 from pipeline.decoders.training import TrainingData, predict
-from pipeline.evaluation.metrics import EvaluationResult
+from pipeline.evaluation.results import EvaluationResult
 from pipeline.evaluation.report import SUFFIXES
 from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor

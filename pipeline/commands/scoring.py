@@ -14,9 +14,11 @@ from pipeline.core.runs import RunRecord
 from pipeline.data.word_vectors import read_vocabulary
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.spec import output_ceiling
-from pipeline.evaluation.conclusions import Context, conclude
-from pipeline.evaluation.metrics import EvaluationResult, EvaluationSet, differences, score_model, score_predictions
+from pipeline.evaluation.conclusions import Context, conclude, headline
+from pipeline.evaluation.dimensions import effective_rank
+from pipeline.evaluation.metrics import EvaluationSet, differences, score_model, score_predictions
 from pipeline.evaluation.report import Report, write_report
+from pipeline.evaluation.results import Clusters, EvaluationResult
 from pipeline.evaluation.retrieval import Candidates
 
 
@@ -48,6 +50,8 @@ class EvaluationInputs:
         fitted: The fitted baselines, which know the training targets; None where there are none.
         weights: The `weights` option that the features were computed with.
         trained_on: How many of the images the decoders were trained on.
+        cluster: What intervals generalize over: "group", "label" or "image"; None for groups where there are some, else
+            labels where targets repeat, else images.
         run: The record of the first decoder's run, or None.
         folder: The folder of that run.
     """
@@ -58,6 +62,7 @@ class EvaluationInputs:
     fitted: Baselines | None
     weights: str
     trained_on: int = 0
+    cluster: str | None = None
     run: RunRecord | None = None
     folder: Path | None = None
 
@@ -79,7 +84,8 @@ def score_decoders(
         RequestError: The vocabulary cannot be used.
         PipelineError: The report cannot be written.
     """
-    evaluated = _evaluation_set(inputs, vocabulary)
+    kind = inputs.cluster or _natural_cluster(inputs.examples)
+    evaluated = _evaluation_set(inputs, vocabulary, kind)
     ceilings = {
         name: output_ceiling(decoder.output_activation, evaluated.targets) for name, decoder in inputs.decoders.items()
     }
@@ -89,14 +95,17 @@ def score_decoders(
     result = EvaluationResult(
         models={name: score_model(scored[name], evaluated) for name in inputs.decoders},
         baselines={name: scored[name].scores for name in inputs.baselines},
-        differences=differences(scored, list(inputs.decoders)),
+        differences=differences(scored, list(inputs.decoders), evaluated),
         ceiling=max(ceilings.values()),
+        noise_ceiling=evaluated.noise.cosine if evaluated.noise else None,
         images=len(evaluated.paths),
+        clusters=Clusters(kind, len(set(evaluated.clusters))),
         candidates=len(evaluated.candidates),
+        target_rank=effective_rank(evaluated.targets),
         zero_targets=int((~evaluated.targets.any(axis=1)).sum()),
         report=str(report) if report else None,
     )
-    result = dataclasses.replace(result, conclusions=conclude(result, _context(inputs)))
+    result = dataclasses.replace(result, headline=headline(result), conclusions=conclude(result, _context(inputs)))
     if report:
         curves = {name: decoder.curves for name, decoder in inputs.decoders.items() if decoder.curves}
         images = inputs.examples.features.images
@@ -114,19 +123,42 @@ def _context(inputs: EvaluationInputs) -> Context:
     )
 
 
-def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None) -> EvaluationSet:
-    """The images with their targets; an image without a label goes by its key in the target table."""
+def _natural_cluster(examples: Examples) -> str:
+    """What the images have in common: a group, or else a label with a target of its own."""
+    if examples.features.images.groups is not None:
+        return "group"
+    return "label" if len(set(examples.keys)) < len(examples.keys) else "image"
+
+
+def _clusters(examples: Examples, kind: str) -> Sequence[str]:
+    images = examples.features.images
+    if kind == "group" and (images.groups is None or None in images.groups):
+        raise RequestError("cluster='group' needs a .csv or .parquet list with the column 'group' for all images.")
+    if kind == "group":
+        return [str(group) for group in images.groups or ()]
+    return _labels(examples) if kind == "label" else images.paths
+
+
+def _labels(examples: Examples) -> list[str]:
+    """The images' labels; one without a label goes by its key in the target table."""
+    return [label or key for label, key in zip(examples.features.images.labels, examples.keys, strict=True)]
+
+
+def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: str) -> EvaluationSet:
     examples, fitted = inputs.examples, inputs.fitted
     images, targets = examples.features.images, examples.targets
     labels = {path: label for path, label in zip(examples.source.paths, examples.source.labels, strict=True) if label}
     rows = [(labels.get(key, key), examples.table.vectors[row]) for key, row in examples.table.rows.items()]
     return EvaluationSet(
         paths=images.paths,
-        labels=[label or key for label, key in zip(images.labels, examples.keys, strict=True)],
+        labels=_labels(examples),
         targets=targets,
         candidates=Candidates(itertools.chain(rows, _words(vocabulary, targets.shape[1]))),
         centre=fitted.mean if fitted else targets.mean(axis=0),
+        deviation=fitted.deviation if fitted else targets.std(axis=0),
+        clusters=_clusters(examples, cluster),
         seen=fitted.has_seen(targets) if fitted else None,
+        imagenet_weights=inputs.weights == "imagenet",
     )
 
 

@@ -31,7 +31,7 @@ from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.config import PRESETS, TrainingConfig
 from pipeline.decoders.spec import API_STYLES, ApiStyle, build_decoder, output_ceiling
 from pipeline.decoders.training import MEMORY, Callbacks, Diverged, History, TrainingData, fit, predict
-from pipeline.evaluation.metrics import EvaluationResult
+from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor
 

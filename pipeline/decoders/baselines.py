@@ -28,6 +28,7 @@ class Baselines:
 
     Attributes:
         mean: The mean target, shape (D,): the same prediction for every image.
+        deviation: The standard deviation of each dimension of the targets, shape (D,).
         coefficients: Ridge regression from features, shape (F, D).
         intercept: Its intercept, shape (D,).
         alpha: Its penalty.
@@ -35,6 +36,7 @@ class Baselines:
     """
 
     mean: np.ndarray
+    deviation: np.ndarray
     coefficients: np.ndarray
     intercept: np.ndarray
     alpha: float
@@ -63,7 +65,14 @@ class Baselines:
         x = x[:]
         model = RidgeCV(alphas=RIDGE_ALPHAS).fit(x, y) if len(x) > 1 else Ridge().fit(x, y)
         alpha = float(getattr(model, "alpha_", model.alpha if len(x) == 1 else np.nan))
-        return cls(mean, model.coef_.T.astype(np.float32), model.intercept_.astype(np.float32), alpha, seen)
+        return cls(
+            mean,
+            y.std(axis=0, dtype=np.float64).astype(np.float32),
+            model.coef_.T.astype(np.float32),
+            model.intercept_.astype(np.float32),
+            alpha,
+            seen,
+        )
 
     def predict(self, x: Vectors) -> dict[str, np.ndarray]:
         """Predictions of both for features of shape (N, F): {"mean": (N, D), "ridge": (N, D)}."""

@@ -1,26 +1,53 @@
 """Metrics: what a cosine similarity to the target is worth, in numbers.
 
-A mean cosine says little by itself. Beside it stand its interval; the same with the mean target subtracted from both
-sides, for targets that all point one way; the share of the way from the mean baseline to the output ceiling; the
-squared error; the rank of the right target among all; and the labels and images where it goes wrong.
+A mean cosine says little by itself. Beside it stand its intervals; the same with the mean target subtracted from both
+sides, for targets that all point one way; the share of the way from the mean baseline to the output ceiling and to the
+noise ceiling; the squared error; the rank of the right target among all; correlations of dimensions and patterns; and
+the labels and images where it goes wrong.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.core.vectors import cosines
-from pipeline.evaluation.retrieval import Candidates, RetrievalResult, RetrievalSummary, retrieve
+from pipeline.evaluation import dimensions
+from pipeline.evaluation.hubs import csls_ranking, largest_hub
+from pipeline.evaluation.imagenet import is_imagenet_class
+from pipeline.evaluation.intervals import Interval, across, within
+from pipeline.evaluation.noise_ceiling import noise_corrected
+from pipeline.evaluation.results import (
+    Bounds,
+    Confusion,
+    CosineSummary,
+    Difference,
+    ImageScores,
+    LabelScores,
+    ModelScores,
+    PatternScores,
+    Scores,
+)
+from pipeline.evaluation.retrieval import Candidates, RetrievalResult, RetrievalSummary, retrieve, summarize_ranks
+from pipeline.evaluation.zero_shot import ZeroShot, zero_shot
 
-RESAMPLES = 2000
-RESAMPLED_AT_ONCE = 2**22  # values
 CONFUSIONS = 3  # that are named for a label
 NAMED = 10  # worst and best images that are named
+CSLS_CANDIDATES = 50_000  # at most; CSLS compares all predictions with all candidates twice
 
-Interval = tuple[float, float]
+
+@dataclass(frozen=True)
+class NoiseCeiling:
+    """What a perfect prediction would score on noisy targets.
+
+    Attributes:
+        cosine: The noise ceiling of the mean cosine.
+        reliability: The reliability of each dimension, shape (D,).
+    """
+
+    cosine: float | None
+    reliability: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -33,7 +60,11 @@ class EvaluationSet:
         targets: Their target embeddings, shape (N, D).
         candidates: The vectors among which predictions are looked up; all targets are among them.
         centre: The mean target, of the training images where they are known, shape (D,).
+        deviation: The standard deviation of each dimension of those targets, shape (D,).
+        clusters: What images have in common, such as a label or a group, N of them; intervals generalize over them.
         seen: Whether each image's target was one of a training image, shape (N,), bool; None if that is not known.
+        noise: The noise ceiling, where targets were repeated.
+        imagenet_weights: Whether the features come from weights that were trained on ImageNet.
     """
 
     paths: Sequence[str]
@@ -41,43 +72,11 @@ class EvaluationSet:
     targets: np.ndarray
     candidates: Candidates
     centre: np.ndarray
+    deviation: np.ndarray
+    clusters: Sequence[str]
     seen: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class CosineSummary:
-    """Cosines over several images; `ci95` is the 95 % interval of the mean, None for a single image."""
-
-    mean: float
-    median: float
-    p05: float
-    p95: float
-    ci95: Interval | None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The numbers of one model or baseline.
-
-    Attributes:
-        cosine: To the target.
-        centred_cosine: The same, with the mean target subtracted from both sides.
-        progress: From the mean baseline at 0 to the output ceiling at 1; None where they are equal or unknown.
-        mse: The mean squared error.
-        retrieval: The rank of the right target.
-        zero_vectors: How many predictions are zero and have no direction.
-        retrieval_of_seen: The same for images whose target training saw, where others are held out.
-        retrieval_of_unseen: The same for images whose target training never saw.
-    """
-
-    cosine: CosineSummary
-    centred_cosine: CosineSummary
-    progress: float | None
-    mse: float
-    retrieval: RetrievalSummary
-    zero_vectors: int
-    retrieval_of_seen: RetrievalSummary | None = None
-    retrieval_of_unseen: RetrievalSummary | None = None
+    noise: NoiseCeiling | None = None
+    imagenet_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,144 +98,6 @@ class ScoredPredictions:
     scores: Scores
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The mean difference of cosines on the same images, `of` minus `minus`, with its 95 % interval."""
-
-    of: str
-    minus: str
-    mean: float
-    ci95: Interval | None
-
-    @property
-    def is_positive(self) -> bool:
-        """Whether the whole interval is above zero."""
-        return self.ci95 is not None and self.ci95[0] > 0
-
-    @property
-    def is_negative(self) -> bool:
-        """Whether the whole interval is below zero."""
-        return self.ci95 is not None and self.ci95[1] < 0
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """How many images of a label have another label's target nearest."""
-
-    label: str
-    images: int
-
-
-@dataclass(frozen=True)
-class LabelScores:
-    """A model's scores on the images of one label."""
-
-    label: str
-    images: int
-    cosine: float
-    top1: float
-    confused_with: Sequence[Confusion]
-
-
-@dataclass(frozen=True)
-class ImageScores:
-    """A model's scores on one image: its row and path, its label, the rank of its target, and the nearest names."""
-
-    row: int
-    path: str
-    label: str
-    cosine: float
-    rank: float
-    nearest: Sequence[str]
-
-
-@dataclass(frozen=True)
-class ModelScores:
-    """The numbers of a model in detail: by label, and its worst and best images."""
-
-    scores: Scores
-    ceiling: float
-    labels: Sequence[LabelScores]
-    worst: Sequence[ImageScores]
-    best: Sequence[ImageScores]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values, with the scores at the top level."""
-        details = asdict(self)
-        return {**details.pop("scores"), **details}
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """The result of an evaluation.
-
-    Attributes:
-        models: Name -> scores.
-        baselines: Name -> scores.
-        differences: Of every two models, and of each model from each baseline.
-        ceiling: The highest output ceiling of the models.
-        images: How many images were evaluated.
-        candidates: How many different targets predictions were looked up among.
-        zero_targets: How many targets are zero vectors.
-        conclusions: What the numbers mean, in sentences.
-        report: The report's file, or None.
-    """
-
-    models: Mapping[str, ModelScores]
-    baselines: Mapping[str, Scores]
-    differences: Sequence[Difference]
-    ceiling: float
-    images: int
-    candidates: int
-    zero_targets: int
-    conclusions: Sequence[str] = ()
-    report: str | None = None
-
-    @property
-    def best_model(self) -> str:
-        """The name of the model with the highest mean cosine."""
-        return max(self.models, key=lambda name: self.models[name].scores.cosine.mean)
-
-    def difference(self, of: str, minus: str) -> Difference | None:
-        """The difference of two by name, if it was computed."""
-        return next((each for each in self.differences if (each.of, each.minus) == (of, minus)), None)
-
-    def to_json(self) -> dict[str, Any]:
-        """The `evaluate` document of the contract."""
-        return {**asdict(self), "models": {name: model.to_json() for name, model in self.models.items()}}
-
-
-def bootstrap_interval(values: np.ndarray, seed: int = 0) -> Interval | None:
-    """The percentile bootstrap's 95 % interval of a mean (Efron 1979, by SciPy).
-
-    Args:
-        values: Shape (N,).
-        seed: Random seed.
-
-    Returns:
-        The lower and the upper end; None for fewer than two values.
-    """
-    if len(values) < 2:
-        return None
-    from scipy.stats import bootstrap
-
-    found = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-        batch=max(1, RESAMPLED_AT_ONCE // len(values)),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def summarize_cosines(values: np.ndarray) -> CosineSummary:
-    """Summarize cosines, shape (N,)."""
-    p05, median, p95 = np.percentile(values, [5, 50, 95])
-    return CosineSummary(float(values.mean()), float(median), float(p05), float(p95), bootstrap_interval(values))
-
-
 def score_predictions(
     predictions: Mapping[str, np.ndarray], images: EvaluationSet, ceilings: Mapping[str, float]
 ) -> dict[str, ScoredPredictions]:
@@ -251,38 +112,104 @@ def score_predictions(
         Name -> scored predictions.
     """
     base = float(cosines(predictions["mean"], images.targets).mean()) if "mean" in predictions else None
-    return {name: _scored(predicted, images, ceilings.get(name, 1.0), base) for name, predicted in predictions.items()}
+    return {name: _score(predicted, images, ceilings.get(name, 1.0), base) for name, predicted in predictions.items()}
 
 
-def _scored(predicted: np.ndarray, images: EvaluationSet, ceiling: float, base: float | None) -> ScoredPredictions:
+def _score(predicted: np.ndarray, images: EvaluationSet, ceiling: float, base: float | None) -> ScoredPredictions:
     values = cosines(predicted, images.targets)
     found = retrieve(predicted, images.targets, images.candidates)
+    own = images.candidates.numbers(images.targets)
     seen = images.seen if images.seen is not None and not images.seen.all() else None
+    mean = float(values.mean())
     scores = Scores(
-        cosine=summarize_cosines(values),
-        centred_cosine=summarize_cosines(cosines(predicted - images.centre, images.targets - images.centre)),
-        progress=_progress(float(values.mean()), base, ceiling),
+        cosine=summarize_cosines(values, images),
+        centred_cosine=summarize_cosines(cosines(predicted - images.centre, images.targets - images.centre), images),
+        progress=_progress(mean, base, ceiling),
+        progress_to_noise_ceiling=_progress(mean, base, images.noise.cosine if images.noise else None),
         mse=float(np.square(np.subtract(predicted, images.targets, dtype=np.float64)).mean()),
-        retrieval=found.summary(),
+        retrieval=summarize_ranks(found.ranks),
+        retrieval_csls=_csls(predicted, images.candidates, own),
+        retrieval_of_seen=_summary_of(found, seen),
+        retrieval_of_unseen=_summary_of(found, None if seen is None else ~seen),
+        retrieval_of_imagenet=_summary_of(found, _seen_by_vgg16(images)),
+        zero_shot=None if seen is None else _zero_shot(predicted, found, images, seen),
+        hub=largest_hub(found.nearest[:, 0], own, images.candidates.names),
+        patterns=_score_patterns(predicted, images),
         zero_vectors=int((~predicted.any(axis=1)).sum()),
-        retrieval_of_seen=found.summary(seen) if seen is not None and seen.any() else None,
-        retrieval_of_unseen=found.summary(~seen) if seen is not None else None,
     )
     return ScoredPredictions(predicted, values, found, ceiling, scores)
 
 
-def _progress(mean: float, base: float | None, ceiling: float) -> float | None:
-    if base is None or ceiling - base < 1e-9:
+def summarize_cosines(values: np.ndarray, images: EvaluationSet) -> CosineSummary:
+    """Summarize a cosine for each image, shape (N,)."""
+    p05, median, p95 = np.percentile(values, [5, 50, 95])
+    return CosineSummary(
+        mean=float(values.mean()),
+        median=float(median),
+        p05=float(p05),
+        p95=float(p95),
+        ci95=_bounds(across(values, images.clusters)),
+        ci95_same_labels=_bounds(within(values, images.clusters)),
+    )
+
+
+def _bounds(interval: Interval | None) -> Bounds | None:
+    return (interval.low, interval.high) if interval else None
+
+
+def _progress(mean: float, base: float | None, ceiling: float | None) -> float | None:
+    if base is None or ceiling is None or ceiling - base < 1e-9:
         return None
     return (mean - base) / (ceiling - base)
 
 
-def differences(scored: Mapping[str, ScoredPredictions], models: Sequence[str]) -> list[Difference]:
+def _csls(predicted: np.ndarray, candidates: Candidates, own: np.ndarray) -> RetrievalSummary | None:
+    if not 1 < len(candidates) <= CSLS_CANDIDATES:
+        return None
+    return summarize_ranks(csls_ranking(predicted, candidates.vectors(), own).ranks)
+
+
+def _summary_of(found: RetrievalResult, rows: np.ndarray | None) -> RetrievalSummary | None:
+    return summarize_ranks(found.ranks[rows]) if rows is not None and rows.any() else None
+
+
+def _seen_by_vgg16(images: EvaluationSet) -> np.ndarray | None:
+    """Whether each image has a label that the decoder's training never saw but that of VGG16's weights did."""
+    if images.seen is None or not images.imagenet_weights:
+        return None
+    return ~images.seen & np.array([is_imagenet_class(label) for label in images.labels], bool)
+
+
+def _zero_shot(predicted: np.ndarray, found: RetrievalResult, images: EvaluationSet, seen: np.ndarray) -> ZeroShot:
+    unseen = images.candidates.subset(images.targets[~seen])
+    among_unseen = retrieve(predicted[~seen], images.targets[~seen], unseen)
+    return zero_shot(found.ranks, among_unseen.ranks, images.labels, seen)
+
+
+def _score_patterns(predicted: np.ndarray, images: EvaluationSet) -> PatternScores:
+    by_dimension = dimensions.dimension_scores(predicted, images.targets)
+    z_scored = [dimensions.standardised(each, images.centre, images.deviation) for each in (predicted, images.targets)]
+    identification = dimensions.identification(*z_scored)
+    corrected = noise_corrected(by_dimension.pearson, images.noise.reliability) if images.noise else None
+    return PatternScores(
+        pearson=dimensions.distribution(by_dimension.pearson),
+        r2=dimensions.distribution(by_dimension.r2),
+        pattern=dimensions.distribution(dimensions.correlations(*z_scored)),
+        identification=None if np.isnan(identification).any() else float(identification.mean()),
+        effective_rank=dimensions.effective_rank(predicted),
+        pearson_of_ceiling=None if corrected is None else dimensions.distribution(corrected),
+    )
+
+
+def differences(
+    scored: Mapping[str, ScoredPredictions], models: Sequence[str], images: EvaluationSet
+) -> list[Difference]:
     """Paired differences of cosines on the same images: of every two models, and of each model from each baseline.
 
     Args:
         scored: All scored predictions by name.
         models: Which of them are models; the others are baselines.
+        images: The images.
 
     Returns:
         The differences.
@@ -292,19 +219,20 @@ def differences(scored: Mapping[str, ScoredPredictions], models: Sequence[str]) 
     found = []
     for of, minus in pairs:
         values = scored[of].cosines - scored[minus].cosines
-        found.append(Difference(of, minus, float(values.mean()), bootstrap_interval(values)))
+        intervals = (_bounds(interval(values, images.clusters)) for interval in (across, within))
+        found.append(Difference(of, minus, float(values.mean()), *intervals))
     return found
 
 
 def score_model(scored: ScoredPredictions, images: EvaluationSet) -> ModelScores:
     """A model's scores in detail."""
-    order = np.argsort(scored.cosines, kind="stable")
+    order = np.argsort(scored.cosines, kind="stable").tolist()
     return ModelScores(
         scores=scored.scores,
         ceiling=scored.ceiling,
         labels=_score_labels(scored, images),
-        worst=[_score_image(scored, images, int(row)) for row in order[:NAMED]],
-        best=[_score_image(scored, images, int(row)) for row in order[::-1][:NAMED]],
+        worst=[_score_image(scored, images, row) for row in order[:NAMED]],
+        best=[_score_image(scored, images, row) for row in order[::-1][:NAMED]],
     )
 
 

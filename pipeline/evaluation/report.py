@@ -23,7 +23,8 @@ from pipeline.core.vectors import unit
 from pipeline.data import decoding
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.evaluation import charts
-from pipeline.evaluation.metrics import EvaluationResult, EvaluationSet, ScoredPredictions
+from pipeline.evaluation.metrics import EvaluationSet, ScoredPredictions
+from pipeline.evaluation.results import EvaluationResult
 
 SUFFIXES = (".html", ".htm")
 PREVIEW = 128  # pixels of the longer side

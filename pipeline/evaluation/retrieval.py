@@ -1,6 +1,6 @@
 """Retrieval: the rank of a prediction's own target among many candidates, as in DeViSE (Frome et al., NeurIPS 2013)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from pipeline.core.vectors import unit, vector_digest
 BLOCK = 4096  # candidates compared at a time
 ROWS = 1024  # predictions compared at a time
 NEAREST = 5
+HITS = (1, 2, 5, 10, 20)
 # Float64 cosines of equal pairs differ by their rounding, some 1e-14 for a thousand dimensions; this is a tie.
 TIE = 1e-12
 
@@ -27,12 +28,12 @@ class Candidates:
     def __init__(self, rows: Iterable[tuple[str, np.ndarray]]) -> None:
         self.names: list[str] = []
         self._blocks: list[np.ndarray] = []
-        seen: set[bytes] = set()
+        self._numbers: dict[bytes, int] = {}
         for name, vector in rows:
             digest = vector_digest(vector)
-            if digest in seen:
+            if digest in self._numbers:
                 continue
-            seen.add(digest)
+            self._numbers[digest] = len(self.names)
             at = len(self.names) % BLOCK
             if at == 0:
                 self._blocks.append(np.empty((BLOCK, len(vector)), np.float32))
@@ -47,6 +48,18 @@ class Candidates:
         for start, block in zip(range(0, len(self), BLOCK), self._blocks, strict=True):
             yield start, block[: len(self) - start]
 
+    def numbers(self, targets: np.ndarray) -> np.ndarray:
+        """The number of each of some targets, shape (N, D), among the candidates; shape (N,), int64."""
+        return np.array([self._numbers[vector_digest(target)] for target in targets], np.int64)
+
+    def vectors(self) -> np.ndarray:
+        """All vectors, shape (M, D), float32."""
+        return np.concatenate([block for _, block in self.blocks()])
+
+    def subset(self, targets: np.ndarray) -> "Candidates":
+        """Those candidates that are among some targets, shape (N, D)."""
+        return Candidates((self.names[self._numbers[vector_digest(target)]], target) for target in targets)
+
 
 @dataclass(frozen=True)
 class RetrievalSummary:
@@ -57,12 +70,14 @@ class RetrievalSummary:
         top5: The share of images whose own target is among the five nearest.
         mrr: The mean reciprocal rank.
         median_rank: The median rank.
+        hits: k -> the share of images whose own target is among the k nearest, for k in HITS.
     """
 
     top1: float
     top5: float
     mrr: float
     median_rank: float
+    hits: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -83,15 +98,16 @@ class RetrievalResult:
         """Whether each prediction's own target is the nearest, shape (N,), bool."""
         return self.ranks < 1.5
 
-    def summary(self, rows: np.ndarray | slice = slice(None)) -> RetrievalSummary:
-        """Summarize some rows."""
-        ranks = self.ranks[rows]
-        return RetrievalSummary(
-            top1=float((ranks < 1.5).mean()),
-            top5=float((ranks < 5.5).mean()),
-            mrr=float((1 / ranks).mean()),
-            median_rank=float(np.median(ranks)),
-        )
+
+def summarize_ranks(ranks: np.ndarray) -> RetrievalSummary:
+    """Summarize the ranks of some images' own targets, shape (N,), with ties counted half."""
+    return RetrievalSummary(
+        top1=float((ranks < 1.5).mean()),
+        top5=float((ranks < 5.5).mean()),
+        mrr=float((1 / ranks).mean()),
+        median_rank=float(np.median(ranks)),
+        hits={str(k): float((ranks < k + 0.5).mean()) for k in HITS},
+    )
 
 
 def retrieve(predictions: np.ndarray, targets: np.ndarray, candidates: Candidates) -> RetrievalResult:

@@ -1,0 +1,176 @@
+"""Dimensions and patterns: which parts of a target are predicted, and whether predictions tell images apart.
+
+A cosine says neither. Here a dimension is scored over images, a pattern (the dimensions of one image, each measured
+against its own mean and deviation) over dimensions, and a set of predictions by how many dimensions it really uses.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.core.vectors import unit
+
+BINS = 20
+VALUES = 2**22  # correlations compared at a time, in float64
+# Float64 correlations of equal pairs differ by their rounding; this is a tie.
+TIE = 1e-12
+
+
+@dataclass(frozen=True)
+class DimensionScores:
+    """How well each dimension is predicted.
+
+    Attributes:
+        pearson: Correlation over images, shape (D,), float64; NaN where prediction or target is constant.
+        r2: Coefficient of determination, shape (D,), float64; NaN where the target is constant.
+    """
+
+    pearson: np.ndarray
+    r2: np.ndarray
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How values spread.
+
+    Attributes:
+        lower_quartile: None, like the other two, where no value is defined.
+        median: See `lower_quartile`.
+        upper_quartile: See `lower_quartile`.
+        edges: Of the histogram's bins, one more than `counts`.
+        counts: Values in each bin; those beyond the edges are in the first and the last.
+        undefined: Values that are left out because they are not defined (NaN).
+    """
+
+    lower_quartile: float | None
+    median: float | None
+    upper_quartile: float | None
+    edges: list[float]
+    counts: list[int]
+    undefined: int
+
+
+def distribution(values: np.ndarray, low: float = -1.0, high: float = 1.0) -> Distribution:
+    """Summarise values, such as a score for each dimension or image.
+
+    Args:
+        values: Shape (N,); NaN where not defined.
+        low: The histogram's lower end.
+        high: Its upper end.
+    """
+    defined = values[~np.isnan(values)]
+    edges = np.linspace(low, high, BINS + 1)
+    counts, _ = np.histogram(defined.clip(low, high), edges)
+    lower, median, upper = np.percentile(defined, [25, 50, 75]).tolist() if len(defined) else (None, None, None)
+    undefined = len(values) - len(defined)
+    return Distribution(lower, median, upper, edges.round(12).tolist(), counts.tolist(), undefined)
+
+
+def dimension_scores(predictions: np.ndarray, targets: np.ndarray) -> DimensionScores:
+    """Score each dimension over images.
+
+    Args:
+        predictions: Shape (N, D).
+        targets: Shape (N, D).
+    """
+    targets = np.asarray(targets, np.float64)
+    errors = np.square(targets - predictions).sum(axis=0)
+    spread = np.square(targets - targets.mean(axis=0)).sum(axis=0)
+    constant = _constant(targets.T)
+    r2 = 1 - np.divide(errors, spread, out=np.full(len(spread), np.nan), where=~constant)
+    return DimensionScores(correlations(np.asarray(predictions).T, targets.T), r2)
+
+
+def standardised(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Z-score each dimension by the training images, so that no dimension counts more for its scale.
+
+    Args:
+        vectors: Predictions or targets, shape (N, D).
+        mean: Of the training targets, shape (D,).
+        deviation: Their standard deviation, shape (D,).
+
+    Returns:
+        Shape (N, D'), float64, without the dimensions whose deviation is 0.
+    """
+    varies = np.asarray(deviation) > 0
+    scores: np.ndarray = (np.asarray(vectors, np.float64)[:, varies] - mean[varies]) / deviation[varies]
+    return scores
+
+
+def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pearson correlation of each row with the same row of another matrix.
+
+    Of `standardised` predictions and targets it is the pattern correlation of each image (Horikawa and Kamitani 2017,
+    "Generic decoding of seen and imagined objects using hierarchical visual features", Nature Communications 8).
+
+    Args:
+        first: Shape (N, D).
+        second: Shape (N, D).
+
+    Returns:
+        Shape (N,), float64, from -1 to 1; NaN where either row is constant.
+    """
+    found: np.ndarray = np.einsum("nd,nd->n", _deviations(first), _deviations(second)).clip(-1, 1)
+    found[_constant(first) | _constant(second)] = np.nan
+    return found
+
+
+def identification(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Pairwise identification accuracy of each image; chance is 0.5.
+
+    The share of other images whose target correlates less with the prediction than the image's own target does; a tie
+    counts half (Horikawa and Kamitani 2017). Images with the same target as its own are no alternatives and are left
+    out; several images that share another target count each. Exact, in blocks.
+
+    Args:
+        predictions: Shape (N, D), as a rule `standardised`.
+        targets: Shape (N, D), likewise.
+
+    Returns:
+        Shape (N,), float64; NaN where all images have the same target. A constant prediction correlates with nothing,
+        which is a tie with every target.
+    """
+    different, own, images = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
+    directions, candidates = _deviations(predictions), _deviations(different)
+    similarity_to_own = np.einsum("nd,nd->n", directions, candidates[own])
+    below = np.empty(len(directions))
+    step = max(1, VALUES // len(candidates))
+    for start in range(0, len(directions), step):
+        rows = slice(start, start + step)
+        margins = similarity_to_own[rows, None] - directions[rows] @ candidates.T
+        below[rows] = ((margins > TIE) + (np.abs(margins) <= TIE) / 2) @ images
+    others = len(targets) - images[own]
+    found: np.ndarray = np.divide(below - images[own] / 2, others, out=np.full(len(others), np.nan), where=others > 0)
+    return found
+
+
+def effective_rank(vectors: np.ndarray) -> float | None:
+    """How many dimensions a set of vectors really uses, from 1 to D.
+
+    The exponential of the entropy of the singular values' shares (Roy and Vetterli 2007, "The effective rank: a
+    measure of effective dimensionality", EUSIPCO), here of the vectors minus their mean.
+
+    Args:
+        vectors: Shape (N, D).
+
+    Returns:
+        None where all vectors are equal.
+    """
+    vectors = np.asarray(vectors, np.float64)
+    if _constant(vectors.T).all():
+        return None
+    values = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False)
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _constant(rows: np.ndarray) -> np.ndarray:
+    """Whether all values of a row are the same, shape (N,); exactly, for rounding gives a mean of them a residue."""
+    same: np.ndarray = (rows == rows[:, :1]).all(axis=1)
+    return same
+
+
+def _deviations(rows: np.ndarray) -> np.ndarray:
+    """Each row minus its mean, at length 1; constant rows become zero."""
+    rows = np.asarray(rows, np.float64)
+    return unit(np.where(_constant(rows)[:, None], 0, rows - rows.mean(axis=1, keepdims=True)))

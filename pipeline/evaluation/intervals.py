@@ -1,0 +1,142 @@
+"""Intervals: how far a mean over images may be from the mean over all images that it stands for.
+
+Images that share a label or a group resemble each other, so they say less than as many independent ones. What a mean
+can be trusted for depends on the question: new images of the same labels (`within`), or new labels or groups
+(`across`). Both take any value per image: a cosine, or the difference of two models' cosines on the same images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % t interval of a mean.
+
+    Attributes:
+        mean: The mean over images.
+        low: The lower end.
+        high: The upper end.
+        degrees_of_freedom: Of the t distribution; few mean that the interval rests on little.
+    """
+
+    mean: float
+    low: float
+    high: float
+    degrees_of_freedom: float
+
+
+def within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Interval | None:
+    """The interval of a mean for new images of the same labels: a stratified t interval.
+
+    The target is the mean of the labels' own expectations, weighted by their numbers of images. Each label's variance
+    is estimated from its own images, that of a label with one image from all other labels' together. The degrees of
+    freedom are Welch's (1947, "The generalization of 'Student's' problem", Biometrika 34), which also suit labels
+    with two images; Satterthwaite's are too few there.
+
+    Args:
+        values: A value for each image, shape (N,).
+        labels: Their labels, N of them.
+
+    Returns:
+        None where no label has two images.
+    """
+    values, rows, sizes = _grouped(values, labels)
+    repeated = sizes > 1
+    if not repeated.any():
+        return None
+    means = np.bincount(rows, values) / sizes
+    squares = np.bincount(rows, np.square(values - means[rows]))[repeated]
+    freedom = sizes[repeated] - 1
+    weights = (sizes[repeated] / freedom + (~repeated).sum() / freedom.sum()) / len(values) ** 2
+    parts = weights * squares
+    return _t_interval(values.mean(), parts.sum(), _welch(parts, freedom))
+
+
+def _welch(parts: np.ndarray, freedom: np.ndarray) -> float:
+    """Degrees of freedom of a sum of estimated variances, each with its own."""
+    uncertainty = (np.square(parts) / (freedom + 2)).sum()
+    if uncertainty == 0:
+        return float(freedom.sum())
+    return float(np.clip(parts.sum() ** 2 / uncertainty - 2, freedom.min(), freedom.sum()))
+
+
+def across(values: np.ndarray, clusters: Sequence[str] | np.ndarray) -> Interval | None:
+    """The interval of a mean for new labels or groups: a cluster-robust t interval.
+
+    The variance is the CR2 estimate of Bell and McCaffrey (2002); see Cameron and Miller (2015), "A Practitioner's
+    Guide to Cluster-Robust Inference", Journal of Human Resources 50, section VI. The degrees of freedom are Bell and
+    McCaffrey's too, for values that are equal within a cluster, the cautious assumption of Carter, Schnepel and
+    Steigerwald (2017). G clusters of equal size have G - 1, clusters of unequal size fewer. Where each image is a
+    cluster of its own, this is Student's interval.
+
+    Args:
+        values: A value for each image, shape (N,).
+        clusters: The label or group of each image, N of them.
+
+    Returns:
+        None for fewer than two clusters.
+    """
+    values, rows, sizes = _grouped(values, clusters)
+    if len(sizes) < 2:
+        return None
+    sums = np.bincount(rows, values - values.mean())
+    shares = sizes / len(values)
+    variance = (np.square(sums) / (1 - shares)).sum() / len(values) ** 2
+    return _t_interval(values.mean(), variance, _bell_mccaffrey(shares))
+
+
+def _bell_mccaffrey(shares: np.ndarray) -> float:
+    """Degrees of freedom of the CR2 variance, tr(C)^2 / tr(C C), from each cluster's share of the images.
+
+    C is the covariance of the clusters' scaled residual sums. With d = shares^2 / (1 - shares) on its diagonal it is
+    diag(d) - b a' - a b' + (sum of shares^2) a a'; its entries are never formed, for there may be as many clusters as
+    images.
+    """
+    scale = 1 / np.sqrt(1 - shares)
+    a, b, total = scale * shares, scale * np.square(shares), np.square(shares).sum()
+    d = np.square(a)
+    aa, ab, bb = a @ a, a @ b, b @ b
+    trace = d.sum() - 2 * ab + total * aa
+    low_rank = 2 * (aa * bb + ab**2) - 4 * total * aa * ab + (total * aa) ** 2
+    mixed = (d * (total * np.square(a) - 2 * a * b)).sum()
+    return float(trace**2 / (d @ d + low_rank + 2 * mixed))
+
+
+def corrected_resampled_interval(values_per_fold: np.ndarray, train_size: float, test_size: float) -> Interval | None:
+    """The interval of a mean over repeated splits that overlap: Nadeau and Bengio's corrected resampled t interval.
+
+    Scores of splits that share training images are not independent; test_size / train_size stands for their
+    correlation. See Nadeau and Bengio (2003), "Inference for the Generalization Error", Machine Learning 52, and for
+    repeated cross-validation Bouckaert and Frank (2004).
+
+    Args:
+        values_per_fold: A score, or a paired difference of scores, of each split, shape (J,); K folds repeated R
+            times are J = K R.
+        train_size: Images that each split trains on (their mean number, where it varies).
+        test_size: Images that each split holds out.
+
+    Returns:
+        None for fewer than two splits.
+    """
+    values = np.asarray(values_per_fold, np.float64)
+    if len(values) < 2:
+        return None
+    variance = (1 / len(values) + test_size / train_size) * values.var(ddof=1)
+    return _t_interval(values.mean(), variance, len(values) - 1)
+
+
+def _grouped(values: np.ndarray, groups: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The values in float64, the number of each one's group, and the groups' sizes."""
+    _, rows, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    return np.asarray(values, np.float64), rows, sizes
+
+
+def _t_interval(mean: float, variance: float, freedom: float) -> Interval:
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(variance))
+    return Interval(float(mean), float(mean) - half, float(mean) + half, float(freedom))

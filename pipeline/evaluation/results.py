@@ -1,0 +1,228 @@
+"""The typed results of an evaluation, from a single interval to the whole document."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.evaluation.dimensions import Distribution
+from pipeline.evaluation.hubs import Hub
+from pipeline.evaluation.retrieval import RetrievalSummary
+from pipeline.evaluation.zero_shot import ZeroShot
+
+Bounds = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class CosineSummary:
+    """Cosines over several images.
+
+    Attributes:
+        mean: Their mean.
+        median: Their median.
+        p05: Their 5th percentile.
+        p95: Their 95th percentile.
+        ci95: The 95 % interval of the mean for new labels or groups (`pipeline.evaluation.intervals.across`), or None.
+        ci95_same_labels: The 95 % interval for new images of the same labels (`within`), or None.
+    """
+
+    mean: float
+    median: float
+    p05: float
+    p95: float
+    ci95: Bounds | None
+    ci95_same_labels: Bounds | None
+
+
+@dataclass(frozen=True)
+class PatternScores:
+    """How well single dimensions and single images are told apart.
+
+    Attributes:
+        pearson: Pearson's r of each dimension over images.
+        r2: The coefficient of determination of each dimension over images.
+        pattern: The correlation of each image's z-scored prediction and target over dimensions.
+        identification: Pairwise identification accuracy (chance 0.5), the mean over images; None for a single target.
+        effective_rank: The effective rank of the predictions; None where they are all equal.
+        pearson_of_ceiling: Pearson's r divided by its noise ceiling, where targets were repeated.
+    """
+
+    pearson: Distribution
+    r2: Distribution
+    pattern: Distribution
+    identification: float | None
+    effective_rank: float | None
+    pearson_of_ceiling: Distribution | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The numbers of one model or baseline.
+
+    Attributes:
+        cosine: To the target.
+        centred_cosine: The same, with the mean target subtracted from both sides.
+        progress: From the mean baseline at 0 to the output ceiling at 1; None where they are equal or unknown.
+        progress_to_noise_ceiling: From the mean baseline at 0 to the noise ceiling at 1; None where that is unknown.
+        mse: The mean squared error.
+        retrieval: The rank of the right target.
+        retrieval_csls: The same by CSLS, which takes hubs back; None where candidates are too many.
+        retrieval_of_seen: For images whose target training saw, where others are held out.
+        retrieval_of_unseen: For images whose target training never saw.
+        retrieval_of_imagenet: For images of an unseen label that is one of ImageNet's classes, with its weights.
+        zero_shot: Class-averaged accuracy on seen and unseen labels, where labels are held out.
+        hub: The candidate that is nearest to the most predictions.
+        patterns: Dimensions, patterns and identification.
+        zero_vectors: How many predictions are zero and have no direction.
+    """
+
+    cosine: CosineSummary
+    centred_cosine: CosineSummary
+    progress: float | None
+    progress_to_noise_ceiling: float | None
+    mse: float
+    retrieval: RetrievalSummary
+    retrieval_csls: RetrievalSummary | None
+    retrieval_of_seen: RetrievalSummary | None
+    retrieval_of_unseen: RetrievalSummary | None
+    retrieval_of_imagenet: RetrievalSummary | None
+    zero_shot: ZeroShot | None
+    hub: Hub
+    patterns: PatternScores
+    zero_vectors: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean difference of cosines on the same images, `of` minus `minus`.
+
+    Attributes:
+        of: A model.
+        minus: Another model, or a baseline.
+        mean: The mean difference.
+        ci95: Its 95 % interval for new labels or groups, or None.
+        ci95_same_labels: Its 95 % interval for new images of the same labels, or None.
+    """
+
+    of: str
+    minus: str
+    mean: float
+    ci95: Bounds | None
+    ci95_same_labels: Bounds | None
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether the whole interval is above zero."""
+        return self.ci95 is not None and self.ci95[0] > 0
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether the whole interval is below zero."""
+        return self.ci95 is not None and self.ci95[1] < 0
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many images of a label have another label's target nearest."""
+
+    label: str
+    images: int
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """A model's scores on the images of one label."""
+
+    label: str
+    images: int
+    cosine: float
+    top1: float
+    confused_with: Sequence[Confusion]
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """A model's scores on one image: its row and path, its label, the rank of its target, and the nearest names."""
+
+    row: int
+    path: str
+    label: str
+    cosine: float
+    rank: float
+    nearest: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """The numbers of a model in detail: by label, and its worst and best images."""
+
+    scores: Scores
+    ceiling: float
+    labels: Sequence[LabelScores]
+    worst: Sequence[ImageScores]
+    best: Sequence[ImageScores]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, with the scores at the top level."""
+        details = asdict(self)
+        return {**details.pop("scores"), **details}
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The units over which `ci95` generalizes.
+
+    Attributes:
+        kind: "group", "label" or "image".
+        count: How many there are among the images.
+    """
+
+    kind: str
+    count: int
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The result of an evaluation.
+
+    Attributes:
+        models: Name -> scores.
+        baselines: Name -> scores.
+        differences: Of every two models, and of each model from each baseline.
+        ceiling: The highest output ceiling of the models.
+        noise_ceiling: The noise ceiling of the mean cosine, where targets were repeated; otherwise None.
+        images: How many images were evaluated.
+        clusters: The units over which `ci95` generalizes.
+        candidates: How many different targets predictions were looked up among.
+        target_rank: The effective rank of the targets.
+        zero_targets: How many targets are zero vectors.
+        headline: The verdict on the best model, in a line.
+        conclusions: What the numbers mean, in sentences.
+        report: The report's file, or None.
+    """
+
+    models: Mapping[str, ModelScores]
+    baselines: Mapping[str, Scores]
+    differences: Sequence[Difference]
+    ceiling: float
+    noise_ceiling: float | None
+    images: int
+    clusters: Clusters
+    candidates: int
+    target_rank: float | None
+    zero_targets: int
+    headline: str = ""
+    conclusions: Sequence[str] = ()
+    report: str | None = None
+
+    @property
+    def best_model(self) -> str:
+        """The name of the model with the highest mean cosine."""
+        return max(self.models, key=lambda name: self.models[name].scores.cosine.mean)
+
+    def difference(self, of: str, minus: str) -> Difference | None:
+        """The difference of two by name, if it was computed."""
+        return next((each for each in self.differences if (each.of, each.minus) == (of, minus)), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The `evaluate` document of the contract."""
+        return {**asdict(self), "models": {name: model.to_json() for name, model in self.models.items()}}

@@ -1,0 +1,125 @@
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr
+from sklearn.metrics import r2_score
+from sklearn.preprocessing import StandardScaler
+
+from pipeline.evaluation import dimensions
+from pipeline.evaluation.dimensions import (
+    correlations,
+    dimension_scores,
+    distribution,
+    effective_rank,
+    identification,
+    standardised,
+)
+
+RANDOM = np.random.default_rng(0)
+TARGETS = RANDOM.normal(loc=3, size=(40, 7)).astype(np.float32)
+PREDICTIONS = TARGETS + RANDOM.normal(size=TARGETS.shape).astype(np.float32)
+
+
+def identified(predictions: np.ndarray, targets: np.ndarray) -> list[float]:
+    """Pairwise identification, pair by pair."""
+    shares = []
+    for row, prediction in enumerate(predictions):
+        points = []
+        own = np.corrcoef(prediction, targets[row])[0, 1]
+        for target in targets:
+            if not np.array_equal(target, targets[row]):
+                other = np.corrcoef(prediction, target)[0, 1]
+                points.append(0.5 if abs(own - other) < 1e-9 else float(own > other))
+        shares.append(float(np.mean(points)))
+    return shares
+
+
+@pytest.fixture(params=[2**22, 50], ids=["one block", "blocks"])
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dimensions, "VALUES", request.param)
+
+
+def test_dimension_scores_are_scipys_and_scikit_learns() -> None:
+    scores = dimension_scores(PREDICTIONS, TARGETS)
+    assert scores.pearson == pytest.approx(pearsonr(PREDICTIONS.astype(np.float64), TARGETS, axis=0).statistic)
+    assert scores.r2 == pytest.approx(r2_score(TARGETS, PREDICTIONS, multioutput="raw_values"), abs=1e-6)
+
+
+def test_a_constant_dimension_has_no_score() -> None:
+    predictions, targets = PREDICTIONS.astype(np.float64), TARGETS.astype(np.float64)
+    predictions[:, 0] = targets[:, 1] = 0.1
+    scores = dimension_scores(predictions, targets)
+    assert np.isnan(scores.pearson).tolist() == [True, True] + [False] * 5
+    assert np.isnan(scores.r2).tolist() == [False, True] + [False] * 5
+    assert scores.r2[0] < 0
+
+
+def test_pattern_correlations_are_scipys_after_scikit_learns_scaling() -> None:
+    training = RANDOM.normal(loc=3, scale=np.arange(7), size=(50, 7))  # the first dimension is constant
+    scaler = StandardScaler().fit(training)
+    predicted, true = (standardised(each, training.mean(0), training.std(0)) for each in (PREDICTIONS, TARGETS))
+    assert predicted == pytest.approx(scaler.transform(PREDICTIONS.astype(np.float64))[:, 1:])
+    expected = [pearsonr(first, second).statistic for first, second in zip(predicted, true, strict=True)]
+    assert correlations(predicted, true) == pytest.approx(expected)
+
+
+def test_a_constant_pattern_has_no_correlation() -> None:
+    predictions = PREDICTIONS.copy()
+    predictions[3] = 0.1
+    assert np.flatnonzero(np.isnan(correlations(predictions, TARGETS))).tolist() == [3]
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_identification_is_that_of_all_pairs() -> None:
+    assert identification(PREDICTIONS, TARGETS) == pytest.approx(identified(PREDICTIONS, TARGETS))
+    assert identification(TARGETS, TARGETS).tolist() == [1] * 40
+    assert identification(-TARGETS, TARGETS).tolist() == [0] * 40
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_images_of_the_same_target_are_no_alternatives() -> None:
+    repeated = TARGETS[np.arange(40) % 6]
+    noisy = repeated + RANDOM.normal(size=repeated.shape, scale=2)
+    assert identification(noisy, repeated) == pytest.approx(identified(noisy, repeated))
+    assert identification(repeated, repeated).tolist() == [1] * 40
+    assert np.isnan(identification(noisy, np.broadcast_to(TARGETS[0], noisy.shape))).all()
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_what_cannot_tell_targets_apart_identifies_half() -> None:
+    assert identification(np.full(TARGETS.shape, 0.1), TARGETS).tolist() == [0.5] * 40
+    constant = np.concatenate([np.full((1, 7), 0.1), TARGETS])
+    assert identification(np.full(constant.shape, 0.7), constant).tolist() == [0.5] * 41
+    # Targets along one direction correlate equally with any prediction, in spite of rounding.
+    together = np.array([[1.0], [3.0]]) * TARGETS[0] + 0.1
+    assert identification(PREDICTIONS[:2], together).tolist() == [0.5, 0.5]
+    unrelated = np.random.default_rng(1).normal(size=(400, 30))
+    assert identification(unrelated, np.roll(unrelated, 7, axis=0)).mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_effective_rank_counts_dimensions() -> None:
+    basis = np.linalg.qr(RANDOM.normal(size=(50, 50)))[0]
+    basis = np.linalg.qr(np.column_stack([np.ones(50), basis]))[0][:, 1:6]  # five directions without a mean
+    assert effective_rank(basis @ np.eye(5, 8) + 100) == pytest.approx(5)
+    singular = np.array([3, 1, 0.5, 0, 0])
+    shares = singular[:3] / singular.sum()
+    assert effective_rank(basis * singular) == pytest.approx(np.prod(shares**-shares))
+    assert effective_rank(np.full((20, 3), 0.1)) is None
+
+
+def test_a_distribution_counts_all_values() -> None:
+    values = np.concatenate([RANDOM.uniform(-1, 1, 100), [-30, np.nan, np.nan, 1]])
+    found = distribution(values)
+    assert [found.lower_quartile, found.median, found.upper_quartile] == pytest.approx(
+        np.nanpercentile(values, [25, 50, 75])
+    )
+    assert (sum(found.counts), found.undefined, len(found.edges)) == (102, 2, len(found.counts) + 1)
+    assert found.counts[0] == (values < found.edges[1]).sum()
+    assert json.loads(json.dumps(asdict(found), allow_nan=False)) == asdict(found)
+
+
+def test_a_distribution_of_nothing_has_no_median() -> None:
+    found = distribution(np.full(3, np.nan))
+    assert (found.lower_quartile, found.median, found.upper_quartile, found.undefined) == (None, None, None, 3)

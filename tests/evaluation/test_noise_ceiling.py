@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+
+from pipeline.evaluation.noise_ceiling import (
+    correlation_ceiling,
+    cosine_ceiling,
+    noise_corrected,
+    split_half_reliability,
+)
+
+COUNTS = {
+    "pairs": [2],
+    "odd numbers": [3],
+    "six": [6],
+    "unequal numbers": [2, 3, 5, 8],
+}
+
+
+def measured(signal: np.ndarray, noise: np.ndarray | float, counts: list[int], seed: int = 1) -> list[np.ndarray]:
+    """Repeats of each image, the numbers of repeats in turn."""
+    random = np.random.default_rng(seed)
+    numbers = np.resize(counts, len(signal))
+    return [row + noise * random.normal(size=(n, len(row))) for row, n in zip(signal, numbers, strict=True)]
+
+
+def means(repeats: list[np.ndarray]) -> np.ndarray:
+    return np.array([each.mean(axis=0) for each in repeats])
+
+
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
+def test_reliability_is_the_share_of_signal_in_the_variance(counts: list[int]) -> None:
+    noise = np.array([0.1, 0.5, 1, 2])
+    signal = np.random.default_rng(0).normal(size=(3000, 4))
+    found = split_half_reliability(measured(signal, noise, counts), splits=10)
+    known = 1 / (1 + noise**2 * np.mean(1 / np.array(counts)))
+    assert found == pytest.approx(known, abs=0.04)
+
+
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
+def test_a_perfect_prediction_reaches_the_ceiling_of_r(counts: list[int]) -> None:
+    signal = np.random.default_rng(0).normal(size=(3000, 4))
+    repeats = measured(signal, 1.0, counts)
+    reached = np.array([np.corrcoef(signal[:, d], means(repeats)[:, d])[0, 1] for d in range(4)])
+    reliability = split_half_reliability(repeats, splits=10)
+    assert correlation_ceiling(reliability) == pytest.approx(reached, abs=0.03)
+    assert noise_corrected(reached, reliability) == pytest.approx(1, abs=0.04)
+
+
+def test_classic_spearman_brown_for_two_repeats() -> None:
+    repeats = measured(np.random.default_rng(0).normal(size=(500, 3)), 0.7, [2])
+    first, second = np.moveaxis(np.array(repeats), 1, 0)
+    r = np.array([np.corrcoef(first[:, d], second[:, d])[0, 1] for d in range(3)])
+    assert split_half_reliability(repeats) == pytest.approx(2 * r / (1 + r), abs=0.01)
+
+
+def test_pure_noise_and_constants_have_no_ceiling() -> None:
+    opposed = [sign * np.array([[1.0], [-1.0], [0.0]]) for sign in (1, 2, -1, -2)]
+    reliability = split_half_reliability(opposed)
+    assert reliability.tolist() == [0]
+    assert np.isnan(correlation_ceiling(reliability)).all()
+    assert np.isnan(noise_corrected(np.array([0.3]), reliability)).all()
+    assert np.isnan(split_half_reliability([np.full((2, 1), 0.1)] * 3)).all()
+    assert np.all(split_half_reliability(measured(np.zeros((300, 5)), 1.0, [4])) < 0.3)
+
+
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
+@pytest.mark.parametrize(
+    ("dims", "noise", "spread"),
+    [(5, 1.0, 0.0), (20, 1.5, 0.0), (20, 1.0, 0.7), (100, 0.5, 0.3), (100, 1.5, 0.7)],
+)
+def test_a_perfect_prediction_reaches_the_ceiling_of_the_cosine(
+    dims: int, noise: float, spread: float, counts: list[int]
+) -> None:
+    random = np.random.default_rng(0)
+    signal = random.normal(size=(1000, dims)) * np.exp(spread * random.normal(size=(1000, 1)))
+    repeats = measured(signal, noise, counts)
+    true = means(repeats)
+    reached = (signal * true).sum(axis=1) / np.linalg.norm(signal, axis=1) / np.linalg.norm(true, axis=1)
+    assert cosine_ceiling(repeats, splits=20) == pytest.approx(reached.mean(), abs=0.02)
+
+
+def test_targets_without_noise_have_a_ceiling_of_one() -> None:
+    repeats = measured(np.random.default_rng(0).normal(size=(20, 6)), 0.0, [2, 3])
+    assert cosine_ceiling(repeats) == pytest.approx(1)
+    assert split_half_reliability(repeats) == pytest.approx(1)
+    assert cosine_ceiling([np.eye(4)[:1].repeat(2, axis=0)] * 4) == pytest.approx(1)
+
+
+def test_the_seed_decides() -> None:
+    repeats = measured(np.random.default_rng(0).normal(size=(20, 6)), 1.0, [4])
+    assert cosine_ceiling(repeats, splits=3, seed=5) == cosine_ceiling(repeats, splits=3, seed=5)
+    assert cosine_ceiling(repeats, splits=3, seed=5) != cosine_ceiling(repeats, splits=3, seed=6)
+
+
+def test_too_little_to_tell() -> None:
+    assert cosine_ceiling([np.ones((3, 2))]) is None
+    for ceiling in (cosine_ceiling, split_half_reliability):
+        with pytest.raises(ValueError, match=r"repeats\[1\] holds fewer than two targets"):
+            ceiling([np.ones((2, 4)), np.ones((1, 4))])
