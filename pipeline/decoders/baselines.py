@@ -99,7 +99,7 @@ class Baselines:
         if not file.exists():
             return None
         try:
-            with np.load(file, allow_pickle=False) as saved:
+            with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as saved:
                 arrays = dict(saved)
             names = arrays.pop("models").tolist()
             fields = {name: arrays[name] for name in ("mean", "deviation", "seen")}

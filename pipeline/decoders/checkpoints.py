@@ -29,7 +29,7 @@ def read_checkpoint(file: Path) -> dict[str, np.ndarray]:
         PipelineError: The file is damaged.
     """
     try:
-        with np.load(file, allow_pickle=False) as saved:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as saved:
             return dict(saved)
     except Exception as error:  # NumPy and zipfile raise many types for damaged files
         raise PipelineError(

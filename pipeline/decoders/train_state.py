@@ -34,7 +34,9 @@ class TrainingState:
         self._best_epoch = keras.Variable(0, trainable=False, dtype="int32")
         self._epoch = keras.Variable(0, trainable=False, dtype="int32")
         kept = model.trainable_variables if config.keep == "best" else []
-        self._best_weights = [keras.Variable(variable.value, trainable=False) for variable in kept]
+        # Copies: made from a tf.Variable, a Keras variable would be that very variable.
+        best = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in kept]
+        self._best_weights = [keras.Variable(weights, trainable=False) for weights in best]
 
     def evaluate(self, x: Any, y: Any) -> Any:
         """Sums of loss and cosine over the rows of x (N, F) and y (N, D); a tensor of shape (2,), float32."""

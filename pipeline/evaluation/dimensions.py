@@ -173,4 +173,5 @@ def _constant(rows: np.ndarray) -> np.ndarray:
 def _deviations(rows: np.ndarray) -> np.ndarray:
     """Each row minus its mean, at length 1; constant rows become zero."""
     rows = np.asarray(rows, np.float64)
-    return unit(np.where(_constant(rows)[:, None], 0, rows - rows.mean(axis=1, keepdims=True)))
+    means = rows.sum(axis=1, keepdims=True) / max(rows.shape[1], 1)  # there may be no dimension that varies
+    return unit(np.where(_constant(rows)[:, None], 0, rows - means))

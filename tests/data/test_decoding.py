@@ -1,27 +1,18 @@
 import io
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, picture
+from helpers import ROOT, encoded, make_image
 from PIL import Image
 
 from pipeline.core.errors import ImageError
-from pipeline.data import images
-from pipeline.data.decoding import decode
-from pipeline.data.images import read
+from pipeline.data import decoding
+from pipeline.data.decoding import THUMBNAIL, decode, preview, thumbnail
 
 
-def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
-
-
-def flat(mode: str, color, **options) -> np.ndarray:
-    """A one-coloured picture of a mode, written and decoded again: the colour of its first pixel."""
-    return decode(encoded(Image.new(mode, (8, 8), color), **options))[0, 0]
+def flat(mode: str, color, kind: str = "PNG") -> np.ndarray:
+    """A one-coloured image of a mode, written and decoded again: the colour of its first pixel."""
+    return decode(encoded(Image.new(mode, (8, 8), color), kind))[0, 0]
 
 
 @pytest.mark.parametrize(
@@ -45,18 +36,18 @@ def test_other_formats_become_rgb() -> None:
     palette.putpalette([0, 0, 0, 200, 100, 50])
     assert tuple(decode(encoded(palette))[0, 0]) == (200, 100, 50)
     assert tuple(decode(encoded(palette, transparency=1))[0, 0]) == (255, 255, 255)
-    assert tuple(flat("CMYK", (0, 255, 255, 0), format="TIFF")) == (255, 0, 0)
-    assert abs(flat("CMYK", (0, 255, 255, 0), format="JPEG").astype(int) - (255, 0, 0)).max() < 8
-    assert tuple(flat("F", 0.5, format="TIFF")) == (128, 128, 128)
-    assert tuple(flat("F", 77.0, format="TIFF")) == (77, 77, 77)
-    with pytest.raises(ImageError, match="not finite"):
-        flat("F", float("nan"), format="TIFF")
+    assert tuple(flat("CMYK", (0, 255, 255, 0), kind="TIFF")) == (255, 0, 0)
+    assert abs(flat("CMYK", (0, 255, 255, 0), kind="JPEG").astype(int) - (255, 0, 0)).max() < 8
+    assert tuple(flat("F", 0.5, kind="TIFF")) == (128, 128, 128)
+    assert tuple(flat("F", 77.0, kind="TIFF")) == (77, 77, 77)
+    with pytest.raises(ImageError, match="NaN or infinite"):
+        flat("F", float("nan"), kind="TIFF")
 
 
-@pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF"])
-def test_first_frame_is_taken(format: str) -> None:
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF"])
+def test_first_frame_is_taken(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
-    data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     assert decode(data)[0, 0, 0] > 240
 
 
@@ -70,7 +61,7 @@ def test_exif_orientation_is_applied() -> None:
     assert pixels[-100:].min() > 225
 
 
-def test_resize_squashes_the_whole_picture() -> None:
+def test_resize_squashes_the_whole_image() -> None:
     image = Image.new("RGB", (300, 30), "white")
     image.paste("black", (0, 0, 150, 30))
     pixels = decode(encoded(image))
@@ -80,25 +71,26 @@ def test_resize_squashes_the_whole_picture() -> None:
     assert pixels[:, -110:].min() > 245
 
 
-def test_damaged_pictures_are_named_not_guessed(tmp_path: Path) -> None:
-    data = encoded(picture(0), "JPEG")
+def test_damaged_images_are_errors() -> None:
+    data = encoded(make_image(0), "JPEG")
     with pytest.raises(ImageError, match=r"(?i)truncated"):
         decode(data[: len(data) // 2])
     with pytest.raises(ImageError, match="not an image"):
         decode(b"<html>not found</html>")
-    (tmp_path / "empty.png").touch()
-    with pytest.raises(ImageError, match="empty"):
-        read(tmp_path / "empty.png")
-    os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ImageError, match="not a regular file"):
-        read(tmp_path / "pipe.png")
-    with pytest.raises(ImageError, match="No such file"):
-        read(tmp_path / "gone.png")
 
 
-def test_digest_depends_on_content_alone() -> None:
-    assert digest(b"a") == digest(b"a") != digest(b"b")
-    assert len(digest(b"")) == 32
+def test_previews_are_small_jpegs_of_the_same_shape() -> None:
+    with Image.open(io.BytesIO(preview(encoded(make_image(0, 300, 200)), 128))) as small:
+        assert (small.format, small.size) == ("JPEG", (128, 85))
+    with Image.open(io.BytesIO(preview(encoded(make_image(0, 30, 20)), 128))) as small:
+        assert small.size == (30, 20)
+
+
+def test_thumbnails_are_small_and_grey() -> None:
+    left_dark = np.repeat(np.arange(224, dtype=np.uint8)[None, :, None], 224, axis=0).repeat(3, axis=2)
+    found = thumbnail(left_dark)
+    assert (found.shape, found.dtype) == ((THUMBNAIL, THUMBNAIL), np.uint8)
+    assert (np.diff(found.astype(int), axis=1) > 0).all()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -112,7 +104,7 @@ def test_large_jpegs_decoded_at_reduced_scale_stay_within_two_levels(
             mosaic.paste(tiles[(row + column) % 4].resize((200, 200)), (column * 200, row * 200))
     data = encoded(mosaic.convert(mode), "JPEG", quality=90)
     reduced = decode(data).astype(int)
-    monkeypatch.setattr(images, "REDUCED_AT_LEAST", 1000)
+    monkeypatch.setattr(decoding, "REDUCED_AT_LEAST", 1000)
     full = decode(data).astype(int)
     assert 0 < abs(reduced - full).max() <= 2
     assert abs(reduced - full).mean() < 0.3

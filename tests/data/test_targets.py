@@ -7,9 +7,8 @@ import pyarrow.parquet
 import pytest
 
 from pipeline.core.errors import RequestError
-from pipeline.data.images import ImageSet
-from pipeline.data.targets import pair, read_targets
-from pipeline.features.extraction import Features
+from pipeline.data.images import ImageRef, ImageSet
+from pipeline.data.targets import read_targets
 
 
 def table(folder: Path, text: str, name: str = "targets.csv") -> Path:
@@ -18,13 +17,8 @@ def table(folder: Path, text: str, name: str = "targets.csv") -> Path:
 
 
 def images(*paths: str, **columns) -> ImageSet:
-    return ImageSet(
-        "pictures", paths, [Path(path) for path in paths], [path.rpartition("/")[0] for path in paths], **columns
-    )
-
-
-def features(*paths: str) -> Features:
-    return Features(store=None, dim=3, images=images(*paths), digests=list(paths))
+    labels = [path.rpartition("/")[0] for path in paths]
+    return ImageSet("images", paths, [ImageRef(f"/{path}") for path in paths], labels, **columns)
 
 
 def read(file: Path, *paths: str, on_missing: str = "error"):
@@ -78,22 +72,6 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "binary.csv")
 
 
-def test_path_goes_before_label(tmp_path: Path) -> None:
-    found = pair(features("cat/a.png", "cat/b.png"), read(table(tmp_path, "cat,1,0\ncat/b.png,0,1\n")))
-    assert found.keys == ["cat", "cat/b.png"]
-    assert found.targets.tolist() == [[1, 0], [0, 1]]
-
-
-def test_images_without_target_are_an_error_or_skipped(tmp_path: Path) -> None:
-    targets = read(table(tmp_path, "cat,1,0\nbird,1,1\n"))
-    found = features("cat/a.png", "dog/a.png", "cat/b.png")
-    with pytest.raises(RequestError, match=r"no target for 1 of 3 images: 'dog/a.png'.*--on-missing skip"):
-        pair(found, targets)
-    assert pair(found, targets, "skip").features.paths == ["cat/a.png", "cat/b.png"]
-    with pytest.raises(RequestError, match="for none of the 1 images"):
-        pair(features("dog/a.png"), targets, "skip")
-
-
 KEYS, VECTORS = ["cat", "dog"], np.array([[1, 2, 3], [4, 5, 6]], np.float32)
 
 
@@ -130,7 +108,7 @@ def test_npy_rows_stand_for_images_in_path_order(tmp_path: Path) -> None:
     found = read(tmp_path / "t.npy", "a/1.png", "b/2.png")
     assert found.rows == {"a/1.png": 0, "b/2.png": 1}
     assert np.array_equal(found.vectors, VECTORS)
-    with pytest.raises(RequestError, match=r"t\.npy has 2 rows, but pictures 1 images"):
+    with pytest.raises(RequestError, match=r"t\.npy has 2 rows, but images 1 images"):
         read(tmp_path / "t.npy", "a/1.png")
 
 
@@ -193,7 +171,5 @@ def test_word_vectors_are_matched_to_labels(tmp_path: Path, caplog: pytest.LogCa
         read(tmp_path / "glove.txt", *paths)
     found = read(tmp_path / "glove.txt", *paths, on_missing="skip")
     assert "'caat'" in caplog.text
-    assert {label: found.vectors[row].tolist() for label, row in found.rows.items()} == {
-        "golden_retriever": [1, 2], "Cat": [5, 5]
-    }  # fmt: skip
-    assert pair(features(*paths), found, "skip").keys == ["golden_retriever", "Cat"]
+    vectors = {label: found.vectors[row].tolist() for label, row in found.rows.items()}
+    assert vectors == {"golden_retriever": [1, 2], "Cat": [5, 5]}

@@ -109,7 +109,7 @@ GLOVE = FORMATS["glove.txt"]
         ("w.bin", b"\x00\x01", "begins with its number of rows"),
         ("w.bin", FORMATS["word2vec.bin"] + b"cat " + bytes(12), "more follows"),
     ],
-)  # fmt: skip
+)
 def test_damaged_files_are_refused_naming_the_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(RequestError, match=message) as raised:

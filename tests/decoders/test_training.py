@@ -1,54 +1,63 @@
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import are_equal, run_program
 
 from pipeline.core.errors import PipelineError, RequestError
+from pipeline.core.vectors import cosines
 from pipeline.decoders import training
 from pipeline.decoders.config import PRESETS, TrainingConfig
 from pipeline.decoders.spec import API_STYLES, DecoderSpec, build_decoder
-from pipeline.decoders.training import CURVES, Callbacks, Diverged, History, fit, predict
+from pipeline.decoders.streaming import epoch_order
+from pipeline.decoders.training import CURVES, Callbacks, Diverged, History, TrainingData, fit, predict
 
-RECIPE = TrainingConfig(DecoderSpec((16,)), epochs=8, batch_size=8)
-EXPLODING = dataclasses.replace(RECIPE, optimizer="sgd", learning_rate=1e30, schedule="constant")
+CONFIG = TrainingConfig(DecoderSpec((16,)), epochs=8, batch_size=8)
+EXPLODING = dataclasses.replace(CONFIG, optimizer="sgd", learning_rate=1e30, schedule="constant")
 
 
-def made(seed: int = 0) -> Data:
+def make_data(seed: int = 0) -> TrainingData:
     random = np.random.default_rng(seed)
     x = random.random((50, 40)).astype(np.float32)
     y = np.tanh(x @ random.normal(size=(40, 6))).astype(np.float32)
-    return Data(x[:42], y[:42], x[42:], y[42:])
+    return TrainingData(x[:42], y[:42], x[42:], y[42:])
 
 
-def trained(recipe: TrainingConfig, data: Data, seed: int = 0, watch: Callbacks | None = None):
-    model = build_decoder(recipe.decoder, "functional", data.x, data.y, seed)
-    return model, fit({"functional": model}, data, recipe, seed, watch)["functional"]
+def train(
+    config: TrainingConfig, data: TrainingData, seed: int = 0, callbacks: Callbacks | None = None
+) -> tuple[Any, History]:
+    model = build_decoder(config.decoder, "functional", data.x, data.y, seed)
+    return model, fit({"functional": model}, data, config, seed, callbacks)["functional"]
 
 
-def equal_weights(ours, theirs) -> bool:
-    return all(np.array_equal(*pair) for pair in zip(ours.get_weights(), theirs.get_weights(), strict=True))
+def have_equal_weights(ours: Any, theirs: Any) -> bool:
+    return are_equal(ours.get_weights(), theirs.get_weights())
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, dataclasses.replace(PRESETS["original"], epochs=20)])
-def test_api_styles_end_bit_identical(recipe: TrainingConfig) -> None:
-    data = made()
-    models = {style: build_decoder(recipe.decoder, style, data.x, data.y, 0) for style in API_STYLES}
-    fitted = fit(models, data, recipe)
+def squared_error(model: Any, data: TrainingData) -> float:
+    return float(np.mean((predict(model, data.x_validation) - data.y_validation) ** 2))
+
+
+def cosine(model: Any, data: TrainingData) -> float:
+    return float(cosines(predict(model, data.x_validation), data.y_validation).mean())
+
+
+@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(PRESETS["original"], epochs=20)])
+def test_api_styles_end_bit_identical(config: TrainingConfig) -> None:
+    data = make_data()
+    models = {style: build_decoder(config.decoder, style, data.x, data.y, 0) for style in API_STYLES}
+    histories = fit(models, data, config)
     ours, theirs = models.values()
-    assert equal_weights(ours, theirs)
+    assert have_equal_weights(ours, theirs)
     assert np.array_equal(predict(ours, data.x_validation), predict(theirs, data.x_validation))
-    assert fitted["functional"].curves == fitted["sequential"].curves
+    assert histories["functional"].curves == histories["sequential"].curves
     assert ours.optimizer is not theirs.optimizer
     assert (
         int(ours.optimizer.iterations)
         == int(theirs.optimizer.iterations)
-        == recipe.epochs * -(-42 // recipe.batch_size)
+        == config.epochs * -(-42 // config.batch_size)
     )
 
 
@@ -60,21 +69,23 @@ def test_api_styles_end_bit_identical(recipe: TrainingConfig) -> None:
 def test_the_same_steps_as_keras_fit(optimizer: str, options: dict, loss: str) -> None:
     import keras
 
-    data, epochs = made(), 5
+    data, epochs = make_data(), 5
     spec = DecoderSpec((16,), start_at_mean=False)
     ours, theirs = (build_decoder(spec, "functional", data.x, data.y, 3) for _ in range(2))
     make = getattr(keras.optimizers, optimizer)
-    recipe = TrainingConfig(spec, epochs, batch_size=8, optimizer=make(learning_rate=0.01, **options), loss=loss)
-    fitted = fit({"ours": ours}, data, recipe, seed=7)["ours"]
+    config = TrainingConfig(spec, epochs, batch_size=8, optimizer=make(learning_rate=0.01, **options), loss=loss)
+    curves = fit({"ours": ours}, data, config, seed=7)["ours"].curves
 
     theirs.compile(optimizer=make(learning_rate=0.01, **options), loss=loss)
     start = theirs.get_weights()
     for epoch in range(epochs):
-        rows = order(42, 7, epoch)  # 5 batches of 8, and one of 2
-        history = theirs.fit(data.x[rows], data.y[rows], batch_size=8, shuffle=False, verbose=0,
-                             validation_data=(data.x_validation, data.y_validation)).history  # fmt: skip
-        assert fitted.curves["loss"][epoch] == pytest.approx(history["loss"][0], rel=1e-5)
-        assert fitted.curves["validation_loss"][epoch] == pytest.approx(history["val_loss"][0], rel=1e-5)
+        rows = epoch_order(42, 7, epoch)  # 5 batches of 8, and one of 2
+        validation = data.x_validation, data.y_validation
+        keras_own = theirs.fit(
+            data.x[rows], data.y[rows], batch_size=8, shuffle=False, verbose=0, validation_data=validation
+        ).history
+        assert curves["loss"][epoch] == pytest.approx(keras_own["loss"][0], rel=1e-5)
+        assert curves["validation_loss"][epoch] == pytest.approx(keras_own["val_loss"][0], rel=1e-5)
     for mine, keras_own, before in zip(ours.get_weights(), theirs.get_weights(), start, strict=True):
         assert np.linalg.norm(mine - keras_own) <= 1e-5 * np.linalg.norm(keras_own)
         assert np.linalg.norm(mine - before) > 1e-2 * np.linalg.norm(mine)
@@ -82,110 +93,105 @@ def test_the_same_steps_as_keras_fit(optimizer: str, options: dict, loss: str) -
 
 @pytest.mark.parametrize("optimizer", ["nadam", "lion", "rmsprop", "adafactor", "adamax"])
 def test_any_keras_optimizer_may_be_named(optimizer: str) -> None:
-    recipe = dataclasses.replace(RECIPE, optimizer=optimizer, loss="huber", epochs=3)
-    curves = trained(recipe, made())[1].curves
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, loss="huber", epochs=3)
+    curves = train(config, make_data())[1].curves
     assert np.isfinite(curves["loss"]).all()
     assert curves["loss"][-1] < curves["loss"][0]
 
 
 def test_curves_are_the_models_own() -> None:
-    from pipeline.core.vectors import cosines
-
-    data = made()
-    model, fitted = trained(dataclasses.replace(RECIPE, epochs=60), data)
-    assert {name: len(values) for name, values in fitted.curves.items()} == dict.fromkeys(CURVES, 60)
-    assert fitted.curves["loss"][-1] < fitted.curves["loss"][0] / 2
-    predicted = predict(model, data.x_validation)
-    assert np.mean((predicted - data.y_validation) ** 2) == pytest.approx(
-        fitted.curves["validation_loss"][-1], rel=1e-4
-    )
-    expected = cosines(predicted, data.y_validation).mean()
-    assert expected == pytest.approx(fitted.curves["validation_cosine"][-1], rel=1e-4)
+    data = make_data()
+    model, history = train(dataclasses.replace(CONFIG, epochs=60), data)
+    assert {name: len(values) for name, values in history.curves.items()} == dict.fromkeys(CURVES, 60)
+    assert history.curves["loss"][-1] < history.curves["loss"][0] / 2
+    assert squared_error(model, data) == pytest.approx(history.curves["validation_loss"][-1], rel=1e-4)
+    assert cosine(model, data) == pytest.approx(history.curves["validation_cosine"][-1], rel=1e-4)
 
 
 def test_the_held_out_images_change_nothing() -> None:
-    data = made()
+    data = make_data()
     other = dataclasses.replace(data, y_validation=data.y_validation[::-1] * 3)
-    assert equal_weights(trained(RECIPE, data)[0], trained(RECIPE, other)[0])
+    assert have_equal_weights(train(CONFIG, data)[0], train(CONFIG, other)[0])
 
 
-def overfitting() -> tuple[TrainingConfig, Data]:
-    data = made()
+def overfitting() -> tuple[TrainingConfig, TrainingData]:
+    data = make_data()
     noise = np.random.default_rng(1).normal(size=data.y.shape).astype(np.float32)
-    return dataclasses.replace(RECIPE, epochs=60, schedule="constant"), dataclasses.replace(data, y=data.y + noise)
+    return dataclasses.replace(CONFIG, epochs=60, schedule="constant"), dataclasses.replace(data, y=data.y + noise)
 
 
 def test_the_best_epoch_is_kept_where_asked() -> None:
-    recipe, data = overfitting()
-    model, fitted = trained(dataclasses.replace(recipe, keep="best"), data)
-    losses = fitted.curves["validation_loss"]
-    assert fitted.kept_epoch == 1 + int(np.argmin(losses)) < 60
-    assert np.mean((predict(model, data.x_validation) - data.y_validation) ** 2) == pytest.approx(min(losses), rel=1e-5)
-    assert trained(recipe, data)[1].kept_epoch == 60
+    config, data = overfitting()
+    model, history = train(dataclasses.replace(config, keep="best"), data)
+    found = history.curves["validation_cosine"]
+    assert history.kept_epoch == 1 + int(np.argmax(found)) < 60
+    assert cosine(model, data) == pytest.approx(max(found), rel=1e-5)
+    assert train(config, data)[1].kept_epoch == 60
 
 
 def test_early_stopping_waits_for_its_patience() -> None:
-    recipe, data = overfitting()
-    whole = trained(recipe, data)[1].curves["validation_loss"]
-    stopped = trained(dataclasses.replace(recipe, keep="best", patience=7), data)[1]
-    best = min(
-        epoch for epoch in range(1, 54) if min(whole[epoch : epoch + 7]) >= min(whole[:epoch]) == whole[epoch - 1]
+    config, data = overfitting()
+    whole = train(config, data)[1].curves["validation_cosine"]
+    stopped = train(dataclasses.replace(config, keep="best", patience=7), data)[1]
+    best = next(
+        epoch for epoch in range(1, 54) if max(whole[epoch : epoch + 7]) <= max(whole[:epoch]) == whole[epoch - 1]
     )
     assert (stopped.kept_epoch, stopped.epochs) == (best, best + 7)
-    assert stopped.curves["validation_loss"] == whole[: best + 7]
+    assert stopped.curves["validation_cosine"] == whole[: best + 7]
 
 
-def test_a_loss_that_explodes_stops_the_run_and_keeps_the_best_weights() -> None:
-    data = made()
-    with pytest.raises(Diverged, match=r"no longer finite after epoch \d of 8.*--learning-rate") as raised:
-        trained(EXPLODING, data)
-    assert raised.value.fitted["functional"].kept_epoch == 0
-    model = build_decoder(EXPLODING.decoder, "functional", data.x, data.y, 0)
-    start = build_decoder(EXPLODING.decoder, "functional", data.x, data.y, 0)
-    with pytest.raises(Diverged):
+def test_a_loss_that_explodes_at_once_keeps_the_initial_weights() -> None:
+    data = make_data()
+    model, start = (build_decoder(EXPLODING.decoder, "functional", data.x, data.y, 0) for _ in range(2))
+    with pytest.raises(Diverged, match=r"not finite after epoch \d of 8.*lower learning rate") as raised:
         fit({"functional": model}, data, EXPLODING)
-    assert equal_weights(model, start)
+    assert raised.value.histories["functional"].kept_epoch == 0
+    assert have_equal_weights(model, start)
 
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_loss_that_explodes_later_keeps_finite_weights(keep: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import keras
 
+    monkeypatch.setattr(training, "MOST_EPOCHS", 1)  # an epoch a block, so that the last finite block is epoch 3
+    data = make_data()
     # A schedule that is sound for three epochs of six steps, and then is not.
     rate = keras.optimizers.schedules.PiecewiseConstantDecay([17], [0.01, 1e30])
-    recipe = dataclasses.replace(RECIPE, optimizer=keras.optimizers.SGD(rate))
-    model = build_decoder(recipe.decoder, "functional", data.x, data.y, 0)
+    config = dataclasses.replace(CONFIG, optimizer=keras.optimizers.SGD(rate), keep=keep)
+    model = build_decoder(config.decoder, "functional", data.x, data.y, 0)
     with pytest.raises(Diverged, match="after epoch 4 of 8") as raised:
-        fit({"functional": model}, data, recipe)
-    fitted = raised.value.fitted["functional"]
-    assert fitted.kept_epoch == 3
-    error = np.mean((predict(model, data.x_validation) - data.y_validation) ** 2)
-    assert error == pytest.approx(fitted.curves["validation_loss"][2], rel=1e-5)
+        fit({"functional": model}, data, config)
+    history = raised.value.histories["functional"]
+    assert history.kept_epoch == 3
+    assert squared_error(model, data) == pytest.approx(history.curves["validation_loss"][2], rel=1e-5)
 
 
 @pytest.mark.parametrize(
     "wrong", [{"optimizer": "downhill"}, {"loss": "regret"}, {"loss": "sparse_categorical_crossentropy"}]
 )
 def test_unknown_names_are_refused(wrong: dict[str, str]) -> None:
-    with pytest.raises(RequestError, match="cannot be trained so"):
-        trained(dataclasses.replace(RECIPE, **wrong), made())
+    with pytest.raises(RequestError, match="cannot be compiled"):
+        train(dataclasses.replace(CONFIG, **wrong), make_data())
 
 
 def test_one_optimizer_for_two_decoders_is_refused() -> None:
     import keras
 
-    data, recipe = made(), dataclasses.replace(RECIPE, optimizer=keras.optimizers.Adam(0.01))
-    models = {style: build_decoder(RECIPE.decoder, style, data.x, data.y, 0) for style in API_STYLES}
+    data, config = make_data(), dataclasses.replace(CONFIG, optimizer=keras.optimizers.Adam(0.01))
+    models = {style: build_decoder(CONFIG.decoder, style, data.x, data.y, 0) for style in API_STYLES}
     with pytest.raises(RequestError, match=r"One Adam cannot train several decoders.*an optimizer of its own"):
-        fit(models, data, recipe)
-    trained(recipe, data)
-    with pytest.raises(RequestError, match="It has a step counter, which stands at 48 now"):
-        trained(recipe, data)
+        fit(models, data, config)
+    train(config, data)
+    with pytest.raises(RequestError, match="It has a step counter, now at 48"):
+        train(config, data)
 
 
-def test_a_checkpoint_is_gone_on_from_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe, data = dataclasses.replace(RECIPE, epochs=40, keep="best"), made()
-    undisturbed, whole = trained(recipe, data)
+def test_training_resumes_from_a_checkpoint_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, data = dataclasses.replace(CONFIG, epochs=40, keep="best"), make_data()
+    undisturbed, whole = train(config, data)
 
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
-    kept = tmp_path / "checkpoint.npz"
+    checkpoint = tmp_path / "checkpoint.npz"
 
     class Killed(Exception):
         pass
@@ -198,49 +204,34 @@ def test_a_checkpoint_is_gone_on_from_to_the_same_bits(tmp_path: Path, monkeypat
     write = training.write_checkpoint
     monkeypatch.setattr(training, "write_checkpoint", killed_later)
     with pytest.raises(Killed):
-        trained(recipe, data, watch=Callbacks(checkpoint=kept))
+        train(config, data, callbacks=Callbacks(checkpoint=checkpoint))
     monkeypatch.setattr(training, "write_checkpoint", write)
-    went_on, rest = trained(recipe, data, seed=0, watch=Callbacks(checkpoint=kept))
-    assert equal_weights(undisturbed, went_on)
+    resumed, rest = train(config, data, seed=0, callbacks=Callbacks(checkpoint=checkpoint))
+    assert have_equal_weights(undisturbed, resumed)
     assert (rest.curves, rest.kept_epoch) == (whole.curves, whole.kept_epoch)
 
     with pytest.raises(PipelineError, match="checkpoint of another training"):
-        trained(dataclasses.replace(recipe, decoder=DecoderSpec((3,))), data, watch=Callbacks(checkpoint=kept))
-    kept.write_bytes(kept.read_bytes()[:-100])
+        train(dataclasses.replace(config, decoder=DecoderSpec((3,))), data, callbacks=Callbacks(checkpoint=checkpoint))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(PipelineError, match=r"checkpoint\.npz is damaged"):
-        trained(recipe, data, watch=Callbacks(checkpoint=kept))
+        train(config, data, callbacks=Callbacks(checkpoint=checkpoint))
 
 
 def test_another_backend_trains_to_the_same_result(tmp_path: Path) -> None:
-    data = made()
-    recipe = dataclasses.replace(RECIPE, epochs=12, keep="best", patience=6)
-    model = build_decoder(recipe.decoder, "functional", data.x, data.y, 0)
+    data = make_data()
+    config = dataclasses.replace(CONFIG, epochs=12, keep="best", patience=6)
+    model = build_decoder(config.decoder, "functional", data.x, data.y, 0)
     model.save_weights(tmp_path / "start.weights.h5")  # backends draw different numbers from the same seed
     np.savez(
         tmp_path / "data.npz", **{name: getattr(data, name) for name in ("x", "y", "x_validation", "y_validation")}
     )
-    code = (
-        "import json, sys, numpy as np\n"
-        "from pipeline.decoders import DecoderSpec, TrainingConfig, build_decoder\n"
-        "from pipeline.training import Data, fit, predict\n"
-        "data = Data(**np.load(sys.argv[1]))\n"
-        "recipe = TrainingConfig(DecoderSpec((16,)), epochs=12, batch_size=8, keep='best', patience=6)\n"
-        "model = build_decoder(recipe.decoder, 'functional', data.x, data.y, 0)\n"
-        "model.load_weights(sys.argv[2])\n"
-        "fitted = fit({'functional': model}, data, recipe)['functional']\n"
-        "print(json.dumps([fitted.curves, fitted.kept_epoch, predict(model, data.x_validation).tolist()]))\n"
-        "assert 'tensorflow' not in sys.modules"
-    )
-    arguments = [str(tmp_path / "data.npz"), str(tmp_path / "start.weights.h5")]
-    finished = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True,
-                              env=os.environ | {"KERAS_BACKEND": "jax"})  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    curves, kept_epoch, predicted = json.loads(finished.stdout)
-    fitted = fit({"functional": model}, data, recipe)["functional"]
-    assert (kept_epoch, len(curves["loss"])) == (fitted.kept_epoch, fitted.epochs)
-    for name in CURVES:
-        np.testing.assert_allclose(curves[name], fitted.curves[name], rtol=1e-4)
-    np.testing.assert_allclose(predicted, predict(model, data.x_validation), rtol=1e-3, atol=1e-4)
+    run_program("train_elsewhere", tmp_path, KERAS_BACKEND="jax")
+    history = fit({"functional": model}, data, config)["functional"]
+    with np.load(tmp_path / "result.npz") as theirs:
+        assert (theirs["kept_epoch"], len(theirs["loss"])) == (history.kept_epoch, history.epochs)
+        for name in CURVES:
+            np.testing.assert_allclose(theirs[name], history.curves[name], rtol=1e-4)
+        np.testing.assert_allclose(theirs["predicted"], predict(model, data.x_validation), rtol=1e-3, atol=1e-4)
 
 
 def test_tensorboard_finds_the_curves_under_keras_names(tmp_path: Path) -> None:
@@ -252,7 +243,7 @@ def test_tensorboard_finds_the_curves_under_keras_names(tmp_path: Path) -> None:
         assert [event.step for event in events.Tensors(tag)] == list(range(8))
         return [float(make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
 
-    fitted: History = trained(RECIPE, made(), watch=Callbacks(tensorboard=tmp_path))[1]
-    assert read("train", "epoch_loss") == pytest.approx(fitted.curves["loss"])
-    assert read("validation", "epoch_loss") == pytest.approx(fitted.curves["validation_loss"])
-    assert read("validation", "epoch_cosine_similarity") == pytest.approx(fitted.curves["validation_cosine"])
+    _, history = train(CONFIG, make_data(), callbacks=Callbacks(tensorboard=tmp_path))
+    assert read("train", "epoch_loss") == pytest.approx(history.curves["loss"])
+    assert read("validation", "epoch_loss") == pytest.approx(history.curves["validation_loss"])
+    assert read("validation", "epoch_cosine_similarity") == pytest.approx(history.curves["validation_cosine"])

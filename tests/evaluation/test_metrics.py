@@ -4,7 +4,14 @@ from sklearn.metrics import mean_squared_error
 from sklearn.metrics.pairwise import cosine_similarity
 
 from pipeline.core.vectors import cosines
-from pipeline.evaluation.metrics import by_label, cosine_summary, differences, extremes, interval, judge
+from pipeline.evaluation.metrics import (
+    EvaluationSet,
+    differences,
+    score_model,
+    score_predictions,
+    summarize_cosines,
+)
+from pipeline.evaluation.results import Confusion, Scores
 from pipeline.evaluation.retrieval import Candidates
 
 RANDOM = np.random.default_rng(0)
@@ -12,92 +19,93 @@ Y = RANDOM.normal(size=(40, 7)).astype(np.float32)
 NEAR = Y + RANDOM.normal(size=Y.shape).astype(np.float32)
 
 
-def truth(targets: np.ndarray = Y, labels: list[str] | None = None, **given) -> Truth:
+def evaluation_set(targets: np.ndarray = Y, labels: list[str] | None = None, **columns) -> EvaluationSet:
     labels = labels or [str(number) for number in range(len(targets))]
-    candidates = Candidates(zip(labels, targets, strict=True))
-    paths = [f"{number}.png" for number in range(len(targets))]
-    return Truth(paths, labels, targets, candidates, targets.mean(axis=0), **given)
+    return EvaluationSet(
+        paths=[f"{number}.png" for number in range(len(targets))],
+        labels=labels,
+        targets=targets,
+        candidates=Candidates(zip(labels, targets, strict=True)),
+        centre=targets.mean(axis=0),
+        deviation=targets.std(axis=0),
+        clusters=labels,
+        **columns,
+    )
 
 
-def test_cosines_are_scikit_learns() -> None:
-    np.testing.assert_allclose(cosines(NEAR, Y), np.diag(cosine_similarity(NEAR, Y)), atol=1e-6)
+def scores_of(predicted: np.ndarray, images: EvaluationSet) -> Scores:
+    return score_predictions({"model": predicted}, images, {})["model"].scores
 
 
 def test_zero_vectors_count_as_zero_and_are_counted() -> None:
-    assert cosines(np.zeros((1, 7)), Y[:1])[0] == 0
     predicted = NEAR.copy()
     predicted[[3, 5]] = 0
-    assert judge({"model": predicted}, truth(), {})["model"].summary["zero_vectors"] == 2
+    found = scores_of(predicted, evaluation_set())
+    assert found.zero_vectors == 2
+    assert found.cosine.mean == pytest.approx(cosines(NEAR, Y)[[row not in (3, 5) for row in range(40)]].sum() / 40)
 
 
 def test_summary_of_cosines() -> None:
     values = cosines(NEAR, Y)
-    found = cosine_summary(values)
-    assert found["mean"] == pytest.approx(values.mean())
-    assert found["p05"] < found["median"] < found["p95"]
-    low, high = found["ci95"]
-    # The bootstrap's interval of a mean is near the normal one.
-    half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
-    assert (low, high) == (pytest.approx(values.mean() - half, abs=0.02), pytest.approx(values.mean() + half, abs=0.02))
-    assert cosine_summary(values) == found
-    assert interval(np.array([0.5])) is None
+    found = summarize_cosines(values, evaluation_set())
+    assert found.mean == pytest.approx(values.mean())
+    assert [found.p05, found.median, found.p95] == pytest.approx(np.percentile(values, [5, 50, 95]))
+    low, high = found.ci95
+    assert low < found.mean < high
+    assert summarize_cosines(values[:1], evaluation_set(Y[:1])).ci95 is None
 
 
 def test_centred_cosine_progress_and_squared_error() -> None:
     shifted = Y + 5  # all targets point one way, so that any answer has a high cosine
     mean = np.tile(shifted.mean(axis=0), (40, 1))
-    judged = judge({"model": NEAR + 5, "mean": mean}, truth(shifted), {"model": 0.99})
-    model, baseline = judged["model"].summary, judged["mean"].summary
-    assert baseline["cosine"]["mean"] > 0.9
-    assert baseline["centred_cosine"]["mean"] == pytest.approx(0, abs=1e-6)
+    scored = score_predictions({"model": NEAR + 5, "mean": mean}, evaluation_set(shifted), {"model": 0.99})
+    model, baseline = scored["model"].scores, scored["mean"].scores
+    assert baseline.cosine.mean > 0.9
+    assert baseline.centred_cosine.mean == pytest.approx(0, abs=1e-6)
     centre = shifted.mean(axis=0)
     expected = np.diag(cosine_similarity(NEAR + 5 - centre, shifted - centre)).mean()
-    assert model["centred_cosine"]["mean"] == pytest.approx(expected, abs=1e-6)
-    way = (model["cosine"]["mean"] - baseline["cosine"]["mean"]) / (0.99 - baseline["cosine"]["mean"])
-    assert model["progress"] == pytest.approx(way)
-    assert baseline["progress"] == 0
-    assert model["mse"] == pytest.approx(mean_squared_error(shifted, NEAR + 5), rel=1e-5)
-    assert judge({"model": NEAR}, truth(), {})["model"].summary["progress"] is None
+    assert model.centred_cosine.mean == pytest.approx(expected, abs=1e-6)
+    way = (model.cosine.mean - baseline.cosine.mean) / (0.99 - baseline.cosine.mean)
+    assert model.progress == pytest.approx(way)
+    assert baseline.progress == 0
+    assert model.mse == pytest.approx(mean_squared_error(shifted, NEAR + 5), rel=1e-5)
+    assert scores_of(NEAR, evaluation_set()).progress is None
 
 
 def test_labels_that_training_never_saw_are_counted_apart() -> None:
     seen = np.arange(40) < 30
-    predicted = np.where(seen[:, None], Y, -Y)
-    summary = judge({"model": predicted}, truth(seen=seen), {})["model"].summary
-    assert summary["retrieval_of_seen"]["top1"] == 1
-    assert summary["retrieval_of_unseen"]["top1"] == 0
-    assert summary["retrieval"]["top1"] == 0.75
-    assert "retrieval_of_unseen" not in judge({"model": Y}, truth(seen=np.ones(40, bool)), {})["model"].summary
+    found = scores_of(np.where(seen[:, None], Y, -Y), evaluation_set(seen=seen))
+    assert (found.retrieval_of_seen.top1, found.retrieval_of_unseen.top1, found.retrieval.top1) == (1, 0, 0.75)
+    all_seen = scores_of(Y, evaluation_set(seen=np.ones(40, bool)))
+    assert all_seen.retrieval_of_seen is all_seen.retrieval_of_unseen is None
 
 
 def test_differences_are_paired() -> None:
+    images = evaluation_set()
     mean = np.tile(Y.mean(axis=0), (40, 1))
-    judged = judge({"functional": NEAR, "sequential": NEAR + 1e-4, "mean": mean}, truth(), {})
-    found = {(each["of"], each["minus"]): each for each in differences(judged, ["functional", "sequential"])}
+    scored = score_predictions({"functional": NEAR, "sequential": NEAR + 1e-4, "mean": mean}, images, {})
+    found = {(each.of, each.minus): each for each in differences(scored, ["functional", "sequential"], images)}
     assert set(found) == {("functional", "sequential"), ("functional", "mean"), ("sequential", "mean")}
     styles = found["functional", "sequential"]
-    values = judged["functional"].cosines - judged["sequential"].cosines
-    assert styles["mean"] == pytest.approx(values.mean())
+    values = scored["functional"].cosines - scored["sequential"].cosines
+    assert styles.mean == pytest.approx(values.mean())
     # Both vary by 0.2 from image to image, but together: only a paired interval is this narrow.
-    assert styles["ci95"][1] - styles["ci95"][0] < 1e-3
-    assert found["functional", "mean"]["ci95"][0] > 0
+    assert styles.ci95[1] - styles.ci95[0] < 1e-3
+    assert found["functional", "mean"].is_positive
 
 
 def test_labels_and_what_they_are_confused_with() -> None:
     targets = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
-    labels = ["ape"] * 4 + ["bee"] * 4 + ["cow"] * 4
+    images = evaluation_set(targets, ["ape"] * 4 + ["bee"] * 4 + ["cow"] * 4)
     predicted = targets.copy()
     predicted[0], predicted[1], predicted[2] = targets[4], targets[4], targets[8]
-    of = truth(targets, labels)
-    judgement = judge({"model": predicted}, of, {})["model"]
-    ape, bee, cow = by_label(judgement, of)
-    assert ape == {
-        "label": "ape", "images": 4, "cosine": 0.25, "top1": 0.25,
-        "confused_with": [{"label": "bee", "images": 2}, {"label": "cow", "images": 1}],
-    }  # fmt: skip
-    assert (bee["top1"], cow["confused_with"]) == (1, [])
-    found = extremes(judgement, of)
-    assert [image["path"] for image in found["worst"][:3]] == ["0.png", "1.png", "2.png"]
-    assert found["worst"][0]["nearest"][0] == "bee"
-    assert found["best"][0]["cosine"] == pytest.approx(1)
-    assert found["best"][0]["rank"] == 1
+    found = score_model(score_predictions({"model": predicted}, images, {})["model"], images)
+    ape, bee, cow = found.labels
+    assert (ape.label, ape.images, ape.cosine, ape.top1) == ("ape", 4, 0.25, 0.25)
+    assert ape.confused_with == [Confusion("bee", 2), Confusion("cow", 1)]
+    assert (bee.top1, cow.confused_with) == (1, [])
+    assert [image.path for image in found.worst[:3]] == ["0.png", "1.png", "2.png"]
+    assert found.worst[0].nearest[0] == "bee"
+    assert found.best[0].cosine == pytest.approx(1)
+    assert found.best[0].rank == 1
+    assert set(found.to_json()) >= {"cosine", "retrieval", "ceiling", "labels", "worst", "best"}

@@ -1,0 +1,60 @@
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.core.errors import ImageError
+from pipeline.data.images import ImageRef, ImageSet, content_digest, file_ref
+
+
+def test_files_are_read_with_the_version_that_was_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"content")
+    assert file_ref(file).read() == (b"content", None)  # so young that a change might leave no trace
+    os.utime(file, (1_000, 1_000))
+    content, version = file_ref(file).read()
+    assert (content, version) == (b"content", file_ref(file).version())
+    os.utime(file, (2_000, 2_000))
+    assert file_ref(file).version() not in (version, None)
+
+
+def test_what_is_not_a_readable_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageError, match="empty"):
+        file_ref(tmp_path / "empty.png").read()
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        file_ref(tmp_path / "pipe.png").read()
+    with pytest.raises(ImageError, match="No such file"):
+        file_ref(tmp_path / "gone.png").read()
+    assert file_ref(tmp_path / "gone.png").version() is None
+
+
+def test_references_travel_to_other_processes(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"content")
+    sent = pickle.loads(pickle.dumps(file_ref(tmp_path / "a.png")))
+    assert sent == ImageRef(str(tmp_path / "a.png"))
+    assert sent.read()[0] == b"content"
+    assert not ImageRef("tfds:mnist:train#7").is_file
+
+
+def test_a_subset_has_all_columns() -> None:
+    images = ImageSet(
+        source="folder",
+        paths=["a", "b", "c"],
+        refs=[ImageRef(f"/{name}") for name in "abc"],
+        labels=["x", "y", "z"],
+        splits=["train", "test", None],
+        targets=np.arange(6, dtype=np.float32).reshape(3, 2),
+    )
+    some = images.subset([2, 0])
+    assert (some.paths, some.labels, some.splits, some.groups) == (["c", "a"], ["z", "x"], [None, "train"], None)
+    assert [ref.uri for ref in some.refs] == ["/c", "/a"]
+    assert some.targets.tolist() == [[4, 5], [0, 1]]
+
+
+def test_digest_depends_on_content_alone() -> None:
+    assert content_digest(b"a") == content_digest(b"a") != content_digest(b"b")
+    assert len(content_digest(b"")) == 32

@@ -1,0 +1,47 @@
+import logging
+
+import numpy as np
+import pytest
+
+from pipeline.core.errors import RequestError
+from pipeline.data.images import ImageRef, ImageSet
+from pipeline.data.matching import match_targets
+from pipeline.data.targets import TargetTable
+
+
+def images(*paths: str) -> ImageSet:
+    labels = [path.rpartition("/")[0] for path in paths]
+    return ImageSet("images", paths, [ImageRef(f"/{path}") for path in paths], labels)
+
+
+def table(**vectors: list[float]) -> TargetTable:
+    rows = {key.replace("_", "/"): row for row, key in enumerate(vectors)}
+    return TargetTable("targets.csv", rows, np.array(list(vectors.values()), np.float32))
+
+
+def test_paths_are_matched_before_labels() -> None:
+    found = match_targets(images("cat/a", "cat/b"), table(cat=[1, 0], cat_b=[0, 1]))
+    assert found.keys == ["cat", "cat/b"]
+    assert found.targets.tolist() == [[1, 0], [0, 1]]
+    assert found.rows.tolist() == [0, 1]
+
+
+def test_images_without_target_are_an_error_or_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    some, targets = images("cat/a", "dog/a", "cat/b"), table(cat=[1, 0], bird=[1, 1])
+    with pytest.raises(RequestError, match=r"no target for 1 of 3 images: 'dog/a'.*skip"):
+        match_targets(some, targets)
+    found = match_targets(some, targets, "skip")
+    assert (found.rows.tolist(), found.keys) == ([0, 2], ["cat", "cat"])
+    assert "1 images without a target were left out: 'dog/a'" in caplog.text
+
+
+def test_no_match_at_all_is_an_error_that_shows_both_sides() -> None:
+    with pytest.raises(RequestError, match=r"no target for any of the 1 images.*'dog/a'.*'dog'.*'cat'"):
+        match_targets(images("dog/a"), table(cat=[1, 0]), "skip")
+
+
+def test_targets_of_no_image_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    match_targets(images("cat/a"), table(cat=[1, 0], **{f"bird{number}": [1, 1] for number in range(7)}))
+    assert "7 targets of targets.csv belong to no image: 'bird0'" in caplog.text
+    assert caplog.text.rstrip().endswith("'bird4', ....")

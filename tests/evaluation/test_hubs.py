@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from scipy.stats import rankdata, spearmanr
+from sklearn.metrics.pairwise import cosine_similarity
+
+from pipeline.evaluation import hubs
+from pipeline.evaluation.hubs import Hub, csls_ranking, largest_hub
+
+RANDOM = np.random.default_rng(0)
+CANDIDATES = RANDOM.normal(size=(30, 8)).astype(np.float32)
+OWN = np.concatenate([np.arange(30), RANDOM.integers(0, 30, 70)])
+PREDICTIONS = CANDIDATES[OWN] + 1.5 * RANDOM.normal(size=(100, 8)).astype(np.float32)
+SIMILARITY = cosine_similarity(PREDICTIONS.astype(np.float64), CANDIDATES.astype(np.float64))
+
+
+@pytest.fixture(params=[2**22, 700], ids=["one block", "blocks"])
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "VALUES", request.param)
+
+
+def ranked(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
+    return rankdata(-scores, axis=1)[np.arange(len(own)), own]
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("neighbours", [1, 10, 1000])
+def test_csls_ranks_are_those_of_its_formula(neighbours: int) -> None:
+    def density(similarity: np.ndarray) -> np.ndarray:
+        return np.sort(similarity, axis=1)[:, ::-1][:, :neighbours].mean(axis=1)
+
+    csls = 2 * SIMILARITY - density(SIMILARITY)[:, None] - density(SIMILARITY.T)
+    found = csls_ranking(PREDICTIONS, CANDIDATES, OWN, neighbours)
+    assert np.array_equal(found.ranks, ranked(csls, OWN))
+    assert np.array_equal(found.nearest, csls.argmax(axis=1))
+    assert 0.5 < spearmanr(found.ranks, ranked(SIMILARITY, OWN)).statistic < 1
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_ties_count_half() -> None:
+    zeros = np.zeros((4, 8))
+    assert csls_ranking(zeros, CANDIDATES, OWN[:4]).ranks.tolist() == [15.5] * 4
+
+
+def test_csls_takes_a_hub_back() -> None:
+    random = np.random.default_rng(3)
+    candidates = random.normal(size=(40, 60))
+    hub = candidates.mean(axis=0)
+    predictions = candidates + 0.8 * random.normal(size=candidates.shape) + 8 * hub
+    candidates = np.concatenate([candidates, hub[None]])
+    own = np.arange(40)
+    names = [str(number) for number in range(41)]
+    similarity = cosine_similarity(predictions, candidates)
+    found = largest_hub(similarity.argmax(axis=1), own, names)
+    assert (found.candidate, found.own) == ("40", 0)
+    assert found.share > 0.5
+    csls = csls_ranking(predictions, candidates, own)
+    assert largest_hub(csls.nearest, own, names).share < 0.2
+    assert csls.ranks.mean() < ranked(similarity, own).mean()
+
+
+def test_the_largest_hub_is_counted() -> None:
+    found = largest_hub(np.array([3, 1, 3, 3, 0]), np.array([3, 1, 2, 4, 0]), ["a", "b", "c", "d", "e"])
+    assert found == Hub("d", share=0.6, own=0.2)

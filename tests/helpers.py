@@ -1,0 +1,159 @@
+"""What several test files need: images made from seeds, target tables, and commands in this process or another."""
+
+import contextlib
+import csv
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ROOT / "tests" / "programs"
+# The features of the smallest layer, from weights that need no download.
+SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--quiet")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.out)
+
+
+def environment_at(home: Path) -> dict[str, str]:
+    """This environment with another home, without variables that lead back to the real one."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "KERAS_"))}
+    return kept | {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+
+
+def run_main(arguments: Iterable[object], cwd: Path, variables: Mapping[str, str]) -> Finished:
+    """Run a command in this process, so that libraries are imported once for all tests."""
+    from pipeline.cli import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    before, on_terminate = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["pipeline", *map(str, arguments)])
+        patch.chdir(cwd)
+        _set_environment(variables)
+        try:
+            main()
+        except SystemExit as done:
+            code = int(done.code or 0)
+        finally:
+            _set_environment(before)
+            signal.signal(signal.SIGTERM, on_terminate)
+            logging.getLogger("pipeline").handlers.clear()
+            logging.getLogger("pipeline").setLevel(logging.NOTSET)
+    return Finished(code, out.getvalue(), err.getvalue())
+
+
+def _set_environment(variables: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+def run_python(*command: object, cwd: Path = ROOT, **options: Any) -> Finished:
+    """Run Python in a process of its own: "-m", "pipeline", ..., or a file, with arguments."""
+    finished = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=600, **options
+    )
+    return Finished(finished.returncode, finished.stdout, finished.stderr)
+
+
+def run_program(name: str, *arguments: object, **variables: str) -> Finished:
+    """Run a program of `tests/programs`; it must succeed."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    return check_ended(run_python(PROGRAMS / f"{name}.py", *arguments, env=environment))
+
+
+def check_ended(finished: Finished, code: int = 0) -> Finished:
+    """The command, if it ended with this exit code and no traceback."""
+    assert finished.code == code, finished.err
+    assert "Traceback" not in finished.err, finished.err
+    return finished
+
+
+def is_gone_soon(group: int) -> bool:
+    """Whether no process of a group is left, or will be in a moment."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def wait_until(condition: Callable[[], Any], process: subprocess.Popen) -> None:
+    """Wait for a state of a running process; it is an error if the process ends before."""
+    while not condition():
+        assert process.poll() is None, f"ended too early: {process.communicate()}"
+        time.sleep(0.002)
+
+
+def make_image(seed: int, width: int = 60, height: int = 40) -> Image.Image:
+    """An image of its own for each seed: smooth patches of colour under noise."""
+    random = np.random.default_rng(seed)
+    patches = Image.fromarray(random.integers(0, 200, (5, 5, 3), np.uint8))
+    smooth = np.asarray(patches.resize((width, height), Image.Resampling.BICUBIC))
+    return Image.fromarray((smooth * 0.8 + random.integers(0, 50, (height, width, 3))).astype(np.uint8))
+
+
+def make_images(folder: Path, seeds: Iterable[int]) -> Path:
+    """A folder with an image for each seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        make_image(seed).save(folder / f"{seed:04}.png")
+    return folder
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """The content of an image file."""
+    written = io.BytesIO()
+    image.save(written, kind, **options)
+    return written.getvalue()
+
+
+def write_targets(folder: Path, *labels: str, dim: int = 3) -> Path:
+    """A table with a random target for each label."""
+    file = folder / "targets.csv"
+    with open(file, "w", newline="") as opened:
+        random = np.random.default_rng(0)
+        csv.writer(opened).writerows([label, *random.normal(size=dim)] for label in labels)
+    return file
+
+
+def decoder_weights(run: str | Path, styles: Iterable[str] = ("functional", "sequential")) -> list[np.ndarray]:
+    """The weights of the decoders of a run, read by plain Keras."""
+    import keras
+
+    return [array for style in styles for array in keras.models.load_model(Path(run) / f"{style}.keras").get_weights()]
+
+
+def are_equal(ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]) -> bool:
+    """Whether arrays are equal to the last bit."""
+    return all(np.array_equal(*pair) for pair in zip(ours, theirs, strict=True))
+
+
+def are_close(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether features, shape (N, F), differ by no more than the rounding of other batches: 1e-3 of their length."""
+    return bool((np.linalg.norm(ours - theirs, axis=1) < 1e-3 * np.linalg.norm(theirs, axis=1)).all())

@@ -1,0 +1,21 @@
+"""Look up predictions among 400,000 words and print the most memory this took, in bytes.
+
+python large_vocabulary.py WORDS.bin
+"""
+
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.word_vectors import read_vocabulary
+from pipeline.evaluation.retrieval import Candidates, retrieve
+
+found = Candidates(read_vocabulary(Path(sys.argv[1])))
+targets = next(block for _, block in found.blocks())[:2000]
+noisy = targets + np.random.default_rng(1).normal(size=targets.shape, scale=8)
+ranks = retrieve(noisy, targets, found).ranks
+assert len(found) == 400_000
+assert 1 < np.median(ranks) < 200_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
