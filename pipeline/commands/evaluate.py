@@ -12,7 +12,7 @@ from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, scor
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import RequestError
 from pipeline.core.model_files import ModelCard, load_decoder, read_card
-from pipeline.core.runs import BASELINES_FILE, REPORT_FILE, RUN_FILE, RunRecord, read_run
+from pipeline.core.runs import BASELINES_FILE, EVALUATION_FILE, RUN_FILE, RunRecord, read_run
 from pipeline.core.vectors import Vectors
 from pipeline.data.images import ImageSet
 from pipeline.data.sources import find_images
@@ -46,7 +46,7 @@ class EvaluateOptions:
         on_missing: "error" or "skip" images without a target.
         vocabulary: A file of word vectors to look predictions up among, beside the targets.
         shuffled: Whether to train a decoder on shuffled targets, as one more baseline.
-        report: The report's file; None for `report.html` in the first model's run, if that is writable.
+        report: The report's file; None for `evaluation.html` in the first model's run, if that is writable.
     """
 
     models: Sequence[str]
@@ -108,7 +108,7 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
         run=run,
         folder=first.parent,
     )
-    beside = first.parent / REPORT_FILE if run and os.access(first.parent, os.W_OK) else None
+    beside = first.parent / EVALUATION_FILE if run and os.access(first.parent, os.W_OK) else None
     return score_decoders(inputs, wanted.report or beside, wanted.vocabulary)
 
 
@@ -171,7 +171,8 @@ def _of_run(folder: Path, targets: str | None = None) -> tuple[ImageSet, TargetT
     options = read_run(folder).options
     if "images" not in options:
         raise RequestError(f"{folder} does not say where its images are; name them with --images IMAGES.")
-    images = find_images(options["images"], Path(options["data_dir"]) if "data_dir" in options else None)
+    data_dir = Path(options["data_dir"]) if "data_dir" in options else None
+    images = find_images(options["images"], data_dir, options.get("label_pattern"))
     on_missing = options.get("on_missing", "error")
     return images, read_targets(targets or options.get("targets"), images, on_missing), on_missing
 

@@ -21,6 +21,7 @@ CHECKSUM = "checksum"
 RUN_FILE = "run.json"
 BASELINES_FILE = "baselines.npz"
 REPORT_FILE = "report.html"
+EVALUATION_FILE = "evaluation.html"
 CHECKPOINT_FILE = "checkpoint.npz"
 TENSORBOARD_FOLDER = "logs"
 
