@@ -1,6 +1,7 @@
 """The command line: reads options, calls a command, prints its result. Commands are imported when they run."""
 
 import dataclasses
+import difflib
 import json
 import re
 import signal
@@ -24,11 +25,21 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 SMALLEST_MEMORY = 64 * 2**20
+NEAR = 0.8  # of 1: how similar an option must be to a misspelled one to be suggested
 EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "cache")  # fields of ExtractionOptions
 # Options that may differ when a run is resumed; all others are those it began with.
 FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet")
 
 Decorator = Callable[[Callable], Callable]
+
+
+class WholeNumber(click.IntRange):
+    """A range of integers, called a whole number in messages."""
+
+    name = "whole number"
+
+
+COUNT = WholeNumber(1)
 
 
 def options(*decorators: Decorator) -> Decorator:
@@ -63,9 +74,9 @@ extraction_options = options(
         show_default=True,
         help="What runs VGG16: mnn is fast on CPUs, keras runs on GPUs; auto chooses.",
     ),
-    click.option("--batch-size", type=click.IntRange(1), help="Images in a batch of VGG16.  [the engine's choice]"),
-    click.option("--workers", type=click.IntRange(1), help="Processes that read images.  [one for each core]"),
-    click.option("--max-pixels", type=click.IntRange(1), help="Skip images with more pixels than this.  [178956970]"),
+    click.option("--batch-size", type=COUNT, metavar="N", help="Images in a batch of VGG16.  [the engine's choice]"),
+    click.option("--workers", type=COUNT, metavar="N", help="Processes that read images.  [one per core]"),
+    click.option("--max-pixels", type=COUNT, metavar="N", help="Skip images with more than N pixels.  [178956970]"),
     click.option("--cache", type=FOLDER, help="Folder of the feature stores.  [the user's cache folder]"),
 )
 output_options = options(
@@ -73,7 +84,7 @@ output_options = options(
     click.option("--quiet", is_flag=True, help="Show warnings and errors only."),
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Random seed."
+    "--seed", type=WholeNumber(0, 2**31 - 1), default=0, show_default=True, metavar="N", help="Random seed."
 )
 targets_option = click.option(
     "--targets", type=FILE, help="Target embeddings: a table, an array, or a file of word vectors."
@@ -97,7 +108,14 @@ cluster_option = click.option(
     type=click.Choice(["group", "label", "image"]),
     help="What intervals generalize over.  [groups, else labels with a common target, else images]",
 )
-data_option = click.option("--data-dir", type=FOLDER, help="Folder of TensorFlow data sets.  [TFDS's own]")
+data_option = click.option(
+    "--data-dir", type=FOLDER, help="Folder of TensorFlow data sets.  [tensorflow-datasets' own]"
+)
+label_option = click.option(
+    "--label-pattern",
+    metavar="REGEX",
+    help="Take labels from paths: a regular expression with a group named label, such as '(?P<label>[a-z]+)_'.",
+)
 
 
 @click.group(context_settings=SETTINGS)
@@ -105,21 +123,21 @@ data_option = click.option("--data-dir", type=FOLDER, help="Folder of TensorFlow
 def cli() -> None:
     """From a folder of images to VGG16 vectors, from the vectors to your own embeddings, and an honest score.
 
-    IMAGES is a folder (searched recursively), a list (.txt with one path per line, .csv or .parquet with a column
-    `path`) or tfds:NAME[/CONFIG]:SPLIT.
+    IMAGES is a folder (searched recursively), one image, a list (.txt with one path per line, .csv or .parquet with a
+    column `path`) or tfds:NAME[/CONFIG]:SPLIT.
     """
 
 
 @cli.command()
 @click.argument("images")
-@click.option("--out", type=FILE, help="Write the vectors to a .npz, .npy or .parquet file.")
+@click.option("--out", type=FILE, help="Also write the vectors to a .npz, .npy or .parquet file.")
 @data_option
-@click.option("--strict", is_flag=True, help="Exit with 1 if an image could not be read.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 if an image was not read.")
 @extractor_options
 @extraction_options
 @output_options
 def extract(images: str, out: Path | None, data_dir: Path | None, strict: bool, **asked: Any) -> None:
-    """Compute the features of IMAGES that are not in the store yet."""
+    """Compute the VGG16 features of IMAGES and store them; those already stored are not computed again."""
     from pipeline import terminal
     from pipeline.commands.extract import extract
     from pipeline.data.sources import find_images
@@ -127,7 +145,7 @@ def extract(images: str, out: Path | None, data_dir: Path | None, strict: bool, 
     terminal.show_messages(asked["quiet"])
     result = extract(find_images(images, data_dir), _extractor(asked), _extraction_options(asked), out)
     _print(result, asked["as_json"], terminal.print_extraction)
-    if strict and result.failed:
+    if strict and (result.failed or result.passed_over):
         sys.exit(1)
 
 
@@ -147,7 +165,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, text: str | int |
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", str(text).strip(), re.IGNORECASE)
     size = int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")) if found else 0
     if size < SMALLEST_MEMORY:
-        raise click.BadParameter(f"{text!r} is not a size such as 512MB or 4GB (at least 64MB).")
+        raise click.BadParameter(f"{text!r} is not a size of at least 64MB, such as 512MB or 4GB.")
     return size
 
 
@@ -175,15 +193,15 @@ training_options = options(
         help="The decoder: a blend that chooses its own strength, a single network, or that of the original question.",
     ),
     click.option("--hidden", callback=_sizes, metavar="SIZES", help="Units of the hidden layers, such as 256,256."),
-    click.option("--activation", help="Keras activation of the hidden layers."),
-    click.option("--output-activation", help="Keras activation of the output.  [linear]"),
-    click.option("--optimizer", help="Keras optimizer."),
-    click.option("--learning-rate", type=float, help="Learning rate."),
+    click.option("--activation", metavar="NAME", help="Keras activation of the hidden layers."),
+    click.option("--output-activation", metavar="NAME", help="Keras activation of the output.  [linear]"),
+    click.option("--optimizer", metavar="NAME", help="Keras optimizer, such as adam or sgd."),
+    click.option("--learning-rate", type=float, metavar="X", help="Learning rate."),
     click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="Learning-rate schedule."),
-    click.option("--loss", help="Keras loss, such as mse, cosine or huber."),
-    click.option("--weight-decay", type=float, help="Weight decay of the optimizer."),
-    click.option("--epochs", type=click.IntRange(1), help="Passes over the training images."),
-    click.option("--minibatch", type=click.IntRange(1), help="Images in a training step.  [32]"),
+    click.option("--loss", metavar="NAME", help="Keras loss, such as mse, cosine or huber."),
+    click.option("--weight-decay", type=float, metavar="X", help="Weight decay of the optimizer."),
+    click.option("--epochs", type=COUNT, metavar="N", help="Passes over the training images."),
+    click.option("--minibatch", type=COUNT, metavar="N", help="Images in a training step.  [32]"),
     click.option(
         "--keep",
         type=click.Choice(["last", "best"]),
@@ -191,8 +209,9 @@ training_options = options(
     ),
     click.option(
         "--patience",
-        type=click.IntRange(1),
-        help="Stop after this many epochs without a higher validation cosine, and keep the best.",
+        type=COUNT,
+        metavar="N",
+        help="Stop after N epochs without a higher validation cosine, and keep the best epoch.",
     ),
 )
 
@@ -205,7 +224,8 @@ training_options = options(
     type=click.Path(path_type=Path, exists=True),
     is_eager=True,
     callback=_use_config,
-    help="Repeat the run of a run.json; other options change it.",
+    metavar="models/RUN",
+    help="Repeat a run with its options, except those that are given.",
 )
 @click.option(
     "--resume",
@@ -226,15 +246,16 @@ training_options = options(
 @click.option(
     "--folds", type=click.IntRange(2), help="Cross-validate: hold out every image once, then train on all of them."
 )
-@click.option(
-    "--repeats", type=click.IntRange(1), default=1, show_default=True, help="Repeats of the cross-validation."
-)
+@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Repeats of the folds.")
 @cluster_option
-@click.option("--memory", callback=_bytes, metavar="SIZE", help="Features to hold in memory; more are streamed.  [4GB]")
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard curves into the run's folder logs.")
+@click.option(
+    "--memory", callback=_bytes, metavar="SIZE", help="Memory for features; more are streamed from disk.  [4GB]"
+)
+@click.option("--tensorboard", is_flag=True, help="Write learning curves for TensorBoard into models/RUN/logs.")
 @split_option
-@click.option("--models", type=FOLDER, default="models", show_default=True, help="Folder of all runs.")
+@click.option("--models", type=FOLDER, default="models", show_default=True, help="Folder to save the run in.")
 @missing_option
+@label_option
 @data_option
 @seed_option
 @extractor_options
@@ -242,7 +263,10 @@ training_options = options(
 @output_options
 @click.pass_context
 def train(context: click.Context, /, config: Path | None, resume: Path | None, **asked: Any) -> None:
-    """Train a decoder from the features of IMAGES to their targets; without IMAGES, on the sample."""
+    """Train a decoder from the features of IMAGES to their targets.
+
+    Without IMAGES, the sample is used, with untrained weights.
+    """
     from pipeline import terminal
     from pipeline.commands.cross_validation import FoldOptions
     from pipeline.commands.examples import ExampleOptions
@@ -254,8 +278,8 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
 
     terminal.show_messages(asked["quiet"])
     _refuse_changes(context, config, resume)
-    _use_sample(asked)
-    images = find_images(asked["images"], asked["data_dir"])
+    untrained = _use_sample(asked)
+    images = find_images(asked["images"], asked["data_dir"], asked["label_pattern"])
     if asked["targets"] is None and images.targets is None:
         raise RequestError("To train on your own images, name their target embeddings with targets=FILE.")
     examples = ExampleOptions(
@@ -276,7 +300,10 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
         tensorboard=asked["tensorboard"],
         command=_repeatable(asked),
     )
-    result = train(wanted, _extractor(asked), _extraction_options(asked), resume)
+    extractor, extraction = _extractor(asked), _extraction_options(asked)
+    if untrained:
+        terminal.log.info("The sample uses untrained weights (--weights %s) and needs no download.", asked["weights"])
+    result = train(wanted, extractor, extraction, resume)
     _print(result, asked["as_json"], terminal.print_training)
 
 
@@ -287,20 +314,19 @@ def _refuse_changes(context: click.Context, config: Path | None, resume: Path | 
         raise RequestError(f"{resume} resumes with the options it began with; give --resume alone.")
 
 
-def _use_sample(asked: dict[str, Any]) -> None:
-    """Without IMAGES, train on the sample, which needs no download."""
+def _use_sample(asked: dict[str, Any]) -> bool:
+    """Without IMAGES, train on the sample; returns whether its untrained weights are used without being asked for."""
     if asked["images"] is not None:
-        return
-    from pipeline import terminal
+        return False
     from pipeline.data.sample import SAMPLE, SAMPLE_TARGETS, SAMPLE_WEIGHTS
 
     if SAMPLE is None:
         raise RequestError("This installation lacks the sample; name your own IMAGES and targets=FILE.")
     asked["images"] = str(SAMPLE)
     asked["targets"] = asked["targets"] or SAMPLE / SAMPLE_TARGETS
-    if not asked["weights"]:
-        asked["weights"] = SAMPLE_WEIGHTS
-        terminal.log.info("The sample uses untrained weights (--weights %s) and needs no download.", SAMPLE_WEIGHTS)
+    untrained = not asked["weights"]
+    asked["weights"] = asked["weights"] or SAMPLE_WEIGHTS
+    return untrained
 
 
 def _repeatable(asked: dict[str, Any]) -> dict[str, Any]:
@@ -354,19 +380,22 @@ def _decoder_config(asked: dict[str, Any]) -> "Config":
 
 @cli.command()
 @click.argument("models", nargs=-1, required=True, metavar="RUN|MODEL...")
-@click.option("--images", metavar="IMAGES", help="Images to evaluate on.  [those that the first run held out]")
+@click.option("--images", metavar="IMAGES", help="Images to evaluate on.  [those that the run held out]")
 @targets_option
-@click.option("--report", type=FILE, metavar="FILE.html", help="Where to write the report.  [models/RUN/report.html]")
-@click.option("--vocabulary", type=FILE, help="Word vectors to look predictions up among, beside the targets.")
+@click.option(
+    "--report", type=FILE, metavar="FILE.html", help="Where to write the report.  [models/RUN/evaluation.html]"
+)
+@click.option("--vocabulary", type=FILE, help="Word vectors to rank beside the targets, as further candidates.")
 @cluster_option
-@click.option("--shuffled", is_flag=True, help="Train a decoder on shuffled targets, as one more baseline.")
+@click.option("--shuffled", is_flag=True, help="Add a baseline: a decoder trained on shuffled targets.")
 @missing_option
+@label_option
 @data_option
 @extractor_options
 @extraction_options
 @output_options
 def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None, **asked: Any) -> None:
-    """Score saved decoders on the images that their run held out, or on others."""
+    """Score saved decoders by cosine to the targets, on the images that their run held out or on IMAGES."""
     from pipeline import terminal
     from pipeline.commands.evaluate import EvaluateOptions, evaluate
     from pipeline.data.sources import find_images
@@ -376,7 +405,7 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
         *models, images = models  # type: ignore[assignment]  # IMAGES as the last argument, as in earlier versions
     wanted = EvaluateOptions(
         models=models,
-        images=find_images(images, data_dir) if images else None,
+        images=find_images(images, data_dir, asked["label_pattern"]) if images else None,
         targets=str(asked["targets"]) if asked["targets"] else None,
         **{name: asked[name] for name in ("weights", "layer", "precision", "on_missing")},
         **{name: asked[name] for name in ("vocabulary", "shuffled", "cluster", "report")},
@@ -392,19 +421,20 @@ def _is_model(argument: str) -> bool:
 @cli.command()
 @click.argument("images", required=False)
 @targets_option
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many seeds to run.")
-@click.option("--epochs", type=click.IntRange(1), default=2000, show_default=True, help="Epochs of each training.")
+@click.option("--seeds", type=COUNT, default=3, show_default=True, metavar="N", help="Number of random seeds.")
+@click.option("--epochs", type=COUNT, default=2000, show_default=True, metavar="N", help="Epochs of each training.")
 @click.option("--plot", type=FILE, help="Plot the learning curves to a .png, .svg or .pdf file.")
 @split_option
 @missing_option
+@label_option
 @data_option
 @extractor_options
 @extraction_options
 @output_options
 def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, plot: Path | None, **asked: Any) -> None:
-    """Show why two identical Keras models differ: the original question and its answers, run again.
+    """Show why two identical Keras models can differ, by running the original question and its answers.
 
-    Without IMAGES on the question's own sample and target, otherwise on IMAGES and --targets FILE.
+    Without IMAGES, on the question's own image and target; otherwise on IMAGES and --targets FILE.
     """
     from pipeline import terminal
     from pipeline.commands.compare import compare
@@ -417,9 +447,9 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
     rule = SplitRule.parse(asked["split"])
     examples = None
     if images or targets:
-        found = find_images(images, asked["data_dir"]) if images else None
+        found = find_images(images, asked["data_dir"], asked["label_pattern"]) if images else None
         if not found or (targets is None and found.targets is None):
-            raise RequestError("To compare on your own data, name both: compare IMAGES --targets FILE.")
+            raise RequestError("To compare on your own data, name both: IMAGES and targets=FILE.")
         own = ExampleOptions(found, str(targets) if targets else None, asked["on_missing"], rule)
         examples = own, _extractor(asked)
     config = dataclasses.replace(ORIGINAL, epochs=epochs)
@@ -464,13 +494,12 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _as_options(message: str) -> str:
-    """Rewrite the parameters that library messages name, on_missing='skip', as options: --on-missing skip."""
-    return re.sub(
-        r"\b([a-z]+(?:_[a-z]+)*)=(?:'([^']*)'|([A-Z]+))",
-        lambda found: f"--{found[1].replace('_', '-')} {found[2] or found[3]}",
-        message,
-    )
+def _with_near_names(error: click.ClickException) -> str:
+    """A message of click's, with suggestions only where one is likely meant."""
+    if not isinstance(error, click.NoSuchOption):
+        return error.format_message()
+    near = difflib.get_close_matches(error.option_name, error.possibilities or [], cutoff=NEAR)
+    return f"{error.message} Did you mean {' or '.join(near)}?" if near else error.message
 
 
 def main() -> None:
@@ -484,12 +513,12 @@ def main() -> None:
         sys.exit(done.exit_code)
     except click.ClickException as error:
         hint = f" See {error.ctx.command_path} --help." if isinstance(error, click.UsageError) and error.ctx else ""
-        print_error(f"{error.format_message()}{hint}")
+        print_error(f"{_with_near_names(error)}{hint}")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort, Interrupted) as error:
         message = str(error) or "Interrupted. The features computed so far are stored; the same command resumes."
         print(f"\n{message}", file=sys.stderr)
         sys.exit(143 if isinstance(error, Terminated) or isinstance(error.__cause__, Terminated) else 130)
     except PipelineError as error:
-        print_error(_as_options(str(error)))
+        print_error(str(error))
         sys.exit(error.exit_code)

@@ -1,6 +1,7 @@
 """What the user sees: messages on stderr, tables on stdout."""
 
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import rich.box
 import rich.markup
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     from pipeline.commands.compare import CompareResult
@@ -28,10 +30,29 @@ def printable(text: str) -> str:
     )
 
 
+def as_options(message: str) -> str:
+    """Rewrite the parameters that library messages name, on_missing='skip', as options: --on-missing skip.
+
+    What stands in a path, such as year=2020/1.jpg, is left as it is.
+    """
+    return re.sub(
+        r"(?<![\w/\\'.-])([a-z]+(?:_[a-z]+)*)=(?:'([^']*)'|([A-Z]+|\d+))(?![\w/\\]|\.\w)",
+        lambda found: f"--{found[1].replace('_', '-')} {found[2] or found[3]}",
+        message,
+    )
+
+
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        message = printable(record.getMessage())
+        message = printable(as_options(record.getMessage()))
         return f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
+
+
+class _Handler(logging.Handler):
+    """Writes to stderr, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def show_messages(quiet: bool) -> None:
@@ -40,7 +61,7 @@ def show_messages(quiet: bool) -> None:
     Args:
         quiet: Whether to show warnings and errors only.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler()
     handler.setFormatter(_Formatter())
     logger = logging.getLogger("pipeline")
     logger.handlers[:] = [handler]
@@ -63,7 +84,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def print_error(message: str) -> None:
     """Print an error to stderr."""
-    print(f"error: {printable(message)}", file=sys.stderr)
+    print(f"error: {printable(as_options(message))}", file=sys.stderr)
 
 
 def print_extraction(result: "ExtractResult") -> None:
@@ -73,6 +94,8 @@ def print_extraction(result: "ExtractResult") -> None:
         f"{len(result.failed)} failed; {result.dim}-d, {result.seconds:.1f} s"
     )
     print(printable(f"store: {result.store}"))
+    if result.out:
+        print(printable(f"vectors: {result.out}"))
 
 
 def print_training(result: "TrainResult") -> None:

@@ -322,7 +322,7 @@ def unchanged(work: Path) -> float:
     for at in range(0, len(entries), 100):
         digests = [digest for _, _, digest in entries[at : at + 100]]
         thumbnails = np.zeros((len(digests), THUMBNAIL, THUMBNAIL), np.uint8)
-        store.append(digests, random.random((len(digests), extractor.dim), np.float32), thumbnails)
+        store.append(digests, random.random((len(digests), extractor.dim), np.float32), thumbnails, [1] * len(digests))
     results = [command(folder, cache) for _ in range(3)]
     assert all(result["cached"] == 10_000 and result["computed"] == 0 for result in results)
     return statistics.median(result["seconds"] for result in results)

@@ -219,7 +219,9 @@ def stream(rounds: int, work: Path) -> None:
     random = np.random.default_rng(0)
     for start in range(0, STREAM_ROWS, 512):
         digests = [f"{number:032x}" for number in range(start, start + 512)]
-        store.append(digests, random.random((512, DIM), np.float32), np.zeros((512, THUMBNAIL, THUMBNAIL), np.uint8))
+        store.append(
+            digests, random.random((512, DIM), np.float32), np.zeros((512, THUMBNAIL, THUMBNAIL), np.uint8), [1] * 512
+        )
     _compare(
         f"{STREAM_ROWS} x {DIM} features, an epoch",
         apart(

@@ -12,7 +12,7 @@ from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, Trai
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import RequestError
 from pipeline.core.model_files import ModelCard, load_decoder, read_card
-from pipeline.core.runs import REPORT_FILE, RUN_FILE, RunRecord, read_run
+from pipeline.core.runs import EVALUATION_FILE, RUN_FILE, RunRecord, read_run
 from pipeline.core.vectors import Vectors
 from pipeline.data.images import ImageSet
 from pipeline.data.near_duplicates import find_near_duplicates
@@ -49,7 +49,7 @@ class EvaluateOptions:
         vocabulary: A file of word vectors to look predictions up among, beside the targets.
         shuffled: Whether to train a decoder on shuffled targets, as one more baseline.
         cluster: What intervals generalize over: "group", "label" or "image"; None to choose by the images.
-        report: The report's file; None for `report.html` in the first model's run, if that is writable.
+        report: The report's file; None for `evaluation.html` in the first model's run, if that is writable.
     """
 
     models: Sequence[str]
@@ -114,7 +114,7 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
         run=run,
         folder=first.parent,
     )
-    beside = first.parent / REPORT_FILE if run and os.access(first.parent, os.W_OK) else None
+    beside = first.parent / EVALUATION_FILE if run and os.access(first.parent, os.W_OK) else None
     return score_decoders(inputs, wanted.report or beside, wanted.vocabulary)
 
 
@@ -181,7 +181,8 @@ def _of_run(folder: Path, targets: str | None = None) -> tuple[ImageSet, TargetT
         )
     if "images" not in options:
         raise RequestError(f"{folder} does not say where its images are; name them with images=IMAGES.")
-    images = find_images(options["images"], Path(options["data_dir"]) if "data_dir" in options else None)
+    data_dir = Path(options["data_dir"]) if "data_dir" in options else None
+    images = find_images(options["images"], data_dir, options.get("label_pattern"))
     on_missing = options.get("on_missing", "error")
     return images, read_targets(targets or options.get("targets"), images, on_missing), on_missing
 

@@ -22,22 +22,26 @@ class ExtractResult:
         computed: How many features were computed now.
         cached: How many were in the store already.
         failed: The images that were skipped, with the cause.
+        passed_over: Files of the folder that look like images, but whose format is not read.
         seconds: How long it took.
         dim: The dimension of a feature.
         engine: The engine that computed, or None where nothing was left to compute.
         extractor: The extractor's fingerprint and description.
         store: The path of the feature store.
+        out: The file that the vectors were written to, or None.
     """
 
     images: int
     computed: int
     cached: int
     failed: Sequence[Failure]
+    passed_over: Sequence[str]
     seconds: float
     dim: int
     engine: str | None
     extractor: Mapping[str, str]
     store: str
+    out: str | None
 
     def to_json(self) -> dict[str, Any]:
         """The `extract` document of the contract."""
@@ -73,9 +77,11 @@ def extract(
         computed=features.computed,
         cached=features.cached,
         failed=features.failed,
+        passed_over=images.passed_over,
         seconds=features.seconds,
         dim=extractor.dim,
         engine=features.engine,
         extractor={"fingerprint": extractor.fingerprint, **extractor.description},
         store=str(features.store.path),
+        out=str(out) if out else None,
     )

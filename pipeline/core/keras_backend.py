@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,8 @@ from pipeline.core.cores import usable_cores
 
 # Where Linux shows NVIDIA, AMD and WSL GPUs, and TPUs. Looking there costs nothing; asking a backend costs seconds.
 ACCELERATORS = ("nvidia[0-9]*", "kfd", "dxg", "accel*", "vfio/[0-9]*")
+
+_swapping = threading.RLock()
 
 
 def import_keras() -> ModuleType:
@@ -45,20 +48,38 @@ def accelerators() -> list[str]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Hold back what C++ code writes to stdout and stderr; show it on stderr if the block fails."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    out, err = os.dup(1), os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 1)
-        os.dup2(held.fileno(), 2)
+    """Hold back what C++ code writes to stdout and stderr; show it on stderr if the block fails.
+
+    The descriptors belong to the whole process, so one thread at a time swaps them; blocks may be nested.
+    """
+    with _swapping, tempfile.TemporaryFile() as held:
+        _flush()
+        saved = {standard: os.dup(standard) for standard in (1, 2) if _is_open(standard)}
+        for standard in saved:
+            os.dup2(held.fileno(), standard)
         try:
             yield
         except BaseException:
             held.seek(0)
-            os.write(err, held.read())
+            if 2 in saved:
+                os.write(saved[2], held.read())
             raise
         finally:
-            for terminal, standard in ((out, 1), (err, 2)):
-                os.dup2(terminal, standard)
-                os.close(terminal)
+            _flush()
+            for standard, copy in saved.items():
+                os.dup2(copy, standard)
+                os.close(copy)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream:  # None where the process was started without it
+            stream.flush()
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True

@@ -20,6 +20,7 @@ FORMAT = 2  # 1: before `run.json` had a format number
 CHECKSUM = "checksum"
 RUN_FILE = "run.json"
 REPORT_FILE = "report.html"
+EVALUATION_FILE = "evaluation.html"
 CHECKPOINT_FILE = "checkpoint.npz"
 TENSORBOARD_FOLDER = "logs"
 

@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +21,15 @@ RESIZE = "squash-bilinear"
 REDUCED_AT_LEAST = 4
 
 MAX_PIXELS = 178_956_970  # half a gigabyte in RGB; Pillow's own limit
+
+# iPhones' HEIC is read where the extra `heic` is installed.
+READS_HEIF = find_spec("pillow_heif") is not None
+INSTALL_HEIF = "pip install 'image-vectors[heic]'"
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+if READS_HEIF:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
 
 Result = TypeVar("Result")
 
@@ -44,9 +54,37 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
 
     def resized(image: Image.Image) -> np.ndarray:
-        return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        check_size(image.width * image.height, max_pixels)
+        image.draft(image.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
+        return np.asarray(_upright(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
-    return _opened(data, resized, max_pixels)
+    return _opened(data, resized)
+
+
+def count_pixels(data: bytes) -> int:
+    """Count the pixels of an image file, width times height, from its header.
+
+    Args:
+        data: The content of an image file.
+
+    Raises:
+        ImageError: As `decode`.
+    """
+    return _opened(data, lambda image: image.width * image.height)
+
+
+def check_size(pixels: int, max_pixels: int) -> None:
+    """Refuse an image that is too large.
+
+    Args:
+        pixels: Its size, in pixels.
+        max_pixels: The largest size allowed.
+
+    Raises:
+        ImageError: It is larger.
+    """
+    if pixels > max_pixels:
+        raise ImageError(f"it has {pixels:,} pixels, more than max_pixels={max_pixels}")
 
 
 def preview(data: bytes, side: int) -> bytes:
@@ -64,12 +102,15 @@ def preview(data: bytes, side: int) -> bytes:
     """
 
     def shrunk(image: Image.Image) -> bytes:
+        check_size(image.width * image.height, MAX_PIXELS)
+        image.draft(image.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
+        image = _upright(image)
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
         written = io.BytesIO()
         image.save(written, "JPEG", quality=80)
         return written.getvalue()
 
-    return _opened(data, shrunk, MAX_PIXELS)
+    return _opened(data, shrunk)
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
@@ -85,29 +126,34 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
 
 
-def _opened(data: bytes, use: Callable[[Image.Image], Result], max_pixels: int) -> Result:
-    """Apply `use` to an image, upright and in RGB; anything a damaged file makes Pillow raise becomes an ImageError."""
+def _opened(data: bytes, use: Callable[[Image.Image], Result]) -> Result:
+    """Apply `use` to an image as it is opened; anything a damaged file makes Pillow raise becomes an ImageError."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata, which changes no pixel, and of large images, which are refused here.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as opened:
-                if opened.width * opened.height > max_pixels:
-                    raise ImageError(_too_large(max_pixels))
-                opened.draft(opened.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
-                return use(_to_rgb(ImageOps.exif_transpose(opened)))
+                return use(opened)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(_too_large(max_pixels)) from error
+        raise ImageError(f"it has more pixels than Pillow's limit, {Image.MAX_IMAGE_PIXELS:,}") from error
     except UnidentifiedImageError as error:
+        if _is_heif(data):
+            raise ImageError(f"HEIC images need pillow-heif: {INSTALL_HEIF}") from error
         raise ImageError("not an image of a format that Pillow reads") from error
     except Exception as error:  # Pillow's parsers raise many types for damaged files
         raise ImageError(first_line(error)) from error
 
 
-def _too_large(max_pixels: int) -> str:
-    return f"it has more than {max_pixels:,} pixels, the limit of --max-pixels"
+def _is_heif(data: bytes) -> bool:
+    """Whether a file's type box (ISO/IEC 14496-12) names a brand of HEIF (ISO/IEC 23008-12)."""
+    return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An image in RGB, turned as its EXIF orientation says."""
+    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -126,7 +172,7 @@ def _grey(values: np.ndarray) -> Image.Image:
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise ImageError("the image holds NaN or infinite values")
-        scale = 255 if values.max(initial=0) <= 1 else 1
+        scale = 255.0 if values.max(initial=0) <= 1 else 1.0
     else:
         scale = 255 / 65535
     return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))

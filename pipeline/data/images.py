@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -100,6 +101,7 @@ class ImageSet:
         groups: Their groups, or None.
         splits: The side of the split that each belongs to, in the list's own words, or None.
         targets: Their target embeddings, shape (N, D), float32, or None.
+        passed_over: Files of the folder that look like images, but whose format is not read.
     """
 
     source: str
@@ -109,6 +111,7 @@ class ImageSet:
     groups: Sequence[str | None] | None = None
     splits: Sequence[str | None] | None = None
     targets: np.ndarray | None = None
+    passed_over: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -116,7 +119,7 @@ class ImageSet:
     def subset(self, rows: Sequence[int] | np.ndarray) -> "ImageSet":
         """Some of the images, by row number."""
         columns = ("paths", "refs", "labels", "groups", "splits")
-        chosen = {
+        chosen: dict[str, Any] = {
             name: [getattr(self, name)[row] for row in rows] for name in columns if getattr(self, name) is not None
         }
         targets = None if self.targets is None else self.targets[np.asarray(rows, np.intp)]

@@ -1,13 +1,15 @@
 """Matching: which target belongs to which image."""
 
 import logging
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.core.errors import RequestError
 from pipeline.data.images import ImageSet
+from pipeline.data.spelling import near_spellings
 from pipeline.data.targets import TargetTable
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,8 @@ class MatchedTargets:
 def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error") -> MatchedTargets:
     """Give each image its target: the table's row for its path, or else the row for its label.
 
+    Where no label is spelled like that, upper and lower case are the same if that leaves one key of the table.
+
     Args:
         images: The images.
         table: The target embeddings.
@@ -44,12 +48,13 @@ def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error
     Raises:
         RequestError: Images have no target and `on_missing` is "error", or no image has one.
     """
+    folded = _folded_keys(table)
     keys = [
-        next((key for key in (path, label) if key in table.rows), None)
+        next((key for key in (path, label, folded.get(label.casefold())) if key in table.rows), None)
         for path, label in zip(images.paths, images.labels, strict=True)
     ]
     matched = [key for key in keys if key is not None]
-    missing = [path for path, key in zip(images.paths, keys, strict=True) if key is None]
+    missing = [row for row, key in enumerate(keys) if key is None]
     if not matched:
         raise RequestError(
             f"{table.file} has no target for any of the {len(keys)} images, neither by path ({images.paths[0]!r}) "
@@ -57,16 +62,67 @@ def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error
         )
     if missing and on_missing == "error":
         raise RequestError(
-            f"{table.file} has no target for {len(missing)} of {len(keys)} images: {_examples(missing)}. "
-            "Add their rows, or leave these images out with --on-missing skip."
+            f"{table.file} has no target for {len(missing)} of {len(keys)} images: "
+            f"{_missing_images(images, missing, table)}. "
+            "Add their rows, or leave these images out with on_missing='skip'."
         )
-    if missing:
-        log.warning("%d images without a target were left out: %s.", len(missing), _examples(missing))
+    if missing and all(images.labels[row] in table.missing for row in missing):  # which was said when it was read
+        log.warning("%d images without a target were left out.", len(missing))
+    elif missing:
+        named = _missing_images(images, missing, table)
+        log.warning("%d images without a target were left out: %s.", len(missing), named)
+    _log_other_case(images, keys)
     unused = sorted(set(table.rows) - set(matched))
     if unused:
         log.info("%d targets of %s belong to no image: %s.", len(unused), table.file, _examples(unused))
     rows = np.array([row for row, key in enumerate(keys) if key is not None], np.intp)
     return MatchedTargets(rows, matched, table.vectors[[table.rows[key] for key in matched]])
+
+
+def _folded_keys(table: TargetTable) -> dict[str, str]:
+    """Key without case -> key, where one key has that spelling."""
+    spellings = defaultdict(list)
+    for key in table.rows:
+        spellings[key.casefold()].append(key)
+    return {folded: keys[0] for folded, keys in spellings.items() if len(keys) == 1}
+
+
+def _log_other_case(images: ImageSet, keys: Sequence[str | None]) -> None:
+    pairs = {
+        label: key
+        for path, label, key in zip(images.paths, images.labels, keys, strict=True)
+        if key is not None and key not in (path, label)
+    }
+    if pairs:
+        label, key = next(iter(pairs.items()))
+        log.info(
+            "%d labels differ from their targets in upper and lower case only, such as %r and %r.",
+            len(pairs),
+            label,
+            key,
+        )
+
+
+def _missing_images(images: ImageSet, rows: Sequence[int], table: TargetTable) -> str:
+    """An image of each missing label, with keys of the table that are spelled like it."""
+    first = {images.labels[row] or images.paths[row]: row for row in reversed(rows)}
+    shown = sorted(first.values())[:NAMED]
+    near = _near_keys([images.labels[row] for row in shown], table)
+    named = [_named(images.paths[row], images.labels[row], near) for row in shown]
+    return ", ".join(named) + (", ..." if len(first) > NAMED else "")
+
+
+def _named(path: str, label: str, near: Mapping[str, Sequence[str]]) -> str:
+    if not label:
+        return repr(path)
+    like = f"; nearest: {', '.join(map(repr, near[label]))}" if near[label] else ""
+    return f"{path!r} (label {label!r}{like})"
+
+
+def _near_keys(labels: Sequence[str], table: TargetTable) -> dict[str, list[str]]:
+    keys = {key.casefold(): key for key in table.rows}
+    near = near_spellings({label: [label.casefold()] for label in labels}, keys)
+    return {label: [keys[each] for each in found] for label, found in near.items()}
 
 
 def _examples(names: Sequence[str]) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from pipeline.core.progress import progress_bar
 from pipeline.data.decoding import THUMBNAIL
 
 log = logging.getLogger(__name__)
@@ -68,8 +68,7 @@ def number_near_duplicates(thumbnails: np.ndarray, progress: bool = False) -> np
     views = _views(thumbnails)
     reach = np.empty(count, np.float32)
     near: list[np.ndarray] = []
-    bar = tqdm(total=count, unit="image", desc="near-duplicates", disable=None if progress and count > BLOCK else True)
-    with bar:
+    with progress_bar(count, "image", "near-duplicates", progress and count > BLOCK) as bar:
         for start in range(0, count, BLOCK):
             rows = slice(start, min(start + BLOCK, count))
             distance = _distances(views, rows)

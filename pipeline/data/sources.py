@@ -1,83 +1,111 @@
-"""Where images come from: folders, lists, and TensorFlow data sets."""
+"""Where images come from: folders, single files, lists, and TensorFlow data sets."""
 
-import csv
-import json
 import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-
-import numpy as np
+from typing import Any
 
 from pipeline.core.errors import RequestError
+from pipeline.data import lists
+from pipeline.data.decoding import INSTALL_HEIF, READS_HEIF
 from pipeline.data.images import ImageSet, as_text, file_ref
+from pipeline.data.labels import label_by_pattern
 from pipeline.data.tfds import find_examples
 
 log = logging.getLogger(__name__)
 
+HEIF = (".heic", ".heif", ".hif")
 SUFFIXES = (
-    *(".avif", ".bmp", ".dib", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
-    *(".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg"),
+    *(".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    *(HEIF if READS_HEIF else ()),
 )
-LISTS = (".txt", ".csv", ".parquet")
-COLUMNS = ("path", "label", "split", "group", "target")
+# Files that a person takes for images, in formats that are not read here.
+NOT_READ = (
+    *(() if READS_HEIF else HEIF),
+    *(".ai", ".dcm", ".dds", ".eps", ".exr", ".hdr", ".icns", ".jxl", ".pcx", ".psb", ".psd", ".qoi", ".svg", ".svgz"),
+    *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
+    *(".x3f", ".xcf"),
+)
+ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip")
+URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+SUPPORTED = (
+    f"a folder of images, one image, a list ({', '.join(lists.SUFFIXES)}) of image files, or tfds:NAME[/CONFIG]:SPLIT"
+)
+NAMED = 5  # how many examples a message names
 
 
-def find_images(source: str | Path, data_dir: Path | None = None) -> ImageSet:
-    """Find the images of a folder (recursively), of a list, or of a TensorFlow data set.
+def find_images(source: str | Path, data_dir: Path | None = None, label_pattern: str | None = None) -> ImageSet:
+    """Find the images of a folder (recursively), a file, a list, or a TensorFlow data set.
 
     Args:
-        source: A folder; or a list, whose paths are relative to the list's own folder and stay inside it: a `.txt` (a
-            path a line), or a `.csv` or `.parquet` with a column `path` and, where there, `label`, `split`, `group` and
-            `target` (lists of numbers); or `tfds:NAME[/CONFIG]:SPLIT`. Names that begin with a dot are passed over.
+        source: A folder, where names that begin with a dot are ignored; one image file; a list, whose paths are
+            relative to the list's own folder and stay inside it: a `.txt` (a path on each line), or a `.csv` or
+            `.parquet` with a column `path` and, where there, `label`, `split`, `group` and `target` (lists of numbers);
+            or `tfds:NAME[/CONFIG]:SPLIT`.
         data_dir: Where tensorflow-datasets keeps its data; None for its own default.
+        label_pattern: See `pipeline.data.labels.label_by_pattern`; None for the list's labels, or the folders' names.
 
     Returns:
         The images in path order, each path once.
 
     Raises:
-        RequestError: There is no such folder, list or data set, it names no image, a path leaves the list's folder, or
-            a list gives one image two different labels, groups, splits or targets.
+        RequestError: The source does not exist, is not supported, names no image or not as described; or the pattern
+            finds no label in a path.
+        PipelineError: A TensorFlow data set cannot be downloaded or read.
     """
-    if str(source).startswith("tfds:"):
-        return find_examples(str(source), data_dir)
-    root = Path(source)
+    images = find_examples(str(source), data_dir) if str(source).startswith("tfds:") else _find_files(source)
+    return label_by_pattern(images, label_pattern) if label_pattern else images
+
+
+def _find_files(source: str | Path) -> ImageSet:
+    root, suffix = Path(source), Path(source).suffix.lower()
     if root.is_dir():
-        paths = sorted(_walk(root))
-        if not paths:
-            raise RequestError(f"{source}: no images in this folder or below (looked for {_suffix_list()}).")
-        return _image_set(source, root, paths, [None] * len(paths))
-    if root.suffix.lower() in LISTS and root.is_file():
-        return _listed_images(root)
-    if not root.exists():
+        return _folder(source, root)
+    if url := URL.match(str(source)):
         raise RequestError(
-            f"{source}: no such folder or list. IMAGES is a folder of images, a {_list_kinds()} list, or "
-            "tfds:NAME[/CONFIG]:SPLIT."
+            f"{source}: {url[1]}:// addresses are not read in this version. Copy the images to a folder first; "
+            f"IMAGES is {SUPPORTED}."
         )
-    raise RequestError(f"{source}: neither a folder nor a {_list_kinds()} list of images.")
+    if not root.exists():
+        raise RequestError(f"{source} does not exist. IMAGES is {SUPPORTED}.")
+    if root.is_file() and suffix in lists.SUFFIXES:
+        paths, columns = lists.read_list(root)
+        return _image_set(source, root.parent, paths, **columns)
+    if root.is_file() and suffix in SUFFIXES:
+        return _image_set(source, root.parent, [root.name], [None])
+    if suffix in HEIF:
+        raise RequestError(f"{source}: HEIC images need pillow-heif: {INSTALL_HEIF}.")
+    if suffix in ARCHIVES:
+        raise RequestError(f"{source} is an archive. Unpack it and name the folder.")
+    raise RequestError(f"{source} is not {SUPPORTED}. Images end in {' '.join(SUFFIXES)}.")
 
 
-def _image_set(source: str | Path, root: Path, paths: list[str], labels: list[str | None], **columns) -> ImageSet:
-    texts = [as_text(path) for path in paths]
-    escaped = [text for text, path in zip(texts, paths, strict=True) if text != path]
-    if escaped:
-        log.warning("Bytes that are no UTF-8 appear escaped in %d of %d names, as in %s.",
-                    len(escaped), len(texts), escaped[0])  # fmt: skip
-    own = [PurePosixPath(path).parent.name for path in texts]
-    labels = [name if label is None else label for label, name in zip(labels, own, strict=True)]
-    return ImageSet(str(source), texts, [file_ref(root / path) for path in paths], labels, **columns)
+def _folder(source: str | Path, root: Path) -> ImageSet:
+    names = list(_walk(root))
+    paths = sorted(name for name in names if _suffix(name) in SUFFIXES)
+    passed_over = sorted(as_text(name) for name in names if _suffix(name) in NOT_READ)
+    if passed_over:
+        log.warning(_passed_over(passed_over))
+    if not paths:
+        raise RequestError(f"{source}: no images in this folder or below (looked for {' '.join(SUFFIXES)}).")
+    return _image_set(source, root, paths, [None] * len(paths), passed_over=passed_over)
 
 
-def _suffix_list() -> str:
-    return " ".join(SUFFIXES)
+def _passed_over(names: Sequence[str]) -> str:
+    some = ", ".join(map(repr, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
+    heif = f" For HEIC: {INSTALL_HEIF}." if any(_suffix(name) in HEIF for name in names) else ""
+    return f"{len(names)} files look like images, but their formats are not read; they were passed over: {some}.{heif}"
 
 
-def _list_kinds() -> str:
-    return ", ".join(LISTS)
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """The images below a folder, relative to it; links are followed, a folder that links lead back to is not."""
+    """The files below a folder, relative to it; links are followed, a folder that links lead back to is not."""
     seen = set()
     unreadable = lambda error: log.warning("skipped the folder %s: %s", error.filename, error.strerror)  # noqa: E731
     for folder, subfolders, names in os.walk(root, onerror=unreadable, followlinks=True):
@@ -88,95 +116,22 @@ def _walk(root: Path) -> Iterator[str]:
         seen.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in names:
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+            if not name.startswith("."):
                 yield Path(folder, name).relative_to(root).as_posix()
 
 
-def _listed_images(file: Path) -> ImageSet:
-    """The images of a list, with what its other columns say."""
-    rows: dict[str, dict] = {}
-    for number, row in enumerate(_listed(file)):
-        path = _inside(row.pop("path"), file)
-        known = rows.setdefault(path, row)
-        if known != row:
-            raise RequestError(
-                f"{file}, entry {number + 1}: {path!r} is listed before with another {_differing(known, row)}."
-            )
-    if not rows:
-        raise RequestError(f"{file}: this list names no images.")
-    paths = sorted(rows)
-    columns = {name: [rows[path].get(name) for path in paths] for name in ("label", "group", "split", "target")}
-    optional = {
-        f"{name}s": values
-        for name, values in columns.items()
-        if name != "label" and any(value is not None for value in values)
-    }
-    if "targets" in optional:
-        optional["targets"] = _stacked(file, paths, optional["targets"])
-    return _image_set(file, file.parent, paths, columns["label"], **optional)
-
-
-def _differing(known: dict, row: dict) -> str:
-    return next(name for name in COLUMNS if known.get(name) != row.get(name))
-
-
-def _listed(file: Path) -> Iterator[dict]:
-    """The entries of a list, in its order: "path" and those of the other columns that it has."""
-    try:
-        if file.suffix.lower() == ".parquet":
-            import pyarrow.parquet
-
-            table = pyarrow.parquet.read_table(file)
-            rows = table.select([name for name in table.column_names if name in COLUMNS]).to_pylist()
-        else:
-            with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-                if file.suffix.lower() == ".txt":
-                    rows = [{"path": line} for line in lines.read().splitlines() if line.strip()]
-                else:
-                    rows = list(csv.DictReader(lines, strict=True))
-    except (OSError, ValueError, csv.Error) as error:
-        raise RequestError(f"{file}: cannot be read as a list of images ({error}).") from error
-    if rows and "path" not in rows[0]:
-        raise RequestError(f"{file}: this list has no column 'path' (it has {', '.join(map(repr, rows[0]))}).")
-    for number, row in enumerate(rows):
-        entry = {name: row[name] for name in COLUMNS if row.get(name) is not None}
-        for name in ("label", "group", "split"):
-            if name in entry:
-                entry[name] = as_text(str(entry[name]))
-        if isinstance(entry.get("target"), str):
-            entry["target"] = _numbers(file, number, entry["target"])
-        yield {"path": None, **entry}
-
-
-def _numbers(file: Path, number: int, text: str) -> list[float]:
-    try:
-        return [float(value) for value in json.loads(text)]
-    except (ValueError, TypeError) as error:
-        raise RequestError(f"{file}, entry {number + 1}: the target is no list of numbers like [0.5, 1.25].") from error
-
-
-def _stacked(file: Path, paths: list[str], targets: list) -> np.ndarray:
-    """The targets of a list as one array."""
-    rows = []
-    for path, target in zip(paths, targets, strict=True):
-        try:
-            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
-                rows.append(np.array([] if target is None else target, np.float32))
-        except (TypeError, ValueError) as error:
-            raise RequestError(f"{file}: the target of {path!r} is no list of numbers.") from error
-        if rows[-1].ndim != 1 or not rows[-1].size or rows[-1].shape != rows[0].shape:
-            given = f"a target of {rows[-1].size} numbers" if rows[-1].size else "no target"
-            raise RequestError(f"{file}: {path!r} has {given}, but {paths[0]!r} one of {rows[0].size}.")
-        if not np.isfinite(rows[-1]).all():
-            raise RequestError(f"{file}: the target of {path!r} holds NaN, infinite or too large values.")
-    return np.stack(rows)
-
-
-def _inside(path: object, file: Path) -> str:
-    """A listed path, normalised; refused where it leads out of the list's folder."""
-    if not isinstance(path, str | None) or "\0" in (path or ""):
-        raise RequestError(f"{file}: {path!r} is no path; is this a list in UTF-8?")
-    plain = PurePosixPath(os.path.normpath(path)) if path else PurePosixPath()
-    if not path or plain.is_absolute() or plain.parts[:1] == ("..",) or plain == PurePosixPath("."):
-        raise RequestError(f"{file}: the path {path!r} does not lie in the list's folder; make it relative to it.")
-    return plain.as_posix()
+def _image_set(
+    source: str | Path, root: Path, paths: Sequence[str], labels: Sequence[str | None], **columns: Any
+) -> ImageSet:
+    texts = [as_text(path) for path in paths]
+    escaped = [text for text, path in zip(texts, paths, strict=True) if text != path]
+    if escaped:
+        log.warning(
+            "%d of %d names hold bytes that are not UTF-8, which appear escaped, as in %s.",
+            len(escaped),
+            len(texts),
+            escaped[0],
+        )
+    own = [PurePosixPath(path).parent.name for path in texts]
+    known = [name if label is None else label for label, name in zip(labels, own, strict=True)]
+    return ImageSet(str(source), texts, [file_ref(root / path) for path in paths], known, **columns)

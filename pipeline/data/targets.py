@@ -1,21 +1,23 @@
 """Target embeddings: read from the files that people have."""
 
 import csv
+import itertools
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.core.errors import RequestError, cause
+from pipeline.data.csv_files import is_number, read_csv
 from pipeline.data.images import ImageSet, as_text
-from pipeline.data.word_vectors import is_word_vectors, read_word_vectors
+from pipeline.data.word_vectors import NAMED, is_word_vectors, read_word_vectors
 
 log = logging.getLogger(__name__)
 
 KEYS = ("path", "label")
-MISSING_NAMED = 20  # how many missing labels, each with its nearest spellings
+INDEX_NAMES = ("", "index", "unnamed: 0")  # of the column that pandas writes in front
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class TargetTable:
         file: Where it was read from.
         rows: Key (an image's path, or a label) -> row number in `vectors`.
         vectors: The embeddings, shape (rows, D), float32.
+        missing: Label of the images -> near spellings, where the table is known to lack it: `read_targets` said so.
     """
 
     file: str
     rows: dict[str, int]
     vectors: np.ndarray
+    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def read_targets(file: str | Path | None, images: ImageSet, on_missing: str = "error") -> TargetTable:
@@ -40,12 +44,13 @@ def read_targets(file: str | Path | None, images: ImageSet, on_missing: str = "e
         file: Where they are; None for the targets that the images' own list brings along. By its name:
 
             `.csv` `.tsv`: rows of a key (a path or a label) and D numbers. A first row that begins with `path` or
-            `label`, or whose second cell is no number, is a header.
+            `label`, or whose second cell is not a number, is a header; so is the one that pandas writes, whose index
+            may stand before the column `path` or `label`. See `pipeline.data.csv_files.read_csv`.
             `.parquet`: a column `path` or `label`, and one of lists of D numbers or D columns of numbers.
             `.npz`: an array `paths` or `labels` (N,) and one of N rows of D numbers.
             `.npy`: a row of D numbers for each image, in path order.
             `.txt` `.vec` `.glove` `.bin`, gzipped or not: word vectors, matched to the images' labels (see
-            `pipeline.wordvectors`).
+            `pipeline.data.word_vectors`).
         images: The images.
         on_missing: What to do with labels that a file of word vectors lacks: "error", or "skip" them, named.
 
@@ -58,9 +63,7 @@ def read_targets(file: str | Path | None, images: ImageSet, on_missing: str = "e
     """
     if file is None:
         if images.targets is None:
-            raise RequestError(
-                f"{images.source} has no column 'target'; name the target embeddings with --targets FILE."
-            )
+            raise RequestError(f"{images.source} has no column 'target'; name the target embeddings with targets=FILE.")
         return TargetTable(images.source, {path: row for row, path in enumerate(images.paths)}, images.targets)
     file = Path(file)
     readers = {".csv": _read_table, ".tsv": _read_table, ".parquet": _read_parquet, ".npz": _read_npz}
@@ -77,15 +80,14 @@ def read_targets(file: str | Path | None, images: ImageSet, on_missing: str = "e
 
 
 def _read_table(file: Path) -> TargetTable:
-    rows = _Rows(file, "line")
+    rows, key = _Rows(file, "line"), 0
     try:
-        with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
-            reader = csv.reader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
-            for cells in reader:
-                if not cells or (not rows.vectors and reader.line_num == 1 and _is_header(cells)):
-                    continue
-                rows.add(as_text(cells[0]), _vector(cells, f"{file}, line {reader.line_num}"), reader.line_num)
-    except (OSError, csv.Error) as error:
+        for line, cells in read_csv(file):
+            if line == 1 and _is_header(cells):
+                key = _key_column(cells)
+            else:
+                rows.add(as_text("".join(cells[key : key + 1])), _vector(cells[key:], f"{file}, line {line}"), line)
+    except (OSError, UnicodeError, csv.Error) as error:
         raise RequestError(f"{file}: the targets cannot be read ({cause(error)}).") from error
     return rows.table()
 
@@ -215,32 +217,39 @@ def _read_words(file: Path, images: ImageSet, on_missing: str) -> TargetTable:
         raise RequestError(f"{file}: the targets cannot be read (No such file or directory).")
     vectors, missing = read_word_vectors(file, images.labels)
     if missing:
-        listed = "; ".join(
-            f"{label!r} (nearest: {', '.join(nearest)})" for label, nearest in list(missing.items())[:MISSING_NAMED]
-        ) + ("; ..." if len(missing) > MISSING_NAMED else "")
+        named = [
+            f"{label!r} (nearest: {', '.join(near)})" if near else repr(label)
+            for label, near in itertools.islice(missing.items(), NAMED)
+        ]
+        listed = "; ".join(named) + ("; ..." if len(missing) > NAMED else "")
         said = f"{file} has no vector for {len(missing)} of {len(vectors) + len(missing)} labels: {listed}."
         if on_missing == "error" or not vectors:
-            raise RequestError(f"{said} Rename them, or leave their images out with --on-missing skip.")
+            raise RequestError(f"{said} Rename them, or leave their images out with on_missing='skip'.")
         log.warning(said)
-    return TargetTable(str(file), {label: row for row, label in enumerate(vectors)}, np.stack(list(vectors.values())))
+    rows = {label: row for row, label in enumerate(vectors)}
+    return TargetTable(str(file), rows, np.stack(list(vectors.values())), missing)
 
 
 def _is_header(cells: Sequence[str]) -> bool:
-    """Whether a first row names columns: `path` or `label` first, or a second cell that is no number."""
-    return cells[0].strip().lower() in ("path", "label") or (len(cells) > 1 and not _is_number(cells[1]))
+    """Whether a first row is a header: `path` or `label` first, a second cell that is not a number, or pandas' own."""
+    first, second = _name(cells, 0), _name(cells, 1)
+    if first in KEYS or (second and not is_number(second)):
+        return True
+    return first in INDEX_NAMES and list(cells[1:]) == [str(number) for number in range(len(cells) - 1)]
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def _key_column(header: Sequence[str]) -> int:
+    """Where the keys are: in the first column, or behind an index."""
+    return 1 if _name(header, 0) in INDEX_NAMES and _name(header, 1) in KEYS else 0
+
+
+def _name(header: Sequence[str], column: int) -> str:
+    return header[column].strip().lower() if column < len(header) else ""
 
 
 def _vector(cells: Sequence[str], where: str) -> np.ndarray:
     if len(cells) < 2:
-        raise RequestError(f"{where}: {cells[0]!r} is followed by no numbers; is the table separated by commas?")
+        raise RequestError(f"{where}: no numbers after {''.join(cells)!r}; is the table separated by commas?")
     try:
         vector = np.array(cells[1:], dtype=np.float32)
     except ValueError as error:

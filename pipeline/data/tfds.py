@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 from pipeline.core.errors import PipelineError, RequestError, first_line
 from pipeline.core.keras_backend import import_keras
@@ -22,7 +23,7 @@ def find_examples(source: str, data_dir: Path | None) -> ImageSet:
 
     Args:
         source: `tfds:NAME[/CONFIG]:SPLIT`; SPLIT as tensorflow-datasets takes it, such as `train[:10%]`.
-        data_dir: Where its data are kept; None for tensorflow-datasets' own default.
+        data_dir: Where its data is kept; None for tensorflow-datasets' own default.
 
     Returns:
         The images.
@@ -94,7 +95,8 @@ class ExampleReader:
         self._label = next((name for name, kind in kinds if isinstance(kind, tfds.features.ClassLabel)), None)
         if self._image is None:
             raise RequestError(f"{source}: this data set has no image (it has {', '.join(name for name, _ in kinds)}).")
-        self._next, self._examples = 0, iter(())
+        self._next = 0
+        self._examples: Iterator[tuple[str, bytes, str]] = iter(())
 
     def examples(self) -> Iterator[tuple[str, bytes, str]]:
         """The id, the image file's bytes and the label's name ("" where there is none) of each example."""
@@ -140,7 +142,27 @@ def _builder(source: str, name: str, data_dir: Path | None) -> Any:
             builder.download_and_prepare()
         except Exception as error:  # the data set's own code and the network raise many types
             raise PipelineError(
-                f"{source} is not in {builder.data_dir}, and cannot be downloaded ({first_line(error)}). Bring the "
-                "network up, or name the folder that holds it with --data-dir."
+                f"{source} is not in {builder.data_dir}, and cannot be prepared there ({first_line(error)}). "
+                f"{_way_out(error)}"
             ) from error
     return builder
+
+
+def _way_out(error: BaseException) -> str:
+    """What to do about an error while a data set was downloaded and prepared."""
+    import requests
+    import tensorflow_datasets as tfds
+
+    network = (requests.RequestException, URLError, ConnectionError, TimeoutError, tfds.download.DownloadError)
+    causes = list(_causes(error))
+    if missing := next((each.name for each in causes if isinstance(each, ImportError) and each.name), None):
+        return f"It needs the Python package {missing.partition('.')[0]!r}; install it with pip."
+    if any(isinstance(each, network) for each in causes):
+        return "Check the network connection, or name a folder that holds the data set with data_dir=FOLDER."
+    return "Name a folder that holds the data set with data_dir=FOLDER, or use another data set."
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__

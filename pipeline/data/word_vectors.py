@@ -6,6 +6,7 @@ https://nlp.stanford.edu/projects/glove, https://code.google.com/archive/p/word2
 
 import gzip
 import itertools
+import logging
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,12 +16,14 @@ from typing import IO
 import numpy as np
 
 from pipeline.core.errors import RequestError, cause
+from pipeline.data.spelling import near_spellings
+
+log = logging.getLogger(__name__)
 
 TEXT_SUFFIXES, BINARY_SUFFIXES = (".txt", ".vec", ".glove"), (".bin",)
-LONGEST_WORD = 2000  # bytes; a binary file with a longer one is no word2vec file, or its header lies
+LONGEST_WORD = 2000  # bytes; a binary file with a longer one is not a word2vec file, or its header is wrong
 READ_AT_ONCE = 2**22
-COMPARED_AT_ONCE = 50_000
-NEAREST = 3
+NAMED = 5  # how many missing labels get near spellings
 
 Row = tuple[int, bytes, bytes]  # number of the line (text) or row (binary), word, its numbers as they stand there
 
@@ -39,15 +42,15 @@ def read_word_vectors(file: Path, labels: Iterable[str]) -> tuple[dict[str, np.n
 
     A label stands for the entry of just its spelling; or in lower case; or with its words joined by "_", "-" or
     nothing, as phrases are published; or else for the mean of its words, each as it stands, in lower case or
-    capitalised. Words end at anything that is no letter or digit, and where camelCase has a capital.
+    capitalised. Words end at anything that is not a letter or digit, and where camelCase has a capital.
 
     Args:
         file: The word vectors; see `is_word_vectors`.
         labels: The labels.
 
     Returns:
-        Label -> vector, shape (D,), float32, for those that were found; and label -> the words of the file that are
-        spelled most like what was not found, for the others.
+        Label -> vector, shape (D,), float32, for those that were found; and label -> words of the file with a similar
+        spelling, for those that were not. Words are looked for on behalf of the first NAMED labels only.
 
     Raises:
         RequestError: The file cannot be read, is cut short, has rows of different length or another number of them than
@@ -56,9 +59,18 @@ def read_word_vectors(file: Path, labels: Iterable[str]) -> tuple[dict[str, np.n
     labels = dict.fromkeys(labels)
     wanted = {spelling.encode() for label in labels for spelling in _all_spellings(label)}
     found = _find(file, wanted)
-    vectors = {label: vector for label in labels if (vector := _vector(label, found)) is not None}
-    missing = [label for label in labels if label not in vectors]
-    return vectors, _nearest(file, missing) if missing else {}
+    entries = {label: vector for label in labels if (vector := _entry(label, found)) is not None}
+    means = {label: vector for label in labels if label not in entries and (vector := _mean(label, found)) is not None}
+    log.info(
+        "%s: %d labels have an entry of their own, %d are the mean of their words%s.",
+        file,
+        len(entries),
+        len(means),
+        f", such as {next(iter(means))!r}" if means else "",
+    )
+    either = entries | means
+    vectors = {label: either[label] for label in labels if label in either}
+    return vectors, _missing(file, [label for label in labels if label not in vectors], found)
 
 
 def read_vocabulary(file: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -101,15 +113,34 @@ def _all_spellings(label: str) -> list[str]:
     return [*_phrases(label), *(form for word in _words(label) for form in _forms(word))]
 
 
-def _vector(label: str, found: Mapping[bytes, np.ndarray]) -> np.ndarray | None:
-    for phrase in _phrases(label):
-        if phrase.encode() in found:
-            return found[phrase.encode()]
-    words = [next((found[form.encode()] for form in _forms(word) if form.encode() in found), None)
-             for word in _words(label)]  # fmt: skip
-    if not words or any(vector is None for vector in words):
+def _entry(label: str, found: Mapping[bytes, np.ndarray]) -> np.ndarray | None:
+    """The vector of the entry that is the label, in one of its spellings."""
+    return next((found[phrase.encode()] for phrase in _phrases(label) if phrase.encode() in found), None)
+
+
+def _mean(label: str, found: Mapping[bytes, np.ndarray]) -> np.ndarray | None:
+    """The mean vector of a label's words, if all of them are there."""
+    words = [vector for word in _words(label) if (vector := _word(word, found)) is not None]
+    if not words or len(words) < len(_words(label)):
         return None
-    return np.mean(words, axis=0, dtype=np.float64).astype(np.float32)
+    return np.stack(words).mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def _word(word: str, found: Mapping[bytes, np.ndarray]) -> np.ndarray | None:
+    return next((found[form.encode()] for form in _forms(word) if form.encode() in found), None)
+
+
+def _missing(file: Path, labels: list[str], found: Mapping[bytes, np.ndarray]) -> dict[str, list[str]]:
+    """Words of the file that are spelled like missing labels, or like those of their words that are missing."""
+    if not labels:
+        return {}
+    spellings = {
+        label: [label.lower(), *(word.lower() for word in _words(label) if _word(word, found) is None)]
+        for label in labels[:NAMED]
+    }
+    words = (word.decode(errors="replace") for _, word, _ in _rows(file))
+    near = near_spellings(spellings, words)
+    return {label: near.get(label, []) for label in labels}
 
 
 def _find(file: Path, wanted: set[bytes]) -> dict[bytes, np.ndarray]:
@@ -147,7 +178,7 @@ def _rows(file: Path) -> Iterator[Row]:
         with gzip.open(file) if file.suffix.lower() == ".gz" else open(file, "rb") as opened:
             yield from (_binary_rows if _kind(file) in BINARY_SUFFIXES else _text_rows)(file, opened)
     except (EOFError, zlib.error) as error:
-        raise RequestError(f"{file}: this file is damaged or cut short ({error}); fetch it again.") from error
+        raise RequestError(f"{file}: this file is damaged or cut short ({error}); download it again.") from error
     except OSError as error:
         raise RequestError(f"{file}: the word vectors cannot be read ({cause(error)}).") from error
 
@@ -156,7 +187,7 @@ def _text_rows(file: Path, opened: IO[bytes]) -> Iterator[Row]:
     header = _header(first := opened.readline())
     count, dim = header or (None, len(first.split()) - 1)
     if dim < 1:
-        raise RequestError(f"{file}, line 1: no word with numbers behind it; is this a file of word vectors?")
+        raise RequestError(f"{file}, line 1: no word with numbers after it; is this a file of word vectors?")
     begin = 2 if header else 1
     line, ended = begin - 1, True
     for line, text in enumerate(opened if header else itertools.chain([first], opened), begin):
@@ -180,8 +211,8 @@ def _text_rows(file: Path, opened: IO[bytes]) -> Iterator[Row]:
         )
     if not ended:
         raise RequestError(
-            f"{_where(file, line)}: the last line has no end, so its last number may have lost digits. Fetch the file "
-            "again, or end the line if it is whole."
+            f"{_where(file, line)}: the last line has no line end, so its last number may have lost digits. "
+            "Download the file again, or end the line if it is complete."
         )
 
 
@@ -201,14 +232,14 @@ def _is_number(text: bytes) -> bool:
 
 def _ragged(file: Path, line: int, given: int, dim: int, first: int, ended: bool) -> str:
     message = f"{_where(file, line)}: {given} numbers, but line {first} has {dim}; all rows must have the same length."
-    return message if ended else f"{message} The line has no end: the file seems to be cut. Fetch it again."
+    return message if ended else f"{message} The line has no end: the file seems to be cut short. Download it again."
 
 
 def _binary_rows(file: Path, opened: IO[bytes]) -> Iterator[Row]:
     header = _header(opened.readline(LONGEST_WORD))
     if header is None or header[1] < 1:
         raise RequestError(
-            f"{file}: a binary word2vec file begins with its number of rows and their length; not so here."
+            f"{file} is not a binary word2vec file: it does not begin with its number of rows and their length."
         )
     count, dim = header
     data, at, size = b"", 0, dim * 4
@@ -240,19 +271,3 @@ def _where(file: Path, line: int) -> str:
 
 def _shown(word: bytes) -> str:
     return repr(word.decode(errors="replace"))
-
-
-def _nearest(file: Path, labels: list[str]) -> dict[str, list[str]]:
-    """The words of a file that are spelled most like some labels, by Levenshtein's distance (rapidfuzz)."""
-    from rapidfuzz import process
-    from rapidfuzz.distance import Levenshtein
-
-    best: dict[str, list[tuple[float, str]]] = {label: [] for label in labels}
-    words = (word.decode(errors="replace") for _, word, _ in _rows(file))
-    while some := list(itertools.islice(words, COMPARED_AT_ONCE)):
-        for label, known in best.items():
-            found = process.extract(label.lower(), some, scorer=Levenshtein.normalized_similarity, limit=NEAREST)
-            known += [(similarity, word) for word, similarity, _ in found]
-            known.sort(reverse=True)
-            del known[NEAREST:]
-    return {label: [word for _, word in known] for label, known in best.items()}

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
-from tqdm import tqdm
 
 from pipeline.core.cores import usable_cores
-from pipeline.core.errors import PipelineError, RequestError
-from pipeline.data.decoding import MAX_PIXELS, SIDE, thumbnail
+from pipeline.core.errors import ImageError, PipelineError, RequestError, cause
+from pipeline.core.progress import progress_bar
+from pipeline.data.decoding import MAX_PIXELS, SIDE, THUMBNAIL, check_size, thumbnail
 from pipeline.data.images import ImageRef, ImageSet
-from pipeline.features.engines import ENGINES, Engine, make_engine
+from pipeline.features.engines import ENGINES, Engine, ensure_weights, make_engine
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
 from pipeline.features.store import FeatureStore
@@ -33,6 +33,7 @@ from pipeline.features.workers import Decoded, decode_ahead
 log = logging.getLogger(__name__)
 
 REPAIRS = 3  # how often damage in the store is computed again
+LONG = 30  # seconds; what takes longer is announced
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ExtractionOptions:
         batch_size: Images in a batch; None leaves the choice to the engine.
         workers: Processes that read and decode; None means one for each usable core.
         cache: The folder of the feature stores.
-        progress: Whether to show a progress bar on stderr.
+        progress: Whether to show the progress on stderr.
         max_pixels: The size of the largest image to decode, in pixels; larger ones are skipped.
     """
 
@@ -58,7 +59,8 @@ class ExtractionOptions:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise RequestError(f"engine {self.engine!r} is unknown; choose from {', '.join(ENGINES)}.")
-        for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
+        for name in ("batch_size", "workers", "max_pixels"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"{name} must be at least 1, not {value}.")
 
@@ -174,6 +176,7 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
     """
     options = options or ExtractionOptions()
     start = time.monotonic()
+    _make_cache(options.cache)
     store = FeatureStore(options.cache, extractor)
     computed, engine = 0, None
     for _ in range(REPAIRS):
@@ -207,18 +210,25 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
     )
 
 
+def _make_cache(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PipelineError(
+            f"The cache folder {cache} cannot be created ({cause(error)}). Choose another with cache=DIR."
+        ) from error
+
+
 def _fill(
     store: FeatureStore, images: ImageSet, extractor: Extractor, options: ExtractionOptions
 ) -> tuple["_Survey", str | None]:
     """Compute the features that the store lacks; returns the survey, and the engine's name where one was needed."""
-    with (
-        contextlib.closing(FileIndex(options.cache)) as index,
-        tqdm(total=len(images), unit="image", desc="features", disable=None if options.progress else True) as bar,
-    ):
-        survey = _Survey(images, store, index, bar)
-        with contextlib.closing(
-            decode_ahead(survey.unknown, store.digests, options.worker_count, options.max_pixels)
-        ) as decoded:
+    with contextlib.closing(FileIndex(options.cache)) as index:
+        survey = _Survey(images, store, index, options)
+        if survey.unknown and not len(store):  # weights are needed for certain: miss them before anything is started
+            ensure_weights(options.engine, extractor, options.cache)
+        decoding = decode_ahead(survey.unknown, store.digests, options.worker_count, options.max_pixels)
+        with survey.bar, contextlib.closing(decoding) as decoded:
             engine = _compute(survey.new(decoded), extractor, options, survey)
         survey.record()
     return survey, engine
@@ -227,8 +237,8 @@ def _fill(
 class _Survey:
     """The state of one extraction: which image has which content, and which contents have to be computed."""
 
-    def __init__(self, images: ImageSet, store: FeatureStore, index: FileIndex, bar: tqdm) -> None:
-        self.store, self.index, self.bar = store, index, bar
+    def __init__(self, images: ImageSet, store: FeatureStore, index: FileIndex, options: ExtractionOptions) -> None:
+        self.store, self.index, self._max_pixels = store, index, options.max_pixels
         self.digests: dict[str, str] = {}
         self.failed: list[Failure] = []
         self.computed = 0
@@ -237,10 +247,19 @@ class _Survey:
         for path, ref in zip(images.paths, images.refs, strict=True):
             digest = index.digest(ref)
             if digest and digest in store:
-                self.digests[path] = digest
-                bar.update()
+                self._add_stored(path, digest)
             else:
                 self.unknown.append((path, ref))
+        known = len(images) - len(self.unknown)
+        self.bar = progress_bar(len(images), "image", "features", options.progress, known)
+
+    def _add_stored(self, path: str, digest: str) -> None:
+        """Note an image whose feature is stored; its size is checked as if it were decoded now."""
+        try:
+            check_size(self.store.pixel_count(digest), self._max_pixels)
+            self.digests[path] = digest
+        except ImageError as error:
+            self.failed.append(Failure(path, str(error)))
 
     def new(self, decoded: Iterator[Decoded]) -> Iterator[Decoded]:
         """Note each image as it comes; pass on those whose feature has to be computed, one of several duplicates."""
@@ -248,10 +267,12 @@ class _Survey:
         for image in decoded:
             if image.error:
                 self.failed.append(Failure(image.path, image.error))
+            elif image.pixels is None:
+                self._add_stored(image.path, image.digest)
             else:
                 self.digests[image.path] = image.digest
-                if image.version:
-                    self._read.append((image.ref, image.version, image.digest))
+            if image.version:
+                self._read.append((image.ref, image.version, image.digest))
             # Another process may have stored it since.
             if image.pixels is not None and image.digest not in scheduled and image.digest not in self.store:
                 scheduled.add(image.digest)
@@ -262,9 +283,22 @@ class _Survey:
     def save(self, batch: Sequence[Decoded], features: np.ndarray) -> None:
         """Store a batch's features."""
         thumbnails = np.stack([thumbnail(image.pixels) for image in batch])
-        self.store.append([image.digest for image in batch], features, thumbnails)
+        counts = [image.pixel_count for image in batch]
+        self.store.append([image.digest for image in batch], features, thumbnails, counts)
         self.computed += len(batch)
         self.bar.update(len(batch))
+
+    def announce(self, dim: int, seconds_per_image: float) -> None:
+        """Say how long it will take and how much disk, if it will take long."""
+        left = self.bar.total - self.bar.n
+        if left * seconds_per_image > LONG:
+            log.info(
+                "%d images to go: about %s, and %s of disk in %s.",
+                left,
+                _duration(left * seconds_per_image),
+                _size(left * (4 * dim + THUMBNAIL**2)),
+                self.store.path.parent,
+            )
 
     def record(self) -> None:
         """Record the images that were read, so that the next run does not read them."""
@@ -285,12 +319,17 @@ def _compute(new: Iterator[Decoded], extractor: Extractor, options: ExtractionOp
     new = itertools.chain([first], new)
     with ThreadPoolExecutor(1, "store") as writer:
         saving: Future[None] | None = None
-        while batch := list(itertools.islice(new, engine.batch_size)):
+        for number, batch in enumerate(iter(lambda: list(itertools.islice(new, engine.batch_size)), [])):
             features = _run(engine, batch)
             if saving:
                 saving.result()
             saving = writer.submit(survey.save, batch, features)
-        saving.result()
+            if number == 0:
+                start = time.monotonic()
+            elif number == 1:  # the first batch may have waited for a compiler
+                survey.announce(extractor.dim, (time.monotonic() - start) / len(batch))
+        if saving:
+            saving.result()
     return engine.name
 
 
@@ -307,3 +346,15 @@ def _run(engine: Engine, batch: Sequence[Decoded]) -> np.ndarray:
             "nothing of this batch was stored. Check the weights, or use precision float32."
         )
     return features
+
+
+def _duration(seconds: float) -> str:
+    """A duration in words, rounded as an estimate is."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} seconds"
+    return f"{minutes} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

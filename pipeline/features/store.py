@@ -58,6 +58,7 @@ class FeatureStore:
                 pa.field("checksum", pa.uint32(), nullable=False),
                 pa.field("vector", pa.list_(pa.float32(), extractor.dim), nullable=False),
                 pa.field("thumbnail", pa.binary(THUMBNAIL**2), nullable=False),
+                pa.field("pixel_count", pa.int64(), nullable=False),
             ],
             metadata={"extractor": json.dumps(extractor.description)},
         )
@@ -86,8 +87,9 @@ class FeatureStore:
             self._drop_unreadable_files()
 
     def _read_digests(self) -> None:
-        self._digests = [digest.hex() for digest in self._dataset.to_table(columns=["digest"])["digest"].to_pylist()]
-        self._known = set(self._digests)
+        table = self._dataset.to_table(columns=["digest", "pixel_count"])
+        self._digests = [digest.hex() for digest in table["digest"].to_pylist()]
+        self._known = dict(zip(self._digests, table["pixel_count"].to_pylist(), strict=True))
         self._rows = None
 
     def _drop_unreadable_files(self) -> bool:
@@ -108,13 +110,20 @@ class FeatureStore:
         """The content digests of all images whose features are stored."""
         return frozenset(self._known)
 
-    def append(self, digests: Sequence[str], features: np.ndarray, thumbnails: np.ndarray) -> None:
+    def pixel_count(self, digest: str) -> int:
+        """The size of a stored image, in pixels: its width times its height before it was resized."""
+        return self._known[digest]
+
+    def append(
+        self, digests: Sequence[str], features: np.ndarray, thumbnails: np.ndarray, pixel_counts: Sequence[int]
+    ) -> None:
         """Store a batch; when this returns, it is on disk and survives a kill.
 
         Args:
             digests: Content digests, N of them, none of which is in the store.
             features: Their features, shape (N, dim), float32.
             thumbnails: Their thumbnails, shape (N, THUMBNAIL, THUMBNAIL), uint8.
+            pixel_counts: The sizes of the images, in pixels, N of them.
 
         Raises:
             PipelineError: They cannot be written.
@@ -124,7 +133,8 @@ class FeatureStore:
                 self._catch_up()
                 new = [row for row, digest in enumerate(digests) if digest not in self._known]
                 if new:
-                    table = self._table([digests[row] for row in new], features[new], thumbnails[new])
+                    counts = [pixel_counts[row] for row in new]
+                    table = self._table([digests[row] for row in new], features[new], thumbnails[new], counts)
                     self._dataset = lance.write_dataset(table, self._dataset, mode="append")
                     self._digests += [digests[row] for row in new]
                 if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
@@ -136,7 +146,7 @@ class FeatureStore:
                 f"The feature store {self.path} cannot be written ({lance_cause(error)}). What was stored before "
                 "is kept; make room, or choose another cache folder, and run the same command again."
             ) from error
-        self._known.update(digests)
+        self._known.update(zip(digests, pixel_counts, strict=True))
         self._rows = None
 
     def tidy(self) -> None:
@@ -157,16 +167,19 @@ class FeatureStore:
             self._dataset = lance.dataset(self.path)
             self._read_digests()
 
-    def _table(self, digests: Sequence[str], features: np.ndarray, thumbnails: np.ndarray) -> pa.Table:
+    def _table(
+        self, digests: Sequence[str], features: np.ndarray, thumbnails: np.ndarray, pixel_counts: Sequence[int]
+    ) -> pa.Table:
         vectors = np.ascontiguousarray(features, np.float32)
         keys = [bytes.fromhex(digest) for digest in digests]
         thumbs = [thumbnail.tobytes() for thumbnail in thumbnails]
         return pa.table(
             [
                 pa.array(keys, pa.binary(16)),
-                pa.array(map(_checksum, keys, vectors, thumbs), pa.uint32()),
+                pa.array(map(_checksum, keys, vectors, thumbs, pixel_counts), pa.uint32()),
                 pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
                 pa.array(thumbs, pa.binary(THUMBNAIL**2)),
+                pa.array(pixel_counts, pa.int64()),
             ],
             schema=self._schema,
         )
@@ -218,13 +231,14 @@ class FeatureStore:
     def _read(self, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """The vectors of distinct rows, and the digests of the rows whose checksum is wrong."""
         unchecked = not self._checked[rows].all()
-        columns = ["digest", "checksum", "vector", "thumbnail"] if unchecked else ["vector"]
+        columns = ["digest", "checksum", "vector", "thumbnail", "pixel_count"] if unchecked else ["vector"]
         taken = self._dataset.take(rows, columns=columns).combine_chunks()
         vectors = taken["vector"].chunk(0).flatten().to_numpy().reshape(len(rows), -1)
         if not unchecked:
             return vectors, []
-        keys, thumbs, stored = (taken[name].to_pylist() for name in ("digest", "thumbnail", "checksum"))
-        found = map(_checksum, keys, vectors, thumbs)
+        names = ("digest", "thumbnail", "pixel_count", "checksum")
+        keys, thumbs, counts, stored = (taken[name].to_pylist() for name in names)
+        found = map(_checksum, keys, vectors, thumbs, counts)
         right = [checksum == wanted for checksum, wanted in zip(found, stored, strict=True)]
         return vectors, [self._digests[row] for row, good in zip(rows, right, strict=True) if not good]
 
@@ -291,6 +305,9 @@ class FeatureStore:
         return np.frombuffer(b"".join(taken), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[where]
 
 
-def _checksum(digest: bytes, vector: np.ndarray, thumbnail: bytes) -> int:
+def _checksum(digest: bytes, vector: np.ndarray, thumbnail: bytes, pixel_count: int) -> int:
     """CRC-32 of the content of a row."""
-    return zlib.crc32(thumbnail, zlib.crc32(vector.data, zlib.crc32(digest)))
+    checksum = 0
+    for part in (digest, vector.data, thumbnail, pixel_count.to_bytes(8, "little", signed=True)):
+        checksum = zlib.crc32(part, checksum)
+    return checksum

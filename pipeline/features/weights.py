@@ -4,25 +4,32 @@ Weights are plain NumPy arrays in Keras's layout, so that every engine starts fr
 needs no deep learning library.
 """
 
+import contextlib
 import hashlib
+import logging
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from pipeline.core.errors import PipelineError, RequestError, first_line
+from pipeline.core.keras_backend import import_keras
 from pipeline.features.vgg16 import Arrays, weighted_layers
+
+log = logging.getLogger(__name__)
 
 # The file that keras.applications.VGG16 downloads (applications/vgg16.py in Keras), and its MD5.
 IMAGENET_URL = (
     "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5"
 )
 IMAGENET_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
+IMAGENET_SIZE = "553 MB"
 
 
 @dataclass(frozen=True)
@@ -33,11 +40,13 @@ class Weights:
         name: What the user asked for: "imagenet", "random:SEED" or a file's path.
         digest: Identifies the values; equal digests mean equal weights.
         read: Reads the weights of the layers up to the named one.
+        fetch: Downloads them if that is necessary; raises PipelineError where they cannot be had.
     """
 
     name: str
     digest: str
     read: Callable[[str], Arrays]
+    fetch: Callable[[], object] = field(default=lambda: None)
 
 
 def weights_from(option: str) -> Weights:
@@ -54,7 +63,8 @@ def weights_from(option: str) -> Weights:
         RequestError: The option is not one of these, or the file does not exist.
     """
     if option == "imagenet":
-        return Weights("imagenet", f"imagenet-md5-{IMAGENET_MD5}", lambda layer: _read_file(_imagenet_file(), layer))
+        digest = f"imagenet-md5-{IMAGENET_MD5}"
+        return Weights("imagenet", digest, lambda layer: _read_file(_imagenet_file(), layer), _imagenet_file)
     random = re.fullmatch(r"random(?::(\d{1,9}))?", option)
     if random:
         seed = int(random[1] or 0)
@@ -88,18 +98,26 @@ def _imagenet_file() -> Path:
         with open(path, "rb") as file:
             if hashlib.file_digest(file, "md5").hexdigest() == IMAGENET_MD5:
                 return path
-    from keras.utils import get_file
-
+    log.info("The ImageNet weights are downloaded to %s, once (%s).", path, IMAGENET_SIZE)
+    keras = import_keras()
     try:
-        return Path(
-            get_file(path.name, IMAGENET_URL, cache_dir=str(home), cache_subdir="models", file_hash=IMAGENET_MD5)
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            return Path(
+                keras.utils.get_file(
+                    path.name, IMAGENET_URL, cache_dir=str(home), cache_subdir="models", file_hash=IMAGENET_MD5
+                )
+            )
     except Exception as error:  # get_file raises a bare Exception when a download fails
         raise PipelineError(
-            f"The ImageNet weights are not at {path} and could not be downloaded ({first_line(error)}). "
-            f"Either connect to the network once, or put the file {IMAGENET_URL} there (MD5 {IMAGENET_MD5}), "
-            "or name another place of that file with --weights FILE, or try untrained weights with --weights random:0."
+            f"The ImageNet weights are not at {path} and could not be downloaded ({_reason(error)}). "
+            f"Connect to the network once, or put {IMAGENET_URL} there (MD5 {IMAGENET_MD5}), or name that file with "
+            "weights=FILE, or try untrained weights with weights='random:0'."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a download failed, without the address, which Keras puts in front."""
+    return first_line(error).rpartition(" -- ")[2]
 
 
 def _read_file(path: Path, layer: str) -> Arrays:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.errors import ImageError, PipelineError
-from pipeline.data.decoding import decode
+from pipeline.data.decoding import count_pixels, decode
 from pipeline.data.images import ImageRef, content_digest
 
 CHUNK = 8  # images that a worker reads and decodes at a time
@@ -22,19 +22,20 @@ CHUNKS_AHEAD = 3  # chunks that wait, decoded or in work, for each worker
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image from a worker: its digest and, where the store lacks it, its pixels; or an error."""
+    """One image from a worker: its digest and, where the store lacks it, its pixels and size; or an error."""
 
     path: str
     ref: ImageRef
     digest: str = ""
     version: str | None = None
     pixels: np.ndarray | None = None
+    pixel_count: int = 0
     error: str = ""
 
 
 def decode_ahead(
     images: Sequence[tuple[str, ImageRef]], stored: frozenset[str], workers: int, max_pixels: int
-) -> Iterator[Decoded]:
+) -> Generator[Decoded, None, None]:
     """Read and decode images in worker processes, a bounded number ahead.
 
     Args:
@@ -66,10 +67,12 @@ def decode_ahead(
     except BrokenProcessPool as error:
         raise PipelineError(
             "A process that reads images was killed, possibly out of memory. The features computed so far are stored; "
-            "run the same command again to resume, with fewer --workers."
+            "run the same command again to resume, with fewer processes (workers=N)."
         ) from error
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Waited for: a pool that still closes its pipes when the interpreter exits raises EBADF there (CPython's
+        # concurrent.futures.process._python_exit writes to them without a lock).
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 _stored: frozenset[str] = frozenset()  # in a worker: the digests that need no decoding
@@ -99,6 +102,8 @@ def _decode_one(path: str, ref: ImageRef) -> Decoded:
     try:
         data, version = ref.read()
         digest = content_digest(data)
-        return Decoded(path, ref, digest, version, None if digest in _stored else decode(data, _max_pixels))
+        if digest in _stored:
+            return Decoded(path, ref, digest, version)
+        return Decoded(path, ref, digest, version, decode(data, _max_pixels), count_pixels(data))
     except ImageError as error:
         return Decoded(path, ref, error=str(error))

@@ -53,15 +53,39 @@ def make_engine(name: str, extractor: Extractor, batch_size: int | None, cache: 
     Raises:
         RequestError: The engine is unknown, does not support the precision, or the weights cannot be read.
     """
-    if name not in ENGINES:
-        raise RequestError(f"engine {name!r} is unknown; choose from {', '.join(ENGINES)}.")
-    if name == "auto":
-        fast_on_cpu = extractor.precision == "float32" and find_spec("MNN") and not accelerators()
-        name = "mnn" if fast_on_cpu else "keras"
-    if name == "mnn":
+    if _chosen(name, extractor) == "mnn":
         from pipeline.features.engines.mnn import MnnEngine
 
         return MnnEngine(extractor, batch_size, cache)
     from pipeline.features.engines.keras import KerasEngine
 
     return KerasEngine(extractor, batch_size)
+
+
+def ensure_weights(name: str, extractor: Extractor, cache: Path) -> None:
+    """Make sure that an engine will have its weights: download them if that is necessary.
+
+    Args:
+        name: See `make_engine`.
+        extractor: See `make_engine`.
+        cache: See `make_engine`.
+
+    Raises:
+        RequestError: The engine is unknown.
+        PipelineError: The weights cannot be downloaded.
+    """
+    if _chosen(name, extractor) == "mnn":
+        from pipeline.features.engines.mnn import is_converted
+
+        if is_converted(extractor, cache):
+            return
+    extractor.weights.fetch()
+
+
+def _chosen(name: str, extractor: Extractor) -> str:
+    if name not in ENGINES:
+        raise RequestError(f"engine {name!r} is unknown; choose from {', '.join(ENGINES)}.")
+    if name != "auto":
+        return name
+    fast_on_cpu = extractor.precision == "float32" and find_spec("MNN") and not accelerators()
+    return "mnn" if fast_on_cpu else "keras"

@@ -109,8 +109,7 @@ def converted_network(extractor: Extractor, cache: Path) -> Path:
     Raises:
         PipelineError: The weights cannot be read, or the network cannot be converted or written.
     """
-    folder = cache / "networks"
-    name = f"{extractor.weights.digest}-{extractor.layer}"
+    folder, name = _place(extractor, cache)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if network := _intact_network(folder, name):
@@ -123,6 +122,7 @@ def converted_network(extractor: Extractor, cache: Path) -> Path:
                 damaged.unlink()
             for left in folder.glob(f"{UNFINISHED}*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
+            extractor.weights.fetch()
             log.info("Converting VGG16 for MNN, once for these weights (30 to 60 s).")
             with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as unfinished:
                 network = _convert(extractor, Path(unfinished))
@@ -134,6 +134,17 @@ def converted_network(extractor: Extractor, cache: Path) -> Path:
             "and leaves 540 MB. Choose another cache folder, or use the engine keras."
         ) from error
     return file
+
+
+def is_converted(extractor: Extractor, cache: Path) -> bool:
+    """Whether there is a converted network, be it intact or not."""
+    folder, name = _place(extractor, cache)
+    return any(folder.glob(f"{name}-*.mnn"))
+
+
+def _place(extractor: Extractor, cache: Path) -> tuple[Path, str]:
+    """The folder of converted networks, and how the names of this one's files begin."""
+    return cache / "networks", f"{extractor.weights.digest}-{extractor.layer}"
 
 
 def _intact_network(folder: Path, name: str) -> Path | None:

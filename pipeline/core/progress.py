@@ -1,0 +1,71 @@
+"""Progress on stderr: a bar on a terminal, a line in the log every few seconds elsewhere."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 10.0  # seconds
+
+
+class LoggedProgress:
+    """What tqdm's bar is on a terminal, as lines of the log.
+
+    Args:
+        total: How many units there are.
+        unit: What is counted, in the singular.
+        description: What is done.
+        initial: How many units were done before.
+    """
+
+    def __init__(self, total: int, unit: str, description: str, initial: int = 0) -> None:
+        self.total, self.n = total, initial
+        self._unit, self._description = unit, description
+        self._logged = time.monotonic()
+        self._first: tuple[int, float] | None = None
+
+    def update(self, count: int = 1) -> None:
+        """Count units that are done."""
+        self.n += count
+        now = time.monotonic()
+        if self._first is None:  # what comes before the first unit is preparation, and no measure of the rate
+            self._first = self.n, now
+        if now - self._logged >= INTERVAL:
+            self._logged = now
+            log.info(self._line(now))
+
+    def _line(self, now: float) -> str:
+        line = f"{self._description}: {self.n:,} of {self.total:,} {self._unit}s"
+        done, start = self._first or (self.n, now)
+        if self.n == done:
+            return line
+        rate = (self.n - done) / (now - start)
+        return f"{line}, {rate:.3g} a second, {tqdm.format_interval((self.total - self.n) / rate)} left"
+
+    def __enter__(self) -> "LoggedProgress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        pass
+
+
+def progress_bar(total: int, unit: str, description: str, shown: bool = True, initial: int = 0):
+    """Show the progress of a long loop.
+
+    Args:
+        total: How many units there are.
+        unit: What is counted, in the singular, such as "image".
+        description: What is done, in a word.
+        shown: Whether to show anything.
+        initial: How many units were done before.
+
+    Returns:
+        A `tqdm` bar, or a `LoggedProgress` where stderr is not a terminal: context managers with `n` and `update`.
+    """
+    if not shown or sys.stderr is None or sys.stderr.isatty():
+        return tqdm(total=total, unit=unit, desc=description, initial=initial, disable=not shown)
+    return LoggedProgress(total, unit, description, initial)
