@@ -108,6 +108,9 @@ cluster_option = click.option(
     type=click.Choice(["group", "label", "image"]),
     help="What intervals generalize over.  [groups, else labels with a common target, else images]",
 )
+noise_option = click.option(
+    "--noise-ceiling", type=FILE, help="A table with repeated targets, from which the noise ceiling is estimated."
+)
 data_option = click.option(
     "--data-dir", type=FOLDER, help="Folder of TensorFlow data sets.  [tensorflow-datasets' own]"
 )
@@ -247,6 +250,7 @@ training_options = options(
     "--folds", type=click.IntRange(2), help="Cross-validate: hold out every image once, then train on all of them."
 )
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Repeats of the folds.")
+@noise_option
 @cluster_option
 @click.option(
     "--memory", callback=_bytes, metavar="SIZE", help="Memory for features; more are streamed from disk.  [4GB]"
@@ -288,6 +292,7 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
         on_missing=asked["on_missing"],
         rule=SplitRule.parse(asked["split"]),
         seed=asked["seed"],
+        noise_ceiling=asked["noise_ceiling"],
     )
     wanted = TrainOptions(
         examples=examples,
@@ -334,7 +339,7 @@ def _repeatable(asked: dict[str, Any]) -> dict[str, Any]:
     unkept = ("cache", "workers", "as_json", "quiet", "models")
     kept = {name: value for name, value in asked.items() if value is not None and name not in unkept}
     kept["weights"] = asked["weights"] or "imagenet"
-    places = [name for name in ("images", "targets", "data_dir") if name in kept]
+    places = [name for name in ("images", "targets", "noise_ceiling", "data_dir") if name in kept]
     kept |= {name: str(Path(kept[name]).absolute()) for name in places if not str(kept[name]).startswith("tfds:")}
     if Path(kept["weights"]).is_file():
         kept["weights"] = str(Path(kept["weights"]).absolute())
@@ -386,6 +391,7 @@ def _decoder_config(asked: dict[str, Any]) -> "Config":
     "--report", type=FILE, metavar="FILE.html", help="Where to write the report.  [models/RUN/evaluation.html]"
 )
 @click.option("--vocabulary", type=FILE, help="Word vectors to rank beside the targets, as further candidates.")
+@noise_option
 @cluster_option
 @click.option("--shuffled", is_flag=True, help="Add a baseline: a decoder trained on shuffled targets.")
 @missing_option
@@ -408,7 +414,7 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
         images=find_images(images, data_dir, asked["label_pattern"]) if images else None,
         targets=str(asked["targets"]) if asked["targets"] else None,
         **{name: asked[name] for name in ("weights", "layer", "precision", "on_missing")},
-        **{name: asked[name] for name in ("vocabulary", "shuffled", "cluster", "report")},
+        **{name: asked[name] for name in ("vocabulary", "shuffled", "noise_ceiling", "cluster", "report")},
     )
     result = evaluate(wanted, _extraction_options(asked))
     _print(result, asked["as_json"], terminal.print_evaluation)

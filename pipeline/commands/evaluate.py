@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.examples import Examples, load_examples
+from pipeline.commands.examples import Examples, load_examples, read_target_table
 from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, TrainingTargets, score_decoders
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import RequestError
@@ -17,7 +17,7 @@ from pipeline.core.vectors import Vectors
 from pipeline.data.images import ImageSet
 from pipeline.data.near_duplicates import find_near_duplicates
 from pipeline.data.sources import find_images
-from pipeline.data.targets import TargetTable, read_targets
+from pipeline.data.targets import TargetTable
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.blending import BlendConfig
 from pipeline.decoders.fitting import config_from_json, fit_shuffled
@@ -48,6 +48,7 @@ class EvaluateOptions:
         on_missing: "error" or "skip" images without a target.
         vocabulary: A file of word vectors to look predictions up among, beside the targets.
         shuffled: Whether to train a decoder on shuffled targets, as one more baseline.
+        noise_ceiling: A file of repeated targets, to estimate the noise ceiling from; None for those of the list.
         cluster: What intervals generalize over: "group", "label" or "image"; None to choose by the images.
         report: The report's file; None for `evaluation.html` in the first model's run, if that is writable.
     """
@@ -61,6 +62,7 @@ class EvaluateOptions:
     on_missing: str = "error"
     vocabulary: Path | None = None
     shuffled: bool = False
+    noise_ceiling: Path | None = None
     cluster: str | None = None
     report: Path | None = None
 
@@ -166,13 +168,16 @@ def _predictions(file: Path, card: ModelCard, x: Vectors) -> DecoderPredictions:
 def _images_and_targets(wanted: EvaluateOptions, folder: Path) -> tuple[ImageSet, TargetTable, str]:
     """The images to evaluate on, their targets, and what to do where a target is missing."""
     if wanted.images is None:
-        return _of_run(folder, wanted.targets)
+        return _of_run(folder, wanted.targets, wanted.noise_ceiling)
     if wanted.targets is None and wanted.images.targets is None:
         raise RequestError("To evaluate on your own images, name their target embeddings with targets=FILE.")
-    return wanted.images, read_targets(wanted.targets, wanted.images, wanted.on_missing), wanted.on_missing
+    table = read_target_table(wanted.images, wanted.targets, wanted.on_missing, wanted.noise_ceiling)
+    return wanted.images, table, wanted.on_missing
 
 
-def _of_run(folder: Path, targets: str | None = None) -> tuple[ImageSet, TargetTable, str]:
+def _of_run(
+    folder: Path, targets: str | None = None, noise_ceiling: Path | None = None
+) -> tuple[ImageSet, TargetTable, str]:
     """All images of a run, their targets (the run's, or others), and the run's `on_missing`."""
     options = read_run(folder).options
     if not read_run(folder).split.validation:
@@ -184,7 +189,8 @@ def _of_run(folder: Path, targets: str | None = None) -> tuple[ImageSet, TargetT
     data_dir = Path(options["data_dir"]) if "data_dir" in options else None
     images = find_images(options["images"], data_dir, options.get("label_pattern"))
     on_missing = options.get("on_missing", "error")
-    return images, read_targets(targets or options.get("targets"), images, on_missing), on_missing
+    repeats = noise_ceiling or (Path(options["noise_ceiling"]) if "noise_ceiling" in options else None)
+    return images, read_target_table(images, targets or options.get("targets"), on_missing, repeats), on_missing
 
 
 def _unchanged(examples: Examples, wanted: Mapping[str, str], side: str) -> Examples:

@@ -2,16 +2,18 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
+from pipeline.core.errors import RequestError
 from pipeline.core.runs import SplitRecord
 from pipeline.data.images import ImageSet
 from pipeline.data.matching import match_targets
 from pipeline.data.near_duplicates import duplicate_groups, find_near_duplicates
 from pipeline.data.splits import Split, SplitRule, split_images
-from pipeline.data.targets import TargetTable, read_targets
+from pipeline.data.targets import TargetTable, read_repeats, read_targets
 from pipeline.decoders.training import MEMORY, TrainingData
 from pipeline.features.extraction import ExtractionOptions, Features, extract_features
 from pipeline.features.extractor import Extractor
@@ -48,6 +50,26 @@ class Examples:
             table=self.table,
             source=self.source,
         )
+
+
+def read_target_table(
+    images: ImageSet, targets: str | None, on_missing: str, noise_ceiling: Path | None
+) -> TargetTable:
+    """Read the targets of images, and repeated measurements of them where a file has some.
+
+    Raises:
+        RequestError: They cannot be read, or their dimensions differ.
+    """
+    table = read_targets(targets, images, on_missing)
+    if noise_ceiling is None:
+        return table
+    repeats = read_repeats(noise_ceiling)
+    dim = next(iter(repeats.values())).shape[1]
+    if dim != table.vectors.shape[1]:
+        raise RequestError(
+            f"{noise_ceiling} has targets of dimension {dim}; {table.file} has {table.vectors.shape[1]}."
+        )
+    return replace(table, repeats=repeats)
 
 
 def load_examples(
@@ -135,6 +157,7 @@ class ExampleOptions:
         on_missing: "error" or "skip" images without a target.
         rule: Which images to hold out.
         seed: Random seed of the split.
+        noise_ceiling: A file of repeated targets, to estimate the noise ceiling from; None for those of the list.
         select: Whether a part of the training images chooses the best epoch, so that held-out images only score.
     """
 
@@ -143,6 +166,7 @@ class ExampleOptions:
     on_missing: str = "error"
     rule: SplitRule = field(default_factory=SplitRule)
     seed: int = 0
+    noise_ceiling: Path | None = None
     select: bool = False
 
 
@@ -180,7 +204,7 @@ def load_numbered_examples(
         RequestError: The targets do not fit the images.
         PipelineError: The feature stage failed.
     """
-    table = read_targets(wanted.targets, wanted.images, wanted.on_missing)
+    table = read_target_table(wanted.images, wanted.targets, wanted.on_missing, wanted.noise_ceiling)
     examples = load_examples(wanted.images, table, wanted.on_missing, extractor, options)
     features = examples.features
     duplicates = find_near_duplicates(features.digests, features.store.thumbnails, options.progress)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,13 @@ from pipeline.data.word_vectors import read_vocabulary
 from pipeline.decoders.spec import output_ceiling
 from pipeline.evaluation.conclusions import Context, conclude, headline
 from pipeline.evaluation.dimensions import effective_rank
-from pipeline.evaluation.metrics import EvaluationSet, differences, score_model, score_predictions
+from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, differences, score_model, score_predictions
+from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability
 from pipeline.evaluation.report import Report, write_report
 from pipeline.evaluation.results import Clusters, EvaluationResult
 from pipeline.evaluation.retrieval import Candidates
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,8 +179,20 @@ def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: 
         deviation=training.deviation if training else targets.std(axis=0),
         clusters=_clusters(examples, cluster),
         seen=training.seen if training else None,
+        noise=_noise_ceiling(examples),
         imagenet_weights=inputs.weights == "imagenet",
     )
+
+
+def _noise_ceiling(examples: Examples) -> NoiseCeiling | None:
+    """The noise ceiling of the evaluated images, each target counted once; None where targets were not repeated."""
+    repeats = examples.table.repeats
+    measured = [repeats[key] for key in dict.fromkeys(examples.keys) if len(repeats.get(key, ())) > 1]
+    if len(measured) < len(set(examples.keys)):
+        if repeats:
+            log.warning("Not all evaluated images have repeated targets, so there is no noise ceiling.")
+        return None
+    return NoiseCeiling(cosine_ceiling(measured), split_half_reliability(measured))
 
 
 def _words(vocabulary: Path | None, dim: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -24,7 +25,7 @@ class LoggedProgress:
 
     def __init__(self, total: int, unit: str, description: str, initial: int = 0) -> None:
         self.total, self.n = total, initial
-        self._unit, self._description = unit, description
+        self._unit, self._description, self._values = unit, description, ""
         self._logged = time.monotonic()
         self._first: tuple[int, float] | None = None
 
@@ -36,7 +37,11 @@ class LoggedProgress:
             self._first = self.n, now
         if now - self._logged >= INTERVAL:
             self._logged = now
-            log.info(self._line(now))
+            log.info("%s%s", self._line(now), self._values)
+
+    def set_postfix_str(self, values: str, refresh: bool = True) -> None:
+        """Set what the next line ends with."""
+        self._values = f"; {values}"
 
     def _line(self, now: float) -> str:
         line = f"{self._description}: {self.n:,} of {self.total:,} {self._unit}s"
@@ -49,11 +54,13 @@ class LoggedProgress:
     def __enter__(self) -> "LoggedProgress":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         pass
 
 
-def progress_bar(total: int, unit: str, description: str, shown: bool = True, initial: int = 0):
+def progress_bar(total: int, unit: str, description: str, shown: bool = True, initial: int = 0) -> Any:
     """Show the progress of a long loop.
 
     Args:

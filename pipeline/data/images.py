@@ -101,6 +101,7 @@ class ImageSet:
         groups: Their groups, or None.
         splits: The side of the split that each belongs to, in the list's own words, or None.
         targets: Their target embeddings, shape (N, D), float32, or None.
+        repeats: Repeated measurements of each one's target, shape (R, D), whose mean is the target; or None.
         passed_over: Files of the folder that look like images, but whose format is not read.
     """
 
@@ -111,6 +112,7 @@ class ImageSet:
     groups: Sequence[str | None] | None = None
     splits: Sequence[str | None] | None = None
     targets: np.ndarray | None = None
+    repeats: Sequence[np.ndarray] | None = None
     passed_over: Sequence[str] = ()
 
     def __len__(self) -> int:
@@ -118,7 +120,7 @@ class ImageSet:
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> "ImageSet":
         """Some of the images, by row number."""
-        columns = ("paths", "refs", "labels", "groups", "splits")
+        columns = ("paths", "refs", "labels", "groups", "splits", "repeats")
         chosen: dict[str, Any] = {
             name: [getattr(self, name)[row] for row in rows] for name in columns if getattr(self, name) is not None
         }

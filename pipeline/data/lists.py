@@ -1,6 +1,7 @@
 """Lists of images: `.txt`, `.csv` and `.parquet` files that name images and what is known of each."""
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -27,15 +28,18 @@ def read_list(file: Path) -> tuple[list[str], dict[str, Any]]:
     Returns:
         The paths, relative to the list's folder, sorted, each once; and the other columns in the same order, by their
         names in an `ImageSet`: `labels` (with None for an image that the list gives no label), and `splits`, `groups`
-        and `targets` where the list has them.
+        and `targets` where the list has them. An image that is listed several times with different targets has their
+        mean; then `repeats` holds all targets of each image, shape (R, D).
 
     Raises:
         RequestError: The file cannot be read, names no image, a path leaves the list's folder, or one image has two
-            different labels, groups, splits or targets.
+            different labels, groups or splits.
     """
     rows: dict[str, dict] = {}
+    measured: dict[str, list] = {}
     for number, row in enumerate(_entries(file)):
         path = _inside(row.pop("path"), file)
+        measured.setdefault(path, []).append(row.pop("target", None))
         known = rows.setdefault(path, row)
         if known != row:
             raise RequestError(
@@ -45,13 +49,25 @@ def read_list(file: Path) -> tuple[list[str], dict[str, Any]]:
         raise RequestError(f"{file}: this list names no images.")
     paths = sorted(rows)
     columns: dict[str, Any] = {"labels": [rows[path].get("label") for path in paths]}
-    for name in ("group", "split", "target"):
+    for name in ("group", "split"):
         values = [rows[path].get(name) for path in paths]
         if any(value is not None for value in values):
             columns[f"{name}s"] = values
-    if "targets" in columns:
-        columns["targets"] = _stacked(file, paths, columns["targets"])
-    return paths, columns
+    return paths, columns | _targets(file, paths, measured)
+
+
+def _targets(file: Path, paths: list[str], measured: dict[str, list]) -> dict[str, Any]:
+    """The columns `targets` and `repeats`, where the list has targets; measured: path -> its targets."""
+    if all(target is None for targets in measured.values() for target in targets):
+        return {}
+    names = [path for path in paths for _ in measured[path]]
+    values = _stacked(file, names, [target for path in paths for target in measured[path]])
+    starts = np.cumsum([0, *(len(measured[path]) for path in paths)])
+    repeats = [np.unique(values[begin:end], axis=0) for begin, end in itertools.pairwise(starts)]
+    if all(len(each) == 1 for each in repeats):
+        return {"targets": np.concatenate(repeats)}
+    repeats = [values[begin:end] for begin, end in itertools.pairwise(starts)]
+    return {"targets": np.stack([each.mean(axis=0) for each in repeats]), "repeats": repeats}
 
 
 def _differing(known: dict, row: dict) -> str:

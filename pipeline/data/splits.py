@@ -104,7 +104,7 @@ def split_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, seed
     if not train.any() or not validation.any():
         raise RequestError(f"The split {rule} leaves no image {'to train on' if validation.any() else 'to hold out'}.")
     if moved.any():
-        paths = [images.paths[row] for row in np.flatnonzero(moved)]
+        paths = [images.paths[row] for row in np.flatnonzero(moved).tolist()]
         done = "were moved there" if rule.kind == "column" else "were left out"
         log.warning(
             "%d images that the split %s would hold out have a near-duplicate among the training images and %s: %s%s",

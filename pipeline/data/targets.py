@@ -17,6 +17,7 @@ from pipeline.data.word_vectors import NAMED, is_word_vectors, read_word_vectors
 log = logging.getLogger(__name__)
 
 KEYS = ("path", "label")
+TABLES = (".csv", ".tsv", ".parquet", ".npz")
 INDEX_NAMES = ("", "index", "unnamed: 0")  # of the column that pandas writes in front
 
 
@@ -28,12 +29,14 @@ class TargetTable:
         file: Where it was read from.
         rows: Key (an image's path, or a label) -> row number in `vectors`.
         vectors: The embeddings, shape (rows, D), float32.
+        repeats: Key -> repeated measurements of its target, shape (R, D), where there are some; `vectors` has the mean.
         missing: Label of the images -> near spellings, where the table is known to lack it: `read_targets` said so.
     """
 
     file: str
     rows: dict[str, int]
     vectors: np.ndarray
+    repeats: Mapping[str, np.ndarray] = field(default_factory=dict)
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -64,23 +67,52 @@ def read_targets(file: str | Path | None, images: ImageSet, on_missing: str = "e
     if file is None:
         if images.targets is None:
             raise RequestError(f"{images.source} has no column 'target'; name the target embeddings with targets=FILE.")
-        return TargetTable(images.source, {path: row for row, path in enumerate(images.paths)}, images.targets)
+        rows = {path: row for row, path in enumerate(images.paths)}
+        repeats = dict(zip(images.paths, images.repeats or (), strict=False))
+        return TargetTable(images.source, rows, images.targets, repeats)
     file = Path(file)
-    readers = {".csv": _read_table, ".tsv": _read_table, ".parquet": _read_parquet, ".npz": _read_npz}
     if file.suffix.lower() == ".npy":
         return _read_npy(file, images)
     if is_word_vectors(file):
         return _read_words(file, images, on_missing)
-    if file.suffix.lower() not in readers:
+    if file.suffix.lower() not in TABLES:
         raise RequestError(
             f"{file}: targets are read from .csv, .tsv, .parquet, .npz and .npy files, and from word vectors "
             "(.txt, .vec, .glove, .bin, gzipped or not)."
         )
-    return readers[file.suffix.lower()](file)
+    return _read_rows(_Rows(file)).table()
 
 
-def _read_table(file: Path) -> TargetTable:
-    rows, key = _Rows(file, "line"), 0
+def read_repeats(file: Path) -> dict[str, np.ndarray]:
+    """Read repeated measurements of targets, from which the noise ceiling is estimated.
+
+    Args:
+        file: A `.csv`, `.tsv`, `.parquet` or `.npz` table as `read_targets` reads it, in which a key (a path or a
+            label) has a row for each measurement.
+
+    Returns:
+        Key -> its measurements, shape (R, D), float32.
+
+    Raises:
+        RequestError: As `read_targets`; or no key has two rows.
+    """
+    if file.suffix.lower() not in TABLES:
+        raise RequestError(f"{file}: repeated targets are read from {', '.join(TABLES)} files.")
+    repeats = _read_rows(_Rows(file, repeated=True)).measurements()
+    if all(len(each) < 2 for each in repeats.values()):
+        raise RequestError(f"{file}: no path or label has two rows; a noise ceiling needs repeated measurements.")
+    return repeats
+
+
+def _read_rows(rows: "_Rows") -> "_Rows":
+    """Read a table of any of the formats TABLES."""
+    readers = {".csv": _read_table, ".tsv": _read_table, ".parquet": _read_parquet, ".npz": _read_npz}
+    readers[rows.file.suffix.lower()](rows)
+    return rows
+
+
+def _read_table(rows: "_Rows") -> None:
+    file, key = rows.file, 0
     try:
         for line, cells in read_csv(file):
             if line == 1 and _is_header(cells):
@@ -89,60 +121,67 @@ def _read_table(file: Path) -> TargetTable:
                 rows.add(as_text("".join(cells[key : key + 1])), _vector(cells[key:], f"{file}, line {line}"), line)
     except (OSError, UnicodeError, csv.Error) as error:
         raise RequestError(f"{file}: the targets cannot be read ({cause(error)}).") from error
-    return rows.table()
 
 
 class _Rows:
-    """The rows of a table as they are read: all of one length, one vector for a key.
+    """The rows of a table as they are read, all of one length.
 
     Args:
         file: The table.
-        unit: What its rows are called: "line" or "row".
+        repeated: Whether a key may have several different vectors.
     """
 
-    def __init__(self, file: Path, unit: str) -> None:
-        self._file, self._unit = file, unit
-        self._rows: dict[str, int] = {}
+    def __init__(self, file: Path, repeated: bool = False) -> None:
+        self.file, self._repeated = file, repeated
+        self._unit = "row" if file.suffix.lower() in (".parquet", ".npz", ".npy") else "line"
+        self._rows: dict[str, list[int]] = {}
         self._numbers: list[int] = []
-        self.vectors: list[np.ndarray] = []
+        self._vectors: list[np.ndarray] = []
 
     def add(self, key: str, vector: np.ndarray, number: int) -> None:
         """Add a row; `number` is where it stands."""
-        where = f"{self._file}, {self._unit} {number}"
+        where = f"{self.file}, {self._unit} {number}"
         if not key.strip():
             raise RequestError(f"{where}: no path or label stands before the numbers.")
-        if self.vectors and len(vector) != len(self.vectors[0]):
+        if self._vectors and len(vector) != len(self._vectors[0]):
             raise RequestError(
-                f"{where}: {len(vector)} numbers, but {self._unit} {self._numbers[0]} has {len(self.vectors[0])}; "
+                f"{where}: {len(vector)} numbers, but {self._unit} {self._numbers[0]} has {len(self._vectors[0])}; "
                 "all targets must have the same dimension."
             )
         if not np.isfinite(vector).all():
             raise RequestError(f"{where}: the target of {key!r} holds NaN or infinite values.")
-        known = self._rows.setdefault(key, len(self.vectors))
-        if known == len(self.vectors):
-            self.vectors.append(vector)
-            self._numbers.append(number)
-        elif not np.array_equal(self.vectors[known], vector):
-            raise RequestError(f"{where}: {key!r} has another vector already on {self._unit} {self._numbers[known]}.")
+        known = self._rows.setdefault(key, [])
+        if known and not self._repeated:
+            if not np.array_equal(self._vectors[known[0]], vector):
+                line = self._numbers[known[0]]
+                raise RequestError(f"{where}: {key!r} has another vector already on {self._unit} {line}.")
+            return
+        known.append(len(self._vectors))
+        self._vectors.append(vector)
+        self._numbers.append(number)
+
+    def add_all(self, keys: Sequence[str], vectors: Iterable[np.ndarray]) -> None:
+        """Add all rows of a table."""
+        for number, (key, vector) in enumerate(zip(keys, vectors, strict=True), start=1):
+            self.add(str(key), vector, number)
+
+    def measurements(self) -> dict[str, np.ndarray]:
+        """All vectors of each key, shape (R, D)."""
+        if not self._vectors:
+            raise RequestError(f"{self.file}: this table holds no targets.")
+        return {key: np.stack([self._vectors[row] for row in rows]) for key, rows in self._rows.items()}
 
     def table(self) -> TargetTable:
-        """All rows."""
-        if not self.vectors:
-            raise RequestError(f"{self._file}: this table holds no targets.")
-        return TargetTable(str(self._file), self._rows, np.stack(self.vectors))
+        """All rows, one for each key."""
+        vectors = [each[0] for each in self.measurements().values()]
+        return TargetTable(str(self.file), {key: row for row, key in enumerate(self._rows)}, np.stack(vectors))
 
 
-def _keyed(file: Path, keys: Sequence[str], vectors: Iterable[np.ndarray]) -> TargetTable:
-    rows = _Rows(file, "row")
-    for number, (key, vector) in enumerate(zip(keys, vectors, strict=True), start=1):
-        rows.add(str(key), vector, number)
-    return rows.table()
-
-
-def _read_parquet(file: Path) -> TargetTable:
+def _read_parquet(rows: _Rows) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
+    file = rows.file
     try:
         table = pyarrow.parquet.read_table(file)
     except (OSError, pa.ArrowException) as error:
@@ -151,18 +190,18 @@ def _read_parquet(file: Path) -> TargetTable:
     if key is None:
         raise RequestError(f"{file}: no column 'path' or 'label' (it has {', '.join(table.column_names)}).")
     rest = table.drop_columns([key])
-    lists = [name for name in rest.column_names if pa.types.is_list(kind := rest[name].type)
-             or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)]  # fmt: skip
+    list_types = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    lists = [name for name in rest.column_names if any(is_type(rest[name].type) for is_type in list_types)]
     try:
         if lists:
             vectors = [np.array(values, np.float32) for values in rest[lists[0]].to_pylist()]
         else:
-            vectors = np.column_stack([column.to_numpy().astype(np.float32) for column in rest.columns])
+            vectors = list(np.column_stack([column.to_numpy().astype(np.float32) for column in rest.columns]))
     except (TypeError, ValueError) as error:
         raise RequestError(f"{file}: the targets are not all numbers ({error}).") from error
     if any(vector.ndim != 1 for vector in vectors):
         raise RequestError(f"{file}: the column {lists[0]!r} has rows without a list of numbers.")
-    return _keyed(file, table[key].to_pylist(), vectors)
+    rows.add_all(table[key].to_pylist(), vectors)
 
 
 def _load(file: Path) -> dict[str, np.ndarray]:
@@ -182,8 +221,8 @@ def _load(file: Path) -> dict[str, np.ndarray]:
         raise RequestError(f"{file}: the targets cannot be read ({cause(error)}).") from error
 
 
-def _read_npz(file: Path) -> TargetTable:
-    arrays = _load(file)
+def _read_npz(rows: _Rows) -> None:
+    file, arrays = rows.file, _load(rows.file)
     keys = next((arrays[name] for name in ("paths", "labels") if name in arrays), None)
     matrices = [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiu"]
     if keys is None or keys.ndim != 1 or len(matrices) != 1:
@@ -195,7 +234,7 @@ def _read_npz(file: Path) -> TargetTable:
     vectors = arrays[matrices[0]].astype(np.float32)
     if len(vectors) != len(keys):
         raise RequestError(f"{file}: {len(keys)} names, but {len(vectors)} rows of numbers.")
-    return _keyed(file, keys.tolist(), vectors)
+    rows.add_all(keys.tolist(), list(vectors))
 
 
 def _read_npy(file: Path, images: ImageSet) -> TargetTable:
@@ -209,7 +248,9 @@ def _read_npy(file: Path, images: ImageSet) -> TargetTable:
             f"{file} has {len(vectors)} rows, but {images.source} {len(images)} images: a .npy needs a row for each "
             "image, in path order. Where images come and go, use a table with their paths."
         )
-    return _keyed(file, images.paths, vectors.astype(np.float32))
+    rows = _Rows(file)
+    rows.add_all(images.paths, list(vectors.astype(np.float32)))
+    return rows.table()
 
 
 def _read_words(file: Path, images: ImageSet, on_missing: str) -> TargetTable:
@@ -227,7 +268,7 @@ def _read_words(file: Path, images: ImageSet, on_missing: str) -> TargetTable:
             raise RequestError(f"{said} Rename them, or leave their images out with on_missing='skip'.")
         log.warning(said)
     rows = {label: row for row, label in enumerate(vectors)}
-    return TargetTable(str(file), rows, np.stack(list(vectors.values())), missing)
+    return TargetTable(str(file), rows, np.stack(list(vectors.values())), missing=missing)
 
 
 def _is_header(cells: Sequence[str]) -> bool:

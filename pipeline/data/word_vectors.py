@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -176,7 +176,8 @@ def _rows(file: Path) -> Iterator[Row]:
     """The rows of a file of any format, all of the same length."""
     try:
         with gzip.open(file) if file.suffix.lower() == ".gz" else open(file, "rb") as opened:
-            yield from (_binary_rows if _kind(file) in BINARY_SUFFIXES else _text_rows)(file, opened)
+            read = _binary_rows if _kind(file) in BINARY_SUFFIXES else _text_rows
+            yield from read(file, cast(IO[bytes], opened))
     except (EOFError, zlib.error) as error:
         raise RequestError(f"{file}: this file is damaged or cut short ({error}); download it again.") from error
     except OSError as error:

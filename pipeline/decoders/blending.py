@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.core.keras_backend import import_keras
+from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import Vectors
 from pipeline.decoders.adamw import BATCH, train_network
 from pipeline.decoders.coordinates import Coordinates, orthogonal_directions
@@ -176,7 +176,7 @@ def _networks(
     parts = [everyone[folds != fold] for fold in np.unique(folds)] + [everyone]
     steps = sum(config.epochs * -(-len(part) // BATCH) for part in parts) * len(config.weight_decays)
     found = []
-    with tqdm(total=steps, unit="step", desc="training", disable=None if progress else True) as bar:
+    with progress_bar(steps, "step", "training", progress) as bar:
         for decay in config.weight_decays:
             *others, network = (
                 train_network(z, y, part, config.units, config.epochs, decay, stretch, seed, bar.update)

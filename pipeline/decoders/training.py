@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.core.errors import PipelineError, RequestError, first_line
 from pipeline.core.keras_backend import import_keras
+from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import Vectors, in_blocks
 from pipeline.decoders.checkpoints import read_checkpoint, write_checkpoint
 from pipeline.decoders.config import TrainingConfig
@@ -168,13 +168,7 @@ def fit(
     if callbacks.checkpoint and callbacks.checkpoint.exists():
         loop.restore(callbacks.checkpoint)
     saved = time.monotonic()
-    bar = tqdm(
-        total=config.epochs,
-        initial=loop.epoch,
-        unit="epoch",
-        desc="training",
-        disable=None if callbacks.progress else True,
-    )
+    bar = progress_bar(config.epochs, "epoch", "training", callbacks.progress, loop.epoch)
     with bar, curve_writer(callbacks.tensorboard) as write_curves:
         for new in loop.run():
             for name, rows in new.items():

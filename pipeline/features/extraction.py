@@ -282,7 +282,7 @@ class _Survey:
 
     def save(self, batch: Sequence[Decoded], features: np.ndarray) -> None:
         """Store a batch's features."""
-        thumbnails = np.stack([thumbnail(image.pixels) for image in batch])
+        thumbnails = np.stack([thumbnail(image.pixels) for image in batch if image.pixels is not None])
         counts = [image.pixel_count for image in batch]
         self.store.append([image.digest for image in batch], features, thumbnails, counts)
         self.computed += len(batch)
@@ -336,8 +336,7 @@ def _compute(new: Iterator[Decoded], extractor: Extractor, options: ExtractionOp
 def _run(engine: Engine, batch: Sequence[Decoded]) -> np.ndarray:
     """Compute the features of up to a batch of images, padded with black ones; shape (len(batch), dim)."""
     pixels = np.zeros((engine.batch_size, SIDE, SIDE, 3), np.uint8)
-    for row, image in zip(pixels, batch, strict=False):
-        row[...] = image.pixels
+    pixels[: len(batch)] = np.stack([image.pixels for image in batch if image.pixels is not None])
     features = engine(pixels)[: len(batch)]
     bad = ~np.isfinite(features).all(axis=1)
     if bad.any():
