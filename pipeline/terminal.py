@@ -115,8 +115,25 @@ def print_training(result: "TrainResult") -> None:
         table.add_row(f"{name} baseline", f"{cosine:.4f}")
     table.add_row("output ceiling", f"{result.ceiling:.4f}")
     _print(table)
+    for sentence in _training_sentences(result):
+        _print(sentence)
     document = result.to_json()
-    print(printable(f"run: {document['run']}\nreport: {document['report']}"))
+    print(printable(f"\nrun: {document['run']}\nreport: {document['report']}"))
+
+
+def _training_sentences(result: "TrainResult") -> list[str]:
+    """The verdict, what a blend consists of, and the scores over folds."""
+    sentences = [f"Held-out cosine {result.headline}."]
+    if used := {name: share for name, share in result.shares.items() if share > 0}:
+        sentences.append(
+            "The decoder blends " + ", ".join(f"{share:.2f} x {name}" for name, share in used.items()) + "."
+        )
+    if result.folds:
+        for name, score in result.folds.validation_cosine.items():
+            interval = f", 95 % interval {score.ci95[0]:.3f} to {score.ci95[1]:.3f}" if score.ci95 else ""
+            folds = f"{result.folds.folds} folds" + f" x {result.folds.repeats}" * (result.folds.repeats > 1)
+            sentences.append(f"{name} over {folds}: {score.mean:.4f}{interval} (corrected for overlapping folds).")
+    return sentences
 
 
 def print_evaluation(result: "EvaluationResult") -> None:

@@ -142,7 +142,7 @@ def _retrieval(result: EvaluationResult, name: str) -> list[str]:
     ]
     if result.clusters.kind == "image" and scores.patterns.identification is not None:
         sentences.append(f"Pairwise identification is right for {scores.patterns.identification:.0%} (chance: 50%).")
-    if scores.retrieval_of_unseen:
+    if scores.retrieval_of_unseen and result.clusters.kind != "image":
         seen = f", for the others {scores.retrieval_of_seen.top1:.0%}" if scores.retrieval_of_seen else ""
         sentences.append(f"For labels that training never saw it is {scores.retrieval_of_unseen.top1:.0%}{seen}.")
     if scores.retrieval_of_imagenet:
@@ -211,9 +211,9 @@ def _certainty(result: EvaluationResult, name: str, context: Context) -> list[st
     interval = result.models[name].scores.cosine.ci95
     width = interval[1] - interval[0] if interval else None
     if images < FEW_IMAGES or width is None or width > WIDE:
-        few = f"{clusters.count} {clusters.kind}s" if clusters.count > 1 else f"1 {clusters.kind}"
+        few = "" if clusters.kind == "image" else f" of {clusters.count} {clusters.kind}{'s' * (clusters.count > 1)}"
         sentences.append(
-            f"{images} image{'s' if images > 1 else ''} of {few} cannot show small differences"
+            f"{images} image{'s' * (images > 1)}{few} cannot show small differences"
             + (f": the interval is {width:.2f} wide" if width else "")
             + ". Hold out more (--split random:0.4), use --folds, or add images."
         )
