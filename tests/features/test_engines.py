@@ -1,17 +1,14 @@
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
-from conftest import ROOT
+from helpers import ROOT, run_program
 
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.data.decoding import decode
-from pipeline.data.images import read
-from pipeline.features.engines.__init__ import make_engine
+from pipeline.features.engines import make_engine
 from pipeline.features.extractor import Extractor
 from pipeline.features.weights import weights_from
 
@@ -19,14 +16,8 @@ PHOTOGRAPHS = ("cat/1-1.jpg", "coffee/0-1.jpg")
 
 
 @pytest.fixture(scope="module")
-def cache(home: Path) -> Path:
-    """The cache of the commands, so that no net is converted twice."""
-    return home / ".cache" / "image-vectors"
-
-
-@pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    return np.stack([decode(read(ROOT / "images" / path)[0]) for path in PHOTOGRAPHS])
+    return np.stack([decode((ROOT / "images" / path).read_bytes()) for path in PHOTOGRAPHS])
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +29,10 @@ def expected(pixels: np.ndarray) -> list[dict[str, np.ndarray]]:
 @pytest.mark.parametrize("name", ["keras", "mnn"])
 @pytest.mark.parametrize("layer", ["fc2", pytest.param("fc1", marks=pytest.mark.slow), "block5_pool"])
 def test_engines_agree_with_a_float64_computation_without_keras(
-    name: str, layer: str, pixels: np.ndarray, expected: list[dict[str, np.ndarray]], cache: Path
+    name: str, layer: str, pixels: np.ndarray, expected: list[dict[str, np.ndarray]], real_cache: Path
 ) -> None:
     extractor = Extractor(weights_from("random:0"), layer)
-    found = make_engine(name, extractor, 2, cache)(pixels)
+    found = make_engine(name, extractor, 2, real_cache)(pixels)
     assert found.shape == (2, extractor.dim)
     assert found.dtype == np.float32
     for feature, image in zip(found, expected, strict=True):
@@ -50,48 +41,50 @@ def test_engines_agree_with_a_float64_computation_without_keras(
         assert feature @ true >= 0.99999 * np.linalg.norm(feature) * np.linalg.norm(true)
 
 
-def test_reduced_precision_is_near_and_not_equal(pixels: np.ndarray, cache: Path) -> None:
+def test_reduced_precision_is_near_and_not_equal(pixels: np.ndarray, real_cache: Path) -> None:
     full, reduced = (
-        make_engine("keras", Extractor(weights_from("random:0"), "block5_pool", precision), 2, cache)(pixels)
+        make_engine("keras", Extractor(weights_from("random:0"), "block5_pool", precision), 2, real_cache)(pixels)
         for precision in ("float32", "bfloat16")
     )
     error = np.linalg.norm(reduced - full) / np.linalg.norm(full)
     assert 1e-4 < error < 5e-2
 
 
-def test_unknown_engine_is_refused(cache: Path) -> None:
-    with pytest.raises(RequestError, match="--engine 'tpu' is unknown; choose from auto, keras, mnn"):
-        make_engine("tpu", Extractor(weights_from("random:0")), None, cache)
+def test_unknown_engine_is_refused(real_cache: Path) -> None:
+    with pytest.raises(RequestError, match="engine 'tpu' is unknown; choose from auto, keras, mnn"):
+        make_engine("tpu", Extractor(weights_from("random:0")), None, real_cache)
 
 
-def test_a_damaged_net_is_made_again(pixels: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_network_is_converted_again(
+    pixels: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     extractor = Extractor(weights_from("random:0"), "block5_pool")
     before = make_engine("mnn", extractor, 2, tmp_path)(pixels)
     for damage in (lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[:1000]):
-        (net,) = (tmp_path / "nets").glob("*.mnn")
-        net.write_bytes(damage(net.read_bytes()))
+        [network] = (tmp_path / "networks").glob("*.mnn")
+        network.write_bytes(damage(network.read_bytes()))
         assert np.array_equal(make_engine("mnn", extractor, 2, tmp_path)(pixels), before)
         assert "is damaged" in caplog.text
         caplog.clear()
-        assert not net.exists()
+        assert not network.exists()
 
 
-def test_mnn_refuses_reduced_precision(cache: Path) -> None:
-    with pytest.raises(RequestError, match="needs --engine keras"):
-        make_engine("mnn", Extractor(weights_from("random:0"), precision="float16"), None, cache)
+def test_mnn_refuses_reduced_precision(real_cache: Path) -> None:
+    with pytest.raises(RequestError, match="needs the engine keras"):
+        make_engine("mnn", Extractor(weights_from("random:0"), precision="float16"), None, real_cache)
 
 
-def test_weights_that_cannot_be_read_leave_no_net(tmp_path: Path) -> None:
+def test_weights_that_cannot_be_read_leave_no_network(tmp_path: Path) -> None:
     (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(RequestError, match="cannot be read as VGG16 weights"):
         make_engine("mnn", Extractor(weights_from(str(tmp_path / "cut.h5"))), None, tmp_path / "cache")
-    assert [file.name for file in (tmp_path / "cache" / "nets").iterdir()] == ["converting.lock"]
+    assert [file.name for file in (tmp_path / "cache" / "networks").iterdir()] == ["converting.lock"]
 
 
 @pytest.mark.parametrize(
     "error", [MemoryError("OOM when allocating tensor"), RuntimeError("CUDA out of memory. Tried to allocate")]
 )
-def test_out_of_memory_halves_the_batch_and_goes_on(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_out_of_memory_halves_the_batch(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     # No device here can be made to run out of memory on purpose, so the backend's call is what is stood in for.
     engine = make_engine("keras", Extractor(weights_from("random:0"), "block5_pool"), 5, Path())
     predict, sizes = engine._predict, []
@@ -107,7 +100,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(error: Exception, caplog: py
     engine._predict = small_device
     np.testing.assert_allclose(engine(black), expected, rtol=1e-4, atol=1e-4)
     assert sizes == [5, 3, 2, 2, 1]
-    assert "going on with 2 images at a time" in caplog.text
+    assert "continuing with 2 images at a time" in caplog.text
 
     engine._predict = lambda pixels: (_ for _ in ()).throw(error)
     with pytest.raises(PipelineError, match="too little memory for one image"):
@@ -118,36 +111,15 @@ def test_out_of_memory_halves_the_batch_and_goes_on(error: Exception, caplog: py
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_work_is_spread_over_several_devices(backend: str, tmp_path: Path) -> None:
+def test_work_is_spread_over_several_devices(backend: str) -> None:
     # Two halves of the CPU stand in for two GPUs; the code that runs is the same.
-    script = """
-import numpy as np
-from pipeline.core.keras_backend import import_keras
-keras = import_keras()
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-    half = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [half, half])
-from pipeline.engines.keras import KerasEngine
-from pipeline.features.extractor import Extractor
-from pipeline.features.weights import weights_from
-extractor = Extractor(weights_from("random:0"), "block5_pool")
-pixels = np.random.default_rng(0).integers(0, 255, (4, 224, 224, 3), np.uint8)
-spread = KerasEngine(extractor, 3, devices=["cpu:0", "cpu:1"])
-assert spread.batch_size == 4
-np.testing.assert_allclose(spread(pixels), KerasEngine(extractor, 4, devices=[])(pixels), rtol=1e-4, atol=1e-3)
-kernel = spread._network.weights[0].value
-copies = kernel.values if keras.backend.backend() == "tensorflow" else kernel.sharding.device_set
-assert len(copies) == 2, copies
-"""
-    environment = {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ | environment, check=True)
+    run_program("several_devices", KERAS_BACKEND=backend, XLA_FLAGS="--xla_force_host_platform_device_count=2")
 
 
-def test_mnn_that_is_not_installed_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mnn_that_is_not_installed_is_named(real_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MNN", "MNN.expr", "MNN.nn"):
         monkeypatch.setitem(sys.modules, name, None)
     extractor = Extractor(weights_from("random:0"), "block5_pool")
-    with pytest.raises(RequestError, match="pip install MNN, or use --engine keras"):
-        make_engine("mnn", extractor, None, cache)
-    assert make_engine("auto", extractor, None, cache).name == "keras"
+    with pytest.raises(RequestError, match="pip install MNN, or use the engine keras"):
+        make_engine("mnn", extractor, None, real_cache)
+    assert make_engine("auto", extractor, None, real_cache).name == "keras"

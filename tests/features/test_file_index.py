@@ -1,12 +1,19 @@
 import contextlib
 import os
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.features.file_index import FileIndex, Stamp
+from pipeline.data.images import ImageRef, file_ref
+from pipeline.features.file_index import FileIndex
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[FileIndex]:
+    with contextlib.closing(FileIndex(tmp_path / "cache")) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -18,48 +25,47 @@ def file(tmp_path: Path) -> Path:
 
 
 def record(index: FileIndex, file: Path, digest: str) -> None:
-    index.record([(file, Stamp.of(file.stat()), digest)], time.time_ns())
+    index.record([(file_ref(file), file_ref(file).version(), digest)])
 
 
-def test_unchanged_files_are_known_to_the_next_run(tmp_path: Path, file: Path) -> None:
-    index = FileIndex(tmp_path)
-    assert index.digest(file) is None
+def test_unchanged_files_are_known_to_the_next_run(tmp_path: Path, index: FileIndex, file: Path) -> None:
+    assert index.digest(file_ref(file)) is None
     record(index, file, "d1")
-    index.close()
-    assert FileIndex(tmp_path).digest(file) == "d1"
+    with contextlib.closing(FileIndex(tmp_path / "cache")) as next_run:
+        assert next_run.digest(file_ref(file)) == "d1"
 
 
-def test_another_size_or_time_makes_a_file_unknown(tmp_path: Path, file: Path) -> None:
-    index = FileIndex(tmp_path)
+def test_another_size_or_time_makes_a_file_unknown(index: FileIndex, file: Path) -> None:
     record(index, file, "d1")
     os.utime(file, (2_000, 2_000))
-    assert index.digest(file) is None
+    assert index.digest(file_ref(file)) is None
     file.write_bytes(b"longer")
     os.utime(file, (1_000, 1_000))
-    assert index.digest(file) is None
+    assert index.digest(file_ref(file)) is None
     file.unlink()
-    assert index.digest(file) is None
+    assert index.digest(file_ref(file)) is None
 
 
-def test_a_file_written_just_now_is_not_trusted(tmp_path: Path, file: Path) -> None:
-    index = FileIndex(tmp_path)
+def test_a_file_written_just_now_is_not_trusted(index: FileIndex, file: Path) -> None:
+    record(index, file, "d1")
     file.write_bytes(b"two")
-    record(index, file, "d2")
-    assert index.digest(file) is None
+    assert index.digest(file_ref(file)) is None
 
 
-def test_a_damaged_index_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "files.sqlite").write_bytes(b"no database at all" * 100)
-    file = tmp_path / "a.png"
-    file.write_bytes(b"a")
+def test_digests_that_the_source_knows_need_no_record(index: FileIndex) -> None:
+    assert index.digest(ImageRef("tfds:mnist:train#7", "d7")) == "d7"
+
+
+def test_a_damaged_index_is_recreated(tmp_path: Path, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "images.sqlite").write_bytes(b"not a database" * 100)
     with contextlib.closing(FileIndex(tmp_path)) as index:
         assert "is damaged" in caplog.text
-        assert index.digest(file) is None
-        index.record([(file, Stamp.of(file.stat()), "d")], time.time_ns() + 10**10)
-        assert index.digest(file) == "d"
+        assert index.digest(file_ref(file)) is None
+        record(index, file, "d")
+        assert index.digest(file_ref(file)) == "d"
 
 
 def test_a_place_that_cannot_hold_an_index_is_named(tmp_path: Path) -> None:
-    (tmp_path / "files.sqlite").mkdir()
-    with pytest.raises(PipelineError, match=r"files.sqlite cannot be used.*--cache DIR"):
+    (tmp_path / "images.sqlite").mkdir()
+    with pytest.raises(PipelineError, match=r"images\.sqlite cannot be used"):
         FileIndex(tmp_path)

@@ -82,5 +82,5 @@ def test_a_store_of_another_layout_is_refused(tmp_path: Path) -> None:
     (tmp_path / "features").mkdir()
     table = pa.table({"digest": pa.array([b"0" * 16], pa.binary(16))})
     lance.write_dataset(table, tmp_path / "features" / f"{EXTRACTOR.fingerprint}.lance")
-    with pytest.raises(PipelineError, match=r"another version of this program has made it.*delete this folder"):
+    with pytest.raises(PipelineError, match=r"another version of this program created it.*delete this"):
         FeatureStore(tmp_path, EXTRACTOR)

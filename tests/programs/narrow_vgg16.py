@@ -1,4 +1,6 @@
-"""VGG16 with few channels: import this before anything that reads its layers."""
+"""VGG16 with few channels. Call `make_narrow` before anything that reads VGG16's layers is imported."""
+
+from typing import Any
 
 from pipeline.features import vgg16
 
@@ -11,15 +13,28 @@ def make_narrow(channels: dict[int, int], features: dict[str, int]) -> None:
         features: The dimension of each layer's features; that of block5_pool is the channels of the last convolution.
     """
     last = vgg16.BLOCKS[-1][-1][0]
+    widths = {name: channels[out] for block in vgg16.BLOCKS for name, _, out in block} | {last: features["block5_pool"]}
     vgg16.BLOCKS = tuple(
-        tuple(
-            (name, channels[into], features["block5_pool"] if name == last else channels[out])
-            for name, into, out in block
-        )
-        for block in vgg16.BLOCKS
+        tuple((name, channels[into], widths[name]) for name, into, _ in block) for block in vgg16.BLOCKS
     )
     vgg16.DENSE = (
         ("fc1", 7 * 7 * features["block5_pool"], features["fc1"]),
         ("fc2", features["fc1"], features["fc2"]),
     )
     vgg16.LAYERS = features
+
+
+def narrow_keras_vgg16(weights: None, include_top: bool, input_shape: tuple[int, int, int]) -> Any:
+    """What stands for `keras.applications.VGG16` when the layers are narrow."""
+    import keras
+
+    outputs = inputs = keras.Input(input_shape)
+    for number, block in enumerate(vgg16.BLOCKS, start=1):
+        for name, _, channels in block:
+            outputs = keras.layers.Conv2D(channels, 3, padding="same", activation="relu", name=name)(outputs)
+        outputs = keras.layers.MaxPooling2D(2, name=f"block{number}_pool")(outputs)
+    if include_top:
+        outputs = keras.layers.Flatten()(outputs)
+        for name, _, units in vgg16.DENSE:
+            outputs = keras.layers.Dense(units, "relu", name=name)(outputs)
+    return keras.Model(inputs, outputs)
