@@ -34,8 +34,8 @@ def read_csv(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Read the rows of a CSV file.
 
     Args:
-        file: The file; a `.tsv` is separated by tabs, any other by commas or, if its first line is, by semicolons. Where
-            semicolons separate, a comma in a number is its decimal point.
+        file: The file; a `.tsv` is separated by tabs, any other by commas, or by semicolons where its first line
+            is. With semicolons, a comma in a number is the decimal point.
 
     Yields:
         The number of the line and the cells, empty lines left out.
