@@ -121,7 +121,7 @@ label_option = click.option(
 )
 
 
-@click.group(context_settings=SETTINGS)
+@click.group(context_settings=SETTINGS, no_args_is_help=False)
 @click.version_option(package_name="image-vectors")
 def cli() -> None:
     """From a folder of images to VGG16 vectors, from the vectors to your own embeddings, and an honest score.

@@ -10,7 +10,7 @@ from pipeline.commands.examples import Examples
 from pipeline.commands.scoring import TrainingTargets
 from pipeline.core.vectors import cosines
 from pipeline.data.folds import fold_images
-from pipeline.data.splits import SplitRule
+from pipeline.data.splits import SplitRule, held_out_units
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.fitting import Config, fit_decoders
 from pipeline.decoders.spec import ApiStyle
@@ -110,13 +110,14 @@ def cross_validate(
     found: dict[str, np.ndarray] = {}
     scores: dict[str, list[float]] = {style: [] for style in styles}
     seen = np.zeros(len(y), bool)
+    units = held_out_units(examples.features.images, rule, duplicates)
     for repeat in range(options.repeats):
         splits = fold_images(examples.features.images, rule, duplicates, options.folds, seed + repeat)
         for number, split in enumerate(splits, start=1):
             rows, held_out = split.train, split.validation
             data = TrainingData(x.subset(rows), y[rows], x.subset(held_out), y[held_out], memory).loaded()
-            fitted = fit_decoders(data, config, styles, duplicates[rows], seed + repeat, Callbacks())
-            baselines = Baselines.fit(data.x, data.y, duplicates[rows], seed)
+            fitted = fit_decoders(data, config, styles, units[rows], seed + repeat, Callbacks())
+            baselines = Baselines.fit(data.x, data.y, units[rows], seed)
             predictions = {style: predict(model, data.x_validation) for style, model in fitted.models.items()}
             for style in styles:
                 scores[style].append(float(cosines(predictions[style], data.y_validation).mean()))

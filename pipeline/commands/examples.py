@@ -12,7 +12,7 @@ from pipeline.core.runs import SplitRecord
 from pipeline.data.images import ImageSet
 from pipeline.data.matching import match_targets
 from pipeline.data.near_duplicates import duplicate_groups, find_near_duplicates
-from pipeline.data.splits import Split, SplitRule, split_images
+from pipeline.data.splits import Split, SplitRule, held_out_units, split_images
 from pipeline.data.targets import TargetTable, read_repeats, read_targets
 from pipeline.decoders.training import MEMORY, TrainingData
 from pipeline.features.extraction import ExtractionOptions, Features, extract_features
@@ -123,6 +123,11 @@ class SplitExamples:
     def train(self) -> np.ndarray:
         """The rows of the examples to train on."""
         return np.setdiff1d(self.split.train, self.selection)
+
+    @property
+    def training_units(self) -> np.ndarray:
+        """What the folds of the training examples keep together, a number for each: as the split rule holds out."""
+        return held_out_units(self.examples.features.images, self.rule, self.duplicates)[self.train]
 
     def training_data(self, memory: int = MEMORY) -> TrainingData:
         """Features on disk and targets: to train on, and to evaluate each epoch on (selection, or else held out)."""

@@ -240,9 +240,9 @@ def _train_in(
         out_of_fold = _cross_validate(wanted, wanted.folds, examples)
     data = _training_data(examples, wanted)
     checkpoint, logs = folder / CHECKPOINT_FILE, folder / TENSORBOARD_FOLDER if wanted.tensorboard else None
-    duplicates, seed = examples.duplicates[examples.train], wanted.examples.seed
-    fitted = fit_decoders(data, wanted.config, wanted.styles, duplicates, seed, Callbacks(progress, checkpoint, logs))
-    baselines = Baselines.fit(data.x, data.y, duplicates, seed)
+    units, seed = examples.training_units, wanted.examples.seed
+    fitted = fit_decoders(data, wanted.config, wanted.styles, units, seed, Callbacks(progress, checkpoint, logs))
+    baselines = Baselines.fit(data.x, data.y, units, seed)
     _save(folder, fitted.models, baselines, data, wanted, extractor)
     record = replace(
         record,

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.core.errors import RequestError
 from pipeline.data.images import ImageSet
-from pipeline.data.splits import Split, SplitRule, merge_groups
+from pipeline.data.splits import Split, SplitRule, held_out_units
 
 
 def fold_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, folds: int, seed: int) -> Iterator[Split]:
@@ -28,7 +28,9 @@ def fold_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, folds
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    units = _units(images, rule, duplicates)
+    if rule.kind == "column":
+        raise RequestError("Folds hold out images, groups or classes; the split 'column' says itself what to hold out.")
+    units = held_out_units(images, rule, duplicates)
     count = len(np.unique(units))
     if count < folds:
         raise RequestError(f"{folds} folds need at least as many different units to hold out; there are {count}.")
@@ -41,14 +43,3 @@ def fold_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, folds
     for train, held_out in dealer.split(units, label, units):
         clean = train[~np.isin(duplicates[train], duplicates[held_out])]
         yield Split(np.sort(clean), np.sort(held_out), np.array([], np.intp))
-
-
-def _units(images: ImageSet, rule: SplitRule, duplicates: np.ndarray) -> np.ndarray:
-    """What is held out together: near-duplicates, groups or labels; a number for each image."""
-    if rule.kind == "random":
-        return duplicates
-    if rule.kind == "group":
-        return merge_groups(images, duplicates)
-    if rule.kind == "classes":
-        return np.unique(images.labels, return_inverse=True)[1]
-    raise RequestError("Folds hold out images, groups or classes; the split 'column' says itself what to hold out.")

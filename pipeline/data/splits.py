@@ -133,6 +133,27 @@ def _random(labels: np.ndarray, duplicates: np.ndarray, fraction: float, seed: i
     return np.isin(of_image, chosen)
 
 
+def held_out_units(images: ImageSet, rule: SplitRule, duplicates: np.ndarray) -> np.ndarray:
+    """Number the images by what a rule holds out together: near-duplicates, groups or labels.
+
+    Args:
+        images: The images.
+        rule: The rule.
+        duplicates: A number for each image, shape (N,), int; images with the same number are near-duplicates.
+
+    Returns:
+        Shape (N,), int.
+
+    Raises:
+        RequestError: The rule is "group" and an image has no group.
+    """
+    if rule.kind == "group":
+        return merge_groups(images, duplicates)
+    if rule.kind == "classes":
+        return np.unique(images.labels, return_inverse=True)[1]
+    return duplicates
+
+
 def merge_groups(images: ImageSet, duplicates: np.ndarray) -> np.ndarray:
     """Number the images by their groups; groups that share a near-duplicate count as one.
 

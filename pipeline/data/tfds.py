@@ -142,7 +142,7 @@ def _builder(source: str, name: str, data_dir: Path | None) -> Any:
             builder.download_and_prepare()
         except Exception as error:  # the data set's own code and the network raise many types
             raise PipelineError(
-                f"{source} is not in {builder.data_dir}, and cannot be prepared there ({first_line(error)}). "
+                f"{source} is not in {builder.data_dir}, and cannot be downloaded ({first_line(error)}). "
                 f"{_way_out(error)}"
             ) from error
     return builder

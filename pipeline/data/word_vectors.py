@@ -212,7 +212,7 @@ def _text_rows(file: Path, opened: IO[bytes]) -> Iterator[Row]:
         )
     if not ended:
         raise RequestError(
-            f"{_where(file, line)}: the last line has no line end, so its last number may have lost digits. "
+            f"{_where(file, line)}: the last line has no end, so its last number may have lost digits. "
             "Download the file again, or end the line if it is complete."
         )
 
@@ -240,7 +240,7 @@ def _binary_rows(file: Path, opened: IO[bytes]) -> Iterator[Row]:
     header = _header(opened.readline(LONGEST_WORD))
     if header is None or header[1] < 1:
         raise RequestError(
-            f"{file} is not a binary word2vec file: it does not begin with its number of rows and their length."
+            f"{file}: a binary word2vec file begins with its number of rows and their length; this one does not."
         )
     count, dim = header
     data, at, size = b"", 0, dim * 4

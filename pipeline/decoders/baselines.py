@@ -45,17 +45,17 @@ class Baselines:
     models: dict[str, Any]
 
     @classmethod
-    def fit(cls, x: Vectors, y: np.ndarray, duplicates: np.ndarray, seed: int = 0) -> "Baselines":
+    def fit(cls, x: Vectors, y: np.ndarray, units: np.ndarray, seed: int = 0) -> "Baselines":
         """Fit the baselines; their penalties are chosen by five folds of the training images.
 
         Args:
             x: Training features, shape (N, F); any number, in memory or on disk.
             y: Training targets, shape (N, D).
-            duplicates: A number for each image, shape (N,), int; near-duplicates share one and stay in one fold.
+            units: A number for each image, shape (N,), int; images with the same number share a fold.
             seed: Random seed of the folds.
         """
         digests = sorted({vector_digest(target) for target in y})
-        models = {"ridge": _fit_ridge(x, y, deal_folds(y, duplicates, seed, FOLDS))}
+        models = {"ridge": _fit_ridge(x, y, deal_folds(y, units, seed, FOLDS))}
         if 1 < len(digests) <= len(y) // 2 and len(y) * len(digests) <= CONSE_WORK and isinstance(x, np.ndarray):
             models["conse"] = _fit_conse(x, y, seed)
         return cls(

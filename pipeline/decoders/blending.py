@@ -96,19 +96,19 @@ class Blend:
     errors: dict[str, float]
 
 
-def deal_folds(y: np.ndarray, duplicates: np.ndarray, seed: int, count: int) -> np.ndarray:
-    """Deal training images into folds, the images of each target evenly; near-duplicates share a fold.
+def deal_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.ndarray:
+    """Deal training images into folds, the images of each target evenly.
 
     Args:
         y: Targets, shape (N, D).
-        duplicates: A number for each image, shape (N,), int; near-duplicates share one.
+        units: A number for each image, shape (N,), int; images with the same number share a fold.
         seed: Random seed.
         count: The number of folds; fewer where there are fewer different images.
 
     Returns:
         The fold of each image, shape (N,), int.
     """
-    _, first, image = np.unique(duplicates, return_index=True, return_inverse=True)
+    _, first, image = np.unique(units, return_index=True, return_inverse=True)
     _, target = np.unique(y[first], axis=0, return_inverse=True)
     order = np.random.default_rng([seed, 0]).permutation(len(first))
     order = order[np.argsort(target.ravel()[order], kind="stable")]  # sorted by target, shuffled within
@@ -118,14 +118,14 @@ def deal_folds(y: np.ndarray, duplicates: np.ndarray, seed: int, count: int) -> 
 
 
 def fit_blend(
-    x: Vectors, y: np.ndarray, duplicates: np.ndarray, config: BlendConfig, seed: int = 0, progress: bool = False
+    x: Vectors, y: np.ndarray, units: np.ndarray, config: BlendConfig, seed: int = 0, progress: bool = False
 ) -> Blend:
     """Fit all candidates and blend them.
 
     Args:
         x: Training features, shape (N, F), float32; at least two different ones.
         y: Training targets, shape (N, D), float32.
-        duplicates: A number for each image, shape (N,), int; near-duplicates share one.
+        units: A number for each image, shape (N,), int; images with the same number share a fold.
         config: How to fit it.
         seed: Random seed of folds, initial weights, the order of the images, and the ramps.
         progress: Whether to show a progress bar on stderr.
@@ -136,7 +136,7 @@ def fit_blend(
     coordinates = Coordinates.of(x, seed)
     standardised = coordinates.standardise(x)
     z = coordinates(standardised)
-    folds = deal_folds(y, duplicates, seed, config.folds)
+    folds = deal_folds(y, units, seed, config.folds)
     closed_form = [*_ridges(z, y, folds), _ramps(z, y, folds, config.ramps, seed)]
     candidates = [
         *_networks(standardised, z, y, folds, config, coordinates.stretch, seed, progress),

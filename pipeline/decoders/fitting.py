@@ -45,7 +45,7 @@ def fit_decoders(
     data: TrainingData,
     config: Config,
     styles: Sequence[ApiStyle],
-    duplicates: np.ndarray,
+    units: np.ndarray,
     seed: int,
     callbacks: Callbacks,
 ) -> FittedDecoders:
@@ -56,7 +56,7 @@ def fit_decoders(
             not in memory are streamed, through a single network.
         config: A blend, or a single network.
         styles: The API styles to build it in.
-        duplicates: A number for each training image, shape (N,), int; near-duplicates share one.
+        units: A number for each training image, shape (N,), int; images with the same number share a fold.
         seed: Random seed.
         callbacks: Progress bar, checkpoint and TensorBoard.
 
@@ -71,7 +71,7 @@ def fit_decoders(
         log.warning("The memory budget is too small for a blend of these features; a single network is trained.")
         config = NETWORK
     if isinstance(config, BlendConfig):
-        return _fit_blend(data, config, styles, duplicates, seed, callbacks)
+        return _fit_blend(data, config, styles, units, seed, callbacks)
     return _fit_networks(data, config, styles, seed, callbacks)
 
 
@@ -84,13 +84,13 @@ def _fit_blend(
     data: TrainingData,
     config: BlendConfig,
     styles: Sequence[ApiStyle],
-    duplicates: np.ndarray,
+    units: np.ndarray,
     seed: int,
     callbacks: Callbacks,
 ) -> FittedDecoders:
     log.info("The decoder chooses its strength by %d short trainings on the training images.", config.trainings)
     start = time.perf_counter()
-    blend = fit_blend(data.x, data.y, duplicates, config, seed, callbacks.progress)
+    blend = fit_blend(data.x, data.y, units, config, seed, callbacks.progress)
     seconds = time.perf_counter() - start
     return FittedDecoders(
         models={style: build_blend(blend, style) for style in styles},
@@ -117,13 +117,13 @@ def _fit_networks(
     return FittedDecoders(models, histories, epochs, diverged=diverged)
 
 
-def fit_shuffled(data: TrainingData, config: Config, duplicates: np.ndarray, seed: int) -> Any:
+def fit_shuffled(data: TrainingData, config: Config, units: np.ndarray, seed: int) -> Any:
     """Fit a decoder to shuffled targets: what it reaches needs no relation between images and targets.
 
     Args:
         data: Training and validation data, loaded; only the training targets are shuffled.
         config: A blend, or a single network, which is always trained for all epochs and keeps the last.
-        duplicates: See `fit_decoders`.
+        units: See `fit_decoders`.
         seed: Random seed.
 
     Returns:
@@ -132,7 +132,7 @@ def fit_shuffled(data: TrainingData, config: Config, duplicates: np.ndarray, see
     data = dataclasses.replace(data, y=np.random.default_rng(seed).permutation(data.y))
     if isinstance(config, TrainingConfig):
         config = dataclasses.replace(config, keep="last", patience=None)
-    return fit_decoders(data, config, ["functional"], duplicates, seed, Callbacks()).models["functional"]
+    return fit_decoders(data, config, ["functional"], units, seed, Callbacks()).models["functional"]
 
 
 def config_from_json(document: Mapping[str, Any]) -> Config:

@@ -1,0 +1,57 @@
+"""Standard streams while `quietly` holds them back."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PREPARE = "import os, sys, threading, time\nfrom pipeline.core.keras_backend import quietly\n"
+PROGRAMS = {
+    "held back, then open again": (
+        "with quietly():\n    os.write(1, b'noise')\n    os.write(2, b'noise')\nprint('out'); print('err', file=sys.stderr)",
+        "out\n",
+        "err\n",
+    ),
+    "what Python buffered goes the right way": (
+        "print('before')\nwith quietly():\n    print('inside')\nprint('after')",
+        "before\nafter\n",
+        "",
+    ),
+    "nested": (
+        "with quietly():\n    with quietly():\n        os.write(1, b'noise')\n    os.write(1, b'noise')\nprint('out')",
+        "out\n",
+        "",
+    ),
+    "two threads": (
+        "def work():\n"
+        "    for _ in range(50):\n        with quietly():\n            os.write(1, b'noise'); time.sleep(0.0005)\n"
+        "threads = [threading.Thread(target=work) for _ in range(4)]\n"
+        "[thread.start() for thread in threads]; [thread.join() for thread in threads]\n"
+        "print('out'); print('err', file=sys.stderr)",
+        "out\n",
+        "err\n",
+    ),
+    "shown if it fails": (
+        "try:\n    with quietly():\n        os.write(1, b'why\\n')\n        raise ValueError\nexcept ValueError:\n    print('out')",
+        "out\n",
+        "why\n",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_streams_are_as_before_afterwards(program: str) -> None:
+    code, out, err = PROGRAMS[program]
+    done = subprocess.run([sys.executable, "-c", PREPARE + code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (out, err)
+
+
+def test_closed_streams_stay_closed() -> None:
+    code = f"{PREPARE}with quietly():\n    pass\nprint(os.path.exists('/dev/fd/1'), file=open(sys.argv[1], 'w'))"
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", code, "/dev/null"], cwd=ROOT
+        )
+        assert done.returncode == 0

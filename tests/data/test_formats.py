@@ -1,0 +1,86 @@
+"""What a folder holds beside the images that are read, HEIC, and sources that are not supported."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.core.errors import ImageError, RequestError
+from pipeline.data.decoding import HEIF_BRANDS, READS_HEIF, count_pixels, decode
+from pipeline.data.sources import find_images
+
+
+def test_images_in_formats_that_are_not_read_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "notes.docx").write_bytes(b"x")
+    (folder / ".hidden.psd").write_bytes(b"x")
+    assert list(find_images(folder).passed_over) == []
+    assert caplog.text == ""
+    names = ["blue/a.NEF", "blue/b.psd", "blue/c.svg", "blue/d.jxl", "red/e.cr2", "red/f.dng"]
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    images = find_images(folder)
+    assert list(images.passed_over) == names
+    assert len(images) == 6
+    assert "6 files look like images" in caplog.text
+    assert "'blue/a.NEF', 'blue/b.psd', 'blue/c.svg', 'blue/d.jxl', 'red/e.cr2', ..." in caplog.text
+
+
+def test_one_image_is_a_set_of_one(folder: Path) -> None:
+    images = find_images(folder / "red" / "1.png")
+    assert (list(images.paths), list(images.labels)) == (["1.png"], [""])
+    assert images.refs[0].read()[0] == (folder / "red" / "1.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("https://example.org/a.jpg", "https:// addresses are not read.*Copy the images to a folder"),
+        ("s3://bucket/folder", "s3:// addresses are not read.*IMAGES is a folder"),
+        ("images.zip", "is an archive. Unpack it"),
+        ("images.tar.gz", "is an archive. Unpack it"),
+        ("paper.pdf", "is not a folder of images, one image, a list"),
+        ("gone", "does not exist. IMAGES is a folder"),
+    ],
+)
+def test_sources_that_are_not_supported_say_what_is(tmp_path: Path, name: str, message: str) -> None:
+    source = name if "://" in name else tmp_path / name
+    if "." in name and "://" not in name:
+        source.write_bytes(b"x")
+    with pytest.raises(RequestError, match=message):
+        find_images(source)
+
+
+def test_pixels_are_counted_without_decoding() -> None:
+    import io
+
+    written = io.BytesIO()
+    Image.new("L", (30, 20)).save(written, "PNG")
+    assert count_pixels(written.getvalue()) == 600
+    assert count_pixels(written.getvalue()[:60]) == 600
+    with pytest.raises(ImageError, match="not an image"):
+        count_pixels(b"x")
+
+
+@pytest.mark.skipif(not READS_HEIF, reason="pillow-heif is not installed")
+def test_heic_is_read_like_other_formats(folder: Path) -> None:
+    image = Image.open(folder / "red" / "0.png")
+    image.save(folder / "red" / "photo.HEIC", format="HEIF", quality=100, chroma=444)
+    found = find_images(folder)
+    assert found.paths[-1] == "red/photo.HEIC"
+    assert list(found.passed_over) == []
+    heic, png = (decode(found.refs[row].read()[0]).astype(int) for row in (-1, 3))
+    assert np.abs(heic - png).mean() < 3
+    assert np.abs(heic - np.roll(png, 30, axis=1)).mean() > 10
+    assert count_pixels(found.refs[-1].read()[0]) == image.width * image.height
+
+
+@pytest.mark.skipif(READS_HEIF, reason="pillow-heif is installed")
+def test_heic_without_its_reader_says_what_to_install(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "red" / "photo.heic").write_bytes(b"x")
+    assert list(find_images(folder).passed_over) == ["red/photo.heic"]
+    assert "pip install 'image-vectors[heic]'" in caplog.text
+    with pytest.raises(RequestError, match="pip install 'image-vectors"):
+        find_images(folder / "red" / "photo.heic")
+    with pytest.raises(ImageError, match="pip install 'image-vectors"):
+        decode(b"\0\0\0\x18ftyp" + HEIF_BRANDS[0] + b"rest")

@@ -1,0 +1,96 @@
+"""Which target belongs to which image, and what is said of those without one."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from pipeline.core.errors import RequestError
+from pipeline.data.images import ImageRef, ImageSet
+from pipeline.data.matching import match_targets
+from pipeline.data.spelling import near_spellings
+from pipeline.data.targets import TargetTable, read_targets
+from pipeline.data.word_vectors import read_word_vectors
+
+
+def images(*paths: str) -> ImageSet:
+    return ImageSet("images", paths, [ImageRef(f"/{path}") for path in paths], [path.split("/")[0] for path in paths])
+
+
+def table(*keys: str) -> TargetTable:
+    return TargetTable("t.csv", {key: row for row, key in enumerate(keys)}, np.eye(len(keys), dtype=np.float32))
+
+
+def test_labels_match_in_other_case_where_one_key_does(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    found = match_targets(images("cat/1.png", "cat/2.png", "Straße/1.png", "dog/1.png"), table("CAT", "STRASSE", "dog"))
+    assert list(found.keys) == ["CAT", "CAT", "STRASSE", "dog"]
+    assert "2 labels differ from their targets in upper and lower case only, such as 'cat' and 'CAT'" in caplog.text
+
+
+def test_nothing_is_said_of_labels_in_the_same_case(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    match_targets(images("cat/1.png"), table("cat"))
+    assert caplog.text == ""
+
+
+def test_a_label_that_may_be_two_keys_has_no_target() -> None:
+    with pytest.raises(RequestError, match=r"no target for 1 of 2 images: 'cat/1.png' \(label 'cat'; nearest: 'C"):
+        match_targets(images("cat/1.png", "dog/1.png"), table("CAT", "Cat", "dog"))
+    assert list(match_targets(images("cat/1.png"), table("CAT", "cat")).keys) == ["cat"]
+
+
+def test_missing_labels_are_named_once_each_with_near_keys_only(caplog: pytest.LogCaptureFixture) -> None:
+    some = images("dgo/1.png", "dgo/2.png", "zebra/1.png", "Teapto/1.png", "teapot/1.png")
+    keys = table("dog", "teapot", "unrelated")
+    named = "'dgo/1.png' (label 'dgo'; nearest: 'dog'), 'zebra/1.png' (label 'zebra'), 'Teapto/1.png' (label 'Teapto'; "
+    with pytest.raises(RequestError) as raised:
+        match_targets(some, keys)
+    assert f"no target for 4 of 5 images: {named}nearest: 'teapot'). Add" in str(raised.value)
+    assert "on_missing='skip'" in str(raised.value)
+    assert list(match_targets(some, keys, "skip").rows) == [4]
+    assert f"4 images without a target were left out: {named}" in caplog.text
+
+
+def test_at_most_five_labels_are_named() -> None:
+    some = images("cat/1.png", *(f"missing{number}/1.png" for number in range(9)))
+    with pytest.raises(RequestError) as raised:
+        match_targets(some, table("cat"))
+    assert str(raised.value).count("label") == 5
+    assert ", ..." in str(raised.value)
+
+
+def test_images_without_label_are_named_by_path() -> None:
+    some = ImageSet("images", ["1.png", "2.png", "3.png"], [ImageRef("/1.png")] * 3, [""] * 3)
+    with pytest.raises(RequestError, match=r"no target for 2 of 3 images: '2.png', '3.png'\. Add"):
+        match_targets(some, table("1.png"))
+
+
+def test_near_spellings_are_near() -> None:
+    choices = ["cat", "bronchoconstriction", "retriever", "griffon", "teapot"]
+    names = ["caat", "Brabancon_griffon", "retreiver", "teapto", "xyz"]
+    assert near_spellings({name: [name.lower()] for name in names}, iter(choices)) == {
+        "caat": ["cat"], "Brabancon_griffon": [], "retreiver": ["retriever"], "teapto": ["teapot"], "xyz": []
+    }  # fmt: skip
+
+
+def test_labels_that_word_vectors_lack_are_named_once(tmp_path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    file = tmp_path / "glove.txt"
+    file.write_text("griffon 1 1\nbronchoconstriction 2 2\nsea 1 0\nlion 0 1\nsea_horse 5 5\nretriever 3 3\n")
+    labels = ("griffon", "sea_lion", "sea_horse", "Brabancon_griffon", "golden_retreiver", *(f"{n}z" for n in range(9)))
+    some = images(*(f"{label}/1.png" for label in labels))
+    match_targets(some, read_targets(file, some, "skip"), "skip")
+    assert "2 labels have an entry of their own, 1 are the mean of their words, such as 'sea_lion'" in caplog.text
+    assert caplog.text.count("Brabancon_griffon") == 1
+    assert "bronchoconstriction" not in caplog.text
+    assert "'golden_retreiver' (nearest: retriever); '0z'; '1z'; '2z'; ..." in caplog.text
+    assert "11 images without a target were left out." in caplog.text
+
+
+def test_missing_labels_beyond_the_first_are_counted(tmp_path) -> None:
+    file = tmp_path / "glove.txt"
+    file.write_text("cat 1 1\n")
+    found, missing = read_word_vectors(file, ["cat", *(f"caat{number}" for number in range(7))])
+    assert list(found) == ["cat"]
+    assert len(missing) == 7

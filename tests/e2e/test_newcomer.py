@@ -1,0 +1,171 @@
+"""What somebody new to the program tries, and what it answers."""
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = ("--weights", "random:0", "--layer", "block5_pool")
+
+
+def write_targets(file: Path, *labels: str) -> Path:
+    numbers = np.random.default_rng(0).normal(size=(len(labels), 3))
+    lines = [f"{label},{','.join(map(str, row))}" for label, row in zip(labels, numbers, strict=True)]
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def flat(folder: Path, tmp_path: Path) -> Path:
+    """The images of a folder of folders in one folder, their labels in their names."""
+    images = tmp_path / "flat"
+    images.mkdir()
+    for file in folder.rglob("*.png"):
+        file.rename(images / f"n{file.stem}_{file.parent.name}.png")
+    return images
+
+
+def images_of_noise(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:05}.png")
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["keras", "mnn"])
+def test_missing_weights_are_one_error_without_noise(run, folder: Path, tmp_path: Path, engine: str) -> None:
+    offline = {"KERAS_HOME": str(tmp_path / "keras"), "https_proxy": "http://127.0.0.1:9"}
+    refused = run("extract", folder, "--cache", tmp_path / "cache", "--engine", engine, code=1, **offline)
+    lines = refused.err.splitlines()
+    assert len(lines) == 3, refused.err  # what is downloaded, Keras's line, and the error
+    assert "are downloaded to" in lines[0]
+    assert "(553 MB)" in lines[0]
+    assert re.match(r"error: The ImageNet weights .*--weights FILE, or .*--weights random:0\.", lines[-1])
+    assert refused.out == ""
+
+
+def test_the_size_limit_holds_for_stored_images(run, folder: Path) -> None:
+    assert run("extract", folder, *SMALL, "--json").json["computed"] == 6
+    refused = run("extract", folder, *SMALL, "--max-pixels", 10, "--json", code=1)
+    assert "more than --max-pixels 10" in refused.err
+
+
+def test_files_that_look_like_images_are_named(run, folder: Path) -> None:
+    (folder / "red" / "photo.nef").write_bytes(b"x")
+    result = run("extract", folder, *SMALL, "--json")
+    assert result.json["passed_over"] == ["red/photo.nef"]
+    assert result.json["failed"] == []
+    assert "warning: 1 files look like images" in result.err
+    run("extract", folder, *SMALL, "--strict", code=1)
+    (folder / "red" / "photo.nef").unlink()
+    run("extract", folder, *SMALL, "--strict")
+
+
+def test_progress_is_logged_where_there_is_no_terminal(start, tmp_path: Path) -> None:
+    code = """import sys
+from pipeline import cli
+from pipeline.core import progress
+from pipeline.features import extraction
+progress.INTERVAL, extraction.LONG = 0.2, 0
+sys.argv[1:1] = ["extract"]
+cli.main()"""
+    images = images_of_noise(tmp_path / "images", 40)
+    out, err = start(images, *SMALL, "--cache", tmp_path / "cache", "--engine", "keras", "--batch-size", 4,
+                     code=code).communicate(timeout=300)  # fmt: skip
+    assert "40 images: 40 computed" in out, err
+    assert re.search(r"features: \d+ of 40 images, [\d.e+]+ a second, \d\d:\d\d left", err)
+    assert re.search(r"3[26] images to go: about \d+ seconds, and 0 MB of disk in .*cache/features", err)
+    quiet = start(images, *SMALL, "--cache", tmp_path / "other", "--engine", "keras", "--quiet", code=code)
+    assert quiet.communicate(timeout=300)[1] == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_the_work_with_a_word_on_how_to_resume(start, tmp_path: Path, number: int, code: int) -> None:
+    images = images_of_noise(tmp_path / "images", 2000)
+    process = start("extract", images, *SMALL, "--cache", tmp_path / "cache", "--engine", "keras", "--batch-size", 4)
+    stored = tmp_path / "cache" / "features"
+    while process.poll() is None and not list(stored.glob("*/data/*.lance")):
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "the same command resumes" in err
+    assert not any(word in err for word in ("leaked", "Exception", "Traceback"))
+    assert out == ""
+
+
+def test_labels_match_in_other_case(run, folder: Path, tmp_path: Path) -> None:
+    targets = write_targets(tmp_path / "targets.csv", "BLUE", "Red")
+    train = ("train", folder, *SMALL, "--targets", targets, "--epochs", 1, "--models", tmp_path / "models", "--json")
+    done = run(*train)
+    assert "differ from their targets in upper and lower case only, such as 'blue' and 'BLUE'" in done.err
+    assert done.json["train"] + done.json["validation"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("extract", "IMAGES", "--cache", "/proc/x"), "cache folder /proc/x cannot be created .* with --cache DIR"),
+        (("extract", "https://example.org/images"), "https:// addresses are not read"),
+        (("extract", "gs://bucket/images"), "gs:// addresses are not read"),
+        (("train", "--epoch", 3), r"No such option '--epoch'\. Did you mean --epochs\? See"),
+        (("train", "--keeep", "best"), r"No such option '--keeep'\. Did you mean --keep\? See"),
+        (("train", "--xyz"), r"No such option '--xyz'\. See"),
+        (("train", "--epochs", "abc"), "'abc' is not a valid whole number"),
+        (("train", "--split", "foo"), "The split 'foo' is unknown"),
+        (("train", "--engine", "fast"), "'fast' is not one of"),
+        (("trian",), "No such command 'trian'. Did you mean 'train'?"),
+        ((), "Missing command. See"),
+        (("train", "IMAGES"), "with --targets FILE"),
+        (("train", "IMAGES", "--label-pattern", "(", "--targets", "t.csv"), "label_pattern .* not a regular expr"),
+        (("compare", "IMAGES"), "name both: IMAGES and --targets FILE"),
+    ],
+)
+def test_mistakes_are_one_error_in_one_style(run, folder: Path, arguments: tuple, message: str) -> None:
+    given = (folder if each == "IMAGES" else each for each in arguments)
+    refused = run(*given, *(SMALL if "--cache" in arguments else ()), code=1 if "--cache" in arguments else 2)
+    assert re.fullmatch(f"error: .*{message}.*\n", refused.err), refused.err
+    assert refused.out == ""
+
+
+def test_one_image_is_a_set_of_one_and_the_written_file_is_named(run, folder: Path, tmp_path: Path) -> None:
+    image, out = folder / "red" / "1.png", tmp_path / "vectors.npz"
+    done = run("extract", image, *SMALL, "--out", out)
+    assert done.out.startswith("1 images: ")
+    assert done.out.endswith(f"vectors: {out}\n")
+    with np.load(out) as loaded:
+        assert loaded["paths"].tolist() == ["1.png"]
+        assert loaded["features"].shape == (1, 512)
+    assert run("extract", image, *SMALL, "--out", out, "--json").json["out"] == str(out)
+    assert run("extract", image, *SMALL, "--json").json["out"] is None
+
+
+def test_labels_from_file_names_and_a_report_of_its_own(run, folder: Path, tmp_path: Path) -> None:
+    images = flat(folder, tmp_path)
+    targets = write_targets(tmp_path / "targets.csv", "blue", "red")
+    train = ("train", images, *SMALL, "--targets", targets, "--epochs", 1, "--models", tmp_path / "models", "--json")
+    run(*train, code=2)
+    trained = Path(run(*train, "--label-pattern", r"n\d+_(?P<label>.+)\.png").json["run"])
+    assert json.loads((trained / "run.json").read_text())["options"]["label_pattern"] == r"n\d+_(?P<label>.+)\.png"
+
+    report = (trained / "report.html").read_bytes()
+    held_out = run("evaluate", trained, "--json").json
+    assert held_out["images"] == 1
+    assert (trained / "report.html").read_bytes() == report
+    assert (trained / "evaluation.html").is_file()
+
+    others = ("evaluate", trained, "--images", images, "--targets", targets, "--json")
+    run(*others, code=2)
+    assert run(*others, "--label-pattern", "(?P<label>blue|red)").json["images"] == 6
+
+
+def test_help_is_english(run) -> None:
+    for command in ("extract", "train", "evaluate", "compare"):
+        text = " ".join(run(command, "--help").out.split())
+        for odd in ("INTEGER RANGE", "TEXT", "Of VGG16", "Of the", "ours", "learn from"):
+            assert odd not in text, (command, odd)

@@ -1,0 +1,20 @@
+"""What is left of the workers when no more images are asked for."""
+
+import multiprocessing
+import threading
+from pathlib import Path
+
+from pipeline.data.sources import find_images
+from pipeline.features.workers import decode_ahead
+
+
+def test_neither_processes_nor_threads_outlive_the_workers(folder: Path) -> None:
+    """A thread that still closes the pool's pipes while the interpreter exits makes it end with EBADF."""
+    images = find_images(folder)
+    threads = set(threading.enumerate())
+    ahead = decode_ahead(list(zip(images.paths, images.refs, strict=True)), frozenset(), 2, 10**6)
+    next(ahead)
+    assert multiprocessing.active_children()
+    ahead.close()
+    assert not multiprocessing.active_children()
+    assert set(threading.enumerate()) == threads

@@ -1,0 +1,22 @@
+"""Messages on the terminal."""
+
+import pytest
+
+from pipeline.terminal import as_options
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("leave them out with on_missing='skip'.", "leave them out with --on-missing skip."),
+        ("name them with targets=FILE.", "name them with --targets FILE."),
+        ("more than max_pixels=10", "more than --max-pixels 10"),
+        ("fewer processes (workers=N)", "fewer processes (--workers N)"),
+        ("try weights='random:0'.", "try --weights random:0."),
+        ("skipped year=2020/1.png: damaged", "skipped year=2020/1.png: damaged"),
+        ("skipped a/split=TRAIN.png: damaged", "skipped a/split=TRAIN.png: damaged"),
+        ("skipped 'x=1': damaged", "skipped 'x=1': damaged"),
+    ],
+)
+def test_parameters_become_options_and_paths_stay(message: str, shown: str) -> None:
+    assert as_options(message) == shown
