@@ -124,7 +124,7 @@ def _fit_conse(x: np.ndarray, y: np.ndarray, seed: int) -> Any:
     targets, label = np.unique(y, axis=0, return_inverse=True)
     label = label.ravel()
     coordinates = Coordinates.of(x, seed)
-    z = coordinates(x) / np.float32(coordinates.stretch)
+    z = coordinates(coordinates.standardise(x)) / np.float32(coordinates.stretch)
     strength = 1.0
     folds = min(FOLDS, int(np.bincount(label).min()))
     if folds > 1:

@@ -1,7 +1,7 @@
 """Coordinates: with fewer images than features, decoders are fitted in the space that the training images span.
 
-An image's component outside of that space cannot be learned from, and training in fewer dimensions is several times
-faster. The fitted network is then expressed in the features again.
+An image's component outside of that space cannot be learned from, and fitting in fewer dimensions is several times
+faster. What was fitted is then expressed in the features again.
 """
 
 import dataclasses
@@ -45,12 +45,12 @@ class Coordinates:
         stretch = (features / basis.shape[1]) ** 0.5
         return cls(mean, scale, (stretch * basis @ rotation).astype(np.float32), stretch)
 
-    def __call__(self, x: Vectors) -> np.ndarray:
-        """Coordinates of features of shape (N, F): shape (N, R), float32."""
-        return np.concatenate([self._transform(block) for block in in_blocks(x)])
+    def standardise(self, x: Vectors) -> np.ndarray:
+        """Features minus their mean, divided by the scale; shape (N, F), float32."""
+        return np.concatenate([(block - self.mean) / np.float32(self.scale) for block in in_blocks(x)])
 
-    def _transform(self, x: np.ndarray) -> np.ndarray:
-        standardised: np.ndarray = (x - self.mean) / np.float32(self.scale)
+    def __call__(self, standardised: np.ndarray) -> np.ndarray:
+        """Coordinates of standardised features (N, F): shape (N, R), float32."""
         return standardised if self.basis is None else standardised @ self.basis
 
     def on_features(self, network: HiddenLayer) -> HiddenLayer:

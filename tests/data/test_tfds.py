@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_image
 
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.data.images import content_digest

@@ -2,53 +2,78 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.model_files import ModelCard
+from pipeline.core.model_files import ModelCard, read_card
 from pipeline.core.vectors import cosines
-from pipeline.decoders.baselines import Baselines
+from pipeline.decoders.baselines import FILE, Baselines
 
 RANDOM = np.random.default_rng(0)
-X = RANDOM.normal(size=(40, 12)).astype(np.float32)
-Y = RANDOM.normal(size=(10, 7)).astype(np.float32)[np.arange(40) % 10]
-CARD = ModelCard("random:0", "f", {"layer": "fc2"}, feature_dim=12, target_dim=7, output_activation="linear")
+LABELS = np.arange(60) % 3
+TARGETS = RANDOM.normal(size=(3, 5)).astype(np.float32)
+Y = TARGETS[LABELS]
+X = (RANDOM.normal(size=(60, 20)) + 2 * np.eye(3, 20)[LABELS]).astype(np.float32)
+CARD = ModelCard("random:0", "f", {"layer": "fc2", "precision": "float32"}, 20, 5, "linear")
 
 
 @pytest.fixture(scope="module")
-def baselines() -> Baselines:
-    return Baselines.fit(X[:30], Y[:30], np.arange(30))
+def fitted() -> Baselines:
+    return Baselines.fit(X[:45], Y[:45], np.arange(45))
 
 
-def test_mean_and_deviation_are_those_of_the_targets(baselines: Baselines) -> None:
-    np.testing.assert_allclose(baselines.mean, Y[:30].astype(np.float64).mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(baselines.deviation, Y[:30].astype(np.float64).std(axis=0), rtol=1e-6)
-    assert np.array_equal(baselines.predict(X[:5])["mean"], np.tile(baselines.mean, (5, 1)))
+def test_the_mean_and_the_deviation_are_those_of_the_training_targets(fitted: Baselines) -> None:
+    np.testing.assert_allclose(fitted.mean, Y[:45].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(fitted.deviation, Y[:45].std(axis=0), rtol=1e-5)
+    assert (fitted.predict(X[45:])["mean"] == fitted.mean).all()
 
 
-def test_training_targets_are_known_again(baselines: Baselines) -> None:
-    assert baselines.has_seen(Y[:30]).all()
-    assert not baselines.has_seen(Y[:30] + 1).any()
+def test_ridge_and_conse_beat_the_mean(fitted: Baselines) -> None:
+    scores = {name: cosines(predicted, Y[45:]).mean() for name, predicted in fitted.predict(X[45:]).items()}
+    assert scores["mean"] < scores["ridge"]
+    assert scores["mean"] < scores["conse"]
 
 
-def test_ridge_learns_a_linear_relation() -> None:
-    y = (X @ RANDOM.normal(size=(12, 7))).astype(np.float32)
-    found = Baselines.fit(X[:30], y[:30], np.arange(30)).predict(X[30:])
-    assert cosines(found["ridge"], y[30:]).mean() > 0.99
+@pytest.mark.parametrize("labels", [2, 3])
+def test_conse_is_logistic_regression_with_the_targets_of_labels(labels: int) -> None:
+    some = labels > LABELS
+    model = Baselines.fit(X[some], Y[some], np.arange(some.sum())).models["conse"]
+    targets, label = np.unique(Y[some], axis=0, return_inverse=True)
+    scale = (X[some] - X[some].mean(axis=0)) / X[some].var(axis=0).mean() ** 0.5
+    predicted = np.asarray(model(X[some]))
+    candidates = []
+    for strength in (0.1, 1, 10):
+        regression = LogisticRegression(C=strength / 20, max_iter=200).fit(scale, label.ravel())
+        candidates.append(regression.predict_proba(scale) @ targets)
+    assert min(np.abs(candidate - predicted).max() for candidate in candidates) < 1e-2
 
 
-def test_baselines_survive_the_disk(baselines: Baselines, tmp_path: Path) -> None:
-    baselines.save(tmp_path, CARD)
+def test_targets_without_labels_have_no_conse() -> None:
+    assert set(Baselines.fit(X, X[:, :5].copy(), np.arange(60)).models) == {"ridge"}
+
+
+def test_seen_targets_are_known(fitted: Baselines) -> None:
+    assert fitted.has_seen(TARGETS).all()
+    assert not fitted.has_seen(TARGETS + 1).any()
+
+
+def test_they_are_saved_as_plain_keras_models(fitted: Baselines, tmp_path: Path) -> None:
+    fitted.save(tmp_path, CARD)
+    assert {file.name for file in tmp_path.iterdir()} == {"ridge.keras", "conse.keras", FILE}
+    assert read_card(tmp_path / "ridge.keras") == CARD
     loaded = Baselines.load(tmp_path)
-    assert set(loaded.models) == {"ridge", "conse"}
-    for name, predicted in baselines.predict(X).items():
-        assert np.array_equal(loaded.predict(X)[name], predicted)
-    assert np.array_equal(loaded.has_seen(Y), baselines.has_seen(Y))
+    assert loaded
+    for name, predicted in fitted.predict(X).items():
+        np.testing.assert_allclose(loaded.predict(X)[name], predicted, atol=1e-5)
 
 
-def test_damaged_or_missing_baselines(baselines: Baselines, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named_and_a_missing_one_is_none(tmp_path: Path) -> None:
     assert Baselines.load(tmp_path) is None
-    baselines.save(tmp_path, CARD)
-    file = tmp_path / "baselines.npz"
-    file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(PipelineError, match=r"baselines\.npz is damaged"):
+    (tmp_path / FILE).write_bytes(b"damaged")
+    with pytest.raises(PipelineError, match=r"baselines\.npz is damaged .*retrain"):
         Baselines.load(tmp_path)
+
+
+def test_a_single_image_has_baselines() -> None:
+    found = Baselines.fit(X[:1], Y[:1], np.arange(1))
+    np.testing.assert_allclose(found.predict(X[:2])["ridge"], Y[[0, 0]], atol=1e-6)
