@@ -1,20 +1,18 @@
-import subprocess
-import sys
-
 import pytest
-from conftest import ROOT
+from helpers import run_program
 
 import pipeline
 
 
 @pytest.mark.parametrize("name", pipeline.__all__)
 def test_public_names_are_there(name: str) -> None:
-    assert getattr(pipeline, name).__name__ == name
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+    assert hasattr(pipeline, name)
+
+
+def test_other_names_are_not() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
         pipeline.nonsense  # noqa: B018
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = "import pipeline, sys; print([name for name in ('numpy', 'keras', 'lance') if name in sys.modules])"
-    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert finished.stdout == "[]\n"
+    assert run_program("imported_by_package").out == "[]\n"

@@ -52,17 +52,17 @@ def test_lists_name_paths_relative_to_themselves(folder: Path, kind: str) -> Non
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/secret.png", "a/../../secret.png", "."])
 def test_a_list_cannot_leave_its_folder(tmp_path: Path, path: str) -> None:
     (tmp_path / "list.txt").write_text(path + "\n")
-    with pytest.raises(RequestError, match="does not lie in the list's folder"):
+    with pytest.raises(RequestError, match="is not inside the list's folder"):
         find_images(tmp_path / "list.txt")
 
 
 def test_wrong_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no images in this folder"):
         find_images(tmp_path)
-    with pytest.raises(RequestError, match="no such folder"):
+    with pytest.raises(RequestError, match="does not exist"):
         find_images(tmp_path / "nowhere")
     (tmp_path / "x.pdf").write_text("")
-    with pytest.raises(RequestError, match="neither a folder nor"):
+    with pytest.raises(RequestError, match=r"x\.pdf is not a folder of images, one image, a list"):
         find_images(tmp_path / "x.pdf")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(RequestError, match="names no images"):
@@ -127,9 +127,9 @@ def test_lists_say_more_than_paths(folder: Path, name: str) -> None:
         ("l.parquet", {"path": ["a.png"], "target": [[0.1, None]]}, "'a.png' holds NaN|is no"),
         ("l.parquet", {"path": ["a.png"], "target": [0.5]}, "has a target of 1 numbers|is no"),
         ("l.parquet", {"path": [7]}, "7 is no"),
-        ("l.txt", {"r\0ed/1.png": []}, "is this a list in UTF-8"),
-        ("l.parquet", {"path": [None]}, "None does not lie in the list's folder"),
-        ("l.parquet", {"path": ["../x.png"]}, "does not lie in the list's folder"),
+        ("l.txt", {"r\0ed/1.png": []}, "is this list in UTF-8"),
+        ("l.parquet", {"path": [None]}, "None is not inside the list's folder"),
+        ("l.parquet", {"path": ["../x.png"]}, "is not inside the list's folder"),
     ],
 )
 def test_wrong_lists_are_refused(folder: Path, name: str, columns: dict, message: str) -> None:

@@ -26,7 +26,8 @@ def read(file: Path, *paths: str, on_missing: str = "error"):
 
 
 @pytest.mark.parametrize(
-    "text", ["cat,1,2\ndog,3,4\n", "label,0,1\ncat,1,2\ndog,3,4\n", "\ufeffpath,x,y\ncat,1,2\ndog,3,4"]
+    "text",
+    ["cat,1,2\ndog,3,4\n", "label,0,1\ncat,1,2\ndog,3,4\n", "\ufeffpath,x,y\ncat,1,2\ndog,3,4", "cat;1,0;2\ndog;3;4\n"],
 )
 def test_tables_are_read_with_and_without_header(tmp_path: Path, text: str) -> None:
     found = read(table(tmp_path, text))
@@ -54,7 +55,7 @@ def test_equal_rows_for_one_key_are_fine(tmp_path: Path) -> None:
         (",1,2\n", "line 1: no path or label stands before the numbers"),
         ("cat,1,2\ndog,1,inf\n", "line 2: the target of 'dog' holds NaN or infinite"),
         ("cat,1,2\ndog,3,4\ncat,1,3\n", "line 3: 'cat' has another vector already on line 1"),
-        ("cat;1;2\n", "line 1: .*followed by no numbers; is the table separated by commas"),
+        ("cat|1|2\n", "line 1: .*no numbers after 'cat.1.2'"),
     ],
 )
 def test_wrong_tables_are_refused_naming_the_line(tmp_path: Path, text: str, message: str) -> None:
@@ -68,7 +69,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="No such file"):
         read(tmp_path / "nowhere.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RequestError, match=r"binary\.csv, line 1: "):
+    with pytest.raises(RequestError, match=r"binary\.csv: the targets cannot be read"):
         read(tmp_path / "binary.csv")
 
 

@@ -25,7 +25,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredFeatures, np
     digests = [f"{number:032x}" for number in range(3000)]
     for start in range(0, 3000, 500):
         thumbnails = np.zeros((500, THUMBNAIL, THUMBNAIL), np.uint8)
-        store.append(digests[start : start + 500], vectors[start : start + 500], thumbnails)
+        store.append(digests[start : start + 500], vectors[start : start + 500], thumbnails, [1] * 500)
     return StoredFeatures(store, store.rows(digests), DIM), vectors
 
 

@@ -9,7 +9,8 @@ from helpers import are_equal, run_program
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.vectors import cosines
 from pipeline.decoders import training
-from pipeline.decoders.config import PRESETS, TrainingConfig
+from pipeline.decoders.config import TrainingConfig
+from pipeline.decoders.presets import ORIGINAL
 from pipeline.decoders.spec import API_STYLES, DecoderSpec, build_decoder
 from pipeline.decoders.streaming import epoch_order
 from pipeline.decoders.training import CURVES, Callbacks, Diverged, History, TrainingData, fit, predict
@@ -44,7 +45,7 @@ def cosine(model: Any, data: TrainingData) -> float:
     return float(cosines(predict(model, data.x_validation), data.y_validation).mean())
 
 
-@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(PRESETS["original"], epochs=20)])
+@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(ORIGINAL, epochs=20)])
 def test_api_styles_end_bit_identical(config: TrainingConfig) -> None:
     data = make_data()
     models = {style: build_decoder(config.decoder, style, data.x, data.y, 0) for style in API_STYLES}

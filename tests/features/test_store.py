@@ -12,24 +12,30 @@ from pipeline.features.weights import weights_from
 EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")
 
 
-def batch(seed: int, size: int = 4) -> tuple[list[str], np.ndarray, np.ndarray]:
+def batch(seed: int, size: int = 4) -> tuple[list[str], np.ndarray, np.ndarray, list[int]]:
     random = np.random.default_rng(seed)
     digests = [random.bytes(16).hex() for _ in range(size)]
-    return digests, random.random((size, 512), np.float32), random.integers(0, 256, (size, 24, 24), np.uint8)
+    return (
+        digests,
+        random.random((size, 512), np.float32),
+        random.integers(0, 256, (size, 24, 24), np.uint8),
+        [seed] * size,
+    )
 
 
 def test_features_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
-    digests, vectors, thumbnails = map(np.concatenate, zip(*[batch(seed) for seed in range(5)], strict=True))
-    for start in range(0, 20, 4):
-        rows = slice(start, start + 4)
-        store.append(list(digests[rows]), vectors[rows], thumbnails[rows])
+    batches = [batch(seed) for seed in range(5)]
+    for each in batches:
+        store.append(*each)
+    digests, vectors, thumbnails, pixels = map(np.concatenate, zip(*batches, strict=True))
     order = [7, 0, 19, 7]
     for opened in (store, FeatureStore(tmp_path, EXTRACTOR)):
         assert len(opened) == 20
         assert digests[3] in opened
         assert np.array_equal(opened.features([digests[row] for row in order]), vectors[order])
         assert np.array_equal(opened.thumbnails([digests[row] for row in order]), thumbnails[order])
+        assert [opened.pixel_count(digest) for digest in digests] == pixels.tolist()
 
 
 def test_merging_fragments_keeps_every_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +44,7 @@ def test_merging_fragments_keeps_every_vector(tmp_path: Path, monkeypatch: pytes
     batches = [batch(seed) for seed in range(10)]
     for each in batches:
         store.append(*each)
-    for digests, vectors, _ in batches:
+    for digests, vectors, *_ in batches:
         assert np.array_equal(store.features(digests), vectors)
 
 
@@ -58,8 +64,8 @@ def test_another_extractor_has_another_store(tmp_path: Path) -> None:
 
 def test_a_changed_vector_is_found_when_read(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
-    digests, vectors, thumbnails = batch(1)
-    store.append(digests, vectors, thumbnails)
+    digests, vectors, *rest = batch(1)
+    store.append(digests, vectors, *rest)
     file = next((store.path / "data").iterdir())
     data = bytearray(file.read_bytes())
     at = data.index(vectors[2].tobytes()[:64])

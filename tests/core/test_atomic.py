@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.atomic import atomic_write, check_output_file, remove_unfinished
+from pipeline.core.errors import PipelineError, RequestError
+
+
+def test_a_file_appears_whole(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    with atomic_write(file) as unfinished:
+        unfinished.write_text("new")
+        assert not file.exists()
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_write(file) as unfinished:
+        unfinished.write_text("half")
+        raise ZeroDivisionError
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_cannot_be_written_is_named_with_its_cause(tmp_path: Path) -> None:
+    file = tmp_path / "gone" / "a.txt"
+    with pytest.raises(PipelineError, match=r"gone/a\.txt cannot be written \(No such file or directory\)"):
+        with atomic_write(file) as unfinished:
+            unfinished.write_text("new")
+
+
+def test_what_a_kill_leaves_can_be_removed(tmp_path: Path) -> None:
+    (tmp_path / ".unfinished-a.txt").write_text("half")
+    (tmp_path / "b.txt").write_text("whole")
+    remove_unfinished(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_wrong_outputs_are_refused_before_any_work(tmp_path: Path) -> None:
+    check_output_file(tmp_path / "a.NPZ", (".npz", ".npy"), "out")
+    with pytest.raises(RequestError, match=r"out .*a\.pickle: the format must be one of \.npz, \.npy"):
+        check_output_file(tmp_path / "a.pickle", (".npz", ".npy"), "out")
+    with pytest.raises(RequestError, match=r"plot .*: the folder .*gone does not exist"):
+        check_output_file(tmp_path / "gone" / "a.npz", (".npz",), "plot")

@@ -1,0 +1,82 @@
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import PipelineError, RequestError
+from pipeline.core.runs import FORMAT, RunRecord, SplitRecord, can_resume, new_run, read_run, write_run
+
+EXAMPLE = RunRecord(
+    options={"images": "/images", "seed": 3},
+    extractor={"weights": "random:0", "layer": "fc2"},
+    training={"epochs": 5},
+    seed=3,
+    split=SplitRecord("random:0.2", train={"a.png": "d1"}, validation={"b.png": "d2"}, near_duplicates=[["a", "c"]]),
+    targets="f00d",
+    versions={"keras": "3"},
+    curves={"functional": {"loss": [1.0, None]}},
+)
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    """Change parts of a `run.json`, with a checksum that fits; None removes a part."""
+    file = folder / "run.json"
+    document = {name: value for name, value in (json.loads(file.read_text()) | changes).items() if value is not None}
+    document.pop("checksum")
+    checksum = f"{zlib.crc32(json.dumps(document, sort_keys=True).encode()):08x}"
+    file.write_text(json.dumps(document | {"checksum": checksum}))
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_run(tmp_path, EXAMPLE)
+    assert read_run(tmp_path) == EXAMPLE
+    assert json.loads((tmp_path / "run.json").read_text())["format"] == FORMAT
+    assert not can_resume(tmp_path)
+    write_run(tmp_path, replace(EXAMPLE, result={"train": 1}))
+    assert can_resume(tmp_path)
+
+
+@pytest.mark.parametrize(("number", "age"), [(None, "older"), (FORMAT - 1, "older"), (FORMAT + 1, "newer")])
+def test_other_formats_are_refused_by_name(tmp_path: Path, number: int | None, age: str) -> None:
+    write_run(tmp_path, EXAMPLE)
+    rewrite(tmp_path, format=number)
+    with pytest.raises(RequestError, match=rf"run\.json has format \d, written by an? {age} version"):
+        read_run(tmp_path)
+    assert not can_resume(tmp_path)
+
+
+def test_edits_are_damage_unless_they_are_allowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_run(tmp_path, EXAMPLE)
+    file = tmp_path / "run.json"
+    file.write_text(file.read_text().replace('"seed": 3', '"seed": 4'))
+    with pytest.raises(RequestError, match=r"run\.json is damaged \(its checksum"):
+        read_run(tmp_path)
+    assert read_run(tmp_path, allow_edits=True).seed == 4
+    assert "was edited" in caplog.text
+
+
+@pytest.mark.parametrize("changes", [{"split": None}, {"split": {"rule": "random"}}, {"split": 3}, {"another": 1}])
+def test_runs_with_other_parts_are_damaged(tmp_path: Path, changes: dict) -> None:
+    write_run(tmp_path, EXAMPLE)
+    rewrite(tmp_path, **changes)
+    with pytest.raises(RequestError, match=r"run\.json is damaged"):
+        read_run(tmp_path)
+
+
+def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="is not a run"):
+        read_run(tmp_path)
+    for content in (b"", b"[]", b"\xff\xfe"):
+        (tmp_path / "run.json").write_bytes(content)
+        with pytest.raises(RequestError, match="is damaged"):
+            read_run(tmp_path)
+
+
+def test_new_runs_never_share_a_folder(tmp_path: Path) -> None:
+    folders = [new_run(tmp_path / "models") for _ in range(3)]
+    assert len(set(folders)) == 3
+    (tmp_path / "file").touch()
+    with pytest.raises(PipelineError, match="Runs cannot be saved in"):
+        new_run(tmp_path / "file")
