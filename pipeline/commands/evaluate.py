@@ -17,6 +17,7 @@ from pipeline.core.vectors import Vectors
 from pipeline.data.images import ImageSet
 from pipeline.data.near_duplicates import find_near_duplicates
 from pipeline.data.sources import find_images
+from pipeline.data.splits import SplitRule, held_out_units
 from pipeline.data.targets import TargetTable
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.blending import BlendConfig
@@ -229,4 +230,5 @@ def _shuffled_decoder(folder: Path, extractor: Extractor, options: ExtractionOpt
     held_out = _unchanged(examples, run.split.validation, "held-out")
     data = TrainingData(train.features.stored(), train.targets, held_out.features.stored(), held_out.targets)
     duplicates = find_near_duplicates(train.features.digests, train.features.store.thumbnails)
-    return fit_shuffled(data.loaded(), config_from_json(run.training), duplicates, run.seed)
+    units = held_out_units(train.features.images, SplitRule.parse(run.split.rule), duplicates)
+    return fit_shuffled(data.loaded(), config_from_json(run.training), units, run.seed)
