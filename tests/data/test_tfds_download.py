@@ -18,8 +18,10 @@ def define(name: str, url: str, archive: Path | None) -> None:
 
     infos = {}
     if archive:
-        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-        infos[url] = tfds.download.checksums.UrlInfo(size=archive.stat().st_size, checksum=digest, filename=archive.name)
+        content = archive.read_bytes()
+        infos[url] = tfds.download.checksums.UrlInfo(
+            size=len(content), checksum=hashlib.sha256(content).hexdigest(), filename=archive.name
+        )
 
     class Downloaded(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
