@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import json
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -15,6 +14,25 @@ import click
 from click.core import ParameterSource
 
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
+from pipeline.options import (
+    COUNT,
+    FILE,
+    FOLDER,
+    WholeNumber,
+    cluster_option,
+    data_option,
+    extraction_options,
+    extractor_options,
+    label_option,
+    memory_size,
+    missing_option,
+    noise_option,
+    output_options,
+    seed_option,
+    split_option,
+    targets_option,
+    training_options,
+)
 
 if TYPE_CHECKING:
     from pipeline.decoders.fitting import Config
@@ -22,103 +40,10 @@ if TYPE_CHECKING:
     from pipeline.features.extractor import Extractor
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
-SMALLEST_MEMORY = 64 * 2**20
 NEAR = 0.8  # of 1: how similar an option must be to a misspelled one to be suggested
 EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "cache")  # fields of ExtractionOptions
 # Options that may differ when a run is resumed; all others are those it began with.
 FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet")
-
-Decorator = Callable[[Callable], Callable]
-
-
-class WholeNumber(click.IntRange):
-    """A range of integers, called a whole number in messages."""
-
-    name = "whole number"
-
-
-COUNT = WholeNumber(1)
-
-
-def options(*decorators: Decorator) -> Decorator:
-    """Join several option decorators into one."""
-
-    def decorate(function: Callable) -> Callable:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
-
-
-extractor_options = options(
-    click.option("--weights", metavar="imagenet|random[:SEED]|FILE", help="Weights of VGG16.  [imagenet]"),
-    click.option(
-        "--layer",
-        type=click.Choice(["fc2", "fc1", "block5_pool"]),
-        help="The layer whose activation is the feature.  [fc2]",
-    ),
-    click.option(
-        "--precision",
-        type=click.Choice(["float32", "bfloat16", "float16"]),
-        help="Precision of VGG16's arithmetic.  [float32]",
-    ),
-)
-extraction_options = options(
-    click.option(
-        "--engine",
-        type=click.Choice(["auto", "keras", "mnn"]),
-        default="auto",
-        show_default=True,
-        help="What runs VGG16: mnn is fast on CPUs, keras runs on GPUs; auto chooses.",
-    ),
-    click.option("--batch-size", type=COUNT, metavar="N", help="Images in a batch of VGG16.  [the engine's choice]"),
-    click.option("--workers", type=COUNT, metavar="N", help="Processes that read images.  [one per core]"),
-    click.option("--max-pixels", type=COUNT, metavar="N", help="Skip images with more than N pixels.  [178956970]"),
-    click.option("--cache", type=FOLDER, help="Folder of the feature stores.  [the user's cache folder]"),
-)
-output_options = options(
-    click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document."),
-    click.option("--quiet", is_flag=True, help="Show warnings and errors only."),
-)
-seed_option = click.option(
-    "--seed", type=WholeNumber(0, 2**31 - 1), default=0, show_default=True, metavar="N", help="Random seed."
-)
-targets_option = click.option(
-    "--targets", type=FILE, help="Target embeddings: a table, an array, or a file of word vectors."
-)
-missing_option = click.option(
-    "--on-missing",
-    type=click.Choice(["error", "skip"]),
-    default="error",
-    show_default=True,
-    help="What to do with images that have no target.",
-)
-split_option = click.option(
-    "--split",
-    default="random",
-    show_default=True,
-    metavar="RULE",
-    help="Which images to hold out: random, group or classes, with :SHARE (0.2 by default); or column.",
-)
-cluster_option = click.option(
-    "--cluster",
-    type=click.Choice(["group", "label", "image"]),
-    help="What intervals generalize over.  [groups, else labels with a common target, else images]",
-)
-noise_option = click.option(
-    "--noise-ceiling", type=FILE, help="A table with repeated targets, from which the noise ceiling is estimated."
-)
-data_option = click.option(
-    "--data-dir", type=FOLDER, help="Folder of TensorFlow data sets.  [tensorflow-datasets' own]"
-)
-label_option = click.option(
-    "--label-pattern",
-    metavar="REGEX",
-    help="Take labels from paths: a regular expression with a group named label, such as '(?P<label>[a-z]+)_'.",
-)
 
 
 @click.group(context_settings=SETTINGS, no_args_is_help=False)
@@ -162,63 +87,6 @@ def _use_config(context: click.Context, parameter: click.Parameter, file: Path |
     return file
 
 
-def _bytes(context: click.Context, parameter: click.Parameter, text: str | int | None) -> int | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", str(text).strip(), re.IGNORECASE)
-    size = int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")) if found else 0
-    if size < SMALLEST_MEMORY:
-        raise click.BadParameter(f"{text!r} is not a size of at least 64MB, such as 512MB or 4GB.")
-    return size
-
-
-def _sizes(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(size) for size in text.split(",") if size.strip())
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a list of whole numbers such as 256,256.") from error
-
-
-def _preset(context: click.Context, parameter: click.Parameter, name: str) -> str:
-    return "original" if name == "seed" else name  # its name in earlier versions
-
-
-training_options = options(
-    click.option(
-        "--preset",
-        type=click.Choice(["default", "network", "original", "seed"]),
-        default="default",
-        show_default=True,
-        callback=_preset,
-        metavar="[default|network|original]",
-        help="The decoder: a blend that chooses its own strength, a single network, or that of the original question.",
-    ),
-    click.option("--hidden", callback=_sizes, metavar="SIZES", help="Units of the hidden layers, such as 256,256."),
-    click.option("--activation", metavar="NAME", help="Keras activation of the hidden layers."),
-    click.option("--output-activation", metavar="NAME", help="Keras activation of the output.  [linear]"),
-    click.option("--optimizer", metavar="NAME", help="Keras optimizer, such as adam or sgd."),
-    click.option("--learning-rate", type=float, metavar="X", help="Learning rate."),
-    click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="Learning-rate schedule."),
-    click.option("--loss", metavar="NAME", help="Keras loss, such as mse, cosine or huber."),
-    click.option("--weight-decay", type=float, metavar="X", help="Weight decay of the optimizer."),
-    click.option("--epochs", type=COUNT, metavar="N", help="Passes over the training images."),
-    click.option("--minibatch", type=COUNT, metavar="N", help="Images in a training step.  [32]"),
-    click.option(
-        "--keep",
-        type=click.Choice(["last", "best"]),
-        help="The epoch to keep: the last, or the one with the highest validation cosine.",
-    ),
-    click.option(
-        "--patience",
-        type=COUNT,
-        metavar="N",
-        help="Stop after N epochs without a higher validation cosine, and keep the best epoch.",
-    ),
-)
-
-
 @cli.command()
 @click.argument("images", required=False)
 @targets_option
@@ -247,13 +115,16 @@ training_options = options(
 )
 @training_options
 @click.option(
-    "--folds", type=click.IntRange(2), help="Cross-validate: hold out every image once, then train on all of them."
+    "--folds",
+    type=WholeNumber(2),
+    metavar="N",
+    help="Cross-validate: hold out every image once, then train on all of them.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Repeats of the folds.")
+@click.option("--repeats", type=COUNT, default=1, show_default=True, metavar="N", help="Repeats of the folds.")
 @noise_option
 @cluster_option
 @click.option(
-    "--memory", callback=_bytes, metavar="SIZE", help="Memory for features; more are streamed from disk.  [4GB]"
+    "--memory", callback=memory_size, metavar="SIZE", help="Memory for features; more are streamed from disk.  [4GB]"
 )
 @click.option("--tensorboard", is_flag=True, help="Write learning curves for TensorBoard into models/RUN/logs.")
 @split_option

@@ -52,21 +52,21 @@ def quietly() -> Iterator[None]:
 
     The descriptors belong to the whole process, so one thread at a time swaps them; blocks may be nested.
     """
+    _open_closed_streams()
     with _swapping, tempfile.TemporaryFile() as held:
         _flush()
-        saved = {standard: os.dup(standard) for standard in (1, 2) if _is_open(standard)}
-        for standard in saved:
-            os.dup2(held.fileno(), standard)
+        out, err = os.dup(1), os.dup(2)
+        os.dup2(held.fileno(), 1)
+        os.dup2(held.fileno(), 2)
         try:
             yield
         except BaseException:
             held.seek(0)
-            if 2 in saved:
-                os.write(saved[2], held.read())
+            os.write(err, held.read())
             raise
         finally:
             _flush()
-            for standard, copy in saved.items():
+            for copy, standard in ((out, 1), (err, 2)):
                 os.dup2(copy, standard)
                 os.close(copy)
 
@@ -77,9 +77,8 @@ def _flush() -> None:
             stream.flush()
 
 
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
+def _open_closed_streams() -> None:
+    """Let standard streams that are closed lead nowhere, so that no other file gets their numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)

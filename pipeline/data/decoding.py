@@ -137,7 +137,7 @@ def _opened(data: bytes, use: Callable[[Image.Image], Result]) -> Result:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"it has more pixels than Pillow's limit, {Image.MAX_IMAGE_PIXELS:,}") from error
+        raise ImageError(f"it has more pixels than Pillow's limit, {2 * (Image.MAX_IMAGE_PIXELS or 0):,}") from error
     except UnidentifiedImageError as error:
         if _is_heif(data):
             raise ImageError(f"HEIC images need pillow-heif: {INSTALL_HEIF}") from error

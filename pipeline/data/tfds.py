@@ -29,7 +29,7 @@ def find_examples(source: str, data_dir: Path | None) -> ImageSet:
         The images.
 
     Raises:
-        RequestError: There is no such data set or split, or it has no image.
+        RequestError: The data set or the split does not exist, or has no image.
         PipelineError: It is not on disk and cannot be downloaded, or cannot be read.
     """
     reader = ExampleReader(source, data_dir)
@@ -78,7 +78,7 @@ class ExampleReader:
         data_dir: Where the data set is kept; None for tensorflow-datasets' own default.
 
     Raises:
-        RequestError: There is no such data set, or it has no image.
+        RequestError: The data set does not exist, or has no image.
         PipelineError: It is not on disk and cannot be downloaded.
     """
 

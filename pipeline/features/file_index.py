@@ -66,7 +66,7 @@ class FileIndex:
         except (OSError, sqlite3.Error) as error:
             raise PipelineError(
                 f"The file index {self.path} cannot be used ({error}). Check that its disk has room and is writable, "
-                "or choose another folder with --cache DIR."
+                "or choose another folder with cache=DIR."
             ) from error
 
     def digest(self, image: ImageRef) -> str | None:

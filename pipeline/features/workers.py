@@ -1,9 +1,7 @@
 """Worker processes that read and decode images ahead of the engine."""
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.core.child_processes import end_with_parent
 from pipeline.core.errors import ImageError, PipelineError
 from pipeline.data.decoding import count_pixels, decode
 from pipeline.data.images import ImageRef, content_digest
@@ -84,14 +83,7 @@ def _start_worker(stored: frozenset[str], max_pixels: int) -> None:
     global _stored, _max_pixels
     _stored, _max_pixels = stored, max_pixels
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _decode_chunk(chunk: Sequence[tuple[str, ImageRef]]) -> list[Decoded]:

@@ -1,5 +1,6 @@
 """Standard streams while `quietly` holds them back."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PREPARE = "import os, sys, threading, time\nfrom pipeline.core.keras_backend import quietly\n"
 PROGRAMS = {
     "held back, then open again": (
-        "with quietly():\n    os.write(1, b'noise')\n    os.write(2, b'noise')\nprint('out'); print('err', file=sys.stderr)",
+        "with quietly():\n    os.write(1, b'noise')\n    os.write(2, b'noise')\n"
+        "print('out'); print('err', file=sys.stderr)",
         "out\n",
         "err\n",
     ),
@@ -34,7 +36,8 @@ PROGRAMS = {
         "err\n",
     ),
     "shown if it fails": (
-        "try:\n    with quietly():\n        os.write(1, b'why\\n')\n        raise ValueError\nexcept ValueError:\n    print('out')",
+        "try:\n    with quietly():\n        os.write(1, b'why\\n')\n        raise ValueError\n"
+        "except ValueError:\n    print('out')",
         "out\n",
         "why\n",
     ),
@@ -44,14 +47,18 @@ PROGRAMS = {
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_streams_are_as_before_afterwards(program: str) -> None:
     code, out, err = PROGRAMS[program]
-    done = subprocess.run([sys.executable, "-c", PREPARE + code], cwd=ROOT, capture_output=True, text=True)
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARE + code], cwd=ROOT, capture_output=True, text=True, env=buffered
+    )
     assert (done.stdout, done.stderr) == (out, err)
 
 
-def test_closed_streams_stay_closed() -> None:
-    code = f"{PREPARE}with quietly():\n    pass\nprint(os.path.exists('/dev/fd/1'), file=open(sys.argv[1], 'w'))"
-    for closed in (">&-", "2>&-", ">&- 2>&-"):
-        done = subprocess.run(
-            ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", code, "/dev/null"], cwd=ROOT
-        )
-        assert done.returncode == 0
+def test_closed_streams_lead_nowhere(tmp_path: Path) -> None:
+    code = f"{PREPARE}with quietly():\n    os.write(1, b'noise'); os.write(2, b'noise')\n"
+    code += "print(*(os.path.realpath(f'/dev/fd/{n}') == os.devnull for n in (1, 2)), file=open(sys.argv[1], 'w'))"
+    for redirection, expected in {">&-": "True False", "2>&-": "False True", ">&- 2>&-": "True True"}.items():
+        command = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", code, str(tmp_path / "result")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        assert (tmp_path / "result").read_text().strip() == expected

@@ -18,9 +18,9 @@ def define(name: str, url: str, archive: Path | None) -> None:
 
     infos = {}
     if archive:
-        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+        content = archive.read_bytes()
         infos[url] = tfds.download.checksums.UrlInfo(
-            size=archive.stat().st_size, checksum=digest, filename=archive.name
+            size=len(content), checksum=hashlib.sha256(content).hexdigest(), filename=archive.name
         )
 
     class Downloaded(tfds.core.GeneratorBasedBuilder, skip_registration=True):

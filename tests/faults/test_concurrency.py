@@ -1,20 +1,18 @@
 """Several processes at once."""
 
 import os
-import random
 import signal
-import time
 from pathlib import Path
 
 import lance
 import numpy as np
-from conftest import alike, pictures, write_targets
+from helpers import SMALL, are_close, make_images, wait_until, write_targets
 
-SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--batch-size", 4, "--workers", 1, "--quiet")
+BATCHES = (*SMALL, "--batch-size", 4, "--workers", 1)
 
 
 def test_four_extractions_of_overlapping_folders_one_killed(run, start, fresh_cache, tmp_path: Path) -> None:
-    images = pictures(tmp_path / "all", range(60))
+    images = make_images(tmp_path / "all", range(60))
     cache = fresh_cache("shared")
     processes = []
     for number in range(4):
@@ -22,29 +20,27 @@ def test_four_extractions_of_overlapping_folders_one_killed(run, start, fresh_ca
         folder.mkdir()
         for file in sorted(images.iterdir())[number * 10 : number * 10 + 30]:
             os.link(file, folder / file.name)
-        processes.append(start("extract", folder, *SMALL, "--cache", cache))
-    while not list(cache.glob("features/*/data/*")):
-        time.sleep(0.05)
-    time.sleep(random.Random(0).uniform(0, 2))
+        processes.append(start("extract", folder, *BATCHES, "--cache", cache))
+    wait_until(lambda: list(cache.glob("features/*/data/*")), processes[1])
     processes[1].kill()
     for number, process in enumerate(processes):
         _, messages = process.communicate(timeout=300)
         assert process.returncode == (-signal.SIGKILL if number == 1 else 0), messages
         assert "Traceback" not in messages
 
-    result = run("extract", images, *SMALL, "--cache", cache, "--out", tmp_path / "shared.npy", "--json").json
+    result = run("extract", images, *BATCHES, "--cache", cache, "--out", tmp_path / "shared.npy", "--json").json
     assert result["cached"] >= 50
     stored = lance.dataset(next(cache.glob("features/*.lance"))).to_table(columns=["digest"])["digest"].to_pylist()
     assert len(stored) == len(set(stored)) == 60
-    run("extract", images, *SMALL, "--cache", fresh_cache("alone"), "--out", tmp_path / "alone.npy")
-    assert alike(np.load(tmp_path / "shared.npy"), np.load(tmp_path / "alone.npy"))
+    run("extract", images, *BATCHES, "--cache", fresh_cache("alone"), "--out", tmp_path / "alone.npy")
+    assert are_close(np.load(tmp_path / "shared.npy"), np.load(tmp_path / "alone.npy"))
 
 
 def test_two_trainings_at_the_same_moment(run, start, tmp_path: Path) -> None:
-    images = pictures(tmp_path / "pictures" / "red", range(4)).parent
+    images = make_images(tmp_path / "images" / "red", range(4)).parent
     run("extract", images, *SMALL)
-    command = ("train", images, "--targets", write_targets(tmp_path, "red"), *SMALL, "--epochs", 2, "--models",
-               tmp_path / "models", "--api", "functional")  # fmt: skip
+    options = ("--epochs", 2, "--models", tmp_path / "models", "--api", "functional")
+    command = ("train", images, "--targets", write_targets(tmp_path, "red"), *SMALL, *options)
     processes = [start(*command) for _ in range(2)]
     for process in processes:
         _, messages = process.communicate(timeout=300)

@@ -2,15 +2,14 @@
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import pictures, write_targets
+from helpers import SMALL, make_images, wait_until, write_targets
 
-SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--batch-size", 4, "--quiet")
+BATCHES = (*SMALL, "--batch-size", 4)
 
 
 @pytest.fixture
@@ -27,8 +26,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def cache(disk: Path, fresh_cache) -> Path:
-    """A cache on the small disk; the net, which is larger, lies outside."""
-    (disk / "nets").symlink_to(fresh_cache("big") / "nets")
+    """A cache on the small disk; the network lies outside."""
+    (disk / "networks").symlink_to(fresh_cache("big") / "networks")
     return disk
 
 
@@ -39,13 +38,13 @@ def fill(disk: Path, leave: int) -> Path:
     return ballast
 
 
-def test_a_full_disk_is_named_and_the_next_run_goes_on(run, cache: Path, tmp_path: Path) -> None:
-    images = pictures(tmp_path / "pictures", range(48))
-    command = ("extract", images, *SMALL, "--cache", cache)
+def test_a_full_disk_is_named_and_the_next_run_resumes(run, cache: Path, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", range(48))
+    command = ("extract", images, *BATCHES, "--cache", cache)
     ballast = fill(cache, 150_000)
     finished = run(*command, code=1)
     assert str(cache / "features") in finished.err
-    assert "What was stored before stays; make room" in finished.err
+    assert "What was stored before is kept; make room" in finished.err
     ballast.unlink()
     result = run(*command, "--out", tmp_path / "out.npy", "--json").json
     assert 4 <= result["cached"] < 48
@@ -54,38 +53,37 @@ def test_a_full_disk_is_named_and_the_next_run_goes_on(run, cache: Path, tmp_pat
 
 
 def test_a_disk_that_is_full_from_the_start(run, cache: Path, tmp_path: Path) -> None:
-    images = pictures(tmp_path / "pictures", range(4))
+    images = make_images(tmp_path / "images", range(4))
     fill(cache, 0)
-    finished = run("extract", images, *SMALL, "--cache", cache, code=1)
+    finished = run("extract", images, *BATCHES, "--cache", cache, code=1)
     assert str(cache) in finished.err
 
 
 def test_outputs_on_a_full_disk_leave_nothing_half_written(run, disk: Path, tmp_path: Path) -> None:
-    images = pictures(tmp_path / "pictures" / "red", range(40)).parent
-    pictures(tmp_path / "pictures" / "blue", range(40, 44))
+    images = make_images(tmp_path / "images" / "red", range(40)).parent
+    make_images(tmp_path / "images" / "blue", range(40, 44))
     fill(disk, 50_000)
     before = sorted(disk.iterdir())
     for suffix in ("npz", "npy", "parquet"):
-        finished = run("extract", images, *SMALL, "--out", disk / f"out.{suffix}", code=1)
+        finished = run("extract", images, *BATCHES, "--out", disk / f"out.{suffix}", code=1)
         assert f"{disk / f'out.{suffix}'} cannot be written" in finished.err
-    train = ("train", images, "--targets", write_targets(tmp_path, "red", "blue"), *SMALL, "--epochs", 2)
+    train = ("train", images, "--targets", write_targets(tmp_path, "red", "blue"), *BATCHES, "--epochs", 2)
     assert str(disk) in run(*train, "--models", disk / "models", code=1).err
     assert sorted(disk.iterdir()) == [*before, disk / "models"]
     assert list((disk / "models").iterdir()) == []
 
 
 def test_a_read_only_cache_is_named(run, cache: Path, tmp_path: Path) -> None:
-    images = pictures(tmp_path / "pictures", range(4))
+    images = make_images(tmp_path / "images", range(4))
     subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
-    assert str(cache) in run("extract", images, *SMALL, "--cache", cache, code=1).err
+    assert str(cache) in run("extract", images, *BATCHES, "--cache", cache, code=1).err
 
 
 def test_a_store_that_is_removed_meanwhile(run, start, fresh_cache, tmp_path: Path) -> None:
-    images = pictures(tmp_path / "pictures", range(80))
+    images = make_images(tmp_path / "images", range(160))
     cache = fresh_cache("cache")
-    process = start("extract", images, *SMALL, "--cache", cache)
-    while len(list(cache.glob("features/*/data/*"))) < 2:
-        time.sleep(0.05)
+    process = start("extract", images, *BATCHES, "--cache", cache)
+    wait_until(lambda: len(list(cache.glob("features/*/data/*"))) >= 2, process)
     shutil.rmtree(cache / "features", ignore_errors=True)
     shutil.rmtree(cache / "features", ignore_errors=True)
     _, messages = process.communicate(timeout=120)
@@ -93,4 +91,4 @@ def test_a_store_that_is_removed_meanwhile(run, start, fresh_cache, tmp_path: Pa
     assert f"The feature store {cache / 'features'}" in messages
     assert "Traceback" not in messages
     shutil.rmtree(cache / "features", ignore_errors=True)
-    assert run("extract", images, *SMALL, "--cache", cache, "--json").json["computed"] == 80
+    assert run("extract", images, *BATCHES, "--cache", cache, "--json").json["computed"] == 160

@@ -1,119 +1,185 @@
-"""SIGKILL at random moments: the next run goes on, and ends where an undisturbed one ends, bit for bit."""
+"""SIGKILL: nothing is lost, no process is left, and the same command ends where an undisturbed one ends, bit for bit.
+
+By default each kill comes at a state that is observed from outside; `pytest -m faults` kills at random moments.
+"""
 
 import random
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import lance
 import numpy as np
-from conftest import is_gone_soon, pictures, write_targets
+import pytest
+from helpers import SMALL, are_equal, decoder_weights, is_gone_soon, make_images, wait_until, write_targets
 
-SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--batch-size", 4, "--quiet")
-# `train` with checkpoints so often that a short training has many.
-OFTEN = (
-    "from pipeline import training; from pipeline.cli import main\n"
-    "training.CHECKPOINT_EVERY = training.CALL_SECONDS = 0.3\n"
-    "if __name__ == '__main__': main()"
-)
-KEPT = {"functional.keras", "sequential.keras", "baselines.npz", "run.json", "report.html"}
+BATCHES = (*SMALL, "--batch-size", 4)
+KEPT = {
+    *("functional.keras", "sequential.keras", "ridge.keras"),
+    *("baselines.npz", "run.json", "report.html"),
+}
+KILLS = 25, 15  # of an extraction, and of a training
 
 
-def unfinished(folder: Path) -> list[Path]:
+def kill(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+    assert is_gone_soon(process.pid)
+
+
+def unfinished_files(cache: Path) -> list[Path]:
     """What only a killed process leaves: hidden files, and files of the store that no version of it knows."""
-    import lance
-
-    hidden = [file for file in folder.rglob("*") if file.name.startswith(".") or "tmp" in file.name]
-    for store in folder.glob("features/*.lance"):
-        dataset = lance.dataset(store)
+    found = [file for file in cache.rglob("*") if file.name.startswith(".") or "tmp" in file.name]
+    for store in cache.glob("features/*.lance"):
         known = {
             data.path
-            for version in dataset.versions()
+            for version in lance.dataset(store).versions()
             for fragment in lance.dataset(store, version=version["version"]).get_fragments()
             for data in fragment.data_files()
         }
-        hidden += [file for file in (store / "data").iterdir() if file.name not in known]
-    return hidden
+        found += [file for file in (store / "data").iterdir() if file.name not in known]
+    return found
 
 
-def test_an_extraction_killed_at_random_moments(run, start, fresh_cache, times: int, tmp_path: Path) -> None:
+def stored_vectors(cache: Path) -> dict[bytes, bytes]:
+    """Digest -> vector of everything in the store, each once."""
+    stores = [store for store in cache.glob("features/*.lance") if any(store.glob("_versions/*.manifest"))]
+    rows = [row for store in stores for row in lance.dataset(store).to_table().to_pylist()]
+    found = {row["digest"]: np.float32(row["vector"]).tobytes() for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def converting(cache: Path) -> bool:
+    return any(cache.glob("networks/.unfinished-*/*.onnx"))
+
+
+def commits(cache: Path) -> int:
+    """Batches that are stored; the first version of the store is empty."""
+    return len(list(cache.glob("features/*/_versions/*.manifest"))) - 1
+
+
+def committed_once(cache: Path) -> bool:
+    return commits(cache) >= 1
+
+
+def storing(cache: Path) -> bool:
+    """Several batches are stored, and the file of another one is written but not part of the store yet."""
+    return len(list(cache.glob("features/*/data/*"))) > commits(cache) > 4
+
+
+@pytest.mark.parametrize("state", [converting, committed_once, storing])
+def test_a_killed_extraction_resumes(
+    state: Callable[[Path], bool], run, start, fresh_cache, real_cache: Path, tmp_path: Path
+) -> None:
+    images = make_images(tmp_path / "images", range(160 if state is not converting else 8))
+    cold = state is converting
+    undisturbed, cache = (
+        (real_cache, tmp_path / "cold") if cold else (fresh_cache("undisturbed"), fresh_cache("killed"))
+    )
+    command = ("extract", images, *BATCHES, "--json", "--cache")
+    run(*command, undisturbed, "--out", tmp_path / "undisturbed.npy")
+
+    process = start(*command, cache)
+    wait_until(lambda: state(cache), process)
+    kill(process)
+    before = stored_vectors(cache)
+    assert bool(before) == (not cold)
+
+    resumed = run(*command, cache, "--out", tmp_path / "resumed.npy").json
+    assert resumed["cached"] == len(before) < resumed["images"]
+    assert np.array_equal(np.load(tmp_path / "resumed.npy"), np.load(tmp_path / "undisturbed.npy"))
+    assert before.items() <= stored_vectors(cache).items()
+    assert unfinished_files(cache) == []
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> tuple:
+    """The arguments of a training on eight images, long enough for many checkpoints."""
+    images = make_images(tmp_path / "images" / "red", range(4))
+    make_images(tmp_path / "images" / "blue", range(4, 8))
+    targets = write_targets(tmp_path, "red", "blue")
+    options = ("--epochs", 4000, "--keep", "best", "--learning-rate", 1e-4)
+    return ("train", images.parent, "--targets", targets, *SMALL, *options)
+
+
+def begun(run_folder: Path) -> bool:
+    return (run_folder / "run.json").exists()
+
+
+def at_a_checkpoint(run_folder: Path) -> bool:
+    return (run_folder / "checkpoint.npz").exists()
+
+
+def saving(run_folder: Path) -> bool:
+    """The first decoder is saved, the second one not yet."""
+    return (run_folder / "functional.keras").exists()
+
+
+def test_a_training_killed_three_times_resumes(run, start, train: tuple, tmp_path: Path) -> None:
+    undisturbed = run(*train, "--models", tmp_path / "undisturbed", "--json").json
+    models = tmp_path / "models"
+    process, folders = start(*train, "--models", models, program="frequent_checkpoints"), []
+    for state in (begun, at_a_checkpoint, saving):
+        if folders:
+            process = start("train", "--resume", folders[0], "--quiet", program="frequent_checkpoints")
+        wait_until(lambda: folders or folders.extend(models.glob("*")), process)
+        wait_until(lambda reached=state: reached(folders[0]), process)
+        kill(process)
+    [folder] = models.iterdir()
+    resumed = run("train", "--resume", folder, "--json", "--quiet").json
+    assert {file.name for file in folder.iterdir()} == KEPT | {"conse.keras"} & {file.name for file in folder.iterdir()}
+    assert are_equal(decoder_weights(folder), decoder_weights(undisturbed["run"]))
+    for style, model in undisturbed["models"].items():
+        assert {**resumed["models"][style], "seconds": 0, "path": 0} == {**model, "seconds": 0, "path": 0}
+
+
+@pytest.mark.faults
+def test_an_extraction_killed_at_random_moments_resumes(run, start, fresh_cache, times: int, tmp_path: Path) -> None:
     moments = random.Random(0)
-    images = pictures(tmp_path / "pictures", range(160))
-    command = ("extract", images, *SMALL, "--cache")
+    images = make_images(tmp_path / "images", range(400))
+    command = ("extract", images, *BATCHES, "--cache")
     run(*command, fresh_cache("undisturbed"), "--out", tmp_path / "undisturbed.npy")
-    kills, cache, stored = 0, fresh_cache("killed0"), {}
-    for attempt in range(100 * times):
+    kills, attempt, cache, stored = 0, 0, fresh_cache("killed0"), {}
+    while kills < KILLS[0] * times:
         process = start(*command, cache)
-        time.sleep(moments.uniform(1.5, 6))
-        if finished := process.poll() is not None:
-            assert process.returncode == 0, process.stderr.read()
-        else:
-            process.kill()
-            process.wait()
+        time.sleep(moments.uniform(1, 5))
+        finished = process.poll() is not None
+        assert not process.returncode, process.stderr.read()
+        if not finished:
+            kill(process)
             kills += 1
-        assert is_gone_soon(process.pid)
-        stored = grown(stored, cache)
-        if finished or kills == 25 * times:
+        before, stored = stored, stored_vectors(cache)
+        assert before.items() <= stored.items()
+        if finished or kills == KILLS[0] * times:
             run(*command, cache, "--out", tmp_path / "killed.npy")
             assert np.array_equal(np.load(tmp_path / "killed.npy"), np.load(tmp_path / "undisturbed.npy"))
-            assert len(grown(stored, cache)) == 160
-            assert unfinished(cache) == []
-            cache, stored = fresh_cache(f"killed{attempt + 1}"), {}
-        if kills == 25 * times:
-            break
-    assert kills == 25 * times
+            assert len(stored_vectors(cache)) == 400
+            assert unfinished_files(cache) == []
+            attempt += 1
+            cache, stored = fresh_cache(f"killed{attempt}"), {}
 
 
-def grown(before: dict[str, bytes], cache: Path) -> dict[str, bytes]:
-    """What the store holds now: all that it held before, unchanged, each image once, and perhaps more."""
-    import lance
-
-    stores = list(cache.glob("features/*.lance"))
-    rows = (
-        lance.dataset(stores[0]).to_table().to_pylist()
-        if stores and any(stores[0].glob("_versions/*.manifest"))
-        else []
-    )
-    now = {row["digest"]: np.float32(row["vector"]).tobytes() for row in rows}
-    assert len(now) == len(rows)
-    assert before.items() <= now.items()
-    return now
-
-
-def test_a_training_killed_at_random_moments(run, start, times: int, tmp_path: Path) -> None:
+@pytest.mark.faults
+def test_a_training_killed_at_random_moments_resumes(run, start, train: tuple, times: int, tmp_path: Path) -> None:
     moments = random.Random(0)
-    images = pictures(tmp_path / "pictures" / "red", range(4))
-    pictures(tmp_path / "pictures" / "blue", range(4, 8))
-    options = ("train", images.parent, "--targets", write_targets(tmp_path, "red", "blue"), *SMALL, "--epochs", 6000,
-               "--keep", "best", "--learning-rate", 1e-4)  # fmt: skip
-    undisturbed = run(*options, "--models", tmp_path / "undisturbed", "--json").json
+    undisturbed = run(*train, "--models", tmp_path / "undisturbed", "--json").json
     models, kills, finished = tmp_path / "killed", 0, []
-    for _ in range(40 * times):
-        begun = [folder for folder in models.glob("*") if folder not in finished]
-        command = ("train", "--resume", begun[0], "--quiet") if begun else (*options, "--models", models)
-        process = start(*command, code=OFTEN)
+    while kills < KILLS[1] * times:
+        open_runs = [folder for folder in models.glob("*") if folder not in finished]
+        command = ("train", "--resume", open_runs[0], "--quiet") if open_runs else (*train, "--models", models)
+        process = start(*command, program="frequent_checkpoints")
         time.sleep(moments.uniform(4, 12))
         if process.poll() is None:
-            process.kill()
+            kill(process)
             kills += 1
         else:
             assert process.returncode == 0, process.stderr.read()
-            finished += begun or list(models.glob("*"))
-        process.wait()
-        assert is_gone_soon(process.pid)
-        if kills == 15 * times:
-            break
-    assert kills == 15 * times
+            finished += open_runs or [folder for folder in models.glob("*") if folder not in finished]
     for folder in models.glob("*"):
         if folder not in finished:
             run("train", "--resume", folder, "--quiet")
-    for folder in models.glob("*"):
-        assert {file.name for file in folder.iterdir()} == KEPT
-        assert same_weights(folder, Path(undisturbed["run"]))
-    assert len(list(models.glob("*"))) >= 1
-
-
-def same_weights(*runs: Path) -> bool:
-    import keras
-
-    arrays = [[array for style in ("functional", "sequential")
-               for array in keras.models.load_model(run / f"{style}.keras").get_weights()] for run in runs]  # fmt: skip
-    return all(map(np.array_equal, *arrays))
+        assert not any(file.name.startswith(".") for file in folder.iterdir())
+        assert are_equal(decoder_weights(folder), decoder_weights(undisturbed["run"]))
+    assert list(models.glob("*"))

@@ -44,7 +44,7 @@ def test_stored_images_are_refused_like_new_ones(sizes: Path, tmp_path: Path) ->
     again = extracted(renamed, 9999)
     assert summary(again) == small_only  # stored under another name
     assert again.computed == 0
-    with pytest.raises(PipelineError, match="None of the 2 images.*more than max_pixels=10"):
+    with pytest.raises(PipelineError, match=r"None of the 2 images.*more than max_pixels=10"):
         extracted(renamed, 10)
 
 

@@ -1,4 +1,4 @@
-"""Seeded mutations of files, for fuzzing: bytes replaced, odd bytes put in, stretches left out or doubled."""
+"""Seeded mutations of files, for fuzzing: bytes replaced, odd bytes inserted, stretches removed or repeated."""
 
 import random
 

@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from pipeline.core.atomic import UNFINISHED
+from pipeline.core.child_processes import end_with_parent
 from pipeline.core.cores import usable_cores
 from pipeline.core.errors import PipelineError, RequestError, cause
 from pipeline.core.keras_backend import quietly
@@ -159,7 +161,7 @@ def _digest(file: Path) -> str:
 
 def _convert(extractor: Extractor, folder: Path) -> Path:
     """Convert in a process of its own, whose memory is freed with it; returns the network's file in `folder`."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start_converter) as process:
         try:
             network = process.submit(_run_converter, extractor.weights.name, extractor.layer, folder).result()
         except BrokenProcessPool as error:
@@ -170,6 +172,12 @@ def _convert(extractor: Extractor, folder: Path) -> Path:
     if not network.is_file():
         raise PipelineError("MNN's converter wrote no network; is the disk full? The engine keras needs none.")
     return network
+
+
+def _start_converter() -> None:
+    """Prepare the process: neither Ctrl-C nor a kill of its parent leaves it behind."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it at once, without a traceback
+    end_with_parent()
 
 
 def _run_converter(weights: str, layer: str, folder: Path) -> Path:

@@ -1,0 +1,45 @@
+"""Weights that cannot be had are missed before anything is started."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import PipelineError
+from pipeline.data.sources import find_images
+from pipeline.features.engines.mnn import converted_network
+from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extractor import Extractor
+from pipeline.features.weights import Weights
+
+
+def unavailable(*_: object) -> None:
+    raise PipelineError("no weights")
+
+
+EXTRACTOR = Extractor(Weights("random:0", "unavailable", unavailable, unavailable), "block5_pool")
+
+
+@pytest.mark.parametrize("engine", ["keras", "mnn"])
+def test_weights_are_missed_before_images_are_read(tmp_path: Path, engine: str) -> None:
+    (tmp_path / "damaged.png").write_bytes(b"x")  # reading it first would give another error
+    options = ExtractionOptions(engine=engine, cache=tmp_path / "cache", progress=False)
+    with pytest.raises(PipelineError, match="no weights"):
+        extract_features(find_images(tmp_path), EXTRACTOR, options)
+
+
+def test_weights_are_missed_before_they_are_converted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(PipelineError, match="no weights"):
+        converted_network(EXTRACTOR, tmp_path)
+    assert "Converting" not in caplog.text
+
+
+def test_a_converted_network_needs_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "networks").mkdir()
+    (tmp_path / "networks" / "unavailable-block5_pool-0.mnn").write_bytes(b"x")
+    (tmp_path / "damaged.png").write_bytes(b"x")
+    with pytest.raises(PipelineError, match="could be read"):
+        extract_features(
+            find_images(tmp_path), EXTRACTOR, ExtractionOptions(engine="mnn", cache=tmp_path, progress=False)
+        )
