@@ -1,8 +1,8 @@
 """How fast features come, side by side: engines alone, `extract` as a whole, and what it costs in memory and start-up.
 
-Every comparison is measured in one run, in turn, several rounds, after a warm-up; medians and ratios are printed as
-Markdown tables. All run the same VGG16 (`random:0`, layer fc2, float32) on the same pictures. Peers that are installed
-take part: PyTorch, ONNX Runtime, OpenVINO (`pip install -e '.[benchmark]'`, PyTorch apart).
+What is compared takes turns in one run, several rounds after a warm-up; medians and ratios are printed as Markdown
+tables. All run the same VGG16 (`random:0`, layer fc2, float32) on the same images. Peers take part where they are
+installed: ONNX Runtime and OpenVINO (`pip install -e '.[benchmark]'`), PyTorch.
 
     python scripts/benchmark_extraction.py engines extract start        # about 20 minutes on two cores
     python scripts/benchmark_extraction.py gpu                          # where Keras's backend sees a GPU
@@ -27,21 +27,21 @@ from pathlib import Path
 import numpy as np
 from measuring import in_turn, table
 from PIL import Image
-from pipeline.engines.keras import build_network
-from pipeline.engines.mnn import _write_onnx, bgr_planes, converted_network
 
-from pipeline.cli import extract
 from pipeline.core.keras_backend import import_keras
-from pipeline.data import images as image_files
 from pipeline.data.decoding import THUMBNAIL, decode
+from pipeline.data.images import content_digest, file_ref
 from pipeline.data.sources import find_images
-from pipeline.features.engines.__init__ import make_engine
-from pipeline.features.extraction import ExtractionOptions, _decode_ahead
+from pipeline.features.engines import make_engine
+from pipeline.features.engines.keras import build_network
+from pipeline.features.engines.mnn import _write_onnx, bgr_planes, converted_network
+from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
 from pipeline.features.store import FeatureStore
 from pipeline.features.vgg16 import BLOCKS, DENSE
 from pipeline.features.weights import weights_from
+from pipeline.features.workers import decode_ahead
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = "random:0"
@@ -50,7 +50,7 @@ Peer = Callable[[np.ndarray], np.ndarray]  # RGB pixels (N, 224, 224, 3), uint8 
 
 
 def photographs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> Path:
-    """Write JPEGs of a size, each a crop of a sample photograph of its own."""
+    """Write JPEGs of a size, each a different crop of a tile of the sample."""
     folder.mkdir(parents=True, exist_ok=True)
     tiles = sorted((ROOT / "images").glob("*/*.jpg"))
     random = np.random.default_rng(0)
@@ -68,9 +68,12 @@ def photographs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) ->
 
 
 def peers() -> dict[str, Callable[[Path], Peer]]:
-    """All ways to run VGG16 that are installed here: name -> what makes it from a cache folder."""
-    found: dict[str, Callable[[Path], Peer]] = {"MNN, batch 8": _mnn, "Keras predict, batch 32": _keras,
-                                                "Keras predict, one by one": _keras_one_by_one}  # fmt: skip
+    """The ways to run VGG16 that are installed here: name -> a function from a cache folder to the peer."""
+    found: dict[str, Callable[[Path], Peer]] = {
+        "MNN, batch 8": _mnn,
+        "Keras predict, batch 32": _keras,
+        "Keras predict, one by one": _keras_one_by_one,
+    }
     if importlib.util.find_spec("torch"):
         found["PyTorch, channels last, batch 8"] = _torch
     if importlib.util.find_spec("onnxruntime"):
@@ -81,7 +84,7 @@ def peers() -> dict[str, Callable[[Path], Peer]]:
 
 
 class Worker:
-    """A peer in a process of its own, so that no library's threads disturb another's figures.
+    """A peer in a process of its own, so that the threads of one library do not slow down another.
 
     Args:
         name: One of `peers`.
@@ -94,14 +97,14 @@ class Worker:
         context.Process(target=_serve, args=(name, cache, theirs), daemon=True).start()
 
     def __call__(self, pixels: np.ndarray) -> tuple[float, np.ndarray]:
-        """Compute features there: the seconds it took, and the features."""
+        """Compute features in the process: the seconds it took, and the features."""
         self._connection.send(pixels)
         return self._connection.recv()
 
 
 def _serve(name: str, cache: Path, connection: Connection) -> None:
     peer = peers()[name](cache)
-    with contextlib.suppress(EOFError):  # how the parent's end is heard of
+    with contextlib.suppress(EOFError):  # the parent has ended
         while True:
             pixels = connection.recv()
             start = time.perf_counter()
@@ -177,10 +180,10 @@ def _openvino(cache: Path) -> Peer:
 def engines(cache: Path, rounds: int) -> None:
     """Images a second of each engine alone, and the ratio to Keras `predict` with batch 32."""
     tiles = sorted((ROOT / "images").glob("*/*.jpg"))[::4][:32]
-    pixels = np.stack([decode(image_files.read(tile)[0]) for tile in tiles])
+    pixels = np.stack([decode(file_ref(tile).read()[0]) for tile in tiles])
     workers = {name: Worker(name, cache) for name in peers()}
     _, expected = workers["Keras predict, batch 32"](pixels)
-    for name, worker in workers.items():  # the warm-up, and the proof that all compute the same
+    for name, worker in workers.items():  # the warm-up, which also checks that all compute the same
         _, features = worker(pixels)
         error = np.linalg.norm(features - expected) / np.linalg.norm(expected)
         assert error < 1e-3, f"{name} differs from Keras by {error}"
@@ -204,8 +207,8 @@ def command(images: Path, cache: Path, watch_memory: bool = False) -> dict:
     """Run `python -m pipeline extract`.
 
     Returns:
-        Its document, with "first" (seconds until the first vector was stored) and, where asked for, "peak" (bytes of
-        memory of all its processes together; watching that costs time).
+        Its JSON document, with "first" (seconds until the first vector was stored) and, with `watch_memory`, "peak"
+        (memory of all its processes together, in bytes; watching it costs time).
     """
     import psutil
 
@@ -225,31 +228,31 @@ def command(images: Path, cache: Path, watch_memory: bool = False) -> dict:
     return json.loads(process.stdout.read()) | {"peak": peak, "first": first}
 
 
-def fresh(work: Path, net: Path) -> Path:
-    """An empty cache that holds the converted net."""
+def fresh(work: Path, network: Path) -> Path:
+    """A cache that holds the converted network only."""
     cache = Path(tempfile.mkdtemp(dir=work))
-    (cache / "nets").mkdir()
-    os.link(net, cache / "nets" / net.name)
+    (cache / "networks").mkdir()
+    os.link(network, cache / "networks" / network.name)
     return cache
 
 
 def whole(cache: Path, work: Path, rounds: int) -> None:
     """`extract` from JPEGs to the store, against MNN alone and against the loop that people write."""
-    net = converted(cache)
+    network = converted(cache)
     folder = photographs(work / "many", 240)
-    pixels = np.stack([decode(image_files.read(file)[0]) for file in find_images(folder).files[:64]])
+    pixels = np.stack([decode(ref.read()[0]) for ref in find_images(folder).refs[:64]])
     alone = Worker("MNN, batch 8", cache)
     alone(pixels[:8])
     rates: dict[str, list[float]] = {"MNN alone": [], "`extract`": [], "the loop": []}
     loop = naive_loop()
     for _ in range(rounds):
         rates["MNN alone"].append(len(pixels) / alone(pixels)[0])
-        rates["`extract`"].append(steady_rate(folder, fresh(work, net)))
+        rates["`extract`"].append(steady_rate(folder, fresh(work, network)))
         rates["MNN alone"].append(len(pixels) / alone(pixels)[0])
         rates["the loop"].append(loop(folder, 16))
     medians = {name: statistics.median(each) for name, each in rates.items()}
     table(
-        ("500 x 375 JPEGs, start-up apart", "images a second", "against MNN alone", "against the loop"),
+        ("500 x 375 JPEGs, without start-up", "images a second", "against MNN alone", "against the loop"),
         [
             (name, f"{rate:.2f}", f"{rate / medians['MNN alone']:.2f}", f"{rate / medians['the loop']:.2f}")
             for name, rate in medians.items()
@@ -261,7 +264,7 @@ def steady_rate(images: Path, cache: Path) -> float:
     """Images a second of `extract` between its first and its last write to the store, a file for each batch of 8."""
     computed = command(images, cache)["computed"]
     written = [file.stat().st_mtime for file in cache.glob("features/*/data/*")]
-    assert len(written) * 8 == computed, "the store has merged its files; use fewer pictures"
+    assert len(written) * 8 == computed, "the store has merged its files; use fewer images"
     return (computed - 8) / (max(written) - min(written))
 
 
@@ -288,25 +291,25 @@ def naive_loop() -> Callable[[Path, int], float]:
 
 
 def converted(cache: Path) -> Path:
-    """The converted net in a cache."""
+    """The converted network in a cache."""
     return converted_network(Extractor(weights_from(WEIGHTS)), cache)
 
 
 def start(cache: Path, work: Path) -> None:
-    """Peak memory for 200 and for 2,000 pictures, the time to the first vector, and a second run over 10,000 files."""
-    net = converted(cache)
+    """Peak memory for 200 and for 2,000 images, the time to the first vector, and a second run over 10,000 files."""
+    network = converted(cache)
     few, many = photographs(work / "200", 200), photographs(work / "2000", 2000)
-    runs = {"200": command(few, fresh(work, net), True), "2,000": command(many, fresh(work, net), True)}
-    first = statistics.median(command(work / "few", fresh(work, net))["first"] for _ in range(3))
-    rows = [(f"peak memory, {count} pictures", f"{run['peak'] / 1e9:.2f} GB") for count, run in runs.items()]
-    rows.append(("2,000 against 200 pictures", f"{runs['2,000']['peak'] / runs['200']['peak']:.3f}"))
+    runs = {"200": command(few, fresh(work, network), True), "2,000": command(many, fresh(work, network), True)}
+    first = statistics.median(command(work / "few", fresh(work, network))["first"] for _ in range(3))
+    rows = [(f"peak memory, {count} images", f"{run['peak'] / 1e9:.2f} GB") for count, run in runs.items()]
+    rows.append(("2,000 against 200 images", f"{runs['2,000']['peak'] / runs['200']['peak']:.3f}"))
     rows.append(("from starting `extract` to the first vector stored", f"{first:.1f} s"))
     rows.append(("second `extract` over 10,000 unchanged files", f"{unchanged(work):.2f} s"))
     table(("`extract` on a CPU", "measured"), rows)
 
 
 def unchanged(work: Path) -> float:
-    """Seconds of an extraction of 10,000 files whose features (made up here) are stored and whose stamps are known."""
+    """Seconds of an extraction of 10,000 unchanged files whose features (random ones) are stored."""
     folder, cache = work / "10000", work / "cache10000"
     folder.mkdir()
     extractor = Extractor(weights_from(WEIGHTS))
@@ -316,9 +319,11 @@ def unchanged(work: Path) -> float:
     for number in range(10_000):
         file = folder / f"{number}.png"
         Image.fromarray(random.integers(0, 255, (8, 8, 3), np.uint8)).save(file)
-        data, stamp = image_files.read(file)
-        entries.append((file, stamp, image_files.digest(data)))
-    index.record(entries, time.time_ns() + 10**10)
+        os.utime(file, (0, 0))  # files younger than two seconds have no version
+        ref = file_ref(file)
+        data, version = ref.read()
+        entries.append((ref, version, content_digest(data)))
+    index.record(entries)
     for at in range(0, len(entries), 100):
         digests = [digest for _, _, digest in entries[at : at + 100]]
         thumbnails = np.zeros((len(digests), THUMBNAIL, THUMBNAIL), np.uint8)
@@ -335,10 +340,10 @@ def gpu(work: Path, side: int = 8192, batch: int = 256, count: int = 4096, round
     """The roofline of an accelerator: its dense bfloat16 matrix rate, VGG16 alone, decoding alone, and `extract`.
 
     Args:
-        work: A folder for pictures and stores.
-        side: Of the square matrices.
+        work: A folder for images and stores.
+        side: The side of the square matrices.
         batch: Images in a batch.
-        count: Pictures to extract.
+        count: Images to extract.
         rounds: Measured rounds.
 
     Returns:
@@ -359,13 +364,13 @@ def gpu(work: Path, side: int = 8192, batch: int = 256, count: int = 4096, round
     seconds = in_turn(tasks, rounds)
 
     found = find_images(folder)
-    computing = ExtractionOptions(engine="keras", batch_size=batch, cache=work / "gpu-cache", progress=False)
+    options = ExtractionOptions(engine="keras", batch_size=batch, cache=work / "gpu-cache", progress=False)
     began = time.perf_counter()
-    items = list(zip(found.paths, found.files, strict=True))
-    decoded = sum(1 for _ in _decode_ahead(items, frozenset(), computing))
+    named = list(zip(found.paths, found.refs, strict=True))
+    decoded = sum(1 for _ in decode_ahead(named, frozenset(), options.worker_count, options.max_pixels))
     decode_rate = decoded / (time.perf_counter() - began)
-    extract(find_images(photographs(work / "warm", batch)), extractor, computing)
-    extraction = extract(found, extractor, computing)
+    extract_features(find_images(photographs(work / "warm", batch)), extractor, options)
+    extraction = extract_features(found, extractor, options)
     rates = {
         "matrix_flops": 2 * side**3 / seconds["matrix"],
         "vgg16": batch / seconds["vgg16"],

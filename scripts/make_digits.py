@@ -1,4 +1,4 @@
-"""Write scikit-learn's handwritten digits as image files: a second check beside the sample.
+"""Write scikit-learn's handwritten digits as image files: a second data set beside the sample.
 
 1,797 digits of the UCI test set (Alpaydin and Kaynak 1998; CC BY 4.0), 8 x 8 pixels of 17 greys, become
 OUT/zero/0000.png ... OUT/nine/1796.png, enlarged to 64 x 64 pixels. `digits_targets.csv` beside this script holds the
@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TARGETS = Path(__file__).resolve().parent / "digits_targets.csv"
 SIDE = 64
-DARKEST = 16  # of scikit-learn's greys; ink is dark on white here
+DARKEST = 16  # of scikit-learn's greys; here ink is dark on white
 
 
 def write_digits(out: Path) -> None:
@@ -27,8 +27,8 @@ def write_digits(out: Path) -> None:
     for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
         file = out / NAMES[digit] / f"{number:04}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(np.rint(255 - pixels * 255 / DARKEST).astype(np.uint8))
-        picture.resize((SIDE, SIDE), Image.Resampling.NEAREST).save(file)
+        image = Image.fromarray(np.rint(255 - pixels * 255 / DARKEST).astype(np.uint8))
+        image.resize((SIDE, SIDE), Image.Resampling.NEAREST).save(file)
 
 
 if __name__ == "__main__":

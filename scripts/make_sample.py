@@ -1,4 +1,4 @@
-"""Make the sample in `images/` again: photographs cut into tiles, and the GloVe vectors of their names.
+"""Recreate the sample in `images/`: photographs cut into tiles, and the GloVe vectors of their names.
 
 Sixteen photographs that scikit-image and scikit-learn ship are each cut into a 3 x 3 grid of tiles that do not
 overlap, so that a tile held out of training shares no pixel with one that was not. The targets are the GloVe 6B
@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image
 
 GRID = 3
-LARGEST_TILE = 224  # VGG16 sees no more than this many pixels a side
+LARGEST_TILE = 224  # VGG16 takes no more than this many pixels on each side
 JPEG_QUALITY = 90
 NASA = "https://hubblesite.org/newscenter/archive/releases/2012/37/image/a/"
 NO_RESTRICTIONS = "no known copyright restrictions"
 
-# name -> (package, file, what it shows and who made it, licence)
+# name -> (package, file, content and source, licence)
 PHOTOGRAPHS = {
     "astronaut": ("skimage", "astronaut.png", "Eileen Collins; NASA Great Images", "public domain"),
     "brick": ("skimage", "brick.png", "Bricks25; CC0Textures", "CC0 1.0"),
@@ -44,13 +44,13 @@ PHOTOGRAPHS = {
 README = """\
 # The sample
 
-{names} photographs, each cut into {grid} x {grid} tiles that do not overlap: `NAME/ROW-COLUMN.jpg`, at most {largest}
-pixels a side. They come from the packages scikit-image and scikit-learn; cutting, scaling and re-encoding are our
-only changes.
+{names} photographs, each cut into {grid} x {grid} tiles that do not overlap: `NAME/ROW-COLUMN.jpg`, at most
+{largest} x {largest} pixels. They come from the packages scikit-image and scikit-learn and were only scaled, cut and
+re-encoded.
 `targets.csv` holds the GloVe 6B 50-d vector of each name (Pennington, Socher, Manning 2014; public domain, PDDL 1.0).
-`scripts/make_sample.py` makes all of it again.
+`scripts/make_sample.py` recreates all of it.
 
-| name | file in its package | what it shows, and its source | licence |
+| name | file | content and source | licence |
 | --- | --- | --- | --- |
 {rows}
 """
@@ -62,13 +62,13 @@ def photograph(package: str, file: str) -> Image.Image:
     return Image.open(Path(module.__file__).parent / file).convert("RGB")
 
 
-def tiles(picture: Image.Image) -> dict[str, Image.Image]:
-    """Cut a picture into GRID x GRID tiles that share no pixel: {"ROW-COLUMN": tile}."""
+def tiles(photo: Image.Image) -> dict[str, Image.Image]:
+    """Cut a photograph into GRID x GRID tiles that share no pixel: {"ROW-COLUMN": tile}."""
     side = GRID * LARGEST_TILE
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    width, height = picture.width // GRID, picture.height // GRID
+    photo.thumbnail((side, side), Image.Resampling.LANCZOS)
+    width, height = photo.width // GRID, photo.height // GRID
     return {
-        f"{row}-{column}": picture.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
+        f"{row}-{column}": photo.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
         for row in range(GRID)
         for column in range(GRID)
     }
@@ -88,11 +88,11 @@ def glove(words: list[str]) -> np.ndarray:
 
 def main(out: Path) -> None:
     """Write the tiles, `targets.csv` and `README.md` into the folder `out`."""
-    for name, (package, file, _, _) in PHOTOGRAPHS.items():
-        folder = out / name
+    for label, (package, file, _, _) in PHOTOGRAPHS.items():
+        folder = out / label
         folder.mkdir(parents=True, exist_ok=True)
-        for tile, picture in tiles(photograph(package, file)).items():
-            picture.save(folder / f"{tile}.jpg", quality=JPEG_QUALITY)
+        for name, tile in tiles(photograph(package, file)).items():
+            tile.save(folder / f"{name}.jpg", quality=JPEG_QUALITY)
 
     vectors = glove(list(PHOTOGRAPHS))
     with open(out / "targets.csv", "w", newline="") as file:
@@ -100,8 +100,10 @@ def main(out: Path) -> None:
         rows.writerow(["label", *range(vectors.shape[1])])
         rows.writerows([name, *vector] for name, vector in zip(PHOTOGRAPHS, vectors.astype(str), strict=True))
 
-    rows = (f"| {name} | {package}: {file} | {shows} | {licence} |"
-            for name, (package, file, shows, licence) in PHOTOGRAPHS.items())  # fmt: skip
+    rows = (
+        f"| {name} | {package}: {file} | {content} | {licence} |"
+        for name, (package, file, content, licence) in PHOTOGRAPHS.items()
+    )
     text = README.format(names=len(PHOTOGRAPHS), grid=GRID, largest=LARGEST_TILE, rows="\n".join(rows))
     (out / "README.md").write_text(text)
 

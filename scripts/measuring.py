@@ -1,8 +1,8 @@
-"""What the benchmarks share: tasks measured in turn, medians, Markdown tables."""
+"""What the benchmarks share: tasks that take turns, medians, Markdown tables."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 def timed(task: Callable[[], object]) -> float:
@@ -13,7 +13,7 @@ def timed(task: Callable[[], object]) -> float:
 
 
 def in_turn(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Run tasks in turn, several rounds; the median seconds of each."""
+    """Run tasks in turn for several rounds; the median seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
@@ -21,7 +21,7 @@ def in_turn(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a Markdown table."""
     print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     for row in rows:

@@ -159,3 +159,16 @@ def test_without_an_interval_nothing_is_said_of_differences() -> None:
 )
 def test_the_headline_names_the_baseline_that_decides(minus: str, bounds: Bounds, expected: str) -> None:
     assert headline(difference_is(minus, *bounds)(RESULT)) == expected
+
+
+def test_advice_never_contradicts_itself() -> None:
+    worse = difference_is("ridge", -0.05, -0.02)(RESULT)
+    overfitted = " ".join(conclude(worse, replace(CONTEXT, training_cosines={"functional": 0.95})))
+    assert "it overfits" in overfitted
+    assert "--epochs" not in overfitted
+    weak = " ".join(conclude(worse, replace(CONTEXT, training_cosines={"functional": 0.8})))
+    assert "more --epochs" in weak
+    assert "it overfits" not in weak
+    # A blend has chosen its epochs and weight decay itself.
+    blend = " ".join(conclude(worse, replace(CONTEXT, training_cosines={"functional": 0.8}, tuned=True)))
+    assert "--epochs" not in blend

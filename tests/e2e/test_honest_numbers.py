@@ -1,0 +1,191 @@
+"""Evaluations beyond a cosine: folds, clusters, noise ceilings, zero-shot scores, and what chooses an epoch."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import SMALL, Finished, make_image, write_targets
+
+Run = Callable[..., Finished]
+NETWORK = ("--epochs", 3, "--api", "functional")
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> tuple[Path, Path]:
+    """Four labels with six images each, and a target for each label."""
+    labels = ("blue", "green", "red", "white")
+    for number, label in enumerate(labels):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for index in range(6):
+            make_image(10 * number + index).save(tmp_path / "images" / label / f"{index}.png")
+    return tmp_path / "images", write_targets(tmp_path, *labels)
+
+
+def write_list(images: Path, rows: list[dict]) -> Path:
+    file = images / "list.csv"
+    with open(file, "w", newline="") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def paths_in(images: Path) -> list[str]:
+    return sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+
+
+def test_folds_hold_out_every_image_and_train_on_all(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    images, targets = labelled
+    options = ("train", images, "--targets", targets, *SMALL, *NETWORK, "--models", tmp_path / "models", "--json")
+    trained = run(*options, "--folds", 3, "--repeats", 2).json
+    assert (trained["images"], trained["train"], trained["validation"]) == (24, 24, 24)
+    folds = trained["folds"]
+    assert (folds["folds"], folds["repeats"]) == (3, 2)
+    low, high = folds["validation_cosine"]["functional"]["ci95"]
+    assert low < folds["validation_cosine"]["functional"]["mean"] < high
+    refused = run("evaluate", trained["run"], "--quiet", code=2)
+    assert "trained on all of its images" in refused.err
+    again = run("evaluate", trained["run"], "--images", images, "--targets", targets, "--json", "--quiet").json
+    assert "24 of the 24 images were trained on" in " ".join(again["conclusions"])
+
+
+def test_folds_and_a_chosen_epoch_exclude_each_other(run: Run, labelled: tuple[Path, Path]) -> None:
+    images, targets = labelled
+    refused = run("train", images, "--targets", targets, *SMALL, "--folds", 3, "--keep", "best", code=2)
+    assert "--keep last" in refused.err
+
+
+def test_held_out_images_choose_no_epoch(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    images, targets = labelled
+    trained = run(
+        "train",
+        images,
+        "--targets",
+        targets,
+        *SMALL,
+        *NETWORK,
+        "--keep",
+        "best",
+        "--models",
+        tmp_path / "models",
+        "--json",
+    ).json
+    split = json.loads((Path(trained["run"]) / "run.json").read_text())["split"]
+    sides = [set(split[side]) for side in ("train", "selection", "validation")]
+    assert all(sides)
+    assert not set.intersection(*sides)
+    assert sum(map(len, sides)) == 24
+    assert (trained["train"], trained["validation"]) == (len(sides[0]), len(sides[2]))
+
+
+def test_intervals_are_for_new_labels_unless_asked(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    images, targets = labelled
+    trained = run(
+        "train",
+        images,
+        "--targets",
+        targets,
+        *SMALL,
+        *NETWORK,
+        "--split",
+        "random:0.5",
+        "--models",
+        tmp_path / "models",
+        "--json",
+    ).json
+    found = {
+        kind: run("evaluate", trained["run"], *(("--cluster", kind) if kind else ()), "--json", "--quiet").json
+        for kind in ("", "label", "image")
+    }
+    assert found[""]["clusters"] == found["label"]["clusters"] == {"kind": "label", "count": 4}
+    assert found["image"]["clusters"] == {"kind": "image", "count": 12}
+    cosine = found["label"]["models"]["functional"]["cosine"]
+    assert cosine["ci95_same_labels"]
+    assert cosine["ci95"] != found["image"]["models"]["functional"]["cosine"]["ci95"]
+    assert found["image"]["models"]["functional"]["cosine"]["ci95_same_labels"] is None
+    refused = run("evaluate", trained["run"], "--cluster", "group", "--quiet", code=2)
+    assert "column 'group'" in refused.err
+
+
+def test_held_out_labels_are_scored_as_zero_shot(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    images, targets = labelled
+    trained = run(
+        "train",
+        images,
+        "--targets",
+        targets,
+        *SMALL,
+        *NETWORK,
+        "--split",
+        "classes:0.5",
+        "--models",
+        tmp_path / "models",
+        "--json",
+    ).json
+    scores = run("evaluate", trained["run"], "--json", "--quiet").json["models"]["functional"]
+    assert scores["retrieval_of_seen"] is None
+    assert scores["retrieval_of_unseen"]["hits"].keys() == {"1", "2", "5", "10", "20"}
+    assert scores["zero_shot"]["unseen_among_unseen"] >= scores["zero_shot"]["unseen_among_all"]
+    assert scores["zero_shot"]["harmonic_mean"] is None
+
+
+def test_repeated_targets_give_a_noise_ceiling(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    images, _ = labelled
+    random = np.random.default_rng(0)
+    rows, table = [], []
+    for path in paths_in(images):
+        true = random.normal(size=8)
+        for _ in range(4):
+            measured = true + 0.5 * random.normal(size=8)
+            rows.append({"path": path, "target": json.dumps(measured.tolist())})
+            table.append([path, *measured])
+    options = (*SMALL, *NETWORK, "--split", "random:0.5", "--models", tmp_path / "models", "--json")
+    listed = run("train", write_list(images, rows), *options).json
+    found = run("evaluate", listed["run"], "--json", "--quiet").json
+    # The mean of four measurements has a quarter of their noise variance: 1 / (1 + 0.25 / 4), for many dimensions.
+    assert found["noise_ceiling"] == pytest.approx((1 / (1 + 0.25 / 4)) ** 0.5, abs=0.05)
+    assert found["models"]["functional"]["progress_to_noise_ceiling"] > found["models"]["functional"]["progress"] or (
+        found["models"]["functional"]["progress"] <= 0
+    )
+    assert found["models"]["functional"]["patterns"]["pearson_of_ceiling"]
+    assert "noise ceiling" in " ".join(found["conclusions"])
+
+    file = tmp_path / "repeats.csv"
+    with open(file, "w", newline="") as opened:
+        csv.writer(opened).writerows(table)
+    plain = tmp_path / "means.csv"
+    with open(plain, "w", newline="") as opened:
+        means = {path: np.mean([row[1:] for row in table if row[0] == path], axis=0) for path in paths_in(images)}
+        csv.writer(opened).writerows([path, *mean] for path, mean in means.items())
+    trained = run("train", images, "--targets", plain, "--noise-ceiling", file, *options).json
+    again = run("evaluate", trained["run"], "--json", "--quiet").json
+    assert again["noise_ceiling"] == pytest.approx(found["noise_ceiling"], abs=1e-6)
+    refused = run("evaluate", trained["run"], "--noise-ceiling", plain, "--quiet", code=2)
+    assert "no path or label has two rows" in refused.err
+
+
+def test_a_blend_says_what_it_consists_of(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    images, targets = labelled
+    trained = run("train", images, "--targets", targets, *SMALL, "--models", tmp_path / "models", "--json").json
+    assert len(trained["shares"]) == 6
+    assert all(share >= 0 for share in trained["shares"].values())
+    assert {file.name for file in Path(trained["run"]).iterdir()} == {
+        "baselines.npz",
+        "conse.keras",
+        "functional.keras",
+        "report.html",
+        "ridge.keras",
+        "run.json",
+        "sequential.keras",
+    }
+    functional, sequential = (
+        run("evaluate", f"{trained['run']}/{style}.keras", "--json", "--quiet").json["models"][style]["cosine"]["mean"]
+        for style in ("functional", "sequential")
+    )
+    assert functional == sequential == trained["models"]["functional"]["validation_cosine"]
+    ridge = run("evaluate", f"{trained['run']}/ridge.keras", "--json", "--quiet").json
+    [scores] = ridge["models"].values()
+    assert scores["cosine"]["mean"] == pytest.approx(trained["baselines"]["ridge"]["validation_cosine"], abs=1e-6)

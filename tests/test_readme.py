@@ -1,0 +1,62 @@
+"""The READMEs: their commands have options that exist, their links lead somewhere, their Python examples run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, environment_at, make_images, write_targets
+
+READMES = sorted(file for file in ROOT.rglob("README.md") if not {".venv", "node_modules"} & set(file.parts))
+RUN = "models/2026-11-23_10-00-00"  # the run that the examples speak of
+
+
+def commands() -> list[str]:
+    """The arguments of all commands in the READMEs."""
+    found = [re.findall(r"python -m pipeline ([a-z][^`\n#&;]*)", file.read_text()) for file in READMES]
+    return sorted({arguments.strip() for each in found for arguments in each})
+
+
+def python_examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_readmes_have_examples() -> None:
+    assert len(commands()) > 8
+    assert python_examples()
+
+
+@pytest.mark.parametrize("arguments", commands())
+def test_documented_commands_are_understood(arguments: str, small_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.cli import cli
+
+    monkeypatch.chdir(ROOT)
+    name, *rest = shlex.split(re.sub(r"models/(RUN|\d{4}-\d\d-\d\d_[\d-]+)", str(small_run.folder), arguments))
+    cli.commands[name].make_context(name, rest)
+
+
+def test_python_examples_run(
+    small_run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    make_images(tmp_path / "photos" / "red", range(3))
+    write_targets(tmp_path, "red").rename(tmp_path / "embeddings.csv")
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment_at(home).items():
+        monkeypatch.setenv(name, value)
+    for variable in ("XDG_CACHE_HOME", "KERAS_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    for example in python_examples():
+        # Weights that need no download, and their smallest layer, whose network is converted already.
+        smaller = example.replace('weights_from("imagenet")', 'weights_from("random:0"), "block5_pool"')
+        found: dict = {}
+        exec(smaller.replace(RUN, str(small_run.folder)), found)
+        assert found["features"].vectors().shape == (3, 512)
+        assert found["predictions"].shape == found["targets"].shape == (3, 3)
+    assert -1 <= float(capsys.readouterr().out) <= 1
+
+
+@pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_links_lead_to_files(file: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", file.read_text())
+    missing = [link for link in links if "://" not in link and not (file.parent / link).exists()]
+    assert not [link for link in missing if not link.endswith(".png")]
