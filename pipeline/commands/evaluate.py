@@ -20,7 +20,6 @@ from pipeline.data.sources import find_images
 from pipeline.data.splits import SplitRule, held_out_units
 from pipeline.data.targets import TargetTable
 from pipeline.decoders.baselines import Baselines
-from pipeline.decoders.blending import BlendConfig
 from pipeline.decoders.fitting import config_from_json, fit_shuffled
 from pipeline.decoders.spec import API_STYLES
 from pipeline.decoders.training import TrainingData, predict
@@ -110,7 +109,7 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
         decoders={name: _predictions(file, cards[name], x) for name, file in files.items()},
         baselines=baselines,
         training=TrainingTargets(fitted.mean, fitted.deviation, fitted.has_seen(examples.targets)) if fitted else None,
-        tuned=run is not None and isinstance(config_from_json(run.training), BlendConfig),
+        shares=(run.result or {}).get("shares", {}) if run else {},
         cluster=wanted.cluster,
         weights=extractor.weights.name,
         trained_on=max(_count_training_images(examples, folder) for folder in {file.parent for file in files.values()}),

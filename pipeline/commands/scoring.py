@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,7 @@ class EvaluationInputs:
         training: What is known of the training targets, or None.
         weights: The `weights` option that the features were computed with.
         trained_on: How many of the images the decoders were trained on.
-        tuned: Whether the decoders chose their own strength.
+        shares: Candidate -> its share of the first decoder; empty where that is not a blend that chose them.
         cluster: What intervals generalize over: "group", "label" or "image"; None for groups where there are some, else
             labels where targets repeat, else images.
         run: The record of the first decoder's run, or None.
@@ -81,7 +81,7 @@ class EvaluationInputs:
     training: TrainingTargets | None
     weights: str
     trained_on: int = 0
-    tuned: bool = False
+    shares: Mapping[str, float] = field(default_factory=dict)
     cluster: str | None = None
     run: RunRecord | None = None
     folder: Path | None = None
@@ -129,7 +129,9 @@ def score_decoders(
     if report:
         curves = {name: decoder.curves for name, decoder in inputs.decoders.items() if decoder.curves}
         images = inputs.examples.features.images
-        write_report(report, Report(result, scored, evaluated, images, curves, inputs.run, inputs.folder))
+        write_report(
+            report, Report(result, scored, evaluated, images, curves, inputs.run, inputs.folder, inputs.shares)
+        )
     return result
 
 
@@ -140,7 +142,7 @@ def _context(inputs: EvaluationInputs) -> Context:
         activations={name: decoder.output_activation for name, decoder in inputs.decoders.items()},
         weights=inputs.weights,
         trained_on=inputs.trained_on,
-        tuned=inputs.tuned,
+        tuned=bool(inputs.shares),
     )
 
 

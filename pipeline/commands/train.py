@@ -323,7 +323,7 @@ def _evaluation_inputs(
         baselines=out_of_fold.baselines if out_of_fold else baselines.predict(x),
         training=out_of_fold.training if out_of_fold else training,
         weights="",
-        tuned=bool(fitted.shares),
+        shares=fitted.shares,
         cluster=wanted.cluster,
     )
 

@@ -2,12 +2,15 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import altair as alt
 import numpy as np
 
+from pipeline.evaluation.dimensions import Distribution
+from pipeline.evaluation.embedding_map import HEIGHT, LONGEST_LABEL, MARGIN, EmbeddingMap
 from pipeline.evaluation.metrics import ScoredPredictions
 
 # Of Okabe and Ito, told apart by the colour-blind, and at least 3:1 against white and against near-black.
@@ -20,29 +23,38 @@ _RIGHT_OR_WRONG = alt.Color("nearest is:N", scale=alt.Scale(domain=["right", "wr
 
 def _styled(chart: Any, height: int) -> dict:
     """A chart as wide as its place, without a ground of its own, so that it suits light and dark pages."""
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     return (
-        chart.properties(
-            width="container", height=height, background="transparent",
-            autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-        )
+        chart.properties(width="container", height=height, background="transparent", autosize=fit)
         .configure(font="system-ui")
         .configure_view(stroke=None)
         .configure_axis(labelLimit=LONGEST_NAME, titleFontWeight="normal")
         .configure_legend(orient="top", title=None, labelLimit=LONGEST_NAME, columns=3)
         .to_dict()
-    )  # fmt: skip
+    )
+
+
+def _values(rows: Iterable[Mapping], name: str | None = None) -> Any:
+    chart = alt.Chart(alt.Data(values=list(rows)))
+    return chart.properties(name=name) if name else chart
 
 
 def _coloured(names: Sequence[str]) -> alt.Scale:
     return alt.Scale(domain=list(names), range=[COLOURS[at % len(COLOURS)] for at in range(len(names))])
 
 
-def distributions(scored: Mapping[str, ScoredPredictions], ceilings: Sequence[float], rows: np.ndarray) -> dict:
-    """Cosines of models and baselines: a tick for each image, the mean with its interval, the ceilings dotted.
+def distributions(
+    scored: Mapping[str, ScoredPredictions],
+    output_ceilings: Sequence[float],
+    noise_ceiling: float | None,
+    rows: np.ndarray,
+) -> dict:
+    """Cosines of models and baselines: a tick for each image, the mean with its interval, the ceilings.
 
     Args:
         scored: Name -> scored predictions.
-        ceilings: Where to mark a ceiling.
+        output_ceilings: Where to draw a dotted line.
+        noise_ceiling: Where to draw a dashed line, or None.
         rows: Which images to draw.
     """
     ticks = [{"name": name, "cosine": float(each.cosines[row])} for name, each in scored.items() for row in rows]
@@ -51,24 +63,45 @@ def distributions(scored: Mapping[str, ScoredPredictions], ceilings: Sequence[fl
         for name, cosine in ((name, each.scores.cosine) for name, each in scored.items())
         for low, high in [cosine.ci95 or (cosine.mean, cosine.mean)]
     ]
+    ceilings = [{"ceiling": ceiling, "of": "output"} for ceiling in output_ceilings]
+    if noise_ceiling is not None:
+        ceilings.append({"ceiling": noise_ceiling, "of": "noise"})
     y = alt.Y("name:N", sort=list(scored), title=None)
     colour = alt.Color("name:N", scale=_coloured(list(scored)), legend=None)
     x = alt.X("cosine:Q", title="cosine to the target", scale=alt.Scale(zero=False, nice=True))
-    return _styled(
-        alt.layer(
-            alt.Chart(alt.Data(values=ticks)).mark_tick(thickness=1.5, opacity=0.6).encode(x, y, color=colour),
-            alt.Chart(alt.Data(values=means)).mark_rule(strokeWidth=3).encode(
-                alt.X("low:Q"), y, x2="high:Q", color=colour
-            ),
-            alt.Chart(alt.Data(values=means)).mark_point(size=90, filled=True, opacity=1).encode(
-                alt.X("mean:Q"), y, color=colour
-            ),
-            alt.Chart(alt.Data(values=[{"ceiling": ceiling} for ceiling in ceilings]))
-            .mark_rule(strokeDash=[2, 3], strokeWidth=2, color=TRUE)
-            .encode(alt.X("ceiling:Q")),
-        ),
-        34 * len(scored),
-    )  # fmt: skip
+    dashes = alt.Scale(domain=["output", "noise"], range=[[2, 3], [8, 4]])
+    layers = [
+        _values(ticks).mark_tick(thickness=1.5, opacity=0.6).encode(x, y, color=colour),
+        _values(means).mark_rule(strokeWidth=3).encode(alt.X("low:Q"), y, x2="high:Q", color=colour),
+        _values(means).mark_point(size=90, filled=True, opacity=1).encode(alt.X("mean:Q"), y, color=colour),
+        _values(ceilings)
+        .mark_rule(strokeWidth=2, color=TRUE)
+        .encode(alt.X("ceiling:Q"), strokeDash=alt.StrokeDash("of:N", scale=dashes, legend=None)),
+    ]
+    return _styled(alt.layer(*layers), 34 * len(scored))
+
+
+def histogram(values: Distribution, title: str, counted: str) -> dict:
+    """How values spread, with their median dashed.
+
+    Args:
+        values: Their histogram.
+        title: What they are.
+        counted: What is counted, such as "images".
+    """
+    bars = [
+        {"low": low, "high": high, "count": count}
+        for (low, high), count in zip(itertools.pairwise(values.edges), values.counts, strict=True)
+    ]
+    x = alt.X("low:Q", bin="binned", title=title, axis=alt.Axis(tickCount=5))
+    y = alt.Y("count:Q", title=counted, axis=alt.Axis(tickMinStep=1, format="d", tickCount=4))
+    layers = [
+        _values(bars).mark_bar(color=COLOURS[0]).encode(x, y, x2="high:Q"),
+        _values([{"median": values.median}])
+        .mark_rule(strokeDash=[6, 4], strokeWidth=2, color=WRONG)
+        .encode(alt.X("median:Q")),
+    ]
+    return _styled(alt.layer(*layers), 160)
 
 
 def learning_curves(curves: Mapping[str, Mapping[str, Sequence[float | None]]], name: str, title: str) -> dict:
@@ -84,14 +117,14 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[float | None]]], 
         for model, each in curves.items()
         for epoch, value in thinned(each[name])
     ]
+    # Where one line covers the other, both are seen.
+    dashes = alt.Scale(domain=list(curves), range=[[1, 0], [6, 5], [2, 2]])
+    chart = _values(values).mark_line(strokeWidth=2)
     return _styled(
-        alt.Chart(alt.Data(values=values))
-        .mark_line(strokeWidth=2)
-        .encode(
+        chart.encode(
             alt.X("epoch:Q", scale=alt.Scale(type="log", nice=False), title="epoch"),
             alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
-            # Where one line covers the other, both are seen.
-            alt.StrokeDash("model:N", scale=alt.Scale(domain=list(curves), range=[[1, 0], [6, 5], [2, 2]])),
+            alt.StrokeDash("model:N", scale=dashes),
             color=alt.Color("model:N", scale=_coloured(list(curves))),
         ),
         220,
@@ -104,36 +137,67 @@ def thinned(curve: Sequence[float | None], most: int = 200) -> list[tuple[int, f
     return [(epoch, value) for epoch in epochs if (value := curve[epoch - 1]) is not None]
 
 
-def embedding_map(dots: Sequence[Mapping], landmarks: Sequence[Mapping]) -> dict:
-    """Predicted embeddings as dots, true ones as crosses with their labels, in two dimensions.
+def map_of_embeddings(places: EmbeddingMap, previews: Mapping[int, str]) -> dict:
+    """Predicted embeddings as circles (right) and squares (wrong), true ones as crosses with labels.
 
     Args:
-        dots: `x`, `y`, `nearest is` ("right" or "wrong") and what pointing at the dot shows: `image` (a data URI),
-            `title` and more.
-        landmarks: `x`, `y` and `label`.
+        places: Where they are.
+        previews: Row of an image -> a small version of it as a data URI, which pointing at it shows.
     """
-    shown = [key for key in dict.fromkeys(itertools.chain(*dots)) if key not in ("x", "y")]
-    plain: dict[str, Any] = {
-        "axis": alt.Axis(labels=False, ticks=False, grid=False, domain=False),
-        "scale": alt.Scale(zero=False),
-    }
-    x, y = alt.X("x:Q", title="first principal component", **plain), alt.Y("y:Q", title="second", **plain)
-    crosses = alt.Chart(alt.Data(values=list(landmarks))).encode(x, y)
-    return _styled(
-        alt.layer(
-            crosses.mark_point(shape="cross", size=70, filled=True, color=TRUE, opacity=1),
-            crosses.mark_text(dy=-11, fontSize=11).encode(text="label:N"),
-            alt.Chart(alt.Data(values=list(dots)))
-            .mark_point(filled=True, size=70, opacity=0.85)
-            .encode(
-                x, y,
-                color=_RIGHT_OR_WRONG,
-                shape=alt.Shape("nearest is:N", scale=alt.Scale(domain=["right", "wrong"], range=["circle", "square"])),
-                tooltip=[alt.Tooltip(key, type="nominal") for key in shown],
-            ),
-        ),
-        420,
-    )  # fmt: skip
+    dots = [
+        {
+            "x": dot.x,
+            "y": dot.y,
+            **({"image": previews[dot.row]} if dot.row in previews else {}),
+            "title": dot.path,
+            "label": dot.label,
+            "cosine": f"{dot.cosine:.3f}",
+            "nearest": ", ".join(dot.nearest),
+            "nearest is": "right" if dot.is_right else "wrong",
+        }
+        for dot in places.dots
+    ]
+    landmarks = [asdict(landmark) for landmark in places.landmarks]
+    tooltip = [key for key in dict.fromkeys(itertools.chain(*dots)) if key not in ("x", "y")]
+    x, y = _map_axes(dots + landmarks, places.margin)
+    crosses = (
+        _values(landmarks, name="truths")
+        .mark_point(shape="cross", size=70, filled=True, color=TRUE, opacity=1)
+        .encode(x, y)
+    )
+    labels = [
+        _values(landmark for landmark in landmarks if landmark["from_width"] and landmark["offset"] == offset)
+        .mark_text(dy=offset, fontSize=11, baseline="middle", limit=LONGEST_LABEL)
+        .encode(x, y, text="label:N", opacity=alt.condition("width >= datum.from_width", alt.value(1), alt.value(0)))
+        for offset in sorted({landmark["offset"] for landmark in landmarks})
+    ]
+    shapes = alt.Scale(domain=["right", "wrong"], range=["circle", "square"])
+    predictions = (
+        _values(dots, name="predictions")
+        .mark_point(filled=True, size=70, opacity=0.85)
+        .encode(
+            x,
+            y,
+            color=_RIGHT_OR_WRONG,
+            shape=alt.Shape("nearest is:N", scale=shapes),
+            tooltip=[alt.Tooltip(key, type="nominal") for key in tooltip],
+        )
+    )
+    return _styled(alt.layer(crosses, predictions, *labels), HEIGHT)
+
+
+def _map_axes(points: Sequence[Mapping], margin: float) -> tuple[alt.X, alt.Y]:
+    """Axes that leave room for labels around the outermost points."""
+    axis = alt.Axis(labels=False, ticks=False, grid=False, domain=False)
+    x, y = ([min(values), max(values)] for values in ([point[key] for point in points] for key in "xy"))
+    return (
+        alt.X("x:Q", title="first principal component", axis=axis, scale=_exact(x, margin)),
+        alt.Y("y:Q", title="second", axis=axis, scale=_exact(y, MARGIN)),
+    )
+
+
+def _exact(domain: Sequence[float], margin: float) -> alt.Scale:
+    return alt.Scale(domain=domain, padding=margin, nice=False, zero=False)
 
 
 def confusion(cells: Sequence[Mapping], labels: Sequence[str]) -> dict:
@@ -148,14 +212,16 @@ def confusion(cells: Sequence[Mapping], labels: Sequence[str]) -> dict:
     for cell in cells:
         of_label[cell["label"]] += cell["images"]
     values = [
-        {**cell, "share": cell["images"] / of_label[cell["label"]],
-         "nearest is": "right" if cell["label"] == cell["nearest"] else "wrong"}
+        {
+            **cell,
+            "share": cell["images"] / of_label[cell["label"]],
+            "nearest is": "right" if cell["label"] == cell["nearest"] else "wrong",
+        }
         for cell in cells
-    ]  # fmt: skip
+    ]
+    chart = _values(values).mark_rect()
     return _styled(
-        alt.Chart(alt.Data(values=values))
-        .mark_rect()
-        .encode(
+        chart.encode(
             alt.X("nearest:N", scale=alt.Scale(domain=order), title="nearest to the prediction"),
             alt.Y("label:N", scale=alt.Scale(domain=list(labels)), title="true"),
             _RIGHT_OR_WRONG,

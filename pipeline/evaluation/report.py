@@ -8,22 +8,22 @@ request leave, so a file name cannot either.
 import base64
 import functools
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
 
 from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import PipelineError
-from pipeline.core.runs import RUN_FILE, RunRecord
-from pipeline.core.vectors import unit
+from pipeline.core.runs import RunRecord
 from pipeline.data import decoding
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.evaluation import charts
+from pipeline.evaluation import report_tables as tables
+from pipeline.evaluation.embedding_map import embedding_map
 from pipeline.evaluation.metrics import EvaluationSet, ScoredPredictions
 from pipeline.evaluation.results import EvaluationResult
 
@@ -31,14 +31,7 @@ SUFFIXES = (".html", ".htm")
 PREVIEW = 128  # pixels of the longer side
 MAPPED = 300  # images on the map, with their previews
 TICKS = 2000  # images in the distributions
-MOST_LABELS = 40  # in the confusion; more cannot be read
-CURVES = {"loss": "training loss", "validation_loss": "held-out loss", "validation_cosine": "held-out cosine"}
-DRAW = """
-for (const place of document.querySelectorAll("[data-chart]")) {
-  const chart = JSON.parse(document.getElementById(place.dataset.chart).textContent);
-  vegaEmbed(place, chart, {actions: false, ast: true, renderer: "svg"});
-}
-"""
+MOST_LABELS = 40  # in the confusion, where more cannot be read, and in a table that is not folded
 
 
 @dataclass(frozen=True)
@@ -53,6 +46,7 @@ class Report:
         curves: Model -> learning curves, where they are known.
         run: The record of the first model's run, or None.
         folder: The folder of that run.
+        shares: Candidate -> its share of the first model, where that is a blend.
     """
 
     result: EvaluationResult
@@ -62,6 +56,7 @@ class Report:
     curves: Mapping[str, Mapping[str, Sequence[float | None]]]
     run: RunRecord | None = None
     folder: Path | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_report(file: Path, report: Report) -> None:
@@ -82,28 +77,45 @@ def write_report(file: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """The report as HTML."""
-    name = report.result.best_model
-    document = report.result.to_json()
-    model = document["models"][name]
-    scored, evaluated = report.scored[name], report.evaluated
+    result, evaluated = report.result, report.evaluated
+    name = result.best_model
     mapped = _sample(len(evaluated.paths), MAPPED)
-    shown = {*map(int, mapped), *(image["row"] for which in ("worst", "best") for image in model[which])}
-    previews = {row: preview for row in sorted(shown) if (preview := _preview(report.images.refs[row]))}
-    dots, landmarks = _map(scored, evaluated, mapped, previews)
-    cells, labels = _confusion(scored, evaluated)
-    drawn = {
-        "distributions": charts.distributions(
-            report.scored, _ceilings(report.result), _sample(len(evaluated.paths), TICKS)
-        ),
-        **{
-            f"curve-{curve}": charts.learning_curves(report.curves, curve, title)
-            for curve, title in CURVES.items()
-            if report.curves
-        },
-        **({"map": charts.embedding_map(dots, landmarks)} if dots else {}),
-        **({"confusion": charts.confusion(cells, labels)} if 1 < _most(cells) <= MOST_LABELS else {}),
-    }
+    previews = _previews(report, mapped)
+    places = embedding_map(report.scored[name], evaluated, mapped)
+    cells = tables.confusion_cells(report.scored[name], evaluated)
+    drawn = _charts(report, cells)
+    if places:
+        drawn["map"] = charts.map_of_embeddings(places, previews)
     script = javascript()
+    rows = tables.score_rows(result)
+    with_labels = result.clusters.kind != "image"
+    return _template().render(
+        result=result,
+        name=name,
+        model=result.models[name],
+        images=report.images.source,
+        rows=rows,
+        hits=tables.telling_hits(result.candidates),
+        retrieval=[each for row in rows for each in tables.retrieval_rows(row, with_labels)],
+        with_labels=with_labels,
+        labels=tables.listed_labels(result.models[name].labels),
+        many_labels=MOST_LABELS,
+        previews=previews,
+        charts=drawn,
+        places=places,
+        of_all=None if len(mapped) == len(evaluated.paths) else len(evaluated.paths),
+        cells=cells,
+        curves=tables.curve_rows(report.curves),
+        curve_titles=tables.CURVES,
+        shares=report.shares,
+        made=tables.how_made(report.run) if report.run else [],
+        command=tables.repeat_command(report.folder) if report.run and report.folder else None,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.evaluation", "."),
         autoescape=True,
@@ -111,31 +123,41 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template("report.html").render(
-        document=document,
-        name=name,
-        model=model,
-        previews=previews,
-        charts=drawn,
-        dots=dots,
-        landmarks=landmarks,
-        cells=cells,
-        curves=_curve_rows(report.curves),
-        curve_titles=CURVES,
-        made=_made(report),
-        images=report.images.source,
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        of_all=None if len(mapped) == len(evaluated.paths) else len(evaluated.paths),
-    )
+    environment.filters["with_code"] = tables.with_code
+    return environment.get_template("report.html")
 
 
 @functools.cache
 def javascript() -> str:
-    """Vega, Vega-Lite and Vega-Embed from vl-convert (https://github.com/vega/vl-convert), and the code that draws."""
+    """Vega, Vega-Lite and Vega-Embed from vl-convert (https://github.com/vega/vl-convert), and our own code."""
     import vl_convert
 
-    return vl_convert.javascript_bundle(DRAW).replace("</script", "<\\/script")
+    code = files("pipeline.evaluation").joinpath("report.js").read_text(encoding="utf-8")
+    return vl_convert.javascript_bundle(code).replace("</script", "<\\/script")
+
+
+def _charts(report: Report, cells: Sequence[Mapping]) -> dict[str, dict]:
+    """All charts but the map: name -> Vega-Lite document."""
+    result = report.result
+    patterns = result.models[result.best_model].scores.patterns
+    output_ceilings = sorted({round(model.ceiling, 6) for model in result.models.values()})
+    ticks = _sample(len(report.evaluated.paths), TICKS)
+    drawn = {"distributions": charts.distributions(report.scored, output_ceilings, result.noise_ceiling, ticks)}
+    histograms = {
+        "pearson": (patterns.pearson, "Pearson's r", "dimensions"),
+        "r2": (patterns.r2, "R²", "dimensions"),
+        "pearson-of-ceiling": (patterns.pearson_of_ceiling, "Pearson's r / noise ceiling", "dimensions"),
+        "pattern": (patterns.pattern, "pattern correlation", "images"),
+    }
+    for name, (values, title, counted) in histograms.items():
+        if values and values.median is not None:
+            drawn[name] = charts.histogram(values, title, counted)
+    if report.curves:
+        for name, title in tables.CURVES.items():
+            drawn[f"curve-{name}"] = charts.learning_curves(report.curves, name, title)
+    if 1 < max(len({cell[key] for cell in cells}) for key in ("label", "nearest")) <= MOST_LABELS:
+        drawn["confusion"] = charts.confusion(cells, sorted({cell["label"] for cell in cells}))
+    return drawn
 
 
 def _sample(count: int, most: int) -> np.ndarray:
@@ -143,8 +165,11 @@ def _sample(count: int, most: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(count)[:most])
 
 
-def _ceilings(result: EvaluationResult) -> list[float]:
-    return sorted({round(model.ceiling, 6) for model in result.models.values()})
+def _previews(report: Report, mapped: np.ndarray) -> dict[int, str]:
+    """Previews of the images that are on the map, or among the best and the worst."""
+    model = report.result.models[report.result.best_model]
+    shown = {*mapped.tolist(), *(image.row for image in (*model.worst, *model.best))}
+    return {row: preview for row in sorted(shown) if (preview := _preview(report.images.refs[row]))}
 
 
 def _preview(ref: ImageRef) -> str | None:
@@ -154,104 +179,3 @@ def _preview(ref: ImageRef) -> str | None:
     except PipelineError:
         return None
     return f"data:image/jpeg;base64,{base64.b64encode(preview).decode()}"
-
-
-def _map(
-    scored: ScoredPredictions, evaluated: EvaluationSet, rows: np.ndarray, previews: Mapping[int, str]
-) -> tuple[list[dict], list[dict]]:
-    """The positions of predicted and true embeddings by their first two principal components (scikit-learn's PCA).
-
-    Returns:
-        A dot for each prediction and a landmark for each different target; nothing where there are fewer than two
-        dimensions or three points.
-    """
-    from sklearn.decomposition import PCA
-
-    targets, first = np.unique(evaluated.targets[rows], axis=0, return_index=True)
-    points = unit(np.concatenate([scored.predictions[rows], targets]))
-    if min(points.shape[1], len(points) - 1) < 2:
-        return [], []
-    places = PCA(2, svd_solver="full").fit_transform(points).round(4)
-    dots = []
-    for row, (x, y) in zip(map(int, rows), places, strict=False):
-        nearest = [evaluated.candidates.names[number] for number in scored.retrieval.nearest[row]]
-        dots.append(
-            {
-                "x": float(x),
-                "y": float(y),
-                **({"image": previews[row]} if row in previews else {}),
-                "title": evaluated.paths[row],
-                "label": evaluated.labels[row],
-                "cosine": f"{scored.cosines[row]:.3f}",
-                "nearest": ", ".join(nearest),
-                "nearest is": "right" if scored.retrieval.hits[row] else "wrong",
-            }
-        )
-    landmarks = [
-        {"x": float(x), "y": float(y), "label": evaluated.labels[rows[at]]}
-        for at, (x, y) in zip(first, places[len(rows) :], strict=True)
-    ]
-    return dots, landmarks if len(landmarks) <= MOST_LABELS else []
-
-
-def _confusion(scored: ScoredPredictions, evaluated: EvaluationSet) -> tuple[list[dict], list[str]]:
-    """How many images of each label have which name nearest; and the labels."""
-    nearest = [evaluated.candidates.names[number] for number in scored.retrieval.nearest[:, 0]]
-    counted = Counter(zip(evaluated.labels, nearest, strict=True))
-    cells = [{"label": label, "nearest": near, "images": count} for (label, near), count in sorted(counted.items())]
-    return cells, sorted(set(evaluated.labels))
-
-
-def _most(cells: Sequence[Mapping]) -> int:
-    """The number of rows or columns of a confusion, the larger of the two."""
-    return max(len({cell[key] for cell in cells}) for key in ("label", "nearest"))
-
-
-def _curve_rows(curves: Mapping[str, Mapping[str, Sequence[float | None]]]) -> list[tuple]:
-    """Rows of some epochs: model, epoch, and a number for each curve."""
-    return [
-        (model, epoch, [each[name][epoch - 1] for name in CURVES])
-        for model, each in curves.items()
-        for epoch, _ in charts.thinned(each["loss"], 12)
-    ]
-
-
-def _made(report: Report) -> list[tuple[str, str]]:
-    """How the first model was trained, line by line."""
-    if not report.run:
-        return []
-    run = report.run
-    return [
-        ("images", str(run.options.get("images", ""))),
-        ("targets", str(run.options.get("targets", "in the list of images"))),
-        ("features", ", ".join(f"{key} {value}" for key, value in run.extractor.items())),
-        *_training_lines(run.training),
-        ("split", f"{run.split.rule}: {len(run.split.train)} training, {len(run.split.validation)} held out"),
-        ("random seed", str(run.seed)),
-        ("versions", ", ".join(f"{key} {value}" for key, value in run.versions.items())),
-        ("repeat with", f"python -m pipeline train --config {(report.folder or Path()) / RUN_FILE}"),
-    ]
-
-
-def _training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if "decoder" not in training:
-        decays = ", ".join(f"{decay:g}" for decay in training["weight_decays"])
-        return [
-            (
-                "decoder",
-                f"a blend of ridge regression, {training['ramps']} random ramps and networks of {training['units']} "
-                f"units with weight decay {decays}, {training['epochs']} epochs each; shares by {training['folds']} "
-                "folds of the training images",
-            )
-        ]
-    decoder = training["decoder"]
-    hidden = ", ".join(map(str, decoder["hidden"])) or "none"
-    return [
-        ("decoder", f"hidden layers {hidden}, {decoder['activation']}; output {decoder['output_activation']}"),
-        (
-            "training",
-            f"{training['epochs']} epochs, batches of {training['batch_size']}, {training['optimizer']} at "
-            f"{training['learning_rate']:g} ({training['schedule']}), weight decay {training['weight_decay']:g}, loss "
-            f"{training['loss']}, keeping the {training['keep']} epoch",
-        ),
-    ]

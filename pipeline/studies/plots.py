@@ -13,7 +13,7 @@ Format = Literal["png", "svg", "pdf"]
 SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = {"functional": "#0072b2", "sequential": "#d55e00"}  # of Okabe and Ito, distinct for the colour-blind too
 POINTS = 200  # of a curve; more cannot be seen
-SCALE = 2  # of a .png, for sharp text
+SCALE = 2  # of a .png, for sharp text; the others need none, and a .pdf allows none
 
 
 def plot_study(study: Study, ceiling: float, file: Path) -> None:
@@ -40,7 +40,8 @@ def plot_study(study: Study, ceiling: float, file: Path) -> None:
         alt.Facet("scenario:N", title=None, sort=list(study.scenarios)), columns=2
     )
     with atomic_write(file) as unfinished:
-        panels.save(str(unfinished), format=cast(Format, file.suffix.lower()[1:]), scale_factor=SCALE)
+        kind = file.suffix.lower()[1:]
+        panels.save(str(unfinished), format=cast(Format, kind), scale_factor=SCALE if kind == "png" else 1)
 
 
 def _points(study: Study) -> list[dict]:

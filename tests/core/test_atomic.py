@@ -18,18 +18,23 @@ def test_a_file_appears_whole(tmp_path: Path) -> None:
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("old")
-    with pytest.raises(ZeroDivisionError), atomic_write(file) as unfinished:
-        unfinished.write_text("half")
-        raise ZeroDivisionError
+
+    def fail_half_way() -> None:
+        with atomic_write(file) as unfinished:
+            unfinished.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_what_cannot_be_written_is_named_with_its_cause(tmp_path: Path) -> None:
     file = tmp_path / "gone" / "a.txt"
-    with pytest.raises(PipelineError, match=r"gone/a\.txt cannot be written \(No such file or directory\)"):
-        with atomic_write(file) as unfinished:
-            unfinished.write_text("new")
+    message = r"gone/a\.txt cannot be written \(No such file or directory\)"
+    with pytest.raises(PipelineError, match=message), atomic_write(file) as unfinished:
+        unfinished.write_text("new")
 
 
 def test_what_a_kill_leaves_can_be_removed(tmp_path: Path) -> None:

@@ -67,20 +67,14 @@ def test_files_that_look_like_images_are_named(run, folder: Path) -> None:
 
 
 def test_progress_is_logged_where_there_is_no_terminal(start, tmp_path: Path) -> None:
-    code = """import sys
-from pipeline import cli
-from pipeline.core import progress
-from pipeline.features import extraction
-progress.INTERVAL, extraction.LONG = 0.2, 0
-sys.argv[1:1] = ["extract"]
-cli.main()"""
     images = images_of_noise(tmp_path / "images", 40)
-    out, err = start(images, *SMALL, "--cache", tmp_path / "cache", "--engine", "keras", "--batch-size", 4,
-                     code=code).communicate(timeout=300)  # fmt: skip
+    options = ("--engine", "keras", "--batch-size", 4)
+    process = start(images, *SMALL, "--cache", tmp_path / "cache", *options, program="extract_with_progress")
+    out, err = process.communicate(timeout=300)
     assert "40 images: 40 computed" in out, err
     assert re.search(r"features: \d+ of 40 images, [\d.e+]+ a second, \d\d:\d\d left", err)
     assert re.search(r"3[26] images to go: about \d+ seconds, and 0 MB of disk in .*cache/features", err)
-    quiet = start(images, *SMALL, "--cache", tmp_path / "other", "--engine", "keras", "--quiet", code=code)
+    quiet = start(images, *SMALL, "--cache", tmp_path / "other", *options, "--quiet", program="extract_with_progress")
     assert quiet.communicate(timeout=300)[1] == ""
 
 

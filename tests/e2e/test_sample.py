@@ -1,32 +1,55 @@
 """What a newcomer does first: the sample, with an empty home."""
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Finished
+from helpers import ROOT, Finished, are_equal
 
 
 @pytest.fixture(scope="module")
-def trained(run, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return run("train", "--json", "--quiet", "--models", tmp_path_factory.mktemp("models"))
+def home_of_newcomer(real_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty home, but for a link to the networks that the test processes share."""
+    home = tmp_path_factory.mktemp("newcomer")
+    cache = home / ".cache" / "image-vectors"
+    cache.mkdir(parents=True)
+    (real_cache / "networks").mkdir(parents=True, exist_ok=True)
+    (cache / "networks").symlink_to(real_cache / "networks")
+    return home
+
+
+@pytest.fixture(scope="module")
+def command(run, home_of_newcomer: Path) -> Callable[..., Finished]:
+    return functools.partial(run, HOME=str(home_of_newcomer))
+
+
+@pytest.fixture(scope="module")
+def trained(run_process, home_of_newcomer: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    models = tmp_path_factory.mktemp("models")
+    return run_process("train", "--json", "--quiet", "--models", models, HOME=str(home_of_newcomer))
 
 
 def test_both_decoders_beat_the_baselines(trained: Finished) -> None:
     result = trained.json
     assert trained.err == ""
     assert set(result) == {
-        "run", "images", "train", "validation", "target_dim", "models", "baselines", "ceiling", "report"
-    }  # fmt: skip
-    assert (result["images"], result["target_dim"], result["ceiling"]) == (144, 50, 1)
+        *("run", "images", "train", "validation", "target_dim", "models", "baselines", "ceiling", "shares", "folds"),
+        *("headline", "report"),
+    }
+    assert (result["images"], result["target_dim"], result["ceiling"], result["folds"]) == (144, 50, 1, None)
     assert result["train"] + result["validation"] == 144
-    mean, ridge = (result["baselines"][name]["validation_cosine"] for name in ("mean", "ridge"))
+    assert sum(result["shares"].values()) == pytest.approx(1, abs=0.2)
+    baselines = {name: baseline["validation_cosine"] for name, baseline in result["baselines"].items()}
+    assert set(baselines) == {"mean", "ridge", "conse"}
     for model in result["models"].values():
         assert set(model) == {"path", "epochs", "seconds", "train_cosine", "validation_cosine"}
         assert Path(model["path"]).is_file()
-        assert model["validation_cosine"] >= 0.60
-        assert model["validation_cosine"] > ridge > mean
+        assert model["validation_cosine"] >= 0.75
+        assert model["validation_cosine"] > max(baselines.values()) > baselines["mean"]
+    assert "better than the ridge baseline" in result["headline"]
 
 
 def test_api_styles_are_saved_bit_identical(trained: Finished) -> None:
@@ -34,46 +57,56 @@ def test_api_styles_are_saved_bit_identical(trained: Finished) -> None:
 
     ours, theirs = (keras.models.load_model(model["path"]) for model in trained.json["models"].values())
     assert isinstance(theirs, keras.Sequential)
-    for pair in zip(ours.get_weights(), theirs.get_weights(), strict=True):
-        assert np.array_equal(*pair)
+    assert are_equal(ours.get_weights(), theirs.get_weights())
 
 
-def test_a_second_extraction_computes_nothing(trained: Finished, run) -> None:
-    result = run("extract", "images", "--weights", "random:0", "--json", "--quiet").json
+def test_a_second_extraction_computes_nothing(trained: Finished, command) -> None:
+    result = command("extract", "images", "--weights", "random:0", "--json", "--quiet").json
     assert set(result) == {
-        "images", "computed", "cached", "failed", "seconds", "images_per_second", "dim", "engine", "extractor", "store"
-    }  # fmt: skip
+        *("images", "computed", "cached", "failed", "passed_over", "seconds", "images_per_second", "dim", "engine"),
+        *("extractor", "store", "out"),
+    }
     assert (result["images"], result["computed"], result["cached"], result["failed"]) == (144, 0, 144, [])
     assert (result["dim"], result["engine"]) == (4096, None)
 
 
-def test_evaluation_of_the_run_repeats_its_cosine(trained: Finished, run) -> None:
-    result = run("evaluate", trained.json["run"], "--json", "--quiet").json
+@pytest.fixture(scope="module")
+def evaluated(trained: Finished, command: Callable[..., Finished]) -> Finished:
+    return command("evaluate", trained.json["run"], "--json", "--quiet")
+
+
+def test_evaluation_of_the_run_repeats_its_cosine(trained: Finished, evaluated: Finished) -> None:
+    result = evaluated.json
     assert set(result) == {
-        "models", "baselines", "ceiling", "images", "candidates", "differences", "zero_targets", "conclusions", "report"
-    }  # fmt: skip
+        *("models", "baselines", "differences", "ceiling", "noise_ceiling", "images", "clusters", "candidates"),
+        *("target_rank", "zero_targets", "headline", "conclusions", "report"),
+    }
     assert (result["images"], result["candidates"]) == (trained.json["validation"], 16)
-    assert result["report"] == trained.json["report"]
+    assert result["clusters"] == {"kind": "label", "count": 16}
+    assert result["report"] == str(Path(trained.json["run"]) / "evaluation.html")
     for name, model in trained.json["models"].items():
-        judged = result["models"][name]
-        assert judged["cosine"]["mean"] == pytest.approx(model["validation_cosine"], abs=1e-6)
-        assert set(judged["cosine"]) == {"mean", "median", "p05", "p95", "ci95"}
-        assert set(judged["retrieval"]) == {"top1", "top5", "mrr", "median_rank"}
-        assert judged["retrieval"]["top1"] > 0.4  # chance is 1 of 16
-        assert 0.3 < judged["progress"] < 1
-        assert judged["centred_cosine"]["mean"] < judged["cosine"]["mean"]
-        assert sum(label["images"] for label in judged["labels"]) == result["images"]
+        scores = result["models"][name]
+        assert scores["cosine"]["mean"] == pytest.approx(model["validation_cosine"], abs=1e-6)
+        assert set(scores["cosine"]) == {"mean", "median", "p05", "p95", "ci95", "ci95_same_labels"}
+        assert set(scores["retrieval"]) == {"top1", "top5", "mrr", "median_rank", "hits"}
+        assert scores["retrieval_of_unseen"] is None
+        assert scores["retrieval"]["top1"] > 0.5  # chance is 1 of 16
+        assert 0.3 < scores["progress"] < 1
+        assert scores["centred_cosine"]["mean"] < scores["cosine"]["mean"]
+        assert sum(label["images"] for label in scores["labels"]) == result["images"]
     for name, baseline in trained.json["baselines"].items():
         assert result["baselines"][name]["cosine"]["mean"] == pytest.approx(baseline["validation_cosine"], abs=1e-6)
-    assert result["differences"][0] == {"of": "functional", "minus": "sequential", "mean": 0.0, "ci95": [0.0, 0.0]}
+    styles = result["differences"][0]
+    assert (styles["of"], styles["minus"], styles["mean"], styles["ci95"]) == ("functional", "sequential", 0, [0, 0])
     said = " ".join(result["conclusions"])
-    for expected in ("better than ridge", "API style changes nothing", "overfitted", "too few", "untrained weights"):
+    for expected in ("better than ridge", "API style changes nothing", "it overfits", "cannot show small differences"):
         assert expected in said
+    assert "untrained weights" in said
 
 
-def test_shuffled_targets_are_no_better_than_the_mean(trained: Finished, run, tmp_path: Path) -> None:
+def test_shuffled_targets_are_no_better_than_the_mean(trained: Finished, command, tmp_path: Path) -> None:
     report = tmp_path / "elsewhere.html"
-    result = run("evaluate", trained.json["run"], "--shuffled", "--report", report, "--json", "--quiet").json
+    result = command("evaluate", trained.json["run"], "--shuffled", "--report", report, "--json", "--quiet").json
     assert result["report"] == str(report)
     assert report.stat().st_size > 100_000
     baselines = result["baselines"]
@@ -81,20 +114,22 @@ def test_shuffled_targets_are_no_better_than_the_mean(trained: Finished, run, tm
     assert baselines["shuffled"]["retrieval"]["top1"] < 0.3
 
 
-def test_predictions_are_looked_up_in_a_vocabulary(trained: Finished, run, tmp_path: Path) -> None:
+def test_predictions_are_looked_up_in_a_vocabulary(
+    trained: Finished, evaluated: Finished, command: Callable[..., Finished], tmp_path: Path
+) -> None:
     words = tmp_path / "words.txt"
     targets = [line.split(",") for line in (ROOT / "images" / "targets.csv").read_text().splitlines()[1:]]
     random = np.random.default_rng(0)
     lines = [" ".join(row) for row in targets]
     lines += [f"word{number} " + " ".join(map(str, random.normal(size=50).round(3))) for number in range(500)]
     words.write_text("\n".join(lines) + "\n")
-    plain = run("evaluate", trained.json["run"], "--json", "--quiet").json
-    found = run("evaluate", trained.json["run"], "--vocabulary", words, "--json", "--quiet").json
+    plain = evaluated.json
+    found = command("evaluate", trained.json["run"], "--vocabulary", words, "--json", "--quiet").json
     assert (found["candidates"], plain["candidates"]) == (516, 16)
     assert found["models"]["functional"]["retrieval"]["mrr"] <= plain["models"]["functional"]["retrieval"]["mrr"]
     words.write_text("word 1 2 3\n")
-    refused = run("evaluate", trained.json["run"], "--vocabulary", words, code=2)
-    assert "holds vectors of dimension 3; the targets have 50" in refused.err
+    refused = command("evaluate", trained.json["run"], "--vocabulary", words, code=2)
+    assert "has vectors of dimension 3; the targets have 50" in refused.err
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1000), ("dark", 1000), ("light", 375)])
@@ -110,27 +145,27 @@ def test_the_report_is_read_in_a_browser(trained: Finished, open_page, scheme: s
     assert "nearest" in shown.inner_text()
     for summary in opened.page.locator("summary").all():
         summary.press("Enter")
-    assert opened.page.locator("details[open]").count() == opened.page.locator("details").count() == 3
-    assert opened.serious_faults() == []
-    assert opened.complaints == []
+    assert opened.page.locator("details[open]").count() == opened.page.locator("details").count() >= 2
+    assert opened.accessibility_violations() == []
+    assert opened.messages == []
     assert opened.requests == [report.as_uri()]
 
 
-def test_evaluation_of_a_model_alone_says_what_it_has_seen(trained: Finished, run) -> None:
+def test_evaluation_of_a_model_alone_says_what_it_has_seen(trained: Finished, command) -> None:
     model = trained.json["models"]["functional"]["path"]
-    finished = run("evaluate", model, "images", "--targets", "images/targets.csv", "--json")
+    finished = command("evaluate", model, "--images", "images", "--targets", "images/targets.csv", "--json")
     assert finished.json["images"] == 144
     assert set(finished.json["models"]) == {"functional"}
     assert f"were trained on {trained.json['train']} of these 144 images" in finished.err
 
 
-def test_tables_fit_80_columns_with_the_report_under_them(trained: Finished, run) -> None:
-    finished = run("evaluate", trained.json["run"], "--quiet")
+def test_tables_fit_80_columns_with_the_report_under_them(trained: Finished, command) -> None:
+    finished = command("evaluate", trained.json["run"], "--quiet")
     assert "functional" in finished.out
     assert "ridge" in finished.out
     *lines, last = finished.out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert last == f"report: {trained.json['report']}"
+    assert last == f"report: {Path(trained.json['run']) / 'evaluation.html'}"
 
 
 def test_run_json_says_how_it_was_made(trained: Finished) -> None:
@@ -138,6 +173,6 @@ def test_run_json_says_how_it_was_made(trained: Finished) -> None:
     assert saved["extractor"]["weights"] == "random-he-normal-0"
     assert saved["options"]["images"] == str(ROOT / "images")
     assert len(saved["split"]["validation"]) == trained.json["validation"]
-    assert len(saved["curves"]["functional"]["loss"]) == trained.json["models"]["functional"]["epochs"]
+    assert saved["result"]["headline"] == trained.json["headline"]
     labels = [path.partition("/")[0] for path in saved["split"]["validation"]]
     assert {labels.count(label) for label in labels} <= {1, 2}

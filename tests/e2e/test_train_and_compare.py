@@ -1,11 +1,12 @@
 """`train` and `compare` as commands: interrupted, resumed, diverging, compared."""
 
+import os
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SMALL, decoder_weights, wait_until, write_targets
+from helpers import SMALL, decoder_weights, is_gone_soon, wait_until, write_targets
 
 
 @pytest.fixture
@@ -20,11 +21,12 @@ def test_an_interrupted_run_resumes_with_its_own_options_and_images_only(
 ) -> None:
     process = start(*train, "--epochs", 10**6, program="frequent_checkpoints")
     wait_until(lambda: list(tmp_path.glob("models/*/checkpoint.npz")), process)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     _, messages = process.communicate(timeout=60)
     [interrupted] = (tmp_path / "models").iterdir()
     assert (process.returncode, "Traceback" in messages) == (130, False)
     assert f"python -m pipeline train --resume {interrupted}" in messages
+    assert is_gone_soon(process.pid)
 
     assert "is not finished; resume with" in run("evaluate", interrupted, code=2).err
     for other in (("--epochs", 5), ("--config", interrupted / "run.json"), ("--seed", 0)):

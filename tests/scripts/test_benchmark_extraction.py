@@ -1,12 +1,7 @@
-import sys
 from pathlib import Path
 
-import pytest
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
 import benchmark_extraction
+import pytest
 
 
 def test_gpu_part_runs_on_a_cpu_with_a_small_batch(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

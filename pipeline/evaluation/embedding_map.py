@@ -1,0 +1,160 @@
+"""The map of embeddings: predicted and true ones in two dimensions, with labels that do not overlap."""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.core.vectors import unit
+from pipeline.evaluation.metrics import EvaluationSet, ScoredPredictions
+
+HEIGHT = 420  # of the map; this and all other lengths are in pixels
+WIDTHS = (240, 440, 600, 760, 920)  # of the map, from a phone's to a desktop's
+LONGEST_LABEL = 120
+CHARACTER = 7  # the width of a letter of a label
+LINE = 14  # the height of a label
+OFFSET = 12  # from the middle of a cross to that of its label
+MARGIN = OFFSET + LINE  # above and below the outermost points
+MOST_LANDMARKS = 40  # more crosses than this hide the predictions
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A predicted embedding.
+
+    Attributes:
+        row: The image's row.
+        x: Its first principal component.
+        y: Its second.
+        path: The image's name.
+        label: Its label.
+        cosine: To its target.
+        nearest: The names of the nearest candidates.
+        is_right: Whether its own target is the nearest.
+    """
+
+    row: int
+    x: float
+    y: float
+    path: str
+    label: str
+    cosine: float
+    nearest: Sequence[str]
+    is_right: bool
+
+
+@dataclass(frozen=True)
+class Landmark:
+    """A true embedding.
+
+    Attributes:
+        x: Its first principal component.
+        y: Its second.
+        label: Its label.
+        from_width: The narrowest map that has room for the label; None where none has.
+        offset: How far the label is below the cross; negative above it.
+    """
+
+    x: float
+    y: float
+    label: str
+    from_width: int | None = None
+    offset: int = -OFFSET
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """Predicted and true embeddings in two dimensions.
+
+    Attributes:
+        dots: The predicted embeddings.
+        landmarks: The true ones, each once; none where there are more than `MOST_LANDMARKS`.
+        margin: The space for labels left and right of the outermost points.
+    """
+
+    dots: Sequence[Dot]
+    landmarks: Sequence[Landmark]
+    margin: float
+
+
+def embedding_map(scored: ScoredPredictions, evaluated: EvaluationSet, rows: np.ndarray) -> EmbeddingMap | None:
+    """Place some predictions and their targets by their first two principal components (scikit-learn's PCA).
+
+    Args:
+        scored: The predictions.
+        evaluated: The images with their targets.
+        rows: Which images to place, shape (n,).
+
+    Returns:
+        The map; None where there are fewer than two dimensions or three points.
+    """
+    from sklearn.decomposition import PCA
+
+    targets, first = np.unique(evaluated.targets[rows], axis=0, return_index=True)
+    points = unit(np.concatenate([scored.predictions[rows], targets]))
+    if min(points.shape[1], len(points) - 1) < 2:
+        return None
+    places: np.ndarray = PCA(2, svd_solver="full").fit_transform(points).round(4)
+    dots = [_dot(row, place, scored, evaluated) for row, place in zip(rows.tolist(), places.tolist(), strict=False)]
+    if len(targets) > MOST_LANDMARKS:
+        return EmbeddingMap(dots, [], OFFSET)
+    labels = [evaluated.labels[rows[at]] for at in first]
+    landmarks = [Landmark(x, y, label) for (x, y), label in zip(places[len(rows) :].tolist(), labels, strict=True)]
+    margin = max(2 * OFFSET, *map(label_width, labels)) / 2
+    spans = np.ptp(places, axis=0)
+    return EmbeddingMap(dots, place_labels(landmarks, spans, margin), margin)
+
+
+def _dot(row: int, place: Sequence[float], scored: ScoredPredictions, evaluated: EvaluationSet) -> Dot:
+    x, y = place
+    return Dot(
+        row=row,
+        x=x,
+        y=y,
+        path=evaluated.paths[row],
+        label=evaluated.labels[row],
+        cosine=float(scored.cosines[row]),
+        nearest=[evaluated.candidates.names[number] for number in scored.retrieval.nearest[row]],
+        is_right=bool(scored.retrieval.hits[row]),
+    )
+
+
+def label_width(label: str) -> float:
+    """About how wide a label is drawn."""
+    letters = sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in label)
+    return min(LONGEST_LABEL, CHARACTER * letters)
+
+
+def place_labels(landmarks: Sequence[Landmark], spans: np.ndarray, margin: float) -> list[Landmark]:
+    """Put each label above or below its cross where it covers no other label, on the narrowest map with room for it.
+
+    Labels are centred on their crosses, so those that are apart on a map stay apart on a wider one.
+
+    Args:
+        landmarks: The landmarks; those that come first are placed first.
+        spans: The extent of all points, shape (2,).
+        margin: The space left and right of the outermost points.
+
+    Returns:
+        The landmarks with `from_width` and `offset`.
+    """
+    extent = np.maximum(spans, 1e-9)
+    placed: dict[int, Landmark] = {}
+    for width in WIDTHS:
+        scale = np.array([width - 2 * margin, HEIGHT - 2 * MARGIN]) / extent
+        for number, landmark in enumerate(landmarks):
+            if number in placed:
+                continue
+            for offset in (-OFFSET, OFFSET):
+                tried = replace(landmark, from_width=width, offset=offset)
+                if not any(_overlap(tried, other, scale) for other in placed.values()):
+                    placed[number] = tried
+                    break
+    return [placed.get(number, landmark) for number, landmark in enumerate(landmarks)]
+
+
+def _overlap(first: Landmark, second: Landmark, scale: np.ndarray) -> bool:
+    apart_x = abs(first.x - second.x) * scale[0]
+    apart_y = abs((second.y - first.y) * scale[1] - (second.offset - first.offset))
+    return bool(apart_x < (label_width(first.label) + label_width(second.label)) / 2 and apart_y < LINE)

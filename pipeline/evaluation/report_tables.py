@@ -1,0 +1,150 @@
+"""The rows of the report's tables, as the template shows them."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from pipeline.core.runs import RUN_FILE, RunRecord
+from pipeline.evaluation import charts
+from pipeline.evaluation.metrics import EvaluationSet, ScoredPredictions
+from pipeline.evaluation.results import EvaluationResult, LabelScores, Scores
+from pipeline.evaluation.retrieval import HITS, RetrievalSummary
+
+CURVES = {"loss": "training loss", "validation_loss": "held-out loss", "validation_cosine": "held-out cosine"}
+LISTED = 1000  # labels
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model or a baseline."""
+
+    title: str
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class RetrievalRow:
+    """Retrieval of a model or a baseline: over all images, by another similarity, or over some images."""
+
+    title: str
+    summary: RetrievalSummary
+    is_part: bool = False
+
+
+def score_rows(result: EvaluationResult) -> list[Row]:
+    """A row for each model and each baseline."""
+    return [
+        *(Row(name, model.scores) for name, model in result.models.items()),
+        *(Row(f"{name} baseline", scores) for name, scores in result.baselines.items()),
+    ]
+
+
+def telling_hits(candidates: int) -> list[int]:
+    """The k of hits@k that say something: the first, and those that chance does not reach half the time."""
+    return [k for k in HITS if k == 1 or 2 * k < candidates]
+
+
+def retrieval_rows(row: Row, with_labels: bool) -> list[RetrievalRow]:
+    """Retrieval of a model or a baseline: by cosine, by CSLS, and apart for labels seen and unseen.
+
+    Args:
+        row: The model or the baseline.
+        with_labels: Whether images share labels, so that seen and unseen ones are told apart.
+    """
+    parts = [("by CSLS", row.scores.retrieval_csls)]
+    if with_labels:
+        parts += [
+            ("labels that training saw", row.scores.retrieval_of_seen),
+            ("labels that it did not", row.scores.retrieval_of_unseen),
+            ("of these, classes of ImageNet", row.scores.retrieval_of_imagenet),
+        ]
+    rows = [RetrievalRow(f"… {title}", summary, is_part=True) for title, summary in parts if summary]
+    return [RetrievalRow(row.title, row.scores.retrieval), *rows]
+
+
+def listed_labels(labels: Sequence[LabelScores]) -> list[LabelScores]:
+    """The labels in order; of more than `LISTED`, those with the lowest cosines."""
+    worst = sorted(labels, key=lambda label: label.cosine)[:LISTED]
+    return sorted(worst, key=lambda label: label.label)
+
+
+def confusion_cells(scored: ScoredPredictions, evaluated: EvaluationSet) -> list[dict]:
+    """How many images of each label have which name nearest."""
+    nearest = [evaluated.candidates.names[number] for number in scored.retrieval.nearest[:, 0]]
+    counted = Counter(zip(evaluated.labels, nearest, strict=True))
+    return [{"label": label, "nearest": near, "images": count} for (label, near), count in sorted(counted.items())]
+
+
+def curve_rows(curves: Mapping[str, Mapping[str, Sequence[float | None]]]) -> list[tuple]:
+    """Rows of some epochs: model, epoch, and a number for each curve."""
+    return [
+        (model, epoch, [each[name][epoch - 1] for name in CURVES])
+        for model, each in curves.items()
+        for epoch, _ in charts.thinned(each["loss"], 12)
+    ]
+
+
+def with_code(sentence: str) -> Markup:
+    """A sentence as HTML, its command-line options marked as code."""
+    return Markup(_OPTION.sub(r"<code>\g<0></code>", str(escape(sentence))))
+
+
+def how_made(run: RunRecord) -> list[tuple[str, str]]:
+    """How a run was trained: what, and how."""
+    return [
+        ("images", str(run.options.get("images", ""))),
+        ("targets", str(run.options.get("targets", "in the list of images"))),
+        ("features", ", ".join(f"{key} {value}" for key, value in run.extractor.items())),
+        *_training_lines(run.training),
+        ("split", _split_line(run)),
+        ("random seed", str(run.seed)),
+        ("versions", ", ".join(f"{key} {value}" for key, value in run.versions.items())),
+    ]
+
+
+def repeat_command(folder: Path) -> str:
+    """The command that repeats a run."""
+    return f"python -m pipeline train --config {folder / RUN_FILE}"
+
+
+def _split_line(run: RunRecord) -> str:
+    split = run.split
+    if not split.validation:
+        return f"{split.rule}, cross-validated; then trained on all {len(split.train)}"
+    chosen = f", {len(split.selection)} to choose the epoch" if split.selection else ""
+    return f"{split.rule}: {len(split.train)} training{chosen}, {len(split.validation)} held out"
+
+
+def _training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return _blend_lines(training) if "decoder" not in training else _network_lines(training)
+
+
+def _blend_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    decays = ", ".join(f"{decay:g}" for decay in training["weight_decays"])
+    blended = (
+        f"a blend of ridge regression, {training['ramps']} random ramps and networks of {training['units']} units "
+        f"with weight decay {decays}, {training['epochs']} epochs each; shares by {training['folds']} folds of the "
+        "training images"
+    )
+    return [("decoder", blended)]
+
+
+def _network_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    decoder = training["decoder"]
+    hidden = ", ".join(map(str, decoder["hidden"])) or "none"
+    trained = (
+        f"{training['epochs']} epochs, batches of {training['batch_size']}, {training['optimizer']} at "
+        f"{training['learning_rate']:g} ({training['schedule']}), weight decay {training['weight_decay']:g}, loss "
+        f"{training['loss']}, keeping the {training['keep']} epoch"
+    )
+    return [
+        ("decoder", f"hidden layers {hidden}, {decoder['activation']}; output {decoder['output_activation']}"),
+        ("training", trained),
+    ]
