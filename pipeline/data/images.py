@@ -63,7 +63,7 @@ class ImageRef:
         """
         if self.is_file:
             return _read_file(self.uri)
-        from pipeline.data.tfds import read_example
+        from pipeline.data.tfds_reader import read_example
 
         return read_example(self.uri), None
 

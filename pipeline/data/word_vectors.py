@@ -212,7 +212,7 @@ def _text_rows(file: Path, opened: IO[bytes]) -> Iterator[Row]:
         )
     if not ended:
         raise RequestError(
-            f"{_where(file, line)}: the last line has no end, so its last number may have lost digits. "
+            f"{_where(file, line)}: the last line does not end in a newline, so its last number may have lost digits. "
             "Download the file again, or end the line if it is complete."
         )
 
@@ -233,7 +233,11 @@ def _is_number(text: bytes) -> bool:
 
 def _ragged(file: Path, line: int, given: int, dim: int, first: int, ended: bool) -> str:
     message = f"{_where(file, line)}: {given} numbers, but line {first} has {dim}; all rows must have the same length."
-    return message if ended else f"{message} The line has no end: the file seems to be cut short. Download it again."
+    return (
+        message
+        if ended
+        else f"{message} The line does not end in a newline: the file seems to be cut short. Download it again."
+    )
 
 
 def _binary_rows(file: Path, opened: IO[bytes]) -> Iterator[Row]:

@@ -34,8 +34,9 @@ def _styled(chart: Any, height: int) -> dict:
     )
 
 
-def _values(rows: Iterable[Mapping]) -> Any:
-    return alt.Chart(alt.Data(values=list(rows)))
+def _values(rows: Iterable[Mapping], name: str | None = None) -> Any:
+    chart = alt.Chart(alt.Data(values=list(rows)))
+    return chart.properties(name=name) if name else chart
 
 
 def _coloured(names: Sequence[str]) -> alt.Scale:
@@ -97,7 +98,7 @@ def histogram(values: Distribution, title: str, counted: str) -> dict:
     layers = [
         _values(bars).mark_bar(color=COLOURS[0]).encode(x, y, x2="high:Q"),
         _values([{"median": values.median}])
-        .mark_rule(strokeDash=[6, 4], strokeWidth=2, color=WRONG)
+        .mark_rule(strokeDash=[6, 4], strokeWidth=2, color="currentColor")
         .encode(alt.X("median:Q")),
     ]
     return _styled(alt.layer(*layers), 160)
@@ -159,7 +160,11 @@ def map_of_embeddings(places: EmbeddingMap, previews: Mapping[int, str]) -> dict
     landmarks = [asdict(landmark) for landmark in places.landmarks]
     tooltip = [key for key in dict.fromkeys(itertools.chain(*dots)) if key not in ("x", "y")]
     x, y = _map_axes(dots + landmarks, places.margin)
-    crosses = _values(landmarks).mark_point(shape="cross", size=70, filled=True, color=TRUE, opacity=1).encode(x, y)
+    crosses = (
+        _values(landmarks, name="truths")
+        .mark_point(shape="cross", size=70, filled=True, color=TRUE, opacity=1)
+        .encode(x, y)
+    )
     labels = [
         _values(landmark for landmark in landmarks if landmark["from_width"] and landmark["offset"] == offset)
         .mark_text(dy=offset, fontSize=11, baseline="middle", limit=LONGEST_LABEL)
@@ -168,7 +173,7 @@ def map_of_embeddings(places: EmbeddingMap, previews: Mapping[int, str]) -> dict
     ]
     shapes = alt.Scale(domain=["right", "wrong"], range=["circle", "square"])
     predictions = (
-        _values(dots)
+        _values(dots, name="predictions")
         .mark_point(filled=True, size=70, opacity=0.85)
         .encode(
             x,

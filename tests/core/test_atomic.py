@@ -15,16 +15,17 @@ def test_a_file_appears_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def _write_half(file: Path) -> None:
-    file.write_text("half")
-    raise ZeroDivisionError
-
-
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("old")
-    with pytest.raises(ZeroDivisionError), atomic_write(file) as unfinished:
-        _write_half(unfinished)
+
+    def fail_half_way() -> None:
+        with atomic_write(file) as unfinished:
+            unfinished.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 

@@ -89,7 +89,7 @@ GLOVE = FORMATS["glove.txt"]
     ("name", "content", "message"),
     [
         ("glove.txt", GLOVE[: len(GLOVE) // 2], r"glove\.txt, line \d: "),
-        ("glove.txt", GLOVE[:-1], "line 8: the last line has no line end"),
+        ("glove.txt", GLOVE[:-1], "line 8: the last line does not end in a newline"),
         ("glove.txt", b"a 1 2 3\nb 1 2\n", "line 2: 2 numbers, but line 1 has 3"),
         ("glove.txt", b"a 1 2 3\nb 1 2 3 4\n", "line 2: 4 numbers, but line 1 has 3"),
         ("glove.txt", b"a 1 2\ncat 1 x\n", "line 2: not a number"),
@@ -107,7 +107,7 @@ GLOVE = FORMATS["glove.txt"]
         ("w.bin", FORMATS["word2vec.bin"].replace(b"7 3", b"9 3"), "row 8: the file ends here"),
         ("w.bin", FORMATS["word2vec.bin"].replace(b"7 3", b"6 3"), "more follows after the 6 rows"),
         ("w.bin", b"2 1\n" + b"x" * 9000, "row 1: no word"),
-        ("w.bin", b"\x00\x01", "not begin with its number of rows"),
+        ("w.bin", b"\x00\x01", "begins with its number of rows .*; this one does not"),
         ("w.bin", FORMATS["word2vec.bin"] + b"cat " + bytes(12), "more follows"),
     ],
 )

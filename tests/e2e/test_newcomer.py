@@ -2,11 +2,13 @@
 
 import json
 import re
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_images
+from PIL import Image
 
 SMALL = ("--weights", "random:0", "--layer", "block5_pool")
 
@@ -25,6 +27,14 @@ def flat(folder: Path, tmp_path: Path) -> Path:
     for file in folder.rglob("*.png"):
         file.rename(images / f"n{file.stem}_{file.parent.name}.png")
     return images
+
+
+def images_of_noise(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:05}.png")
+    return folder
 
 
 @pytest.mark.parametrize("engine", ["keras", "mnn"])
@@ -57,14 +67,30 @@ def test_files_that_look_like_images_are_named(run, folder: Path) -> None:
 
 
 def test_progress_is_logged_where_there_is_no_terminal(start, tmp_path: Path) -> None:
-    images = make_images(tmp_path / "images", range(24))
-    command = (images, *SMALL, "--engine", "keras", "--batch-size", 4, "--cache")
-    out, err = start("extract", *command, tmp_path / "cache", program="frequent_progress").communicate(timeout=300)
-    assert "24 images: 24 computed" in out, err
-    assert re.search(r"features: \d+ of 24 images, [\d.e+]+ a second, \d\d:\d\d left", err)
-    assert re.search(r"\d+ images to go: about \d+ seconds, and 0 MB of disk in .*cache/features", err)
-    quiet = start("extract", *command, tmp_path / "other", "--quiet", program="frequent_progress")
+    images = images_of_noise(tmp_path / "images", 40)
+    options = ("--engine", "keras", "--batch-size", 4)
+    process = start(images, *SMALL, "--cache", tmp_path / "cache", *options, program="extract_with_progress")
+    out, err = process.communicate(timeout=300)
+    assert "40 images: 40 computed" in out, err
+    assert re.search(r"features: \d+ of 40 images, [\d.e+]+ a second, \d\d:\d\d left", err)
+    assert re.search(r"3[26] images to go: about \d+ seconds, and 0 MB of disk in .*cache/features", err)
+    quiet = start(images, *SMALL, "--cache", tmp_path / "other", *options, "--quiet", program="extract_with_progress")
     assert quiet.communicate(timeout=300)[1] == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_the_work_with_a_word_on_how_to_resume(start, tmp_path: Path, number: int, code: int) -> None:
+    images = images_of_noise(tmp_path / "images", 2000)
+    process = start("extract", images, *SMALL, "--cache", tmp_path / "cache", "--engine", "keras", "--batch-size", 4)
+    stored = tmp_path / "cache" / "features"
+    while process.poll() is None and not list(stored.glob("*/data/*.lance")):
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "the same command resumes" in err
+    assert not any(word in err for word in ("leaked", "Exception", "Traceback"))
+    assert out == ""
 
 
 def test_labels_match_in_other_case(run, folder: Path, tmp_path: Path) -> None:

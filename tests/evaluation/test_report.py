@@ -1,16 +1,21 @@
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers import make_image
+from markupsafe import Markup
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.sources import find_images
-from pipeline.evaluation.metrics import EvaluationSet, differences, score_model, score_predictions
-from pipeline.evaluation.report import MAPPED, Report, render, write_report
-from pipeline.evaluation.results import Clusters, EvaluationResult
+from pipeline.evaluation.dimensions import effective_rank
+from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, differences, score_model, score_predictions
+from pipeline.evaluation.report import MAPPED, MOST_LABELS, Report, render, write_report
+from pipeline.evaluation.report_tables import LISTED, listed_labels, telling_hits, with_code
+from pipeline.evaluation.results import Clusters, EvaluationResult, LabelScores
 from pipeline.evaluation.retrieval import Candidates
 
 HOSTILE = ("<script>alert(1)</script>", "<img src=x onerror=alert(2)>", "'\"><b>bold</b>", "{{ 7 * 7 }}", "</script>")
@@ -18,8 +23,16 @@ RANDOM = np.random.default_rng(0)
 MODELS = ("functional", "sequential")
 
 
-def report_on(folder: Path, names: list[str], dim: int = 5, curves: dict | None = None) -> Report:
-    """A report on made-up predictions of real images; each label is a folder."""
+def report_on(folder: Path, names: list[str], dim: int = 5, known: dict | None = None, **more: Any) -> Report:
+    """A report on made-up predictions of real images; each label is a folder.
+
+    Args:
+        folder: Where to put the images.
+        names: The images.
+        dim: The dimension of the targets.
+        known: What else is known of the evaluation set.
+        more: What else the report holds.
+    """
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         make_image(number).save(folder / name, "PNG")
@@ -34,7 +47,7 @@ def report_on(folder: Path, names: list[str], dim: int = 5, curves: dict | None 
         candidates=Candidates(zip(labels, vectors, strict=True)),
         centre=targets.mean(axis=0),
         deviation=targets.std(axis=0),
-        clusters=images.labels,
+        **{"clusters": images.labels, **(known or {})},
     )
     predictions = {name: targets + RANDOM.normal(size=targets.shape) for name in MODELS}
     scored = score_predictions(predictions | {"mean": np.tile(targets.mean(0), (len(targets), 1))}, evaluated, {})
@@ -43,16 +56,27 @@ def report_on(folder: Path, names: list[str], dim: int = 5, curves: dict | None 
         baselines={"mean": scored["mean"].scores},
         differences=differences(scored, MODELS, evaluated),
         ceiling=1.0,
-        noise_ceiling=None,
+        noise_ceiling=evaluated.noise.cosine if evaluated.noise else None,
         images=len(images),
-        clusters=Clusters("label", len(labels)),
+        clusters=Clusters("label" if evaluated.clusters == images.labels else "image", len(set(evaluated.clusters))),
         candidates=len(labels),
-        target_rank=None,
+        target_rank=effective_rank(targets),
         zero_targets=0,
-        headline="a headline",
+        headline="0.300: below the mean baseline of 0.400",
         conclusions=["A conclusion."],
     )
-    return Report(result, scored, evaluated, images, curves or {})
+    return Report(result, scored, evaluated, images, **{"curves": {}, **more})
+
+
+def images_of(labels: Iterable[str], count: int = 2) -> list[str]:
+    return [f"{label}/{number}.png" for label in labels for number in range(count)]
+
+
+def table(page: Any, name: str) -> dict[str, list[str]]:
+    """The rows of a table by their first cell, without those of a part; "" is the head."""
+    rows = page.locator(f"[role=region][aria-label='{name}'] tr").all()
+    cells = [row.locator("th:not(.part), td").all_inner_texts() for row in rows]
+    return {first if row else "": others for row, (first, *others) in enumerate(cells)}
 
 
 def test_names_from_outside_stay_text(tmp_path: Path, open_page) -> None:
@@ -63,7 +87,7 @@ def test_names_from_outside_stay_text(tmp_path: Path, open_page) -> None:
     opened = open_page(tmp_path / "report.html")
     opened.page.on("dialog", lambda dialog: opened.messages.append(dialog.message))
     opened.page.locator("summary").first.click()
-    dots = opened.page.locator("[data-chart=chart-map] .mark-symbol.layer_2_marks path")
+    dots = opened.page.locator("[data-chart=chart-map] .predictions_marks path")
     assert dots.count() == 10
     for at in range(10):
         dots.nth(at).hover(force=True)
@@ -129,3 +153,219 @@ def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     report = report_on(tmp_path / "images", ["a/0.png", "b/0.png"])
     with pytest.raises(PipelineError, match="cannot be written"):
         write_report(tmp_path / "gone" / "report.html", report)
+
+
+def opened_report(report: Report, tmp_path: Path, open_page, **view: Any) -> Any:
+    write_report(tmp_path / "report.html", report)
+    opened = open_page(tmp_path / "report.html", **view)
+    assert opened.messages == []
+    return opened.page
+
+
+def test_the_headline_is_the_verdict(tmp_path: Path, open_page) -> None:
+    page = opened_report(report_on(tmp_path / "images", images_of("ab")), tmp_path, open_page)
+    assert page.locator("h1").inner_text() == "Mean cosine to the target 0.300: below the mean baseline of 0.400"
+    assert page.title() == "Evaluation: mean cosine 0.300: below the mean baseline of 0.400"
+
+
+def test_intervals_say_which_question_they_answer(tmp_path: Path, open_page) -> None:
+    report = report_on(tmp_path / "images", images_of("abc"))
+    rows = table(opened_report(report, tmp_path, open_page), "Cosines")
+    assert rows[""][1:3] == ["95 % interval for new labels", "for new images of these labels"]
+    cosine = report.result.models["functional"].scores.cosine
+    intervals = [f"{low:.3f} to {high:.3f}" for low, high in (cosine.ci95, cosine.ci95_same_labels)]
+    assert rows["functional"][1:3] == intervals
+    assert intervals[0] != intervals[1]
+
+
+def test_images_of_their_own_have_one_interval(tmp_path: Path, open_page) -> None:
+    names = images_of("abcd", count=1)
+    page = opened_report(report_on(tmp_path / "images", names, known={"clusters": names}), tmp_path, open_page)
+    assert table(page, "Cosines")[""][1:3] == ["95 % interval for new images", "median"]
+    assert "answers a question" in page.locator("main").inner_text()
+
+
+def test_hits_that_chance_reaches_are_hidden() -> None:
+    assert telling_hits(1000) == [1, 2, 5, 10, 20]
+    assert telling_hits(20) == [1, 2, 5]
+    assert telling_hits(2) == [1]
+
+
+def test_retrieval_dimensions_and_patterns_are_in_tables(tmp_path: Path, open_page) -> None:
+    report = report_on(tmp_path / "images", images_of("abcdefgh"))
+    page = opened_report(report, tmp_path, open_page)
+    scores, name = report.result.models["functional"].scores, "functional"
+    hits = [f"{100 * scores.retrieval.hits[k]:.0f} %" for k in "12"]
+    assert table(page, "Retrieval")[""][:3] == ["hits@1", "hits@2", "mean reciprocal rank"]
+    assert table(page, "Retrieval")[name][:2] == hits
+    assert table(page, "Retrieval")["chance"][:2] == ["12 %", "25 %"]
+    csls = page.locator("[aria-label=Retrieval] tbody tr").nth(1).locator("th, td").all_inner_texts()
+    assert csls[:3] == ["… by CSLS", *(f"{100 * scores.retrieval_csls.hits[k]:.0f} %" for k in "12")]
+    assert table(page, "Hubs")[name][:2] == [scores.hub.candidate, f"{100 * scores.hub.share:.0f} %"]
+    patterns = scores.patterns
+    assert table(page, "Dimensions")[name] == [
+        f"{patterns.pearson.median:.3f}",
+        f"{patterns.pearson.lower_quartile:.3f} to {patterns.pearson.upper_quartile:.3f}",
+        f"{patterns.r2.median:.3f}",
+        f"{patterns.r2.lower_quartile:.3f} to {patterns.r2.upper_quartile:.3f}",
+    ]
+    assert table(page, "Dimensions")["mean baseline"][:2] == ["\N{EN DASH}"] * 2
+    assert table(page, "Patterns")[name][2:] == [
+        f"{100 * patterns.identification:.0f} %",
+        f"{patterns.effective_rank:.1f}",
+    ]
+    assert table(page, "Patterns")["chance"][2] == "50 %"
+    assert table(page, "Patterns")["targets"][3] == f"{report.result.target_rank:.1f}"
+
+
+def test_histograms_are_drawn_to_scale(tmp_path: Path, open_page) -> None:
+    report = report_on(tmp_path / "images", images_of("abcd"), dim=40)
+    page = opened_report(report, tmp_path, open_page)
+    patterns = report.result.models["functional"].scores.patterns
+    for chart, values in (("pearson", patterns.pearson), ("r2", patterns.r2), ("pattern", patterns.pattern)):
+        bars = page.locator(f"[data-chart=chart-{chart}] .mark-rect path").evaluate_all(
+            "bars => bars.map(bar => [bar.getBBox().height, bar.getBBox().width])"
+        )
+        heights, widths = np.transpose(bars)
+        assert np.allclose(heights / heights.max(), np.array(values.counts) / max(values.counts), atol=0.02)
+        assert widths.min() > 5
+
+
+def test_noise_ceiling(tmp_path: Path, open_page) -> None:
+    names = images_of("abcd")
+    known = {"noise": NoiseCeiling(0.9, np.array([0.25, 0.5, 1, 1, 1]))}
+    report = report_on(tmp_path / "images", names, known=known)
+    page = opened_report(report, tmp_path, open_page)
+    scores = report.result.models["functional"].scores
+    assert table(page, "Cosines")[""][-1] == "to the noise ceiling"
+    assert table(page, "Cosines")["functional"][-1] == f"{100 * scores.progress_to_noise_ceiling:.0f} %"
+    assert table(page, "Cosines")["noise ceiling"][0] == "0.9000"
+    assert table(page, "Dimensions")["functional"][4] == f"{scores.patterns.pearson_of_ceiling.median:.3f}"
+    assert page.locator("[data-chart=chart-pearson-of-ceiling] svg").count() == 1
+    assert "noise ceiling dashed" in page.locator("figcaption").first.inner_text()
+    page = opened_report(report_on(tmp_path / "images", names), tmp_path, open_page)
+    assert page.locator("text=noise ceiling").count() == 0
+
+
+def test_zero_shot_scores_and_labels_of_imagenet(tmp_path: Path, open_page) -> None:
+    names = images_of(["a", "goldfish", "tench", "z"])
+    known = {"seen": np.repeat([True, False, False, False], 2), "imagenet_weights": True}
+    report = report_on(tmp_path / "images", names, known=known)
+    page = opened_report(report, tmp_path, open_page)
+    found = report.result.models["functional"].scores.zero_shot
+    shown = (found.unseen_among_unseen, found.unseen_among_all, found.seen_among_all, found.harmonic_mean)
+    assert table(page, "Zero-shot accuracy")["functional"] == [f"{100 * value:.0f} %" for value in shown]
+    parts = page.locator("[aria-label=Retrieval] th.part").all_inner_texts()[:4]
+    assert parts == [
+        "… by CSLS",
+        "… labels that training saw",
+        "… labels that it did not",
+        "… of these, classes of ImageNet",
+    ]
+    page = opened_report(report_on(tmp_path / "images", names), tmp_path, open_page)
+    assert page.locator("text=Zero-shot").count() == 0
+    assert set(page.locator("th.part").all_inner_texts()) == {"… by CSLS"}
+
+
+def test_many_labels_are_folded_sorted_and_filtered(tmp_path: Path, open_page) -> None:
+    labels = [f"label {number}" for number in range(MOST_LABELS + 5)]
+    report = report_on(tmp_path / "images", images_of(labels, count=1))
+    page = opened_report(report, tmp_path, open_page)
+    rows = page.locator("#labels-table tbody tr")
+    assert not rows.first.is_visible()
+    page.locator("summary", has_text="All 45 labels").press("Enter")
+    assert rows.first.is_visible()
+    heads = page.locator("#labels-table thead th")
+    for key, order in (("Enter", 1), ("Space", -1)):
+        heads.nth(2).locator("button").press(key)
+        cosines = [float(text) for text in page.locator("#labels-table tbody td:nth-child(3)").all_inner_texts()]
+        assert cosines == sorted(cosines, reverse=order < 0)
+        assert heads.nth(2).get_attribute("aria-sort") == ("ascending" if order > 0 else "descending")
+    heads.nth(0).locator("button").click()
+    assert page.locator("#labels-table tbody th").all_inner_texts() == labels  # by number, not by letter
+    assert [head.get_attribute("aria-sort") for head in heads.all()] == ["ascending"] + ["none"] * 4
+    confused = page.locator("#labels-table tbody td:nth-child(5)").all_inner_texts()
+    page.get_by_label("Filter").fill("LABEL 44")
+    wanted = sum("label 44" in f"{label} {other}" for label, other in zip(labels, confused, strict=True))
+    assert page.locator("#labels-table tbody tr:visible").count() == wanted < len(labels)
+    assert page.get_by_role("status").inner_text() == f"{wanted} of 45 shown"
+
+
+def test_few_labels_are_not_folded(tmp_path: Path, open_page) -> None:
+    page = opened_report(report_on(tmp_path / "images", images_of("ab")), tmp_path, open_page)
+    assert page.locator("#labels-table").is_visible()
+    assert page.get_by_label("Filter").count() == 0
+
+
+def test_only_the_worst_of_very_many_labels_are_listed() -> None:
+    labels = [LabelScores(f"{number:05}", 1, number / 1e4, 0, []) for number in range(LISTED + 9)][::-1]
+    assert [label.label for label in listed_labels(labels)] == [f"{number:05}" for number in range(LISTED)]
+
+
+@pytest.mark.parametrize("width", [375, 1200])
+def test_labels_of_the_map_do_not_overlap(tmp_path: Path, open_page, width: int) -> None:
+    labels = [f"{'long ' * (number % 4)}label {number}" for number in range(30)]
+    report = report_on(tmp_path / "images", images_of(labels, count=1), dim=2)
+    page = opened_report(report, tmp_path, open_page, width=width)
+    boxes = page.locator("[data-chart=chart-map] .mark-text.role-mark text").evaluate_all(
+        "texts => texts.filter(text => text.getAttribute('opacity') !== '0').map(text => text.getBoundingClientRect())"
+    )
+    assert len(boxes) >= 5
+    crosses = page.locator("[data-chart=chart-map] .truths_marks path").evaluate_all(
+        "crosses => crosses.map(cross => cross.getBoundingClientRect())"
+    )
+    for number, box in enumerate(boxes):
+        for other in boxes[:number] + crosses:
+            apart_x = max(box["left"] - other["right"], other["left"] - box["right"])
+            # A line is as high as the font asks for, which is more than its letters.
+            apart_y = max(box["top"] - other["bottom"], other["top"] - box["bottom"])
+            assert max(apart_x, apart_y + 2) >= 0
+
+
+def test_the_words_of_the_map_fit_what_it_draws(tmp_path: Path, open_page) -> None:
+    words, crosses = "main section:has(#map) > p", "[data-chart=chart-map] .truths_marks path"
+    page = opened_report(report_on(tmp_path / "few", images_of("abc")), tmp_path, open_page)
+    assert "a grey cross is a true embedding" in page.locator(words).inner_text()
+    assert page.locator(crosses).count() == 3
+    labels = [str(number) for number in range(MOST_LABELS + 1)]
+    page = opened_report(report_on(tmp_path / "many", images_of(labels, count=1)), tmp_path, open_page)
+    assert "cross" not in page.locator(words).inner_text()
+    assert page.locator("[data-chart=chart-map] .mark-text.role-mark").count() == 0
+
+
+def test_what_a_blend_consists_of(tmp_path: Path, open_page) -> None:
+    report = report_on(tmp_path / "images", images_of("ab"), shares={"ridge": 0.25, "ramps": 0.5})
+    page = opened_report(report, tmp_path, open_page)
+    assert table(page, "What the decoder consists of") == {"": ["share"], "ridge": ["25 %"], "ramps": ["50 %"]}
+    assert "consists of" not in render(replace(report, shares={}))
+
+
+def test_nothing_is_cut_on_a_desktop(tmp_path: Path, open_page) -> None:
+    names = images_of([f"{'long ' * 8}{label}{'x' * 40}" for label in "abcdefghijkl"])
+    known = {
+        "noise": NoiseCeiling(0.9, np.full(5, 0.5)),
+        "seen": np.arange(24) >= 4,
+        "imagenet_weights": True,
+    }
+    page = opened_report(report_on(tmp_path / "images", names, known=known), tmp_path, open_page, width=1200)
+    for summary in page.locator("summary").all():
+        summary.click()
+    cut = page.locator(".scroll").evaluate_all(
+        "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).map(box => box.getAttribute('aria-label'))"
+    )
+    assert cut == []
+
+
+def test_options_are_code_and_names_stay_text() -> None:
+    said = with_code("Try more --epochs (--split random:0.4) for <b>x--y</b>.")
+    assert said == "Try more <code>--epochs</code> (<code>--split</code> random:0.4) for &lt;b&gt;x--y&lt;/b&gt;."
+    assert isinstance(said, Markup)
+
+
+def test_an_option_does_not_break_in_two(tmp_path: Path, open_page) -> None:
+    report = report_on(tmp_path / "images", images_of("ab"))
+    sentences = [f"{'x' * number} --output-activation" for number in range(60)]
+    report = replace(report, result=replace(report.result, conclusions=sentences))
+    page = opened_report(report, tmp_path, open_page, width=375)
+    lines = page.locator("code").evaluate_all("options => options.map(option => option.getClientRects().length)")
+    assert lines == [1] * 60

@@ -1,0 +1,137 @@
+"""Reading the examples of TensorFlow data sets (https://www.tensorflow.org/datasets)."""
+
+import functools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+from pipeline.core.errors import PipelineError, RequestError, first_line
+from pipeline.core.keras_backend import import_keras
+
+SOURCE = re.compile(r"tfds:(?P<name>\w+(?:/[\w.-]+)*(?::\d+\.\d+\.\d+)?):(?P<split>[^:]+(?:\[.*\])?)")
+
+
+def example_uri(source: str, data_dir: Path | None, number: int) -> str:
+    """The URI of an example of a split, by its number."""
+    place = json.dumps(str(data_dir.absolute())) if data_dir else "null"
+    return f"{source}#{number}#{place}"
+
+
+def read_example(uri: str) -> bytes:
+    """Read the image file's bytes of an example; fast where examples are asked for in order.
+
+    Args:
+        uri: What `example_uri` returned.
+
+    Raises:
+        PipelineError: The data set has changed or is damaged.
+    """
+    source, number, place = uri.split("#", 2)
+    return _reader(source, place).read(int(number))
+
+
+@functools.lru_cache(maxsize=1)
+def _reader(source: str, place: str) -> "ExampleReader":
+    data_dir = json.loads(place)
+    return ExampleReader(source, Path(data_dir) if data_dir else None)
+
+
+class ExampleReader:
+    """Reads the examples of a split as they are on disk: encoded, in order.
+
+    Args:
+        source: `tfds:NAME[/CONFIG]:SPLIT`.
+        data_dir: Where the data set is kept; None for tensorflow-datasets' own default.
+
+    Raises:
+        RequestError: The data set does not exist, or has no image.
+        PipelineError: It is not on disk and cannot be downloaded.
+    """
+
+    def __init__(self, source: str, data_dir: Path | None) -> None:
+        asked = SOURCE.fullmatch(source)
+        if not asked:
+            raise RequestError(f"{source}: name a data set as tfds:NAME[/CONFIG]:SPLIT, such as tfds:cifar10:train.")
+        import_keras()  # sets up TensorFlow's threads and its log before TensorFlow is loaded
+        import tensorflow_datasets as tfds
+
+        self._builder, self._split = _builder(source, asked["name"], data_dir), asked["split"]
+        kinds = self._builder.info.features.items()
+        self._image = next((name for name, kind in kinds if isinstance(kind, tfds.features.Image)), None)
+        self._label = next((name for name, kind in kinds if isinstance(kind, tfds.features.ClassLabel)), None)
+        if self._image is None:
+            raise RequestError(f"{source}: this data set has no image (it has {', '.join(name for name, _ in kinds)}).")
+        self._next = 0
+        self._examples: Iterator[tuple[str, bytes, str]] = iter(())
+
+    def examples(self) -> Iterator[tuple[str, bytes, str]]:
+        """The id, the image file's bytes and the label's name ("" where there is none) of each example."""
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+
+        decoders = {self._image: tfds.decode.SkipDecoding()}
+        config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
+        try:
+            for example in self._builder.as_dataset(split=self._split, decoders=decoders, read_config=config):
+                number = -1 if self._label is None else int(example[self._label])  # -1: TFDS hides the label
+                label = self._builder.info.features[self._label].int2str(number) if number >= 0 else ""
+                yield example["tfds_id"].numpy().decode(), example[self._image].numpy(), label
+        except tf.errors.OpError as error:
+            raise PipelineError(
+                f"The data set in {self._builder.data_path} is damaged ({first_line(error)}); "
+                "delete it and run the command again."
+            ) from error
+
+    def read(self, number: int) -> bytes:
+        """The image file's bytes of an example; fast where examples are asked for in order."""
+        if number < self._next or not self._next:
+            self._next, self._examples = 0, self.examples()
+        for _, content, _ in self._examples:
+            self._next += 1
+            if self._next == number + 1:
+                return content
+        raise PipelineError(f"{self._builder.name}: the data set changed on disk while it was read.")
+
+
+def _builder(source: str, name: str, data_dir: Path | None) -> Any:
+    """The data set's builder, its data on disk."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        raise RequestError(f"{source}: tensorflow-datasets does not know this data set.") from error
+    except ValueError as error:  # an unknown config or version
+        raise RequestError(f"{source}: {first_line(error)}") from error
+    if not builder.is_prepared():
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # the data set's own code and the network raise many types
+            raise PipelineError(
+                f"{source} is not in {builder.data_dir}, and cannot be downloaded ({first_line(error)}). "
+                f"{_way_out(error)}"
+            ) from error
+    return builder
+
+
+def _way_out(error: BaseException) -> str:
+    """What to do about an error while a data set was downloaded and prepared."""
+    import requests
+    import tensorflow_datasets as tfds
+
+    network = (requests.RequestException, URLError, ConnectionError, TimeoutError, tfds.download.DownloadError)
+    causes = list(_causes(error))
+    if missing := next((each.name for each in causes if isinstance(each, ImportError) and each.name), None):
+        return f"It needs the Python package {missing.partition('.')[0]!r}; install it with pip."
+    if any(isinstance(each, network) for each in causes):
+        return "Check the network connection, or name a folder that holds the data set with data_dir=FOLDER."
+    return "Name a folder that holds the data set with data_dir=FOLDER, or use another data set."
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
