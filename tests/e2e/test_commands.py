@@ -63,7 +63,7 @@ def test_strict_makes_a_skipped_image_an_error(run_process, folder: Path) -> Non
 
 
 def test_extraction_on_another_backend_loads_no_tensorflow(home: Path, folder: Path, tmp_path: Path) -> None:
-    command = ("extract", folder, *SMALL, "--engine", "keras", "--json", "--cache", tmp_path / "cache")
+    command = ("extract", folder, *SMALL, "--engine", "keras", "--batch-size", 6, "--cache", tmp_path / "cache")
     environment = environment_at(home) | {"KERAS_BACKEND": "jax"}
     finished = check_ended(run_python(PROGRAMS / "imported_by_command.py", *command, env=environment))
     imported = finished.out.splitlines()[-1]
@@ -214,7 +214,19 @@ def test_wrong_requests_of_real_processes(run_process, arguments: tuple[str, ...
 
 def test_images_without_target_are_named_or_skipped(run, folder: Path, tmp_path: Path) -> None:
     targets = write_targets(tmp_path, "red", "green")
-    train = ("train", folder, "--targets", targets, *SMALL, "--epochs", 1, "--models", tmp_path / "models")
+    train = (
+        "train",
+        folder,
+        "--targets",
+        targets,
+        *SMALL,
+        "--epochs",
+        1,
+        "--api",
+        "functional",
+        "--models",
+        tmp_path / "models",
+    )
     assert "no target for 3 of 6 images: 'blue/0.png'" in run(*train, code=2).err
     finished = run(*train, "--on-missing", "skip", "--json")
     assert finished.json["images"] == 3
@@ -263,7 +275,18 @@ def test_a_list_brings_labels_splits_and_targets(run, folder: Path, tmp_path: Pa
         rows.append([path.relative_to(folder).as_posix(), "test" if number % 3 == 0 else "train", f"[{number}, 1, 2]"])
     with open(folder / "list.csv", "w", newline="") as opened:
         csv.writer(opened).writerows(rows)
-    train = ("train", folder / "list.csv", *SMALL, "--epochs", 2, "--models", tmp_path / "models", "--json")
+    train = (
+        "train",
+        folder / "list.csv",
+        *SMALL,
+        "--epochs",
+        2,
+        "--api",
+        "functional",
+        "--models",
+        tmp_path / "models",
+        "--json",
+    )
     result = run(*train, "--split", "column").json
     assert (result["train"], result["validation"], result["target_dim"]) == (4, 2, 3)
     assert run("evaluate", result["run"], "--json", "--quiet").json["images"] == 2

@@ -2,13 +2,11 @@
 
 import json
 import re
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from helpers import make_images
 
 SMALL = ("--weights", "random:0", "--layer", "block5_pool")
 
@@ -29,14 +27,6 @@ def flat(folder: Path, tmp_path: Path) -> Path:
     return images
 
 
-def images_of_noise(folder: Path, count: int) -> Path:
-    folder.mkdir()
-    for number in range(count):
-        pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:05}.png")
-    return folder
-
-
 @pytest.mark.parametrize("engine", ["keras", "mnn"])
 def test_missing_weights_are_one_error_without_noise(run, folder: Path, tmp_path: Path, engine: str) -> None:
     offline = {"KERAS_HOME": str(tmp_path / "keras"), "https_proxy": "http://127.0.0.1:9"}
@@ -49,9 +39,10 @@ def test_missing_weights_are_one_error_without_noise(run, folder: Path, tmp_path
     assert refused.out == ""
 
 
-def test_the_size_limit_holds_for_stored_images(run, folder: Path) -> None:
-    assert run("extract", folder, *SMALL, "--json").json["computed"] == 6
-    refused = run("extract", folder, *SMALL, "--max-pixels", 10, "--json", code=1)
+def test_the_size_limit_holds_for_stored_images(run, folder: Path, fresh_cache) -> None:
+    command = ("extract", folder, *SMALL, "--cache", fresh_cache("cache"), "--json")
+    assert run(*command).json["computed"] == 6
+    refused = run(*command, "--max-pixels", 10, code=1)
     assert "more than --max-pixels 10" in refused.err
 
 
@@ -66,36 +57,32 @@ def test_files_that_look_like_images_are_named(run, folder: Path) -> None:
     run("extract", folder, *SMALL, "--strict")
 
 
-def test_progress_is_logged_where_there_is_no_terminal(start, tmp_path: Path) -> None:
-    images = images_of_noise(tmp_path / "images", 40)
-    options = ("--engine", "keras", "--batch-size", 4)
-    process = start(images, *SMALL, "--cache", tmp_path / "cache", *options, program="extract_with_progress")
-    out, err = process.communicate(timeout=300)
-    assert "40 images: 40 computed" in out, err
-    assert re.search(r"features: \d+ of 40 images, [\d.e+]+ a second, \d\d:\d\d left", err)
-    assert re.search(r"3[26] images to go: about \d+ seconds, and 0 MB of disk in .*cache/features", err)
-    quiet = start(images, *SMALL, "--cache", tmp_path / "other", *options, "--quiet", program="extract_with_progress")
+def test_progress_is_logged_where_there_is_no_terminal(start, fresh_cache, tmp_path: Path) -> None:
+    command = (make_images(tmp_path / "images", range(200)), *SMALL, "--batch-size", 4, "--cache")
+    out, err = start(*command, fresh_cache("loud"), program="extract_with_progress").communicate(timeout=300)
+    assert "200 images: 200 computed" in out, err
+    assert re.search(r"features: \d+ of 200 images, [\d.e+]+ a second, \d\d:\d\d left", err)
+    assert re.search(r"1\d\d images to go: about \d+ seconds, and \d+ MB of disk in .*loud/features", err)
+    quiet = start(*command, fresh_cache("quiet"), "--quiet", program="extract_with_progress")
     assert quiet.communicate(timeout=300)[1] == ""
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_end_the_work_with_a_word_on_how_to_resume(start, tmp_path: Path, number: int, code: int) -> None:
-    images = images_of_noise(tmp_path / "images", 2000)
-    process = start("extract", images, *SMALL, "--cache", tmp_path / "cache", "--engine", "keras", "--batch-size", 4)
-    stored = tmp_path / "cache" / "features"
-    while process.poll() is None and not list(stored.glob("*/data/*.lance")):
-        time.sleep(0.05)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    assert "the same command resumes" in err
-    assert not any(word in err for word in ("leaked", "Exception", "Traceback"))
-    assert out == ""
 
 
 def test_labels_match_in_other_case(run, folder: Path, tmp_path: Path) -> None:
     targets = write_targets(tmp_path / "targets.csv", "BLUE", "Red")
-    train = ("train", folder, *SMALL, "--targets", targets, "--epochs", 1, "--models", tmp_path / "models", "--json")
+    train = (
+        "train",
+        folder,
+        *SMALL,
+        "--targets",
+        targets,
+        "--epochs",
+        1,
+        "--api",
+        "functional",
+        "--models",
+        tmp_path / "models",
+        "--json",
+    )
     done = run(*train)
     assert "differ from their targets in upper and lower case only, such as 'blue' and 'BLUE'" in done.err
     assert done.json["train"] + done.json["validation"] == 6
@@ -142,7 +129,20 @@ def test_one_image_is_a_set_of_one_and_the_written_file_is_named(run, folder: Pa
 def test_labels_from_file_names_and_a_report_of_its_own(run, folder: Path, tmp_path: Path) -> None:
     images = flat(folder, tmp_path)
     targets = write_targets(tmp_path / "targets.csv", "blue", "red")
-    train = ("train", images, *SMALL, "--targets", targets, "--epochs", 1, "--models", tmp_path / "models", "--json")
+    train = (
+        "train",
+        images,
+        *SMALL,
+        "--targets",
+        targets,
+        "--epochs",
+        1,
+        "--api",
+        "functional",
+        "--models",
+        tmp_path / "models",
+        "--json",
+    )
     run(*train, code=2)
     trained = Path(run(*train, "--label-pattern", r"n\d+_(?P<label>.+)\.png").json["run"])
     assert json.loads((trained / "run.json").read_text())["options"]["label_pattern"] == r"n\d+_(?P<label>.+)\.png"

@@ -36,7 +36,7 @@ def test_an_interrupted_run_resumes_with_its_own_options_and_images_only(
 
 
 def test_a_finished_run_is_not_trained_again(run, train: tuple) -> None:
-    trained = run(*train, "--epochs", 2, "--json").json
+    trained = run(*train, "--epochs", 2, "--api", "functional", "--json").json
     assert run("train", "--resume", trained["run"], "--json", "--quiet").json == trained
 
 
@@ -74,7 +74,9 @@ def test_compare_on_own_images(run, train: tuple, tmp_path: Path) -> None:
     assert set(found) >= {"scenarios", "ceiling", "seconds"}
     for scenario in found["scenarios"]:
         assert set(scenario) >= {"name", "runs", "max_weight_difference", "verdict"}
-        assert {"seed", "functional", "sequential", "functional_held_out"} <= set(scenario["runs"][0])
+        [of_seed] = scenario["runs"]
+        assert set(of_seed) == {"seed", "functional", "sequential", "functional_held_out", "sequential_held_out"}
+        assert of_seed["functional_held_out"] != of_seed["functional"]
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,4 +1,4 @@
-"""`extract` that logs its progress every 0.2 s and takes any extraction for a long one."""
+"""`extract` that logs its progress every 0.05 s and takes any extraction for a long one."""
 
 import sys
 
@@ -7,6 +7,6 @@ from pipeline.core import progress
 from pipeline.features import extraction
 
 if __name__ == "__main__":
-    progress.INTERVAL, extraction.LONG = 0.2, 0
+    progress.INTERVAL, extraction.LONG = 0.05, 0
     sys.argv[1:1] = ["extract"]
     cli.main()

@@ -4,6 +4,7 @@ import benchmark_extraction
 import pytest
 
 
+@pytest.mark.slow
 def test_gpu_part_runs_on_a_cpu_with_a_small_batch(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     found = benchmark_extraction.gpu(tmp_path, side=256, batch=2, count=4, rounds=1)
     assert all(value > 0 for value in found.values())

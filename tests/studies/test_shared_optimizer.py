@@ -6,9 +6,8 @@ import pytest
 from pipeline.core.errors import RequestError
 from pipeline.decoders.presets import NETWORK, ORIGINAL
 from pipeline.decoders.spec import build_decoder
-from pipeline.decoders.training import TrainingData, fit
-from pipeline.studies.shared_optimizer import Study, _inheriting, original_data, run_study
-from pipeline.studies.verdicts import study_ceiling, summarize
+from pipeline.decoders.training import fit
+from pipeline.studies.shared_optimizer import _inheriting, original_data
 
 STEPS = 25
 CONFIG = dataclasses.replace(ORIGINAL, epochs=STEPS)
@@ -49,41 +48,6 @@ def test_the_inherited_step_counter_is_what_keras_2_carried_over() -> None:
             assert np.linalg.norm(mine - keras_2) <= 1e-3 * np.linalg.norm(keras_2)
     # An optimizer of its own would have gone another way.
     assert not np.allclose(losses[1], losses[0], rtol=1e-2)
-
-
-def test_scenarios_show_what_they_should(study: Study) -> None:
-    scenarios = {scenario.name: scenario for scenario in summarize(study)}
-    assert list(scenarios) == ["shared-optimizer", "separate-optimizers", "zero-init", "same-seed"]
-    runs = {name: scenario.runs[0] for name, scenario in scenarios.items()}
-    assert all(set(run) == {"seed", "functional", "sequential"} for run in runs.values())
-    assert runs["shared-optimizer"]["sequential"] < runs["shared-optimizer"]["functional"] - 0.05
-    separate = runs["separate-optimizers"]
-    assert separate["sequential"] == pytest.approx(separate["functional"], abs=0.05)
-    assert scenarios["shared-optimizer"].max_weight_difference > 0
-    for name in ("zero-init", "same-seed"):
-        assert runs[name]["functional"] == runs[name]["sequential"]
-        assert scenarios[name].max_weight_difference == 0
-    assert study_ceiling(study) == pytest.approx(0.650646, abs=1e-6)
-
-
-def test_the_cause_is_measured(study: Study) -> None:
-    # The correction that is missing at step t + 1, from Adam's definition (Kingma and Ba 2015).
-    first, later = (np.sqrt(1 - 0.999**step) / (1 - 0.9**step) for step in (1, 151))
-    assert study.first_steps.first_update_ratio == pytest.approx(later / first, rel=1e-3)
-    assert study.first_steps.inherited_steps == 150
-    saturated = study.first_steps.saturated_share
-    assert saturated["inherited"] > saturated["fresh"]
-    assert study.distinct_units == {"functional": [1, 1, 1], "sequential": [1, 1, 1]}
-    assert study.equivalence.equivalent is None
-
-
-def test_one_needs_own_data_held_out_too() -> None:
-    random = np.random.default_rng(0)
-    x, y = random.random((12, 30), np.float32), random.normal(size=(12, 5)).astype(np.float32)
-    own = TrainingData(x[:8], y[:8], x[8:], y[8:])
-    run = summarize(run_study(lambda seed: own, dataclasses.replace(CONFIG, epochs=3), seeds=[0]))[1].runs[0]
-    assert set(run) == {"seed", "functional", "sequential", "functional_held_out", "sequential_held_out"}
-    assert run["functional_held_out"] != run["functional"]
 
 
 def test_a_config_that_does_not_fit_is_refused() -> None:

@@ -1,10 +1,45 @@
+"""The study as a whole: what its scenarios show, and what is said of them."""
+
 import dataclasses
 
+import numpy as np
 import pytest
 
+from pipeline.decoders.presets import ORIGINAL
 from pipeline.studies.equivalence import Equivalence
-from pipeline.studies.shared_optimizer import Study
-from pipeline.studies.verdicts import summarize
+from pipeline.studies.shared_optimizer import Study, original_data, run_study
+from pipeline.studies.verdicts import study_ceiling, summarize
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return run_study(original_data, dataclasses.replace(ORIGINAL, epochs=150), seeds=[0])
+
+
+def test_scenarios_show_what_they_should(study: Study) -> None:
+    scenarios = {scenario.name: scenario for scenario in summarize(study)}
+    assert list(scenarios) == ["shared-optimizer", "separate-optimizers", "zero-init", "same-seed"]
+    runs = {name: scenario.runs[0] for name, scenario in scenarios.items()}
+    assert all(set(run) == {"seed", "functional", "sequential"} for run in runs.values())
+    assert runs["shared-optimizer"]["sequential"] < runs["shared-optimizer"]["functional"] - 0.05
+    separate = runs["separate-optimizers"]
+    assert separate["sequential"] == pytest.approx(separate["functional"], abs=0.05)
+    assert scenarios["shared-optimizer"].max_weight_difference > 0
+    for name in ("zero-init", "same-seed"):
+        assert runs[name]["functional"] == runs[name]["sequential"]
+        assert scenarios[name].max_weight_difference == 0
+    assert study_ceiling(study) == pytest.approx(0.650646, abs=1e-6)
+
+
+def test_the_cause_is_measured(study: Study) -> None:
+    # The correction that is missing at step t + 1, from Adam's definition (Kingma and Ba 2015).
+    first, later = (np.sqrt(1 - 0.999**step) / (1 - 0.9**step) for step in (1, 151))
+    assert study.first_steps.first_update_ratio == pytest.approx(later / first, rel=1e-3)
+    assert study.first_steps.inherited_steps == 150
+    saturated = study.first_steps.saturated_share
+    assert saturated["inherited"] > saturated["fresh"]
+    assert study.distinct_units == {"functional": [1, 1, 1], "sequential": [1, 1, 1]}
+    assert study.equivalence.equivalent is None
 
 
 def test_verdicts_name_the_numbers(study: Study) -> None:
