@@ -146,7 +146,7 @@ def print_evaluation(result: "EvaluationResult") -> None:
             table.add_row(
                 rich.markup.escape(printable(name)),
                 f"{scores.cosine.mean:.4f}",
-                f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-",
+                f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "-",
                 f"{scores.centred_cosine.mean:.3f}",
                 "-" if scores.progress is None else f"{scores.progress:.0%}",
                 f"{scores.retrieval.top1:.0%}",

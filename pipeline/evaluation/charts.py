@@ -98,7 +98,7 @@ def histogram(values: Distribution, title: str, counted: str) -> dict:
     layers = [
         _values(bars).mark_bar(color=COLOURS[0]).encode(x, y, x2="high:Q"),
         _values([{"median": values.median}])
-        .mark_rule(strokeDash=[6, 4], strokeWidth=2, color=WRONG)
+        .mark_rule(strokeDash=[6, 4], strokeWidth=2, color="currentColor")
         .encode(alt.X("median:Q")),
     ]
     return _styled(alt.layer(*layers), 160)

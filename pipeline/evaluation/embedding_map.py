@@ -14,6 +14,7 @@ WIDTHS = (240, 440, 600, 760, 920)  # of the map, from a phone's to a desktop's
 LONGEST_LABEL = 120
 CHARACTER = 7  # the width of a letter of a label
 LINE = 14  # the height of a label
+CROSS = 8  # the height of a cross
 OFFSET = 12  # from the middle of a cross to that of its label
 MARGIN = OFFSET + LINE  # above and below the outermost points
 MOST_LANDMARKS = 40  # more crosses than this hide the predictions
@@ -127,7 +128,7 @@ def label_width(label: str) -> float:
 
 
 def place_labels(landmarks: Sequence[Landmark], spans: np.ndarray, margin: float) -> list[Landmark]:
-    """Put each label above or below its cross where it covers no other label, on the narrowest map with room for it.
+    """Put each label above or below its cross where it covers no other, on the narrowest map with room for it.
 
     Labels are centred on their crosses, so those that are apart on a map stay apart on a wider one.
 
@@ -140,6 +141,7 @@ def place_labels(landmarks: Sequence[Landmark], spans: np.ndarray, margin: float
         The landmarks with `from_width` and `offset`.
     """
     extent = np.maximum(spans, 1e-9)
+    crosses = [replace(landmark, label="+", offset=0) for landmark in landmarks]
     placed: dict[int, Landmark] = {}
     for width in WIDTHS:
         scale = np.array([width - 2 * margin, HEIGHT - 2 * MARGIN]) / extent
@@ -148,13 +150,16 @@ def place_labels(landmarks: Sequence[Landmark], spans: np.ndarray, margin: float
                 continue
             for offset in (-OFFSET, OFFSET):
                 tried = replace(landmark, from_width=width, offset=offset)
-                if not any(_overlap(tried, other, scale) for other in placed.values()):
+                others = [*crosses[:number], *crosses[number + 1 :], *placed.values()]
+                if not any(_overlap(tried, other, scale) for other in others):
                     placed[number] = tried
                     break
     return [placed.get(number, landmark) for number, landmark in enumerate(landmarks)]
 
 
 def _overlap(first: Landmark, second: Landmark, scale: np.ndarray) -> bool:
+    """Whether a label covers another label, or a cross (with no offset)."""
     apart_x = abs(first.x - second.x) * scale[0]
+    height = LINE if second.offset else (LINE + CROSS) / 2
     apart_y = abs((second.y - first.y) * scale[1] - (second.offset - first.offset))
-    return bool(apart_x < (label_width(first.label) + label_width(second.label)) / 2 and apart_y < LINE)
+    return bool(apart_x < (label_width(first.label) + label_width(second.label)) / 2 and apart_y < height)

@@ -311,8 +311,11 @@ def test_labels_of_the_map_do_not_overlap(tmp_path: Path, open_page, width: int)
         "texts => texts.filter(text => text.getAttribute('opacity') !== '0').map(text => text.getBoundingClientRect())"
     )
     assert len(boxes) >= 5
+    crosses = page.locator("[data-chart=chart-map] .truths_marks path").evaluate_all(
+        "crosses => crosses.map(cross => cross.getBoundingClientRect())"
+    )
     for number, box in enumerate(boxes):
-        for other in boxes[:number]:
+        for other in boxes[:number] + crosses:
             apart_x = max(box["left"] - other["right"], other["left"] - box["right"])
             # A line is as high as the font asks for, which is more than its letters.
             apart_y = max(box["top"] - other["bottom"], other["top"] - box["bottom"])
