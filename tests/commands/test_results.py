@@ -1,0 +1,67 @@
+"""The documents that `--json` prints."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands.compare import CompareResult
+from pipeline.commands.extract import ExtractResult
+from pipeline.commands.train import TrainedModel, TrainResult
+from pipeline.features.extraction import Failure
+from pipeline.studies.verdicts import Scenario
+
+TRAINED = TrainResult(
+    run=Path("models/run"),
+    images=10,
+    train=8,
+    validation=2,
+    target_dim=3,
+    models={"functional": TrainedModel(epochs=5, seconds=1.5, train_cosine=0.9, validation_cosine=0.8)},
+    baselines={"mean": 0.5, "ridge": 0.7},
+    ceiling=1.0,
+    shares={},
+    folds=None,
+    headline="0.800: better than the ridge baseline of 0.700",
+)
+
+
+def test_train_names_its_files() -> None:
+    document = json.loads(json.dumps(TRAINED.to_json()))
+    assert (document["run"], document["report"]) == ("models/run", "models/run/report.html")
+    assert document["models"]["functional"]["path"] == "models/run/functional.keras"
+    assert document["baselines"]["ridge"] == {"validation_cosine": 0.7}
+    assert (document["images"], document["train"], document["validation"]) == (10, 8, 2)
+
+
+def test_a_result_survives_its_run_json() -> None:
+    record = json.loads(json.dumps(TRAINED.record()))
+    assert "run" not in record  # the folder may have moved
+    assert TrainResult.from_record(Path("models/run"), record) == TRAINED
+
+
+@pytest.mark.parametrize(("seconds", "rate"), [(2.0, 3.5), (0.0, 0.0)])
+def test_extract_counts_images_per_second(seconds: float, rate: float) -> None:
+    result = ExtractResult(
+        images=10,
+        computed=7,
+        cached=2,
+        failed=[Failure("a.png", "it is empty")],
+        passed_over=[],
+        seconds=seconds,
+        dim=4096,
+        engine="mnn",
+        extractor={"fingerprint": "f00d"},
+        store="store",
+        out=None,
+    )
+    document = json.loads(json.dumps(result.to_json()))
+    assert document["images_per_second"] == rate
+    assert document["failed"] == [{"path": "a.png", "error": "it is empty"}]
+
+
+def test_compare_lists_its_scenarios() -> None:
+    scenario = Scenario("same-seed", [{"seed": 0, "functional": 0.65}], 0.0, {}, "Nothing changes.")
+    document = json.loads(json.dumps(CompareResult([scenario], 0.65, None, 1.23456).to_json()))
+    assert document["scenarios"][0]["runs"] == [{"seed": 0, "functional": 0.65}]
+    assert (document["equivalent"], document["seconds"]) == (None, 1.235)
