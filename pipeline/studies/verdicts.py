@@ -90,7 +90,7 @@ def _shared_optimizer(study: Study) -> str:
         f"toward zero, and its first update is {steps.first_update_ratio:.2f} times larger "
         f"({update['inherited']:.4f} per weight instead of {update['fresh']:.4f}; the factor approaches 3.16 as the "
         f"counter grows). That drives sigmoid units to 0 or 1, where they hardly learn: after {STEPS} steps "
-        f"{saturated['inherited']:.0%} of them are saturated, against {saturated['fresh']:.0%} with a counter of its own."
+        f"{saturated['inherited']:.0%} of them are saturated, against {saturated['fresh']:.0%} with one of its own."
     )
 
 
