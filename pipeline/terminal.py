@@ -121,13 +121,18 @@ def print_training(result: "TrainResult") -> None:
     print(printable(f"\nrun: {document['run']}\nreport: {document['report']}"))
 
 
+def _part(candidate: str) -> str:
+    """The name of a candidate of a blend, its comma as parentheses: network (weight decay 3)."""
+    name, comma, detail = candidate.partition(", ")
+    return f"{name} ({detail})" if comma else name
+
+
 def _training_sentences(result: "TrainResult") -> list[str]:
     """The verdict, what a blend consists of, and the scores over folds."""
-    sentences = [f"Held-out cosine {result.headline}."]
+    sentences = [f"Mean held-out cosine {result.headline}."]
     if used := {name: share for name, share in result.shares.items() if share > 0}:
-        sentences.append(
-            "The decoder blends " + ", ".join(f"{share:.2f} x {name}" for name, share in used.items()) + "."
-        )
+        parts = (f"{share:.2f} {_part(name)}" for name, share in used.items())
+        sentences.append(f"The decoder is a blend: {' + '.join(parts)}.")
     if result.folds:
         for name, score in result.folds.validation_cosine.items():
             interval = f", 95 % interval {score.ci95[0]:.3f} to {score.ci95[1]:.3f}" if score.ci95 else ""

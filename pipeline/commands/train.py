@@ -32,7 +32,7 @@ from pipeline.data.images import content_digest
 from pipeline.data.splits import Split
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.fitting import Config, FittedDecoders, fit_decoders
+from pipeline.decoders.fitting import Config, FittedDecoders, effective_config, fit_decoders
 from pipeline.decoders.presets import PRESETS
 from pipeline.decoders.spec import API_STYLES, ApiStyle, output_ceiling
 from pipeline.decoders.training import MEMORY, Callbacks, TrainingData, predict
@@ -70,6 +70,8 @@ class TrainOptions:
     command: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.tensorboard and not isinstance(self.config, TrainingConfig):
+            raise RequestError("tensorboard shows the curves of a single network; choose preset='network' with it.")
         if self.folds and self.keeps_best:
             raise RequestError("folds hold out all images in turn and leave none to choose an epoch; use keep='last'.")
 
@@ -178,6 +180,7 @@ def train(
     examples = _load_all(wanted, extractor, options) if wanted.folds else None
     chosen = replace(wanted.examples, select=wanted.keeps_best)
     examples = examples or load_split_examples(chosen, extractor, options)
+    wanted = replace(wanted, config=effective_config(wanted.config, examples.training_data(wanted.memory)))
     record = _new_record(wanted, examples, extractor)
     if resumed:
         _check_unchanged(resumed, record)
@@ -205,7 +208,7 @@ def _load_all(wanted: TrainOptions, extractor: Extractor, options: ExtractionOpt
 def _new_record(wanted: TrainOptions, examples: SplitExamples, extractor: Extractor) -> RunRecord:
     return RunRecord(
         options=wanted.command,
-        extractor={"weights": extractor.weights.name, **extractor.description},
+        extractor=extractor.description,
         training=asdict(wanted.config),
         seed=wanted.examples.seed,
         split=examples.record(),

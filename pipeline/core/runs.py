@@ -52,7 +52,7 @@ class RunRecord:
 
     Attributes:
         options: The options of the `train` command, so that it can be repeated.
-        extractor: The extractor's description, and its `weights` option.
+        extractor: The extractor's description.
         training: The training config, as JSON values.
         seed: The random seed.
         split: The training and the held-out images.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,17 +68,19 @@ def fit_decoders(
         RequestError: Keras does not know an activation, the optimizer or the loss.
         Diverged: The loss was not finite from the start.
     """
-    if isinstance(config, BlendConfig) and not _fits(data):
-        log.warning("The memory budget is too small for a blend of these features; a single network is trained.")
-        config = NETWORK
+    config = effective_config(config, data)
     if isinstance(config, BlendConfig):
         return _fit_blend(data, config, styles, units, seed, callbacks)
     return _fit_networks(data, config, styles, seed, callbacks)
 
 
-def _fits(data: TrainingData) -> bool:
-    """Whether the memory budget allows the copies of the features that a blend makes."""
-    return isinstance(data.x, np.ndarray) and BLEND_COPIES * data.x.nbytes <= data.memory
+def effective_config(config: Config, data: TrainingData) -> Config:
+    """The config that is used: a single network where the memory budget is too small for a blend of the features."""
+    fits = BLEND_COPIES * math.prod(data.x.shape) * data.x.dtype.itemsize <= data.memory
+    if isinstance(config, TrainingConfig) or fits:
+        return config
+    log.warning("The memory budget is too small for a blend of these features; a single network is trained.")
+    return NETWORK
 
 
 def _fit_blend(

@@ -7,6 +7,8 @@ from typing import Any
 from pipeline.decoders.spec import output_ceiling
 from pipeline.studies.shared_optimizer import STEPS, ModelPair, Study
 
+LARGER = 1.5  # times, at which the first update is called larger
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -73,14 +75,22 @@ def _range(pairs: Sequence[ModelPair], style: str) -> str:
 def _shared_optimizer(study: Study) -> str:
     pairs, steps = study.scenarios["shared-optimizer"], study.first_steps
     update, saturated = steps.first_update, steps.saturated_share
-    return (
+    reached = (
         f"The Functional model, trained first, reaches {_range(pairs, 'functional')}; the output ceiling is "
-        f"{study_ceiling(study):.4f}. The Sequential model reaches {_range(pairs, 'sequential')}. It inherited a step "
-        f"counter of {steps.inherited_steps}, so Adam no longer corrects the bias of its averages toward zero, and its "
-        f"first update is {steps.first_update_ratio:.2f} times larger ({update['inherited']:.4f} per weight instead of "
-        f"{update['fresh']:.4f}; the factor approaches 3.16 as the counter grows). That drives sigmoid units to 0 or "
-        f"1, where they hardly learn: after {STEPS} steps {saturated['inherited']:.0%} of them are saturated, against "
-        f"{saturated['fresh']:.0%} with a counter of its own."
+        f"{study_ceiling(study):.4f}. The Sequential model, with the same optimizer, reaches "
+        f"{_range(pairs, 'sequential')}. "
+    )
+    if steps.first_update_ratio < LARGER:
+        return (
+            f"{reached}The step counter that it inherited, {steps.inherited_steps}, is too low to show the effect: the "
+            f"first update is {steps.first_update_ratio:.2f} times as large. Use more --epochs."
+        )
+    return reached + (
+        f"It inherited a step counter of {steps.inherited_steps}, so Adam no longer corrects the bias of its averages "
+        f"toward zero, and its first update is {steps.first_update_ratio:.2f} times larger "
+        f"({update['inherited']:.4f} per weight instead of {update['fresh']:.4f}; the factor approaches 3.16 as the "
+        f"counter grows). That drives sigmoid units to 0 or 1, where they hardly learn: after {STEPS} steps "
+        f"{saturated['inherited']:.0%} of them are saturated, against {saturated['fresh']:.0%} with one of its own."
     )
 
 

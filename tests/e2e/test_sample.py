@@ -84,6 +84,7 @@ def test_evaluation_of_the_run_repeats_its_cosine(trained: Finished, evaluated: 
     assert (result["images"], result["candidates"]) == (trained.json["validation"], 16)
     assert result["clusters"] == {"kind": "label", "count": 16}
     assert result["report"] == str(Path(trained.json["run"]) / "evaluation.html")
+    assert "What the decoder consists of" in Path(result["report"]).read_text()
     for name, model in trained.json["models"].items():
         scores = result["models"][name]
         assert scores["cosine"]["mean"] == pytest.approx(model["validation_cosine"], abs=1e-6)
@@ -138,7 +139,9 @@ def test_the_report_is_read_in_a_browser(trained: Finished, open_page, scheme: s
     assert report.stat().st_size < 5e6
     opened = open_page(report, scheme, width)
     assert opened.overflow() <= 0
-    dot = opened.page.locator("[data-chart=chart-map] .mark-symbol.layer_2_marks path").first
+    shares = opened.page.locator("[aria-label='What the decoder consists of'] tbody tr")
+    assert shares.count() == len(trained.json["shares"]) > 1
+    dot = opened.page.locator("[data-chart=chart-map] .predictions_marks path").first
     dot.hover()
     shown = opened.page.locator("#vg-tooltip-element")
     assert shown.locator("img").evaluate("image => image.naturalWidth") > 50
