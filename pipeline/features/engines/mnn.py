@@ -127,7 +127,7 @@ def converted_network(extractor: Extractor, cache: Path) -> Path:
             extractor.weights.fetch()
             log.info("Converting VGG16 for MNN, once for these weights (30 to 60 s).")
             with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as unfinished:
-                network = _convert(extractor, Path(unfinished))
+                network = _convert(extractor, Path(unfinished).absolute())
                 file = folder / f"{name}-{_digest(network)}.mnn"
                 os.replace(network, file)
     except OSError as error:
@@ -183,6 +183,7 @@ def _start_converter() -> None:
 def _run_converter(weights: str, layer: str, folder: Path) -> Path:
     graph, network = folder / "vgg16.onnx", folder / "vgg16.mnn"
     arrays = weights_from(weights).read(layer)
+    os.chdir(folder)  # a conversion that is killed leaves a temporary file in the working directory
     _write_onnx(arrays, layer, graph)
     with quietly():
         # The extension itself: its wrapper, MNN.tools.mnnconvert, installs packages and sends usage statistics.
