@@ -28,7 +28,7 @@ from pipeline.decoders.adamw import BATCH, train_network
 from pipeline.decoders.coordinates import Coordinates, orthogonal_directions
 from pipeline.decoders.hidden_layer import HiddenLayer
 from pipeline.decoders.ridge_regression import fit_ridge
-from pipeline.decoders.spec import ApiStyle
+from pipeline.decoders.spec import ApiStyle, stack_layers
 
 NEGLIGIBLE = 0.01  # a share that is not worth its units
 
@@ -253,14 +253,7 @@ def build_blend(blend: Blend, style: ApiStyle) -> Any:
         keras.layers.Dense(network.kernel.shape[1], "relu"),
         keras.layers.Dense(network.out.shape[1]),
     ]
-    inputs = keras.Input((features,), name="feature")
-    if style == "sequential":
-        model = keras.Sequential([inputs, *layers], name=style)
-    else:
-        outputs = inputs
-        for layer in layers:
-            outputs = layer(outputs)
-        model = keras.Model(inputs, outputs, name=style)
+    model = stack_layers(layers, style, features)
     layers[1].set_weights([network.kernel, network.bias])
     layers[2].set_weights([network.out, network.intercept])
     return model

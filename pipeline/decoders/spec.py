@@ -1,5 +1,6 @@
 """Decoders: one specification, built in Keras's two API styles."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,23 +71,36 @@ def build_decoder(spec: DecoderSpec, style: ApiStyle, x: Vectors, y: np.ndarray,
     Raises:
         RequestError: Keras does not know the activation or the initializer.
     """
-    keras = import_keras()
     try:
         layers = _layers(spec, x, y.shape[1], seed)
     except (ValueError, TypeError) as error:
         raise RequestError(f"The decoder cannot be built: {first_line(error)}") from error
-    inputs = keras.Input((x.shape[1],), name="feature")
-    if style == "sequential":
-        model = keras.Sequential([inputs, *layers], name=style)
-    else:
-        outputs = inputs
-        for layer in layers:
-            outputs = layer(outputs)
-        model = keras.Model(inputs, outputs, name=style)
+    model = stack_layers(layers, style, x.shape[1])
     if spec.starts_at_mean:
         output = model.layers[-1]
         output.set_weights([np.zeros(output.kernel.shape), y.mean(axis=0)])
     return model
+
+
+def stack_layers(layers: Sequence[Any], style: ApiStyle, features: int) -> Any:
+    """Stack Keras layers in an API style.
+
+    Args:
+        layers: The layers, in order.
+        style: "functional" or "sequential".
+        features: F, the dimension of the features.
+
+    Returns:
+        A `keras.Model` from (N, F), not compiled.
+    """
+    keras = import_keras()
+    inputs = keras.Input((features,), name="feature")
+    if style == "sequential":
+        return keras.Sequential([inputs, *layers], name=style)
+    outputs = inputs
+    for layer in layers:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs, name=style)
 
 
 def _layers(spec: DecoderSpec, x: Vectors, dim: int, seed: int) -> list:

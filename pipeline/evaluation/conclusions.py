@@ -25,7 +25,7 @@ class Context:
         activations: Model -> output activation of the decoder.
         weights: The `weights` option that the features were computed with.
         trained_on: How many of the images the decoders were trained on.
-        tuned: Whether the decoders chose their own strength, so that more epochs are no advice.
+        tuned: Whether the decoders chose their own strength, so advice on epochs does not apply.
     """
 
     training_cosines: Mapping[str, float]
