@@ -311,7 +311,7 @@ def _is_model(argument: str) -> bool:
 def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, plot: Path | None, **asked: Any) -> None:
     """Show why two identical Keras models can differ, by running the original question and its answers.
 
-    Without IMAGES, on the question's own image and target; otherwise on IMAGES and --targets FILE.
+    Without IMAGES, on the data of the original question; otherwise on IMAGES and --targets FILE.
     """
     from pipeline import terminal
     from pipeline.commands.compare import compare
