@@ -119,7 +119,7 @@ def identification(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Pairwise identification accuracy of each image; chance is 0.5.
 
     The share of other images whose target correlates less with the prediction than the image's own target does; a tie
-    counts half (Horikawa and Kamitani 2017). Images with the same target as its own do not count as alternatives and are left
+    counts half (Horikawa and Kamitani 2017). Images with the same target as its own are no alternatives and are left
     out; several images that share another target count each. Exact, in blocks.
 
     Args:
