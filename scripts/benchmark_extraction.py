@@ -34,7 +34,8 @@ from pipeline.data.images import content_digest, file_ref
 from pipeline.data.sources import find_images
 from pipeline.features.engines import make_engine
 from pipeline.features.engines.keras import build_network
-from pipeline.features.engines.mnn import _write_onnx, bgr_planes, converted_network
+from pipeline.features.engines.mnn import converted_network
+from pipeline.features.engines.onnx_graph import bgr_planes, write_onnx
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
@@ -129,7 +130,7 @@ def _keras_one_by_one(cache: Path) -> Peer:
 def _onnx(cache: Path) -> Path:
     graph = cache / "vgg16.onnx"
     if not graph.exists():
-        _write_onnx(weights_from(WEIGHTS).read("fc2"), "fc2", graph)
+        write_onnx(weights_from(WEIGHTS).read("fc2"), "fc2", graph)
     return graph
 
 
