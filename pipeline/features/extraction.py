@@ -226,7 +226,7 @@ def _fill(
     with contextlib.closing(FileIndex(options.cache)) as index:
         survey = _Survey(images, store, index, options)
         if survey.unknown and not len(store):  # weights are needed for certain: miss them before anything is started
-            ensure_weights(options.engine, extractor, options.cache)
+            ensure_weights(options.engine, [extractor], options.cache)
         decoding = decode_ahead(survey.unknown, store.digests, options.worker_count, options.max_pixels)
         with survey.bar, contextlib.closing(decoding) as decoded:
             engine = _compute(survey.new(decoded), extractor, options, survey)
@@ -315,7 +315,7 @@ def _compute(new: Iterator[Decoded], extractor: Extractor, options: ExtractionOp
     first = next(new, None)
     if first is None:
         return None
-    engine = make_engine(options.engine, extractor, options.batch_size, options.cache)
+    engine = make_engine(options.engine, [extractor], options.batch_size, options.cache)
     new = itertools.chain([first], new)
     with ThreadPoolExecutor(1, "store") as writer:
         saving: Future[None] | None = None
@@ -337,7 +337,7 @@ def _run(engine: Engine, batch: Sequence[Decoded]) -> np.ndarray:
     """Compute the features of up to a batch of images, padded with black ones; shape (len(batch), dim)."""
     pixels = np.zeros((engine.batch_size, SIDE, SIDE, 3), np.uint8)
     pixels[: len(batch)] = np.stack([image.pixels for image in batch if image.pixels is not None])
-    features = engine(pixels)[: len(batch)]
+    features = engine(pixels)[0][: len(batch)]
     bad = ~np.isfinite(features).all(axis=1)
     if bad.any():
         raise PipelineError(

@@ -27,9 +27,9 @@ def options(fresh_cache: Callable[[str], Path]) -> ExtractionOptions:
 def test_vectors_are_in_step_with_their_paths(folder: Path, options: ExtractionOptions) -> None:
     features = extract_features(find_images(folder), EXTRACTOR, options)
     assert (features.computed, features.cached, features.failed) == (6, 0, [])
-    engine = make_engine("mnn", EXTRACTOR, 1, options.cache)
+    engine = make_engine("mnn", [EXTRACTOR], 1, options.cache)
     for path, vector in zip(features.paths, features.vectors(), strict=True):
-        alone = engine(decode((folder / path).read_bytes())[None])[0]
+        alone = engine(decode((folder / path).read_bytes())[None])[0][0]
         np.testing.assert_allclose(vector, alone, rtol=1e-4, atol=1e-4)
     assert np.array_equal(np.concatenate(list(in_blocks(features.stored()))), features.vectors())
 
