@@ -13,7 +13,7 @@ from pipeline.core.errors import ImageError, first_line
 
 SIDE = 224
 THUMBNAIL = 24
-# How an image becomes SIDE x SIDE pixels, and how fingerprints call it. "squash" is Pillow's antialiased bilinear filter
+# How an image becomes SIDE x SIDE pixels, and what fingerprints call it. "squash": Pillow's antialiased bilinear filter
 # on the whole image, whose aspect ratio is not kept; "keras" is the default of Keras's `load_img`, the nearest pixel;
 # "crop" resizes the shorter side to CROPPED_FROM and takes the centre, as VGG was tested (Simonyan and Zisserman 2014).
 RESIZES = {"squash": "squash-bilinear", "keras": "squash-nearest", "crop": "crop-bilinear"}
