@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 NEAR = 0.8  # of 1: how similar an option must be to a misspelled one to be suggested
-EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "cache")  # fields of ExtractionOptions
+EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "verify", "cache")  # fields of ExtractionOptions
 # Options that may differ when a run is resumed; all others are those it began with.
 FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet")
 
@@ -61,6 +61,7 @@ def cli() -> None:
 @click.option("--out", type=FILE, help="Also write the vectors to a .npz, .npy or .parquet file.")
 @data_option
 @click.option("--strict", is_flag=True, help="Exit with status 1 if an image was not read.")
+@click.option("--verify", is_flag=True, help="Check all stored vectors, and compute damaged ones again.")
 @extractor_options
 @extraction_options
 @output_options
@@ -345,7 +346,7 @@ def _extractor(asked: dict[str, Any]) -> "Extractor":
 def _extraction_options(asked: dict[str, Any]) -> "ExtractionOptions":
     from pipeline.features.extraction import ExtractionOptions
 
-    given = {name: asked[name] for name in EXTRACTION if asked[name] is not None}
+    given = {name: asked[name] for name in EXTRACTION if asked.get(name) is not None}
     return ExtractionOptions(progress=not asked["quiet"], **given)
 
 

@@ -31,15 +31,20 @@ def printable(text: str) -> str:
 
 
 def as_options(message: str) -> str:
-    """Rewrite the parameters that library messages name, on_missing='skip', as options: --on-missing skip.
+    """Rewrite the parameters that library messages name as options: on_missing='skip' as --on-missing skip.
 
-    What stands in a path, such as year=2020/1.jpg, is left as it is.
+    A flag, verify=True, becomes --verify. What stands in a path, such as year=2020/1.jpg, is left as it is.
     """
+    message = re.sub(r"(?<![\w/\\'.-])([a-z]+(?:_[a-z]+)*)=True\b", lambda found: _option(found[1]), message)
     return re.sub(
         r"(?<![\w/\\'.-])([a-z]+(?:_[a-z]+)*)=(?:'([^']*)'|([A-Z]+|\d+))(?![\w/\\]|\.\w)",
-        lambda found: f"--{found[1].replace('_', '-')} {found[2] or found[3]}",
+        lambda found: f"{_option(found[1])} {found[2] or found[3]}",
         message,
     )
+
+
+def _option(parameter: str) -> str:
+    return f"--{parameter.replace('_', '-')}"
 
 
 class _Formatter(logging.Formatter):

@@ -24,6 +24,7 @@ from measuring import table, timed
 
 from pipeline.core.keras_backend import import_keras
 from pipeline.data.decoding import THUMBNAIL
+from pipeline.data.images import DIGEST
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.presets import NETWORK, ORIGINAL
 from pipeline.decoders.spec import build_decoder
@@ -217,11 +218,10 @@ def stream(rounds: int, work: Path) -> None:
     """Training from a store of eight times the memory budget, against the same features in memory."""
     store = FeatureStore(work, Extractor(weights_from(WEIGHTS)))
     random = np.random.default_rng(0)
-    for start in range(0, STREAM_ROWS, 512):
-        digests = [f"{number:032x}" for number in range(start, start + 512)]
-        store.append(
-            digests, random.random((512, DIM), np.float32), np.zeros((512, THUMBNAIL, THUMBNAIL), np.uint8), [1] * 512
-        )
+    for _ in range(0, STREAM_ROWS, 512):
+        digests = np.frombuffer(random.bytes(16 * 512), DIGEST)
+        thumbnails = np.zeros((512, THUMBNAIL, THUMBNAIL), np.uint8)
+        store.append(digests, random.random((512, DIM), np.float32), thumbnails, np.ones(512, int))
     _compare(
         f"{STREAM_ROWS} x {DIM} features, an epoch",
         apart(

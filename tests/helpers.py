@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.data.images import ImageRef
+
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
 # The features of the smallest layer, from weights that need no download.
@@ -108,6 +110,16 @@ def wait_until(condition: Callable[[], Any], process: subprocess.Popen) -> None:
     while not condition():
         assert process.poll() is None, f"ended too early: {process.communicate()}"
         time.sleep(0.002)
+
+
+class CrashingRef(ImageRef):
+    """An image that ends the process that reads it, as a fault in a decoder does."""
+
+    __slots__ = ()
+
+    def read(self) -> tuple[bytes, str | None]:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        raise AssertionError
 
 
 def make_image(seed: int, width: int = 60, height: int = 40) -> Image.Image:

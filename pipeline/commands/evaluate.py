@@ -195,8 +195,8 @@ def _of_run(
 
 def _unchanged(examples: Examples, wanted: Mapping[str, str], side: str) -> Examples:
     """Some of the images of a run, by path and digest, if they are all still there and unchanged."""
-    digests = dict(zip(examples.features.paths, examples.features.digests, strict=True))
-    changed = [path for path, digest in wanted.items() if digests.get(path) != digest]
+    digests = dict(zip(examples.features.paths, examples.features.digests.tolist(), strict=True))
+    changed = [path for path, digest in wanted.items() if digests.get(path) != bytes.fromhex(digest)]
     if changed:
         raise RequestError(
             f"{len(changed)} of the {len(wanted)} {side} images changed or are gone since the run, the first is "
@@ -209,8 +209,8 @@ def _count_training_images(examples: Examples, folder: Path) -> int:
     """How many of the images the decoders in a folder were trained on, with a warning where there are any."""
     if not (folder / RUN_FILE).exists():
         return 0
-    known = set(read_run(folder).split.train.values())
-    count = sum(digest in known for digest in examples.features.digests)
+    known = {bytes.fromhex(digest) for digest in read_run(folder).split.train.values()}
+    count = sum(digest in known for digest in examples.features.digests.tolist())
     if count:
         log.warning(
             "The decoders of %s were trained on %d of these %d images: their cosine is not an estimate for new ones.",

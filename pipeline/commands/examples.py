@@ -140,7 +140,7 @@ class SplitExamples:
         paths, digests = self.examples.features.paths, self.examples.features.digests
 
         def side(rows: np.ndarray) -> dict[str, str]:
-            return {paths[row]: digests[row] for row in rows}
+            return {paths[row]: digests[row].tobytes().hex() for row in rows}
 
         return SplitRecord(
             rule=str(self.rule),

@@ -9,8 +9,9 @@ from pipeline.core.atomic import check_output_file
 from pipeline.core.vector_files import SUFFIXES, write_vectors
 from pipeline.core.vectors import in_blocks
 from pipeline.data.images import ImageSet
-from pipeline.features.extraction import ExtractionOptions, Failure, extract_features
+from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
+from pipeline.features.survey import Failure
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class ExtractResult:
         failed: The images that were skipped, with the cause.
         passed_over: Files of the folder that look like images, but whose format is not read.
         seconds: How long it took.
+        seconds_starting: How much of that passed before the engine could begin.
         dim: The dimension of a feature.
         engine: The engine that computed, or None where nothing was left to compute.
         extractor: The extractor's fingerprint and description.
@@ -37,6 +39,7 @@ class ExtractResult:
     failed: Sequence[Failure]
     passed_over: Sequence[str]
     seconds: float
+    seconds_starting: float
     dim: int
     engine: str | None
     extractor: Mapping[str, str]
@@ -45,8 +48,13 @@ class ExtractResult:
 
     def to_json(self) -> dict[str, Any]:
         """The `extract` document of the contract."""
-        rate = round(self.computed / self.seconds, 3) if self.seconds else 0.0
-        return {**asdict(self), "seconds": round(self.seconds, 3), "images_per_second": rate}
+        times = {name: round(getattr(self, name), 3) for name in ("seconds", "seconds_starting")}
+        return {**asdict(self), **times, "images_per_second": round(self.images_per_second, 3)}
+
+    @property
+    def images_per_second(self) -> float:
+        """The rate at which features were computed, without the start."""
+        return self.computed / (self.seconds - self.seconds_starting) if self.computed else 0.0
 
 
 def extract(
@@ -79,6 +87,7 @@ def extract(
         failed=features.failed,
         passed_over=images.passed_over,
         seconds=features.seconds,
+        seconds_starting=features.seconds_starting,
         dim=extractor.dim,
         engine=features.engine,
         extractor={"fingerprint": extractor.fingerprint, **extractor.description},

@@ -212,7 +212,7 @@ def _new_record(wanted: TrainOptions, examples: SplitExamples, extractor: Extrac
         training=asdict(wanted.config),
         seed=wanted.examples.seed,
         split=examples.record(),
-        targets=content_digest(examples.examples.targets.tobytes()),
+        targets=content_digest(examples.examples.targets.tobytes()).hex(),
         versions=_versions(),
     )
 

@@ -56,51 +56,59 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, resize: str = "squash") ->
     Raises:
         ImageError: The bytes are not an image, are damaged or cut short, or have more pixels than allowed.
     """
-
-    def resized(image: Image.Image) -> np.ndarray:
-        check_size(image.width * image.height, max_pixels)
-        if resize == "keras":  # neither orientation nor transparency, as it has always been there
-            return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST))
-        image.draft(image.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
-        upright = _upright(image)
-        return np.asarray(upright.resize((SIDE, SIDE), Image.Resampling.BILINEAR, _part(upright, resize)))
-
-    return _opened(data, resized)
+    return _opened(data, lambda image: np.asarray(_square(image, max_pixels, resize)))
 
 
-def _part(image: Image.Image, resize: str) -> tuple[float, float, float, float] | None:
-    """The part of an image that is resized: left, upper, right and lower border in pixels; None for all of it."""
-    if resize != "crop":
-        return None
+def decode_with_thumbnail(
+    data: bytes, max_pixels: int = MAX_PIXELS, resize: str = "squash"
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Decode an image file to all that the feature store needs of it.
+
+    Args:
+        data: See `decode`.
+        max_pixels: See `decode`.
+        resize: See `decode`.
+
+    Returns:
+        The pixels, as `decode`; the thumbnail, as `thumbnail`; the size of the image in pixels, width times height.
+
+    Raises:
+        ImageError: As `decode`.
+    """
+
+    def decoded(image: Image.Image) -> tuple[np.ndarray, np.ndarray, int]:
+        pixel_count = image.width * image.height
+        square = _square(image, max_pixels, resize)
+        return np.asarray(square), _shrunk_grey(square), pixel_count
+
+    return _opened(data, decoded)
+
+
+def _square(image: Image.Image, max_pixels: int, resize: str) -> Image.Image:
+    """An image as VGG16 sees it."""
+    _check_size(image, max_pixels)
+    if resize == "keras":  # which knows neither orientation nor transparency
+        return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    image.draft(image.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
+    upright = _upright(image)
+    return upright.resize((SIDE, SIDE), Image.Resampling.BILINEAR, _centre(upright) if resize == "crop" else None)
+
+
+def _centre(image: Image.Image) -> tuple[float, float, float, float]:
+    """The centre that is SIDE pixels wide once the shorter side is CROPPED_FROM: left, upper, right, lower border."""
     part = min(image.size) * SIDE / CROPPED_FROM
     left, upper = (image.width - part) / 2, (image.height - part) / 2
     return left, upper, left + part, upper + part
 
 
-def count_pixels(data: bytes) -> int:
-    """Count the pixels of an image file, width times height, from its header.
-
-    Args:
-        data: The content of an image file.
-
-    Raises:
-        ImageError: As `decode`.
-    """
-    return _opened(data, lambda image: image.width * image.height)
-
-
-def check_size(pixels: int, max_pixels: int) -> None:
-    """Refuse an image that is too large.
+def too_large(pixels: int, max_pixels: int) -> str:
+    """Say that an image is too large.
 
     Args:
         pixels: Its size, in pixels.
         max_pixels: The largest size allowed.
-
-    Raises:
-        ImageError: It is larger.
     """
-    if pixels > max_pixels:
-        raise ImageError(f"it has {pixels:,} pixels, more than max_pixels={max_pixels}")
+    return f"it has {pixels:,} pixels, more than max_pixels={max_pixels}"
 
 
 def preview(data: bytes, side: int) -> bytes:
@@ -118,7 +126,7 @@ def preview(data: bytes, side: int) -> bytes:
     """
 
     def shrunk(image: Image.Image) -> bytes:
-        check_size(image.width * image.height, MAX_PIXELS)
+        _check_size(image, MAX_PIXELS)
         image.draft(image.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
         image = _upright(image)
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -138,8 +146,11 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
     Returns:
         Grey, shape (THUMBNAIL, THUMBNAIL), uint8.
     """
-    grey = Image.fromarray(pixels).convert("L")
-    return np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
+    return _shrunk_grey(Image.fromarray(pixels))
+
+
+def _shrunk_grey(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
 
 
 def _opened(data: bytes, use: Callable[[Image.Image], Result]) -> Result:
@@ -162,6 +173,11 @@ def _opened(data: bytes, use: Callable[[Image.Image], Result]) -> Result:
         raise ImageError(first_line(error)) from error
 
 
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise ImageError(too_large(image.width * image.height, max_pixels))
+
+
 def _is_heif(data: bytes) -> bool:
     """Whether a file's type box (ISO/IEC 14496-12) names a brand of HEIF (ISO/IEC 23008-12)."""
     return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
@@ -169,11 +185,14 @@ def _is_heif(data: bytes) -> bool:
 
 def _upright(image: Image.Image) -> Image.Image:
     """An image in RGB, turned as its EXIF orientation says."""
-    return _to_rgb(ImageOps.exif_transpose(image))
+    ImageOps.exif_transpose(image, in_place=True)  # without a copy where there is nothing to turn
+    return _to_rgb(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert any of Pillow's modes to RGB."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image  # `convert` would copy it
     if image.mode == "F" or image.mode.startswith("I"):
         return _grey(np.asarray(image)).convert("RGB")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.core.errors import ImageError, cause
 
 MAX_BYTES = 2**30
+DIGEST = np.dtype("V16")  # of an array of content digests
 # A file written twice within one tick of the clock keeps its modification time, so a younger one has no version.
 TICK_NS = 2_000_000_000
 # A pipe must not be waited for; on Windows there are none, but there is a text mode.
@@ -31,7 +32,7 @@ class ImageRef:
     """
 
     uri: str
-    digest: str | None = None
+    digest: bytes | None = None
 
     @property
     def is_file(self) -> bool:
@@ -138,6 +139,6 @@ def file_ref(path: Path) -> ImageRef:
     return ImageRef(os.path.abspath(path))
 
 
-def content_digest(data: bytes) -> str:
-    """The digest by which the feature store knows an image: BLAKE2b, 128 bits, 32 hexadecimal digits."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def content_digest(data: bytes) -> bytes:
+    """The digest by which the feature store knows an image: BLAKE2b, 16 bytes."""
+    return hashlib.blake2b(data, digest_size=16).digest()

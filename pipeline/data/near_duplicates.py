@@ -9,7 +9,7 @@ is never a near-duplicate.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -32,12 +32,12 @@ BLOCK = 1024
 
 
 def find_near_duplicates(
-    digests: Sequence[str], thumbnails: Callable[[Sequence[str]], np.ndarray], progress: bool = False
+    digests: np.ndarray, thumbnails: Callable[[np.ndarray], np.ndarray], progress: bool = False
 ) -> np.ndarray:
     """Number images so that duplicates and near-duplicates share a number.
 
     Args:
-        digests: The content digests of the images, N of them.
+        digests: The content digests of the images, shape (N,), DIGEST.
         thumbnails: Digests -> their thumbnails, shape (n, THUMBNAIL, THUMBNAIL), uint8.
         progress: Whether to show a progress bar on stderr.
 
@@ -48,7 +48,7 @@ def find_near_duplicates(
     if len(different) > AT_MOST:
         log.warning("Above %d different images only duplicates are found, not near-duplicates.", AT_MOST)
         return of_image
-    return number_near_duplicates(thumbnails(different.tolist()), progress)[of_image]
+    return number_near_duplicates(thumbnails(different), progress)[of_image]
 
 
 def number_near_duplicates(thumbnails: np.ndarray, progress: bool = False) -> np.ndarray:

@@ -16,7 +16,8 @@ NOT_DAMAGE = (
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN),
     *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM),
 )
-CREATE = "CREATE TABLE IF NOT EXISTS images (uri BLOB PRIMARY KEY, version TEXT, digest TEXT)"
+CREATE = "CREATE TABLE IF NOT EXISTS files (uri BLOB PRIMARY KEY, version TEXT, digest BLOB)"
+CRASHED = b""  # in the place of a digest: decoding this image ended the process
 
 
 class FileIndex:
@@ -69,20 +70,23 @@ class FileIndex:
                 "or choose another folder with cache=DIR."
             ) from error
 
-    def digest(self, image: ImageRef) -> str | None:
-        """The digest of an image that has not changed since it was recorded; None if it has, or is not known."""
+    def digest(self, image: ImageRef) -> bytes | None:
+        """The digest of an image that has not changed since it was recorded; None if it has, or is not known.
+
+        It is CRASHED for an image that is not to be decoded.
+        """
         if image.digest or not (version := image.version()):
             return image.digest
-        query = "SELECT digest FROM images WHERE uri = ? AND version = ?"
+        query = "SELECT digest FROM files WHERE uri = ? AND version = ?"
         with self._named_errors():
             try:
                 found = self._database.execute(query, (os.fsencode(image.uri), version)).fetchone()
             except sqlite3.DatabaseError as error:
                 self._recreate(error)
                 found = None
-        return found[0].decode("ascii", "replace") if found else None
+        return found[0] if found else None
 
-    def record(self, images: Iterable[tuple[ImageRef, str, str]]) -> None:
+    def record(self, images: Iterable[tuple[ImageRef, str, bytes]]) -> None:
         """Remember images by their version from before they were read and their digest, in one transaction."""
         rows = [(os.fsencode(image.uri), version, digest) for image, version, digest in images]
         with self._named_errors():
@@ -92,9 +96,9 @@ class FileIndex:
                 self._recreate(error)
                 self._insert(rows)
 
-    def _insert(self, rows: Iterable[tuple[bytes, str, str]]) -> None:
+    def _insert(self, rows: Iterable[tuple[bytes, str, bytes]]) -> None:
         with self._database:
-            self._database.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", rows)
+            self._database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
 
     def close(self) -> None:
         """Close the database."""

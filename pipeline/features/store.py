@@ -9,7 +9,6 @@ first read.
 import json
 import logging
 import zlib
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +18,10 @@ import pyarrow as pa
 from filelock import FileLock
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.progress import progress_bar
 from pipeline.data.decoding import THUMBNAIL
+from pipeline.data.images import DIGEST
+from pipeline.features.digest_index import DigestIndex
 from pipeline.features.extractor import Extractor
 from pipeline.features.store_repair import UNREADABLE, drop_unreadable_files, lance_cause, open_newest_readable
 
@@ -32,18 +34,23 @@ MERGED_ROWS = 4096
 # Versions that merging has replaced are kept for a reader that opened the store before.
 KEEP_OLD_VERSIONS = timedelta(days=1)
 CHECKED_AT_ONCE = 512  # rows
-RUN_AGAIN = "Run extract on these images to compute the lost features again."
+RUN_AGAIN = "Run extract with verify=True on these images to compute the lost features again."
 
 
 class FeatureStore:
     """The features that one extractor has computed so far.
 
-    Damage on disk is dropped, with a warning, and computed again: a row whose checksum is wrong, a data file that
-    cannot be read, or, where nothing can be read, the whole store, which is set aside.
+    Damage on disk that shows when the store is opened is dropped, with a warning, and computed again: a data file that
+    cannot be read or, where nothing can be read, the whole store, which is set aside. A vector that changed on disk is
+    refused when it is read, and dropped by `drop_damaged`.
 
     Args:
         cache: The cache folder; the store is `features/FINGERPRINT.lance` below it, created when it is missing.
         extractor: Whose features these are.
+
+    Attributes:
+        path: The Lance dataset.
+        arrived: The digests that other processes have stored since it was opened.
 
     Raises:
         PipelineError: The store cannot be opened or created, or another version of this program created it.
@@ -62,7 +69,7 @@ class FeatureStore:
             ],
             metadata={"extractor": json.dumps(extractor.description)},
         )
-        self._rows: dict[str, int] | None = None
+        self.arrived: set[bytes] = set()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
@@ -88,9 +95,11 @@ class FeatureStore:
 
     def _read_digests(self) -> None:
         table = self._dataset.to_table(columns=["digest", "pixel_count"])
-        self._digests = [digest.hex() for digest in table["digest"].to_pylist()]
-        self._known = dict(zip(self._digests, table["pixel_count"].to_pylist(), strict=True))
-        self._rows = None
+        digests = table["digest"].combine_chunks()
+        self._digests = np.frombuffer(digests.buffers()[1] or b"", DIGEST)[digests.offset :][: len(digests)]
+        self._pixel_counts = table["pixel_count"].to_numpy()
+        self._index = DigestIndex(self._digests)
+        self._checked = np.zeros(len(self._digests), bool)
 
     def _drop_unreadable_files(self) -> bool:
         """Drop the data files that cannot be read; returns whether there were any."""
@@ -99,31 +108,46 @@ class FeatureStore:
             self._read_digests()
         return dropped > 0
 
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._known
-
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._digests)
 
     @property
-    def digests(self) -> frozenset[str]:
-        """The content digests of all images whose features are stored."""
-        return frozenset(self._known)
+    def digests(self) -> np.ndarray:
+        """The content digests of all images whose features are stored, sorted, shape (len(self),), DIGEST."""
+        return self._index.sorted
 
-    def pixel_count(self, digest: str) -> int:
-        """The size of a stored image, in pixels: its width times its height before it was resized."""
-        return self._known[digest]
+    def contains(self, digests: np.ndarray) -> np.ndarray:
+        """Whether the features of images are stored.
+
+        Args:
+            digests: Content digests, shape (N,), DIGEST.
+
+        Returns:
+            Shape (N,), bool.
+        """
+        return self._index.find(digests) >= 0
+
+    def pixel_counts(self, digests: np.ndarray) -> np.ndarray:
+        """The sizes of stored images, in pixels: width times height before they were resized.
+
+        Args:
+            digests: Content digests of stored images, shape (N,), DIGEST.
+
+        Returns:
+            Shape (N,), int64.
+        """
+        return self._pixel_counts[self.rows(digests)]
 
     def append(
-        self, digests: Sequence[str], features: np.ndarray, thumbnails: np.ndarray, pixel_counts: Sequence[int]
+        self, digests: np.ndarray, features: np.ndarray, thumbnails: np.ndarray, pixel_counts: np.ndarray
     ) -> None:
         """Store a batch; when this returns, it is on disk and survives a kill.
 
         Args:
-            digests: Content digests, N of them, none of which is in the store.
+            digests: Distinct content digests, shape (N,), DIGEST; what is stored already is left as it is.
             features: Their features, shape (N, dim), float32.
             thumbnails: Their thumbnails, shape (N, THUMBNAIL, THUMBNAIL), uint8.
-            pixel_counts: The sizes of the images, in pixels, N of them.
+            pixel_counts: The sizes of the images, in pixels, shape (N,), int.
 
         Raises:
             PipelineError: They cannot be written.
@@ -131,12 +155,11 @@ class FeatureStore:
         try:
             with self._lock:
                 self._catch_up()
-                new = [row for row, digest in enumerate(digests) if digest not in self._known]
-                if new:
-                    counts = [pixel_counts[row] for row in new]
-                    table = self._table([digests[row] for row in new], features[new], thumbnails[new], counts)
+                new = ~self.contains(digests)
+                if new.any():
+                    table = self._table(digests[new], features[new], thumbnails[new], pixel_counts[new])
                     self._dataset = lance.write_dataset(table, self._dataset, mode="append")
-                    self._digests += [digests[row] for row in new]
+                    self._add_digests(digests[new], pixel_counts[new])
                 if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
                     self._dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS)
                     self._dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS)
@@ -146,8 +169,12 @@ class FeatureStore:
                 f"The feature store {self.path} cannot be written ({lance_cause(error)}). What was stored before "
                 "is kept; make room, or choose another cache folder, and run the same command again."
             ) from error
-        self._known.update(zip(digests, pixel_counts, strict=True))
-        self._rows = None
+
+    def _add_digests(self, digests: np.ndarray, pixel_counts: np.ndarray) -> None:
+        self._digests = np.concatenate([self._digests, digests])
+        self._pixel_counts = np.concatenate([self._pixel_counts, pixel_counts])
+        self._checked = np.concatenate([self._checked, np.zeros(len(digests), bool)])
+        self._index.add(digests)
 
     def tidy(self) -> None:
         """Remove what processes left behind that were killed while they appended.
@@ -164,31 +191,33 @@ class FeatureStore:
     def _catch_up(self) -> None:
         """Load what other processes have stored since."""
         if self._dataset.latest_version != self._dataset.version:
+            before = self._index
             self._dataset = lance.dataset(self.path)
             self._read_digests()
+            self.arrived.update(self._digests[before.find(self._digests) < 0].tolist())
 
     def _table(
-        self, digests: Sequence[str], features: np.ndarray, thumbnails: np.ndarray, pixel_counts: Sequence[int]
+        self, digests: np.ndarray, features: np.ndarray, thumbnails: np.ndarray, pixel_counts: np.ndarray
     ) -> pa.Table:
         vectors = np.ascontiguousarray(features, np.float32)
-        keys = [bytes.fromhex(digest) for digest in digests]
+        keys, counts = digests.tolist(), pixel_counts.tolist()
         thumbs = [thumbnail.tobytes() for thumbnail in thumbnails]
         return pa.table(
             [
                 pa.array(keys, pa.binary(16)),
-                pa.array(map(_checksum, keys, vectors, thumbs, pixel_counts), pa.uint32()),
+                pa.array(map(_checksum, keys, vectors, thumbs, counts), pa.uint32()),
                 pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
                 pa.array(thumbs, pa.binary(THUMBNAIL**2)),
-                pa.array(pixel_counts, pa.int64()),
+                pa.array(counts, pa.int64()),
             ],
             schema=self._schema,
         )
 
-    def rows(self, digests: Sequence[str]) -> np.ndarray:
+    def rows(self, digests: np.ndarray) -> np.ndarray:
         """Where the features of some images are, for `take`; valid until the next append.
 
         Args:
-            digests: Content digests, N of them, in any order; repeats are fine.
+            digests: Content digests, shape (N,), DIGEST, in any order; repeats are fine.
 
         Returns:
             Row numbers, shape (N,), int64.
@@ -196,10 +225,10 @@ class FeatureStore:
         Raises:
             KeyError: A digest is not in the store.
         """
-        if self._rows is None:
-            self._rows = {digest: row for row, digest in enumerate(self._digests)}
-            self._checked = np.zeros(len(self._digests), bool)
-        return np.array([self._rows[digest] for digest in digests], np.int64)
+        rows = self._index.find(digests)
+        if (rows < 0).any():
+            raise KeyError(digests[int((rows < 0).argmax())].tobytes().hex())
+        return rows
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Read features by row number.
@@ -220,82 +249,86 @@ class FeatureStore:
             raise PipelineError(
                 f"The feature store {self.path} is damaged ({lance_cause(error)}). {RUN_AGAIN}"
             ) from error
-        if damaged:
+        if len(damaged):
+            digest = self._digests[damaged[0]].tobytes().hex()
             raise PipelineError(
-                f"The feature store {self.path} is damaged: the vector of image {damaged[0]} changed on disk. "
-                f"{RUN_AGAIN}"
+                f"The feature store {self.path} is damaged: the vector of image {digest} changed on disk. {RUN_AGAIN}"
             )
         self._checked[wanted] = True
         return vectors if len(wanted) == len(rows) and (where == np.arange(len(rows))).all() else vectors[where]
 
-    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """The vectors of distinct rows, and the digests of the rows whose checksum is wrong."""
+    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors of distinct rows, and those of the rows whose checksum is wrong."""
         unchecked = not self._checked[rows].all()
         columns = ["digest", "checksum", "vector", "thumbnail", "pixel_count"] if unchecked else ["vector"]
         taken = self._dataset.take(rows, columns=columns).combine_chunks()
         vectors = taken["vector"].chunk(0).flatten().to_numpy().reshape(len(rows), -1)
         if not unchecked:
-            return vectors, []
+            return vectors, rows[:0]
         names = ("digest", "thumbnail", "pixel_count", "checksum")
         keys, thumbs, counts, stored = (taken[name].to_pylist() for name in names)
-        found = map(_checksum, keys, vectors, thumbs, counts)
-        right = [checksum == wanted for checksum, wanted in zip(found, stored, strict=True)]
-        return vectors, [self._digests[row] for row, good in zip(rows, right, strict=True) if not good]
+        found = list(map(_checksum, keys, vectors, thumbs, counts))
+        return vectors, rows[np.array(found) != np.array(stored)]
 
-    def drop_damaged(self, digests: Sequence[str]) -> int:
-        """Check the rows of some images, and drop those that changed on disk.
+    def drop_damaged(self, progress: bool = False) -> int:
+        """Check every row, and drop those that changed on disk.
 
         Args:
-            digests: Content digests of stored images.
+            progress: Whether to show a progress bar on stderr.
 
         Returns:
-            How many of these images the store lacks now.
+            How many vectors were lost.
 
         Raises:
             PipelineError: It cannot be repaired.
         """
-        present = [digest for digest in dict.fromkeys(digests) if digest in self]
-        lost = len(set(digests)) - len(present)  # another process found them damaged
+        before = len(self)
         try:
-            wanted = np.unique(self.rows(present))
-            wanted = wanted[~self._checked[wanted]]
-            damaged: list[str] = []
             try:
-                for start in range(0, len(wanted), CHECKED_AT_ONCE):
-                    rows = wanted[start : start + CHECKED_AT_ONCE]
-                    found = self._read(rows)[1]
-                    damaged += found
-                    self._checked[rows] = not found
+                damaged = self._damaged_rows(progress)
             except UNREADABLE:
                 if not self._drop_unreadable_files():
                     raise
-                return self.drop_damaged(digests)
-            if damaged:
+                damaged = self._damaged_rows(progress)
+            if len(damaged):
                 log.warning(
-                    "%d vectors of the feature store %s changed on disk and are computed again.",
-                    len(damaged),
-                    self.path,
+                    "%d vectors of the feature store %s changed on disk and are dropped.", len(damaged), self.path
                 )
-                with self._lock:
-                    self._dataset = lance.dataset(self.path)
-                    self._dataset.delete(f"digest IN ({', '.join(f'X{digest!r}' for digest in damaged)})")
-                    self._read_digests()
+                self._delete(self._digests[damaged])
         except UNREADABLE as error:
             raise PipelineError(
                 f"The feature store {self.path} is damaged and cannot be repaired ({lance_cause(error)}). "
                 "Delete this folder to compute its features again."
             ) from error
-        return lost + len(damaged)
+        return before - len(self)
 
-    def features(self, digests: Sequence[str]) -> np.ndarray:
+    def _damaged_rows(self, progress: bool) -> np.ndarray:
+        unchecked = np.flatnonzero(~self._checked)
+        damaged = [unchecked[:0]]
+        with progress_bar(len(unchecked), "vector", "verification", progress and len(unchecked) > 0) as bar:
+            for start in range(0, len(unchecked), CHECKED_AT_ONCE):
+                rows = unchecked[start : start + CHECKED_AT_ONCE]
+                damaged.append(self._read(rows)[1])
+                self._checked[rows] = True
+                bar.update(len(rows))
+        return np.concatenate(damaged)
+
+    def _delete(self, digests: np.ndarray) -> None:
+        with self._lock:
+            self._dataset = lance.dataset(self.path)
+            keys = ", ".join(f"X'{digest.hex()}'" for digest in digests.tolist())
+            self._dataset.delete(f"digest IN ({keys})")
+            self._read_digests()
+
+    def features(self, digests: np.ndarray) -> np.ndarray:
         """Read the features of some images: `take(rows(digests))`."""
         return self.take(self.rows(digests))
 
-    def thumbnails(self, digests: Sequence[str]) -> np.ndarray:
+    def thumbnails(self, digests: np.ndarray) -> np.ndarray:
         """Read the thumbnails of some images.
 
         Args:
-            digests: Content digests, N of them.
+            digests: Content digests, shape (N,), DIGEST.
 
         Returns:
             Shape (N, THUMBNAIL, THUMBNAIL), uint8.

@@ -1,101 +1,247 @@
-"""Worker processes that read and decode images ahead of the engine."""
+"""Worker processes that read and decode images ahead of the engine.
+
+Pixels and thumbnails go into slots of shared memory; what travels through the pipes is a few words for each image. A
+worker that dies is replaced, and the images it had are read again one at a time, so that the one it died of is known.
+"""
 
 import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.core.child_processes import end_with_parent
 from pipeline.core.errors import ImageError, PipelineError
-from pipeline.data.decoding import count_pixels, decode
-from pipeline.data.images import ImageRef, content_digest
+from pipeline.data.decoding import decode_with_thumbnail
+from pipeline.data.images import DIGEST, ImageRef, content_digest
+from pipeline.features.slots import SharedMemory, Slots, slot_arrays
 
-CHUNK = 8  # images that a worker reads and decodes at a time
-CHUNKS_AHEAD = 3  # chunks that wait, decoded or in work, for each worker
+CHUNK = 8  # images that a worker is given at a time
+CHUNKS_AHEAD = 3  # chunks that a worker has at most, in work or waiting
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """One image from a worker: its digest and, where the store lacks it, its pixels and size; or an error."""
+class Decoded(NamedTuple):
+    """One image from a worker: its digest and, where the store lacks it, pixels and thumbnail in its slot.
 
-    path: str
-    ref: ImageRef
-    digest: str = ""
+    Attributes:
+        number: The image's number in the set.
+        slot: Its slot, which is to be given back.
+        digest: Its content digest; empty where it could not be read.
+        version: Its version from before it was read.
+        is_new: Whether it was decoded; otherwise its digest is among those stored, or there is an error.
+        pixel_count: Its size, in pixels, if it was decoded.
+        error: Why it could not be read.
+        crashed: Whether that was because it killed the process that decoded it.
+    """
+
+    number: int
+    slot: int
+    digest: bytes = b""
     version: str | None = None
-    pixels: np.ndarray | None = None
+    is_new: bool = False
     pixel_count: int = 0
     error: str = ""
+    crashed: bool = False
+
+
+class _Task(NamedTuple):
+    number: int
+    slot: int
+    ref: ImageRef
+
+
+@dataclass
+class _Chunk:
+    """Images that come back together; `found` fills up in their order."""
+
+    tasks: Sequence[_Task]
+    found: list[Decoded] = field(default_factory=list)
+    one_by_one: bool = False
 
 
 def decode_ahead(
-    images: Sequence[tuple[str, ImageRef]], stored: frozenset[str], workers: int, max_pixels: int
+    refs: Sequence[ImageRef],
+    numbers: Sequence[int],
+    stored: np.ndarray,
+    slots: Slots,
+    workers: int,
+    max_pixels: int,
+    resize: str = "squash",
 ) -> Generator[Decoded, None, None]:
-    """Read and decode images in worker processes, a bounded number ahead.
+    """Read and decode images in worker processes, as far ahead as there are slots.
 
     Args:
-        images: The names of the images and where they are.
-        stored: Digests of images that need no decoding.
+        refs: Where the images of the set are.
+        numbers: Those to read, by their number in the set.
+        stored: Digests of images that need no decoding, sorted, shape (n,), DIGEST.
+        slots: Where the pixels go; a batch and a chunk have to fit.
         workers: The most processes to use.
         max_pixels: The size of the largest image to decode, in pixels.
+        resize: How to resize, a key of `pipeline.data.decoding.RESIZES`.
 
     Yields:
-        The images, in their order.
+        The images, in the order of `numbers`.
 
     Raises:
-        PipelineError: A worker process was killed.
+        PipelineError: The worker processes do not start.
     """
-    chunks = [images[at : at + CHUNK] for at in range(0, len(images), CHUNK)]
-    workers = min(workers, len(chunks))
-    if not workers:
+    if not numbers:
         return
-    # Spawned, not forked: neither TensorFlow nor Lance survives a fork.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (stored, max_pixels))
-    ahead: deque[Future[list[Decoded]]] = deque()
-    try:
-        for chunk in chunks:
-            ahead.append(pool.submit(_decode_chunk, chunk))
-            if len(ahead) > workers * CHUNKS_AHEAD:
-                yield from ahead.popleft().result()
-        while ahead:
-            yield from ahead.popleft().result()
-    except BrokenProcessPool as error:
-        raise PipelineError(
-            "A process that reads images was killed, possibly out of memory. The features computed so far are stored; "
-            "run the same command again to resume, with fewer processes (workers=N)."
-        ) from error
-    finally:
-        # Waited for: a pool that still closes its pipes when the interpreter exits raises EBADF there (CPython's
-        # concurrent.futures.process._python_exit writes to them without a lock).
-        pool.shutdown(wait=True, cancel_futures=True)
+    waiting = (numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK))
+    ahead: deque[_Chunk] = deque()
+    settings = (slots.memory, _shared(stored), max_pixels, resize)
+    with closing(_Pool(min(workers, -(-len(numbers) // CHUNK)), settings)) as pool:
+        while True:
+            while pool.has_room and (places := slots.take(CHUNK)):
+                wanted = next(waiting, [])
+                slots.give_back(places[len(wanted) :])
+                if not wanted:
+                    break
+                ahead.append(_Chunk([_Task(*pair, refs[pair[0]]) for pair in zip(wanted, places, strict=False)]))
+                pool.give(ahead[-1])
+            if not ahead:
+                return
+            if len(ahead[0].found) == len(ahead[0].tasks):
+                yield from ahead.popleft().found
+            elif pool.is_busy:
+                pool.receive()
+            else:
+                slots.wait()
 
 
-_stored: frozenset[str] = frozenset()  # in a worker: the digests that need no decoding
-_max_pixels = 0
+class _Worker:
+    """A process, and what it was given and has not answered yet, in order."""
+
+    def __init__(self, settings: tuple[Any, ...]) -> None:
+        # Spawned, not forked: neither TensorFlow nor Lance survives a fork.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, *settings), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.is_ready = False
+        self.given: deque[tuple[_Chunk, Sequence[_Task]]] = deque()
+
+    def give(self, chunk: _Chunk, tasks: Sequence[_Task]) -> None:
+        self.given.append((chunk, tasks))
+        with suppress(OSError):  # it has died, which is noticed when its answer is read
+            self.connection.send(tasks)
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.terminate()
+        self.process.join()
 
 
-def _start_worker(stored: frozenset[str], max_pixels: int) -> None:
-    """Prepare a worker: Ctrl-C is the parent's business, and a parent that was killed leaves no worker behind."""
-    global _stored, _max_pixels
-    _stored, _max_pixels = stored, max_pixels
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+class _Pool:
+    """The workers; one that dies is replaced."""
+
+    def __init__(self, count: int, settings: tuple[Any, ...]) -> None:
+        self._settings = settings
+        self._workers = [_Worker(settings) for _ in range(count)]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a worker can be given a chunk."""
+        return any(len(worker.given) < CHUNKS_AHEAD for worker in self._workers)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is to come."""
+        return any(worker.given for worker in self._workers)
+
+    def give(self, chunk: _Chunk) -> None:
+        """Give a chunk to the worker that has the least to do."""
+        min(self._workers, key=lambda worker: len(worker.given)).give(chunk, chunk.tasks)
+
+    def receive(self) -> None:
+        """Wait for answers; replace workers that died."""
+        by_connection = {worker.connection: worker for worker in self._workers}
+        for connection in wait(list(by_connection)):
+            worker = by_connection[connection]  # type: ignore[index]
+            try:
+                answer = worker.connection.recv()
+            except (EOFError, OSError):
+                self._replace(worker)
+                continue
+            if worker.is_ready:
+                chunk, _ = worker.given.popleft()
+                chunk.found += answer
+            worker.is_ready = True
+
+    def _replace(self, died: _Worker) -> None:
+        """Start a worker in the place of one that died, and give it what that one had."""
+        died.process.join()
+        if not died.is_ready:
+            raise PipelineError(
+                f"The processes that read images cannot be started ({_cause_of_death(died.process.exitcode)}). "
+                "The features computed so far are stored."
+            )
+        new = self._workers[self._workers.index(died)] = _Worker(self._settings)
+        if died.given:
+            chunk, tasks = died.given.popleft()
+            if chunk.one_by_one:
+                [task] = tasks
+                error = f"decoding it ended the process ({_cause_of_death(died.process.exitcode)})"
+                chunk.found.append(
+                    Decoded(task.number, task.slot, version=task.ref.version(), error=error, crashed=True)
+                )
+            else:
+                chunk.one_by_one = True
+                for task in tasks:
+                    new.give(chunk, [task])
+        for chunk, tasks in died.given:
+            new.give(chunk, tasks)
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.stop()
+
+
+def _cause_of_death(exitcode: int | None) -> str:
+    if exitcode == -signal.SIGKILL:
+        return "it was killed, possibly out of memory"
+    return signal.Signals(-exitcode).name if exitcode and exitcode < 0 else f"exit code {exitcode}"
+
+
+def _shared(digests: np.ndarray) -> Any:
+    """A copy of an array of digests in shared memory."""
+    memory = multiprocessing.get_context("spawn").RawArray("B", max(1, digests.nbytes))
+    memory[: digests.nbytes] = digests.tobytes()
+    return memory, len(digests)
+
+
+def _work(connection: Connection, memory: SharedMemory, stored: tuple[Any, int], max_pixels: int, resize: str) -> None:
+    """Read and decode what comes through a connection, in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     end_with_parent()
+    known = np.frombuffer(stored[0], DIGEST, stored[1])
+    arrays = slot_arrays(memory)
+    connection.send("ready")
+    with suppress(EOFError):  # the parent is done
+        while True:
+            connection.send([_decode(task, known, arrays, max_pixels, resize) for task in connection.recv()])
 
 
-def _decode_chunk(chunk: Sequence[tuple[str, ImageRef]]) -> list[Decoded]:
-    return [_decode_one(path, ref) for path, ref in chunk]
-
-
-def _decode_one(path: str, ref: ImageRef) -> Decoded:
+def _decode(
+    task: _Task, stored: np.ndarray, slots: tuple[np.ndarray, np.ndarray], max_pixels: int, resize: str
+) -> Decoded:
+    """Decode one image into its slot, unless its feature is stored."""
+    number, slot, ref = task
     try:
         data, version = ref.read()
         digest = content_digest(data)
-        if digest in _stored:
-            return Decoded(path, ref, digest, version)
-        return Decoded(path, ref, digest, version, decode(data, _max_pixels), count_pixels(data))
+        place = np.searchsorted(stored, np.void(digest))
+        if place < len(stored) and stored[place].tobytes() == digest:
+            return Decoded(number, slot, digest, version)
+        pixels, thumbnails = slots
+        pixels[slot], thumbnails[slot], pixel_count = decode_with_thumbnail(data, max_pixels, resize)
+        return Decoded(number, slot, digest, version, True, pixel_count)
     except ImageError as error:
-        return Decoded(path, ref, error=str(error))
+        return Decoded(number, slot, error=str(error))

@@ -8,7 +8,7 @@ import pytest
 from pipeline.commands.compare import CompareResult
 from pipeline.commands.extract import ExtractResult
 from pipeline.commands.train import TrainedModel, TrainResult
-from pipeline.features.extraction import Failure
+from pipeline.features.survey import Failure
 from pipeline.studies.verdicts import Scenario
 
 TRAINED = TrainResult(
@@ -40,15 +40,16 @@ def test_a_result_survives_its_run_json() -> None:
     assert TrainResult.from_record(Path("models/run"), record) == TRAINED
 
 
-@pytest.mark.parametrize(("seconds", "rate"), [(2.0, 3.5), (0.0, 0.0)])
-def test_extract_counts_images_per_second(seconds: float, rate: float) -> None:
+@pytest.mark.parametrize(("computed", "rate"), [(7, 3.5), (0, 0.0)])
+def test_extract_counts_images_per_second_after_the_start(computed: int, rate: float) -> None:
     result = ExtractResult(
         images=10,
-        computed=7,
+        computed=computed,
         cached=2,
         failed=[Failure("a.png", "it is empty")],
         passed_over=[],
-        seconds=seconds,
+        seconds=2.0 + 60 * bool(computed),
+        seconds_starting=60.0 * bool(computed),
         dim=4096,
         engine="mnn",
         extractor={"fingerprint": "f00d"},

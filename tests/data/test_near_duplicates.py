@@ -5,7 +5,7 @@ from measure_near_duplicates import CHANGES, digits, thumbnails
 from PIL import Image
 
 from pipeline.data import near_duplicates
-from pipeline.data.images import content_digest
+from pipeline.data.images import DIGEST, content_digest
 from pipeline.data.near_duplicates import duplicate_groups, find_near_duplicates, number_near_duplicates
 
 
@@ -59,11 +59,11 @@ def test_duplicates_are_found_by_digest_and_near_duplicates_by_thumbnail(
 ) -> None:
     images = [make_image(seed, 300, 300) for seed in range(8)]
     images += [images[2], images[5].resize((150, 150))]
-    digests = [content_digest(image.tobytes()) for image in images]
-    small = dict(zip(digests, thumbnails(images), strict=True))
+    digests = np.frombuffer(b"".join(content_digest(image.tobytes()) for image in images), DIGEST)
+    small = dict(zip(digests.tolist(), thumbnails(images), strict=True))
 
-    def load(some: list[str]) -> np.ndarray:
-        return np.stack([small[digest] for digest in some])
+    def load(some: np.ndarray) -> np.ndarray:
+        return np.stack([small[digest] for digest in some.tolist()])
 
     assert duplicate_groups(find_near_duplicates(digests, load)) == [[2, 8], [5, 9]]
     monkeypatch.setattr(near_duplicates, "AT_MOST", 5)

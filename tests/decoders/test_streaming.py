@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.core.vectors import in_blocks
 from pipeline.data.decoding import THUMBNAIL
+from pipeline.data.images import DIGEST
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.spec import DecoderSpec, build_decoder
 from pipeline.decoders.streaming import Stream, aligned_empty, epoch_order, in_memory, is_aligned
@@ -22,10 +23,10 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredFeatures, np
     """A store of 3000 vectors, and what it must give back."""
     store = FeatureStore(tmp_path_factory.mktemp("cache"), Extractor(weights_from("random:0"), layer="block5_pool"))
     vectors = np.random.default_rng(0).random((3000, DIM), np.float32)
-    digests = [f"{number:032x}" for number in range(3000)]
+    digests = np.frombuffer(np.random.default_rng(1).bytes(16 * 3000), DIGEST)
     for start in range(0, 3000, 500):
         thumbnails = np.zeros((500, THUMBNAIL, THUMBNAIL), np.uint8)
-        store.append(digests[start : start + 500], vectors[start : start + 500], thumbnails, [1] * 500)
+        store.append(digests[start : start + 500], vectors[start : start + 500], thumbnails, np.ones(500, int))
     return StoredFeatures(store, store.rows(digests), DIM), vectors
 
 

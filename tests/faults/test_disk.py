@@ -82,7 +82,7 @@ def test_a_read_only_cache_is_named(run, cache: Path, tmp_path: Path) -> None:
 def test_a_store_that_is_removed_meanwhile(run, start, fresh_cache, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(160))
     cache = fresh_cache("cache")
-    process = start("extract", images, *BATCHES, "--cache", cache)
+    process = start("extract", images, *BATCHES, "--cache", cache, program="frequent_stores")
     wait_until(lambda: len(list(cache.glob("features/*/data/*"))) >= 2, process)
     shutil.rmtree(cache / "features", ignore_errors=True)
     shutil.rmtree(cache / "features", ignore_errors=True)

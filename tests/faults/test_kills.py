@@ -81,7 +81,7 @@ def test_a_killed_extraction_resumes(
     command = ("extract", images, *BATCHES, "--json", "--cache")
     run(*command, undisturbed, "--out", tmp_path / "undisturbed.npy")
 
-    process = start(*command, cache)
+    process = start(*command, cache, program="frequent_stores")
     wait_until(lambda: state(cache), process)
     kill(process)
     before = stored_vectors(cache)
@@ -143,7 +143,7 @@ def test_an_extraction_killed_at_random_moments_resumes(run, start, fresh_cache,
     run(*command, fresh_cache("undisturbed"), "--out", tmp_path / "undisturbed.npy")
     kills, attempt, cache, stored = 0, 0, fresh_cache("killed0"), {}
     while kills < KILLS[0] * times:
-        process = start(*command, cache)
+        process = start(*command, cache, program="frequent_stores")
         time.sleep(moments.uniform(1, 5))
         finished = process.poll() is not None
         assert not process.returncode, process.stderr.read()

@@ -24,19 +24,19 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def record(index: FileIndex, file: Path, digest: str) -> None:
+def record(index: FileIndex, file: Path, digest: bytes) -> None:
     index.record([(file_ref(file), file_ref(file).version(), digest)])
 
 
 def test_unchanged_files_are_known_to_the_next_run(tmp_path: Path, index: FileIndex, file: Path) -> None:
     assert index.digest(file_ref(file)) is None
-    record(index, file, "d1")
+    record(index, file, b"d1")
     with contextlib.closing(FileIndex(tmp_path / "cache")) as next_run:
-        assert next_run.digest(file_ref(file)) == "d1"
+        assert next_run.digest(file_ref(file)) == b"d1"
 
 
 def test_another_size_or_time_makes_a_file_unknown(index: FileIndex, file: Path) -> None:
-    record(index, file, "d1")
+    record(index, file, b"d1")
     os.utime(file, (2_000, 2_000))
     assert index.digest(file_ref(file)) is None
     file.write_bytes(b"longer")
@@ -47,13 +47,13 @@ def test_another_size_or_time_makes_a_file_unknown(index: FileIndex, file: Path)
 
 
 def test_a_file_written_just_now_is_not_trusted(index: FileIndex, file: Path) -> None:
-    record(index, file, "d1")
+    record(index, file, b"d1")
     file.write_bytes(b"two")
     assert index.digest(file_ref(file)) is None
 
 
 def test_digests_that_the_source_knows_need_no_record(index: FileIndex) -> None:
-    assert index.digest(ImageRef("tfds:mnist:train#7", "d7")) == "d7"
+    assert index.digest(ImageRef("tfds:mnist:train#7", b"d7")) == b"d7"
 
 
 def test_a_damaged_index_is_recreated(tmp_path: Path, file: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -61,8 +61,8 @@ def test_a_damaged_index_is_recreated(tmp_path: Path, file: Path, caplog: pytest
     with contextlib.closing(FileIndex(tmp_path)) as index:
         assert "is damaged" in caplog.text
         assert index.digest(file_ref(file)) is None
-        record(index, file, "d")
-        assert index.digest(file_ref(file)) == "d"
+        record(index, file, b"d")
+        assert index.digest(file_ref(file)) == b"d"
 
 
 def test_a_place_that_cannot_hold_an_index_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import PipelineError
+from pipeline.data.images import DIGEST
 from pipeline.features import store as store_module
 from pipeline.features.extractor import Extractor
 from pipeline.features.store import FeatureStore
@@ -12,14 +13,13 @@ from pipeline.features.weights import weights_from
 EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")
 
 
-def batch(seed: int, size: int = 4) -> tuple[list[str], np.ndarray, np.ndarray, list[int]]:
+def batch(seed: int, size: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
-    digests = [random.bytes(16).hex() for _ in range(size)]
     return (
-        digests,
+        np.frombuffer(random.bytes(16 * size), DIGEST),
         random.random((size, 512), np.float32),
         random.integers(0, 256, (size, 24, 24), np.uint8),
-        [seed] * size,
+        np.full(size, seed),
     )
 
 
@@ -32,10 +32,13 @@ def test_features_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     order = [7, 0, 19, 7]
     for opened in (store, FeatureStore(tmp_path, EXTRACTOR)):
         assert len(opened) == 20
-        assert digests[3] in opened
-        assert np.array_equal(opened.features([digests[row] for row in order]), vectors[order])
-        assert np.array_equal(opened.thumbnails([digests[row] for row in order]), thumbnails[order])
-        assert [opened.pixel_count(digest) for digest in digests] == pixels.tolist()
+        assert opened.contains(digests[:4]).all()
+        assert not opened.contains(batch(9)[0]).any()
+        assert np.array_equal(opened.features(digests[order]), vectors[order])
+        assert np.array_equal(opened.thumbnails(digests[order]), thumbnails[order])
+        assert np.array_equal(opened.pixel_counts(digests), pixels)
+    with pytest.raises(KeyError, match=batch(9)[0][0].tobytes().hex()):
+        store.rows(batch(9)[0])
 
 
 def test_merging_fragments_keeps_every_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +55,9 @@ def test_two_openers_see_each_others_appends(tmp_path: Path) -> None:
     first, second = FeatureStore(tmp_path, EXTRACTOR), FeatureStore(tmp_path, EXTRACTOR)
     first.append(*batch(1))
     second.append(*batch(2))
-    assert len(FeatureStore(tmp_path, EXTRACTOR)) == 8
+    assert second.arrived == set(batch(1)[0].tolist())
+    second.append(*batch(1))
+    assert len(second) == len(FeatureStore(tmp_path, EXTRACTOR)) == 8
 
 
 def test_another_extractor_has_another_store(tmp_path: Path) -> None:
@@ -71,8 +76,12 @@ def test_a_changed_vector_is_found_when_read(tmp_path: Path) -> None:
     at = data.index(vectors[2].tobytes()[:64])
     data[at + 5] ^= 1
     file.write_bytes(data)
-    with pytest.raises(PipelineError, match="damaged"):
-        FeatureStore(tmp_path, EXTRACTOR).features(digests)
+    opened = FeatureStore(tmp_path, EXTRACTOR)
+    with pytest.raises(PipelineError, match=r"damaged.*verify=True"):
+        opened.features(digests)
+    assert opened.drop_damaged() == 1
+    assert opened.contains(digests).tolist() == [True, True, False, True]
+    assert np.array_equal(opened.features(digests[[0, 1, 3]]), vectors[[0, 1, 3]])
 
 
 def test_a_place_that_cannot_hold_a_store_is_named(tmp_path: Path) -> None:

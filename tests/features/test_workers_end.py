@@ -4,7 +4,11 @@ import multiprocessing
 import threading
 from pathlib import Path
 
+import numpy as np
+
+from pipeline.data.images import DIGEST
 from pipeline.data.sources import find_images
+from pipeline.features.slots import Slots
 from pipeline.features.workers import decode_ahead
 
 
@@ -12,7 +16,7 @@ def test_neither_processes_nor_threads_outlive_the_workers(folder: Path) -> None
     """A thread that still closes the pool's pipes while the interpreter exits makes it end with EBADF."""
     images = find_images(folder)
     threads = set(threading.enumerate())
-    ahead = decode_ahead(list(zip(images.paths, images.refs, strict=True)), frozenset(), 2, 10**6)
+    ahead = decode_ahead(images.refs, range(len(images)), np.zeros(0, DIGEST), Slots(32), 2, 10**6)
     next(ahead)
     assert multiprocessing.active_children()
     ahead.close()

@@ -1,0 +1,170 @@
+"""The engine at work: while it computes a batch, the next one is formed and the one before is stored.
+
+images (main thread) ─ batches ─ engine (a thread) ─ features ─ saver (a thread) ─ feature store
+"""
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.errors import PipelineError
+from pipeline.data.decoding import THUMBNAIL
+from pipeline.data.images import DIGEST, ImageSet
+from pipeline.features.engines import Engine
+from pipeline.features.slots import Slots
+from pipeline.features.store_group import StoreGroup
+from pipeline.features.workers import Decoded
+
+log = logging.getLogger(__name__)
+
+# Features are stored when this much time has passed or this many bytes have gathered, whichever comes first: a commit
+# for each batch would take longer than a GPU needs to compute it.
+STORE_SECONDS = 1.0
+STORE_BYTES = 2**25
+LONG = 30  # seconds; what takes longer is announced
+
+
+@dataclass
+class Computed:
+    """What was computed.
+
+    Attributes:
+        count: How many images.
+        engine: The engine's name; None where nothing was new.
+        started_at: When the engine got its first batch, by `time.monotonic`.
+    """
+
+    count: int = 0
+    engine: str | None = None
+    started_at: float = 0.0
+
+
+class Saver:
+    """Stores features in groups of batches; `save` and `flush` are called from one thread.
+
+    Args:
+        stores: The feature stores.
+        slots: Where the thumbnails are.
+        images: The set that the images belong to.
+        dim: The dimension of all features of an image together.
+        bar: The progress bar.
+    """
+
+    def __init__(self, stores: StoreGroup, slots: Slots, images: ImageSet, dim: int, bar: Any) -> None:
+        self.count = 0
+        self._stores, self._slots, self._images, self._dim, self._bar = stores, slots, images, dim, bar
+        self._gathered: list[tuple[Sequence[Decoded], list[np.ndarray], np.ndarray]] = []
+        self._batches, self._first, self._stored = 0, 0.0, 0.0
+
+    def save(self, batch: Sequence[Decoded], computing: "Future[list[np.ndarray]]") -> None:
+        """Store a batch's features when they are computed, at once or with those that follow.
+
+        Raises:
+            PipelineError: A feature is not finite, or the store cannot be written.
+        """
+        features = [each[: len(batch)] for each in computing.result()]
+        is_finite = np.logical_and.reduce([np.isfinite(each).all(axis=1) for each in features])
+        if not is_finite.all():
+            bad = int((~is_finite).argmax())
+            raise PipelineError(
+                f"The engine gave NaN or infinite values for {self._images.paths[batch[bad].number]}; nothing of this "
+                "batch was stored. Check the weights, or use precision float32."
+            )
+        self._gathered.append((batch, features, self._slots.thumbnails[[image.slot for image in batch]]))
+        now = time.monotonic()
+        self._announce(now, len(batch))
+        size = sum(len(images) for images, *_ in self._gathered) * self._dim * features[0].itemsize
+        if now - self._stored >= STORE_SECONDS or size >= STORE_BYTES:
+            self.flush()
+            self._stored = now
+
+    def flush(self) -> None:
+        """Store what has gathered.
+
+        Raises:
+            PipelineError: It cannot be written.
+        """
+        if not self._gathered:
+            return
+        batches, features, thumbnails = zip(*self._gathered, strict=True)
+        self._gathered = []
+        images = list(itertools.chain.from_iterable(batches))
+        self._stores.append(
+            np.frombuffer(b"".join(image.digest for image in images), DIGEST),
+            [np.concatenate(each) for each in zip(*features, strict=True)],
+            np.concatenate(thumbnails),
+            np.array([image.pixel_count for image in images]),
+        )
+        self.count += len(images)
+        self._bar.update(len(images))
+
+    def _announce(self, now: float, size: int) -> None:
+        """Say after the second batch how long it will take and how much disk, if it will take long."""
+        self._batches += 1
+        if self._batches == 1:  # the first batch may have waited for a compiler
+            self._first = now
+        if self._batches != 2:
+            return
+        left, seconds = self._bar.total - self._bar.n, (now - self._first) / size
+        if left * seconds > LONG:
+            log.info(
+                "%d images to go: about %s, and %s of disk in %s.",
+                left,
+                _duration(left * seconds),
+                _size(left * (4 * self._dim + THUMBNAIL**2)),
+                self._stores.stores[0].path.parent,
+            )
+
+
+def compute(new: Iterator[Decoded], slots: Slots, make_engine: Callable[[], Engine], saver: Saver) -> Computed:
+    """Run the engine on new images and store their features.
+
+    Args:
+        new: The images, decoded into slots.
+        slots: The slots.
+        make_engine: Makes the engine; called when the first image is there.
+        saver: Stores the features.
+
+    Returns:
+        What was computed.
+
+    Raises:
+        PipelineError: The engine, the workers or the store failed. What was computed before is stored.
+    """
+    first = next(new, None)
+    if first is None:
+        return Computed()
+    engine = make_engine()
+    new = itertools.chain([first], new)
+    computing, saving = ThreadPoolExecutor(1, "engine"), ThreadPoolExecutor(1, "saver")
+    started_at = 0.0
+    try:
+        for batch in iter(lambda: list(itertools.islice(new, engine.batch_size)), []):
+            started_at = started_at or time.monotonic()
+            places = [image.slot for image in batch]
+            features = computing.submit(engine, slots.batch(places, engine.batch_size))
+            slots.give_back_after(saving.submit(saver.save, batch, features), places)
+        slots.wait_for_all()
+    finally:
+        computing.shutdown(cancel_futures=True)
+        saving.shutdown(cancel_futures=True)
+        saver.flush()
+    return Computed(saver.count, engine.name, started_at)
+
+
+def _duration(seconds: float) -> str:
+    """A duration in words, rounded as an estimate is."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} seconds"
+    return f"{minutes} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

@@ -1,0 +1,90 @@
+"""Slots in shared memory: workers write pixels into them, and the engine reads batches from them without a copy."""
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.decoding import SIDE, THUMBNAIL
+
+SharedMemory = tuple[Any, Any]  # multiprocessing's raw arrays of the pixels and of the thumbnails
+
+
+class Slots:
+    """Places for decoded images, which are reused when what they held has been stored.
+
+    The memory belongs to no file, so a process that is killed leaves nothing behind.
+
+    Args:
+        count: How many images there is room for.
+    """
+
+    def __init__(self, count: int) -> None:
+        context = get_context("spawn")
+        self.memory: SharedMemory = (
+            context.RawArray("B", count * SIDE * SIDE * 3),
+            context.RawArray("B", count * THUMBNAIL**2),
+        )
+        self.pixels, self.thumbnails = slot_arrays(self.memory)
+        self._free = list(range(count))
+        self._in_use: deque[tuple[Future[None], Sequence[int]]] = deque()
+
+    def take(self, count: int) -> list[int]:
+        """Take the lowest free slots, so that neighbours stay together; none where fewer than `count` are free.
+
+        Raises:
+            Exception: What went wrong with a batch that held slots.
+        """
+        while self._in_use and self._in_use[0][0].done():
+            self.wait()
+        return [heapq.heappop(self._free) for _ in range(count)] if len(self._free) >= count else []
+
+    def give_back(self, slots: Sequence[int]) -> None:
+        """Free slots."""
+        for slot in slots:
+            heapq.heappush(self._free, slot)
+
+    def give_back_after(self, done: "Future[None]", slots: Sequence[int]) -> None:
+        """Free slots when a batch is done with them."""
+        self._in_use.append((done, slots))
+
+    def wait(self) -> None:
+        """Wait until the oldest batch is done with its slots.
+
+        Raises:
+            Exception: What went wrong with it.
+        """
+        done, slots = self._in_use.popleft()
+        done.result()
+        self.give_back(slots)
+
+    def wait_for_all(self) -> None:
+        """Wait until every batch is done; see `wait`."""
+        while self._in_use:
+            self.wait()
+
+    def batch(self, slots: Sequence[int], size: int) -> np.ndarray:
+        """The pixels in some slots, shape (size, 224, 224, 3), uint8; black images fill it up.
+
+        Neighbouring slots are read where they are; others are copied together.
+        """
+        first = slots[0]
+        if list(slots) == list(range(first, first + size)):
+            return self.pixels[first : first + size]
+        pixels = np.zeros((size, SIDE, SIDE, 3), np.uint8)
+        np.take(self.pixels, slots, axis=0, out=pixels[: len(slots)], mode="clip")
+        return pixels
+
+
+def slot_arrays(memory: SharedMemory) -> tuple[np.ndarray, np.ndarray]:
+    """The slots of a shared memory as arrays.
+
+    Returns:
+        Pixels, shape (slots, 224, 224, 3), and thumbnails, shape (slots, THUMBNAIL, THUMBNAIL), both uint8.
+    """
+    pixels, thumbnails = (np.frombuffer(part, np.uint8) for part in memory)
+    return pixels.reshape(-1, SIDE, SIDE, 3), thumbnails.reshape(-1, THUMBNAIL, THUMBNAIL)
