@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 NEAR = 0.8  # of 1: how similar an option must be to a misspelled one to be suggested
+EXTRACTOR = ("layer", "precision", "pool", "project", "resize")  # fields of Extractor
 EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "verify", "cache")  # fields of ExtractionOptions
 # Options that may differ when a run is resumed; all others are those it began with.
 FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet")
@@ -340,7 +341,8 @@ def _extractor(asked: dict[str, Any]) -> "Extractor":
     from pipeline.features.weights import weights_from
 
     weights = weights_from(asked["weights"] or "imagenet")
-    return Extractor(weights, asked["layer"] or "fc2", asked["precision"] or "float32")
+    given = {name: asked[name] for name in EXTRACTOR if asked[name] is not None}
+    return Extractor(weights, **given)
 
 
 def _extraction_options(asked: dict[str, Any]) -> "ExtractionOptions":

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.core.errors import RequestError
 from pipeline.data.decoding import RESIZES, SIDE
@@ -25,17 +26,17 @@ from pipeline.features.weights import Weights
 
 @dataclass(frozen=True)
 class Extractor:
-    """What turns pixels into a feature: weights, layer, pooling, projection, resize and precision.
+    """What turns pixels into a feature: weights, layers, pooling, projection, resize and precision.
 
     Two extractors with the same fingerprint give the same features up to rounding, on any engine.
 
     Attributes:
         weights: Where VGG16's weights come from.
         layer: The layer whose activation is the feature, by its Keras name; with ":pre" the value before the ReLU, or
-            before the softmax of `predictions`.
+            before the softmax of `predictions`. Of several, separated by commas, the features stand side by side.
         precision: The precision of VGG16's arithmetic, one of `pipeline.features.vgg16.PRECISIONS`.
-        pool: For a layer with positions: "mean" (unless given), "max", "grid:N" or "flat".
-        project: "DIM" or "DIM:SEED": a sparse random projection of the pooled layer.
+        pool: For layers with positions: "mean" (unless given), "max", "grid:N" or "flat".
+        project: "DIM" or "DIM:SEED": a sparse random projection of each pooled layer.
         resize: How an image becomes 224 x 224 pixels, a key of `pipeline.data.decoding.RESIZES`.
 
     Raises:
@@ -50,16 +51,19 @@ class Extractor:
     resize: str = "squash"
 
     def __post_init__(self) -> None:
-        _check_layer(self.layer)
+        _check_layers(self.layers)
         if self.precision not in PRECISIONS:
             raise RequestError(f"precision {self.precision!r} is unknown; choose from {', '.join(PRECISIONS)}.")
         if self.resize not in RESIZES:
             raise RequestError(f"resize {self.resize!r} is unknown; choose from {', '.join(RESIZES)}.")
-        if self.pool and not self.has_positions:
+        if self.pool and not any(map(_has_positions, self.layers)):
             raise RequestError(
                 f"pool {self.pool!r} does not fit layer {self.layer!r}, which has no positions; "
                 "leave it out, or choose a convolutional layer."
             )
+        if len(self.layers) > 1:
+            _ = self.parts  # each is checked
+            return
         if self.pooling and self.pooling.sides(self.side) > self.side:
             raise RequestError(
                 f"pool {self.pool!r} has more cells than layer {self.layer!r} has positions, {self.side} x {self.side}."
@@ -71,19 +75,26 @@ class Extractor:
             )
 
     @property
-    def has_positions(self) -> bool:
-        """Whether the layer is convolutional: a number for each position and channel."""
-        return len(self._shape) == 3
+    def layers(self) -> list[str]:
+        """The layers, in the order in which they were given."""
+        return [layer.strip() for layer in self.layer.split(",")]
+
+    @property
+    def parts(self) -> list["Extractor"]:
+        """An extractor for each layer; engines run them in one pass. All that follows but `dim` is for one layer."""
+        if len(self.layers) == 1:
+            return [self]
+        return [replace(self, layer=name, pool=self.pool if _has_positions(name) else None) for name in self.layers]
 
     @property
     def side(self) -> int:
         """How many positions the layer has each way; 1 for a dense one."""
-        return self._shape[0] if self.has_positions else 1
+        return self._shape[0] if _has_positions(self.layer) else 1
 
     @property
     def pooling(self) -> Pooling | None:
         """The pooling; None for a dense layer."""
-        return Pooling.parse(self.pool or "mean") if self.has_positions else None
+        return Pooling.parse(self.pool or "mean") if _has_positions(self.layer) else None
 
     @property
     def projection(self) -> Projection | None:
@@ -101,7 +112,9 @@ class Extractor:
 
     @property
     def dim(self) -> int:
-        """The dimension of a feature."""
+        """The dimension of a feature, of all layers together."""
+        if len(self.layers) > 1:
+            return sum(part.dim for part in self.parts)
         return self.projection.dim if self.projection else self.pooled_dim
 
     @property
@@ -110,13 +123,13 @@ class Extractor:
         described = {
             "network": "vgg16",
             "weights": self.weights.digest,
-            "layer": self.layer,
+            "layer": ",".join(self.layers),
             "image": f"{RESIZES[self.resize]}-{SIDE}x{SIDE}",
             "preprocessing": PREPROCESSING,
             "precision": self.precision,
         }
-        if self.pooling and self.pooling != Pooling():
-            described["pool"] = str(self.pooling)
+        if self.pool and Pooling.parse(self.pool) != Pooling():
+            described["pool"] = str(Pooling.parse(self.pool))
         if self.projection:
             described["project"] = str(self.projection)
         return described
@@ -127,42 +140,21 @@ class Extractor:
         return hashlib.blake2b(json.dumps(self.description).encode(), digest_size=8).hexdigest()
 
 
-def extractors_for(
-    weights: Weights,
-    layers: str = "fc2",
-    precision: str = "float32",
-    pool: str | None = None,
-    project: str | None = None,
-    resize: str = "squash",
-) -> list[Extractor]:
-    """An extractor for each of several layers, which engines run in one pass.
-
-    Args:
-        weights: See `Extractor`.
-        layers: Layers, separated by commas.
-        precision: See `Extractor`.
-        pool: The pooling of those layers that have positions.
-        project: See `Extractor`.
-        resize: See `Extractor`.
-
-    Returns:
-        The extractors, in the order of the layers.
+def described_extractor(weights: Weights, description: Mapping[str, str], **changes: Any) -> Extractor:
+    """The extractor that a description is of, with other weights, or what else is given and not None.
 
     Raises:
-        RequestError: A layer is named twice, `pool` is given and no layer has positions, or as `Extractor` raises.
+        RequestError: See `Extractor`.
     """
-    names = [name.strip() for name in layers.split(",")]
-    for name in names:
-        _check_layer(name)
-        if names.count(name) > 1:
-            raise RequestError(f"layer {name!r} is named twice.")
-    shapes = activation_shapes()
-    dense = {name for name in names if len(shapes[base_layer(name)]) == 1}
-    none_pooled = len(dense) == len(names)
-    return [
-        Extractor(weights, name, precision, None if name in dense and not none_pooled else pool, project, resize)
-        for name in names
-    ]
+    rule = description["image"].rpartition("-")[0]
+    described: dict[str, Any] = {
+        "layer": description["layer"],
+        "precision": description["precision"],
+        "pool": description.get("pool"),
+        "project": description.get("project"),
+        "resize": next((name for name, image in RESIZES.items() if image == rule), rule),
+    }
+    return Extractor(weights, **described | {name: value for name, value in changes.items() if value is not None})
 
 
 def read_weights(extractors: Sequence[Extractor]) -> Arrays:
@@ -170,13 +162,21 @@ def read_weights(extractors: Sequence[Extractor]) -> Arrays:
     return extractors[0].weights.read(deepest(extractor.layer for extractor in extractors))
 
 
-def _check_layer(layer: str) -> None:
-    """Refuse a layer that VGG16 lacks, and a value before the activation of a layer that has none."""
+def _has_positions(layer: str) -> bool:
+    """Whether a layer is convolutional: a number for each position and channel."""
+    return len(activation_shapes()[base_layer(layer)]) == 3
+
+
+def _check_layers(names: Sequence[str]) -> None:
+    """Refuse layers that VGG16 lacks, and values before the activation of layers that have none."""
     layers = activation_shapes()
-    name = base_layer(layer)
-    if name not in layers:
-        near = near_spellings({name: [name.lower()]}, layers)[name]
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(layers)}."
-        raise RequestError(f"layer {layer!r} is unknown; {hint}")
-    if layer.endswith(PRE) and name not in weighted_layers(name):
-        raise RequestError(f"layer {layer!r}: {name} has no activation, so no value before it; leave {PRE!r} out.")
+    for name in names:
+        base = base_layer(name)
+        if base not in layers:
+            near = near_spellings({base: [base.lower()]}, layers)[base]
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(layers)}."
+            raise RequestError(f"layer {name!r} is unknown; {hint}")
+        if name.endswith(PRE) and base not in weighted_layers(base):
+            raise RequestError(f"layer {name!r}: {base} has no activation, so no value before it; leave {PRE!r} out.")
+        if names.count(name) > 1:
+            raise RequestError(f"layer {name!r} is named twice.")

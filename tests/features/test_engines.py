@@ -9,7 +9,7 @@ from helpers import ROOT, run_program
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.data.decoding import decode
 from pipeline.features.engines import make_engine
-from pipeline.features.extractor import Extractor, extractors_for
+from pipeline.features.extractor import Extractor
 from pipeline.features.vgg16 import activation_shapes, weighted_layers
 from pipeline.features.weights import weights_from
 
@@ -41,7 +41,7 @@ EVERY_LAYER = [
     [
         [Extractor(weights_from("random:0"))],
         [Extractor(weights_from("random:0"), "block5_pool")],
-        extractors_for(weights_from("random:0"), "block3_conv3:pre,fc1,block5_pool,block2_conv1", pool="grid:3"),
+        Extractor(weights_from("random:0"), "block3_conv3:pre,fc1,block5_pool,block2_conv1", pool="grid:3").parts,
         pytest.param(EVERY_LAYER, marks=pytest.mark.slow),
     ],
     ids=["fc2", "block5_pool", "several", "every layer"],
@@ -59,7 +59,7 @@ def test_engines_agree_with_a_float64_computation_without_keras(
         assert found.dtype == np.float32
         for feature, image in zip(found, expected, strict=True):
             true = image[extractor.layer]
-            if extractor.has_positions:
+            if extractor.pooling:
                 true = reference.pooled(true, extractor.pool or "mean")
             assert np.linalg.norm(feature - true) <= 1e-3 * np.linalg.norm(true), (extractor.layer, extractor.pool)
             assert feature @ true >= 0.99999 * np.linalg.norm(feature) * np.linalg.norm(true)
