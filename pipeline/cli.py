@@ -286,7 +286,7 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
         models=models,
         images=find_images(images, data_dir, asked["label_pattern"]) if images else None,
         targets=str(asked["targets"]) if asked["targets"] else None,
-        **{name: asked[name] for name in ("weights", "layer", "precision", "on_missing")},
+        **{name: asked[name] for name in ("weights", *EXTRACTOR, "on_missing")},
         **{name: asked[name] for name in ("vocabulary", "shuffled", "noise_ceiling", "cluster", "report")},
     )
     result = evaluate(wanted, _extraction_options(asked))

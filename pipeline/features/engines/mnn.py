@@ -29,7 +29,7 @@ from pipeline.core.keras_backend import quietly
 from pipeline.features.engines.onnx_graph import bgr_planes, tensor_name, write_onnx
 from pipeline.features.extractor import Extractor
 from pipeline.features.pooling import in_keras_order
-from pipeline.features.vgg16 import PRE, deepest
+from pipeline.features.vgg16 import PRE, activation_shapes, deepest
 from pipeline.features.weights import weights_from
 
 log = logging.getLogger(__name__)
@@ -118,10 +118,11 @@ def converted_network(extractors: Sequence[Extractor], cache: Path) -> Path:
     Raises:
         PipelineError: The weights cannot be read, or the network cannot be converted or written.
     """
-    folder, name = _place(extractors, cache)
+    folder, names = cache / "networks", _names(extractors)
+    name = names[0]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if network := _intact_network(folder, name):
+        if network := next(filter(None, (_intact_network(folder, each) for each in names)), None):
             return network
         with FileLock(folder / "converting.lock"):
             if network := _intact_network(folder, name):  # another process converted it while this one waited
@@ -147,17 +148,16 @@ def converted_network(extractors: Sequence[Extractor], cache: Path) -> Path:
 
 def is_converted(extractors: Sequence[Extractor], cache: Path) -> bool:
     """Whether there is a converted network, be it intact or not."""
-    folder, name = _place(extractors, cache)
-    return any(_files(folder, name))
+    return any(_files(cache / "networks", name) for name in _names(extractors))
 
 
-def _place(extractors: Sequence[Extractor], cache: Path) -> tuple[Path, str]:
-    """The folder of converted networks, and how the names of this one's files begin."""
+def _names(extractors: Sequence[Extractor]) -> list[str]:
+    """How the names of the networks begin that have all layers: the smallest first, then deeper ones, cut by MNN."""
     last, *others = _outputs(extractors)
-    name = f"{extractors[0].weights.digest}-{last}"
-    if others:  # their names together may be too long for that of a file
-        name += f"-pre-{hashlib.blake2b(' '.join(others).encode(), digest_size=4).hexdigest()}"
-    return cache / "networks", name
+    # The others' names together may be too long for that of a file.
+    end = f"-pre-{hashlib.blake2b(' '.join(others).encode(), digest_size=4).hexdigest()}" if others else ""
+    layers = list(activation_shapes())
+    return [f"{extractors[0].weights.digest}-{layer}{end}" for layer in layers[layers.index(last) :]]
 
 
 def _outputs(extractors: Sequence[Extractor]) -> list[str]:
