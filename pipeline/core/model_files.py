@@ -53,7 +53,8 @@ class ModelCard:
             RequestError: The card has another format.
         """
         check_format(card.get("format", 1), FORMAT, f"The model card of {file}")
-        return cls(**{name: value for name, value in card.items() if name != "format"})
+        values = {name: value for name, value in card.items() if name != "format"}
+        return cls(**values | {"scales": tuple(card.get("scales", ()))})
 
     def check_features(self, file: Path, description: Mapping[str, str]) -> None:
         """Refuse features of another extractor.

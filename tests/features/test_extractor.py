@@ -1,7 +1,9 @@
 import pytest
+from helpers import ROOT
 
 from pipeline.core.errors import RequestError
 from pipeline.features.extractor import Extractor, described_extractor
+from pipeline.features.vgg16 import activation_shapes
 from pipeline.features.weights import weights_from
 
 WEIGHTS = weights_from("random:0")
@@ -47,6 +49,15 @@ def test_everything_that_changes_features_changes_the_fingerprint() -> None:
 )
 def test_dimensions(layer: str, pool: str | None, project: str | None, dim: int) -> None:
     assert Extractor(WEIGHTS, layer, pool=pool, project=project).dim == dim
+
+
+def test_the_readme_has_the_dimensions_of_all_layers() -> None:
+    readme = (ROOT / "pipeline" / "README.md").read_text()
+    for layer, shape in activation_shapes().items():
+        pools = ("mean", "grid:2", "flat") if len(shape) == 3 else (None,)
+        dims = [Extractor(WEIGHTS, layer, pool=pool).dim for pool in pools]
+        [row] = [line for line in readme.splitlines() if line.startswith(f"| `{layer}` |")]
+        assert row.split("|")[3:-1][: len(dims)] == [f" {dim:,} ({4 * dim:,}) " for dim in dims]
 
 
 def test_parts_are_extractors_of_one_layer() -> None:
