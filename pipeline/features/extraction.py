@@ -223,7 +223,9 @@ def _compute_unknown(
     """Read the images that the survey does not know, and compute the features that the store lacks."""
     if not len(store):  # weights are needed for certain: miss them before anything is started
         ensure_weights(options.engine, extractor, options.cache)
-    slots = Slots(4 * (options.batch_size or USUAL_BATCH) + options.worker_count * CHUNK * CHUNKS_AHEAD)
+    batch = options.batch_size or USUAL_BATCH
+    in_work = options.worker_count * CHUNK * CHUNKS_AHEAD
+    slots = Slots(batch * (4 + -(-in_work // batch)))  # whole batches, so that their slots stay neighbours
     decoding = decode_ahead(images.refs, survey.unknown, store.digests, slots, options.worker_count, options.max_pixels)
     known = len(images) - len(survey.unknown)
     with (
