@@ -117,7 +117,7 @@ def test_mistakes_are_one_error_in_one_style(run, folder: Path, arguments: tuple
 def test_one_image_is_a_set_of_one_and_the_written_file_is_named(run, folder: Path, tmp_path: Path) -> None:
     image, out = folder / "red" / "1.png", tmp_path / "vectors.npz"
     done = run("extract", image, *SMALL, "--out", out)
-    assert done.out.startswith("1 images: ")
+    assert done.out.startswith("1 image: ")
     assert done.out.endswith(f"vectors: {out}\n")
     with np.load(out) as loaded:
         assert loaded["paths"].tolist() == ["1.png"]
