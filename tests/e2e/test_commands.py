@@ -156,6 +156,12 @@ def test_the_original_preset_has_an_old_name(run, folder: Path, targets: Path, t
     assert "seed" not in run("train", "--help").out.split("--preset")[1].splitlines()[0]
 
 
+def test_options_of_a_network_choose_a_network_and_are_named(run, folder: Path, targets: Path) -> None:
+    train = ("train", folder, "--targets", targets, "--weights", "random:0")
+    refused = run(*train, "--weight-decay", 0, "--learning-rate", -1, code=2)  # refused before any image is read
+    assert "--learning-rate, --weight-decay: a single network (--preset network)" in refused.err
+
+
 def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, targets: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
