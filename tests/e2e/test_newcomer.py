@@ -103,7 +103,10 @@ def test_labels_match_in_other_case(run, folder: Path, tmp_path: Path) -> None:
         (("trian",), "No such command 'trian'. Did you mean 'train'?"),
         ((), "Missing command. See"),
         (("train", "IMAGES"), "with --targets FILE"),
-        (("train", "IMAGES", "--label-pattern", "(", "--targets", "t.csv"), "label_pattern .* not a regular expr"),
+        (
+            ("train", "IMAGES", "--label-pattern", "(", "--targets", "images/targets.csv"),
+            "label_pattern .* not a regular expr",
+        ),
         (("compare", "IMAGES"), "name both: IMAGES and --targets FILE"),
     ],
 )
