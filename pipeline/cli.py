@@ -154,6 +154,8 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
 
     terminal.show_messages(asked["quiet"])
     _refuse_changes(context, config, resume)
+    if asked["repeats"] > 1 and not asked["folds"]:
+        raise RequestError("repeats is the number of times that folds are repeated; it needs folds=N.")
     untrained = _use_sample(asked)
     images = find_images(asked["images"], asked["data_dir"], asked["label_pattern"])
     if asked["targets"] is None and images.targets is None:

@@ -194,6 +194,7 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
         ((*train, "--memory", "1KB"), "is not a size of at least 64MB"),
         ((*train, "--patience", 2, "--keep", "last"), "--keep best"),
         ((*train, "--split", "half"), "'half' is unknown"),
+        ((*train, "--repeats", 3), "needs --folds N"),
         (("train", "--config", targets), "damaged"),
         (("compare", folder), "name both"),
         (("compare", "--plot", tmp_path / "curves.doc"), "curves.doc: the format must be one of"),
