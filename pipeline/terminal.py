@@ -95,7 +95,7 @@ def print_error(message: str) -> None:
 def print_extraction(result: "ExtractResult") -> None:
     """Print the result of `extract`."""
     print(
-        f"{result.images} images: {result.computed} computed, {result.cached} cached, "
+        f"{result.images} image{'s' * (result.images != 1)}: {result.computed} computed, {result.cached} cached, "
         f"{len(result.failed)} failed; {result.dim}-d, {result.seconds:.1f} s"
     )
     print(printable(f"store: {result.store}"))
