@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.options import (
     COUNT,
+    EXISTING_FILE,
     FILE,
     FOLDER,
     WholeNumber,
@@ -155,6 +156,8 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
 
     terminal.show_messages(asked["quiet"])
     _refuse_changes(context, config, resume)
+    if asked["repeats"] > 1 and not asked["folds"]:
+        raise RequestError("repeats is the number of times that folds are repeated; it needs folds=N.")
     untrained = _use_sample(asked)
     images = find_images(asked["images"], asked["data_dir"], asked["label_pattern"])
     if asked["targets"] is None and images.targets is None:
@@ -223,11 +226,8 @@ def _repeatable(asked: dict[str, Any]) -> dict[str, Any]:
 
 # Options of a single network -> the name of the setting, in its layers or in its training.
 LAYER_OPTIONS = {"hidden": "hidden", "activation": "activation", "output_activation": "output_activation"}
-TRAINING_OPTIONS = {
-    "minibatch": "batch_size",
-    **{name: name for name in ("optimizer", "learning_rate", "schedule", "loss", "epochs", "keep", "patience")},
-    "weight_decay": "weight_decay",
-}
+TRAINING_NAMES = ("optimizer", "learning_rate", "schedule", "loss", "weight_decay", "epochs", "keep", "patience")
+TRAINING_OPTIONS = {"minibatch": "batch_size", **{name: name for name in TRAINING_NAMES}}
 
 
 def _decoder_config(asked: dict[str, Any]) -> "Config":
@@ -242,11 +242,10 @@ def _decoder_config(asked: dict[str, Any]) -> "Config":
         for table in (LAYER_OPTIONS, TRAINING_OPTIONS)
     )
     if isinstance(config, BlendConfig):
-        if not layers and not training:
+        given = [name for name in (*LAYER_OPTIONS, *TRAINING_OPTIONS) if asked[name] is not None]
+        if not given:
             return config
-        names = ", ".join(
-            f"--{option}".replace("_", "-") for option in (*LAYER_OPTIONS, *TRAINING_OPTIONS) if asked[option]
-        )
+        names = ", ".join(f"--{name}".replace("_", "-") for name in given)
         terminal.log.info("%s: a single network (--preset network); the default decoder chooses these itself.", names)
         config = NETWORK
     if "optimizer" in training:
@@ -263,7 +262,7 @@ def _decoder_config(asked: dict[str, Any]) -> "Config":
 @click.option(
     "--report", type=FILE, metavar="FILE.html", help="Where to write the report.  [models/RUN/evaluation.html]"
 )
-@click.option("--vocabulary", type=FILE, help="Word vectors to rank beside the targets, as further candidates.")
+@click.option("--vocabulary", type=EXISTING_FILE, help="Word vectors to look predictions up among, beside the targets.")
 @noise_option
 @cluster_option
 @click.option("--shuffled", is_flag=True, help="Add a baseline: a decoder trained on shuffled targets.")

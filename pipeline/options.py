@@ -8,6 +8,7 @@ import click
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 SMALLEST_MEMORY = 64 * 2**20
 
 Decorator = Callable[[Callable], Callable]
@@ -20,6 +21,14 @@ class WholeNumber(click.IntRange):
 
 
 COUNT = WholeNumber(1)
+
+
+class PresetName(click.Choice):
+    """The name of a preset, or `seed`, as the original one was called in earlier versions."""
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        """The name of today."""
+        return super().convert("original" if value == "seed" else value, parameter, context)
 
 
 def options(*decorators: Decorator) -> Decorator:
@@ -81,7 +90,7 @@ seed_option = click.option(
     "--seed", type=WholeNumber(0, 2**31 - 1), default=0, show_default=True, metavar="N", help="Random seed."
 )
 targets_option = click.option(
-    "--targets", type=FILE, help="Target embeddings: a table, an array, or a file of word vectors."
+    "--targets", type=EXISTING_FILE, help="Target embeddings: a table, an array, or a file of word vectors."
 )
 missing_option = click.option(
     "--on-missing",
@@ -103,7 +112,9 @@ cluster_option = click.option(
     help="What intervals generalize over.  [groups, else labels with a common target, else images]",
 )
 noise_option = click.option(
-    "--noise-ceiling", type=FILE, help="A table with repeated targets, from which the noise ceiling is estimated."
+    "--noise-ceiling",
+    type=EXISTING_FILE,
+    help="A table with repeated targets, from which the noise ceiling is estimated.",
 )
 data_option = click.option(
     "--data-dir", type=FOLDER, help="Folder of TensorFlow data sets.  [tensorflow-datasets' own]"
@@ -135,18 +146,12 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str | None)
         raise click.BadParameter(f"{text!r} is not a list of whole numbers such as 256,256.") from error
 
 
-def _preset(context: click.Context, parameter: click.Parameter, name: str) -> str:
-    return "original" if name == "seed" else name  # its name in earlier versions
-
-
 training_options = options(
     click.option(
         "--preset",
-        type=click.Choice(["default", "network", "original", "seed"]),
+        type=PresetName(["default", "network", "original"]),
         default="default",
         show_default=True,
-        callback=_preset,
-        metavar="[default|network|original]",
         help="The decoder: a blend that chooses its own strength, a single network, or that of the original question.",
     ),
     click.option("--hidden", callback=_sizes, metavar="SIZES", help="Units of the hidden layers, such as 256,256."),

@@ -96,7 +96,7 @@ def print_extraction(result: "ExtractResult") -> None:
     """Print the result of `extract`."""
     dims = " + ".join(str(layer["dim"]) for layer in result.layers)
     print(
-        f"{result.images} images: {result.computed} computed, {result.cached} cached, "
+        f"{result.images} image{'s' * (result.images != 1)}: {result.computed} computed, {result.cached} cached, "
         f"{len(result.failed)} failed; {dims}-d, {result.seconds:.1f} s"
     )
     for layer in result.layers:

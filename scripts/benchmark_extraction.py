@@ -1,10 +1,12 @@
-"""How fast features come, side by side: engines alone, `extract` as a whole, and what it costs in memory and start-up.
+"""How fast features come: engines alone, `extract` as a whole, what lies around the engine, memory and start-up.
 
 What is compared takes turns in one run, several rounds after a warm-up; medians and ratios are printed as Markdown
 tables. All run the same VGG16 (`random:0`, layer fc2, float32) on the same images. Peers take part where they are
 installed: ONNX Runtime and OpenVINO (`pip install -e '.[benchmark]'`), PyTorch.
 
     python scripts/benchmark_extraction.py engines extract start        # about 20 minutes on two cores
+    python scripts/benchmark_extraction.py layers --rounds 9            # about 3 minutes
+    python scripts/benchmark_extraction.py pipeline scale               # about 10 minutes
     python scripts/benchmark_extraction.py gpu                          # where Keras's backend sees a GPU
 """
 
@@ -24,13 +26,16 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import extraction_flow
+import layers_in_one_pass
 import numpy as np
+from extraction_flow import decode_rate
 from measuring import in_turn, table
 from PIL import Image
 
 from pipeline.core.keras_backend import import_keras
-from pipeline.data.decoding import THUMBNAIL, decode
-from pipeline.data.images import content_digest, file_ref
+from pipeline.data.decoding import decode
+from pipeline.data.images import file_ref
 from pipeline.data.sources import find_images
 from pipeline.features.engines import make_engine
 from pipeline.features.engines.keras import build_network
@@ -38,11 +43,8 @@ from pipeline.features.engines.mnn import converted_network
 from pipeline.features.engines.onnx_graph import bgr_planes, write_onnx
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
-from pipeline.features.file_index import FileIndex
-from pipeline.features.store import FeatureStore
 from pipeline.features.vgg16 import BLOCKS, DENSE
 from pipeline.features.weights import weights_from
-from pipeline.features.workers import decode_ahead
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = "random:0"
@@ -249,7 +251,7 @@ def whole(cache: Path, work: Path, rounds: int) -> None:
     loop = naive_loop()
     for _ in range(rounds):
         rates["MNN alone"].append(len(pixels) / alone(pixels)[0])
-        rates["`extract`"].append(steady_rate(folder, fresh(work, network)))
+        rates["`extract`"].append(command(folder, fresh(work, network))["images_per_second"])
         rates["MNN alone"].append(len(pixels) / alone(pixels)[0])
         rates["the loop"].append(loop(folder, 16))
     medians = {name: statistics.median(each) for name, each in rates.items()}
@@ -260,14 +262,6 @@ def whole(cache: Path, work: Path, rounds: int) -> None:
             for name, rate in medians.items()
         ],
     )
-
-
-def steady_rate(images: Path, cache: Path) -> float:
-    """Images a second of `extract` between its first and its last write to the store, a file for each batch of 8."""
-    computed = command(images, cache)["computed"]
-    written = [file.stat().st_mtime for file in cache.glob("features/*/data/*")]
-    assert len(written) * 8 == computed, "the store has merged its files; use fewer images"
-    return (computed - 8) / (max(written) - min(written))
 
 
 def naive_loop() -> Callable[[Path, int], float]:
@@ -298,7 +292,7 @@ def converted(cache: Path) -> Path:
 
 
 def start(cache: Path, work: Path) -> None:
-    """Peak memory for 200 and for 2,000 images, the time to the first vector, and a second run over 10,000 files."""
+    """Peak memory for 200 and for 2,000 images, and the time to the first vector."""
     network = converted(cache)
     few, many = photographs(work / "200", 200), photographs(work / "2000", 2000)
     runs = {"200": command(few, fresh(work, network), True), "2,000": command(many, fresh(work, network), True)}
@@ -306,33 +300,7 @@ def start(cache: Path, work: Path) -> None:
     rows = [(f"peak memory, {count} images", f"{run['peak'] / 1e9:.2f} GB") for count, run in runs.items()]
     rows.append(("2,000 against 200 images", f"{runs['2,000']['peak'] / runs['200']['peak']:.3f}"))
     rows.append(("from starting `extract` to the first vector stored", f"{first:.1f} s"))
-    rows.append(("second `extract` over 10,000 unchanged files", f"{unchanged(work):.2f} s"))
     table(("`extract` on a CPU", "measured"), rows)
-
-
-def unchanged(work: Path) -> float:
-    """Seconds of an extraction of 10,000 unchanged files whose features (random ones) are stored."""
-    folder, cache = work / "10000", work / "cache10000"
-    folder.mkdir()
-    extractor = Extractor(weights_from(WEIGHTS))
-    store, index = FeatureStore(cache, extractor), FileIndex(cache)
-    random = np.random.default_rng(0)
-    entries = []
-    for number in range(10_000):
-        file = folder / f"{number}.png"
-        Image.fromarray(random.integers(0, 255, (8, 8, 3), np.uint8)).save(file)
-        os.utime(file, (0, 0))  # files younger than two seconds have no version
-        ref = file_ref(file)
-        data, version = ref.read()
-        entries.append((ref, version, content_digest(data)))
-    index.record(entries)
-    for at in range(0, len(entries), 100):
-        digests = [digest for _, _, digest in entries[at : at + 100]]
-        thumbnails = np.zeros((len(digests), THUMBNAIL, THUMBNAIL), np.uint8)
-        store.append(digests, random.random((len(digests), extractor.dim), np.float32), thumbnails, [1] * len(digests))
-    results = [command(folder, cache) for _ in range(3)]
-    assert all(result["cached"] == 10_000 and result["computed"] == 0 for result in results)
-    return statistics.median(result["seconds"] for result in results)
 
 
 # GPUs ----------------------------------------------------------------------------------------------------------------
@@ -367,16 +335,12 @@ def gpu(work: Path, side: int = 8192, batch: int = 256, count: int = 4096, round
 
     found = find_images(folder)
     options = ExtractionOptions(engine="keras", batch_size=batch, cache=work / "gpu-cache", progress=False)
-    began = time.perf_counter()
-    named = list(zip(found.paths, found.refs, strict=True))
-    decoded = sum(1 for _ in decode_ahead(named, frozenset(), options.worker_count, options.max_pixels))
-    decode_rate = decoded / (time.perf_counter() - began)
     extract_features(find_images(photographs(work / "warm", batch)), extractor, options)
     extraction = extract_features(found, extractor, options)
     rates = {
         "matrix_flops": 2 * side**3 / seconds["matrix"],
         "vgg16": batch / seconds["vgg16"],
-        "decode": decode_rate,
+        "decode": decode_rate(found, options.worker_count),
         "extract": extraction.computed / extraction.seconds,
     }
     rates["vgg16_flops"] = rates["vgg16"] * FLOPS_PER_IMAGE
@@ -413,18 +377,26 @@ def _compiled(function: Callable) -> Callable:
 def main() -> None:
     """Run the parts that are named."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="+", choices=["engines", "extract", "start", "gpu"])
+    parser.add_argument(
+        "parts", nargs="+", choices=["engines", "layers", "extract", "start", "pipeline", "scale", "gpu"]
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "benchmark-cache")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=asked.cache.parent) as work:
         if "engines" in asked.parts:
             engines(asked.cache, asked.rounds)
+        if "layers" in asked.parts:
+            layers_in_one_pass.layers(asked.cache, asked.rounds)
         if "extract" in asked.parts:
             whole(asked.cache, Path(work), asked.rounds)
         if "start" in asked.parts:
             photographs(Path(work) / "few", 40)
             start(asked.cache, Path(work))
+        if "pipeline" in asked.parts:
+            extraction_flow.pipeline(Path(work), asked.rounds, photographs)
+        if "scale" in asked.parts:
+            extraction_flow.scale(Path(work))
         if "gpu" in asked.parts:
             gpu(Path(work))
 

@@ -27,10 +27,14 @@ def test_the_readmes_have_examples() -> None:
 
 
 @pytest.mark.parametrize("arguments", commands())
-def test_documented_commands_are_understood(arguments: str, small_run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_commands_are_understood(
+    arguments: str, small_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pipeline.cli import cli
 
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
+    for file in re.findall(r"[\w.-]+\.(?:csv|txt)", arguments):
+        (tmp_path / file).touch()
     name, *rest = shlex.split(re.sub(r"models/(RUN|\d{4}-\d\d-\d\d_[\d-]+)", str(small_run.folder), arguments))
     cli.commands[name].make_context(name, rest)
 

@@ -9,6 +9,7 @@ from pipeline.terminal import as_options
     ("message", "shown"),
     [
         ("leave them out with on_missing='skip'.", "leave them out with --on-missing skip."),
+        ("run it with verify=True to check them", "run it with --verify to check them"),
         ("name them with targets=FILE.", "name them with --targets FILE."),
         ("more than max_pixels=10", "more than --max-pixels 10"),
         ("fewer processes (workers=N)", "fewer processes (--workers N)"),

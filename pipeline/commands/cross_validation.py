@@ -121,13 +121,8 @@ def cross_validate(
             predictions = {style: predict(model, data.x_validation) for style, model in fitted.models.items()}
             for style in styles:
                 scores[style].append(float(cosines(predictions[style], data.y_validation).mean()))
-            log.info(
-                "fold %d of %d%s: held-out cosine %.4f",
-                number,
-                options.folds,
-                f", repeat {repeat + 1} of {options.repeats}" if options.repeats > 1 else "",
-                scores[styles[0]][-1],
-            )
+            repeats = f", repeat {repeat + 1} of {options.repeats}" if options.repeats > 1 else ""
+            log.info("fold %d of %d%s: held-out cosine %.4f", number, options.folds, repeats, scores[styles[0]][-1])
             if repeat == 0:
                 seen[held_out] = baselines.has_seen(data.y_validation)
                 for name, predicted in (predictions | baselines.predict(data.x_validation)).items():
@@ -146,4 +141,4 @@ def cross_validate(
 
 def _score(values: Sequence[float], images: int, folds: int) -> FoldScore:
     interval = corrected_resampled_interval(np.array(values), images - images / folds, images / folds)
-    return FoldScore(float(np.mean(values)), (interval.low, interval.high) if interval else None)
+    return FoldScore(float(np.mean(values)), interval.bounds(1.0) if interval else None)

@@ -101,13 +101,15 @@ def deal_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.nd
 
     Args:
         y: Targets, shape (N, D).
-        units: A number for each image, shape (N,), int; images with the same number share a fold.
+        units: A number for each image, shape (N,), int; images with the same number share a fold, unless all do.
         seed: Random seed.
         count: The number of folds; fewer where there are fewer different images.
 
     Returns:
         The fold of each image, shape (N,), int.
     """
+    if len(np.unique(units)) == 1:  # such as one label, whose images are all that is left to tell apart
+        units = np.arange(len(units))
     _, first, image = np.unique(units, return_index=True, return_inverse=True)
     _, target = np.unique(y[first], axis=0, return_inverse=True)
     order = np.random.default_rng([seed, 0]).permutation(len(first))
@@ -123,7 +125,7 @@ def fit_blend(
     """Fit all candidates and blend them.
 
     Args:
-        x: Training features, shape (N, F), float32; at least two different ones.
+        x: Training features, shape (N, F), float32.
         y: Training targets, shape (N, D), float32.
         units: A number for each image, shape (N,), int; images with the same number share a fold.
         config: How to fit it.
@@ -131,8 +133,10 @@ def fit_blend(
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        The blend.
+        The blend; of a single image, its target.
     """
+    if len(x) == 1:  # there is nothing to choose by
+        return Blend(HiddenLayer.linear(np.zeros((x.shape[1], y.shape[1])), y[0]), x[:][0], 1.0, shares={}, errors={})
     coordinates = Coordinates.of(x, seed)
     standardised = coordinates.standardise(x)
     z = coordinates(standardised)

@@ -48,6 +48,8 @@ class TrainingConfig:
             raise RequestError(f"epochs must be at least 1, not {self.epochs}.")
         if not self.learning_rate > 0:
             raise RequestError(f"learning_rate must be above 0, not {self.learning_rate}.")
+        if not self.weight_decay >= 0:
+            raise RequestError(f"weight_decay must be at least 0, not {self.weight_decay}.")
         if self.batch_size < 1:
             raise RequestError(f"batch_size must be at least 1, not {self.batch_size}.")
         if self.patience is not None and self.keep != "best":

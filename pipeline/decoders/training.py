@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.core.errors import PipelineError, RequestError, first_line
+from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import Vectors, in_blocks
 from pipeline.decoders.checkpoints import read_checkpoint, write_checkpoint
+from pipeline.decoders.compilation import compile_decoders
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.streaming import Stream, epoch_order, in_memory
 from pipeline.decoders.tensorboard import curve_writer
@@ -163,7 +164,7 @@ def fit(
         Diverged: A loss became NaN or infinite.
     """
     callbacks = callbacks or Callbacks()
-    _compile(models, config, len(data.x))
+    compile_decoders(models, config, len(data.x))
     loop = TrainingLoop(models, data.loaded(), config, seed)
     if callbacks.checkpoint and callbacks.checkpoint.exists():
         loop.restore(callbacks.checkpoint)
@@ -180,42 +181,6 @@ def fit(
                 loop.save(callbacks.checkpoint)
                 saved = time.monotonic()
     return loop.close()
-
-
-def _compile(models: Mapping[str, Any], config: TrainingConfig, rows: int) -> None:
-    """Give each decoder its loss and an optimizer of its own."""
-    keras = import_keras()
-    if not isinstance(config.optimizer, str):
-        _refuse_shared(config.optimizer, len(models))
-    for model in models.values():
-        rate = config.learning_rate
-        if config.schedule == "cosine":
-            steps = config.epochs * math.ceil(rows / config.batch_size)
-            rate = keras.optimizers.schedules.CosineDecay(rate, steps)
-        try:
-            optimizer = config.optimizer
-            if isinstance(optimizer, str):
-                decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
-                optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": rate, **decay}})
-            loss = keras.losses.get("cosine_similarity" if config.loss == "cosine" else config.loss)
-            model.compile(optimizer=optimizer, loss=loss)
-            probe = keras.ops.ones((1, model.output_shape[-1]))
-            model.compute_loss(y=probe, y_pred=probe)
-        except Exception as error:  # Keras and its backends raise many types for an unsuitable loss
-            raise RequestError(f"The decoder cannot be compiled: {first_line(error)}") from error
-
-
-def _refuse_shared(optimizer: Any, decoders: int) -> None:
-    steps = int(optimizer.iterations)
-    if decoders > 1 or optimizer.built:
-        so_far = f", now at {steps}" if steps else ""
-        raise RequestError(
-            f"One {type(optimizer).__name__} cannot train several decoders. It has a step counter{so_far}, and Adam "
-            "corrects the bias of its averages by that count; the second decoder would start without the correction, "
-            "with first steps about three times too large, which saturates sigmoid layers "
-            "(`python -m pipeline compare` shows it). Give each decoder an optimizer of its own: a name such as "
-            "'adam', or a new object for each call of fit."
-        )
 
 
 class TrainingLoop:

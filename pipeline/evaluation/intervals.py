@@ -30,6 +30,10 @@ class Interval:
     high: float
     degrees_of_freedom: float
 
+    def bounds(self, largest: float) -> tuple[float, float]:
+        """Both ends, cut where no mean can be: beyond `largest` and its negative."""
+        return max(self.low, -largest), min(self.high, largest)
+
 
 def within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Interval | None:
     """The interval of a mean for new images of the same labels: a stratified t interval.

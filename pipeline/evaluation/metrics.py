@@ -32,6 +32,7 @@ from pipeline.evaluation.results import (
 from pipeline.evaluation.retrieval import Candidates, RetrievalResult, RetrievalSummary, retrieve, summarize_ranks
 from pipeline.evaluation.zero_shot import ZeroShot, zero_shot
 
+LARGEST_COSINE = 1.0
 CONFUSIONS = 3  # that are named for a label
 NAMED = 10  # worst and best images that are named
 CSLS_CANDIDATES = 50_000  # at most; CSLS compares all predictions with all candidates twice
@@ -148,13 +149,13 @@ def summarize_cosines(values: np.ndarray, images: EvaluationSet) -> CosineSummar
         median=float(median),
         p05=float(p05),
         p95=float(p95),
-        ci95=_bounds(across(values, images.clusters)),
-        ci95_same_labels=_bounds(within(values, images.clusters)),
+        ci95=_bounds(across(values, images.clusters), LARGEST_COSINE),
+        ci95_same_labels=_bounds(within(values, images.clusters), LARGEST_COSINE),
     )
 
 
-def _bounds(interval: Interval | None) -> Bounds | None:
-    return (interval.low, interval.high) if interval else None
+def _bounds(interval: Interval | None, largest: float) -> Bounds | None:
+    return interval.bounds(largest) if interval else None
 
 
 def _progress(mean: float, base: float | None, ceiling: float | None) -> float | None:
@@ -219,7 +220,7 @@ def differences(
     found = []
     for of, minus in pairs:
         values = scored[of].cosines - scored[minus].cosines
-        intervals = (_bounds(interval(values, images.clusters)) for interval in (across, within))
+        intervals = (_bounds(interval(values, images.clusters), 2 * LARGEST_COSINE) for interval in (across, within))
         found.append(Difference(of, minus, float(values.mean()), *intervals))
     return found
 

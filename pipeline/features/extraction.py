@@ -280,7 +280,9 @@ def _compute_unknown(
                 extractor.dim * 4e-9 * len(survey.unknown),
                 len(survey.unknown),
             )
-    slots = Slots(4 * (options.batch_size or USUAL_BATCH) + options.worker_count * CHUNK * CHUNKS_AHEAD)
+    batch = options.batch_size or USUAL_BATCH
+    in_work = options.worker_count * CHUNK * CHUNKS_AHEAD
+    slots = Slots(batch * (4 + -(-in_work // batch)))  # whole batches, so that their slots stay neighbours
     workers, max_pixels, resize = options.worker_count, options.max_pixels, extractors[0].resize
     decoding = decode_ahead(images.refs, survey.unknown, group.digests, slots, workers, max_pixels, resize)
     known = len(images) - len(survey.unknown)

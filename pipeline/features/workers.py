@@ -4,6 +4,7 @@ Pixels and thumbnails go into slots of shared memory; what travels through the p
 worker that dies is replaced, and the images it had are read again one at a time, so that the one it died of is known.
 """
 
+import ctypes
 import multiprocessing
 import signal
 from collections import deque
@@ -21,6 +22,8 @@ from pipeline.data.decoding import decode_with_thumbnail
 from pipeline.data.images import DIGEST, ImageRef, content_digest
 from pipeline.features.slots import SharedMemory, Slots, slot_arrays
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+KEPT_MEMORY = 2**25  # bytes
 CHUNK = 8  # images that a worker is given at a time
 CHUNKS_AHEAD = 3  # chunks that a worker has at most, in work or waiting
 
@@ -92,21 +95,16 @@ def decode_ahead(
     """
     if not numbers:
         return
-    waiting = (numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK))
+    waiting = deque(numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK))
     ahead: deque[_Chunk] = deque()
     settings = (slots.memory, _shared(stored), max_pixels, resize)
-    with closing(_Pool(min(workers, -(-len(numbers) // CHUNK)), settings)) as pool:
-        while True:
-            while pool.has_room and (places := slots.take(CHUNK)):
-                wanted = next(waiting, [])
-                slots.give_back(places[len(wanted) :])
-                if not wanted:
-                    break
-                ahead.append(_Chunk([_Task(*pair, refs[pair[0]]) for pair in zip(wanted, places, strict=False)]))
+    with closing(_Pool(min(workers, len(waiting)), settings)) as pool:
+        while waiting or ahead:
+            while waiting and pool.has_room and (places := slots.take(len(waiting[0]))):
+                pairs = zip(waiting.popleft(), places, strict=True)
+                ahead.append(_Chunk([_Task(number, slot, refs[number]) for number, slot in pairs]))
                 pool.give(ahead[-1])
-            if not ahead:
-                return
-            if len(ahead[0].found) == len(ahead[0].tasks):
+            if ahead and len(ahead[0].found) == len(ahead[0].tasks):
                 yield from ahead.popleft().found
             elif pool.is_busy:
                 pool.receive()
@@ -221,12 +219,21 @@ def _work(connection: Connection, memory: SharedMemory, stored: tuple[Any, int],
     """Read and decode what comes through a connection, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     end_with_parent()
+    _keep_freed_memory()
     known = np.frombuffer(stored[0], DIGEST, stored[1])
     arrays = slot_arrays(memory)
     connection.send("ready")
     with suppress(EOFError):  # the parent is done
         while True:
             connection.send([_decode(task, known, arrays, max_pixels, resize) for task in connection.recv()])
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep the memory of one image for the next: the page faults of getting it anew cost 20 % of decoding."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, KEPT_MEMORY)
+        mallopt(M_TRIM_THRESHOLD, 2 * KEPT_MEMORY)
 
 
 def _decode(

@@ -41,7 +41,7 @@ PROGRAMS = {
         "out\n",
         "why\n",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

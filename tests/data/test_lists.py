@@ -88,12 +88,12 @@ def test_half_a_file_in_utf_16_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "path,label,target\na.png,Göteborg,\"[0.5, 1]\"\nb.png,cat,\"[2, 3]\"\n",
-        ",path,label,target\n0,a.png,Göteborg,\"[0.5, 1]\"\n1,b.png,cat,\"[2, 3]\"\n",
+        'path,label,target\na.png,Göteborg,"[0.5, 1]"\nb.png,cat,"[2, 3]"\n',
+        ',path,label,target\n0,a.png,Göteborg,"[0.5, 1]"\n1,b.png,cat,"[2, 3]"\n',
         "label;path;target\nGöteborg;a.png;[0.5, 1]\ncat;b.png;[2, 3]\n",
     ],
     ids=["commas", "pandas", "semicolons"],
-)  # fmt: skip
+)
 def test_lists_of_spreadsheets_and_pandas_are_read(folder: Path, text: str, encoding: str) -> None:
     file = folder / "list.csv"
     file.write_bytes(encoded(text, encoding))

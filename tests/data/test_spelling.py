@@ -70,8 +70,12 @@ def test_near_spellings_are_near() -> None:
     choices = ["cat", "bronchoconstriction", "retriever", "griffon", "teapot"]
     names = ["caat", "Brabancon_griffon", "retreiver", "teapto", "xyz"]
     assert near_spellings({name: [name.lower()] for name in names}, iter(choices)) == {
-        "caat": ["cat"], "Brabancon_griffon": [], "retreiver": ["retriever"], "teapto": ["teapot"], "xyz": []
-    }  # fmt: skip
+        "caat": ["cat"],
+        "Brabancon_griffon": [],
+        "retreiver": ["retriever"],
+        "teapto": ["teapot"],
+        "xyz": [],
+    }
 
 
 def test_labels_that_word_vectors_lack_are_named_once(tmp_path, caplog: pytest.LogCaptureFixture) -> None:

@@ -58,6 +58,19 @@ def test_folds_deal_each_target_evenly_and_keep_duplicates_together() -> None:
         assert (np.bincount(folds[10 * label : 10 * label + 10], minlength=5) == 2).all()
 
 
+def test_one_label_is_enough() -> None:
+    x, y = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32), np.ones((6, 2), np.float32)
+    assert sorted(np.bincount(deal_folds(y, np.zeros(6, int), seed=0, count=5))) == [1, 1, 1, 1, 2]
+    blend = fit_blend(x, y, np.zeros(6, int), CONFIG)
+    assert np.allclose(blend.network(x), 1)
+
+
+def test_of_one_image_its_target_is_learned() -> None:
+    x, y = np.ones((1, 8), np.float32), np.array([[1, 2]], np.float32)
+    blend = fit_blend(x, y, np.arange(1), CONFIG)
+    assert np.array_equal(build_blend(blend, "sequential")(x), y)
+
+
 def test_two_images_are_enough() -> None:
     x, y = np.eye(2, 8, dtype=np.float32), np.eye(2, dtype=np.float32)
     blend = fit_blend(x, y, np.arange(2), CONFIG)

@@ -26,6 +26,7 @@ def test_configs_survive_json(config: TrainingConfig) -> None:
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be above 0, not nan"),
         ({"learning_rate": -1.0}, "learning_rate must be above 0"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0, not -1.0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"patience": 3}, "patience .* needs keep='best'"),
     ],

@@ -156,6 +156,12 @@ def test_the_original_preset_has_an_old_name(run, folder: Path, targets: Path, t
     assert "seed" not in run("train", "--help").out.split("--preset")[1].splitlines()[0]
 
 
+def test_options_of_a_network_choose_a_network_and_are_named(run, folder: Path, targets: Path) -> None:
+    train = ("train", folder, "--targets", targets, "--weights", "random:0")
+    refused = run(*train, "--weight-decay", 0, "--learning-rate", -1, code=2)  # refused before any image is read
+    assert "--learning-rate, --weight-decay: a single network (--preset network)" in refused.err
+
+
 def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, targets: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -176,7 +182,9 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
         (("extract", folder, "--out", tmp_path / "gone" / "x.npz"), "does not exist"),
         (("train", one, "--targets", targets, *SMALL, "--models", tmp_path / "models"), "two different images"),
         (("train", folder), "--targets FILE"),
-        ((*train, "--targets", tmp_path / "gone.csv"), "No such file"),
+        ((*train, "--targets", tmp_path / "gone.csv"), "gone.csv' does not exist"),
+        (("train", "--targets", tmp_path / "gone.csv"), "gone.csv' does not exist"),
+        ((*train, "--preset", "fast"), "'fast' is not one of 'default', 'network', 'original'."),
         ((*train, "--hidden", "many"), "not a list of whole numbers"),
         ((*train, "--output-activation", "swish"), "'swish' is unknown"),
         ((*train, "--activation", "wiggle"), "cannot be built"),
@@ -186,6 +194,7 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
         ((*train, "--memory", "1KB"), "is not a size of at least 64MB"),
         ((*train, "--patience", 2, "--keep", "last"), "--keep best"),
         ((*train, "--split", "half"), "'half' is unknown"),
+        ((*train, "--repeats", 3), "needs --folds N"),
         (("train", "--config", targets), "damaged"),
         (("compare", folder), "name both"),
         (("compare", "--plot", tmp_path / "curves.doc"), "curves.doc: the format must be one of"),

@@ -103,7 +103,10 @@ def test_labels_match_in_other_case(run, folder: Path, tmp_path: Path) -> None:
         (("trian",), "No such command 'trian'. Did you mean 'train'?"),
         ((), "Missing command. See"),
         (("train", "IMAGES"), "with --targets FILE"),
-        (("train", "IMAGES", "--label-pattern", "(", "--targets", "t.csv"), "label_pattern .* not a regular expr"),
+        (
+            ("train", "IMAGES", "--label-pattern", "(", "--targets", "images/targets.csv"),
+            "label_pattern .* not a regular expr",
+        ),
         (("compare", "IMAGES"), "name both: IMAGES and --targets FILE"),
     ],
 )
@@ -117,7 +120,7 @@ def test_mistakes_are_one_error_in_one_style(run, folder: Path, arguments: tuple
 def test_one_image_is_a_set_of_one_and_the_written_file_is_named(run, folder: Path, tmp_path: Path) -> None:
     image, out = folder / "red" / "1.png", tmp_path / "vectors.npz"
     done = run("extract", image, *SMALL, "--out", out)
-    assert done.out.startswith("1 images: ")
+    assert done.out.startswith("1 image: ")
     assert done.out.endswith(f"vectors: {out}\n")
     with np.load(out) as loaded:
         assert loaded["paths"].tolist() == ["1.png"]

@@ -129,6 +129,14 @@ def test_within_adds_each_labels_own_variance_and_lends_it_to_single_images() ->
     assert 1 <= found.degrees_of_freedom <= 3
 
 
+def test_bounds_are_cut_where_no_mean_can_be() -> None:
+    wide = across(np.array([0.9, -0.9]), list("ab"))
+    assert wide.low < -1 < 1 < wide.high
+    assert wide.bounds(1) == (-1, 1)
+    narrow = across(np.array([0.1, 0.2, 0.3]), list("abc"))
+    assert narrow.bounds(1) == (narrow.low, narrow.high)
+
+
 def test_undefined_intervals_are_none() -> None:
     assert across(np.ones(0), []) is None
     assert across(np.arange(4), ["a"] * 4) is None

@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -5,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_image
+from helpers import CrashingRef, make_image
 
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.vectors import in_blocks
 from pipeline.data.decoding import decode
 from pipeline.data.sources import find_images
+from pipeline.features import extraction
 from pipeline.features.engines import make_engine
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
+from pipeline.features.survey import Failure
 from pipeline.features.weights import weights_from
 
 EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")
@@ -69,6 +72,43 @@ def test_unreadable_images_are_skipped_and_change_no_other(
         (folder / failure.path).unlink()
     clean = replace(options, cache=fresh_cache("clean"))
     assert np.array_equal(extract_features(find_images(folder), EXTRACTOR, clean).vectors(), features.vectors())
+
+
+def test_an_image_that_crashes_the_decoder_is_skipped_and_remembered(
+    folder: Path, options: ExtractionOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    for file in folder.rglob("*.png"):
+        os.utime(file, (0, 0))
+    images = find_images(folder)
+    crashing = replace(images, refs=[CrashingRef(images.refs[0].uri), *images.refs[1:]])
+    features = extract_features(crashing, EXTRACTOR, options)
+    assert features.failed == [Failure(images.paths[0], "decoding it ended the process (SIGSEGV)")]
+    assert list(features.paths) == list(images.paths[1:])
+    assert f"skipped {images.paths[0]}: decoding it ended the process" in caplog.text
+    again = extract_features(images, EXTRACTOR, options)
+    assert again.failed == [Failure(images.paths[0], "decoding it ended a process before; verify=True tries again")]
+    assert (again.computed, again.cached) == (0, 5)
+    verified = extract_features(images, EXTRACTOR, replace(options, verify=True))
+    assert (verified.failed, verified.computed) == ([], 1)
+    assert extract_features(images, EXTRACTOR, options).cached == 6
+
+
+def test_what_fails_in_the_middle_is_one_error_and_keeps_what_was_stored(
+    folder: Path, options: ExtractionOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine("mnn", [EXTRACTOR], 1, options.cache)
+    seen: list[int] = []
+
+    def failing(pixels: np.ndarray) -> list[np.ndarray]:
+        seen.append(1)
+        return engine(pixels) if len(seen) != 4 else [np.full((1, EXTRACTOR.dim), np.nan)]
+
+    failing.name, failing.batch_size = "mnn", 1  # type: ignore[attr-defined]
+    monkeypatch.setattr(extraction, "make_engine", lambda *_: failing)
+    images = find_images(folder)
+    with pytest.raises(PipelineError, match=rf"NaN or infinite values for {images.paths[3]}"):
+        extract_features(images, EXTRACTOR, options)
+    assert extract_features(images, EXTRACTOR, options).cached >= 3
 
 
 def test_a_folder_of_unreadable_images_is_an_error(tmp_path: Path, options: ExtractionOptions) -> None:

@@ -3,7 +3,9 @@
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +60,14 @@ def test_no_more_is_decoded_than_there_are_slots(tmp_path: Path) -> None:
     with contextlib.closing(decoded(images, slots)) as ahead:
         first = [next(ahead) for _ in range(2 * CHUNK)]
         assert sorted(image.slot for image in first) == list(range(2 * CHUNK))
-        slots.give_back([image.slot for image in first])
-        for image in ahead:
+        batch = Future[None]()
+        slots.give_back_after(batch, [image.slot for image in first])
+        threading.Timer(0.1, batch.set_result, [None]).start()
+        rest = []
+        for image in ahead:  # waits for the batch
+            rest.append(image.number)
             slots.give_back([image.slot])
+    assert rest == list(range(2 * CHUNK, 5 * CHUNK))
     assert slots.take(2 * CHUNK) == list(range(2 * CHUNK))
 
 

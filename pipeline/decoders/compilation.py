@@ -1,0 +1,54 @@
+"""Compile decoders: the optimizer and the loss that they are trained with."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.core.errors import RequestError, first_line
+from pipeline.core.keras_backend import import_keras
+from pipeline.decoders.config import TrainingConfig
+
+
+def compile_decoders(models: Mapping[str, Any], config: TrainingConfig, rows: int) -> None:
+    """Give each decoder its loss and an optimizer of its own.
+
+    Args:
+        models: Name -> `keras.Model`.
+        config: Optimizer, learning rate, schedule, loss, batch size and number of epochs.
+        rows: The number of training images; with it the schedule knows its end.
+
+    Raises:
+        RequestError: Keras does not know the optimizer or loss, or several decoders share one optimizer.
+    """
+    keras = import_keras()
+    if not isinstance(config.optimizer, str):
+        _refuse_shared(config.optimizer, len(models))
+    for model in models.values():
+        rate = config.learning_rate
+        if config.schedule == "cosine":
+            steps = config.epochs * math.ceil(rows / config.batch_size)
+            rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+        try:
+            optimizer = config.optimizer
+            if isinstance(optimizer, str):
+                decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
+                optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": rate, **decay}})
+            loss = keras.losses.get("cosine_similarity" if config.loss == "cosine" else config.loss)
+            model.compile(optimizer=optimizer, loss=loss)
+            probe = keras.ops.ones((1, model.output_shape[-1]))
+            model.compute_loss(y=probe, y_pred=probe)
+        except Exception as error:  # Keras and its backends raise many types for an unsuitable loss
+            raise RequestError(f"The decoder cannot be compiled: {first_line(error)}") from error
+
+
+def _refuse_shared(optimizer: Any, decoders: int) -> None:
+    steps = int(optimizer.iterations)
+    if decoders > 1 or optimizer.built:
+        so_far = f", now at {steps}" if steps else ""
+        raise RequestError(
+            f"One {type(optimizer).__name__} cannot train several decoders. It has a step counter{so_far}, and Adam "
+            "corrects the bias of its averages by that count; the second decoder would start without the correction, "
+            "with first steps about three times too large, which saturates sigmoid layers "
+            "(`python -m pipeline compare` shows it). Give each decoder an optimizer of its own: a name such as "
+            "'adam', or a new object for each call of fit."
+        )

@@ -1,0 +1,219 @@
+"""What `extract` costs around the engine, measured with engines that compute nothing; parts of benchmark_extraction.py.
+
+`pipeline` holds `extract` against what the processors could decode, and against an engine of fixed latency; `scale`
+measures a second `extract` over many unchanged images.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from measuring import table
+
+from pipeline.core.cores import usable_cores
+from pipeline.data.decoding import THUMBNAIL, decode
+from pipeline.data.images import DIGEST, ImageSet, content_digest, file_ref
+from pipeline.data.sources import find_images
+from pipeline.features import extraction
+from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extractor import Extractor
+from pipeline.features.file_index import FileIndex
+from pipeline.features.store import FeatureStore
+from pipeline.features.weights import weights_from
+
+ROOT = Path(__file__).resolve().parent.parent
+EXTRACTOR = Extractor(weights_from("random:0"))
+SMALL_LAYER = Extractor(
+    weights_from("random:0"), "block5_pool"
+)  # a second run reads no vectors, so few numbers will do
+BATCHES = (8, 32, 128)
+MAIN_MILLISECONDS = 0.1  # the goal for the main process, for an image
+MILLION_SECONDS, IMAGE_BYTES = 25, 500  # the goals of a second run
+
+
+class IdleEngine:
+    """An engine that gives constants, after a while in which it holds no lock.
+
+    Args:
+        batch_size: Images in a batch.
+        seconds: How long a batch takes.
+    """
+
+    name = "idle"
+
+    def __init__(self, batch_size: int, seconds: float = 0.0) -> None:
+        self.batch_size, self._seconds = batch_size, seconds
+        self._features = np.zeros((batch_size, EXTRACTOR.dim), np.float32)
+        self.began = 0.0  # the main process's time when the first batch came
+
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Give constants; see `pipeline.features.engines.Engine`."""
+        self.began = self.began or time.process_time()
+        time.sleep(self._seconds)
+        return [self._features]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How `extract` went around an idle engine.
+
+    Attributes:
+        rate: Images a second, without the start.
+        main_milliseconds: Time of the main process for an image, without the start.
+    """
+
+    rate: float
+    main_milliseconds: float
+
+
+def flow(images: ImageSet, engine: IdleEngine, work: Path) -> Flow:
+    """Run `extract` around an idle engine, into a new store."""
+    options = ExtractionOptions(batch_size=engine.batch_size, cache=Path(tempfile.mkdtemp(dir=work)), progress=False)
+    with (
+        patch.object(extraction, "make_engine", lambda *_: engine),
+        patch.object(extraction, "ensure_weights", lambda *_: None),
+    ):
+        features = extract_features(images, EXTRACTOR, options)
+    used = time.process_time() - engine.began
+    assert features.computed == len(images)
+    return Flow(len(images) / (features.seconds - features.seconds_starting), 1000 * used / len(images))
+
+
+def decode_rate(images: ImageSet, processes: int) -> float:
+    """Images that processes read and decode in a second together, with nothing around it."""
+    parts = [[ref.uri for ref in images.refs[number::processes]] for number in range(processes)]
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        list(pool.map(_decode_all, [part[:8] for part in parts]))  # the processes start
+        return sum(pool.map(_decode_all, parts))
+
+
+def _decode_all(files: Sequence[str]) -> float:
+    start = time.perf_counter()
+    for file in files:
+        decode(Path(file).read_bytes())
+    return len(files) / (time.perf_counter() - start)
+
+
+def pipeline(work: Path, rounds: int, photographs: Callable[..., Path]) -> None:
+    """`extract` around an engine that takes no time, and around one of fixed latency.
+
+    Args:
+        work: A folder for images and stores.
+        rounds: Measured rounds.
+        photographs: Writes images: folder, count, size -> the folder.
+    """
+    rows = []
+    for size, count, goal in (((500, 375), 1000, 0.9), ((32, 32), 10_000, 0.75)):
+        images = find_images(photographs(work / f"flow{size[0]}", count, size))
+        rows += _flow_rows(images, f"{count:,} JPEGs of {size[0]} x {size[1]}", goal, work, rounds)
+    table(("images", "engine", "images a second", "against", "goal", "main process, ms for an image (goal 0.1)"), rows)
+
+
+def _flow_rows(images: ImageSet, name: str, goal: float, work: Path, rounds: int) -> list[Sequence[str]]:
+    cores = usable_cores()
+    decoding: list[float] = []
+    free: dict[int, list[Flow]] = {batch: [] for batch in BATCHES}
+    for _ in range(rounds):
+        for batch in BATCHES:
+            decoding.append(decode_rate(images, cores))
+            free[batch].append(flow(images, IdleEngine(batch), work))
+    possible = statistics.median(decoding)
+    rows: list[Sequence[str]] = [(name, f"none: {cores} processes decode", f"{possible:.0f}", "", "", "")]
+    for batch, flows in free.items():
+        rate, used = _medians(flows)
+        rows.append(
+            (name, f"free, batch {batch}", f"{rate:.0f}", f"{rate / possible:.2f} of decoding", str(goal), used)
+        )
+    for batch in BATCHES:
+        seconds = batch / (0.7 * possible)
+        rate, used = _medians([flow(images, IdleEngine(batch, seconds), work) for _ in range(rounds)])
+        against = f"{rate * seconds / batch:.3f} of the engine"
+        rows.append((name, f"{1000 * seconds:.0f} ms for a batch of {batch}", f"{rate:.0f}", against, "0.95", used))
+    return rows
+
+
+def _medians(flows: Sequence[Flow]) -> tuple[float, str]:
+    rate = statistics.median(each.rate for each in flows)
+    return rate, f"{statistics.median(each.main_milliseconds for each in flows):.3f}"
+
+
+def scale(work: Path, counts: tuple[int, int] = (100_000, 200_000)) -> dict[str, float]:
+    """Time and memory of a second `extract`, by the number of images, and what that makes for a million.
+
+    Args:
+        work: A folder for the images and stores.
+        counts: Numbers of images, a smaller and a larger one.
+
+    Returns:
+        bytes_per_image and seconds_at_a_million.
+    """
+    measured = [_second_run(work / str(count), count) for count in counts]
+    rows = [
+        (f"second `extract`, {count:,} images", f"{seconds:.1f} s, {memory / 1e6:.0f} MB", "")
+        for count, (seconds, memory) in zip(counts, measured, strict=True)
+    ]
+    (less, low), (more, high) = measured
+    step = counts[1] - counts[0]
+    found = {
+        "bytes_per_image": (high - low) / step,
+        "seconds_at_a_million": more + (more - less) / step * (1e6 - counts[1]),
+    }
+    rows.append(("at a million images", f"{found['seconds_at_a_million']:.0f} s", f"{MILLION_SECONDS} s"))
+    rows.append(("memory for each further image", f"{found['bytes_per_image']:.0f} bytes", f"{IMAGE_BYTES} bytes"))
+    table(("`extract` of what is stored", "measured", "goal"), rows)
+    return found
+
+
+def _second_run(work: Path, count: int) -> tuple[float, int]:
+    """Seconds and peak memory, in bytes, of a whole command; the median of three and the largest."""
+    folder, cache = work / "images", work / "cache"
+    fill(folder, cache, count)
+    command = [sys.executable, "-m", "pipeline", "extract", str(folder), "--weights", "random:0", "--quiet", "--json"]
+    seconds, memory = [], 0
+    for _ in range(3):
+        start = time.perf_counter()
+        layer = ("--layer", SMALL_LAYER.layer, "--cache", str(cache))
+        process = subprocess.Popen([*command, *layer], stdout=subprocess.PIPE, cwd=ROOT)
+        assert process.stdout
+        result = json.loads(process.stdout.read())
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds.append(time.perf_counter() - start)
+        assert (result["cached"], result["computed"]) == (count, 0)
+        memory = max(memory, usage.ru_maxrss * 1024)
+    return statistics.median(seconds), memory
+
+
+def fill(folder: Path, cache: Path, count: int) -> None:
+    """Write files that are no images, and a store and a file index that know them, as after a first `extract`."""
+    folder.mkdir(parents=True)
+    store, index = FeatureStore(cache, SMALL_LAYER), FileIndex(cache)
+    random = np.random.default_rng(0)
+    for start in range(0, count, 10_000):
+        entries = []
+        for number in range(start, min(start + 10_000, count)):
+            subfolder = folder / f"{number // 1000:04}"
+            subfolder.mkdir(exist_ok=True)
+            file = subfolder / f"{number:07}.jpg"
+            file.write_bytes(str(number).encode())
+            os.utime(file, (0, 0))  # files younger than two seconds have no version
+            ref = file_ref(file)
+            entries.append((ref, ref.version() or "", content_digest(str(number).encode())))
+        index.record(entries)
+        digests = np.frombuffer(b"".join(digest for *_, digest in entries), DIGEST)
+        vectors = random.random((len(entries), SMALL_LAYER.dim), np.float32)
+        store.append(
+            digests, vectors, np.zeros((len(entries), THUMBNAIL, THUMBNAIL), np.uint8), np.ones(len(entries), int)
+        )
+    index.close()
