@@ -16,6 +16,8 @@ from click.core import ParameterSource
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.options import (
     COUNT,
+    EXTRACTION,
+    EXTRACTOR,
     EXISTING_FILE,
     FILE,
     FOLDER,
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 NEAR = 0.8  # of 1: how similar an option must be to a misspelled one to be suggested
-EXTRACTOR = ("layer", "precision", "pool", "project", "resize")  # fields of Extractor
-EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "verify", "cache")  # fields of ExtractionOptions
 # Options that may differ when a run is resumed; all others are those it began with.
 FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet")
 

@@ -10,6 +10,8 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 SMALLEST_MEMORY = 64 * 2**20
+EXTRACTOR = ("layer", "precision", "pool", "project", "resize")  # options that are fields of Extractor
+EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "verify", "cache")  # and of ExtractionOptions
 
 Decorator = Callable[[Callable], Callable]
 

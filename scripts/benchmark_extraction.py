@@ -4,8 +4,7 @@ What is compared takes turns in one run, several rounds after a warm-up; medians
 tables. All run the same VGG16 (`random:0`, layer fc2, float32) on the same images. Peers take part where they are
 installed: ONNX Runtime and OpenVINO (`pip install -e '.[benchmark]'`), PyTorch.
 
-    python scripts/benchmark_extraction.py engines extract start        # about 20 minutes on two cores
-    python scripts/benchmark_extraction.py layers --rounds 9            # about 3 minutes
+    python scripts/benchmark_extraction.py engines layers extract start # about 25 minutes on two cores
     python scripts/benchmark_extraction.py pipeline scale               # about 10 minutes
     python scripts/benchmark_extraction.py gpu                          # where Keras's backend sees a GPU
 """

@@ -1,5 +1,6 @@
 """What several layers in one pass cost beyond the deepest alone; a part of benchmark_extraction.py."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def layers(cache: Path, rounds: int) -> dict[str, float]:
     for name, batch in (("mnn", 8), ("keras", 32)):
         wanted = (alone, *LISTS)
         built = {extractor.layer: make_engine(name, extractor.parts, batch, cache) for extractor in wanted}
-        tasks = {layer: lambda engine=engine: engine(images[:batch]) for layer, engine in built.items()}
+        tasks = {layer: partial(engine, images[:batch]) for layer, engine in built.items()}
         in_turn(tasks, 1)
         seconds = in_turn(tasks, rounds)
         for extractor in LISTS:
