@@ -16,9 +16,9 @@ from click.core import ParameterSource
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.options import (
     COUNT,
+    EXISTING_FILE,
     EXTRACTION,
     EXTRACTOR,
-    EXISTING_FILE,
     FILE,
     FOLDER,
     WholeNumber,
@@ -322,8 +322,7 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
     from pipeline.decoders.presets import ORIGINAL
 
     terminal.show_messages(asked["quiet"])
-    rule = SplitRule.parse(asked["split"])
-    examples = None
+    examples, rule = None, SplitRule.parse(asked["split"])
     if images or targets:
         found = find_images(images, asked["data_dir"], asked["label_pattern"]) if images else None
         if not found or (targets is None and found.targets is None):
@@ -340,8 +339,7 @@ def _extractor(asked: dict[str, Any]) -> "Extractor":
     from pipeline.features.weights import weights_from
 
     weights = weights_from(asked["weights"] or "imagenet")
-    given = {name: asked[name] for name in EXTRACTOR if asked[name] is not None}
-    return Extractor(weights, **given)
+    return Extractor(weights, **{name: asked[name] for name in EXTRACTOR if asked[name] is not None})
 
 
 def _extraction_options(asked: dict[str, Any]) -> "ExtractionOptions":

@@ -293,6 +293,7 @@ def converted(cache: Path) -> Path:
 def start(cache: Path, work: Path) -> None:
     """Peak memory for 200 and for 2,000 images, and the time to the first vector."""
     network = converted(cache)
+    photographs(work / "few", 40)
     few, many = photographs(work / "200", 200), photographs(work / "2000", 2000)
     runs = {"200": command(few, fresh(work, network), True), "2,000": command(many, fresh(work, network), True)}
     first = statistics.median(command(work / "few", fresh(work, network))["first"] for _ in range(3))
@@ -382,22 +383,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "benchmark-cache")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=asked.cache.parent) as work:
-        if "engines" in asked.parts:
-            engines(asked.cache, asked.rounds)
-        if "layers" in asked.parts:
-            layers_in_one_pass.layers(asked.cache, asked.rounds)
-        if "extract" in asked.parts:
-            whole(asked.cache, Path(work), asked.rounds)
-        if "start" in asked.parts:
-            photographs(Path(work) / "few", 40)
-            start(asked.cache, Path(work))
-        if "pipeline" in asked.parts:
-            extraction_flow.pipeline(Path(work), asked.rounds, photographs)
-        if "scale" in asked.parts:
-            extraction_flow.scale(Path(work))
-        if "gpu" in asked.parts:
-            gpu(Path(work))
+    with tempfile.TemporaryDirectory(dir=asked.cache.parent) as folder:
+        cache, rounds, work = asked.cache, asked.rounds, Path(folder)
+        measurements = {
+            "engines": lambda: engines(cache, rounds),
+            "layers": lambda: layers_in_one_pass.layers(cache, rounds),
+            "extract": lambda: whole(cache, work, rounds),
+            "start": lambda: start(cache, work),
+            "pipeline": lambda: extraction_flow.pipeline(work, rounds, photographs),
+            "scale": lambda: extraction_flow.scale(work),
+            "gpu": lambda: gpu(work),
+        }
+        for part in filter(asked.parts.__contains__, measurements):
+            measurements[part]()
 
 
 if __name__ == "__main__":
