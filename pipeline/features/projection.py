@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.core.errors import RequestError
 
-LARGEST = 65_536  # so that the matrix of the largest layer stays below 1.5 GB
+LARGEST = 16_384  # so that making the matrix of the largest layer takes no more than 1.3 GB
 
 
 @dataclass(frozen=True)
