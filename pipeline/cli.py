@@ -16,6 +16,8 @@ from click.core import ParameterSource
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.options import (
     COUNT,
+    EXTRACTION,
+    EXTRACTOR,
     EXISTING_FILE,
     FILE,
     FOLDER,
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 NEAR = 0.8  # of 1: how similar an option must be to a misspelled one to be suggested
-EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "verify", "cache")  # fields of ExtractionOptions
 # Options that may differ when a run is resumed; all others are those it began with.
 FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet")
 
@@ -284,7 +285,7 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
         models=models,
         images=find_images(images, data_dir, asked["label_pattern"]) if images else None,
         targets=str(asked["targets"]) if asked["targets"] else None,
-        **{name: asked[name] for name in ("weights", "layer", "precision", "on_missing")},
+        **{name: asked[name] for name in ("weights", *EXTRACTOR, "on_missing")},
         **{name: asked[name] for name in ("vocabulary", "shuffled", "noise_ceiling", "cluster", "report")},
     )
     result = evaluate(wanted, _extraction_options(asked))
@@ -339,7 +340,8 @@ def _extractor(asked: dict[str, Any]) -> "Extractor":
     from pipeline.features.weights import weights_from
 
     weights = weights_from(asked["weights"] or "imagenet")
-    return Extractor(weights, asked["layer"] or "fc2", asked["precision"] or "float32")
+    given = {name: asked[name] for name in EXTRACTOR if asked[name] is not None}
+    return Extractor(weights, **given)
 
 
 def _extraction_options(asked: dict[str, Any]) -> "ExtractionOptions":

@@ -57,11 +57,11 @@ class IdleEngine:
         self._features = np.zeros((batch_size, EXTRACTOR.dim), np.float32)
         self.began = 0.0  # the main process's time when the first batch came
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Give constants; see `pipeline.features.engines.Engine`."""
         self.began = self.began or time.process_time()
         time.sleep(self._seconds)
-        return self._features
+        return [self._features]
 
 
 @dataclass(frozen=True)

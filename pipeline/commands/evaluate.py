@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from pipeline.decoders.training import TrainingData, predict
 from pipeline.evaluation.report import SUFFIXES
 from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extraction import ExtractionOptions
-from pipeline.features.extractor import Extractor
+from pipeline.features.extractor import Extractor, described_extractor
 from pipeline.features.weights import weights_from
 
 log = logging.getLogger(__name__)
@@ -42,9 +42,12 @@ class EvaluateOptions:
         models: Folders of runs, and `.keras` files.
         images: The images; None for those that the first model's run held out.
         targets: A file of their target embeddings; None for those of the images' own list, or of the run.
-        weights: See `pipeline.features.weights.weights_from`; None for the model's own. So for the next two.
+        weights: See `pipeline.features.weights.weights_from`; None for the model's own. So for the next five.
         layer: See `Extractor`.
         precision: See `Extractor`.
+        pool: See `Extractor`.
+        project: See `Extractor`.
+        resize: See `Extractor`.
         on_missing: "error" or "skip" images without a target.
         vocabulary: A file of word vectors to look predictions up among, beside the targets.
         shuffled: Whether to train a decoder on shuffled targets, as one more baseline.
@@ -59,6 +62,9 @@ class EvaluateOptions:
     weights: str | None = None
     layer: str | None = None
     precision: str | None = None
+    pool: str | None = None
+    project: str | None = None
+    resize: str | None = None
     on_missing: str = "error"
     vocabulary: Path | None = None
     shuffled: bool = False
@@ -85,8 +91,8 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
         check_output_file(wanted.report, SUFFIXES, "report")
     files = _decoder_files(wanted.models)
     cards = {name: read_card(file) for name, file in files.items()}
-    first = next(iter(files.values()))
-    extractor = _extractor(wanted, next(iter(cards.values())))
+    first, first_card = next(iter(files.values())), next(iter(cards.values()))
+    extractor = _extractor(wanted, first_card)
     for name, card in cards.items():
         card.check_features(files[name], extractor.description)
     images, table, on_missing = _images_and_targets(wanted, first.parent)
@@ -96,17 +102,19 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
     if wanted.images is None:
         examples = _unchanged(examples, read_run(first.parent).split.validation, "held-out")
 
-    x = examples.features.stored()
+    x = _scaled(examples, first_card)
     fitted = Baselines.load(first.parent)
     if fitted is None:
         log.warning("There are no baselines beside %s; they are left out.", first)
     baselines = fitted.predict(x) if fitted else {}
     if wanted.shuffled:
-        baselines["shuffled"] = predict(_shuffled_decoder(first.parent, extractor, options), x)
+        baselines["shuffled"] = predict(_shuffled_decoder(first.parent, extractor, first_card, options), x)
     run = _run_beside(first)
     inputs = EvaluationInputs(
         examples=examples,
-        decoders={name: _predictions(file, cards[name], x) for name, file in files.items()},
+        decoders={
+            name: _predictions(file, cards[name], _scaled(examples, cards[name])) for name, file in files.items()
+        },
         baselines=baselines,
         training=TrainingTargets(fitted.mean, fitted.deviation, fitted.has_seen(examples.targets)) if fitted else None,
         shares=(run.result or {}).get("shares", {}) if run else {},
@@ -121,11 +129,13 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
 
 
 def _extractor(wanted: EvaluateOptions, card: ModelCard) -> Extractor:
-    return Extractor(
-        weights_from(wanted.weights or card.weights),
-        wanted.layer or card.extractor["layer"],
-        wanted.precision or card.extractor["precision"],
-    )
+    changes = {name: getattr(wanted, name) for name in ("layer", "precision", "pool", "project", "resize")}
+    return described_extractor(weights_from(wanted.weights or card.weights), card.extractor, **changes)
+
+
+def _scaled(examples: Examples, card: ModelCard) -> Vectors:
+    """The features of examples on the scale that a decoder was trained on."""
+    return replace(examples.features, scales=card.scales).stored()
 
 
 def _decoder_files(models: Sequence[str]) -> dict[str, Path]:
@@ -221,13 +231,13 @@ def _count_training_images(examples: Examples, folder: Path) -> int:
     return count
 
 
-def _shuffled_decoder(folder: Path, extractor: Extractor, options: ExtractionOptions) -> Any:
+def _shuffled_decoder(folder: Path, extractor: Extractor, card: ModelCard, options: ExtractionOptions) -> Any:
     """A decoder trained like those of a run, on shuffled targets."""
     run = read_run(folder)
     examples = load_examples(*_of_run(folder), extractor, options)
     train = _unchanged(examples, run.split.train, "training")
     held_out = _unchanged(examples, run.split.validation, "held-out")
-    data = TrainingData(train.features.stored(), train.targets, held_out.features.stored(), held_out.targets)
+    data = TrainingData(_scaled(train, card), train.targets, _scaled(held_out, card), held_out.targets)
     duplicates = find_near_duplicates(train.features.digests, train.features.store.thumbnails)
     units = held_out_units(train.features.images, SplitRule.parse(run.split.rule), duplicates)
     return fit_shuffled(data.loaded(), config_from_json(run.training), units, run.seed)
