@@ -16,9 +16,9 @@ from click.core import ParameterSource
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.options import (
     COUNT,
+    EXISTING_FILE,
     EXTRACTION,
     EXTRACTOR,
-    EXISTING_FILE,
     FILE,
     FOLDER,
     WholeNumber,
