@@ -114,7 +114,7 @@ def pipeline(work: Path, rounds: int, photographs: Callable[..., Path]) -> None:
         photographs: Writes images: folder, count, size -> the folder.
     """
     rows = []
-    for size, count, goal in (((500, 375), 1000, 0.9), ((32, 32), 10_000, 0.75)):
+    for size, count, goal in (((500, 375), 3000, 0.9), ((32, 32), 10_000, 0.75)):
         images = find_images(photographs(work / f"flow{size[0]}", count, size))
         rows += _flow_rows(images, f"{count:,} JPEGs of {size[0]} x {size[1]}", goal, work, rounds)
     table(("images", "engine", "images a second", "against", "goal", "main process, ms for an image (goal 0.1)"), rows)
