@@ -80,7 +80,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     whole = write_published(tmp_path / "whole.h5", small())
     with pytest.raises(RequestError, match="no layer 'fc1', which the layer 'fc2' needs"):
         weights_from(str(whole)).read("fc2")
-    with pytest.raises(RequestError, match=r"which the layer 'predictions' needs\\. A file without VGG16's top"):
+    with pytest.raises(RequestError, match=r"which the layer 'predictions' needs\. A file without VGG16's top"):
         weights_from(str(whole)).read("predictions")
 
     cut = tmp_path / "cut.h5"
