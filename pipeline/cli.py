@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 from click.core import ParameterSource
 
+from pipeline.cli_cache import cache
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.options import (
     COUNT,
@@ -377,6 +378,9 @@ def _with_near_names(error: click.ClickException) -> str:
         return error.format_message()
     near = difflib.get_close_matches(error.option_name, error.possibilities or [], cutoff=NEAR)
     return f"{error.message} Did you mean {' or '.join(near)}?" if near else error.message
+
+
+cli.add_command(cache)
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 import logging
 import re
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rich.box
@@ -12,6 +14,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 if TYPE_CHECKING:
+    from pipeline.commands.cache import CacheContents, PruneResult, Pruning
     from pipeline.commands.compare import CompareResult
     from pipeline.commands.extract import ExtractResult
     from pipeline.commands.train import TrainResult
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WIDTH = 80
+SHOWN = ("weights", "layer", "precision", "pool", "project")  # of an extractor's description
 
 
 def printable(text: str) -> str:
@@ -188,3 +192,43 @@ def print_comparison(result: "CompareResult") -> None:
     _print(table)
     for scenario in result.scenarios:
         _print(f"[bold]{scenario.name}[/bold]: {scenario.verdict}\n")
+
+
+def print_cache(contents: "CacheContents") -> None:
+    """Print what a cache folder holds."""
+    table = _table(f"Cache {printable(contents.folder)}", "", "images", "size", "last used")
+    for store in contents.stores:
+        made_by = " ".join(text for key, text in store.extractor.items() if key in SHOWN)
+        count = "damaged" if store.images is None else f"{store.images:,}"
+        table.add_row(rich.markup.escape(printable(made_by)), count, _megabytes(store.bytes), _day(store.last_used))
+    for file in (*contents.networks, *contents.leftovers):
+        name = rich.markup.escape(printable(Path(file.path).name))
+        table.add_row(name, "", _megabytes(file.bytes), _day(file.last_used))
+    _print(table)
+    print(f"{_megabytes(contents.bytes)} in all; {contents.indexed:,} files are known to the file index")
+
+
+def print_pruning(pruning: "Pruning") -> None:
+    """Say on stderr what will be removed."""
+    for item in pruning.removed:
+        print(printable(f"to remove: {item.path}, {_megabytes(item.bytes)}"), file=sys.stderr)
+    for store, count in pruning.rows.items():
+        print(printable(f"to remove: {count:,} features of {store}"), file=sys.stderr)
+
+
+def print_pruned(result: "PruneResult") -> None:
+    """Print the result of `cache prune`."""
+    if not result.removed and not result.rows:
+        print("Nothing to remove.")
+        return
+    features = sum(result.rows.values())
+    print(f"Removed {len(result.removed)} stores and files, and {features:,} features of others: ", end="")
+    print(f"{_megabytes(result.bytes)} less.")
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(seconds))

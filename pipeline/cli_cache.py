@@ -1,0 +1,78 @@
+"""The command line of `cache`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.core.errors import RequestError
+from pipeline.options import FOLDER, data_option
+
+DAYS = click.FloatRange(min=0)
+
+
+FOLDER_OPTION = click.option(
+    "--cache", "folder", type=FOLDER, metavar="DIR", help="The cache folder.  [the user's cache folder]"
+)
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+
+
+@click.group(invoke_without_command=True)
+@FOLDER_OPTION
+@JSON_OPTION
+@click.pass_context
+def cache(context: click.Context, folder: Path | None, as_json: bool) -> None:
+    """List what the cache folder holds: feature stores and converted networks, and what made them."""
+    from pipeline import terminal
+    from pipeline.commands.cache import list_cache
+
+    terminal.show_messages(quiet=False)
+    context.obj = folder, as_json
+    if context.invoked_subcommand is None:
+        _print(list_cache(folder or _usual_folder()), as_json, terminal.print_cache)
+
+
+@cache.command("prune")
+@click.option("--older-than", type=DAYS, metavar="DAYS", help="Remove stores and networks not used for so long.")
+@click.option("--not-in", "images", metavar="IMAGES", help="Remove the features of all images but these.")
+@data_option
+@click.option("--yes", is_flag=True, help="Remove without asking.")
+@FOLDER_OPTION
+@JSON_OPTION
+@click.pass_obj
+def prune(group: tuple[Path | None, bool], /, images: str | None, yes: bool, **asked: Any) -> None:
+    """Remove what no longer serves from the cache folder, and what killed processes left there.
+
+    Says what it will remove, and asks.
+    """
+    from pipeline import terminal
+    from pipeline.commands.cache import PruneResult, plan_pruning, prune
+    from pipeline.data.sources import find_images
+
+    folder, as_json = asked["folder"] or group[0] or _usual_folder(), asked["as_json"] or group[1]
+    kept = find_images(images, asked["data_dir"]) if images else None
+    pruning = plan_pruning(folder, asked["older_than"], kept)
+    if not pruning:
+        _print(PruneResult([], {}, 0), as_json, terminal.print_pruned)
+        return
+    terminal.print_pruning(pruning)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise RequestError("This removes files; without a terminal to ask on, say --yes.")
+        click.confirm("Remove them?", abort=True, err=True)
+    _print(prune(pruning), as_json, terminal.print_pruned)
+
+
+def _usual_folder() -> Path:
+    from pipeline.features.extraction import ExtractionOptions
+
+    return ExtractionOptions().cache
+
+
+def _print(result: Any, as_json: bool, as_text: Any) -> None:
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        as_text(result)
