@@ -147,8 +147,8 @@ def test_labels_from_file_names_and_a_report_of_its_own(run, folder: Path, tmp_p
         "--json",
     )
     run(*train, code=2)
-    trained = Path(run(*train, "--label-pattern", r"n\d+_(?P<label>.+)\.png").json["run"])
-    assert json.loads((trained / "run.json").read_text())["options"]["label_pattern"] == r"n\d+_(?P<label>.+)\.png"
+    trained = Path(run(*train, "--label-pattern", r"n\d+_(?P<label>.+)").json["run"])
+    assert json.loads((trained / "run.json").read_text())["options"]["label_pattern"] == r"n\d+_(?P<label>.+)"
 
     report = (trained / "report.html").read_bytes()
     held_out = run("evaluate", trained, "--json").json
