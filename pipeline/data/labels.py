@@ -5,6 +5,7 @@ import re
 from pathlib import PurePosixPath
 
 from pipeline.core.errors import RequestError
+from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 
 GROUP = "label"
@@ -39,7 +40,7 @@ def label_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
     if missing:
         named = ", ".join(map(repr, missing[:NAMED])) + (", ..." if len(missing) > NAMED else "")
         raise RequestError(
-            f"label_pattern {pattern!r} finds no label in {len(missing)} of {len(found)} paths: {named}."
+            f"label_pattern {pattern!r} finds no label in {len(missing)} of {counted(len(found), 'path')}: {named}."
         )
     return dataclasses.replace(images, labels=found)
 
