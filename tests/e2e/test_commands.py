@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,17 @@ def test_options_of_a_network_choose_a_network_and_are_named(run, folder: Path, 
     assert "--learning-rate, --weight-decay: a single network (--preset network)" in refused.err
 
 
+def test_tensorboard_is_missed_before_images_are_read(
+    run, folder: Path, targets: Path, fresh_cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    cache = fresh_cache("cache")
+    train = ("train", folder, "--targets", targets, *SMALL, "--preset", "network", "--cache", cache)
+    refused = run(*train, "--tensorboard", code=2)
+    assert refused.err == "error: TensorBoard curves need the package tensorboard: pip install tensorboard.\n"
+    assert not (cache / "features").exists()
+
+
 def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, targets: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -188,7 +200,7 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
         ((*train, "--hidden", "many"), "not a list of whole numbers"),
         ((*train, "--output-activation", "swish"), "'swish' is unknown"),
         ((*train, "--activation", "wiggle"), "cannot be built"),
-        ((*train, "--optimizer", "downhill"), "cannot be compiled"),
+        ((*train, "--optimizer", "downhill"), "optimizer 'downhill' is unknown; name one of Keras"),
         ((*train, "--learning-rate", "-1"), "must be above 0"),
         ((*train, "--memory", "much"), "is not a size of at least 64MB"),
         ((*train, "--memory", "1KB"), "is not a size of at least 64MB"),
