@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,9 @@ def test_folds_hold_out_every_image_and_train_on_all(run: Run, labelled: tuple[P
     assert (folds["folds"], folds["repeats"]) == (2, 2)
     low, high = folds["validation_cosine"]["functional"]["ci95"]
     assert low < folds["validation_cosine"]["functional"]["mean"] < high
+    # Centred by the training images of its own fold, the mean baseline is nothing.
+    report = (Path(trained["run"]) / "report.html").read_text()
+    assert re.search(r"Centred cosine \(.*?mean baseline</th><td>-?0\.0000<", report, re.DOTALL)
     refused = run("evaluate", trained["run"], "--quiet", code=2)
     assert "trained on all of its images" in refused.err
     again = run("evaluate", trained["run"], "--images", images, "--targets", targets, "--json", "--quiet").json
