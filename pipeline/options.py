@@ -124,7 +124,8 @@ data_option = click.option(
 label_option = click.option(
     "--label-pattern",
     metavar="REGEX",
-    help="Take labels from paths: a regular expression with a group named label, such as '(?P<label>[a-z]+)_'.",
+    help="Take labels from paths: a regular expression with a group named label, such as 'n\\d+_(?P<label>.+)'; "
+    "a label at the end leaves off the file's suffix.",
 )
 
 

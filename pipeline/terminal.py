@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from pipeline.core.wording import counted
+
 if TYPE_CHECKING:
     from pipeline.commands.cache import CacheContents, PruneResult, Pruning
     from pipeline.commands.compare import CompareResult
@@ -100,7 +102,7 @@ def print_extraction(result: "ExtractResult") -> None:
     """Print the result of `extract`."""
     dims = " + ".join(str(layer["dim"]) for layer in result.layers)
     print(
-        f"{result.images} image{'s' * (result.images != 1)}: {result.computed} computed, {result.cached} cached, "
+        f"{counted(result.images, 'image')}: {result.computed} computed, {result.cached} cached, "
         f"{len(result.failed)} failed; {dims}-d, {result.seconds:.1f} s"
     )
     for layer in result.layers:
@@ -112,7 +114,7 @@ def print_extraction(result: "ExtractResult") -> None:
 
 def print_training(result: "TrainResult") -> None:
     """Print the result of `train`: the held-out cosine of each model beside the baselines and the output ceiling."""
-    title = f"Cosine to the target, {result.train} training images, {result.validation} held out"
+    title = f"Cosine to the target, {counted(result.train, 'training image')}, {result.validation} held out"
     table = _table(title, "", "held out", "training", "epochs", "seconds")
     for name, model in result.models.items():
         table.add_row(
@@ -155,7 +157,7 @@ def _training_sentences(result: "TrainResult") -> list[str]:
 
 def print_evaluation(result: "EvaluationResult") -> None:
     """Print the result of `evaluate`: a table, what it means, and where the report is."""
-    title = f"Cosine to the target, {result.images} images; rank of the target among {result.candidates}"
+    title = f"Cosine to the target, {counted(result.images, 'image')}; rank of the target among {result.candidates}"
     table = _table(title, "", "mean", "95 % interval", "centred", "progress", "top-1", "top-5")
     for rows in ({name: model.scores for name, model in result.models.items()}, result.baselines):
         for name, scores in rows.items():

@@ -68,7 +68,7 @@ class OutOfFold:
     Attributes:
         decoders: API style -> predictions, shape (N, D).
         baselines: Name -> predictions, shape (N, D).
-        training: The training targets; an image's target is seen if its own fold was trained on it.
+        training: The training targets of each fold; an image's target is seen if its own fold was trained on it.
         result: The scores over folds.
     """
 
@@ -109,11 +109,12 @@ def cross_validate(
     x, y = examples.features.stored(), examples.targets
     found: dict[str, np.ndarray] = {}
     scores: dict[str, list[float]] = {style: [] for style in styles}
-    seen = np.zeros(len(y), bool)
+    seen, fold_of = np.zeros(len(y), bool), np.zeros(len(y), np.intp)
+    moments = np.zeros((2, options.folds, y.shape[1]), np.float32)
     units = held_out_units(examples.features.images, rule, duplicates)
     for repeat in range(options.repeats):
         splits = fold_images(examples.features.images, rule, duplicates, options.folds, seed + repeat)
-        for number, split in enumerate(splits, start=1):
+        for number, split in enumerate(splits):
             rows, held_out = split.train, split.validation
             data = TrainingData(x.subset(rows), y[rows], x.subset(held_out), y[held_out], memory).loaded()
             fitted = fit_decoders(data, config, styles, units[rows], seed + repeat, Callbacks())
@@ -122,20 +123,25 @@ def cross_validate(
             for style in styles:
                 scores[style].append(float(cosines(predictions[style], data.y_validation).mean()))
             repeats = f", repeat {repeat + 1} of {options.repeats}" if options.repeats > 1 else ""
-            log.info("fold %d of %d%s: held-out cosine %.4f", number, options.folds, repeats, scores[styles[0]][-1])
+            log.info("fold %d of %d%s: held-out cosine %.4f", number + 1, options.folds, repeats, scores[styles[0]][-1])
             if repeat == 0:
-                seen[held_out] = baselines.has_seen(data.y_validation)
+                seen[held_out], fold_of[held_out] = baselines.has_seen(data.y_validation), number
+                moments[:, number] = baselines.mean, baselines.deviation
                 for name, predicted in (predictions | baselines.predict(data.x_validation)).items():
                     found.setdefault(name, np.zeros(y.shape, np.float32))[held_out] = predicted
     return OutOfFold(
         decoders={style: found[style] for style in styles},
         baselines={name: predicted for name, predicted in found.items() if name not in styles},
-        training=TrainingTargets(y.mean(axis=0, dtype=np.float64), y.std(axis=0, dtype=np.float64), seen),
-        result=FoldResult(
-            folds=options.folds,
-            repeats=options.repeats,
-            validation_cosine={style: _score(values, len(y), options.folds) for style, values in scores.items()},
-        ),
+        training=TrainingTargets(moments[0], moments[1], seen, fold_of),
+        result=_fold_result(scores, options, len(y)),
+    )
+
+
+def _fold_result(scores: Mapping[str, Sequence[float]], options: FoldOptions, images: int) -> FoldResult:
+    return FoldResult(
+        folds=options.folds,
+        repeats=options.repeats,
+        validation_cosine={style: _score(values, images, options.folds) for style, values in scores.items()},
     )
 
 

@@ -14,6 +14,7 @@ from pipeline.core.errors import RequestError
 from pipeline.core.model_files import ModelCard, load_decoder, read_card
 from pipeline.core.runs import EVALUATION_FILE, RUN_FILE, RunRecord, read_run
 from pipeline.core.vectors import Vectors
+from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 from pipeline.data.near_duplicates import find_near_duplicates
 from pipeline.data.sources import find_images
@@ -223,10 +224,10 @@ def _count_training_images(examples: Examples, folder: Path) -> int:
     count = sum(digest in known for digest in examples.features.digests.tolist())
     if count:
         log.warning(
-            "The decoders of %s were trained on %d of these %d images: their cosine is not an estimate for new ones.",
+            "The decoders of %s were trained on %d of %s: their cosine is not an estimate for new ones.",
             folder,
             count,
-            len(examples.features.digests),
+            counted(len(examples.features.digests), "image"),
         )
     return count
 

@@ -47,14 +47,16 @@ class TrainingTargets:
     """What an evaluation needs to know of the training targets.
 
     Attributes:
-        mean: Their mean, shape (D,).
-        deviation: The standard deviation of each dimension, shape (D,).
+        mean: Their mean, shape (D,); of each fold's, shape (K, D).
+        deviation: The standard deviation of each dimension, likewise.
         seen: Whether the target of each evaluated image is one of them, shape (N,), bool.
+        folds: The fold that held each evaluated image out, shape (N,), int, where there were several; else None.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
     seen: np.ndarray
+    folds: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: 
         seen=training.seen if training else None,
         noise=_noise_ceiling(examples),
         imagenet_weights=inputs.weights == "imagenet",
+        folds=training.folds if training else None,
     )
 
 

@@ -35,6 +35,7 @@ from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.fitting import Config, FittedDecoders, effective_config, fit_decoders
 from pipeline.decoders.presets import PRESETS
 from pipeline.decoders.spec import API_STYLES, ApiStyle, output_ceiling
+from pipeline.decoders.tensorboard import require_tensorboard
 from pipeline.decoders.training import MEMORY, Callbacks, TrainingData, predict
 from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extraction import ExtractionOptions
@@ -72,6 +73,8 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.tensorboard and not isinstance(self.config, TrainingConfig):
             raise RequestError("tensorboard shows the curves of a single network; choose preset='network' with it.")
+        if self.tensorboard:
+            require_tensorboard()
         if self.folds and self.keeps_best:
             raise RequestError("folds hold out all images in turn and leave none to choose an epoch; use keep='last'.")
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import RequestError, cause
+from pipeline.core.wording import counted
 from pipeline.data.csv_files import open_text, read_csv
 from pipeline.data.images import as_text
 
@@ -125,7 +126,7 @@ def _stacked(file: Path, paths: list[str], targets: list) -> np.ndarray:
         except (TypeError, ValueError) as error:
             raise RequestError(f"{file}: the target of {path!r} is not a list of numbers.") from error
         if rows[-1].ndim != 1 or not rows[-1].size or rows[-1].shape != rows[0].shape:
-            given = f"a target of {rows[-1].size} numbers" if rows[-1].size else "no target"
+            given = f"a target of {counted(rows[-1].size, 'number')}" if rows[-1].size else "no target"
             raise RequestError(f"{file}: {path!r} has {given}, but {paths[0]!r} one of {rows[0].size}.")
         if not np.isfinite(rows[-1]).all():
             raise RequestError(f"{file}: the target of {path!r} holds NaN, infinite or too large values.")

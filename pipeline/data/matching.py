@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.errors import RequestError
+from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 from pipeline.data.spelling import near_spellings
 from pipeline.data.targets import TargetTable
@@ -57,24 +58,24 @@ def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error
     missing = [row for row, key in enumerate(keys) if key is None]
     if not matched:
         raise RequestError(
-            f"{table.file} has no target for any of the {len(keys)} images, neither by path ({images.paths[0]!r}) "
-            f"nor by label ({images.labels[0]!r}). Its keys begin with {_examples(list(table.rows))}."
+            f"{table.file} has no target for any of the images, neither by path (such as {images.paths[0]!r}) "
+            f"nor by label ({_first_label(images)}). Its keys begin with {_examples(list(table.rows))}."
         )
     if missing and on_missing == "error":
         raise RequestError(
-            f"{table.file} has no target for {len(missing)} of {len(keys)} images: "
+            f"{table.file} has no target for {len(missing)} of {counted(len(keys), 'image')}: "
             f"{_missing_images(images, missing, table)}. "
             "Add their rows, or leave these images out with on_missing='skip'."
         )
     if missing and all(images.labels[row] in table.missing for row in missing):  # which was said when it was read
-        log.warning("%d images without a target were left out.", len(missing))
+        log.warning("Left out %s without a target.", counted(len(missing), "image"))
     elif missing:
         named = _missing_images(images, missing, table)
-        log.warning("%d images without a target were left out: %s.", len(missing), named)
+        log.warning("Left out %s without a target: %s.", counted(len(missing), "image"), named)
     _log_other_case(images, keys)
     unused = sorted(set(table.rows) - set(matched))
     if unused:
-        log.info("%d targets of %s belong to no image: %s.", len(unused), table.file, _examples(unused))
+        log.info("%s has %s without an image: %s.", table.file, counted(len(unused), "target"), _examples(unused))
     rows = np.array([row for row, key in enumerate(keys) if key is not None], np.intp)
     return MatchedTargets(rows, matched, table.vectors[[table.rows[key] for key in matched]])
 
@@ -96,8 +97,8 @@ def _log_other_case(images: ImageSet, keys: Sequence[str | None]) -> None:
     if pairs:
         label, key = next(iter(pairs.items()))
         log.info(
-            "%d labels differ from their targets in upper and lower case only, such as %r and %r.",
-            len(pairs),
+            "%s matched targets by ignoring upper and lower case, such as %r and %r.",
+            counted(len(pairs), "label"),
             label,
             key,
         )
@@ -123,6 +124,12 @@ def _near_keys(labels: Sequence[str], table: TargetTable) -> dict[str, list[str]
     keys = {key.casefold(): key for key in table.rows}
     near = near_spellings({label: [label.casefold()] for label in labels}, keys)
     return {label: [keys[each] for each in found] for label, found in near.items()}
+
+
+def _first_label(images: ImageSet) -> str:
+    """An example of the labels, for a message."""
+    label = next(filter(None, images.labels), None)
+    return f"such as {label!r}" if label else "the images have none"
 
 
 def _examples(names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.core.errors import RequestError
+from pipeline.core.wording import counted
 from pipeline.data import lists
 from pipeline.data.decoding import INSTALL_HEIF, READS_HEIF
 from pipeline.data.images import ImageSet, as_text, file_ref
@@ -97,7 +98,7 @@ def _folder(source: str | Path, root: Path) -> ImageSet:
 def _passed_over(names: Sequence[str]) -> str:
     some = ", ".join(map(repr, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
     heif = f" For HEIC: {INSTALL_HEIF}." if any(_suffix(name) in HEIF for name in names) else ""
-    return f"{len(names)} files look like images, but their formats are not read; they were passed over: {some}.{heif}"
+    return f"Passed over {counted(len(names), 'file')} whose image format is not read: {some}.{heif}"
 
 
 def _suffix(name: str) -> str:
@@ -127,9 +128,9 @@ def _image_set(
     escaped = [text for text, path in zip(texts, paths, strict=True) if text != path]
     if escaped:
         log.warning(
-            "%d of %d names hold bytes that are not UTF-8, which appear escaped, as in %s.",
+            "Bytes that are not UTF-8 appear escaped in %d of %s, such as %s.",
             len(escaped),
-            len(texts),
+            counted(len(texts), "name"),
             escaped[0],
         )
     own = [PurePosixPath(path).parent.name for path in texts]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.errors import RequestError
+from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 
 log = logging.getLogger(__name__)
@@ -105,12 +106,11 @@ def split_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, seed
         raise RequestError(f"The split {rule} leaves no image {'to train on' if validation.any() else 'to hold out'}.")
     if moved.any():
         paths = [images.paths[row] for row in np.flatnonzero(moved).tolist()]
-        done = "were moved there" if rule.kind == "column" else "were left out"
         log.warning(
-            "%d images that the split %s would hold out have a near-duplicate among the training images and %s: %s%s",
-            len(paths),
+            "The split %s would hold out %s with a near-duplicate among the training images. %s: %s%s",
             rule,
-            done,
+            counted(len(paths), "image"),
+            "Moved there" if rule.kind == "column" else "Left out",
             ", ".join(map(repr, paths[:5])),
             ", ..." if len(paths) > 5 else ".",
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import RequestError, cause
+from pipeline.core.wording import counted
 from pipeline.data.csv_files import is_number, read_csv
 from pipeline.data.images import ImageSet, as_text
 from pipeline.data.word_vectors import NAMED, is_word_vectors, read_word_vectors
@@ -144,8 +145,9 @@ class _Rows:
         if not key.strip():
             raise RequestError(f"{where}: no path or label stands before the numbers.")
         if self._vectors and len(vector) != len(self._vectors[0]):
+            given, dim = counted(len(vector), "number"), len(self._vectors[0])
             raise RequestError(
-                f"{where}: {len(vector)} numbers, but {self._unit} {self._numbers[0]} has {len(self._vectors[0])}; "
+                f"{where}: {given}, but {self._unit} {self._numbers[0]} has {dim}; "
                 "all targets must have the same dimension."
             )
         if not np.isfinite(vector).all():
@@ -233,7 +235,7 @@ def _read_npz(rows: _Rows) -> None:
         )
     vectors = arrays[matrices[0]].astype(np.float32)
     if len(vectors) != len(keys):
-        raise RequestError(f"{file}: {len(keys)} names, but {len(vectors)} rows of numbers.")
+        raise RequestError(f"{file}: {counted(len(keys), 'name')}, but {counted(len(vectors), 'row')} of numbers.")
     rows.add_all(keys.tolist(), list(vectors))
 
 
@@ -245,8 +247,8 @@ def _read_npy(file: Path, images: ImageSet) -> TargetTable:
         )
     if len(vectors) != len(images):
         raise RequestError(
-            f"{file} has {len(vectors)} rows, but {images.source} {len(images)} images: a .npy needs a row for each "
-            "image, in path order. Where images come and go, use a table with their paths."
+            f"{file} has {counted(len(vectors), 'row')}, but {images.source} {counted(len(images), 'image')}: a .npy "
+            "needs a row for each image, in path order. Where images come and go, use a table with their paths."
         )
     rows = _Rows(file)
     rows.add_all(images.paths, list(vectors.astype(np.float32)))
@@ -263,7 +265,7 @@ def _read_words(file: Path, images: ImageSet, on_missing: str) -> TargetTable:
             for label, near in itertools.islice(missing.items(), NAMED)
         ]
         listed = "; ".join(named) + ("; ..." if len(missing) > NAMED else "")
-        said = f"{file} has no vector for {len(missing)} of {len(vectors) + len(missing)} labels: {listed}."
+        said = f"{file} has no vector for {len(missing)} of {counted(len(vectors) + len(missing), 'label')}: {listed}."
         if on_missing == "error" or not vectors:
             raise RequestError(f"{said} Rename them, or leave their images out with on_missing='skip'.")
         log.warning(said)

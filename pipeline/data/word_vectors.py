@@ -16,6 +16,7 @@ from typing import IO, cast
 import numpy as np
 
 from pipeline.core.errors import RequestError, cause
+from pipeline.core.wording import counted
 from pipeline.data.spelling import near_spellings
 
 log = logging.getLogger(__name__)
@@ -62,9 +63,9 @@ def read_word_vectors(file: Path, labels: Iterable[str]) -> tuple[dict[str, np.n
     entries = {label: vector for label in labels if (vector := _entry(label, found)) is not None}
     means = {label: vector for label in labels if label not in entries and (vector := _mean(label, found)) is not None}
     log.info(
-        "%s: %d labels have an entry of their own, %d are the mean of their words%s.",
+        "%s: %s found as an entry, %d as a mean of words%s.",
         file,
-        len(entries),
+        counted(len(entries), "label"),
         len(means),
         f", such as {next(iter(means))!r}" if means else "",
     )
@@ -232,7 +233,8 @@ def _is_number(text: bytes) -> bool:
 
 
 def _ragged(file: Path, line: int, given: int, dim: int, first: int, ended: bool) -> str:
-    message = f"{_where(file, line)}: {given} numbers, but line {first} has {dim}; all rows must have the same length."
+    numbers = counted(given, "number")
+    message = f"{_where(file, line)}: {numbers}, but line {first} has {dim}; all rows must have the same length."
     return (
         message
         if ended

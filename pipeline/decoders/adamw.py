@@ -6,6 +6,7 @@ the function is compiled once for all folds and weight decays.
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,26 @@ LEARNING_RATE = 1e-3
 STEPS_PER_CALL = 500  # so that progress shows and Ctrl-C works
 
 
+@dataclass(frozen=True)
+class NetworkConfig:
+    """A network and its training.
+
+    Attributes:
+        units: Units of the hidden layer.
+        epochs: Passes over the training images.
+        weight_decay: AdamW's weight decay, on targets of variance 1.
+    """
+
+    units: int
+    epochs: int
+    weight_decay: float
+
+
 def train_network(
     z: np.ndarray,
     y: np.ndarray,
     rows: np.ndarray,
-    units: int,
-    epochs: int,
-    weight_decay: float,
+    config: NetworkConfig,
     stretch: float,
     seed: int,
     advance: Callable[[int], object] = lambda steps: None,
@@ -35,9 +49,7 @@ def train_network(
         z: Coordinates of all training images, shape (N, R), float32.
         y: Their targets, shape (N, D), float32.
         rows: The rows to train on.
-        units: Units of the hidden layer.
-        epochs: Passes over the rows.
-        weight_decay: AdamW's weight decay, on targets of variance 1.
+        config: The network and its training.
         stretch: See `pipeline.decoders.coordinates.Coordinates`.
         seed: Random seed of the initial weights and the order of the rows.
         advance: Called with the number of steps done since the last call.
@@ -53,21 +65,21 @@ def train_network(
     # The steps and the decay have a scale of their own, and the decay must not pull the mean target to zero.
     spread = max(float(np.sqrt(((y[rows] - mean) ** 2).mean())), float(np.finfo(np.float32).tiny))
     standardised = ((y - mean) / spread).astype(np.float32)
-    steps = epochs * -(-len(rows) // BATCH)
+    steps = config.epochs * -(-len(rows) // BATCH)
     order = np.concatenate([random.permutation(rows) for _ in range(-(-steps * BATCH // len(rows)))])
     order = order[: steps * BATCH].reshape(steps, BATCH).astype(np.int32)
     # He-normal in the features, of which there are `features * stretch**2`; longer coordinates need less.
-    kernel = random.normal(size=(features, units)) * (2 / features) ** 0.5 / stretch**2
-    start = [kernel, np.zeros(units), np.zeros((units, y.shape[1])), np.zeros(y.shape[1])]
+    kernel = random.normal(size=(features, config.units)) * (2 / features) ** 0.5 / stretch**2
+    start = [kernel, np.zeros(config.units), np.zeros((config.units, y.shape[1])), np.zeros(y.shape[1])]
     weights = [tf.constant(value, tf.float32) for value in start]
     state = (weights, [tf.zeros_like(value) for value in weights], [tf.zeros_like(value) for value in weights])
-    x, targets = tf.constant(z), tf.constant(standardised)
+    x, targets, decay = tf.constant(z), tf.constant(standardised), tf.constant(config.weight_decay, tf.float32)
     for begin in range(0, steps, STEPS_PER_CALL):
         batches = order[begin : begin + STEPS_PER_CALL]
         padded = np.zeros((STEPS_PER_CALL, BATCH), np.int32)  # one shape is compiled once
         padded[: len(batches)] = batches
         numbers = (tf.constant(value) for value in (begin, begin + len(batches), steps))
-        state = _compiled()(x, targets, tf.constant(padded), *numbers, tf.constant(weight_decay, tf.float32), state)
+        state = _compiled()(x, targets, tf.constant(padded), *numbers, decay, state)
         advance(len(batches))
     kernel, bias, out, intercept = (value.numpy() for value in state[0])
     return HiddenLayer(kernel, bias, spread * out, spread * intercept + mean)

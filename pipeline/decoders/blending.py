@@ -24,7 +24,7 @@ import numpy as np
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import Vectors
-from pipeline.decoders.adamw import BATCH, train_network
+from pipeline.decoders.adamw import BATCH, NetworkConfig, train_network
 from pipeline.decoders.coordinates import Coordinates, orthogonal_directions
 from pipeline.decoders.hidden_layer import HiddenLayer
 from pipeline.decoders.ridge_regression import fit_ridge
@@ -194,16 +194,13 @@ def _networks(
     found = []
     with progress_bar(steps, "step", "training", progress) as bar:
         for decay in config.weight_decays:
+            wanted = NetworkConfig(config.units, config.epochs, decay)
             out_of_fold = np.empty(y.shape, np.float32)
             for fold in numbers:
                 rows = everyone[folds != fold]
-                network = train_network(
-                    z, y, rows, config.units, config.epochs, decay, stretch=stretch, seed=seed, advance=bar.update
-                )
+                network = train_network(z, y, rows, wanted, stretch, seed, bar.update)
                 out_of_fold[folds == fold] = network(z[folds == fold])
-            network = train_network(
-                x, y, everyone, config.units, config.epochs, decay, stretch=1.0, seed=seed, advance=bar.update
-            )
+            network = train_network(x, y, everyone, wanted, stretch=1.0, seed=seed, advance=bar.update)
             found.append(Candidate(f"network, weight decay {decay:g}", network, out_of_fold))
     return found
 

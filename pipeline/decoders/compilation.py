@@ -24,21 +24,30 @@ def compile_decoders(models: Mapping[str, Any], config: TrainingConfig, rows: in
     if not isinstance(config.optimizer, str):
         _refuse_shared(config.optimizer, len(models))
     for model in models.values():
-        rate = config.learning_rate
-        if config.schedule == "cosine":
-            steps = config.epochs * math.ceil(rows / config.batch_size)
-            rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+        optimizer = _named_optimizer(config, rows) if isinstance(config.optimizer, str) else config.optimizer
         try:
-            optimizer = config.optimizer
-            if isinstance(optimizer, str):
-                decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
-                optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": rate, **decay}})
             loss = keras.losses.get("cosine_similarity" if config.loss == "cosine" else config.loss)
             model.compile(optimizer=optimizer, loss=loss)
             probe = keras.ops.ones((1, model.output_shape[-1]))
             model.compute_loss(y=probe, y_pred=probe)
         except Exception as error:  # Keras and its backends raise many types for an unsuitable loss
             raise RequestError(f"The decoder cannot be compiled: {first_line(error)}") from error
+
+
+def _named_optimizer(config: TrainingConfig, rows: int) -> Any:
+    """A new optimizer with its schedule."""
+    keras = import_keras()
+    try:
+        kind = type(keras.optimizers.get(config.optimizer))
+    except (ValueError, TypeError, KeyError) as error:  # KeyError: one that wraps another
+        raise RequestError(
+            f"optimizer {config.optimizer!r} is unknown; name one of Keras, such as adam, adamw or sgd."
+        ) from error
+    rate = config.learning_rate
+    if config.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, config.epochs * math.ceil(rows / config.batch_size))
+    decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
+    return kind(learning_rate=rate, **decay)
 
 
 def _refuse_shared(optimizer: Any, decoders: int) -> None:

@@ -1,6 +1,7 @@
 """Learning curves as TensorBoard reads them: the files and names that `keras.callbacks.TensorBoard` writes."""
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,16 @@ import numpy as np
 from pipeline.core.errors import RequestError
 
 WriteCurves = Callable[[str, np.ndarray, int], None]
+
+
+def require_tensorboard() -> None:
+    """Make sure of the package that TensorFlow's summaries are made by.
+
+    Raises:
+        RequestError: It is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise RequestError("TensorBoard curves need the package tensorboard: pip install tensorboard.")
 
 
 @contextlib.contextmanager
@@ -29,10 +40,7 @@ def curve_writer(folder: Path | None) -> Iterator[WriteCurves]:
     if folder is None:
         yield lambda name, rows, epochs: None
         return
-    try:
-        import tensorboard  # noqa: F401  (TensorFlow's summaries are made by it)
-    except ImportError as error:
-        raise RequestError("TensorBoard curves need the package tensorboard: pip install tensorboard.") from error
+    require_tensorboard()
     import tensorflow as tf
 
     with contextlib.ExitStack() as opened:

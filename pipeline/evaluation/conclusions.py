@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.core.wording import counted
 from pipeline.evaluation.results import CosineSummary, Difference, EvaluationResult
 
 LOW_CEILING = 0.999
@@ -79,7 +80,9 @@ def conclude(result: EvaluationResult, context: Context) -> list[str]:
 def _reached(result: EvaluationResult, name: str) -> str:
     scores, ceiling = result.models[name].scores, result.models[name].ceiling
     intervals = _intervals(scores.cosine, result.clusters.kind)
-    reached = f"{name} reaches a mean cosine of {scores.cosine.mean:.3f} ({intervals}) on {result.images} images"
+    reached = (
+        f"{name} reaches a mean cosine of {scores.cosine.mean:.3f} ({intervals}) on {counted(result.images, 'image')}"
+    )
     if scores.progress is None:
         return f"{reached}; the output ceiling is {ceiling:.3f}."
     mean = result.baselines["mean"].cosine.mean
@@ -211,24 +214,27 @@ def _certainty(result: EvaluationResult, name: str, context: Context) -> list[st
     interval = result.models[name].scores.cosine.ci95
     width = interval[1] - interval[0] if interval else None
     if images < FEW_IMAGES or width is None or width > WIDE:
-        few = "" if clusters.kind == "image" else f" of {clusters.count} {clusters.kind}{'s' * (clusters.count > 1)}"
+        few = "" if clusters.kind == "image" else f" of {counted(clusters.count, clusters.kind)}"
         sentences.append(
-            f"{images} image{'s' * (images > 1)}{few} cannot show small differences"
+            f"{counted(images, 'image')}{few} cannot show small differences"
             + (f": the interval is {width:.2f} wide" if width else "")
             + ". Hold out more (--split random:0.4), use --folds, or add images."
         )
     elif clusters.kind != "image" and clusters.count < FEW_CLUSTERS:
-        sentences.append(f"The interval for new {clusters.kind}s rests on {clusters.count} {clusters.kind}s only.")
+        sentences.append(
+            f"The interval for new {clusters.kind}s rests on {counted(clusters.count, clusters.kind)} only."
+        )
     if context.trained_on:
         sentences.append(
-            f"{context.trained_on} of the {images} images were trained on: the cosine is not an estimate for new ones."
+            f"The decoders were trained on {context.trained_on} of {counted(images, 'image')}: the cosine is not an "
+            "estimate for new ones."
         )
     if result.zero_targets:
         sentences.append(
-            f"{result.zero_targets} targets are zero vectors, which have no direction; their cosine counts as 0."
+            f"Zero vectors have no direction: the cosine of {counted(result.zero_targets, 'target')} counts as 0."
         )
     if zeros := result.models[name].scores.zero_vectors:
-        sentences.append(f"{zeros} predictions are zero vectors, which have no direction; their cosine counts as 0.")
+        sentences.append(f"Zero vectors have no direction: the cosine of {counted(zeros, 'prediction')} counts as 0.")
     if context.weights.startswith("random"):
         sentences.append("The features come from untrained weights; --weights imagenet should do better.")
     return sentences

@@ -115,7 +115,7 @@ def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return found
 
 
-def identification(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.ndarray | None = None) -> np.ndarray:
     """Pairwise identification accuracy of each image; chance is 0.5.
 
     The share of other images whose target correlates less with the prediction than the image's own target does; a tie
@@ -123,14 +123,16 @@ def identification(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     out; several images that share another target count each. Exact, in blocks.
 
     Args:
-        predictions: Shape (N, D), as a rule `standardised`.
+        predictions: Shape (P, D), as a rule `standardised`.
         targets: Shape (N, D), likewise.
+        own_rows: The row of each prediction's own target, shape (P,), int; None where they are in the same order.
 
     Returns:
-        Shape (N,), float64; NaN where all images have the same target. A constant prediction correlates with nothing,
+        Shape (P,), float64; NaN where all images have the same target. A constant prediction correlates with nothing,
         which is a tie with every target.
     """
     different, own, images = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
+    own = own if own_rows is None else own[own_rows]
     directions, candidates = _deviations(predictions), _deviations(different)
     similarity_to_own = np.einsum("nd,nd->n", directions, candidates[own])
     below = np.empty(len(directions))

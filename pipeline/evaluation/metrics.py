@@ -7,7 +7,7 @@ the labels and images where it goes wrong.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,12 +60,13 @@ class EvaluationSet:
         labels: Their labels, "" where they have none.
         targets: Their target embeddings, shape (N, D).
         candidates: The vectors among which predictions are looked up; all targets are among them.
-        centre: The mean target, of the training images where they are known, shape (D,).
-        deviation: The standard deviation of each dimension of those targets, shape (D,).
+        centre: The mean target, of the training images where they are known, shape (D,); of each fold's, shape (K, D).
+        deviation: The standard deviation of each dimension of those targets, likewise.
         clusters: What images have in common, such as a label or a group, N of them; intervals generalize over them.
         seen: Whether each image's target was one of a training image, shape (N,), bool; None if that is not known.
         noise: The noise ceiling, where targets were repeated.
         imagenet_weights: Whether the features come from weights that were trained on ImageNet.
+        folds: The fold that held each image out, shape (N,), int, where there were several; else None.
     """
 
     paths: Sequence[str]
@@ -78,6 +79,20 @@ class EvaluationSet:
     seen: np.ndarray | None = None
     noise: NoiseCeiling | None = None
     imagenet_weights: bool = False
+    folds: np.ndarray | None = None
+
+    @property
+    def centres(self) -> np.ndarray:
+        """The centre of each image, shape (D,) or (N, D)."""
+        return self.centre if self.folds is None else self.centre[self.folds]
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The rows of images that share a centre, with that centre and deviation, each of shape (D,)."""
+        if self.folds is None:
+            yield np.arange(len(self.paths)), self.centre, self.deviation
+            return
+        for fold, (centre, deviation) in enumerate(zip(self.centre, self.deviation, strict=True)):
+            yield np.flatnonzero(self.folds == fold), centre, deviation
 
 
 @dataclass(frozen=True)
@@ -124,7 +139,7 @@ def _score(predicted: np.ndarray, images: EvaluationSet, ceiling: float, base: f
     mean = float(values.mean())
     scores = Scores(
         cosine=summarize_cosines(values, images),
-        centred_cosine=summarize_cosines(cosines(predicted - images.centre, images.targets - images.centre), images),
+        centred_cosine=summarize_cosines(cosines(predicted - images.centres, images.targets - images.centres), images),
         progress=_progress(mean, base, ceiling),
         progress_to_noise_ceiling=_progress(mean, base, images.noise.cosine if images.noise else None),
         mse=float(np.square(np.subtract(predicted, images.targets, dtype=np.float64)).mean()),
@@ -189,13 +204,16 @@ def _zero_shot(predicted: np.ndarray, found: RetrievalResult, images: Evaluation
 
 def _score_patterns(predicted: np.ndarray, images: EvaluationSet) -> PatternScores:
     by_dimension = dimensions.dimension_scores(predicted, images.targets)
-    z_scored = [dimensions.standardised(each, images.centre, images.deviation) for each in (predicted, images.targets)]
-    identification = dimensions.identification(*z_scored)
+    pattern, identification = np.empty((2, len(predicted)))
+    for rows, *moments in images.parts():
+        z_scored, targets = (dimensions.standardised(each, *moments) for each in (predicted[rows], images.targets))
+        pattern[rows] = dimensions.correlations(z_scored, targets[rows])
+        identification[rows] = dimensions.identification(z_scored, targets, rows)
     corrected = noise_corrected(by_dimension.pearson, images.noise.reliability) if images.noise else None
     return PatternScores(
         pearson=dimensions.distribution(by_dimension.pearson),
         r2=dimensions.distribution(by_dimension.r2),
-        pattern=dimensions.distribution(dimensions.correlations(*z_scored)),
+        pattern=dimensions.distribution(pattern),
         identification=None if np.isnan(identification).any() else float(identification.mean()),
         effective_rank=dimensions.effective_rank(predicted),
         pearson_of_ceiling=None if corrected is None else dimensions.distribution(corrected),

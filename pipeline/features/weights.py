@@ -116,8 +116,8 @@ def _imagenet_file() -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """Why a download failed, without the address, which Keras puts in front."""
-    return first_line(error).rpartition(" -- ")[2]
+    """Why a download failed, without the address, which Keras puts in front, and the error number."""
+    return re.sub(r"^\[Errno -?\d+\] ", "", first_line(error).rpartition(" -- ")[2])
 
 
 def _read_file(path: Path, layer: str) -> Arrays:

@@ -22,7 +22,7 @@ def test_images_in_formats_that_are_not_read_are_named(folder: Path, caplog: pyt
     images = find_images(folder)
     assert list(images.passed_over) == names
     assert len(images) == 6
-    assert "6 files look like images" in caplog.text
+    assert "Passed over 6 files whose image format is not read" in caplog.text
     assert "'blue/a.NEF', 'blue/b.psd', 'blue/c.svg', 'blue/d.jxl', 'red/e.cr2', ..." in caplog.text
 
 

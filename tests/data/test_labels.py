@@ -16,6 +16,25 @@ def test_labels_are_what_the_group_finds_in_the_path() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pattern", "labels"),
+    [
+        (r"n\d+_(?P<label>.+)", ["cat.1", "sea_lion"]),
+        (r"n\d+_(?P<label>.+)\.jpg", ["cat.1", "sea_lion"]),
+        (r"n\d+_(?P<label>.+)$", ["cat.1", "sea_lion"]),
+        (r"\.(?P<label>[a-z]+)$", ["jpg", "jpg"]),
+        (r"(?P<label>.+)_", ["n01", "sub/n02_sea"]),
+    ],
+)
+def test_a_label_at_the_end_of_a_path_ends_before_the_suffix(pattern: str, labels: list[str]) -> None:
+    assert list(label_by_pattern(IMAGES, pattern).labels) == labels
+
+
+def test_what_is_not_a_file_has_no_suffix() -> None:
+    examples = ImageSet("tfds:a:train", ["train/mr. cat"], [ImageRef("tfds:a:train#0")], [""])
+    assert list(label_by_pattern(examples, "/(?P<label>.+)").labels) == ["mr. cat"]
+
+
+@pytest.mark.parametrize(
     ("pattern", "message"),
     [
         ("(", "not a regular expression"),
@@ -23,6 +42,7 @@ def test_labels_are_what_the_group_finds_in_the_path() -> None:
         (r"(?P<label>cat)", "finds no label in 1 of 2 paths: 'sub/n02_sea_lion.jpg'"),
         (r"(?P<label>x?)", "finds no label in 2 of 2 paths"),
         (r"n(?P<label>x)?", "finds no label in 2 of 2 paths"),
+        (r"(?P<label>\.jpg)", "finds no label in 2 of 2 paths"),
     ],
 )
 def test_patterns_that_give_no_label_are_refused(pattern: str, message: str) -> None:

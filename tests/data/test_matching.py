@@ -32,16 +32,23 @@ def test_images_without_target_are_an_error_or_skipped(caplog: pytest.LogCapture
         match_targets(some, targets)
     found = match_targets(some, targets, "skip")
     assert (found.rows.tolist(), found.keys) == ([0, 2], ["cat", "cat"])
-    assert "1 images without a target were left out: 'dog/a'" in caplog.text
+    assert "Left out 1 image without a target: 'dog/a'" in caplog.text
 
 
 def test_no_match_at_all_is_an_error_that_shows_both_sides() -> None:
-    with pytest.raises(RequestError, match=r"no target for any of the 1 images.*'dog/a'.*'dog'.*'cat'"):
+    with pytest.raises(RequestError, match=r"no target for any of the images, .*'dog/a'.*'dog'.*'cat'"):
         match_targets(images("dog/a"), table(cat=[1, 0]), "skip")
+
+
+def test_no_match_by_label_shows_the_first_label_if_there_is_one() -> None:
+    with pytest.raises(RequestError, match=r"by label \(the images have none\)"):
+        match_targets(images("a"), table(cat=[1, 0]))
+    with pytest.raises(RequestError, match=r"by label \(such as 'dog'\)"):
+        match_targets(images("a", "dog/a"), table(cat=[1, 0]))
 
 
 def test_targets_of_no_image_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     match_targets(images("cat/a"), table(cat=[1, 0], **{f"bird{number}": [1, 1] for number in range(7)}))
-    assert "7 targets of targets.csv belong to no image: 'bird0'" in caplog.text
+    assert "targets.csv has 7 targets without an image: 'bird0'" in caplog.text
     assert caplog.text.rstrip().endswith("'bird4', ....")

@@ -125,7 +125,7 @@ def test_lists_say_more_than_paths(folder: Path, name: str) -> None:
         ("l.csv", {"path": ["red/1.png"], "target": ["[]"]}, "'red/1.png' has no target"),
         ("l.parquet", {"path": ["a.png", "b.png"], "target": [None, [1.0]]}, "'a.png' has no target"),
         ("l.parquet", {"path": ["a.png"], "target": [[0.1, None]]}, "'a.png' holds NaN|is no"),
-        ("l.parquet", {"path": ["a.png"], "target": [0.5]}, "has a target of 1 numbers|is no"),
+        ("l.parquet", {"path": ["a.png"], "target": [0.5]}, "has a target of 1 number|is no"),
         ("l.parquet", {"path": [7]}, "7 is no"),
         ("l.txt", {"r\0ed/1.png": []}, "is this list in UTF-8"),
         ("l.parquet", {"path": [None]}, "None is not inside the list's folder"),

@@ -25,7 +25,7 @@ def test_labels_match_in_other_case_where_one_key_does(caplog: pytest.LogCapture
     caplog.set_level(logging.INFO)
     found = match_targets(images("cat/1.png", "cat/2.png", "Straße/1.png", "dog/1.png"), table("CAT", "STRASSE", "dog"))
     assert list(found.keys) == ["CAT", "CAT", "STRASSE", "dog"]
-    assert "2 labels differ from their targets in upper and lower case only, such as 'cat' and 'CAT'" in caplog.text
+    assert "2 labels matched targets by ignoring upper and lower case, such as 'cat' and 'CAT'" in caplog.text
 
 
 def test_nothing_is_said_of_labels_in_the_same_case(caplog: pytest.LogCaptureFixture) -> None:
@@ -49,7 +49,7 @@ def test_missing_labels_are_named_once_each_with_near_keys_only(caplog: pytest.L
     assert f"no target for 4 of 5 images: {named}nearest: 'teapot'). Add" in str(raised.value)
     assert "on_missing='skip'" in str(raised.value)
     assert list(match_targets(some, keys, "skip").rows) == [4]
-    assert f"4 images without a target were left out: {named}" in caplog.text
+    assert f"Left out 4 images without a target: {named}" in caplog.text
 
 
 def test_at_most_five_labels_are_named() -> None:
@@ -85,11 +85,11 @@ def test_labels_that_word_vectors_lack_are_named_once(tmp_path, caplog: pytest.L
     labels = ("griffon", "sea_lion", "sea_horse", "Brabancon_griffon", "golden_retreiver", *(f"{n}z" for n in range(9)))
     some = images(*(f"{label}/1.png" for label in labels))
     match_targets(some, read_targets(file, some, "skip"), "skip")
-    assert "2 labels have an entry of their own, 1 are the mean of their words, such as 'sea_lion'" in caplog.text
+    assert "2 labels found as an entry, 1 as a mean of words, such as 'sea_lion'" in caplog.text
     assert caplog.text.count("Brabancon_griffon") == 1
     assert "bronchoconstriction" not in caplog.text
     assert "'golden_retreiver' (nearest: retriever); '0z'; '1z'; '2z'; ..." in caplog.text
-    assert "11 images without a target were left out." in caplog.text
+    assert "Left out 11 images without a target." in caplog.text
 
 
 def test_missing_labels_beyond_the_first_are_counted(tmp_path) -> None:

@@ -81,8 +81,8 @@ def test_classes_are_held_out_whole_and_their_near_duplicates_left_out(caplog: p
     assert not set(labels[found.validation]) & set(labels[found.train])
     assert len(found.moved) == 2
     assert sorted([*found.train, *found.validation, *found.moved]) == list(range(15))
-    assert "2 images that the split classes:0.4 would hold out have a near-duplicate" in caplog.text
-    assert "left out: " in caplog.text
+    assert "The split classes:0.4 would hold out 2 images with a near-duplicate" in caplog.text
+    assert "Left out: " in caplog.text
 
 
 def test_a_column_says_the_split_and_near_duplicates_are_moved(caplog: pytest.LogCaptureFixture) -> None:
@@ -91,7 +91,7 @@ def test_a_column_says_the_split_and_near_duplicates_are_moved(caplog: pytest.Lo
     assert found.train.tolist() == [0, 1, 2, 5]
     assert found.validation.tolist() == [3, 4]
     assert found.moved.tolist() == [1]
-    assert "moved there: 'a/1'" in caplog.text
+    assert "Moved there: 'a/1'" in caplog.text
 
 
 @pytest.mark.parametrize(

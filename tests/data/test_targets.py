@@ -49,7 +49,7 @@ def test_equal_rows_for_one_key_are_fine(tmp_path: Path) -> None:
     [
         ("", "holds no targets"),
         ("label,0,1\n", "holds no targets"),
-        ("cat,1,2\ndog,3\n", "line 2: 1 numbers, but line 1 has 2"),
+        ("cat,1,2\ndog,3\n", "line 2: 1 number, but line 1 has 2"),
         ("cat,1,2\ndog,3,x\n", "line 2: not a number"),
         ("cat,1,nan\n", "line 1: the target of 'cat' holds NaN"),
         (",1,2\n", "line 1: no path or label stands before the numbers"),
@@ -109,7 +109,7 @@ def test_npy_rows_stand_for_images_in_path_order(tmp_path: Path) -> None:
     found = read(tmp_path / "t.npy", "a/1.png", "b/2.png")
     assert found.rows == {"a/1.png": 0, "b/2.png": 1}
     assert np.array_equal(found.vectors, VECTORS)
-    with pytest.raises(RequestError, match=r"t\.npy has 2 rows, but images 1 images"):
+    with pytest.raises(RequestError, match=r"t\.npy has 2 rows, but images 1 image:"):
         read(tmp_path / "t.npy", "a/1.png")
 
 
@@ -138,7 +138,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     ("name", "arrays", "message"),
     [
         ("t.npz", {"vectors": VECTORS}, "holds an array 'paths' or 'labels'.*this one holds vectors"),
-        ("t.npz", {"labels": ["a"], "vectors": VECTORS}, "1 names, but 2 rows"),
+        ("t.npz", {"labels": ["a"], "vectors": VECTORS}, "1 name, but 2 rows"),
         ("t.npz", {"labels": ["a", "a"], "vectors": VECTORS}, "row 2: 'a' has another vector already on row 1"),
         ("t.npz", {"labels": KEYS, "vectors": VECTORS * np.nan}, "row 1: the target of 'cat' holds NaN"),
         ("t.npy", VECTORS[0], "holds N rows of D numbers"),

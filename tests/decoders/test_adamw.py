@@ -2,7 +2,7 @@ import numpy as np
 
 from pipeline.core.keras_backend import import_keras
 from pipeline.decoders import adamw
-from pipeline.decoders.adamw import train_network
+from pipeline.decoders.adamw import NetworkConfig, train_network
 
 
 def test_it_trains_as_keras_adamw_does() -> None:
@@ -12,7 +12,7 @@ def test_it_trains_as_keras_adamw_does() -> None:
     y -= y.mean(axis=0)
     y /= (y**2).mean() ** 0.5
     # A batch holds all rows, so their order does not matter.
-    found = train_network(z, y, np.arange(32), units=16, epochs=60, weight_decay=3.0, stretch=1.0, seed=0)
+    found = train_network(z, y, np.arange(32), NetworkConfig(16, 60, 3.0), stretch=1.0, seed=0)
     same = np.random.default_rng([0, 3])
     for _ in range(60):
         same.permutation(32)
@@ -32,7 +32,7 @@ def test_steps_in_several_calls_are_those_of_one(monkeypatch) -> None:
     done: list[int] = []
 
     def trained() -> np.ndarray:
-        return train_network(z, y, np.arange(40), 8, 9, 1.0, stretch=1.0, seed=1, advance=done.append).kernel
+        return train_network(z, y, np.arange(40), NetworkConfig(8, 9, 1.0), 1.0, seed=1, advance=done.append).kernel
 
     whole = trained()
     assert done == [18]  # two batches of 32 for 40 rows

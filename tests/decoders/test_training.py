@@ -168,10 +168,19 @@ def test_a_loss_that_explodes_later_keeps_finite_weights(keep: str, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"optimizer": "downhill"}, {"loss": "regret"}, {"loss": "sparse_categorical_crossentropy"}]
+    ("wrong", "message"),
+    [
+        (
+            {"optimizer": "downhill"},
+            "^optimizer 'downhill' is unknown; name one of Keras, such as adam",
+        ),
+        ({"optimizer": "lossscaleoptimizer"}, "^optimizer 'lossscaleoptimizer' is unknown"),  # it wraps another one
+        ({"loss": "regret"}, "cannot be compiled"),
+        ({"loss": "sparse_categorical_crossentropy"}, "cannot be compiled"),
+    ],
 )
-def test_unknown_names_are_refused(wrong: dict[str, str]) -> None:
-    with pytest.raises(RequestError, match="cannot be compiled"):
+def test_unknown_names_are_refused(wrong: dict[str, str], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
         train(dataclasses.replace(CONFIG, **wrong), make_data())
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,17 @@ def test_options_of_a_network_choose_a_network_and_are_named(run, folder: Path, 
     assert "--learning-rate, --weight-decay: a single network (--preset network)" in refused.err
 
 
+def test_tensorboard_is_missed_before_images_are_read(
+    run, folder: Path, targets: Path, fresh_cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    cache = fresh_cache("cache")
+    train = ("train", folder, "--targets", targets, *SMALL, "--preset", "network", "--cache", cache)
+    refused = run(*train, "--tensorboard", code=2)
+    assert refused.err == "error: TensorBoard curves need the package tensorboard: pip install tensorboard.\n"
+    assert not (cache / "features").exists()
+
+
 def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, targets: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -191,7 +203,7 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
         ((*train, "--hidden", "many"), "not a list of whole numbers"),
         ((*train, "--output-activation", "swish"), "'swish' is unknown"),
         ((*train, "--activation", "wiggle"), "cannot be built"),
-        ((*train, "--optimizer", "downhill"), "cannot be compiled"),
+        ((*train, "--optimizer", "downhill"), "optimizer 'downhill' is unknown; name one of Keras"),
         ((*train, "--learning-rate", "-1"), "must be above 0"),
         ((*train, "--memory", "much"), "is not a size of at least 64MB"),
         ((*train, "--memory", "1KB"), "is not a size of at least 64MB"),
@@ -242,7 +254,7 @@ def test_images_without_target_are_named_or_skipped(run, folder: Path, tmp_path:
     assert "no target for 3 of 6 images: 'blue/0.png'" in run(*train, code=2).err
     finished = run(*train, "--on-missing", "skip", "--json")
     assert finished.json["images"] == 3
-    assert "3 images without a target were left out" in finished.err
+    assert "Left out 3 images without a target" in finished.err
 
 
 NAMES = [
@@ -264,9 +276,7 @@ def test_names_of_any_kind_work_from_end_to_end(run, run_process, tmp_path: Path
     files = {suffix: tmp_path / f"out.{suffix}" for suffix in ("npz", "parquet")}
     for file in files.values():
         finished = run_process("extract", images.parent, *SMALL, "--out", file, "--json")
-    assert (
-        r"1 of 7 names hold bytes that are not UTF-8, which appear escaped, as in a label/caf\xe9.png" in finished.err
-    )
+    assert r"Bytes that are not UTF-8 appear escaped in 1 of 7 names, such as a label/caf\xe9.png" in finished.err
     expected = sorted(f"a label/{name}" for name in [*NAMES[:-1], "caf\\xe9.png"])
     with np.load(files["npz"]) as saved:
         assert sorted(saved["paths"].tolist()) == expected

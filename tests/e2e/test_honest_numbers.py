@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,10 +47,13 @@ def test_folds_hold_out_every_image_and_train_on_all(run: Run, labelled: tuple[P
     assert (folds["folds"], folds["repeats"]) == (2, 2)
     low, high = folds["validation_cosine"]["functional"]["ci95"]
     assert low < folds["validation_cosine"]["functional"]["mean"] < high
+    # Centred by the training images of its own fold, the mean baseline is nothing.
+    report = (Path(trained["run"]) / "report.html").read_text()
+    assert re.search(r"Centred cosine \(.*?mean baseline</th><td>-?0\.0000<", report, re.DOTALL)
     refused = run("evaluate", trained["run"], "--quiet", code=2)
     assert "trained on all of its images" in refused.err
     again = run("evaluate", trained["run"], "--images", images, "--targets", targets, "--json", "--quiet").json
-    assert "24 of the 24 images were trained on" in " ".join(again["conclusions"])
+    assert "trained on 24 of 24 images" in " ".join(again["conclusions"])
 
 
 def test_folds_and_a_chosen_epoch_exclude_each_other(run: Run, labelled: tuple[Path, Path]) -> None:
@@ -130,6 +134,26 @@ def test_held_out_labels_are_scored_as_zero_shot(run: Run, labelled: tuple[Path,
     assert scores["retrieval_of_unseen"]["hits"].keys() == {"1", "2", "5", "10", "20"}
     assert scores["zero_shot"]["unseen_among_unseen"] >= scores["zero_shot"]["unseen_among_all"]
     assert scores["zero_shot"]["harmonic_mean"] is None
+    assert "needs held-out images of seen labels too" in (Path(trained["run"]) / "report.html").read_text()
+
+
+def test_a_list_that_holds_out_seen_and_unseen_labels_has_a_harmonic_mean(
+    run: Run, labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, targets = labelled
+    held_out = [path.startswith("white") or path.endswith(("0.png", "1.png")) for path in paths_in(images)]
+    sides = ["test" if out else "train" for out in held_out]
+    rows = [{"path": path, "split": side} for path, side in zip(paths_in(images), sides, strict=True)]
+    options = (*SMALL, *NETWORK, "--split", "column", "--models", tmp_path / "models", "--json")
+    trained = run("train", write_list(images, rows), "--targets", targets, *options).json
+    assert (trained["train"], trained["validation"]) == (12, 12)
+    scores = run("evaluate", trained["run"], "--json", "--quiet").json["models"]["functional"]["zero_shot"]
+    of_seen, of_unseen = scores["seen_among_all"], scores["unseen_among_all"]
+    expected = 2 * of_seen * of_unseen / (of_seen + of_unseen) if of_seen + of_unseen else 0
+    assert scores["harmonic_mean"] == pytest.approx(expected)
+    report = (Path(trained["run"]) / "report.html").read_text()
+    assert "harmonic mean of the last two" in report
+    assert "needs held-out images of seen labels too" not in report
 
 
 def test_repeated_targets_give_a_noise_ceiling(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_files_that_look_like_images_are_named(run, folder: Path) -> None:
     result = run("extract", folder, *SMALL, "--json")
     assert result.json["passed_over"] == ["red/photo.nef"]
     assert result.json["failed"] == []
-    assert "warning: 1 files look like images" in result.err
+    assert "warning: Passed over 1 file whose image format is not read" in result.err
     run("extract", folder, *SMALL, "--strict", code=1)
     (folder / "red" / "photo.nef").unlink()
     run("extract", folder, *SMALL, "--strict")
@@ -84,7 +84,7 @@ def test_labels_match_in_other_case(run, folder: Path, tmp_path: Path) -> None:
         "--json",
     )
     done = run(*train)
-    assert "differ from their targets in upper and lower case only, such as 'blue' and 'BLUE'" in done.err
+    assert "2 labels matched targets by ignoring upper and lower case, such as 'blue' and 'BLUE'" in done.err
     assert done.json["train"] + done.json["validation"] == 6
 
 
@@ -147,8 +147,8 @@ def test_labels_from_file_names_and_a_report_of_its_own(run, folder: Path, tmp_p
         "--json",
     )
     run(*train, code=2)
-    trained = Path(run(*train, "--label-pattern", r"n\d+_(?P<label>.+)\.png").json["run"])
-    assert json.loads((trained / "run.json").read_text())["options"]["label_pattern"] == r"n\d+_(?P<label>.+)\.png"
+    trained = Path(run(*train, "--label-pattern", r"n\d+_(?P<label>.+)").json["run"])
+    assert json.loads((trained / "run.json").read_text())["options"]["label_pattern"] == r"n\d+_(?P<label>.+)"
 
     report = (trained / "report.html").read_bytes()
     held_out = run("evaluate", trained, "--json").json

@@ -160,7 +160,7 @@ def test_evaluation_of_a_model_alone_says_what_it_has_seen(trained: Finished, co
     finished = command("evaluate", model, "--images", "images", "--targets", "images/targets.csv", "--json")
     assert finished.json["images"] == 144
     assert set(finished.json["models"]) == {"functional"}
-    assert f"were trained on {trained.json['train']} of these 144 images" in finished.err
+    assert f"were trained on {trained.json['train']} of 144 images" in finished.err
 
 
 def test_tables_fit_80_columns_with_the_report_under_them(trained: Finished, command) -> None:

@@ -98,7 +98,7 @@ def test_what_was_reached_comes_first() -> None:
     text = " ".join(said)
     assert "better than ridge regression (+0.020" in text
     assert "nearest of 20 for 25%" in text
-    for absent in ("overfits", "cannot show", "can never", "zero vectors", "untrained", "no better", "collapse", "hub"):
+    for absent in ("overfits", "cannot show", "can never", "Zero vectors", "untrained", "no better", "collapse", "hub"):
         assert absent not in text
 
 
@@ -122,9 +122,9 @@ def test_what_was_reached_comes_first() -> None:
         (scores_are(cosine=summary(0.8, 0.2)), {}, "cannot show small differences: the interval is 0.20 wide"),
         (result_is(images=4), {}, "4 images of 20 labels cannot show small differences"),
         (result_is(clusters=Clusters("label", 5)), {}, "The interval for new labels rests on 5 labels only"),
-        (scores_are(zero_vectors=3), {}, "3 predictions are zero vectors"),
-        (result_is(zero_targets=2), {}, "2 targets are zero vectors"),
-        (result_is(), {"trained_on": 7}, "7 of the 200 images were trained on"),
+        (scores_are(zero_vectors=3), {}, "the cosine of 3 predictions"),
+        (result_is(zero_targets=2), {}, "the cosine of 2 targets"),
+        (result_is(), {"trained_on": 7}, "trained on 7 of 200 images"),
         (result_is(), {"weights": "random:0"}, "untrained weights"),
         (scores_are(retrieval_of_unseen=retrieval(0.1)), {}, "labels that training never saw it is 10%"),
         (scores_are(retrieval_of_imagenet=retrieval(0.3)), {}, "classes of ImageNet"),

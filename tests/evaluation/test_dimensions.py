@@ -76,6 +76,10 @@ def test_identification_is_that_of_all_pairs() -> None:
     assert identification(PREDICTIONS, TARGETS) == pytest.approx(identified(PREDICTIONS, TARGETS))
     assert identification(TARGETS, TARGETS).tolist() == [1] * 40
     assert identification(-TARGETS, TARGETS).tolist() == [0] * 40
+    rows = np.array([5, 2, 31])
+    assert identification(PREDICTIONS[rows], TARGETS, rows) == pytest.approx(
+        np.array(identified(PREDICTIONS, TARGETS))[rows]
+    )
 
 
 @pytest.mark.usefixtures("_blocks")

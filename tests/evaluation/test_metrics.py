@@ -4,6 +4,7 @@ from sklearn.metrics import mean_squared_error
 from sklearn.metrics.pairwise import cosine_similarity
 
 from pipeline.core.vectors import cosines
+from pipeline.evaluation.dimensions import correlations, identification, standardised
 from pipeline.evaluation.metrics import (
     EvaluationSet,
     differences,
@@ -26,10 +27,8 @@ def evaluation_set(targets: np.ndarray = Y, labels: list[str] | None = None, **c
         labels=labels,
         targets=targets,
         candidates=Candidates(zip(labels, targets, strict=True)),
-        centre=targets.mean(axis=0),
-        deviation=targets.std(axis=0),
         clusters=labels,
-        **columns,
+        **{"centre": targets.mean(axis=0), "deviation": targets.std(axis=0), **columns},
     )
 
 
@@ -71,6 +70,24 @@ def test_centred_cosine_progress_and_squared_error() -> None:
     assert baseline.progress == 0
     assert model.mse == pytest.approx(mean_squared_error(shifted, NEAR + 5), rel=1e-5)
     assert scores_of(NEAR, evaluation_set()).progress is None
+
+
+def test_each_fold_has_a_centre_of_its_own() -> None:
+    folds = np.arange(40) % 2
+    centres, deviations = (np.stack([f(Y[folds == other], 0) for other in (1, 0)]) for f in (np.mean, np.std))
+    whole = scores_of(NEAR, evaluation_set(centre=centres, deviation=deviations, folds=folds))
+    centred = np.where(folds, *(cosines(NEAR - centre, Y - centre) for centre in centres[::-1]))
+    assert whole.centred_cosine.mean == pytest.approx(centred.mean())
+    z_scored = [
+        [standardised(each, *moments) for each in (NEAR, Y)] for moments in zip(centres, deviations, strict=True)
+    ]
+    identified = np.where(folds, *(identification(*each) for each in z_scored[::-1]))
+    assert whole.patterns.identification == pytest.approx(identified.mean())
+    pattern = np.where(folds, *(correlations(*each) for each in z_scored[::-1]))
+    assert whole.patterns.pattern.median == pytest.approx(np.median(pattern))
+    mean = scores_of(centres[folds], evaluation_set(centre=centres, deviation=deviations, folds=folds))
+    assert mean.centred_cosine.mean == 0  # the mean of the training images says nothing of those held out
+    assert mean.patterns.identification == 0.5
 
 
 def test_labels_that_training_never_saw_are_counted_apart() -> None:

@@ -119,7 +119,7 @@ def test_imagenet_weights_that_cannot_be_downloaded_name_the_ways_out(
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr("pipeline.features.weights.IMAGENET_URL", "http://127.0.0.1:9/vgg16.h5")
-    with pytest.raises(PipelineError, match=r"weights=FILE.*weights='random:0'"):
+    with pytest.raises(PipelineError, match=r"downloaded \(Connection refused\).*weights=FILE.*weights='random:0'"):
         weights_from("imagenet").read("fc2")
 
 
