@@ -1,41 +1,58 @@
-"""scikit-learn's view of the pipeline: VGG16 as a transformer, a Keras decoder as a regressor."""
+"""scikit-learn estimators: `VGG16Features` turns images into features, `KerasDecoder` features into embeddings.
+
+    from sklearn.pipeline import make_pipeline
+    from pipeline import KerasDecoder, VGG16Features
+
+    model = make_pipeline(VGG16Features(), KerasDecoder()).fit(paths, embeddings)
+    model.predict(other_paths)   # (N, D)
+
+Both keep scikit-learn's rules, so `clone`, `GridSearchCV`, `cross_val_predict`, pickling and `set_output` work.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin
+from PIL import Image
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
 
-from pipeline.core.errors import PipelineError, RequestError
-from pipeline.core.vectors import cosines
+from pipeline.core.errors import RequestError
+from pipeline.core.vectors import READ_AT_ONCE, cosines
 from pipeline.data.images import ImageSet, as_text, file_ref
+from pipeline.data.pixels import images_in_memory
 from pipeline.data.sources import find_images
-from pipeline.decoders.compilation import compile_decoders
 from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.spec import API_STYLES, ApiStyle, DecoderSpec, build_decoder
-from pipeline.decoders.streaming import epoch_order
+from pipeline.decoders.presets import NETWORK
+from pipeline.decoders.spec import API_STYLES, DecoderSpec, build_decoder
 from pipeline.decoders.training import TrainingData, fit, predict
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
-from pipeline.features.in_memory import images_in_memory
 from pipeline.features.weights import weights_from
+
+DTYPES = (np.float64, np.float32)  # that predictions may have; the network computes in float32
+NAMED = 3  # how many unreadable images a message names
 
 
 class VGG16Features(TransformerMixin, BaseEstimator):
-    """Images -> VGG16 features, through the feature store: what it holds is not computed again.
+    """Images -> their VGG16 features, through the feature store: what is stored is not computed again.
+
+    There is nothing to fit. Arrays and PIL images are known by their pixels, files by their content.
 
     Args:
-        weights: See `pipeline.features.weights.weights_from`.
-        layer: See `Extractor`.
-        precision: See `Extractor`.
-        engine: See `ExtractionOptions`; so for the next four.
-        batch_size: Images in a batch.
-        workers: Processes that read and decode.
-        cache: The folder of the feature stores; None for the usual one.
-        progress: Whether to show the progress on stderr.
+        weights: "imagenet", "random[:SEED]" or a file; see `pipeline.features.weights.weights_from`.
+        layer: See `Extractor`. So for the next four.
+        precision: The precision of VGG16's arithmetic.
+        pool: How the positions of convolutional layers are pooled.
+        project: A sparse random projection of each layer.
+        resize: How an image becomes 224 x 224 pixels.
+        engine: See `ExtractionOptions`. So for the next two.
+        batch_size: Images in a batch; None leaves the choice to the engine.
+        workers: Processes that read and decode; None means one for each usable core.
+        cache: The folder of the feature stores; None for the user's cache folder.
     """
 
     def __init__(
@@ -43,115 +60,131 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         weights: str = "imagenet",
         layer: str = "fc2",
         precision: str = "float32",
+        pool: str | None = None,
+        project: str | None = None,
+        resize: str = "squash",
         engine: str = "auto",
         batch_size: int | None = None,
         workers: int | None = None,
         cache: str | Path | None = None,
-        progress: bool = False,
     ) -> None:
         self.weights = weights
         self.layer = layer
         self.precision = precision
+        self.pool = pool
+        self.project = project
+        self.resize = resize
         self.engine = engine
         self.batch_size = batch_size
         self.workers = workers
         self.cache = cache
-        self.progress = progress
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        tags.no_validation = True  # X holds images, not numbers; `transform` checks them itself
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        return tags
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Do nothing: there is nothing to learn."""
+        """Do nothing; the network is given."""
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """The features of images.
+        """Compute the features that the store lacks, and read all.
 
         Args:
-            X: A source of `find_images` (a folder, a list), or N images: paths, `PIL.Image.Image`s, or an array of RGB
-                pixels, shape (N, H, W, 3), uint8.
+            X: Paths of image files; PIL images; or arrays, shape (N, height, width, 3), uint8 (a list of arrays may
+                have several sizes). Or IMAGES as the commands take it, a folder, a list or `tfds:...`, whose rows are
+                in path order.
 
         Returns:
-            Shape (N, F), float32, in the order of X; that of a folder is path order.
+            The features, shape (N, F), float32.
 
         Raises:
-            RequestError: X is not as described, or a parameter is wrong.
-            PipelineError: An image cannot be read (leaving it out would put rows out of step), or the stage failed.
+            RequestError: X is none of these, or an image cannot be read.
+            PipelineError: The store, the weights or a worker failed, or no image can be read.
         """
         images = _as_images(X)
-        place = {} if self.cache is None else {"cache": Path(self.cache)}
-        options = ExtractionOptions(self.engine, self.batch_size, self.workers, progress=self.progress, **place)
+        options = ExtractionOptions(self.engine, self.batch_size, self.workers, progress=False)
+        if self.cache is not None:
+            options = replace(options, cache=Path(self.cache))
         features = extract_features(images, self._extractor(), options)
         if features.failed:
-            first = features.failed[0]
-            raise PipelineError(
-                f"{len(features.failed)} of {len(images)} images cannot be read; the first is {first.path}: "
-                f"{first.error}. Leave them out of X, and their rows out of y."
+            named = "; ".join(f"{each.path}: {each.error}" for each in features.failed[:NAMED])
+            raise RequestError(
+                f"{len(features.failed)} of {len(images)} images cannot be read, so they have no row: {named}. "
+                "Leave them out of X, and their rows out of y."
             )
         return features.vectors()
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """The names of the columns: fc2_0, fc2_1, ... for the layer fc2; shape (F,), object."""
-        return np.array([f"{self.layer}_{number}" for number in range(self._extractor().dim)], object)
+        """The names of the columns, a layer and a number, such as "fc2_0"; shape (F,), object."""
+        parts = self._extractor().parts
+        return np.array([f"{part.layer}_{number}" for part in parts for number in range(part.dim)], object)
 
     def _extractor(self) -> Extractor:
-        return Extractor(weights_from(self.weights), self.layer, self.precision)
+        return Extractor(weights_from(self.weights), self.layer, self.precision, self.pool, self.project, self.resize)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True  # of paths or images
+        tags.input_tags.string = True
+        tags.requires_fit = False
+        tags.no_validation = True  # `transform` checks its images itself
+        return tags
 
 
 def _as_images(X: Any) -> ImageSet:
+    """The images that are meant, in the order given."""
     if isinstance(X, str | Path):
         return find_images(X)
-    images: Sequence[Any] = X if isinstance(X, np.ndarray) else list(X)
-    if not len(images):
+    if getattr(X, "ndim", 1) == 2 and X.shape[1] == 1:  # a data frame of one column
+        X = np.asarray(X).ravel()
+    items = list(X)
+    if not items:
         raise RequestError("X holds no images.")
-    if not all(isinstance(each, str | Path) for each in images):
-        return images_in_memory(images)
-    names = [as_text(str(each)) for each in images]
-    return ImageSet("X", names, [file_ref(Path(each)) for each in images], [""] * len(names))
+    if all(isinstance(item, str | Path) for item in items):
+        names = [as_text(str(item)) for item in items]
+        return ImageSet("X", names, [file_ref(Path(item)) for item in items], [""] * len(items))
+    if all(isinstance(item, Image.Image | np.ndarray) for item in items):
+        return images_in_memory(items)
+    kinds = ", ".join(sorted({type(item).__name__ for item in items}))
+    raise RequestError(f"X must hold paths, PIL images or uint8 arrays (N, height, width, 3), not {kinds}.")
 
 
-class KerasDecoder(RegressorMixin, BaseEstimator):
-    """A fully connected Keras network from features to embeddings, trained as `train --preset network` does.
+class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """Features -> embeddings: a Keras network, trained by the compiled training of `pipeline.decoders.training`.
+
+    Unless given, the layers and their training are those of `train --preset network`.
 
     Args:
-        hidden: See `DecoderSpec`; so for the next two.
-        activation: Activation of the hidden layers.
-        output_activation: Activation of the output.
-        loss: See `TrainingConfig`; so for the next six.
+        hidden: Units of each hidden layer.
+        activation: Keras activation of the hidden layers.
+        output_activation: Keras activation of the output.
+        loss: Name of a Keras loss.
         optimizer: Name of a Keras optimizer.
         learning_rate: Its learning rate at the start.
-        schedule: "constant" or "cosine".
-        weight_decay: The optimizer's weight decay.
-        epochs: Passes over the training rows.
-        batch_size: Rows a step.
-        api: "functional" or "sequential".
-        random_state: Seed of initial weights and shuffling, as scikit-learn takes it.
+        schedule: "constant", or "cosine" for a decay to zero over the whole training.
+        weight_decay: The optimizer's weight decay; None for 10 with "adamw" and 0 with others.
+        epochs: Passes over the training images.
+        batch_size: Images a step.
+        api: The Keras API style, "functional" or "sequential"; both give the same predictions.
+        random_state: Seed of the initial weights and of the shuffling; see scikit-learn's glossary.
 
     Attributes:
-        model_: The trained network, a plain `keras.Model`.
-        history_: The loss of each epoch, {"loss": [...]}.
-        n_features_in_: F, the dimension of a feature.
+        model_: The decoder, a plain `keras.Model` from (N, F) to (N, D).
+        history_: "loss": the mean training loss of each epoch.
+        n_features_in_: F.
     """
 
     def __init__(
         self,
-        hidden: Sequence[int] = (256,),
-        activation: str = "relu",
-        output_activation: str = "linear",
-        loss: str = "mse",
-        optimizer: str = "adamw",
-        learning_rate: float = 1e-3,
-        schedule: str = "cosine",
-        weight_decay: float = 10.0,
-        epochs: int = 100,
-        batch_size: int = 32,
-        api: ApiStyle = "functional",
+        hidden: Sequence[int] = NETWORK.decoder.hidden,
+        activation: str = NETWORK.decoder.activation,
+        output_activation: str = NETWORK.decoder.output_activation,
+        loss: str = NETWORK.loss,
+        optimizer: str = NETWORK.optimizer,
+        learning_rate: float = NETWORK.learning_rate,
+        schedule: str = NETWORK.schedule,
+        weight_decay: float | None = None,
+        epochs: int = NETWORK.epochs,
+        batch_size: int = NETWORK.batch_size,
+        api: str = "functional",
         random_state: Any = None,
     ) -> None:
         self.hidden = hidden
@@ -167,49 +200,45 @@ class KerasDecoder(RegressorMixin, BaseEstimator):
         self.api = api
         self.random_state = random_state
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        tags.non_deterministic = self.random_state is None
-        return tags
-
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train a new network.
+        """Train from new initial weights.
 
         Args:
             X: Features, shape (N, F).
-            y: Embeddings, shape (N, D), or one number for each row, shape (N,).
-            sample_weight: A weight of each row's loss, shape (N,). Weighted training takes Keras's `fit`, which is
-                slower than the compiled training; a row of weight 0 is left out.
-
-        Returns:
-            The decoder itself.
+            y: Target embeddings, shape (N, D) or (N,).
+            sample_weight: How much each image counts in the loss, shape (N,), not negative; None for all alike. Those
+                of weight 0 are left out.
 
         Raises:
-            RequestError: A hyperparameter is wrong.
-            Diverged: The loss became NaN or infinite.
+            RequestError: Keras does not know a name, or a number is out of range.
+            PipelineError: The loss became NaN or infinite.
         """
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float32)
-        self._is_flat = y.ndim == 1
-        y = np.asarray(y, np.float32).reshape(len(X), -1)
+        x, y = validate_data(self, X, y, dtype=DTYPES, multi_output=True, y_numeric=True)
+        x, targets = x.astype(np.float32, copy=False), y.astype(np.float32).reshape(len(y), -1)
         weights = None
         if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, X, dtype=np.float32, ensure_non_negative=True)
-            X, y, weights = X[weights > 0], y[weights > 0], weights[weights > 0]
+            weights = _check_sample_weight(sample_weight, x, dtype=np.float32, ensure_non_negative=True)
+            counted = weights > 0
+            if not counted.any():
+                raise RequestError("sample_weight is 0 for all images; nothing is left to train on.")
+            x, targets, weights = x[counted], targets[counted], weights[counted] / weights[counted].mean()
         if self.api not in API_STYLES:
             raise RequestError(f"api {self.api!r} is unknown; choose from {', '.join(API_STYLES)}.")
         config = self._config()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.model_ = build_decoder(config.decoder, self.api, X, y, seed)
-        if weights is None:
-            nothing = TrainingData(X, y, X[:1], y[:1])  # the trainer scores epochs on some rows; they choose nothing
-            losses = fit({"decoder": self.model_}, nothing, config, seed)["decoder"].curves["loss"]
-        else:
-            losses = _fit_weighted(self.model_, X, y, weights, config, seed)
-        self.history_ = {"loss": losses}
+        mean = np.average(targets, axis=0, weights=weights).astype(np.float32)
+        model = build_decoder(config.decoder, self.api, x, mean[None], seed)
+        # Nothing is held out here: scikit-learn's own splits do that. One row costs little.
+        data = TrainingData(x, targets, x[:1], targets[:1], weights=weights)
+        history = fit({"decoder": model}, data, config, seed)["decoder"]
+        self.model_, self.history_ = model, {"loss": history.curves["loss"]}
+        self._is_flat = y.ndim == 1
         return self
 
     def _config(self) -> TrainingConfig:
+        decay = self.weight_decay
+        if decay is None:
+            decay = NETWORK.weight_decay if self.optimizer == NETWORK.optimizer else 0.0
         return TrainingConfig(
             DecoderSpec(tuple(self.hidden), self.activation, self.output_activation),
             epochs=self.epochs,
@@ -218,7 +247,7 @@ class KerasDecoder(RegressorMixin, BaseEstimator):
             learning_rate=self.learning_rate,
             schedule=self.schedule,  # type: ignore[arg-type]
             loss=self.loss,
-            weight_decay=self.weight_decay,
+            weight_decay=decay,
         )
 
     def predict(self, X: Any) -> np.ndarray:
@@ -228,27 +257,25 @@ class KerasDecoder(RegressorMixin, BaseEstimator):
             X: Features, shape (N, F).
 
         Returns:
-            Shape (N, D), or (N,) if `y` was one number for each row; float32.
+            Shape (N, D), of the dtype of X, float32 or float64; (N,) if y was of that shape.
         """
         check_is_fitted(self)
-        predictions = predict(self.model_, validate_data(self, X, reset=False, dtype=np.float32))
-        return predictions[:, 0] if self._is_flat else predictions
+        x = validate_data(self, X, reset=False, dtype=DTYPES)
+        # Always as many rows at a time, so that a prediction does not depend on how many others come with it.
+        padded = np.pad(x.astype(np.float32, copy=False), ((0, -len(x) % READ_AT_ONCE), (0, 0)))
+        predictions = predict(self.model_, padded)[: len(x)].astype(x.dtype, copy=False)
+        return predictions.ravel() if self._is_flat else predictions
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The mean cosine of predictions and targets, from -1 to 1; R² is `scoring="r2"` of scikit-learn's tools."""
-        y = np.asarray(y)
-        found = cosines(self.predict(X).reshape(len(y), -1), y.reshape(len(y), -1))
-        return float(np.average(found, weights=sample_weight))
+        """The mean cosine to the targets, from -1 to 1; R² is `scoring="r2"` of scikit-learn's tools.
 
-
-def _fit_weighted(
-    model: Any, x: np.ndarray, y: np.ndarray, weights: np.ndarray, config: TrainingConfig, seed: int
-) -> list[float]:
-    """Train a decoder on weighted rows, in the order of the compiled training; the loss of each epoch."""
-    compile_decoders({"decoder": model}, config, len(x))
-    losses = []
-    for epoch in range(config.epochs):
-        order = epoch_order(len(x), seed, epoch)
-        once = model.fit(x[order], y[order], config.batch_size, sample_weight=weights[order], shuffle=False, verbose=0)
-        losses += once.history["loss"]
-    return losses
+        Args:
+            X: Features, shape (N, F).
+            y: Target embeddings, shape (N, D) or (N,).
+            sample_weight: The weight of each image in the mean, shape (N,).
+        """
+        predictions, targets = self.predict(X), np.asarray(y)
+        check_consistent_length(predictions, targets, sample_weight)
+        rows = len(targets)
+        values = cosines(predictions.reshape(rows, -1), targets.reshape(rows, -1))
+        return float(np.average(values, weights=sample_weight))

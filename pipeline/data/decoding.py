@@ -81,7 +81,7 @@ def _square(image: Image.Image, max_pixels: int) -> Image.Image:
     """An image as VGG16 sees it."""
     _check_size(image, max_pixels)
     image.draft(image.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
-    return upright(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return _upright(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
 
 
 def too_large(pixels: int, max_pixels: int) -> str:
@@ -111,7 +111,7 @@ def preview(data: bytes, side: int) -> bytes:
     def shrunk(image: Image.Image) -> bytes:
         _check_size(image, MAX_PIXELS)
         image.draft(image.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
-        image = upright(image)
+        image = _upright(image)
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
         written = io.BytesIO()
         image.save(written, "JPEG", quality=80)
@@ -174,7 +174,7 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
         ImageError: The image cannot be loaded, or holds NaN or infinite values.
     """
     try:
-        return np.asarray(upright(image.copy()))
+        return np.asarray(_upright(image.copy()))
     except ImageError:
         raise
     except Exception as error:  # Pillow's parsers raise many types for damaged files
@@ -186,7 +186,7 @@ def _is_heif(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
 
 
-def upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     """An image in RGB, turned as its EXIF orientation says."""
     ImageOps.exif_transpose(image, in_place=True)  # without a copy where there is nothing to turn
     return _to_rgb(image)
