@@ -18,6 +18,7 @@ from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.options import (
     COUNT,
     EXISTING_FILE,
+    EXTRACTOR,
     FILE,
     FOLDER,
     WholeNumber,
@@ -224,7 +225,7 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
         models=models,
         images=find_images(images, data_dir, asked["label_pattern"]) if images else None,
         targets=str(asked["targets"]) if asked["targets"] else None,
-        **{name: asked[name] for name in ("weights", "layer", "precision", "on_missing")},
+        **{name: asked[name] for name in ("weights", *EXTRACTOR, "on_missing")},
         **{name: asked[name] for name in ("vocabulary", "shuffled", "noise_ceiling", "cluster", "report")},
     )
     result = evaluate(wanted, requested.extraction_options(asked))
@@ -255,7 +256,7 @@ def predict(model: Path, images: str, data_dir: Path | None, **asked: Any) -> No
     from pipeline.data.sources import find_images
 
     terminal.show_messages(asked["quiet"])
-    names = ("out", "api", "nearest", "vocabulary", "weights", "layer", "precision")
+    names = ("out", "api", "nearest", "vocabulary", "weights", *EXTRACTOR)
     wanted = PredictOptions(model, find_images(images, data_dir), **{name: asked[name] for name in names})
     _print(predict(wanted, requested.extraction_options(asked)), asked["as_json"], terminal.print_prediction)
 
@@ -290,8 +291,7 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
     from pipeline.decoders.presets import ORIGINAL
 
     terminal.show_messages(asked["quiet"])
-    rule = SplitRule.parse(asked["split"])
-    examples = None
+    examples, rule = None, SplitRule.parse(asked["split"])
     if images or targets:
         found = find_images(images, asked["data_dir"], asked["label_pattern"]) if images else None
         if not found or (targets is None and found.targets is None):

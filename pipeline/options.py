@@ -10,6 +10,8 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 SMALLEST_MEMORY = 64 * 2**20
+EXTRACTOR = ("layer", "precision", "pool", "project", "resize")  # options that are fields of Extractor
+EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "verify", "cache")  # and of ExtractionOptions
 
 Decorator = Callable[[Callable], Callable]
 
@@ -46,8 +48,22 @@ extractor_options = options(
     click.option("--weights", metavar="imagenet|random[:SEED]|FILE", help="Weights of VGG16.  [imagenet]"),
     click.option(
         "--layer",
-        type=click.Choice(["fc2", "fc1", "block5_pool"]),
-        help="The layer whose activation is the feature.  [fc2]",
+        metavar="NAME[:pre],...",
+        help="The layer whose activation is the feature, by its Keras name; :pre is before the ReLU. Several in one "
+        "pass, separated by commas.  [fc2]",
+    ),
+    click.option(
+        "--pool",
+        metavar="mean|max|grid:N|flat",
+        help="What is left of a convolutional layer's positions: their mean or maximum, N x N means, or all.  [mean]",
+    ),
+    click.option(
+        "--project", metavar="DIM[:SEED]", help="Project each layer to DIM numbers, by a sparse random projection."
+    ),
+    click.option(
+        "--resize",
+        type=click.Choice(["squash", "crop", "keras"]),
+        help="Squash the whole image, crop its centre, or squash by the nearest pixel as Keras's load_img.  [squash]",
     ),
     click.option(
         "--precision",

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import RequestError
+from pipeline.options import EXTRACTION, EXTRACTOR
 
 if TYPE_CHECKING:
     from pipeline.decoders.fitting import Config
     from pipeline.features.extraction import ExtractionOptions
     from pipeline.features.extractor import Extractor
-
-EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "verify", "cache")  # fields of ExtractionOptions
 
 
 def extractor(asked: dict[str, Any]) -> "Extractor":
@@ -20,7 +19,7 @@ def extractor(asked: dict[str, Any]) -> "Extractor":
     from pipeline.features.weights import weights_from
 
     weights = weights_from(asked["weights"] or "imagenet")
-    return Extractor(weights, asked["layer"] or "fc2", asked["precision"] or "float32")
+    return Extractor(weights, **{name: asked[name] for name in EXTRACTOR if asked[name] is not None})
 
 
 def extraction_options(asked: dict[str, Any]) -> "ExtractionOptions":

@@ -95,11 +95,14 @@ def print_error(message: str) -> None:
 
 def print_extraction(result: "ExtractResult") -> None:
     """Print the result of `extract`."""
+    dims = " + ".join(str(layer["dim"]) for layer in result.layers)
     print(
         f"{result.images} image{'s' * (result.images != 1)}: {result.computed} computed, {result.cached} cached, "
-        f"{len(result.failed)} failed; {result.dim}-d, {result.seconds:.1f} s"
+        f"{len(result.failed)} failed; {dims}-d, {result.seconds:.1f} s"
     )
-    print(printable(f"store: {result.store}"))
+    for layer in result.layers:
+        name = f" of {layer['layer']}" if len(result.layers) > 1 else ""
+        print(printable(f"store{name}: {layer['store']}"))
     if result.out:
         print(printable(f"vectors: {result.out}"))
 

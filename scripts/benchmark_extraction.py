@@ -4,7 +4,7 @@ What is compared takes turns in one run, several rounds after a warm-up; medians
 tables. All run the same VGG16 (`random:0`, layer fc2, float32) on the same images. Peers take part where they are
 installed: ONNX Runtime and OpenVINO (`pip install -e '.[benchmark]'`), PyTorch.
 
-    python scripts/benchmark_extraction.py engines extract start        # about 20 minutes on two cores
+    python scripts/benchmark_extraction.py engines layers extract start # about 25 minutes on two cores
     python scripts/benchmark_extraction.py pipeline scale               # about 10 minutes
     python scripts/benchmark_extraction.py gpu                          # where Keras's backend sees a GPU
 """
@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import extraction_flow
+import layers_in_one_pass
 import numpy as np
 from extraction_flow import decode_rate
 from measuring import in_turn, table
@@ -114,23 +115,24 @@ def _serve(name: str, cache: Path, connection: Connection) -> None:
 
 
 def _mnn(cache: Path) -> Peer:
-    return _in_eights(make_engine("mnn", Extractor(weights_from(WEIGHTS)), 8, cache))
+    engine = make_engine("mnn", [Extractor(weights_from(WEIGHTS))], 8, cache)
+    return _in_eights(lambda pixels: engine(pixels)[0])
 
 
 def _keras(cache: Path) -> Peer:
-    network = build_network(Extractor(weights_from(WEIGHTS)))
+    network = build_network([Extractor(weights_from(WEIGHTS))])
     return lambda pixels: network.predict(pixels, batch_size=32, verbose=0)
 
 
 def _keras_one_by_one(cache: Path) -> Peer:
-    network = build_network(Extractor(weights_from(WEIGHTS)))
+    network = build_network([Extractor(weights_from(WEIGHTS))])
     return lambda pixels: np.concatenate([network.predict(image[None], verbose=0) for image in pixels])
 
 
 def _onnx(cache: Path) -> Path:
     graph = cache / "vgg16.onnx"
     if not graph.exists():
-        write_onnx(weights_from(WEIGHTS).read("fc2"), "fc2", graph)
+        write_onnx(weights_from(WEIGHTS).read("fc2"), ["fc2"], graph)
     return graph
 
 
@@ -149,7 +151,7 @@ def _torch(cache: Path) -> Peer:
             layer.bias.data = torch.tensor(arrays[name][1])
             layers += [layer, torch.nn.ReLU(inplace=True)]
         layers.append(torch.nn.MaxPool2d(2))
-    for (name, before, after), side in zip(DENSE, (7, 1), strict=True):
+    for (name, before, after), side in zip(DENSE[:2], (7, 1), strict=True):
         layer = torch.nn.Linear(before, after)
         kernel = arrays[name][0].reshape(side, side, -1, after).transpose(3, 2, 0, 1)
         layer.weight.data = torch.tensor(np.ascontiguousarray(kernel)).reshape(after, before)
@@ -285,12 +287,13 @@ def naive_loop() -> Callable[[Path, int], float]:
 
 def converted(cache: Path) -> Path:
     """The converted network in a cache."""
-    return converted_network(Extractor(weights_from(WEIGHTS)), cache)
+    return converted_network([Extractor(weights_from(WEIGHTS))], cache)
 
 
 def start(cache: Path, work: Path) -> None:
     """Peak memory for 200 and for 2,000 images, and the time to the first vector."""
     network = converted(cache)
+    photographs(work / "few", 40)
     few, many = photographs(work / "200", 200), photographs(work / "2000", 2000)
     runs = {"200": command(few, fresh(work, network), True), "2,000": command(many, fresh(work, network), True)}
     first = statistics.median(command(work / "few", fresh(work, network))["first"] for _ in range(3))
@@ -322,7 +325,7 @@ def gpu(work: Path, side: int = 8192, batch: int = 256, count: int = 4096, round
     step = _compiled(lambda a, b: ops.sum(ops.cast(ops.matmul(a, b), "float32")))
     left, right = (ops.cast(keras.random.normal((side, side), seed=seed), "bfloat16") for seed in (1, 2))
     extractor = Extractor(weights_from(WEIGHTS), precision="bfloat16")
-    network = build_network(extractor)
+    network = build_network([extractor])
     pixels = ops.convert_to_tensor(np.random.default_rng(0).integers(0, 255, (batch, 224, 224, 3), np.uint8))
     forward = _compiled(lambda pixels: ops.sum(ops.cast(network(pixels, training=False), "float32")))
     folder = photographs(work / "gpu", count)
@@ -374,24 +377,25 @@ def _compiled(function: Callable) -> Callable:
 def main() -> None:
     """Run the parts that are named."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="+", choices=["engines", "extract", "start", "pipeline", "scale", "gpu"])
+    parser.add_argument(
+        "parts", nargs="+", choices=["engines", "layers", "extract", "start", "pipeline", "scale", "gpu"]
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "benchmark-cache")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=asked.cache.parent) as work:
-        if "engines" in asked.parts:
-            engines(asked.cache, asked.rounds)
-        if "extract" in asked.parts:
-            whole(asked.cache, Path(work), asked.rounds)
-        if "start" in asked.parts:
-            photographs(Path(work) / "few", 40)
-            start(asked.cache, Path(work))
-        if "pipeline" in asked.parts:
-            extraction_flow.pipeline(Path(work), asked.rounds, photographs)
-        if "scale" in asked.parts:
-            extraction_flow.scale(Path(work))
-        if "gpu" in asked.parts:
-            gpu(Path(work))
+    with tempfile.TemporaryDirectory(dir=asked.cache.parent) as folder:
+        cache, rounds, work = asked.cache, asked.rounds, Path(folder)
+        measurements = {
+            "engines": lambda: engines(cache, rounds),
+            "layers": lambda: layers_in_one_pass.layers(cache, rounds),
+            "extract": lambda: whole(cache, work, rounds),
+            "start": lambda: start(cache, work),
+            "pipeline": lambda: extraction_flow.pipeline(work, rounds, photographs),
+            "scale": lambda: extraction_flow.scale(work),
+            "gpu": lambda: gpu(work),
+        }
+        for part in filter(asked.parts.__contains__, measurements):
+            measurements[part]()
 
 
 if __name__ == "__main__":

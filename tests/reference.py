@@ -5,25 +5,47 @@ import numpy as np
 CONVOLUTIONS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-def features(pixels: np.ndarray, weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The features of one image, float64, by layer: "block5_pool", "fc1" and "fc2".
+def activations(pixels: np.ndarray, weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """All layers of one image that there are weights for, float64: (rows, columns, channels) or (units,).
+
+    Layers have their Keras names; ":pre" behind them is the value before the ReLU or the softmax.
 
     Args:
         pixels: RGB, shape (224, 224, 3), uint8.
         weights: Layer name -> kernel and bias, in Keras's layout.
     """
     x = pixels[..., ::-1].astype(np.float64) - [103.939, 116.779, 123.68]
+    found = {}
     for block, convolutions in enumerate(CONVOLUTIONS, start=1):
         for number in range(1, len(convolutions) + 1):
-            kernel, bias = weights[f"block{block}_conv{number}"]
-            x = np.maximum(_convolve(x, kernel.astype(np.float64)) + bias, 0)
+            name = f"block{block}_conv{number}"
+            kernel, bias = weights[name]
+            found[f"{name}:pre"] = _convolve(x, kernel.astype(np.float64)) + bias
+            x = found[name] = np.maximum(found[f"{name}:pre"], 0)
         x = x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, -1).max(axis=(1, 3))
-    found = {"block5_pool": x.mean(axis=(0, 1))}
+        found[f"block{block}_pool"] = x
     x = x.reshape(-1)
-    for name in ("fc1", "fc2"):
-        kernel, bias = weights[name]
-        x = found[name] = np.maximum(x @ kernel.astype(np.float64) + bias, 0)
+    for name in ("fc1", "fc2", "predictions"):
+        if name in weights:
+            kernel, bias = weights[name]
+            found[f"{name}:pre"] = x @ kernel.astype(np.float64) + bias
+            x = found[name] = np.maximum(found[f"{name}:pre"], 0)
+    if "predictions" in weights:
+        odds = np.exp(found["predictions:pre"] - found["predictions:pre"].max())
+        found["predictions"] = odds / odds.sum()
     return found
+
+
+def pooled(x: np.ndarray, pool: str) -> np.ndarray:
+    """The numbers that are left of (rows, columns, channels): "mean", "max", "grid:N" or "flat"."""
+    if pool == "max":
+        return x.max(axis=(0, 1))
+    if pool == "flat":
+        return x.reshape(-1)
+    cells = int(pool.partition(":")[2] or 1)
+    fine = x.repeat(cells, axis=0).repeat(cells, axis=1)  # N times as many positions, so that every cell has whole ones
+    side = len(x)
+    return fine.reshape(cells, side, cells, side, -1).mean(axis=(1, 3)).reshape(-1)
 
 
 def _convolve(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:

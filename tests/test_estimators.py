@@ -1,149 +1,208 @@
-"""The scikit-learn estimators, by scikit-learn's own rules and inside its tools, on tiles of the sample."""
+"""The estimators obey scikit-learn's rules, and work inside its tools on real images."""
 
 import pickle
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, SMALL, are_close, make_image
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import SkipTestWarning
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.utils.estimator_checks import check_estimator
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict, cross_val_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.utils import estimator_checks
 
 from pipeline import KerasDecoder, PipelineError, RequestError, VGG16Features
 
-LABELS = ("cat", "coffee", "coins")
-# One of the two checks of sample weights asks that a row of weight 2 be as good as the row twice.
+IMAGES = ROOT / "images"
+SUBJECTS = ("brick", "cat", "china")
 EXPECTED_FAILURES = {
     "check_sample_weight_equivalence_on_dense_data": "a row that is there twice changes the random batches",
 }
-
-
-@pytest.fixture(scope="module")
-def paths() -> list[Path]:
-    return [file for label in LABELS for file in sorted((ROOT / "images" / label).glob("*.jpg"))[:3]]
-
-
-@pytest.fixture(scope="module")
-def groups(paths: list[Path]) -> list[str]:
-    return [file.parent.name for file in paths]
-
-
-@pytest.fixture(scope="module")
-def embeddings(groups: list[str]) -> np.ndarray:
-    of_label = dict(zip(LABELS, np.random.default_rng(0).normal(size=(len(LABELS), 4)), strict=True))
-    return np.array([of_label[label] for label in groups])
+SKIPPED = {
+    "check_array_api_input": "runs only where SCIPY_ARRAY_API is set before SciPy is imported",
+    "check_sample_weights_pandas_series": "needs pandas",
+}
 
 
 @pytest.fixture
 def features(home: Path) -> VGG16Features:
-    """A transformer whose narrow network is converted already."""
-    cache = home / ".cache" / "image-vectors"
-    return VGG16Features(weights="random:0", layer="block5_pool", workers=1, cache=str(cache))
+    """Features of the narrow network, in the cache of the session."""
+    return VGG16Features(SMALL[1], SMALL[3], workers=1, cache=home / ".cache" / "image-vectors")
 
 
-def decoder(**parameters: object) -> KerasDecoder:
-    return KerasDecoder(**{"hidden": (8,), "epochs": 5, "weight_decay": 0.0, "random_state": 0} | parameters)
+@pytest.fixture
+def stored(features: VGG16Features) -> VGG16Features:
+    """The same, unable to compute: a batch of this size takes more memory than there is."""
+    return clone(features).set_params(batch_size=10**12)
 
 
-def test_the_decoder_obeys_scikit_learn() -> None:
-    checked = check_estimator(
-        decoder(hidden=(16,), epochs=15, learning_rate=0.01),
-        expected_failed_checks=EXPECTED_FAILURES,
-        on_fail=None,
-        on_skip=None,
+@pytest.fixture(scope="module")
+def paths() -> list[str]:
+    """27 tiles of three photographs."""
+    return [str(file) for subject in SUBJECTS for file in sorted((IMAGES / subject).glob("*.jpg"))]
+
+
+@pytest.fixture(scope="module")
+def embeddings(paths: list[str]) -> np.ndarray:
+    """An embedding for each photograph."""
+    rows = np.random.default_rng(0).normal(size=(len(SUBJECTS), 5))
+    return np.array([rows[SUBJECTS.index(Path(path).parent.name)] for path in paths])
+
+
+def decoder(**options: object) -> KerasDecoder:
+    return KerasDecoder(**{"hidden": (8,), "epochs": 20, "weight_decay": 0.0, "random_state": 0} | options)
+
+
+def test_the_decoder_passes_the_checks_of_scikit_learn() -> None:
+    estimator = decoder(epochs=30, learning_rate=0.05)
+    results = estimator_checks.check_estimator(
+        estimator, on_fail=None, on_skip=None, expected_failed_checks=EXPECTED_FAILURES
     )
-    assert [(each["check_name"], each["exception"]) for each in checked if each["status"] == "failed"] == []
-    skipped = {each["check_name"]: str(each["exception"]) for each in checked if each["status"] == "skipped"}
-    assert set(skipped) <= {"check_sample_weights_pandas_series", "check_array_api_input"}, skipped  # optional packages
+    assert len(results) > 50
+    assert [(each["check_name"], each["exception"]) for each in results if each["status"] == "failed"] == []
+    assert {each["check_name"] for each in results if each["status"] == "skipped"} <= set(SKIPPED)
 
 
-def test_the_transformer_obeys_scikit_learn() -> None:
-    with pytest.warns(SkipTestWarning, match="requires input of type"):  # the other checks give it tables of numbers
-        checked = check_estimator(VGG16Features(weights="random:0"), on_fail=None)
-    assert {each["status"] for each in checked} == {"passed"}
+def test_the_transformer_passes_the_checks_that_do_not_feed_it_tables_of_numbers() -> None:
+    with pytest.warns(SkipTestWarning, match="requires input"):  # its input is images, so these are called here:
+        estimator_checks.check_estimator(VGG16Features())
+    for name in (
+        *("estimator_cloneable", "estimator_tags_renamed", "valid_tag_types", "estimator_repr", "mixin_order"),
+        *("no_attributes_set_in_init", "do_not_raise_errors_in_init_or_set_params", "parameters_default_constructible"),
+        *("get_params_invariance", "set_params"),
+    ):
+        getattr(estimator_checks, f"check_{name}")("VGG16Features", VGG16Features())
 
 
-def test_images_in_memory_have_the_features_of_their_files(features, paths: list[Path]) -> None:
-    files = [file for file in paths[:2]]
-    pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+def test_what_is_stored_is_not_computed_again(features: VGG16Features, stored: VGG16Features, paths: list[str]) -> None:
+    found = features.fit_transform(paths)
+    assert (found.shape, found.dtype) == ((27, 512), np.float32)
+    assert np.array_equal(stored.transform(paths[::-1]), found[::-1])
+    assert np.array_equal(stored.transform(IMAGES / "cat"), found[9:18])
+    arrays = np.stack([np.asarray(make_image(seed)) for seed in range(100, 103)])
+    of_arrays = features.transform(arrays)
+    assert np.array_equal(stored.transform(list(arrays[::-1])), of_arrays[::-1])
+    with pytest.raises(Exception, match="memory|allocate|size"):
+        stored.transform(arrays + np.uint8(1))
+
+
+def test_arrays_and_pil_images_have_the_features_of_their_file(features: VGG16Features, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    transparent = make_image(6)
+    transparent.putalpha(100)
+    make_image(4).save(tmp_path / "plain.png")
+    make_image(5).save(tmp_path / "turned.png", exif=exif)
+    transparent.save(tmp_path / "transparent.png")
+    files = [tmp_path / f"{name}.png" for name in ("plain", "turned", "transparent")]
+    opened = [Image.open(file) for file in files]
     expected = features.transform(files)
-    assert expected.shape == (2, 512)
-    assert np.allclose(features.transform(pixels), expected, atol=0.05 * np.abs(expected).max())
-    assert np.array_equal(features.transform([Image.open(file) for file in files]), features.transform(pixels))
-    assert np.array_equal(features.transform(files[::-1]), expected[::-1])
-    assert len(features.transform(str(files[0].parent))) == 9
+    assert are_close(features.transform(opened), expected)
+    assert (opened[1].size, opened[2].mode) == ((60, 40), "RGBA")  # they are left as they were
+    assert are_close(features.transform(np.asarray(opened[0])[None]), expected[:1])
 
 
-def test_a_second_call_computes_nothing(features, paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in paths[:2]])
-    first = features.transform(pixels)
-
-    def no_engine(*arguments: object) -> None:
-        raise AssertionError("computed again")
-
-    monkeypatch.setattr("pipeline.features.extraction.make_engine", no_engine)
-    assert np.array_equal(features.transform(pixels.copy()), first)
-
-
-def test_what_is_no_image_is_named(features, paths: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"Image 0 is an array \(3,\) of float64"):
-        features.transform(np.zeros((2, 3)))
-    with pytest.raises(RequestError, match="no images"):
-        features.transform([])
-    (tmp_path / "bad.jpg").write_bytes(b"bad")
-    with pytest.raises(PipelineError, match=r"1 of 2 images cannot be read.*bad\.jpg"):
-        features.transform([paths[0], tmp_path / "bad.jpg"])
-    with pytest.raises(RequestError, match="api 'other' is unknown"):
-        decoder(api="other").fit(np.eye(3), np.eye(3))
+def test_features_have_names_and_may_be_a_data_frame(features: VGG16Features, paths: list[str]) -> None:
+    pandas = pytest.importorskip("pandas")
+    names = features.get_feature_names_out()
+    assert (names[0], names[-1], len(names)) == ("block5_pool_0", "block5_pool_511", 512)
+    two = VGG16Features("random:0", "block5_pool,fc2").get_feature_names_out()
+    assert (two[511], two[512], len(two)) == ("block5_pool_511", "fc2_0", 512 + 4096)
+    frame = clone(features).set_output(transform="pandas").transform(pandas.DataFrame({"path": paths}))
+    assert frame.columns.tolist() == names.tolist()
+    assert np.array_equal(frame.to_numpy(), features.transform(pandas.Series(paths)))
 
 
-def test_pipeline_clone_and_pickle(features, paths: list[Path], embeddings: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 8, 8, 3), np.float32), r"image 0 is an array of shape \(8, 8, 3\), float32; .*uint8"),
+        (np.zeros((2, 8, 8), np.uint8), r"shape \(8, 8\), uint8"),
+        ([1, 2], "not int"),
+        ([], "no images"),
+        ("gone", "gone does not exist"),
+        (["gone.jpg", str(IMAGES / "cat" / "0-0.jpg")], r"1 of 2 images cannot be read.*gone\.jpg"),
+    ],
+)
+def test_other_inputs_are_refused(features: VGG16Features, images: object, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        features.transform(images)
+
+
+def test_a_pipeline_learns_and_survives_clone_and_pickle(
+    features: VGG16Features, paths: list[str], embeddings: np.ndarray
+) -> None:
     import keras
 
-    fitted = make_pipeline(features, decoder()).fit(paths, embeddings)
-    again = clone(fitted).fit(paths, embeddings)
-    restored = pickle.loads(pickle.dumps(fitted))
-    predictions = fitted.predict(paths)
-    assert predictions.shape == embeddings.shape
-    assert np.array_equal(again.predict(paths), predictions)
-    assert np.array_equal(restored.predict(paths), predictions)
-    assert fitted.get_params()["kerasdecoder__epochs"] == 5
-    assert isinstance(fitted[-1].model_, keras.Model)
-    assert len(fitted[-1].history_["loss"]) == 5
-    assert -1 <= fitted.score(paths, embeddings) <= 1
+    model = make_pipeline(features, decoder(epochs=60)).fit(paths, embeddings)
+    predicted = model.predict(paths)
+    assert predicted.shape == embeddings.shape
+    assert model.score(paths, embeddings) > 0.8
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).predict(paths), predicted)
+    again = clone(model)
+    assert not hasattr(again[-1], "model_")
+    assert np.array_equal(again.fit(paths, embeddings).predict(paths), predicted)
+    other = clone(model).set_params(kerasdecoder__api="sequential").fit(paths, embeddings)
+    assert np.array_equal(other.predict(paths), predicted)
+    assert isinstance(other[-1].model_, keras.Sequential)
+    loss = model[-1].history_["loss"]
+    assert len(loss) == 60
+    assert loss[-1] < loss[0]
+    by_keras = model[-1].model_.predict(features.transform(paths), verbose=0)
+    assert np.allclose(by_keras, predicted, atol=1e-4)
 
 
-def test_grid_search_in_parallel(features, paths: list[Path], groups: list[str], embeddings: np.ndarray) -> None:
-    grid = {"kerasdecoder__hidden": [(), (8,)]}
-    search = GridSearchCV(make_pipeline(features, decoder()), grid, cv=GroupKFold(3), n_jobs=2, error_score="raise")
-    search.fit(paths, embeddings, groups=groups)
-    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
-    assert search.predict(paths[:2]).shape == (2, 4)
+def test_grid_search_chooses_by_cosine_or_r2(features: VGG16Features, paths: list[str], embeddings: np.ndarray) -> None:
+    model = Pipeline([("features", features), ("decoder", decoder())])
+    rows = slice(None, None, 3)
+    grid, folds = {"decoder__epochs": [1, 20]}, [(np.arange(9), np.arange(9))]
+    search = GridSearchCV(model, grid, cv=folds, refit=False).fit(paths[rows], embeddings[rows])
+    assert search.best_params_ == {"decoder__epochs": 20}
+    [cosine] = cross_val_score(model, paths[rows], embeddings[rows], cv=folds)
+    [r2] = cross_val_score(model, paths[rows], embeddings[rows], cv=folds, scoring="r2")
+    assert cosine == search.best_score_
+    assert r2 < cosine
 
 
-def test_cross_val_predict_with_groups(features, paths: list[Path], groups: list[str], embeddings: np.ndarray) -> None:
+def test_held_out_groups_are_predicted_in_parallel(
+    features: VGG16Features, paths: list[str], embeddings: np.ndarray
+) -> None:
+    groups = [Path(path).parent.name for path in paths]
     model = make_pipeline(features, decoder())
-    found = cross_val_predict(model, paths, embeddings, groups=groups, cv=GroupKFold(3))
-    kept = [row for row, label in enumerate(groups) if label != "cat"]
+    with joblib.parallel_backend("loky", n_jobs=2):
+        found = cross_val_predict(model, paths, embeddings, groups=groups, cv=GroupKFold(3))
+    kept = [row for row, group in enumerate(groups) if group != "cat"]
     without_cats = model.fit([paths[row] for row in kept], embeddings[kept])
-    assert np.allclose(found[:3], without_cats.predict(paths[:3]), atol=1e-5)
+    assert np.allclose(found[9:18], without_cats.predict(paths[9:18]), atol=1e-3)
 
 
-def test_weights_count(embeddings: np.ndarray) -> None:
-    x = np.random.default_rng(1).normal(size=(len(embeddings), 6))
-    weights = np.array([1.0] * 6 + [0.0] * 3)
-    few = decoder().fit(x[:6], embeddings[:6], sample_weight=np.ones(6)).predict(x)
-    assert np.allclose(decoder().fit(x, embeddings, sample_weight=weights).predict(x), few, atol=1e-6)
-    assert np.allclose(decoder().fit(x[:6], embeddings[:6]).predict(x), few, atol=1e-4)
+def test_weights_count_in_the_loss() -> None:
+    x = np.tile(np.random.default_rng(0).normal(size=(20, 6)), (2, 1))
+    y = np.concatenate([np.ones((20, 2)), -np.ones((20, 2))])  # the same features: the weights decide
+    for weights, expected in (([3] * 20 + [1] * 20, 0.5), ([1] * 20 + [3] * 20, -0.5)):
+        model = decoder(epochs=100, learning_rate=0.01).fit(x, y, sample_weight=weights)
+        assert model.predict(x).mean() == pytest.approx(expected, abs=0.1)
+    half = [1] * 20 + [0] * 20
+    only = decoder().fit(x, y, sample_weight=half)
+    assert np.allclose(only.predict(x), decoder().fit(x[:20], y[:20]).predict(x), atol=1e-5)
+    assert only.score(x, y) == pytest.approx(0)
+    assert only.score(x, y, sample_weight=half) == pytest.approx(1)
+    with pytest.raises(ValueError, match="weight"):
+        decoder().fit(x, y, sample_weight=np.zeros(40))
 
 
-def test_pandas_output(features, paths: list[Path]) -> None:
-    pytest.importorskip("pandas")
-    table = features.set_output(transform="pandas").fit_transform(paths[:2])
-    assert list(table.columns[:2]) == ["block5_pool_0", "block5_pool_1"]
-    assert list(table.columns) == features.get_feature_names_out().tolist()
-    assert table.shape == (2, 512)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"api": "subclassed"}, "api 'subclassed' is unknown; choose from functional, sequential"),
+        ({"output_activation": "nonsense"}, "output_activation 'nonsense' is unknown"),
+        ({"optimizer": "nonsense"}, "cannot be compiled"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+    ],
+)
+def test_wrong_parameters_are_refused_by_fit(options: dict, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        decoder(**options).fit(np.eye(6), np.eye(6))

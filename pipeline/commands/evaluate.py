@@ -3,12 +3,18 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.commands.examples import Examples, load_examples, read_target_table
-from pipeline.commands.saved_decoders import decoders_of, extractor_of, images_and_targets, run_beside
+from pipeline.commands.saved_decoders import (
+    EXTRACTOR_OPTIONS,
+    decoders_of,
+    extractor_of,
+    images_and_targets,
+    run_beside,
+)
 from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, TrainingTargets, score_decoders
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import RequestError
@@ -40,9 +46,12 @@ class EvaluateOptions:
         models: Folders of runs, and `.keras` files.
         images: The images; None for those that the first model's run held out.
         targets: A file of their target embeddings; None for those of the images' own list, or of the run.
-        weights: See `pipeline.features.weights.weights_from`; None for the model's own. So for the next two.
+        weights: See `pipeline.features.weights.weights_from`; None for the model's own. So for the next five.
         layer: See `Extractor`.
         precision: See `Extractor`.
+        pool: See `Extractor`.
+        project: See `Extractor`.
+        resize: See `Extractor`.
         on_missing: "error" or "skip" images without a target.
         vocabulary: A file of word vectors to look predictions up among, beside the targets.
         shuffled: Whether to train a decoder on shuffled targets, as one more baseline.
@@ -57,6 +66,9 @@ class EvaluateOptions:
     weights: str | None = None
     layer: str | None = None
     precision: str | None = None
+    pool: str | None = None
+    project: str | None = None
+    resize: str | None = None
     on_missing: str = "error"
     vocabulary: Path | None = None
     shuffled: bool = False
@@ -83,8 +95,8 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
         check_output_file(wanted.report, SUFFIXES, "report")
     files = _decoder_files(wanted.models)
     cards = {name: read_card(file) for name, file in files.items()}
-    first = next(iter(files.values()))
-    extractor = extractor_of(next(iter(cards.values())), wanted.weights, wanted.layer, wanted.precision)
+    first, first_card = next(iter(files.values())), next(iter(cards.values()))
+    extractor = extractor_of(first_card, wanted.weights, **{name: getattr(wanted, name) for name in EXTRACTOR_OPTIONS})
     for name, card in cards.items():
         card.check_features(files[name], extractor.description)
     images, table, on_missing = _images_and_targets(wanted, first.parent)
@@ -94,17 +106,19 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
     if wanted.images is None:
         examples = _unchanged(examples, read_run(first.parent).split.validation, "held-out")
 
-    x = examples.features.stored()
+    x = _scaled(examples, first_card)
     fitted = Baselines.load(first.parent)
     if fitted is None:
         log.warning("There are no baselines beside %s; they are left out.", first)
     baselines = fitted.predict(x) if fitted else {}
     if wanted.shuffled:
-        baselines["shuffled"] = predict(_shuffled_decoder(first.parent, extractor, options), x)
+        baselines["shuffled"] = predict(_shuffled_decoder(first.parent, extractor, first_card, options), x)
     run = run_beside(first)
     inputs = EvaluationInputs(
         examples=examples,
-        decoders={name: _predictions(file, cards[name], x) for name, file in files.items()},
+        decoders={
+            name: _predictions(file, cards[name], _scaled(examples, cards[name])) for name, file in files.items()
+        },
         baselines=baselines,
         training=TrainingTargets(fitted.mean, fitted.deviation, fitted.has_seen(examples.targets)) if fitted else None,
         shares=(run.result or {}).get("shares", {}) if run else {},
@@ -116,6 +130,11 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
     )
     beside = first.parent / EVALUATION_FILE if run and os.access(first.parent, os.W_OK) else None
     return score_decoders(inputs, wanted.report or beside, wanted.vocabulary)
+
+
+def _scaled(examples: Examples, card: ModelCard) -> Vectors:
+    """The features of examples on the scale that a decoder was trained on."""
+    return replace(examples.features, scales=card.scales).stored()
 
 
 def _decoder_files(models: Sequence[str]) -> dict[str, Path]:
@@ -196,13 +215,13 @@ def _count_training_images(examples: Examples, folder: Path) -> int:
     return count
 
 
-def _shuffled_decoder(folder: Path, extractor: Extractor, options: ExtractionOptions) -> Any:
+def _shuffled_decoder(folder: Path, extractor: Extractor, card: ModelCard, options: ExtractionOptions) -> Any:
     """A decoder trained like those of a run, on shuffled targets."""
     run = read_run(folder)
     examples = load_examples(*_of_run(folder), extractor, options)
     train = _unchanged(examples, run.split.train, "training")
     held_out = _unchanged(examples, run.split.validation, "held-out")
-    data = TrainingData(train.features.stored(), train.targets, held_out.features.stored(), held_out.targets)
+    data = TrainingData(_scaled(train, card), train.targets, _scaled(held_out, card), held_out.targets)
     duplicates = find_near_duplicates(train.features.digests, train.features.store.thumbnails)
     units = held_out_units(train.features.images, SplitRule.parse(run.split.rule), duplicates)
     return fit_shuffled(data.loaded(), config_from_json(run.training), units, run.seed)

@@ -124,6 +124,11 @@ class SplitExamples:
         """The rows of the examples to train on."""
         return np.setdiff1d(self.split.train, self.selection)
 
+    def scaled(self) -> "SplitExamples":
+        """These examples with the features by each of several layers on one scale, that of the training examples."""
+        features = self.examples.features.scaled_by(self.train)
+        return replace(self, examples=replace(self.examples, features=features))
+
     @property
     def training_units(self) -> np.ndarray:
         """What the folds of the training examples keep together, a number for each: as the split rule holds out."""
@@ -197,7 +202,7 @@ def load_split_examples(wanted: ExampleOptions, extractor: Extractor, options: E
         images = examples.features.images.subset(split.train)
         rule = SplitRule("random", SELECTION)
         selection = split.train[split_images(images, rule, duplicates[split.train], wanted.seed).validation]
-    return SplitExamples(examples, wanted.rule, split, selection, duplicates)
+    return SplitExamples(examples, wanted.rule, split, selection, duplicates).scaled()
 
 
 def load_numbered_examples(

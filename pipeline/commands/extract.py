@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.atomic import check_output_file
-from pipeline.core.vector_files import SUFFIXES, write_vectors
-from pipeline.core.vectors import in_blocks
+from pipeline.core.vector_files import SUFFIXES, check_layers_fit, write_layers, write_vectors
 from pipeline.data.images import ImageSet
-from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extraction import ExtractionOptions, LayerFeatures, extract_features
 from pipeline.features.extractor import Extractor
 from pipeline.features.survey import Failure
 
@@ -20,16 +19,17 @@ class ExtractResult:
 
     Attributes:
         images: How many images there are.
-        computed: How many features were computed now.
-        cached: How many were in the store already.
+        computed: For how many images a feature was computed now.
+        cached: How many had all their features in the stores already.
         failed: The images that were skipped, with the cause.
         passed_over: Files of the folder that look like images, but whose format is not read.
         seconds: How long it took.
         seconds_starting: How much of that passed before the engine could begin.
-        dim: The dimension of a feature.
+        dim: The dimension of a feature; of several layers, that of the first. So for extractor and store.
         engine: The engine that computed, or None where nothing was left to compute.
         extractor: The extractor's fingerprint and description.
         store: The path of the feature store.
+        layers: For each layer, its name as `layer`, and its `dim`, `computed`, `cached`, `extractor` and `store`.
         out: The file that the vectors were written to, or None.
     """
 
@@ -44,6 +44,7 @@ class ExtractResult:
     engine: str | None
     extractor: Mapping[str, str]
     store: str
+    layers: Sequence[Mapping[str, Any]]
     out: str | None
 
     def to_json(self) -> dict[str, Any]:
@@ -77,9 +78,13 @@ def extract(
     """
     if out:
         check_output_file(out, SUFFIXES, "out")
+        check_layers_fit(out, len(extractor.layers))
     features = extract_features(images, extractor, options)
-    if out:
-        write_vectors(out, "features", features.paths, in_blocks(features.stored()), extractor.dim)
+    if out and len(features.layers) == 1:
+        write_vectors(out, "features", features.paths, features.stored())
+    elif out:
+        write_layers(out, features.paths, dict(zip(extractor.layers, features.by_layer(), strict=True)))
+    layers = [_layer_document(layer, len(features.paths)) for layer in features.layers]
     return ExtractResult(
         images=len(features.paths) + len(features.failed),
         computed=features.computed,
@@ -88,9 +93,22 @@ def extract(
         passed_over=images.passed_over,
         seconds=features.seconds,
         seconds_starting=features.seconds_starting,
-        dim=extractor.dim,
+        dim=layers[0]["dim"],
         engine=features.engine,
-        extractor={"fingerprint": extractor.fingerprint, **extractor.description},
-        store=str(features.store.path),
+        extractor=layers[0]["extractor"],
+        store=layers[0]["store"],
+        layers=layers,
         out=str(out) if out else None,
     )
+
+
+def _layer_document(layer: LayerFeatures, images: int) -> dict[str, Any]:
+    extractor = layer.extractor
+    return {
+        "layer": extractor.layer,
+        "dim": extractor.dim,
+        "computed": layer.computed,
+        "cached": images - layer.computed,
+        "extractor": {"fingerprint": extractor.fingerprint, **extractor.description},
+        "store": str(layer.store.path),
+    }

@@ -1,17 +1,22 @@
 """`predict`: a saved decoder and images -> a file of embeddings, with the nearest words where they are asked for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.commands.saved_decoders import decoders_of, extractor_of, images_and_targets, run_beside
+from pipeline.commands.saved_decoders import (
+    EXTRACTOR_OPTIONS,
+    decoders_of,
+    extractor_of,
+    images_and_targets,
+    run_beside,
+)
 from pipeline.commands.scoring import names_of, words_of
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import RequestError
 from pipeline.core.model_files import load_decoder, read_card
 from pipeline.core.vector_files import SUFFIXES, NearestNames, write_vectors
-from pipeline.core.vectors import in_blocks
 from pipeline.data.images import ImageSet
 from pipeline.decoders.prediction import Predictions
 from pipeline.evaluation.retrieval import Candidates, find_nearest
@@ -33,9 +38,12 @@ class PredictOptions:
         api: Which of the run's decoders: that of an API style, or "ridge", its baseline; None for the first it has.
         nearest: How many of the nearest names to find for each image; None for none.
         vocabulary: A file of word vectors to find them in; None for the labels that the run was trained on.
-        weights: See `pipeline.features.weights.weights_from`; None for the decoder's own. So for the next two.
+        weights: See `pipeline.features.weights.weights_from`; None for the decoder's own. So for the next five.
         layer: See `Extractor`.
         precision: See `Extractor`.
+        pool: See `Extractor`.
+        project: See `Extractor`.
+        resize: See `Extractor`.
     """
 
     model: Path
@@ -47,6 +55,9 @@ class PredictOptions:
     weights: str | None = None
     layer: str | None = None
     precision: str | None = None
+    pool: str | None = None
+    project: str | None = None
+    resize: str | None = None
 
     def __post_init__(self) -> None:
         check_output_file(self.out, SUFFIXES, "out")
@@ -116,15 +127,15 @@ def predict(wanted: PredictOptions, options: ExtractionOptions) -> PredictResult
     """
     file = _decoder_file(wanted)
     card = read_card(file)
-    extractor = extractor_of(card, wanted.weights, wanted.layer, wanted.precision)
+    extractor = extractor_of(card, wanted.weights, **{name: getattr(wanted, name) for name in EXTRACTOR_OPTIONS})
     card.check_features(file, extractor.description)
     model = load_decoder(file)
     candidates = _candidates(wanted, file, card.target_dim) if wanted.nearest else None
     features = extract_features(wanted.images, extractor, options)
-    predictions = Predictions(model, features.stored())
+    predictions = Predictions(model, replace(features, scales=card.scales).stored())
     # Predicted once more to be written: that is cheaper than keeping the predictions of any number of images.
     nearest = find_nearest(predictions, candidates, wanted.nearest) if candidates and wanted.nearest else None
-    write_vectors(wanted.out, "predictions", features.paths, in_blocks(predictions), card.target_dim, nearest)
+    write_vectors(wanted.out, "predictions", features.paths, predictions, nearest)
     return PredictResult(
         model=str(file),
         images=len(features.paths) + len(features.failed),

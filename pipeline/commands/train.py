@@ -202,7 +202,7 @@ def _load_all(wanted: TrainOptions, extractor: Extractor, options: ExtractionOpt
     examples, duplicates = load_numbered_examples(wanted.examples, extractor, options)
     nothing = np.array([], np.intp)
     split = Split(np.arange(len(examples.targets)), nothing, nothing)
-    return SplitExamples(examples, wanted.examples.rule, split, nothing, duplicates)
+    return SplitExamples(examples, wanted.examples.rule, split, nothing, duplicates).scaled()
 
 
 def _new_record(wanted: TrainOptions, examples: SplitExamples, extractor: Extractor) -> RunRecord:
@@ -246,7 +246,7 @@ def _train_in(
     units, seed = examples.training_units, wanted.examples.seed
     fitted = fit_decoders(data, wanted.config, wanted.styles, units, seed, Callbacks(progress, checkpoint, logs))
     baselines = Baselines.fit(data.x, data.y, units, seed)
-    _save(folder, fitted.models, baselines, data, wanted, extractor)
+    _save(folder, fitted.models, baselines, data, wanted, extractor, examples.examples.features.scales)
     record = replace(
         record,
         kept_epoch={style: history.kept_epoch for style, history in fitted.histories.items()},
@@ -338,6 +338,7 @@ def _save(
     data: TrainingData,
     wanted: TrainOptions,
     extractor: Extractor,
+    scales: Sequence[float],
 ) -> None:
     card = ModelCard(
         weights=extractor.weights.name,
@@ -346,6 +347,7 @@ def _save(
         feature_dim=data.x.shape[1],
         target_dim=data.y.shape[1],
         output_activation=wanted.output_activation,
+        scales=scales,
     )
     baselines.save(folder, card)
     for style, model in models.items():

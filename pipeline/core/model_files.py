@@ -6,7 +6,7 @@ on, so that a model alone can refuse features that are not its own.
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class ModelCard:
         feature_dim: F, the dimension of the features.
         target_dim: D, the dimension of the embeddings.
         output_activation: The activation of the output, which sets the output ceiling.
+        scales: What the features by each of several layers were divided by; empty for one layer.
     """
 
     weights: str
@@ -38,6 +39,7 @@ class ModelCard:
     feature_dim: int
     target_dim: int
     output_activation: str
+    scales: Sequence[float] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The card as JSON values, with its format number."""
@@ -51,7 +53,8 @@ class ModelCard:
             RequestError: The card has another format.
         """
         check_format(card.get("format", 1), FORMAT, f"The model card of {file}")
-        return cls(**{name: value for name, value in card.items() if name != "format"})
+        values = {name: value for name, value in card.items() if name != "format"}
+        return cls(**values | {"scales": tuple(card.get("scales", ()))})
 
     def check_features(self, file: Path, description: Mapping[str, str]) -> None:
         """Refuse features of another extractor.
@@ -64,14 +67,15 @@ class ModelCard:
             RequestError: They differ from those the decoder was trained on; the message says how.
         """
         differences = [
-            f"{name}: trained on {theirs!r}, given {description.get(name)!r}"
-            for name, theirs in self.extractor.items()
-            if description.get(name) != theirs
+            f"{name}: trained on {_named(self.extractor, name)}, given {_named(description, name)}"
+            for name in {**self.extractor, **description}
+            if description.get(name) != self.extractor.get(name)
         ]
+        others = "".join(f", {name} {self.extractor[name]!r}" for name in ("pool", "project") if name in self.extractor)
         if differences:
             raise RequestError(
                 f"{file} does not fit these features: {'; '.join(differences)}. "
-                f"It needs weights {self.weights!r}, layer {self.extractor['layer']!r} "
+                f"It needs weights {self.weights!r}, layer {self.extractor['layer']!r}{others} "
                 f"and precision {self.extractor['precision']!r}."
             )
 
@@ -83,6 +87,10 @@ class ModelCard:
         """
         if dim != self.target_dim:
             raise RequestError(f"{file} predicts embeddings of dimension {self.target_dim}; the targets have {dim}.")
+
+
+def _named(description: Mapping[str, str], name: str) -> str:
+    return repr(description[name]) if name in description else "the default"
 
 
 def check_format(found: object, expected: int, what: str) -> None:

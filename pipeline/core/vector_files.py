@@ -1,7 +1,7 @@
 """Vectors as files: `.npz`, `.npy` or `.parquet`, written a block at a time."""
 
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -9,6 +9,8 @@ from typing import IO
 import numpy as np
 
 from pipeline.core.atomic import atomic_write
+from pipeline.core.errors import RequestError
+from pipeline.core.vectors import LARGEST_BLOCK, READ_AT_ONCE, Vectors, in_blocks
 
 SUFFIXES = (".npz", ".npy", ".parquet")
 
@@ -36,45 +38,69 @@ class NearestNames:
 
 
 def write_vectors(
-    file: Path,
-    name: str,
-    paths: Sequence[str],
-    blocks: Iterable[np.ndarray],
-    dim: int,
-    nearest: NearestNames | None = None,
+    file: Path, name: str, paths: Sequence[str], vectors: Vectors, nearest: NearestNames | None = None
 ) -> None:
     """Write one vector for each path, in the order given.
 
     Args:
-        file: `.npz` holds `paths` (N,) str and `name` (N, dim) float32; `.npy` the vectors alone; `.parquet` the
-            columns `path` and `vector`. An existing file is replaced.
+        file: `.npz` holds `paths` (N,) str and `name` (N, F) float32; `.npy` the vectors alone; `.parquet` the columns
+            `path` and `vector`. An existing file is replaced.
         name: The name of the array in an `.npz`: "features" or "predictions".
         paths: N paths.
-        blocks: The vectors, as consecutive arrays of shape (n, dim), float32, N rows in all.
-        dim: Their dimension.
+        vectors: The vectors, shape (N, F).
         nearest: What to write beside them, as `nearest` (N, K) str and `cosines` (N, K) float32; not into an `.npy`.
 
     Raises:
         PipelineError: The file cannot be written.
     """
+    suffix = file.suffix.lower()
     with atomic_write(file) as unfinished:
-        if file.suffix.lower() == ".npz":
-            _write_npz(unfinished, name, paths, blocks, dim, nearest)
-        elif file.suffix.lower() == ".npy":
+        if suffix == ".npy":
             with open(unfinished, "wb") as opened:
-                _stream_npy(opened, blocks, (len(paths), dim))
+                _stream_npy(opened, vectors)
+        elif suffix == ".npz":
+            _write_npz(unfinished, paths, {name: vectors}, nearest)
         else:
-            _write_parquet(unfinished, paths, blocks, dim, nearest)
+            _write_parquet(unfinished, paths, {"vector": vectors}, nearest)
+
+
+def write_layers(file: Path, paths: Sequence[str], layers: Mapping[str, Vectors]) -> None:
+    """Write several vectors for each path, in the order given.
+
+    Args:
+        file: `.npz` holds `paths` (N,) str and an array for each layer, (N, F) float32; `.parquet` the column `path`
+            and one for each layer. An existing file is replaced.
+        paths: N paths.
+        layers: Name -> vectors, shape (N, F).
+
+    Raises:
+        PipelineError: The file cannot be written.
+    """
+    with atomic_write(file) as unfinished:
+        (_write_npz if file.suffix.lower() == ".npz" else _write_parquet)(unfinished, paths, layers)
+
+
+def check_layers_fit(file: Path, count: int) -> None:
+    """Refuse several layers in a file that holds one array.
+
+    Raises:
+        RequestError: It is such a file.
+    """
+    if count > 1 and file.suffix.lower() == ".npy":
+        raise RequestError(
+            f"{file} would hold one array; for {count} layers name a .npz or .parquet file with out=FILE."
+        )
 
 
 def _write_npz(
-    file: Path, name: str, paths: Sequence[str], blocks: Iterable[np.ndarray], dim: int, nearest: NearestNames | None
+    file: Path, paths: Sequence[str], arrays: Mapping[str, Vectors], nearest: NearestNames | None = None
 ) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         with archive.open("paths.npy", "w") as member:
             np.lib.format.write_array(member, np.array(paths, dtype=str), allow_pickle=False)
-        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-            _stream_npy(member, blocks, (len(paths), dim))
+        for name, vectors in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                _stream_npy(member, vectors)
         if nearest:
             with archive.open("nearest.npy", "w", force_zip64=True) as member:
                 _stream_names(member, nearest)
@@ -90,31 +116,31 @@ def _stream_names(opened: IO[bytes], nearest: NearestNames) -> None:
         opened.write(np.array(nearest.of(slice(start, start + NAMES_AT_ONCE)), dtype).tobytes())
 
 
-def _stream_npy(opened: IO[bytes], blocks: Iterable[np.ndarray], shape: tuple[int, int]) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+def _stream_npy(opened: IO[bytes], vectors: Vectors) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": tuple(vectors.shape)}
     np.lib.format.write_array_header_1_0(opened, header)
-    for block in blocks:
+    for block in in_blocks(vectors):
         opened.write(block.astype("<f4", copy=False).tobytes())
 
 
 def _write_parquet(
-    file: Path, paths: Sequence[str], blocks: Iterable[np.ndarray], dim: int, nearest: NearestNames | None
+    file: Path, paths: Sequence[str], columns: Mapping[str, Vectors], nearest: NearestNames | None = None
 ) -> None:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    schema = pa.schema([("path", pa.string()), ("vector", pa.list_(pa.float32(), dim))])
+    fields = [("path", pa.string())]
+    fields += [(name, pa.list_(pa.float32(), vectors.shape[1])) for name, vectors in columns.items()]
     if nearest:
-        schema = schema.append(pa.field("nearest", pa.list_(pa.string())))
-        schema = schema.append(pa.field("cosines", pa.list_(pa.float32())))
+        fields += [("nearest", pa.list_(pa.string())), ("cosines", pa.list_(pa.float32()))]
+    schema = pa.schema(fields)
+    at_once = max(1, min(READ_AT_ONCE, LARGEST_BLOCK // (4 * sum(each.shape[1] for each in columns.values()))))
     with ParquetWriter(file, schema) as writer:
-        start = 0
-        for block in blocks:
-            rows = slice(start, start := start + len(block))
-            columns = [pa.array(paths[rows]), pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), dim)]
+        for start in range(0, len(paths), at_once):
+            rows = slice(start, start + at_once)
+            blocks = [vectors[rows] for vectors in columns.values()]
+            arrays = [pa.FixedSizeListArray.from_arrays(pa.array(each.reshape(-1)), each.shape[1]) for each in blocks]
             if nearest:
-                columns += [
-                    pa.array(nearest.of(rows)),
-                    pa.array(nearest.cosines[rows].tolist(), pa.list_(pa.float32())),
-                ]
-            writer.write_table(pa.table(columns, schema=schema))
+                cosines = pa.array(nearest.cosines[rows].tolist(), pa.list_(pa.float32()))
+                arrays += [pa.array(nearest.of(rows)), cosines]
+            writer.write_table(pa.table([pa.array(paths[rows]), *arrays], schema=schema))

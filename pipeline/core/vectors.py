@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 READ_AT_ONCE = 256  # rows
+LARGEST_BLOCK = 2**26  # bytes
 
 
 class Vectors(Protocol):
@@ -27,8 +28,9 @@ class Vectors(Protocol):
     def __getitem__(self, rows: slice | np.ndarray, /) -> np.ndarray: ...
 
 
-def in_blocks(x: Vectors, rows: int = READ_AT_ONCE) -> Iterator[np.ndarray]:
-    """The rows in order, at most `rows` at a time."""
+def in_blocks(x: Vectors, rows: int | None = None) -> Iterator[np.ndarray]:
+    """The rows in order, at most `rows` at a time; unless given, READ_AT_ONCE, or fewer that fit LARGEST_BLOCK."""
+    rows = rows or max(1, min(READ_AT_ONCE, LARGEST_BLOCK // (4 * x.shape[1] or 1)))
     return (x[start : start + rows] for start in range(0, len(x), rows))
 
 

@@ -18,7 +18,7 @@ from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST, ImageSet
 from pipeline.features.engines import Engine
 from pipeline.features.slots import Slots
-from pipeline.features.store import FeatureStore
+from pipeline.features.store_group import StoreGroup
 from pipeline.features.workers import Decoded
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Computed:
     """What was computed.
 
     Attributes:
-        count: How many features.
+        count: How many images.
         engine: The engine's name; None where nothing was new.
         started_at: When the engine got its first batch, by `time.monotonic`.
     """
@@ -49,28 +49,29 @@ class Saver:
     """Stores features in groups of batches; `save` and `flush` are called from one thread.
 
     Args:
-        store: The feature store.
+        stores: The feature stores.
         slots: Where the thumbnails are.
         images: The set that the images belong to.
-        dim: F, the dimension of a feature.
+        dim: The dimension of all features of an image together.
         bar: The progress bar.
     """
 
-    def __init__(self, store: FeatureStore, slots: Slots, images: ImageSet, dim: int, bar: Any) -> None:
+    def __init__(self, stores: StoreGroup, slots: Slots, images: ImageSet, dim: int, bar: Any) -> None:
         self.count = 0
-        self._store, self._slots, self._images, self._dim, self._bar = store, slots, images, dim, bar
-        self._gathered: list[tuple[Sequence[Decoded], np.ndarray, np.ndarray]] = []
+        self._stores, self._slots, self._images, self._dim, self._bar = stores, slots, images, dim, bar
+        self._gathered: list[tuple[Sequence[Decoded], list[np.ndarray], np.ndarray]] = []
         self._batches, self._first, self._stored = 0, 0.0, 0.0
 
-    def save(self, batch: Sequence[Decoded], computing: "Future[np.ndarray]") -> None:
+    def save(self, batch: Sequence[Decoded], computing: "Future[list[np.ndarray]]") -> None:
         """Store a batch's features when they are computed, at once or with those that follow.
 
         Raises:
             PipelineError: A feature is not finite, or the store cannot be written.
         """
-        features = computing.result()[: len(batch)]
-        if not np.isfinite(features).all():
-            bad = int((~np.isfinite(features).all(axis=1)).argmax())
+        features = [each[: len(batch)] for each in computing.result()]
+        is_finite = np.logical_and.reduce([np.isfinite(each).all(axis=1) for each in features])
+        if not is_finite.all():
+            bad = int((~is_finite).argmax())
             raise PipelineError(
                 f"The engine gave NaN or infinite values for {self._images.paths[batch[bad].number]}; nothing of this "
                 "batch was stored. Check the weights, or use precision float32."
@@ -78,7 +79,7 @@ class Saver:
         self._gathered.append((batch, features, self._slots.thumbnails[[image.slot for image in batch]]))
         now = time.monotonic()
         self._announce(now, len(batch))
-        size = sum(len(images) for images, *_ in self._gathered) * self._dim * features.itemsize
+        size = sum(len(images) for images, *_ in self._gathered) * self._dim * features[0].itemsize
         if now - self._stored >= STORE_SECONDS or size >= STORE_BYTES:
             self.flush()
             self._stored = now
@@ -94,9 +95,9 @@ class Saver:
         batches, features, thumbnails = zip(*self._gathered, strict=True)
         self._gathered = []
         images = list(itertools.chain.from_iterable(batches))
-        self._store.append(
+        self._stores.append(
             np.frombuffer(b"".join(image.digest for image in images), DIGEST),
-            np.concatenate(features),
+            [np.concatenate(each) for each in zip(*features, strict=True)],
             np.concatenate(thumbnails),
             np.array([image.pixel_count for image in images]),
         )
@@ -117,7 +118,7 @@ class Saver:
                 left,
                 _duration(left * seconds),
                 _size(left * (4 * self._dim + THUMBNAIL**2)),
-                self._store.path.parent,
+                self._stores.stores[0].path.parent,
             )
 
 

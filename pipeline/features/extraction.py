@@ -11,6 +11,7 @@ would have formed.
 import contextlib
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,14 +23,17 @@ import platformdirs
 from pipeline.core.cores import usable_cores
 from pipeline.core.errors import PipelineError, RequestError, cause
 from pipeline.core.progress import progress_bar
+from pipeline.core.vectors import moments
 from pipeline.data.decoding import MAX_PIXELS
 from pipeline.data.images import ImageSet
 from pipeline.features.computation import Computed, Saver, compute
 from pipeline.features.engines import ENGINES, ensure_weights, make_engine
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
+from pipeline.features.side_by_side import SideBySide
 from pipeline.features.slots import Slots
 from pipeline.features.store import FeatureStore
+from pipeline.features.store_group import StoreGroup
 from pipeline.features.survey import Failure, Survey
 from pipeline.features.workers import CHUNK, CHUNKS_AHEAD, decode_ahead
 
@@ -74,26 +78,34 @@ class ExtractionOptions:
         return self.workers or usable_cores()
 
 
+@dataclass(frozen=True)
+class LayerFeatures:
+    """The features by one layer: their extractor, their store, and how many were computed now."""
+
+    extractor: Extractor
+    store: FeatureStore
+    computed: int
+
+
 @dataclass
 class Features:
-    """The features of a set of images; the vectors themselves stay in the store.
+    """The features of a set of images, by one layer or several side by side; the vectors themselves stay on disk.
 
     Attributes:
-        store: The feature store.
-        dim: F, the dimension of a feature.
+        layers: The layers.
         images: The images that have a feature, in path order.
         digests: Their content digests, in the same order, shape (N,), DIGEST.
         failed: The images that could not be read.
-        computed: How many vectors were computed now.
-        cached: How many images had their vector in the store already, or share it with a duplicate.
+        computed: For how many images a vector was computed now.
+        cached: How many images had all their vectors in the stores already, or share them with a duplicate.
         seconds: How long the stage took.
         seconds_starting: How long of that it took until the engine could begin: start of the workers, conversion of the
             network, the first batch decoded.
         engine: The engine that computed, or None where nothing was left to compute.
+        scales: What the features by each of several layers are divided by; empty for 1.
     """
 
-    store: FeatureStore
-    dim: int
+    layers: Sequence[LayerFeatures]
     images: ImageSet
     digests: np.ndarray
     failed: list[Failure] = field(default_factory=list)
@@ -102,6 +114,17 @@ class Features:
     seconds: float = 0.0
     seconds_starting: float = 0.0
     engine: str | None = None
+    scales: Sequence[float] = ()
+
+    @property
+    def store(self) -> FeatureStore:
+        """The store of the first layer, which holds all that does not depend on the layer."""
+        return self.layers[0].store
+
+    @property
+    def dim(self) -> int:
+        """F, the dimension of a feature."""
+        return sum(layer.extractor.dim for layer in self.layers)
 
     @property
     def paths(self) -> Sequence[str]:
@@ -114,9 +137,23 @@ class Features:
             self, images=self.images.subset(rows), digests=self.digests[np.asarray(rows, np.intp)]
         )
 
-    def stored(self) -> "StoredFeatures":
+    def by_layer(self) -> "list[StoredFeatures]":
+        """The vectors by each layer, as they are stored."""
+        return [
+            StoredFeatures(layer.store, layer.store.rows(self.digests), layer.extractor.dim) for layer in self.layers
+        ]
+
+    def stored(self) -> "StoredFeatures | SideBySide":
         """The vectors, on disk until they are asked for."""
-        return StoredFeatures(self.store, self.store.rows(self.digests), self.dim)
+        parts = self.by_layer()
+        return parts[0] if len(parts) == 1 else SideBySide(parts, self.scales or [1.0] * len(parts))
+
+    def scaled_by(self, rows: np.ndarray) -> "Features":
+        """These features, those by each of several layers divided by the root of their mean variance over some rows."""
+        if len(self.layers) == 1:
+            return self
+        variances = [moments(part.subset(rows))[1] for part in self.by_layer()]
+        return dataclasses.replace(self, scales=[math.sqrt(variance) or 1.0 for variance in variances])
 
     def vectors(self) -> np.ndarray:
         """All vectors at once, shape (len(paths), dim), float32."""
@@ -159,10 +196,11 @@ class StoredFeatures:
 
 
 def extract_features(images: ImageSet, extractor: Extractor, options: ExtractionOptions | None = None) -> Features:
-    """Make sure that every image's feature is in the store.
+    """Make sure that every image's feature is in the store, or in the stores of all layers.
 
     Images that cannot be read are skipped, with a warning; they change no other image's feature. What is computed is
-    stored about every second, so an interruption loses no more than that and the images in flight.
+    stored about every second, so an interruption loses no more than that and the images in flight. Several layers are
+    computed in one pass; those whose store has all images are not computed.
 
     Args:
         images: The images.
@@ -178,14 +216,20 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
     options = options or ExtractionOptions()
     start = time.monotonic()
     _make_cache(options.cache)
-    store = FeatureStore(options.cache, extractor)
+    stores = [FeatureStore(options.cache, part) for part in extractor.parts]
     if options.verify:
-        store.drop_damaged(options.progress)
+        for store in stores:
+            store.drop_damaged(options.progress)
     with contextlib.closing(FileIndex(options.cache)) as index:
-        survey = Survey(images, store, index, options.max_pixels, retry_crashed=options.verify)
-        computed = _compute_unknown(survey, images, store, extractor, options) if survey.unknown else Computed()
-    if computed.count:
-        store.tidy()
+        survey = Survey(images, StoreGroup(stores), index, options.max_pixels, retry_crashed=options.verify)
+        lacking = [pair for pair in zip(stores, extractor.parts, strict=True) if survey.may_lack(pair[0])]
+        group = StoreGroup([store for store, _ in lacking])
+        parts = [part for _, part in lacking]
+        computed = _compute_unknown(survey, images, group, parts, options) if lacking else Computed()
+    for store in group.stores:
+        if group.computed[store.path]:
+            store.tidy()
+    survey.drop_incomplete()
     failed = survey.failures()
     for each in failed:
         log.warning("skipped %s: %s", each.path, each.error)
@@ -194,14 +238,17 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
             f"None of the {len(images)} images of {images.source} could be read; "
             f"the first is {failed[0].path}: {failed[0].error}."
         )
+    count = max(group.computed.values(), default=0)
     return Features(
-        store=store,
-        dim=extractor.dim,
+        layers=[
+            LayerFeatures(part, store, group.computed[store.path])
+            for part, store in zip(extractor.parts, stores, strict=True)
+        ],
         images=images.subset(np.flatnonzero(survey.has_feature)) if failed else images,
         digests=survey.digests[survey.has_feature],
         failed=failed,
-        computed=computed.count,
-        cached=len(images) - len(failed) - computed.count,
+        computed=count,
+        cached=len(images) - len(failed) - count,
         seconds=time.monotonic() - start,
         seconds_starting=computed.started_at - start if computed.engine else 0.0,
         engine=computed.engine,
@@ -218,15 +265,26 @@ def _make_cache(cache: Path) -> None:
 
 
 def _compute_unknown(
-    survey: Survey, images: ImageSet, store: FeatureStore, extractor: Extractor, options: ExtractionOptions
+    survey: Survey, images: ImageSet, group: StoreGroup, extractors: Sequence[Extractor], options: ExtractionOptions
 ) -> Computed:
-    """Read the images that the survey does not know, and compute the features that the store lacks."""
-    if not len(store):  # weights are needed for certain: miss them before anything is started
-        ensure_weights(options.engine, extractor, options.cache)
+    """Read the images that the survey does not know, and compute the features that a group of stores lacks."""
+    if not all(map(len, group.stores)):  # weights are needed for certain: miss them before anything is started
+        ensure_weights(options.engine, extractors, options.cache)
+    for extractor in extractors:
+        if extractor.pooling and extractor.pooling.kind == "flat" and not extractor.projection:
+            log.warning(
+                "All positions of layer %s take %.1f MB an image, %.1f GB for %d; pool='mean' or project='4096' keeps "
+                "less.",
+                extractor.layer,
+                extractor.dim * 4e-6,
+                extractor.dim * 4e-9 * len(survey.unknown),
+                len(survey.unknown),
+            )
     batch = options.batch_size or USUAL_BATCH
     in_work = options.worker_count * CHUNK * CHUNKS_AHEAD
     slots = Slots(batch * (4 + -(-in_work // batch)))  # whole batches, so that their slots stay neighbours
-    decoding = decode_ahead(images.refs, survey.unknown, store.digests, slots, options.worker_count, options.max_pixels)
+    workers, max_pixels, resize = options.worker_count, options.max_pixels, extractors[0].resize
+    decoding = decode_ahead(images.refs, survey.unknown, group.digests, slots, workers, max_pixels, resize)
     known = len(images) - len(survey.unknown)
     with (
         progress_bar(len(images), "image", "features", options.progress, known) as bar,
@@ -235,6 +293,6 @@ def _compute_unknown(
         return compute(
             survey.new(decoded, slots, bar),
             slots,
-            lambda: make_engine(options.engine, extractor, options.batch_size, options.cache),
-            Saver(store, slots, images, extractor.dim, bar),
+            lambda: make_engine(options.engine, extractors, options.batch_size, options.cache),
+            Saver(group, slots, images, sum(extractor.dim for extractor in extractors), bar),
         )

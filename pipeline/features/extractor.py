@@ -2,61 +2,181 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.core.errors import RequestError
-from pipeline.data.decoding import RESIZE, SIDE
-from pipeline.features.vgg16 import LAYERS, PRECISIONS, PREPROCESSING, Arrays
+from pipeline.data.decoding import RESIZES, SIDE
+from pipeline.data.spelling import near_spellings
+from pipeline.features.pooling import Pooling
+from pipeline.features.projection import Projection
+from pipeline.features.vgg16 import (
+    PRE,
+    PRECISIONS,
+    PREPROCESSING,
+    Arrays,
+    activation_shapes,
+    base_layer,
+    deepest,
+    weighted_layers,
+)
 from pipeline.features.weights import Weights
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """What turns pixels into a feature: weights, layer and precision, with the resize and preprocessing of this code.
+    """What turns pixels into a feature: weights, layers, pooling, projection, resize and precision.
 
     Two extractors with the same fingerprint give the same features up to rounding, on any engine.
 
     Attributes:
         weights: Where VGG16's weights come from.
-        layer: The layer whose activation is the feature, after ReLU; one of `pipeline.features.vgg16.LAYERS`.
+        layer: The layer whose activation is the feature, by its Keras name; with ":pre" the value before the ReLU, or
+            before the softmax of `predictions`. Of several, separated by commas, the features stand side by side.
         precision: The precision of VGG16's arithmetic, one of `pipeline.features.vgg16.PRECISIONS`.
+        pool: For layers with positions: "mean" (unless given), "max", "grid:N" or "flat".
+        project: "DIM" or "DIM:SEED": a sparse random projection of each pooled layer.
+        resize: How an image becomes 224 x 224 pixels, a key of `pipeline.data.decoding.RESIZES`.
 
     Raises:
-        RequestError: The layer or the precision is unknown.
+        RequestError: One of these is unknown, or they do not fit each other.
     """
 
     weights: Weights
     layer: str = "fc2"
     precision: str = "float32"
+    pool: str | None = None
+    project: str | None = None
+    resize: str = "squash"
 
     def __post_init__(self) -> None:
-        if self.layer not in LAYERS:
-            raise RequestError(f"layer {self.layer!r} is unknown; choose from {', '.join(LAYERS)}.")
+        _check_layers(self.layers)
         if self.precision not in PRECISIONS:
             raise RequestError(f"precision {self.precision!r} is unknown; choose from {', '.join(PRECISIONS)}.")
+        if self.resize not in RESIZES:
+            raise RequestError(f"resize {self.resize!r} is unknown; choose from {', '.join(RESIZES)}.")
+        if self.pool and not any(map(_has_positions, self.layers)):
+            raise RequestError(
+                f"pool {self.pool!r} does not fit layer {self.layer!r}, which has no positions; "
+                "leave it out, or choose a convolutional layer."
+            )
+        if len(self.layers) > 1:
+            _ = self.parts  # each is checked
+            return
+        if self.pooling and self.pooling.sides(self.side) > self.side:
+            raise RequestError(
+                f"pool {self.pool!r} has more cells than layer {self.layer!r} has positions, {self.side} x {self.side}."
+            )
+        if self.projection and self.projection.dim > self.pooled_dim:
+            raise RequestError(
+                f"project {self.project!r} is larger than layer {self.layer!r}, whose features have "
+                f"{self.pooled_dim:,} numbers."
+            )
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers, in the order in which they were given."""
+        return [layer.strip() for layer in self.layer.split(",")]
+
+    @property
+    def parts(self) -> list["Extractor"]:
+        """An extractor for each layer; engines run them in one pass. All that follows but `dim` is for one layer."""
+        if len(self.layers) == 1:
+            return [self]
+        return [replace(self, layer=name, pool=self.pool if _has_positions(name) else None) for name in self.layers]
+
+    @property
+    def side(self) -> int:
+        """How many positions the layer has each way; 1 for a dense one."""
+        return self._shape[0] if _has_positions(self.layer) else 1
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """The pooling; None for a dense layer."""
+        return Pooling.parse(self.pool or "mean") if _has_positions(self.layer) else None
+
+    @property
+    def projection(self) -> Projection | None:
+        """The projection, if there is one."""
+        return Projection.parse(self.project) if self.project else None
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return activation_shapes()[base_layer(self.layer)]
+
+    @property
+    def pooled_dim(self) -> int:
+        """The dimension before a projection."""
+        return self._shape[-1] * (self.pooling.sides(self.side) ** 2 if self.pooling else 1)
 
     @property
     def dim(self) -> int:
-        """The dimension of a feature."""
-        return LAYERS[self.layer]
+        """The dimension of a feature, of all layers together."""
+        if len(self.layers) > 1:
+            return sum(part.dim for part in self.parts)
+        return self.projection.dim if self.projection else self.pooled_dim
 
     @property
     def description(self) -> dict[str, str]:
-        """Everything that the features depend on."""
-        return {
+        """Everything that the features depend on; mean pooling, and no projection, go without saying."""
+        described = {
             "network": "vgg16",
             "weights": self.weights.digest,
-            "layer": self.layer,
-            "image": f"{RESIZE}-{SIDE}x{SIDE}",
+            "layer": ",".join(self.layers),
+            "image": f"{RESIZES[self.resize]}-{SIDE}x{SIDE}",
             "preprocessing": PREPROCESSING,
             "precision": self.precision,
         }
+        if self.pool and Pooling.parse(self.pool) != Pooling():
+            described["pool"] = str(Pooling.parse(self.pool))
+        if self.projection:
+            described["project"] = str(self.projection)
+        return described
 
     @property
     def fingerprint(self) -> str:
         """A hash of the description, 16 hexadecimal digits; it names the feature store."""
         return hashlib.blake2b(json.dumps(self.description).encode(), digest_size=8).hexdigest()
 
-    def read_weights(self) -> Arrays:
-        """Read the weights that this extractor needs."""
-        return self.weights.read(self.layer)
+
+def described_extractor(weights: Weights, description: Mapping[str, str], **changes: Any) -> Extractor:
+    """The extractor that a description is of, with other weights, or what else is given and not None.
+
+    Raises:
+        RequestError: See `Extractor`.
+    """
+    rule = description["image"].rpartition("-")[0]
+    described: dict[str, Any] = {
+        "layer": description["layer"],
+        "precision": description["precision"],
+        "pool": description.get("pool"),
+        "project": description.get("project"),
+        "resize": next((name for name, image in RESIZES.items() if image == rule), rule),
+    }
+    return Extractor(weights, **described | {name: value for name, value in changes.items() if value is not None})
+
+
+def read_weights(extractors: Sequence[Extractor]) -> Arrays:
+    """Read the weights that extractors, which share them, need."""
+    return extractors[0].weights.read(deepest(extractor.layer for extractor in extractors))
+
+
+def _has_positions(layer: str) -> bool:
+    """Whether a layer is convolutional: a number for each position and channel."""
+    return len(activation_shapes()[base_layer(layer)]) == 3
+
+
+def _check_layers(names: Sequence[str]) -> None:
+    """Refuse layers that VGG16 lacks, and values before the activation of layers that have none."""
+    layers = activation_shapes()
+    for name in names:
+        base = base_layer(name)
+        if base not in layers:
+            near = near_spellings({base: [base.lower()]}, layers)[base]
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(layers)}."
+            raise RequestError(f"layer {name!r} is unknown; {hint}")
+        if name.endswith(PRE) and base not in weighted_layers(base):
+            raise RequestError(f"layer {name!r}: {base} has no activation, so no value before it; leave {PRE!r} out.")
+        if names.count(name) > 1:
+            raise RequestError(f"layer {name!r} is named twice.")

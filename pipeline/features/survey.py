@@ -11,6 +11,7 @@ from pipeline.data.images import DIGEST, ImageRef, ImageSet
 from pipeline.features.file_index import CRASHED, FileIndex
 from pipeline.features.slots import Slots
 from pipeline.features.store import FeatureStore
+from pipeline.features.store_group import StoreGroup
 from pipeline.features.workers import Decoded
 
 RECORDED_AT_ONCE = 1024  # images
@@ -29,22 +30,22 @@ class Survey:
 
     Args:
         images: The images.
-        store: The feature store.
+        stores: The feature stores.
         index: The file index.
         max_pixels: The size of the largest image to use, in pixels.
         retry_crashed: Whether to decode images again that ended a process before.
 
     Attributes:
         digests: The content digest of each image that is known, shape (N,), DIGEST.
-        has_feature: Whether its feature is in the store, or will be at the end, shape (N,), bool.
+        has_feature: Whether all its features are stored, or will be at the end, shape (N,), bool.
         unknown: The numbers of the images that have to be read.
         failed: The images that cannot be used, by number.
     """
 
     def __init__(
-        self, images: ImageSet, store: FeatureStore, index: FileIndex, max_pixels: int, retry_crashed: bool = False
+        self, images: ImageSet, stores: StoreGroup, index: FileIndex, max_pixels: int, retry_crashed: bool = False
     ) -> None:
-        self._images, self._store, self._index, self._max_pixels = images, store, index, max_pixels
+        self._images, self._stores, self._index, self._max_pixels = images, stores, index, max_pixels
         self.digests = np.zeros(len(images), DIGEST)
         self.has_feature = np.zeros(len(images), bool)
         self.failed: dict[int, str] = {}
@@ -57,17 +58,30 @@ class Survey:
             elif digest:
                 self.digests[number] = digest
                 is_known[number] = True
-        is_known[is_known] = store.contains(self.digests[is_known])
+        self._has_digest = is_known.copy()
+        is_known[is_known] = stores.contains(self.digests[is_known])
         self._add_stored(np.flatnonzero(is_known))
         is_known[list(self.failed)] = True
         self.unknown: list[int] = np.flatnonzero(~is_known).tolist()
 
     def _add_stored(self, numbers: np.ndarray) -> None:
         """Note images whose features are stored; their sizes are checked as if they were decoded now."""
-        counts = self._store.pixel_counts(self.digests[numbers])
+        counts = self._stores.pixel_counts(self.digests[numbers])
         self.has_feature[numbers] = counts <= self._max_pixels
         for number, count in zip(numbers[counts > self._max_pixels], counts[counts > self._max_pixels], strict=True):
             self.failed[int(number)] = too_large(int(count), self._max_pixels)
+
+    def may_lack(self, store: FeatureStore) -> bool:
+        """Whether a store lacks an image that has to be read, or may do so as the content is not known yet."""
+        known = self._has_digest[self.unknown]
+        return not (known.all() and store.contains(self.digests[self.unknown]).all())
+
+    def drop_incomplete(self) -> None:
+        """Drop images that a store turns out to lack: they changed after the survey had found them in it."""
+        numbers = np.flatnonzero(self.has_feature)
+        for number in numbers[~self._stores.contains(self.digests[numbers])]:
+            self.has_feature[number] = False
+            self.failed[int(number)] = "it changed while it was read; run the same command again"
 
     def new(self, decoded: Iterator[Decoded], slots: Slots, bar: Any) -> Iterator[Decoded]:
         """Note each image as it comes; pass on those whose feature has to be computed, one of several duplicates.
@@ -83,7 +97,7 @@ class Survey:
         scheduled: set[bytes] = set()
         for image in decoded:
             self._note(image)
-            if image.is_new and image.digest not in scheduled and image.digest not in self._store.arrived:
+            if image.is_new and image.digest not in scheduled and not self._stores.has_arrived(image.digest):
                 scheduled.add(image.digest)
                 yield image
             else:

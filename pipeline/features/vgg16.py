@@ -3,7 +3,11 @@
 Nothing here computes; that is the work of `pipeline.features.engines`.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
+
+from pipeline.data.decoding import SIDE
 
 # The convolutions of each block, as (name, input channels, output channels); a 2 x 2 max pooling ends each block.
 BLOCKS = tuple(
@@ -15,10 +19,9 @@ BLOCKS = tuple(
         [(2, 3, 64), (2, 64, 128), (3, 128, 256), (3, 256, 512), (3, 512, 512)], start=1
     )
 )
-DENSE = (("fc1", 7 * 7 * 512, 4096), ("fc2", 4096, 4096))
+DENSE = (("fc1", 7 * 7 * 512, 4096), ("fc2", 4096, 4096), ("predictions", 4096, 1000))
+PRE = ":pre"  # after a layer's name: its value before the activation
 
-# What `--layer` may be -> the dimension of its features. block5_pool is averaged over its 7 x 7 positions.
-LAYERS = {"fc2": 4096, "fc1": 4096, "block5_pool": 512}
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 # Keras's preprocessing for VGG16 ("caffe" mode): RGB to BGR, then minus the ImageNet means of B, G and R; no scaling.
@@ -29,10 +32,36 @@ BGR_MEAN = np.array([103.939, 116.779, 123.68], np.float32)
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
+def activation_shapes() -> dict[str, tuple[int, ...]]:
+    """The layers by their Keras names, in order, with their activations' shapes: (side, side, channels) or (units,)."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number, block in enumerate(BLOCKS, start=1):
+        side = SIDE >> (number - 1)
+        shapes |= {name: (side, side, channels) for name, _, channels in block}
+        shapes[f"block{number}_pool"] = (side // 2, side // 2, block[-1][2])
+    return shapes | {name: (units,) for name, _, units in DENSE}
+
+
+def base_layer(layer: str) -> str:
+    """The Keras name of a layer that may end in PRE."""
+    return layer.removesuffix(PRE)
+
+
+def deepest(layers: Iterable[str]) -> str:
+    """The Keras name of the layer of several, each may end in PRE, that is computed last."""
+    return max(map(base_layer, layers), key=list(activation_shapes()).index)
+
+
+def layers_up_to(layer: str) -> list[str]:
+    """The Keras names of the layers up to one, in order."""
+    names = list(activation_shapes())
+    return names[: names.index(layer) + 1]
+
+
 def weighted_layers(layer: str) -> dict[str, tuple[int, ...]]:
-    """The layers with weights up to `layer`, in order, with the shapes of their kernels."""
-    shapes: dict[str, tuple[int, ...]] = {
+    """The layers with weights up to `layer`, a Keras name, in order, with the shapes of their kernels."""
+    kernels: dict[str, tuple[int, ...]] = {
         name: (3, 3, before, after) for block in BLOCKS for name, before, after in block
     }
-    dense = {"block5_pool": 0, "fc1": 1, "fc2": 2}[layer]
-    return shapes | {name: (before, after) for name, before, after in DENSE[:dense]}
+    kernels |= {name: (before, after) for name, before, after in DENSE}
+    return {name: kernels[name] for name in layers_up_to(layer) if name in kernels}

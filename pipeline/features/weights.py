@@ -133,7 +133,7 @@ def _read_file(path: Path, layer: str) -> Arrays:
         if name not in arrays:
             raise RequestError(
                 f"{path} has no layer {name!r}, which the layer {layer!r} needs. A file without VGG16's top has "
-                "block5_pool only."
+                "the layers up to block5_pool only."
             )
         kernel, bias = arrays[name]
         if kernel.shape != shape or bias.shape != shape[-1:]:

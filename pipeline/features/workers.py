@@ -68,7 +68,13 @@ class _Chunk:
 
 
 def decode_ahead(
-    refs: Sequence[ImageRef], numbers: Sequence[int], stored: np.ndarray, slots: Slots, workers: int, max_pixels: int
+    refs: Sequence[ImageRef],
+    numbers: Sequence[int],
+    stored: np.ndarray,
+    slots: Slots,
+    workers: int,
+    max_pixels: int,
+    resize: str = "squash",
 ) -> Generator[Decoded, None, None]:
     """Read and decode images in worker processes, as far ahead as there are slots.
 
@@ -79,6 +85,7 @@ def decode_ahead(
         slots: Where the pixels go; a batch and a chunk have to fit.
         workers: The most processes to use.
         max_pixels: The size of the largest image to decode, in pixels.
+        resize: How to resize, a key of `pipeline.data.decoding.RESIZES`.
 
     Yields:
         The images, in the order of `numbers`.
@@ -90,7 +97,8 @@ def decode_ahead(
         return
     waiting = deque(numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK))
     ahead: deque[_Chunk] = deque()
-    with closing(_Pool(min(workers, len(waiting)), (slots.memory, _shared(stored), max_pixels))) as pool:
+    settings = (slots.memory, _shared(stored), max_pixels, resize)
+    with closing(_Pool(min(workers, len(waiting)), settings)) as pool:
         while waiting or ahead:
             while waiting and pool.has_room and (places := slots.take(len(waiting[0]))):
                 pairs = zip(waiting.popleft(), places, strict=True)
@@ -207,7 +215,7 @@ def _shared(digests: np.ndarray) -> Any:
     return memory, len(digests)
 
 
-def _work(connection: Connection, memory: SharedMemory, stored: tuple[Any, int], max_pixels: int) -> None:
+def _work(connection: Connection, memory: SharedMemory, stored: tuple[Any, int], max_pixels: int, resize: str) -> None:
     """Read and decode what comes through a connection, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     end_with_parent()
@@ -217,7 +225,7 @@ def _work(connection: Connection, memory: SharedMemory, stored: tuple[Any, int],
     connection.send("ready")
     with suppress(EOFError):  # the parent is done
         while True:
-            connection.send([_decode(task, known, arrays, max_pixels) for task in connection.recv()])
+            connection.send([_decode(task, known, arrays, max_pixels, resize) for task in connection.recv()])
 
 
 def _keep_freed_memory() -> None:
@@ -228,7 +236,9 @@ def _keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2 * KEPT_MEMORY)
 
 
-def _decode(task: _Task, stored: np.ndarray, slots: tuple[np.ndarray, np.ndarray], max_pixels: int) -> Decoded:
+def _decode(
+    task: _Task, stored: np.ndarray, slots: tuple[np.ndarray, np.ndarray], max_pixels: int, resize: str
+) -> Decoded:
     """Decode one image into its slot, unless its feature is stored."""
     number, slot, ref = task
     try:
@@ -238,7 +248,7 @@ def _decode(task: _Task, stored: np.ndarray, slots: tuple[np.ndarray, np.ndarray
         if place < len(stored) and stored[place].tobytes() == digest:
             return Decoded(number, slot, digest, version)
         pixels, thumbnails = slots
-        pixels[slot], thumbnails[slot], pixel_count = decode_with_thumbnail(data, max_pixels)
+        pixels[slot], thumbnails[slot], pixel_count = decode_with_thumbnail(data, max_pixels, resize)
         return Decoded(number, slot, digest, version, True, pixel_count)
     except ImageError as error:
         return Decoded(number, slot, error=str(error))

@@ -54,6 +54,7 @@ def test_extract_counts_images_per_second_after_the_start(computed: int, rate: f
         engine="mnn",
         extractor={"fingerprint": "f00d"},
         store="store",
+        layers=[],
         out=None,
     )
     document = json.loads(json.dumps(result.to_json()))

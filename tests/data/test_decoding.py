@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,3 +109,42 @@ def test_large_jpegs_decoded_at_reduced_scale_stay_within_two_levels(
     full = decode(data).astype(int)
     assert 0 < abs(reduced - full).max() <= 2
     assert abs(reduced - full).mean() < 0.3
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_resize_keras_gives_the_pixels_of_load_img(mode: str, tmp_path: Path) -> None:
+    import keras
+
+    file = tmp_path / "a.png"
+    image = make_image(3, 301, 177).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(100)
+    image.save(file)
+    expected = keras.utils.img_to_array(keras.utils.load_img(file, target_size=(224, 224)))
+    assert np.array_equal(decode(file.read_bytes(), resize="keras"), expected)
+
+
+def test_resize_keras_neither_turns_nor_reduces_a_photograph(tmp_path: Path) -> None:
+    import keras
+
+    file = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    make_image(3, 2000, 1500).save(file, exif=exif)
+    expected = keras.utils.img_to_array(keras.utils.load_img(file, target_size=(224, 224)))
+    assert np.array_equal(decode(file.read_bytes(), resize="keras"), expected)
+
+
+@pytest.mark.parametrize("size", [(512, 256), (256, 512), (256, 256)])
+def test_resize_crop_takes_the_centre(size: tuple[int, int]) -> None:
+    image = make_image(4, *size)
+    left, upper = (size[0] - 224) // 2, (size[1] - 224) // 2
+    expected = np.asarray(image.crop((left, upper, left + 224, upper + 224)))
+    assert np.array_equal(decode(encoded(image), resize="crop"), expected)
+
+
+def test_resize_crop_keeps_the_aspect_ratio() -> None:
+    image = make_image(4, 700, 350)
+    whole = image.resize((512, 256), Image.Resampling.BILINEAR)
+    expected = np.asarray(whole.crop((144, 16, 368, 240))).astype(int)
+    assert abs(decode(encoded(image), resize="crop") - expected).max() <= 1

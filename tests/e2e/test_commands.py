@@ -173,7 +173,10 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
     for arguments, message in [
         (("extract", empty), "no images in this folder"),
         (("extract", tmp_path / "nowhere"), "does not exist"),
-        (("extract", folder, "--layer", "fc9"), "'fc9' is not one of"),
+        (("extract", folder, "--layer", "fc9"), "layer 'fc9' is unknown; did you mean 'fc1' or 'fc2'"),
+        (("extract", folder, "--weights", "random", "--layer", "fc2", "--pool", "max"), "which has no positions"),
+        (("extract", folder, "--weights", "random", "--project", "5000"), "is larger than layer 'fc2'"),
+        (("extract", folder, "--weights", "random", "--resize", "fit"), "'fit' is not one of"),
         (("extract", folder, "--engine", "abacus"), "'abacus' is not one of"),
         (("extract", folder, "--precision", "int8"), "'int8' is not one of"),
         (("extract", folder, "--weights", "nowhere.h5"), "'nowhere.h5'"),

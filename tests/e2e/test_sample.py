@@ -63,8 +63,9 @@ def test_api_styles_are_saved_bit_identical(trained: Finished) -> None:
 def test_a_second_extraction_computes_nothing(trained: Finished, command) -> None:
     result = command("extract", "images", "--weights", "random:0", "--json", "--quiet").json
     assert set(result) == {
-        *("images", "computed", "cached", "failed", "passed_over", "seconds", "images_per_second", "dim", "engine"),
-        *("extractor", "store", "out"),
+        *("images", "computed", "cached", "failed", "passed_over", "dim", "engine"),
+        *("seconds", "seconds_starting", "images_per_second"),
+        *("extractor", "layers", "store", "out"),
     }
     assert (result["images"], result["computed"], result["cached"], result["failed"]) == (144, 0, 144, [])
     assert (result["dim"], result["engine"]) == (4096, None)

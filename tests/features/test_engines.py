@@ -10,6 +10,7 @@ from pipeline.core.errors import PipelineError, RequestError
 from pipeline.data.decoding import decode
 from pipeline.features.engines import make_engine
 from pipeline.features.extractor import Extractor
+from pipeline.features.vgg16 import activation_shapes, weighted_layers
 from pipeline.features.weights import weights_from
 
 PHOTOGRAPHS = ("cat/1-1.jpg", "coffee/0-1.jpg")
@@ -22,28 +23,51 @@ def pixels() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def expected(pixels: np.ndarray) -> list[dict[str, np.ndarray]]:
-    weights = weights_from("random:0").read("fc2")
-    return [reference.features(image, weights) for image in pixels]
+    weights = weights_from("random:0").read("predictions")
+    return [reference.activations(image, weights) for image in pixels]
+
+
+ACTIVATIONS = [*activation_shapes(), *(f"{layer}:pre" for layer in weighted_layers("predictions"))]
+EVERY_LAYER = [
+    Extractor(weights_from("random:0"), layer, pool=pool)
+    for layer in ACTIVATIONS
+    for pool in (("mean", "max", "grid:2", "grid:3", "flat") if layer.startswith("block") else (None,))
+]
 
 
 @pytest.mark.parametrize("name", ["keras", "mnn"])
-@pytest.mark.parametrize("layer", ["fc2", pytest.param("fc1", marks=pytest.mark.slow), "block5_pool"])
+@pytest.mark.parametrize(
+    "extractors",
+    [
+        [Extractor(weights_from("random:0"))],
+        [Extractor(weights_from("random:0"), "block5_pool")],
+        Extractor(weights_from("random:0"), "block3_conv3:pre,fc1,block5_pool,block2_conv1", pool="grid:3").parts,
+        pytest.param(EVERY_LAYER, marks=pytest.mark.slow),
+    ],
+    ids=["fc2", "block5_pool", "several", "every layer"],
+)
 def test_engines_agree_with_a_float64_computation_without_keras(
-    name: str, layer: str, pixels: np.ndarray, expected: list[dict[str, np.ndarray]], real_cache: Path
+    name: str,
+    extractors: list[Extractor],
+    pixels: np.ndarray,
+    expected: list[dict[str, np.ndarray]],
+    real_cache: Path,
 ) -> None:
-    extractor = Extractor(weights_from("random:0"), layer)
-    found = make_engine(name, extractor, 2, real_cache)(pixels)
-    assert found.shape == (2, extractor.dim)
-    assert found.dtype == np.float32
-    for feature, image in zip(found, expected, strict=True):
-        true = image[layer]
-        assert np.linalg.norm(feature - true) <= 1e-3 * np.linalg.norm(true)
-        assert feature @ true >= 0.99999 * np.linalg.norm(feature) * np.linalg.norm(true)
+    features = make_engine(name, extractors, 2, real_cache)(pixels)
+    for extractor, found in zip(extractors, features, strict=True):
+        assert found.shape == (2, extractor.dim)
+        assert found.dtype == np.float32
+        for feature, image in zip(found, expected, strict=True):
+            true = image[extractor.layer]
+            if extractor.pooling:
+                true = reference.pooled(true, extractor.pool or "mean")
+            assert np.linalg.norm(feature - true) <= 1e-3 * np.linalg.norm(true), (extractor.layer, extractor.pool)
+            assert feature @ true >= 0.99999 * np.linalg.norm(feature) * np.linalg.norm(true)
 
 
 def test_reduced_precision_is_near_and_not_equal(pixels: np.ndarray, real_cache: Path) -> None:
     full, reduced = (
-        make_engine("keras", Extractor(weights_from("random:0"), "block5_pool", precision), 2, real_cache)(pixels)
+        make_engine("keras", [Extractor(weights_from("random:0"), "block5_pool", precision)], 2, real_cache)(pixels)[0]
         for precision in ("float32", "bfloat16")
     )
     error = np.linalg.norm(reduced - full) / np.linalg.norm(full)
@@ -52,18 +76,18 @@ def test_reduced_precision_is_near_and_not_equal(pixels: np.ndarray, real_cache:
 
 def test_unknown_engine_is_refused(real_cache: Path) -> None:
     with pytest.raises(RequestError, match="engine 'tpu' is unknown; choose from auto, keras, mnn"):
-        make_engine("tpu", Extractor(weights_from("random:0")), None, real_cache)
+        make_engine("tpu", [Extractor(weights_from("random:0"))], None, real_cache)
 
 
 def test_a_damaged_network_is_converted_again(
     pixels: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     extractor = Extractor(weights_from("random:0"), "block5_pool")
-    before = make_engine("mnn", extractor, 2, tmp_path)(pixels)
+    before = make_engine("mnn", [extractor], 2, tmp_path)(pixels)[0]
     for damage in (lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[:1000]):
         [network] = (tmp_path / "networks").glob("*.mnn")
         network.write_bytes(damage(network.read_bytes()))
-        assert np.array_equal(make_engine("mnn", extractor, 2, tmp_path)(pixels), before)
+        assert np.array_equal(make_engine("mnn", [extractor], 2, tmp_path)(pixels)[0], before)
         assert "is damaged" in caplog.text
         caplog.clear()
         assert not network.exists()
@@ -71,13 +95,13 @@ def test_a_damaged_network_is_converted_again(
 
 def test_mnn_refuses_reduced_precision(real_cache: Path) -> None:
     with pytest.raises(RequestError, match="needs the engine keras"):
-        make_engine("mnn", Extractor(weights_from("random:0"), precision="float16"), None, real_cache)
+        make_engine("mnn", [Extractor(weights_from("random:0"), precision="float16")], None, real_cache)
 
 
 def test_weights_that_cannot_be_read_leave_no_network(tmp_path: Path) -> None:
     (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(RequestError, match="cannot be read as VGG16 weights"):
-        make_engine("mnn", Extractor(weights_from(str(tmp_path / "cut.h5"))), None, tmp_path / "cache")
+        make_engine("mnn", [Extractor(weights_from(str(tmp_path / "cut.h5")))], None, tmp_path / "cache")
     assert [file.name for file in (tmp_path / "cache" / "networks").iterdir()] == ["converting.lock"]
 
 
@@ -86,7 +110,7 @@ def test_weights_that_cannot_be_read_leave_no_network(tmp_path: Path) -> None:
 )
 def test_out_of_memory_halves_the_batch(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     # No device here can be made to run out of memory on purpose, so the backend's call is what is stood in for.
-    engine = make_engine("keras", Extractor(weights_from("random:0"), "block5_pool"), 5, Path())
+    engine = make_engine("keras", [Extractor(weights_from("random:0"), "block5_pool")], 5, Path())
     predict, sizes = engine._predict, []
 
     def small_device(pixels: np.ndarray) -> np.ndarray:
@@ -96,9 +120,9 @@ def test_out_of_memory_halves_the_batch(error: Exception, caplog: pytest.LogCapt
         return predict(pixels)
 
     black = np.zeros((5, 224, 224, 3), np.uint8)
-    expected = engine(black)
+    [expected] = engine(black)
     engine._predict = small_device
-    np.testing.assert_allclose(engine(black), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(engine(black)[0], expected, rtol=1e-4, atol=1e-4)
     assert sizes == [5, 3, 2, 2, 1]
     assert "continuing with 2 images at a time" in caplog.text
 
@@ -121,5 +145,5 @@ def test_mnn_that_is_not_installed_is_named(real_cache: Path, monkeypatch: pytes
         monkeypatch.setitem(sys.modules, name, None)
     extractor = Extractor(weights_from("random:0"), "block5_pool")
     with pytest.raises(RequestError, match="pip install MNN, or use the engine keras"):
-        make_engine("mnn", extractor, None, real_cache)
-    assert make_engine("auto", extractor, None, real_cache).name == "keras"
+        make_engine("mnn", [extractor], None, real_cache)
+    assert make_engine("auto", [extractor], None, real_cache).name == "keras"

@@ -30,9 +30,9 @@ def options(fresh_cache: Callable[[str], Path]) -> ExtractionOptions:
 def test_vectors_are_in_step_with_their_paths(folder: Path, options: ExtractionOptions) -> None:
     features = extract_features(find_images(folder), EXTRACTOR, options)
     assert (features.computed, features.cached, features.failed) == (6, 0, [])
-    engine = make_engine("mnn", EXTRACTOR, 1, options.cache)
+    engine = make_engine("mnn", [EXTRACTOR], 1, options.cache)
     for path, vector in zip(features.paths, features.vectors(), strict=True):
-        alone = engine(decode((folder / path).read_bytes())[None])[0]
+        alone = engine(decode((folder / path).read_bytes())[None])[0][0]
         np.testing.assert_allclose(vector, alone, rtol=1e-4, atol=1e-4)
     assert np.array_equal(np.concatenate(list(in_blocks(features.stored()))), features.vectors())
 
@@ -96,12 +96,12 @@ def test_an_image_that_crashes_the_decoder_is_skipped_and_remembered(
 def test_what_fails_in_the_middle_is_one_error_and_keeps_what_was_stored(
     folder: Path, options: ExtractionOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = make_engine("mnn", EXTRACTOR, 1, options.cache)
+    engine = make_engine("mnn", [EXTRACTOR], 1, options.cache)
     seen: list[int] = []
 
-    def failing(pixels: np.ndarray) -> np.ndarray:
+    def failing(pixels: np.ndarray) -> list[np.ndarray]:
         seen.append(1)
-        return engine(pixels) if len(seen) != 4 else np.full((1, EXTRACTOR.dim), np.nan)
+        return engine(pixels) if len(seen) != 4 else [np.full((1, EXTRACTOR.dim), np.nan)]
 
     failing.name, failing.batch_size = "mnn", 1  # type: ignore[attr-defined]
     monkeypatch.setattr(extraction, "make_engine", lambda *_: failing)

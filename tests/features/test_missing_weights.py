@@ -31,7 +31,7 @@ def test_weights_are_missed_before_images_are_read(tmp_path: Path, engine: str) 
 def test_weights_are_missed_before_they_are_converted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with pytest.raises(PipelineError, match="no weights"):
-        converted_network(EXTRACTOR, tmp_path)
+        converted_network([EXTRACTOR], tmp_path)
     assert "Converting" not in caplog.text
 
 

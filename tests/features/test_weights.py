@@ -80,6 +80,8 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     whole = write_published(tmp_path / "whole.h5", small())
     with pytest.raises(RequestError, match="no layer 'fc1', which the layer 'fc2' needs"):
         weights_from(str(whole)).read("fc2")
+    with pytest.raises(RequestError, match=r"which the layer 'predictions' needs\. A file without VGG16's top"):
+        weights_from(str(whole)).read("predictions")
 
     cut = tmp_path / "cut.h5"
     cut.write_bytes(whole.read_bytes()[:1_000_000])
@@ -150,7 +152,7 @@ def test_fingerprint_depends_on_all_that_changes_features(tmp_path: Path) -> Non
 
 
 def test_unknown_layers_and_precisions_are_refused() -> None:
-    with pytest.raises(RequestError, match=r"layer 'fc3' is unknown; choose from fc2, fc1, block5_pool"):
+    with pytest.raises(RequestError, match="layer 'fc3' is unknown; did you mean 'fc1' or 'fc2'"):
         Extractor(weights_from("random"), "fc3")
     with pytest.raises(RequestError, match="precision 'float64' is unknown"):
         Extractor(weights_from("random"), precision="float64")

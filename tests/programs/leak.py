@@ -22,11 +22,11 @@ if __name__ == "__main__":
         from pipeline.core.keras_backend import import_keras
 
         import_keras().applications.VGG16 = narrow_keras_vgg16
-    engine = make_engine(sys.argv[1], Extractor(weights_from("random:0")), 2, Path(sys.argv[2]))
+    engine = make_engine(sys.argv[1], [Extractor(weights_from("random:0"))], 2, Path(sys.argv[2]))
     process, pixels = psutil.Process(), np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
     memory, handles = [], []
     for _ in range(int(sys.argv[3])):
-        assert engine(pixels).shape == (2, 8)
+        assert engine(pixels)[0].shape == (2, 8)
         memory.append(process.memory_info().rss)
         handles.append(process.num_fds())
     print(json.dumps({"memory": memory, "handles": handles}))

@@ -21,7 +21,7 @@ def thread_times() -> dict[int, float]:
 
 
 if __name__ == "__main__":
-    engine = make_engine("mnn", Extractor(weights_from("random:0"), "block5_pool"), 1, Path(sys.argv[1]))
+    engine = make_engine("mnn", [Extractor(weights_from("random:0"), "block5_pool")], 1, Path(sys.argv[1]))
     pixels = np.zeros((1, 224, 224, 3), np.uint8)
     before = thread_times()
     for _ in range(6):

@@ -20,8 +20,8 @@ def make_narrow(channels: dict[int, int], features: dict[str, int]) -> None:
     vgg16.DENSE = (
         ("fc1", 7 * 7 * features["block5_pool"], features["fc1"]),
         ("fc2", features["fc1"], features["fc2"]),
+        ("predictions", features["fc2"], 1000),
     )
-    vgg16.LAYERS = features
 
 
 def narrow_keras_vgg16(weights: None, include_top: bool, input_shape: tuple[int, int, int]) -> Any:
@@ -36,5 +36,6 @@ def narrow_keras_vgg16(weights: None, include_top: bool, input_shape: tuple[int,
     if include_top:
         outputs = keras.layers.Flatten()(outputs)
         for name, _, units in vgg16.DENSE:
-            outputs = keras.layers.Dense(units, "relu", name=name)(outputs)
+            activation = "softmax" if name == "predictions" else "relu"
+            outputs = keras.layers.Dense(units, activation, name=name)(outputs)
     return keras.Model(inputs, outputs)

@@ -19,9 +19,9 @@ if keras.backend.backend() == "tensorflow":
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [half, half])
 extractor = Extractor(weights_from("random:0"), "block5_pool")
 pixels = np.random.default_rng(0).integers(0, 255, (4, 224, 224, 3), np.uint8)
-spread = KerasEngine(extractor, 3, devices=["cpu:0", "cpu:1"])
+spread = KerasEngine([extractor], 3, devices=["cpu:0", "cpu:1"])
 assert spread.batch_size == 4
-found, whole = spread(pixels), KerasEngine(extractor, 4, devices=[])(pixels)
+found, whole = spread(pixels)[0], KerasEngine([extractor], 4, devices=[])(pixels)[0]
 assert whole.std() > 0
 np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-3)
 kernel = spread._network.weights[0].value

@@ -1,5 +1,6 @@
 """Engines: the ways to run VGG16. Each turns batches of pixels into features, and is one file in this folder."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ ENGINES = ("auto", "keras", "mnn")
 
 
 class Engine(Protocol):
-    """Runs one extractor.
+    """Runs one extractor, or several that differ in layer, pooling and projection only, in one pass.
 
     Attributes:
         name: One of ENGINES.
@@ -24,7 +25,7 @@ class Engine(Protocol):
     name: str
     batch_size: int
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Compute features.
 
         Args:
@@ -32,18 +33,18 @@ class Engine(Protocol):
                 feature of an image does not depend on how many others came with it.
 
         Returns:
-            The features, shape (batch_size, dim), float32.
+            The features of each extractor, in their order, shape (batch_size, dim), float32.
         """
         ...
 
 
-def make_engine(name: str, extractor: Extractor, batch_size: int | None, cache: Path) -> Engine:
+def make_engine(name: str, extractors: Sequence[Extractor], batch_size: int | None, cache: Path) -> Engine:
     """Create an engine by name.
 
     Args:
         name: One of ENGINES. "auto" takes Keras where its backend sees an accelerator or another precision than float32
             is asked for, and MNN otherwise.
-        extractor: What to run.
+        extractors: What to run: one extractor, or several with the same weights and precision.
         batch_size: Images in a batch; None leaves the choice to the engine.
         cache: The cache folder, where an engine may keep what it prepares from the weights.
 
@@ -53,39 +54,39 @@ def make_engine(name: str, extractor: Extractor, batch_size: int | None, cache: 
     Raises:
         RequestError: The engine is unknown, does not support the precision, or the weights cannot be read.
     """
-    if _chosen(name, extractor) == "mnn":
+    if _chosen(name, extractors) == "mnn":
         from pipeline.features.engines.mnn import MnnEngine
 
-        return MnnEngine(extractor, batch_size, cache)
+        return MnnEngine(extractors, batch_size, cache)
     from pipeline.features.engines.keras import KerasEngine
 
-    return KerasEngine(extractor, batch_size)
+    return KerasEngine(extractors, batch_size)
 
 
-def ensure_weights(name: str, extractor: Extractor, cache: Path) -> None:
+def ensure_weights(name: str, extractors: Sequence[Extractor], cache: Path) -> None:
     """Make sure that an engine will have its weights: download them if that is necessary.
 
     Args:
         name: See `make_engine`.
-        extractor: See `make_engine`.
+        extractors: See `make_engine`.
         cache: See `make_engine`.
 
     Raises:
         RequestError: The engine is unknown.
         PipelineError: The weights cannot be downloaded.
     """
-    if _chosen(name, extractor) == "mnn":
+    if _chosen(name, extractors) == "mnn":
         from pipeline.features.engines.mnn import is_converted
 
-        if is_converted(extractor, cache):
+        if is_converted(extractors, cache):
             return
-    extractor.weights.fetch()
+    extractors[0].weights.fetch()
 
 
-def _chosen(name: str, extractor: Extractor) -> str:
+def _chosen(name: str, extractors: Sequence[Extractor]) -> str:
     if name not in ENGINES:
         raise RequestError(f"engine {name!r} is unknown; choose from {', '.join(ENGINES)}.")
     if name != "auto":
         return name
-    fast_on_cpu = extractor.precision == "float32" and find_spec("MNN") and not accelerators()
+    fast_on_cpu = extractors[0].precision == "float32" and find_spec("MNN") and not accelerators()
     return "mnn" if fast_on_cpu else "keras"

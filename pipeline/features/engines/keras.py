@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.core.keras_backend import accelerators, import_keras
 from pipeline.data.decoding import SIDE
-from pipeline.features.extractor import Extractor
+from pipeline.features.extractor import Extractor, read_weights
+from pipeline.features.pooling import cell_weights
+from pipeline.features.vgg16 import PRE, deepest
 
 log = logging.getLogger(__name__)
 
@@ -21,17 +23,20 @@ OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "
 
 
 class KerasEngine:
-    """VGG16 by Keras, cut behind the extractor's layer. See `pipeline.features.engines.Engine`.
+    """VGG16 by Keras, cut behind the deepest layer. See `pipeline.features.engines.Engine`.
 
     Args:
-        extractor: What to run.
+        extractors: What to run.
         batch_size: Images in a batch; 32 unless given. Several devices round it up to a multiple of their number.
         devices: What to run on, as Keras names them; None means all accelerators that its backend sees.
     """
 
     name = "keras"
 
-    def __init__(self, extractor: Extractor, batch_size: int | None = None, devices: list[str] | None = None) -> None:
+    def __init__(
+        self, extractors: Sequence[Extractor], batch_size: int | None = None, devices: list[str] | None = None
+    ) -> None:
+        self._extractors = extractors
         self.batch_size = batch_size or BATCH_SIZE
         self._part = self.batch_size  # what the devices' memory has room for
         devices = accelerators() if devices is None else devices
@@ -40,14 +45,14 @@ class KerasEngine:
             self._scope = scope
             self.batch_size = self._part = -(-self.batch_size // len(devices)) * len(devices)
         with self._scope():
-            self._network = build_network(extractor)
+            self._network = build_network(extractors)
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Compute features; see `pipeline.features.engines.Engine`. If memory runs out, the batch is halved."""
         while True:
             try:
                 parts = [self._predict(pixels[at : at + self._part]) for at in range(0, len(pixels), self._part)]
-                return np.concatenate([np.asarray(part, np.float32) for part in parts])
+                return list(map(_joined, self._extractors, zip(*parts, strict=True)))
             except Exception as error:  # each backend has its own error type for this
                 if not any(sign in str(error) for sign in OUT_OF_MEMORY):
                     raise
@@ -56,11 +61,19 @@ class KerasEngine:
                 self._part = -(-self._part // 2)
                 log.warning("Out of memory; continuing with %d images at a time.", self._part)
 
-    def _predict(self, pixels: np.ndarray) -> np.ndarray:
+    def _predict(self, pixels: np.ndarray) -> list[Any]:
         if self._scope is contextlib.nullcontext:
-            return self._network.predict_on_batch(pixels)
-        with self._scope():  # `predict` shares a batch out, `predict_on_batch` does not
-            return self._network.predict(pixels, batch_size=len(pixels), verbose=0)
+            pooled = self._network.predict_on_batch(pixels)
+        else:
+            with self._scope():  # `predict` shares a batch out, `predict_on_batch` does not
+                pooled = self._network.predict(pixels, batch_size=len(pixels), verbose=0)
+        return pooled if isinstance(pooled, list) else [pooled]
+
+
+def _joined(extractor: Extractor, parts: Sequence[Any]) -> np.ndarray:
+    """The features of an extractor from the parts of a batch, each shape (n, pooled_dim)."""
+    features = np.concatenate([np.asarray(part, np.float32) for part in parts])
+    return extractor.projection(features) if extractor.projection else features
 
 
 def data_parallel(devices: list[str]) -> Callable[[], AbstractContextManager] | None:
@@ -83,29 +96,62 @@ def data_parallel(devices: list[str]) -> Callable[[], AbstractContextManager] | 
     return None
 
 
-def build_network(extractor: Extractor) -> Any:
-    """Build the Keras model from pixels to features, with the extractor's weights.
+def build_network(extractors: Sequence[Extractor]) -> Any:
+    """Build the Keras model from pixels to pooled layers, with the extractors' weights.
 
     Args:
-        extractor: Weights, layer and precision.
+        extractors: Weights, layers, pooling and precision.
 
     Returns:
-        A `keras.Model` from (N, 224, 224, 3) uint8 RGB to (N, dim).
+        A `keras.Model` from (N, 224, 224, 3) uint8 RGB to (N, pooled_dim), or a list of these for several extractors.
     """
     keras = import_keras()
+    last = deepest(extractor.layer for extractor in extractors)
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(extractor.precision)
+    keras.config.set_dtype_policy(extractors[0].precision)
     try:
         network = keras.applications.VGG16(
-            weights=None, include_top=extractor.layer != "block5_pool", input_shape=(SIDE, SIDE, 3)
+            weights=None, include_top=not last.startswith("block"), input_shape=(SIDE, SIDE, 3)
         )
         pixels = keras.Input((SIDE, SIDE, 3), dtype="uint8")
-        cut = keras.Model(network.inputs, network.get_layer(extractor.layer).output)
-        features = cut(keras.applications.vgg16.preprocess_input(keras.ops.cast(pixels, "float32")))
-        if extractor.layer == "block5_pool":
-            features = keras.layers.GlobalAveragePooling2D(dtype="float32")(features)
+        planes = keras.applications.vgg16.preprocess_input(keras.ops.cast(pixels, "float32"))
+        activations = _activations(network, planes, last)
+        features = [_pool(activations[extractor.layer], extractor) for extractor in extractors]
     finally:
         keras.config.set_dtype_policy(before)
-    for name, arrays in extractor.read_weights().items():
+    for name, arrays in read_weights(extractors).items():
         network.get_layer(name).set_weights(arrays)
     return keras.Model(pixels, features)
+
+
+def _activations(network: Any, planes: Any, last: str) -> dict[str, Any]:
+    """The layers of VGG16 up to the last, and the values before their activations, from preprocessed pixels."""
+    linear = import_keras().activations.linear
+    activations = {}
+    for layer in network.layers[1:]:  # a chain, behind its input
+        if layer.weights:
+            activation, layer.activation = layer.activation, linear
+            activations[f"{layer.name}{PRE}"] = layer(planes)
+            planes = activation(activations[f"{layer.name}{PRE}"])
+        else:
+            planes = layer(planes)
+        activations[layer.name] = planes
+        if layer.name == last:
+            break
+    return activations
+
+
+def _pool(activation: Any, extractor: Extractor) -> Any:
+    """Pool a layer in float32, to shape (N, pooled_dim)."""
+    ops, pooling = import_keras().ops, extractor.pooling
+    activation = ops.cast(activation, "float32")
+    if pooling is None:
+        return activation
+    if pooling.kind == "max":
+        activation = ops.max(activation, axis=(1, 2))
+    elif pooling.kind == "mean":
+        activation = ops.mean(activation, axis=(1, 2))
+    elif pooling.kind == "grid":
+        weights = cell_weights(pooling.cells, extractor.side)
+        activation = ops.einsum("gy,hx,nyxc->nghc", weights, weights, activation)
+    return ops.reshape(activation, (-1, extractor.pooled_dim))

@@ -12,9 +12,11 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -24,8 +26,10 @@ from pipeline.core.child_processes import end_with_parent
 from pipeline.core.cores import usable_cores
 from pipeline.core.errors import PipelineError, RequestError, cause
 from pipeline.core.keras_backend import quietly
-from pipeline.features.engines.onnx_graph import bgr_planes, write_onnx
+from pipeline.features.engines.onnx_graph import bgr_planes, tensor_name, write_onnx
 from pipeline.features.extractor import Extractor
+from pipeline.features.pooling import in_keras_order
+from pipeline.features.vgg16 import PRE, activation_shapes, deepest
 from pipeline.features.weights import weights_from
 
 log = logging.getLogger(__name__)
@@ -37,7 +41,7 @@ class MnnEngine:
     """VGG16 by MNN. See `pipeline.features.engines.Engine`.
 
     Args:
-        extractor: What to run.
+        extractors: What to run.
         batch_size: Images in a batch; 8 unless given.
         cache: The cache folder; converted networks are kept in `networks/` below it.
 
@@ -48,10 +52,11 @@ class MnnEngine:
 
     name = "mnn"
 
-    def __init__(self, extractor: Extractor, batch_size: int | None, cache: Path) -> None:
-        if extractor.precision != "float32":
+    def __init__(self, extractors: Sequence[Extractor], batch_size: int | None, cache: Path) -> None:
+        precision = extractors[0].precision
+        if precision != "float32":
             raise RequestError(
-                f"The engine mnn computes in float32 only; precision {extractor.precision!r} needs the engine keras."
+                f"The engine mnn computes in float32 only; precision {precision!r} needs the engine keras."
             )
         try:
             with quietly():
@@ -64,30 +69,47 @@ class MnnEngine:
             ) from error
         self.batch_size = batch_size or BATCH_SIZE
         self._expr = expr
-        network = converted_network(extractor, cache)
+        self._extractors = extractors
+        self._layers = list(dict.fromkeys(extractor.layer for extractor in extractors))
+        network = converted_network(extractors, cache)
         with quietly():
             # Kept as an attribute: the module does not keep its runtime alive.
             self._runtime = nn.create_runtime_manager(
                 ({"backend": 0, "numThread": usable_cores(), "precision": "high"},)
             )
             self._network = nn.load_module_from_file(
-                str(network), ["pixels"], ["features"], runtime_manager=self._runtime
+                str(network), ["pixels"], [*map(tensor_name, self._layers)], runtime_manager=self._runtime
             )
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Compute features; see `pipeline.features.engines.Engine`."""
         planes = bgr_planes(pixels)
         images = self._expr.const(planes, list(planes.shape), self._expr.NCHW, self._expr.float)
-        return np.array(self._network.forward(images).read(), np.float32).reshape(len(pixels), -1)
+        activations = dict(zip(self._layers, self._network.onForward([images]), strict=True))
+        return [self._feature(extractor, activations[extractor.layer]) for extractor in self._extractors]
+
+    def _feature(self, extractor: Extractor, activation: Any) -> np.ndarray:
+        """Pool and project a layer. MNN pools where it can, in its own layout, so that no large layer is copied."""
+        pooling = extractor.pooling
+        window = pooling.window(extractor.side) if pooling else None
+        if pooling and window:
+            pool = self._expr.max_pool if pooling.kind == "max" else self._expr.avg_pool
+            activation = pool(activation, [window, window], [window, window])
+        planes = self._expr.convert(activation, self._expr.NCHW)
+        array = np.array(planes.read(), np.float32).reshape(planes.shape)
+        if pooling and not window:
+            array = pooling(array)
+        features = array if array.ndim == 2 else in_keras_order(array)
+        return extractor.projection(features) if extractor.projection else features
 
 
-def converted_network(extractor: Extractor, cache: Path) -> Path:
+def converted_network(extractors: Sequence[Extractor], cache: Path) -> Path:
     """Find the converted network, or convert it.
 
     The file's name ends in the digest of its content, so a damaged file is recognised and converted again.
 
     Args:
-        extractor: Weights and layer.
+        extractors: Weights and layers.
         cache: The cache folder.
 
     Returns:
@@ -96,23 +118,24 @@ def converted_network(extractor: Extractor, cache: Path) -> Path:
     Raises:
         PipelineError: The weights cannot be read, or the network cannot be converted or written.
     """
-    folder, name = _place(extractor, cache)
+    folder, names = cache / "networks", _names(extractors)
+    name = names[0]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if network := _intact_network(folder, name):
+        if network := next(filter(None, (_intact_network(folder, each) for each in names)), None):
             return network
         with FileLock(folder / "converting.lock"):
             if network := _intact_network(folder, name):  # another process converted it while this one waited
                 return network
-            for damaged in folder.glob(f"{name}-*.mnn"):
+            for damaged in _files(folder, name):
                 log.warning("The converted network %s is damaged; it is converted again.", damaged)
                 damaged.unlink()
             for left in folder.glob(f"{UNFINISHED}*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
-            extractor.weights.fetch()
+            extractors[0].weights.fetch()
             log.info("Converting VGG16 for MNN, once for these weights (30 to 60 s).")
             with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as unfinished:
-                network = _convert(extractor, Path(unfinished).absolute())
+                network = _convert(extractors, Path(unfinished).absolute())
                 file = folder / f"{name}-{_digest(network)}.mnn"
                 os.replace(network, file)
     except OSError as error:
@@ -123,20 +146,38 @@ def converted_network(extractor: Extractor, cache: Path) -> Path:
     return file
 
 
-def is_converted(extractor: Extractor, cache: Path) -> bool:
+def is_converted(extractors: Sequence[Extractor], cache: Path) -> bool:
     """Whether there is a converted network, be it intact or not."""
-    folder, name = _place(extractor, cache)
-    return any(folder.glob(f"{name}-*.mnn"))
+    return any(_files(cache / "networks", name) for name in _names(extractors))
 
 
-def _place(extractor: Extractor, cache: Path) -> tuple[Path, str]:
-    """The folder of converted networks, and how the names of this one's files begin."""
-    return cache / "networks", f"{extractor.weights.digest}-{extractor.layer}"
+def _names(extractors: Sequence[Extractor]) -> list[str]:
+    """How the names of the networks begin that have all layers: the smallest first, then deeper ones, cut by MNN."""
+    last, *others = _outputs(extractors)
+    # The others' names together may be too long for that of a file.
+    end = f"-pre-{hashlib.blake2b(' '.join(others).encode(), digest_size=4).hexdigest()}" if others else ""
+    layers = list(activation_shapes())
+    return [f"{extractors[0].weights.digest}-{layer}{end}" for layer in layers[layers.index(last) :]]
+
+
+def _outputs(extractors: Sequence[Extractor]) -> list[str]:
+    """What a network must be converted with as outputs: the deepest layer, and all values before an activation.
+
+    The converter merges each ReLU into its convolution. Every value after it can then be read from the network; the one
+    before it only where it was an output.
+    """
+    layers = [extractor.layer for extractor in extractors]
+    return [deepest(layers), *sorted({layer for layer in layers if layer.endswith(PRE)})]
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """The converted networks of a name, whatever their content."""
+    return [file for file in folder.glob("*.mnn") if file.stem.rpartition("-")[0] == name]
 
 
 def _intact_network(folder: Path, name: str) -> Path | None:
     """The network of a name whose content is what was written, if there is one."""
-    return next((file for file in folder.glob(f"{name}-*.mnn") if file.stem == f"{name}-{_digest(file)}"), None)
+    return next((file for file in _files(folder, name) if file.stem == f"{name}-{_digest(file)}"), None)
 
 
 def _digest(file: Path) -> str:
@@ -144,11 +185,11 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
-def _convert(extractor: Extractor, folder: Path) -> Path:
+def _convert(extractors: Sequence[Extractor], folder: Path) -> Path:
     """Convert in a process of its own, whose memory is freed with it; returns the network's file in `folder`."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start_converter) as process:
         try:
-            network = process.submit(_run_converter, extractor.weights.name, extractor.layer, folder).result()
+            network = process.submit(_run_converter, extractors[0].weights.name, _outputs(extractors), folder).result()
         except BrokenProcessPool as error:
             raise PipelineError(
                 "MNN's converter was killed, possibly out of memory (it needs about 3 GB). "
@@ -165,11 +206,11 @@ def _start_converter() -> None:
     end_with_parent()
 
 
-def _run_converter(weights: str, layer: str, folder: Path) -> Path:
+def _run_converter(weights: str, layers: Sequence[str], folder: Path) -> Path:
     graph, network = folder / "vgg16.onnx", folder / "vgg16.mnn"
-    arrays = weights_from(weights).read(layer)
+    arrays = weights_from(weights).read(deepest(layers))
     os.chdir(folder)  # a conversion that is killed leaves a temporary file in the working directory
-    write_onnx(arrays, layer, graph)
+    write_onnx(arrays, layers, graph)
     with quietly():
         # The extension itself: its wrapper, MNN.tools.mnnconvert, installs packages and sends usage statistics.
         import _tools

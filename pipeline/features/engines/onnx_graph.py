@@ -1,11 +1,12 @@
 """VGG16 as an ONNX graph, for the engines that do not run Keras's own model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.data.decoding import SIDE
-from pipeline.features.vgg16 import BGR_MEAN, BLOCKS, DENSE, Arrays
+from pipeline.features.vgg16 import BGR_MEAN, PRE, Arrays, base_layer, deepest, layers_up_to
 
 OPSET, IR_VERSION = 13, 8  # of ONNX: old enough for any converter
 
@@ -23,14 +24,22 @@ def bgr_planes(pixels: np.ndarray) -> np.ndarray:
     return np.subtract(pixels.transpose(0, 3, 1, 2)[:, ::-1], BGR_MEAN[:, None, None], out=planes)
 
 
-def write_onnx(arrays: Arrays, layer: str, file: Path) -> None:
-    """Write VGG16 up to a layer as an ONNX graph from BGR planes (N, 3, 224, 224) to features (N, dim).
+def tensor_name(layer: str) -> str:
+    """The name in the graph of a layer's activation, or of its value before the activation (":pre")."""
+    if layer.endswith("_pool"):
+        return f"pool{layer[len('block')]}"
+    return base_layer(layer) if layer.endswith(PRE) else f"{layer}_{'softmax' if layer == 'predictions' else 'relu'}"
 
-    Dense layers become convolutions: fc1 one of 7 x 7 that fits its input exactly once, fc2 one of 1 x 1.
+
+def write_onnx(arrays: Arrays, layers: Sequence[str], file: Path) -> None:
+    """Write VGG16 as an ONNX graph from BGR planes (N, 3, 224, 224) to one or several layers.
+
+    Dense layers become convolutions: fc1 one of 7 x 7 that fits its input exactly once, those after it of 1 x 1.
 
     Args:
-        arrays: The weights of all layers up to `layer`.
-        layer: The layer whose activation is the output, after ReLU.
+        arrays: The weights of all layers up to the last of `layers`.
+        layers: The layers that become outputs, called by their `tensor_name`, shape (N, channels, side, side); the side
+            of dense layers is 1.
         file: The `.onnx` file to write.
     """
     import onnx
@@ -44,25 +53,26 @@ def write_onnx(arrays: Arrays, layer: str, file: Path) -> None:
         weights.append(numpy_helper.from_array(arrays[name][1], f"{name}_bias"))
         inputs = [source, f"{name}_kernel", f"{name}_bias"]
         nodes.append(helper.make_node("Conv", inputs, [name], kernel_shape=kernel.shape[:2], pads=[padding] * 4))
-        nodes.append(helper.make_node("Relu", [name], [f"{name}_relu"]))
-        return f"{name}_relu"
+        activation = {"axis": 1, "op_type": "Softmax"} if name == "predictions" else {"op_type": "Relu"}
+        nodes.append(helper.make_node(inputs=[name], outputs=[tensor_name(name)], **activation))
+        return tensor_name(name)
 
     last = "pixels"
-    for number, block in enumerate(BLOCKS, start=1):
-        for name, _, _ in block:
-            last = convolve(last, name, arrays[name][0], padding=1)
-        nodes.append(helper.make_node("MaxPool", [last], [f"pool{number}"], kernel_shape=[2, 2], strides=[2, 2]))
-        last = f"pool{number}"
-    if layer == "block5_pool":
-        nodes.append(helper.make_node("GlobalAveragePool", [last], ["average"]))
-        last = "average"
-    for (name, _, units), side in zip(DENSE, (7, 1), strict=True):
-        if name in arrays:
-            last = convolve(last, name, arrays[name][0].reshape(side, side, -1, units), padding=0)
-    nodes.append(helper.make_node("Flatten", [last], ["features"]))
+    for layer in layers_up_to(deepest(layers)):
+        if layer.endswith("_pool"):
+            pool = tensor_name(layer)
+            nodes.append(helper.make_node("MaxPool", [last], [pool], kernel_shape=[2, 2], strides=[2, 2]))
+            last = pool
+        else:
+            kernel = arrays[layer][0]
+            if kernel.ndim == 2:
+                side = 7 if layer == "fc1" else 1
+                kernel = kernel.reshape(side, side, -1, kernel.shape[1])
+            last = convolve(last, layer, kernel, padding=1 if layer.startswith("block") else 0)
 
-    shapes = {"pixels": ["N", 3, SIDE, SIDE], "features": ["N", None]}
-    pixels, features = (helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in shapes.items())
-    graph = helper.make_graph(nodes, "vgg16", [pixels], [features], weights)
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])
+    names = dict.fromkeys(map(tensor_name, layers))
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None, None, None]) for name in names]
+    graph = helper.make_graph(nodes, "vgg16", [pixels], outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.save(model, file)

@@ -1,0 +1,51 @@
+"""The features of several layers side by side, read like one array."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+import numpy as np
+
+from pipeline.core.vectors import Vectors
+
+
+class Stored(Vectors, Protocol):
+    """Features on disk."""
+
+    def subset(self, rows: np.ndarray) -> Self:
+        """Some of the rows, still on disk."""
+        ...
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Features on disk of the same images by several layers.
+
+    Attributes:
+        parts: The features by each layer, shape (N, F).
+        scales: What the features by each layer are divided by.
+    """
+
+    parts: Sequence[Stored]
+    scales: Sequence[float]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, F), F of all layers together."""
+        return len(self), sum(part.shape[1] for part in self.parts)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32."""
+        return np.dtype(np.float32)
+
+    def subset(self, rows: np.ndarray) -> "SideBySide":
+        """Some of the rows, still on disk."""
+        return replace(self, parts=[part.subset(rows) for part in self.parts])
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        pairs = zip(self.parts, self.scales, strict=True)
+        return np.concatenate([part[rows] / np.float32(scale) for part, scale in pairs], axis=1)

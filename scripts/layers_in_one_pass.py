@@ -1,0 +1,48 @@
+"""What several layers in one pass cost beyond the deepest alone; a part of benchmark_extraction.py."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from measuring import in_turn, table
+
+from pipeline.data.decoding import decode
+from pipeline.features.engines import make_engine
+from pipeline.features.extractor import Extractor
+from pipeline.features.weights import weights_from
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = "random:0"
+LISTS = (
+    Extractor(weights_from(WEIGHTS), "fc2,block4_conv3,block5_pool"),
+    Extractor(weights_from(WEIGHTS), "fc2,fc1,block5_pool,block3_conv3:pre", pool="grid:2"),
+    Extractor(weights_from(WEIGHTS), "fc2,block1_conv1,block2_conv2,block3_conv3,block4_conv3,block5_conv3"),
+)
+
+
+def layers(cache: Path, rounds: int) -> dict[str, float]:
+    """The time of a batch for lists of layers, against fc2 alone, for both engines; all take turns.
+
+    Args:
+        cache: The cache folder.
+        rounds: How often each takes its turn.
+
+    Returns:
+        "ENGINE LAYERS" -> seconds of the list for each second of fc2 alone.
+    """
+    alone = Extractor(weights_from(WEIGHTS))
+    tiles = sorted((ROOT / "images").glob("*/*.jpg"))[:32]
+    images = np.stack([decode(tile.read_bytes()) for tile in tiles])
+    ratios, rows = {}, []
+    for name, batch in (("mnn", 8), ("keras", 32)):
+        wanted = (alone, *LISTS)
+        built = {extractor.layer: make_engine(name, extractor.parts, batch, cache) for extractor in wanted}
+        tasks = {layer: partial(engine, images[:batch]) for layer, engine in built.items()}
+        in_turn(tasks, 1)
+        seconds = in_turn(tasks, rounds)
+        for extractor in LISTS:
+            ratio = ratios[f"{name} {extractor.layer}"] = seconds[extractor.layer] / seconds[alone.layer]
+            pool = extractor.pool or "mean"
+            rows.append((name, extractor.layer, pool, f"{batch / seconds[extractor.layer]:.1f}", f"{ratio:.3f}"))
+    table(("engine", "layers", "pool", "images a second", "time against fc2 alone"), rows)
+    return ratios

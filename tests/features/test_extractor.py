@@ -1,0 +1,86 @@
+import pytest
+from helpers import ROOT
+
+from pipeline.core.errors import RequestError
+from pipeline.features.extractor import Extractor, described_extractor
+from pipeline.features.vgg16 import activation_shapes
+from pipeline.features.weights import weights_from
+
+WEIGHTS = weights_from("random:0")
+
+
+def test_fingerprints_of_earlier_versions_are_kept() -> None:
+    assert Extractor(WEIGHTS).fingerprint == "1e87d3ceaf5de326"
+    assert Extractor(WEIGHTS, "fc1").fingerprint == "c67062fe510a6b84"
+    assert Extractor(WEIGHTS, "block5_pool").fingerprint == "ec8c795c8d8db7de"
+    assert Extractor(WEIGHTS, "block5_pool", pool="mean").fingerprint == "ec8c795c8d8db7de"
+
+
+def test_everything_that_changes_features_changes_the_fingerprint() -> None:
+    layer = "block4_conv3"
+    extractors = [
+        Extractor(WEIGHTS, layer),
+        Extractor(WEIGHTS, f"{layer}:pre"),
+        Extractor(WEIGHTS, layer, pool="max"),
+        Extractor(WEIGHTS, layer, pool="grid:2"),
+        Extractor(WEIGHTS, layer, project="100"),
+        Extractor(WEIGHTS, layer, project="100:1"),
+        Extractor(WEIGHTS, layer, resize="keras"),
+        Extractor(WEIGHTS, layer, resize="crop"),
+        Extractor(WEIGHTS, f"{layer},fc2"),
+    ]
+    assert len({extractor.fingerprint for extractor in extractors}) == len(extractors)
+    for extractor in extractors:
+        assert described_extractor(WEIGHTS, extractor.description).fingerprint == extractor.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("layer", "pool", "project", "dim"),
+    [
+        ("block1_conv1", None, None, 64),
+        ("block1_conv1", "flat", None, 3_211_264),
+        ("block3_pool", "grid:2", None, 1024),
+        ("block5_conv3:pre", "max", None, 512),
+        ("predictions", None, None, 1000),
+        ("fc1:pre", None, "256", 256),
+        ("block5_pool,fc2", "flat", None, 25_088 + 4096),
+        ("block5_pool, fc2", None, "10", 20),
+    ],
+)
+def test_dimensions(layer: str, pool: str | None, project: str | None, dim: int) -> None:
+    assert Extractor(WEIGHTS, layer, pool=pool, project=project).dim == dim
+
+
+def test_the_readme_has_the_dimensions_of_all_layers() -> None:
+    readme = (ROOT / "pipeline" / "README.md").read_text()
+    for layer, shape in activation_shapes().items():
+        pools = ("mean", "grid:2", "flat") if len(shape) == 3 else (None,)
+        dims = [Extractor(WEIGHTS, layer, pool=pool).dim for pool in pools]
+        [row] = [line for line in readme.splitlines() if line.startswith(f"| `{layer}` |")]
+        assert row.split("|")[3:-1][: len(dims)] == [f" {dim:,} ({4 * dim:,}) " for dim in dims]
+
+
+def test_parts_are_extractors_of_one_layer() -> None:
+    parts = Extractor(WEIGHTS, "fc2,block5_pool", pool="max").parts
+    assert parts == [Extractor(WEIGHTS, "fc2"), Extractor(WEIGHTS, "block5_pool", pool="max")]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"layer": "block4_conv9"}, "layer 'block4_conv9' is unknown; did you mean 'block4_conv1' or"),
+        ({"layer": "fc2,fc7"}, "layer 'fc7' is unknown; did you mean"),
+        ({"layer": "softmax:pre"}, "choose from block1_conv1, block1_conv2"),
+        ({"layer": "block5_pool:pre"}, "block5_pool has no activation"),
+        ({"layer": "fc2, fc2"}, "layer 'fc2' is named twice"),
+        ({"pool": "max"}, "pool 'max' does not fit layer 'fc2', which has no positions"),
+        ({"layer": "block5_pool", "pool": "grid:8"}, "more cells than layer 'block5_pool' has positions, 7 x 7"),
+        ({"layer": "fc2,block5_pool", "pool": "grid:8"}, "more cells than layer 'block5_pool'"),
+        ({"layer": "block5_pool", "project": "513"}, "larger than layer 'block5_pool', whose features have 512"),
+        ({"layer": "fc2,block5_pool", "project": "513"}, "larger than layer 'block5_pool'"),
+        ({"resize": "stretch"}, "resize 'stretch' is unknown; choose from squash, keras, crop"),
+    ],
+)
+def test_what_does_not_fit_is_refused(wrong: dict[str, str], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        Extractor(WEIGHTS, **wrong)
