@@ -85,7 +85,7 @@ def test_what_is_stored_is_not_computed_again(features: VGG16Features, stored: V
     arrays = np.stack([np.asarray(make_image(seed)) for seed in range(100, 103)])
     of_arrays = features.transform(arrays)
     assert np.array_equal(stored.transform(list(arrays[::-1])), of_arrays[::-1])
-    with pytest.raises(Exception, match="memory|allocate|size"):
+    with pytest.raises((OSError, MemoryError)):
         stored.transform(arrays + np.uint8(1))
 
 
