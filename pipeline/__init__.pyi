@@ -23,6 +23,8 @@ from .decoders.training import Callbacks as Callbacks
 from .decoders.training import TrainingData as TrainingData
 from .decoders.training import fit as fit
 from .decoders.training import predict as predict
+from .estimators import KerasDecoder as KerasDecoder
+from .estimators import VGG16Features as VGG16Features
 from .evaluation.retrieval import Candidates as Candidates
 from .evaluation.retrieval import retrieve as retrieve
 from .features.extraction import ExtractionOptions as ExtractionOptions

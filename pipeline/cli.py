@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 from click.core import ParameterSource
 
+from pipeline import requested
 from pipeline.cli_cache import cache
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.options import (
     COUNT,
     EXISTING_FILE,
-    EXTRACTION,
     EXTRACTOR,
     FILE,
     FOLDER,
@@ -39,9 +39,7 @@ from pipeline.options import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.decoders.fitting import Config
-    from pipeline.features.extraction import ExtractionOptions
-    from pipeline.features.extractor import Extractor
+    pass
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 NEAR = 0.8  # of 1: how similar an option must be to a misspelled one to be suggested
@@ -75,7 +73,9 @@ def extract(images: str, out: Path | None, data_dir: Path | None, strict: bool, 
     from pipeline.data.sources import find_images
 
     terminal.show_messages(asked["quiet"])
-    result = extract(find_images(images, data_dir), _extractor(asked), _extraction_options(asked), out)
+    result = extract(
+        find_images(images, data_dir), requested.extractor(asked), requested.extraction_options(asked), out
+    )
     _print(result, asked["as_json"], terminal.print_extraction)
     if strict and (result.failed or result.passed_over):
         sys.exit(1)
@@ -159,7 +159,7 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     _refuse_changes(context, config, resume)
     if asked["repeats"] > 1 and not asked["folds"]:
         raise RequestError("repeats is the number of times that folds are repeated; it needs folds=N.")
-    untrained = _use_sample(asked)
+    untrained = requested.use_sample(asked)
     images = find_images(asked["images"], asked["data_dir"], asked["label_pattern"])
     if asked["targets"] is None and images.targets is None:
         raise RequestError("To train on your own images, name their target embeddings with targets=FILE.")
@@ -173,16 +173,16 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     )
     wanted = TrainOptions(
         examples=examples,
-        config=_decoder_config(asked),
+        config=requested.decoder_config(asked),
         folds=FoldOptions(asked["folds"], asked["repeats"]) if asked["folds"] else None,
         cluster=asked["cluster"],
         styles=API_STYLES if asked["api"] == "both" else (asked["api"],),
         models=asked["models"],
         memory=asked["memory"] or MEMORY,
         tensorboard=asked["tensorboard"],
-        command=_repeatable(asked),
+        command=requested.repeatable(asked),
     )
-    extractor, extraction = _extractor(asked), _extraction_options(asked)
+    extractor, extraction = requested.extractor(asked), requested.extraction_options(asked)
     if untrained:
         terminal.log.info("The sample uses untrained weights (--weights %s) and needs no download.", asked["weights"])
     result = train(wanted, extractor, extraction, resume)
@@ -194,66 +194,6 @@ def _refuse_changes(context: click.Context, config: Path | None, resume: Path | 
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if resume and (config or given - set(FREE_WHEN_RESUMED)):
         raise RequestError(f"{resume} resumes with the options it began with; give --resume alone.")
-
-
-def _use_sample(asked: dict[str, Any]) -> bool:
-    """Without IMAGES, train on the sample; returns whether its untrained weights are used without being asked for."""
-    if asked["images"] is not None:
-        return False
-    from pipeline.data.sample import SAMPLE, SAMPLE_TARGETS, SAMPLE_WEIGHTS
-
-    if SAMPLE is None:
-        raise RequestError("This installation lacks the sample; name your own IMAGES and targets=FILE.")
-    asked["images"] = str(SAMPLE)
-    asked["targets"] = asked["targets"] or SAMPLE / SAMPLE_TARGETS
-    untrained = not asked["weights"]
-    asked["weights"] = asked["weights"] or SAMPLE_WEIGHTS
-    return untrained
-
-
-def _repeatable(asked: dict[str, Any]) -> dict[str, Any]:
-    """The options as `run.json` keeps them: plain values, absolute paths, without options that change no result."""
-    unkept = ("cache", "workers", "as_json", "quiet", "models")
-    kept = {name: value for name, value in asked.items() if value is not None and name not in unkept}
-    kept["weights"] = asked["weights"] or "imagenet"
-    places = [name for name in ("images", "targets", "noise_ceiling", "data_dir") if name in kept]
-    kept |= {name: str(Path(kept[name]).absolute()) for name in places if not str(kept[name]).startswith("tfds:")}
-    if Path(kept["weights"]).is_file():
-        kept["weights"] = str(Path(kept["weights"]).absolute())
-    if "hidden" in kept:
-        kept["hidden"] = ",".join(map(str, kept["hidden"]))
-    return kept
-
-
-# Options of a single network -> the name of the setting, in its layers or in its training.
-LAYER_OPTIONS = {"hidden": "hidden", "activation": "activation", "output_activation": "output_activation"}
-TRAINING_NAMES = ("optimizer", "learning_rate", "schedule", "loss", "weight_decay", "epochs", "keep", "patience")
-TRAINING_OPTIONS = {"minibatch": "batch_size", **{name: name for name in TRAINING_NAMES}}
-
-
-def _decoder_config(asked: dict[str, Any]) -> "Config":
-    """The preset, with the given options in place of its own; options of a network choose a network."""
-    from pipeline import terminal
-    from pipeline.decoders.blending import BlendConfig
-    from pipeline.decoders.presets import NETWORK, PRESETS
-
-    config = PRESETS[asked["preset"]]
-    layers, training = (
-        {setting: asked[option] for option, setting in table.items() if asked[option] is not None}
-        for table in (LAYER_OPTIONS, TRAINING_OPTIONS)
-    )
-    if isinstance(config, BlendConfig):
-        given = [name for name in (*LAYER_OPTIONS, *TRAINING_OPTIONS) if asked[name] is not None]
-        if not given:
-            return config
-        names = ", ".join(f"--{name}".replace("_", "-") for name in given)
-        terminal.log.info("%s: a single network (--preset network); the default decoder chooses these itself.", names)
-        config = NETWORK
-    if "optimizer" in training:
-        training.setdefault("weight_decay", 0.0)  # the preset's suits its own optimizer
-    if "patience" in training:
-        training.setdefault("keep", "best")
-    return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **layers), **training)
 
 
 @cli.command()
@@ -289,8 +229,37 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
         **{name: asked[name] for name in ("weights", *EXTRACTOR, "on_missing")},
         **{name: asked[name] for name in ("vocabulary", "shuffled", "noise_ceiling", "cluster", "report")},
     )
-    result = evaluate(wanted, _extraction_options(asked))
+    result = evaluate(wanted, requested.extraction_options(asked))
     _print(result, asked["as_json"], terminal.print_evaluation)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path), metavar="RUN|MODEL")
+@click.argument("images")
+@click.option("--out", type=FILE, required=True, help="Where to write the embeddings: a .npz, .npy or .parquet file.")
+@click.option(
+    "--api",
+    type=click.Choice(["functional", "sequential", "ridge"]),
+    help="Which decoder of the run: an API style, or its ridge regression.  [functional, else sequential]",
+)
+@click.option("--nearest", type=COUNT, metavar="K", help="Also find the K nearest words or labels of each image.")
+@click.option(
+    "--vocabulary", type=EXISTING_FILE, help="Word vectors to find them among.  [the labels of the run's targets]"
+)
+@data_option
+@extractor_options
+@extraction_options
+@output_options
+def predict(model: Path, images: str, data_dir: Path | None, **asked: Any) -> None:
+    """Predict the embeddings of IMAGES with a saved decoder."""
+    from pipeline import terminal
+    from pipeline.commands.predict import PredictOptions, predict
+    from pipeline.data.sources import find_images
+
+    terminal.show_messages(asked["quiet"])
+    names = ("out", "api", "nearest", "vocabulary", "weights", *EXTRACTOR)
+    wanted = PredictOptions(model, find_images(images, data_dir), **{name: asked[name] for name in names})
+    _print(predict(wanted, requested.extraction_options(asked)), asked["as_json"], terminal.print_prediction)
 
 
 def _is_model(argument: str) -> bool:
@@ -329,25 +298,10 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
         if not found or (targets is None and found.targets is None):
             raise RequestError("To compare on your own data, name both: IMAGES and targets=FILE.")
         own = ExampleOptions(found, str(targets) if targets else None, asked["on_missing"], rule)
-        examples = own, _extractor(asked)
+        examples = own, requested.extractor(asked)
     config = dataclasses.replace(ORIGINAL, epochs=epochs)
-    result = compare(seeds, config, _extraction_options(asked), examples, plot)
+    result = compare(seeds, config, requested.extraction_options(asked), examples, plot)
     _print(result, asked["as_json"], terminal.print_comparison)
-
-
-def _extractor(asked: dict[str, Any]) -> "Extractor":
-    from pipeline.features.extractor import Extractor
-    from pipeline.features.weights import weights_from
-
-    weights = weights_from(asked["weights"] or "imagenet")
-    return Extractor(weights, **{name: asked[name] for name in EXTRACTOR if asked[name] is not None})
-
-
-def _extraction_options(asked: dict[str, Any]) -> "ExtractionOptions":
-    from pipeline.features.extraction import ExtractionOptions
-
-    given = {name: asked[name] for name in EXTRACTION if asked.get(name) is not None}
-    return ExtractionOptions(progress=not asked["quiet"], **given)
 
 
 class Result(Protocol):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.commands.cache import CacheContents, PruneResult, Pruning
     from pipeline.commands.compare import CompareResult
     from pipeline.commands.extract import ExtractResult
+    from pipeline.commands.predict import PredictResult
     from pipeline.commands.train import TrainResult
     from pipeline.evaluation.results import EvaluationResult
 
@@ -110,6 +111,25 @@ def print_extraction(result: "ExtractResult") -> None:
         print(printable(f"store{name}: {layer['store']}"))
     if result.out:
         print(printable(f"vectors: {result.out}"))
+
+
+def print_prediction(result: "PredictResult") -> None:
+    """Print the result of `predict`: the nearest names of the first images, and where the embeddings are."""
+    if result.nearest:
+        table = _table(f"Nearest of {result.candidates} names, and their cosines", "image", "nearest")
+        for each in result.nearest:
+            names = zip(each.names, each.cosines, strict=True)
+            listed = ", ".join(f"{printable(name)} {cosine:.3f}" for name, cosine in names)
+            table.add_row(rich.markup.escape(printable(each.path)), rich.markup.escape(listed))
+        _print(table)
+    embedded = result.images - len(result.failed)
+    if more := max(0, embedded - len(result.nearest)) if result.nearest else 0:
+        print(f"{more} more image{'s' * (more != 1)}: see the file\n")
+    print(
+        f"{result.images} image{'s' * (result.images != 1)}: {result.computed} computed, {result.cached} cached, "
+        f"{len(result.failed)} failed; embeddings of dimension {result.dim}"
+    )
+    print(printable(f"model: {result.model}\nembeddings: {result.out}"))
 
 
 def print_training(result: "TrainResult") -> None:

@@ -8,27 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands.examples import Examples, load_examples, read_target_table
+from pipeline.commands.saved_decoders import (
+    EXTRACTOR_OPTIONS,
+    decoders_of,
+    extractor_of,
+    images_and_targets,
+    run_beside,
+)
 from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, TrainingTargets, score_decoders
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import RequestError
 from pipeline.core.model_files import ModelCard, load_decoder, read_card
-from pipeline.core.runs import EVALUATION_FILE, RUN_FILE, RunRecord, read_run
+from pipeline.core.runs import EVALUATION_FILE, RUN_FILE, read_run
 from pipeline.core.vectors import Vectors
 from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 from pipeline.data.near_duplicates import find_near_duplicates
-from pipeline.data.sources import find_images
 from pipeline.data.splits import SplitRule, held_out_units
 from pipeline.data.targets import TargetTable
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.fitting import config_from_json, fit_shuffled
-from pipeline.decoders.spec import API_STYLES
 from pipeline.decoders.training import TrainingData, predict
 from pipeline.evaluation.report import SUFFIXES
 from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extraction import ExtractionOptions
-from pipeline.features.extractor import Extractor, described_extractor
-from pipeline.features.weights import weights_from
+from pipeline.features.extractor import Extractor
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +97,7 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
     files = _decoder_files(wanted.models)
     cards = {name: read_card(file) for name, file in files.items()}
     first, first_card = next(iter(files.values())), next(iter(cards.values()))
-    extractor = _extractor(wanted, first_card)
+    extractor = extractor_of(first_card, wanted.weights, **{name: getattr(wanted, name) for name in EXTRACTOR_OPTIONS})
     for name, card in cards.items():
         card.check_features(files[name], extractor.description)
     images, table, on_missing = _images_and_targets(wanted, first.parent)
@@ -110,7 +114,7 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
     baselines = fitted.predict(x) if fitted else {}
     if wanted.shuffled:
         baselines["shuffled"] = predict(_shuffled_decoder(first.parent, extractor, first_card, options), x)
-    run = _run_beside(first)
+    run = run_beside(first)
     inputs = EvaluationInputs(
         examples=examples,
         decoders={
@@ -129,11 +133,6 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
     return score_decoders(inputs, wanted.report or beside, wanted.vocabulary)
 
 
-def _extractor(wanted: EvaluateOptions, card: ModelCard) -> Extractor:
-    changes = {name: getattr(wanted, name) for name in ("layer", "precision", "pool", "project", "resize")}
-    return described_extractor(weights_from(wanted.weights or card.weights), card.extractor, **changes)
-
-
 def _scaled(examples: Examples, card: ModelCard) -> Vectors:
     """The features of examples on the scale that a decoder was trained on."""
     return replace(examples.features, scales=card.scales).stored()
@@ -141,14 +140,7 @@ def _scaled(examples: Examples, card: ModelCard) -> Vectors:
 
 def _decoder_files(models: Sequence[str]) -> dict[str, Path]:
     """The decoder files that runs and models name, each under the shortest name that tells it from the others."""
-    files: list[Path] = []
-    for model in map(Path, models):
-        inside = [model / f"{style}.keras" for style in API_STYLES if (model / f"{style}.keras").is_file()]
-        if model.is_dir() and not inside:
-            if (model / RUN_FILE).is_file():
-                raise RequestError(f"{model} is not finished; resume with: python -m pipeline train --resume {model}")
-            raise RequestError(f"{model} is not a run: it has neither {RUN_FILE} nor a .keras file.")
-        files += inside or [model]
+    files = [file for model in models for file in decoders_of(Path(model))]
     files = list(dict.fromkeys(files))
     return {_shortest_name(file, files): file for file in files}
 
@@ -161,12 +153,8 @@ def _shortest_name(file: Path, files: Sequence[Path]) -> str:
     return str(file)
 
 
-def _run_beside(file: Path) -> RunRecord | None:
-    return read_run(file.parent) if (file.parent / RUN_FILE).exists() else None
-
-
 def _predictions(file: Path, card: ModelCard, x: Vectors) -> DecoderPredictions:
-    run = _run_beside(file)
+    run = run_beside(file)
     trained: Mapping[str, Any] = (run.result or {}).get("models", {}).get(file.stem, {}) if run else {}
     return DecoderPredictions(
         predictions=predict(load_decoder(file), x),
@@ -197,11 +185,7 @@ def _of_run(
         )
     if "images" not in options:
         raise RequestError(f"{folder} does not say where its images are; name them with images=IMAGES.")
-    data_dir = Path(options["data_dir"]) if "data_dir" in options else None
-    images = find_images(options["images"], data_dir, options.get("label_pattern"))
-    on_missing = options.get("on_missing", "error")
-    repeats = noise_ceiling or (Path(options["noise_ceiling"]) if "noise_ceiling" in options else None)
-    return images, read_target_table(images, targets or options.get("targets"), on_missing, repeats), on_missing
+    return *images_and_targets(options, targets, noise_ceiling), options.get("on_missing", "error")
 
 
 def _unchanged(examples: Examples, wanted: Mapping[str, str], side: str) -> Examples:

@@ -12,6 +12,8 @@ import numpy as np
 from pipeline.commands.examples import Examples
 from pipeline.core.errors import RequestError
 from pipeline.core.runs import RunRecord
+from pipeline.data.images import ImageSet
+from pipeline.data.targets import TargetTable
 from pipeline.data.word_vectors import read_vocabulary
 from pipeline.decoders.spec import output_ceiling
 from pipeline.evaluation.conclusions import Context, conclude, headline
@@ -172,13 +174,12 @@ def _labels(examples: Examples) -> list[str]:
 def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: str) -> EvaluationSet:
     examples, training = inputs.examples, inputs.training
     images, targets = examples.features.images, examples.targets
-    labels = {path: label for path, label in zip(examples.source.paths, examples.source.labels, strict=True) if label}
-    rows = [(labels.get(key, key), examples.table.vectors[row]) for key, row in examples.table.rows.items()]
+    rows = names_of(examples.table, examples.source)
     return EvaluationSet(
         paths=images.paths,
         labels=_labels(examples),
         targets=targets,
-        candidates=Candidates(itertools.chain(rows, _words(vocabulary, targets.shape[1]))),
+        candidates=Candidates(itertools.chain(rows, words_of(vocabulary, targets.shape[1]) if vocabulary else ())),
         centre=training.mean if training else targets.mean(axis=0),
         deviation=training.deviation if training else targets.std(axis=0),
         clusters=_clusters(examples, cluster),
@@ -200,11 +201,25 @@ def _noise_ceiling(examples: Examples) -> NoiseCeiling | None:
     return NoiseCeiling(cosine_ceiling(measured), split_half_reliability(measured))
 
 
-def _words(vocabulary: Path | None, dim: int) -> Iterator[tuple[str, np.ndarray]]:
-    """The words of a vocabulary, of the targets' dimension."""
-    for word, vector in read_vocabulary(vocabulary) if vocabulary else ():
+def words_of(vocabulary: Path, dim: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The words of a vocabulary with their vectors, one by one.
+
+    Args:
+        vocabulary: A file of word vectors.
+        dim: The dimension of the targets, which the vectors must have.
+
+    Raises:
+        RequestError: The file cannot be used.
+    """
+    for word, vector in read_vocabulary(vocabulary):
         if len(vector) != dim:
             raise RequestError(
                 f"The vocabulary {vocabulary} has vectors of dimension {len(vector)}; the targets have {dim}."
             )
         yield word, vector
+
+
+def names_of(table: TargetTable, images: ImageSet) -> list[tuple[str, np.ndarray]]:
+    """The target embeddings of a table, each under the label of its image where its key is a path."""
+    labels = {path: label for path, label in zip(images.paths, images.labels, strict=True) if label}
+    return [(labels.get(key, key), table.vectors[row]) for key, row in table.rows.items()]

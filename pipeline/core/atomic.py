@@ -51,9 +51,13 @@ def check_output_file(file: Path, suffixes: Sequence[str], parameter: str) -> No
         parameter: What the caller calls this file, for the message.
 
     Raises:
-        RequestError: The suffix is not one of `suffixes`, or the folder does not exist.
+        RequestError: The suffix is not one of `suffixes`, the file is a folder, or its folder is missing or read-only.
     """
     if file.suffix.lower() not in suffixes:
         raise RequestError(f"{parameter} {file}: the format must be one of {', '.join(suffixes)}.")
     if not file.parent.is_dir():
         raise RequestError(f"{parameter} {file}: the folder {file.parent} does not exist; create it first.")
+    if file.is_dir():
+        raise RequestError(f"{parameter} {file}: this is a folder; name a file.")
+    if not os.access(file.parent, os.W_OK):
+        raise RequestError(f"{parameter} {file}: the folder {file.parent} is not writable; choose another.")

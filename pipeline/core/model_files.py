@@ -135,7 +135,7 @@ def read_card(file: Path) -> ModelCard:
     except KeyError as error:
         raise RequestError(
             f"{file} does not say what features it was trained on (it has no {CARD}); only models that "
-            "`python -m pipeline train` saved can be evaluated."
+            "`python -m pipeline train` saved can be used."
         ) from error
     except Exception as error:  # zipfile raises many types for damaged files
         raise RequestError(f"{file} is damaged or not a .keras file ({first_line(error)}).") from error

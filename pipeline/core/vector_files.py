@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -9,12 +10,36 @@ import numpy as np
 
 from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import RequestError
-from pipeline.core.vectors import Vectors, in_blocks
+from pipeline.core.vectors import LARGEST_BLOCK, READ_AT_ONCE, Vectors, in_blocks
 
 SUFFIXES = (".npz", ".npy", ".parquet")
 
 
-def write_vectors(file: Path, name: str, paths: Sequence[str], vectors: Vectors) -> None:
+NAMES_AT_ONCE = 4096  # rows
+
+
+@dataclass(frozen=True)
+class NearestNames:
+    """The K names whose vectors are nearest to each of N others, the nearest first.
+
+    Attributes:
+        names: All names.
+        numbers: Which of them, shape (N, K), int32.
+        cosines: Their cosines, shape (N, K), float32.
+    """
+
+    names: Sequence[str]
+    numbers: np.ndarray
+    cosines: np.ndarray
+
+    def of(self, rows: slice) -> list[list[str]]:
+        """The names that are nearest to some of the vectors."""
+        return [[self.names[number] for number in row] for row in self.numbers[rows].tolist()]
+
+
+def write_vectors(
+    file: Path, name: str, paths: Sequence[str], vectors: Vectors, nearest: NearestNames | None = None
+) -> None:
     """Write one vector for each path, in the order given.
 
     Args:
@@ -23,6 +48,7 @@ def write_vectors(file: Path, name: str, paths: Sequence[str], vectors: Vectors)
         name: The name of the array in an `.npz`: "features" or "predictions".
         paths: N paths.
         vectors: The vectors, shape (N, F).
+        nearest: What to write beside them, as `nearest` (N, K) str and `cosines` (N, K) float32; not into an `.npy`.
 
     Raises:
         PipelineError: The file cannot be written.
@@ -33,9 +59,9 @@ def write_vectors(file: Path, name: str, paths: Sequence[str], vectors: Vectors)
             with open(unfinished, "wb") as opened:
                 _stream_npy(opened, vectors)
         elif suffix == ".npz":
-            _write_npz(unfinished, paths, {name: vectors})
+            _write_npz(unfinished, paths, {name: vectors}, nearest)
         else:
-            _write_parquet(unfinished, paths, {"vector": vectors})
+            _write_parquet(unfinished, paths, {"vector": vectors}, nearest)
 
 
 def write_layers(file: Path, paths: Sequence[str], layers: Mapping[str, Vectors]) -> None:
@@ -66,13 +92,28 @@ def check_layers_fit(file: Path, count: int) -> None:
         )
 
 
-def _write_npz(file: Path, paths: Sequence[str], arrays: Mapping[str, Vectors]) -> None:
+def _write_npz(
+    file: Path, paths: Sequence[str], arrays: Mapping[str, Vectors], nearest: NearestNames | None = None
+) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         with archive.open("paths.npy", "w") as member:
             np.lib.format.write_array(member, np.array(paths, dtype=str), allow_pickle=False)
         for name, vectors in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 _stream_npy(member, vectors)
+        if nearest:
+            with archive.open("nearest.npy", "w", force_zip64=True) as member:
+                _stream_names(member, nearest)
+            with archive.open("cosines.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, nearest.cosines, allow_pickle=False)
+
+
+def _stream_names(opened: IO[bytes], nearest: NearestNames) -> None:
+    dtype = np.array([nearest.names[number] for number in np.unique(nearest.numbers)], str).dtype
+    header = {"descr": dtype.str, "fortran_order": False, "shape": nearest.numbers.shape}
+    np.lib.format.write_array_header_1_0(opened, header)
+    for start in range(0, len(nearest.numbers), NAMES_AT_ONCE):
+        opened.write(np.array(nearest.of(slice(start, start + NAMES_AT_ONCE)), dtype).tobytes())
 
 
 def _stream_npy(opened: IO[bytes], vectors: Vectors) -> None:
@@ -82,16 +123,24 @@ def _stream_npy(opened: IO[bytes], vectors: Vectors) -> None:
         opened.write(block.astype("<f4", copy=False).tobytes())
 
 
-def _write_parquet(file: Path, paths: Sequence[str], columns: Mapping[str, Vectors]) -> None:
+def _write_parquet(
+    file: Path, paths: Sequence[str], columns: Mapping[str, Vectors], nearest: NearestNames | None = None
+) -> None:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    lists = [(name, pa.list_(pa.float32(), vectors.shape[1])) for name, vectors in columns.items()]
-    schema = pa.schema([("path", pa.string()), *lists])
+    fields = [("path", pa.string())]
+    fields += [(name, pa.list_(pa.float32(), vectors.shape[1])) for name, vectors in columns.items()]
+    if nearest:
+        fields += [("nearest", pa.list_(pa.string())), ("cosines", pa.list_(pa.float32()))]
+    schema = pa.schema(fields)
+    at_once = max(1, min(READ_AT_ONCE, LARGEST_BLOCK // (4 * sum(each.shape[1] for each in columns.values()))))
     with ParquetWriter(file, schema) as writer:
-        start = 0
-        for blocks in zip(*map(in_blocks, columns.values()), strict=True):
+        for start in range(0, len(paths), at_once):
+            rows = slice(start, start + at_once)
+            blocks = [vectors[rows] for vectors in columns.values()]
             arrays = [pa.FixedSizeListArray.from_arrays(pa.array(each.reshape(-1)), each.shape[1]) for each in blocks]
-            names = pa.array(paths[start : start + len(blocks[0])])
-            writer.write_table(pa.table([names, *arrays], schema=schema))
-            start += len(blocks[0])
+            if nearest:
+                cosines = pa.array(nearest.cosines[rows].tolist(), pa.list_(pa.float32()))
+                arrays += [pa.array(nearest.of(rows)), cosines]
+            writer.write_table(pa.table([pa.array(paths[rows]), *arrays], schema=schema))

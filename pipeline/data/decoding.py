@@ -178,6 +178,26 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise ImageError(too_large(image.width * image.height, max_pixels))
 
 
+def rgb_pixels(image: Image.Image) -> np.ndarray:
+    """The pixels of an image in their own size, by the rules of `decode` for orientation, transparency and modes.
+
+    Args:
+        image: An image, which is left as it is.
+
+    Returns:
+        RGB, shape (height, width, 3), uint8.
+
+    Raises:
+        ImageError: The image cannot be loaded, or holds NaN or infinite values.
+    """
+    try:
+        return np.asarray(_upright(image.copy()))
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's parsers raise many types for damaged files
+        raise ImageError(first_line(error)) from error
+
+
 def _is_heif(data: bytes) -> bool:
     """Whether a file's type box (ISO/IEC 14496-12) names a brand of HEIF (ISO/IEC 23008-12)."""
     return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS

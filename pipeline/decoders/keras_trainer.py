@@ -1,5 +1,6 @@
 """Training through Keras's own `fit`, for backends other than TensorFlow: slower, with the same results."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,21 @@ class KerasTrainer:
     def __init__(self, state: TrainingState) -> None:
         self.state = state
 
-    def epochs(self, x: Any, y: Any, orders: np.ndarray, x_validation: Any, y_validation: Any) -> np.ndarray:
+    def epochs(
+        self, x: Any, y: Any, orders: np.ndarray, x_validation: Any, y_validation: Any, weights: Any = None
+    ) -> np.ndarray:
         """Train for up to len(orders) epochs; see `pipeline.decoders.training.Trainer`."""
         rows = []
         for order in orders:
-            loss = self.block(x, y, order) / len(order)
+            loss = self.block(x, y, order, weights) / len(order)
             rows.append([loss, *self.evaluate(x_validation, y_validation) / len(y_validation)])
             if not self.end_epoch(np.array(rows[-1])):
                 break
         return np.array(rows)
 
-    def block(self, x: Any, y: Any, order: np.ndarray) -> float:
+    def block(self, x: Any, y: Any, order: np.ndarray, weights: Any = None) -> float:
         """Train once on a block of rows; see `pipeline.decoders.training.Trainer`."""
-        batches = _batches(x, y, order, self.state.batch_size)
+        batches = _batches((x, y) if weights is None else (x, y, weights), order, self.state.batch_size)
         return self.state.model.fit(batches, shuffle=False, verbose=0).history["loss"][0] * len(order)
 
     def evaluate(self, x: Any, y: Any) -> np.ndarray:
@@ -43,8 +46,8 @@ class KerasTrainer:
         return bool(self.state.end_epoch(row))
 
 
-def _batches(x: np.ndarray, y: np.ndarray, order: np.ndarray, size: int) -> Any:
-    """A `keras.utils.PyDataset` of the rows in an order."""
+def _batches(arrays: Sequence[np.ndarray], order: np.ndarray, size: int) -> Any:
+    """A `keras.utils.PyDataset` of the rows of arrays (features, targets and perhaps weights) in an order."""
 
     dataset: Any = import_keras().utils.PyDataset
 
@@ -52,8 +55,8 @@ def _batches(x: np.ndarray, y: np.ndarray, order: np.ndarray, size: int) -> Any:
         def __len__(self) -> int:
             return -(-len(order) // size)
 
-        def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        def __getitem__(self, number: int) -> tuple[np.ndarray, ...]:
             rows = order[number * size : (number + 1) * size]
-            return x[rows], y[rows]
+            return tuple(array[rows] for array in arrays)
 
     return Batches()

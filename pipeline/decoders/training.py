@@ -39,6 +39,8 @@ class TrainingData:
         x_validation: Validation features, shape (M, F), float32.
         y_validation: Validation targets, shape (M, D), float32.
         memory: Bytes of features to hold at a time. Features on disk that are larger are streamed.
+        weights: How much each training image counts in the loss, shape (N,), float32, with a mean of 1; None for all
+            alike. For features in memory only.
     """
 
     x: Vectors
@@ -46,6 +48,7 @@ class TrainingData:
     x_validation: Vectors
     y_validation: np.ndarray
     memory: int = MEMORY
+    weights: np.ndarray | None = None
 
     def loaded(self) -> "TrainingData":
         """The same data, with those features in memory that the budget allows; training does this by itself."""
@@ -122,7 +125,9 @@ class Trainer(Protocol):
 
     state: TrainingState
 
-    def epochs(self, x: Any, y: Any, orders: np.ndarray, x_validation: Any, y_validation: Any) -> np.ndarray:
+    def epochs(
+        self, x: Any, y: Any, orders: np.ndarray, x_validation: Any, y_validation: Any, weights: Any = None
+    ) -> np.ndarray:
         """Train an epoch for each order (E, N) of the rows, or fewer where `end_epoch` says so; curves (done, 3)."""
 
     def block(self, x: Any, y: Any, order: np.ndarray) -> float:
@@ -210,6 +215,7 @@ class TrainingLoop:
         self._stream: Stream | None = None
         if isinstance(data.x, np.ndarray):
             self._x, self._y = _placed(data.x), _placed(data.y)
+            self._weights = None if data.weights is None else _placed(data.weights)
         else:
             # Two blocks of a quarter each; the other half is for the validation features and for reading.
             rows = data.memory // 4 // (data.x.shape[1] * 4) // config.batch_size * config.batch_size
@@ -259,7 +265,9 @@ class TrainingLoop:
         start, new = time.perf_counter(), {}
         for name in names:
             self._finite[name] = (self._trainers[name].state.values(), epoch)
-            new[name] = self._timed(name, self._trainers[name].epochs, self._x, self._y, orders, *validation)
+            new[name] = self._timed(
+                name, self._trainers[name].epochs, self._x, self._y, orders, *validation, self._weights
+            )
         seconds = (time.perf_counter() - start) / count
         self._epochs_per_call = max(1, min(self._most_epochs, 2 * count, int(CALL_SECONDS / seconds)))
         return new

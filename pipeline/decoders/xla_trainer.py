@@ -32,12 +32,14 @@ class XlaTrainer:
         self._evaluate = tf.function(state.evaluate, jit_compile=True)
         self._end_epoch = tf.function(state.end_epoch, jit_compile=True)
 
-    def epochs(self, x: Any, y: Any, orders: np.ndarray, x_validation: Any, y_validation: Any) -> np.ndarray:
+    def epochs(
+        self, x: Any, y: Any, orders: np.ndarray, x_validation: Any, y_validation: Any, weights: Any = None
+    ) -> np.ndarray:
         """Train for up to len(orders) epochs; see `pipeline.decoders.training.Trainer`."""
         padded = np.zeros((self._epochs_at_once, orders.shape[1]), np.int32)  # one shape is compiled once
         padded[: len(orders)] = orders
         count = tf.constant(len(orders))
-        curves, done = self._epochs(x, y, tf.constant(padded), count, x_validation, y_validation)
+        curves, done = self._epochs(x, y, tf.constant(padded), count, x_validation, y_validation, weights)
         return curves.numpy()[: int(done)]
 
     def block(self, x: Any, y: Any, order: np.ndarray) -> float:
@@ -60,11 +62,12 @@ class XlaTrainer:
         count: tf.Tensor,
         x_validation: tf.Tensor,
         y_validation: tf.Tensor,
+        weights: tf.Tensor | None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         curves = tf.zeros((orders.shape[0], 3))
         done, going = tf.constant(0), tf.constant(True)
         while tf.logical_and(done < count, going):
-            loss = self._trace_pass(x, y, orders[done]) / orders.shape[1]
+            loss = self._trace_pass(x, y, orders[done], weights) / orders.shape[1]
             scores = self.state.evaluate(x_validation, y_validation) / y_validation.shape[0]
             row = tf.stack([loss, scores[0], scores[1]])
             curves = tf.tensor_scatter_nd_update(curves, [[done]], [row])
@@ -72,23 +75,26 @@ class XlaTrainer:
             done += 1
         return curves, done
 
-    def _trace_pass(self, x: tf.Tensor, y: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
+    def _trace_pass(self, x: tf.Tensor, y: tf.Tensor, order: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
         """A step for each batch of an order, the last one possibly shorter; returns the summed loss."""
         size = self.state.batch_size
         full, rest = divmod(order.shape[0], size)
         total = tf.zeros(())
         if full:  # known when the function is traced: a loop that is never run would still be compiled
             for step in tf.range(full):
-                total += self._trace_step(x, y, tf.reshape(tf.slice(order, [step * size], [size]), [size]))
+                rows = tf.reshape(tf.slice(order, [step * size], [size]), [size])
+                total += self._trace_step(x, y, rows, weights)
         if rest:
-            total += self._trace_step(x, y, order[full * size :])
+            total += self._trace_step(x, y, order[full * size :], weights)
         return total
 
-    def _trace_step(self, x: tf.Tensor, y: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    def _trace_step(self, x: tf.Tensor, y: tf.Tensor, rows: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
         model, variables = self.state.model, self.state.model.trainable_variables
         batch, targets = tf.gather(x, rows), tf.gather(y, rows)
+        importance = None if weights is None else tf.gather(weights, rows)
         with tf.GradientTape() as tape:
-            loss = model.compute_loss(x=batch, y=targets, y_pred=model(batch, training=True))
+            predicted = model(batch, training=True)
+            loss = model.compute_loss(x=batch, y=targets, y_pred=predicted, sample_weight=importance)
         self.state.optimizer.apply(tape.gradient(loss, variables), variables)
         return loss * rows.shape[0]
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.core.vectors import unit, vector_digest
+from pipeline.core.vector_files import NearestNames
+from pipeline.core.vectors import Vectors, in_blocks, unit, vector_digest
 
 BLOCK = 4096  # candidates compared at a time
 ROWS = 1024  # predictions compared at a time
@@ -139,6 +140,30 @@ def retrieve(predictions: np.ndarray, targets: np.ndarray, candidates: Candidate
             as_near[rows] += close - above
             best[rows], nearest[rows] = _merge(best[rows], nearest[rows], similarity, first)
     return RetrievalResult(1 + nearer + as_near / 2, nearest)
+
+
+def find_nearest(vectors: Vectors, candidates: Candidates, count: int) -> NearestNames:
+    """Find the candidates that are nearest to each of some vectors by cosine; exact, in blocks.
+
+    Args:
+        vectors: Shape (N, D); read a block at a time.
+        candidates: The candidates, M of them.
+        count: How many to find.
+
+    Returns:
+        The min(count, M) nearest of each.
+    """
+    kept = min(count, len(candidates))
+    numbers, cosines = np.zeros((len(vectors), kept), np.int32), np.zeros((len(vectors), kept), np.float32)
+    start = 0
+    for block in in_blocks(vectors, ROWS):
+        directions = unit(block)
+        best, nearest = np.full((len(block), kept), -np.inf), np.zeros((len(block), kept), np.int64)
+        for first, others in candidates.blocks():
+            best, nearest = _merge(best, nearest, directions @ unit(others).T, first)
+        rows = slice(start, start := start + len(block))
+        numbers[rows], cosines[rows] = nearest, best.clip(-1, 1)
+    return NearestNames(candidates.names, numbers, cosines)
 
 
 def _merge(best: np.ndarray, nearest: np.ndarray, similarity: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:

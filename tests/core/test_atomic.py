@@ -50,3 +50,6 @@ def test_wrong_outputs_are_refused_before_any_work(tmp_path: Path) -> None:
         check_output_file(tmp_path / "a.pickle", (".npz", ".npy"), "out")
     with pytest.raises(RequestError, match=r"plot .*: the folder .*gone does not exist"):
         check_output_file(tmp_path / "gone" / "a.npz", (".npz",), "plot")
+    (tmp_path / "b.npz").mkdir()
+    with pytest.raises(RequestError, match=r"out .*b\.npz: this is a folder"):
+        check_output_file(tmp_path / "b.npz", (".npz",), "out")

@@ -77,6 +77,8 @@ def test_a_read_only_cache_is_named(run, cache: Path, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(4))
     subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
     assert str(cache) in run("extract", images, *BATCHES, "--cache", cache, code=1).err
+    refused = run("extract", images, *BATCHES, "--out", cache / "out.npz", code=2)
+    assert f"the folder {cache} is not writable" in refused.err
 
 
 def test_a_store_that_is_removed_meanwhile(run, start, fresh_cache, tmp_path: Path) -> None:

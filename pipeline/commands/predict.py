@@ -1,0 +1,181 @@
+"""`predict`: a saved decoder and images -> a file of embeddings, with the nearest words where they are asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.commands.saved_decoders import (
+    EXTRACTOR_OPTIONS,
+    decoders_of,
+    extractor_of,
+    images_and_targets,
+    run_beside,
+)
+from pipeline.commands.scoring import names_of, words_of
+from pipeline.core.atomic import check_output_file
+from pipeline.core.errors import RequestError
+from pipeline.core.model_files import load_decoder, read_card
+from pipeline.core.vector_files import SUFFIXES, NearestNames, write_vectors
+from pipeline.data.images import ImageSet
+from pipeline.decoders.prediction import Predictions
+from pipeline.evaluation.retrieval import Candidates, find_nearest
+from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.survey import Failure
+
+SHOWN = 20  # images whose nearest names are part of the result; the file has those of all
+DecoderName = Literal["functional", "sequential", "ridge"]
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What to predict, from which images, and with which decoder.
+
+    Attributes:
+        model: The folder of a run, or a `.keras` file.
+        images: The images.
+        out: A `.npz`, `.npy` or `.parquet` file for the embeddings.
+        api: Which of the run's decoders: that of an API style, or "ridge", its baseline; None for the first it has.
+        nearest: How many of the nearest names to find for each image; None for none.
+        vocabulary: A file of word vectors to find them in; None for the labels that the run was trained on.
+        weights: See `pipeline.features.weights.weights_from`; None for the decoder's own. So for the next five.
+        layer: See `Extractor`.
+        precision: See `Extractor`.
+        pool: See `Extractor`.
+        project: See `Extractor`.
+        resize: See `Extractor`.
+    """
+
+    model: Path
+    images: ImageSet
+    out: Path
+    api: DecoderName | None = None
+    nearest: int | None = None
+    vocabulary: Path | None = None
+    weights: str | None = None
+    layer: str | None = None
+    precision: str | None = None
+    pool: str | None = None
+    project: str | None = None
+    resize: str | None = None
+
+    def __post_init__(self) -> None:
+        check_output_file(self.out, SUFFIXES, "out")
+        if self.vocabulary and self.nearest is None:
+            raise RequestError("vocabulary is where the nearest words are looked for; say how many with nearest=K.")
+        if self.nearest is not None and self.nearest < 1:
+            raise RequestError(f"nearest must be at least 1, not {self.nearest}.")
+        if self.nearest and self.out.suffix.lower() == ".npy":
+            raise RequestError(f"out {self.out}: .npy has no place for the nearest names; take .npz or .parquet.")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The names that are nearest to an image's embedding, the nearest first, and their cosines."""
+
+    path: str
+    names: Sequence[str]
+    cosines: Sequence[float]
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """The result of `predict`.
+
+    Attributes:
+        model: The decoder file.
+        images: How many images there are.
+        computed: How many features were computed now.
+        cached: How many were in the store already.
+        failed: The images that were skipped, with the cause.
+        dim: The dimension of an embedding.
+        extractor: The extractor's fingerprint and description.
+        out: The file of the embeddings.
+        candidates: How many names the nearest were chosen from; None where none were asked for.
+        nearest: The nearest names of the first SHOWN images.
+    """
+
+    model: str
+    images: int
+    computed: int
+    cached: int
+    failed: Sequence[Failure]
+    dim: int
+    extractor: Mapping[str, str]
+    out: str
+    candidates: int | None = None
+    nearest: Sequence[Neighbours] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The `predict` document of the contract."""
+        return asdict(self)
+
+
+def predict(wanted: PredictOptions, options: ExtractionOptions) -> PredictResult:
+    """Predict the embeddings of images, and write them a block at a time.
+
+    Args:
+        wanted: Decoder, images and output.
+        options: How to run the feature stage.
+
+    Returns:
+        What was computed, what failed, and the nearest names of the first images.
+
+    Raises:
+        RequestError: The decoder or the vocabulary cannot be used, or they do not fit each other or the features.
+        PipelineError: No image could be read, the feature stage failed, or the file cannot be written.
+    """
+    file = _decoder_file(wanted)
+    card = read_card(file)
+    extractor = extractor_of(card, wanted.weights, **{name: getattr(wanted, name) for name in EXTRACTOR_OPTIONS})
+    card.check_features(file, extractor.description)
+    model = load_decoder(file)
+    candidates = _candidates(wanted, file, card.target_dim) if wanted.nearest else None
+    features = extract_features(wanted.images, extractor, options)
+    predictions = Predictions(model, replace(features, scales=card.scales).stored())
+    # Predicted once more to be written: that is cheaper than keeping the predictions of any number of images.
+    nearest = find_nearest(predictions, candidates, wanted.nearest) if candidates and wanted.nearest else None
+    write_vectors(wanted.out, "predictions", features.paths, predictions, nearest)
+    return PredictResult(
+        model=str(file),
+        images=len(features.paths) + len(features.failed),
+        computed=features.computed,
+        cached=features.cached,
+        failed=features.failed,
+        dim=card.target_dim,
+        extractor={"fingerprint": extractor.fingerprint, **extractor.description},
+        out=str(wanted.out),
+        candidates=len(candidates) if candidates else None,
+        nearest=_shown(features.paths, nearest) if nearest else [],
+    )
+
+
+def _decoder_file(wanted: PredictOptions) -> Path:
+    """The one decoder that is meant."""
+    found = decoders_of(wanted.model)
+    if wanted.api is None:
+        return found[0]
+    if not wanted.model.is_dir():
+        raise RequestError(f"{wanted.model} is one decoder; api={wanted.api!r} chooses among those of a run.")
+    file = wanted.model / f"{wanted.api}.keras"
+    if not file.is_file():
+        has = ", ".join(each.stem for each in sorted(wanted.model.glob("*.keras")))
+        raise RequestError(f"{wanted.model} has no decoder {wanted.api!r}; it has {has}.")
+    return file
+
+
+def _candidates(wanted: PredictOptions, file: Path, dim: int) -> Candidates:
+    """The words of the vocabulary, or else the labels of the run that the decoder is of."""
+    if wanted.vocabulary:
+        return Candidates(words_of(wanted.vocabulary, dim))
+    run = run_beside(file)
+    if run is None or "images" not in run.options:
+        raise RequestError(f"There is no run beside {file} to take labels from; name words with vocabulary=FILE.")
+    images, table = images_and_targets(run.options)
+    return Candidates(names_of(table, images))
+
+
+def _shown(paths: Sequence[str], nearest: NearestNames) -> list[Neighbours]:
+    rows = slice(0, SHOWN)
+    cosines = nearest.cosines[rows].tolist()
+    return [Neighbours(*each) for each in zip(paths[rows], nearest.of(rows), cosines, strict=True)]

@@ -1,0 +1,77 @@
+"""Saved decoders as commands name them: the folder of a run, or a `.keras` file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.commands.examples import read_target_table
+from pipeline.core.errors import RequestError
+from pipeline.core.model_files import ModelCard
+from pipeline.core.runs import RUN_FILE, RunRecord, read_run
+from pipeline.data.images import ImageSet
+from pipeline.data.sources import find_images
+from pipeline.data.targets import TargetTable
+from pipeline.decoders.spec import API_STYLES
+from pipeline.features.extractor import Extractor, described_extractor
+from pipeline.features.weights import weights_from
+
+EXTRACTOR_OPTIONS = ("layer", "precision", "pool", "project", "resize")
+
+
+def decoders_of(model: Path) -> list[Path]:
+    """The decoder files that a run or a model names.
+
+    Args:
+        model: The folder of a run, or a `.keras` file.
+
+    Returns:
+        The run's decoder in each API style that it has; or the file itself, whether it exists or not.
+
+    Raises:
+        RequestError: The folder is not a finished run.
+    """
+    inside = [model / f"{style}.keras" for style in API_STYLES if (model / f"{style}.keras").is_file()]
+    if model.is_dir() and not inside:
+        if (model / RUN_FILE).is_file():
+            raise RequestError(f"{model} is not finished; resume with: python -m pipeline train --resume {model}")
+        raise RequestError(f"{model} is not a run: it has neither {RUN_FILE} nor a .keras file.")
+    return inside or [model]
+
+
+def run_beside(file: Path) -> RunRecord | None:
+    """The record of the run that a decoder file lies in, or None."""
+    return read_run(file.parent) if (file.parent / RUN_FILE).exists() else None
+
+
+def images_and_targets(
+    options: Mapping[str, Any], targets: str | None = None, noise_ceiling: Path | None = None
+) -> tuple[ImageSet, TargetTable]:
+    """All images of a run, and their targets.
+
+    Args:
+        options: The run's options; they name its images.
+        targets: A file of other targets; None for the run's own.
+        noise_ceiling: A file of other repeated targets; None for the run's own.
+
+    Raises:
+        RequestError: The images or the targets cannot be read.
+    """
+    data_dir = Path(options["data_dir"]) if "data_dir" in options else None
+    images = find_images(options["images"], data_dir, options.get("label_pattern"))
+    repeats = noise_ceiling or (Path(options["noise_ceiling"]) if "noise_ceiling" in options else None)
+    on_missing = options.get("on_missing", "error")
+    return images, read_target_table(images, targets or options.get("targets"), on_missing, repeats)
+
+
+def extractor_of(card: ModelCard, weights: str | None, **changes: str | None) -> Extractor:
+    """The extractor that a decoder was trained on, with what else is asked for.
+
+    Args:
+        card: The decoder's card.
+        weights: See `pipeline.features.weights.weights_from`; None for the decoder's own.
+        changes: EXTRACTOR_OPTIONS that may differ; None for the decoder's own.
+
+    Raises:
+        RequestError: The weights do not exist, or a name is unknown.
+    """
+    return described_extractor(weights_from(weights or card.weights), card.extractor, **changes)

@@ -1,0 +1,73 @@
+"""Images that are in memory already: arrays and PIL images, treated as if they were files."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.core.errors import ImageError, RequestError
+from pipeline.data.decoding import rgb_pixels
+from pipeline.data.images import ImageRef, ImageSet, content_digest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PixelsRef(ImageRef):
+    """An image in memory.
+
+    Attributes:
+        pixels: RGB, shape (height, width, 3), uint8.
+    """
+
+    pixels: Any = None
+
+    @property
+    def is_file(self) -> bool:
+        """An image in memory is none."""
+        return False
+
+    def read(self) -> tuple[bytes, str | None]:
+        """The content of a file with these pixels; see `ImageRef.read`."""
+        return _as_file(self.pixels), None
+
+
+def _as_file(pixels: np.ndarray) -> bytes:
+    """Pixels as a PPM file (https://netpbm.sourceforge.net/doc/ppm.html), the same bytes everywhere."""
+    height, width, _ = pixels.shape
+    return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
+
+
+def images_in_memory(images: Iterable[np.ndarray | Image.Image]) -> ImageSet:
+    """Images in memory as a set, in the order given.
+
+    The feature store knows them by their pixels. EXIF orientation, transparency and other modes of PIL images are
+    treated as in files.
+
+    Args:
+        images: RGB arrays, shape (height, width, 3), uint8, or PIL images.
+
+    Raises:
+        RequestError: One is of another shape or dtype, or cannot be loaded.
+    """
+    refs = []
+    for number, image in enumerate(images):
+        pixels = _pixels(image, f"image {number}")
+        refs.append(PixelsRef(f"memory:{number}", content_digest(_as_file(pixels)), pixels))
+    paths = [f"image {number}" for number in range(len(refs))]
+    return ImageSet("these images", paths, refs, [""] * len(refs))
+
+
+def _pixels(image: Any, name: str) -> np.ndarray:
+    if isinstance(image, Image.Image):
+        try:
+            return rgb_pixels(image)
+        except ImageError as error:
+            raise RequestError(f"{name} cannot be read: {error}.") from error
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise RequestError(
+            f"{name} is an array of shape {pixels.shape}, {pixels.dtype}; arrays must be RGB of shape "
+            "(height, width, 3) and dtype uint8, from 0 to 255."
+        )
+    return pixels

@@ -1,0 +1,281 @@
+"""scikit-learn estimators: `VGG16Features` turns images into features, `KerasDecoder` features into embeddings.
+
+    from sklearn.pipeline import make_pipeline
+    from pipeline import KerasDecoder, VGG16Features
+
+    model = make_pipeline(VGG16Features(), KerasDecoder()).fit(paths, embeddings)
+    model.predict(other_paths)   # (N, D)
+
+Both keep scikit-learn's rules, so `clone`, `GridSearchCV`, `cross_val_predict`, pickling and `set_output` work.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
+
+from pipeline.core.errors import RequestError
+from pipeline.core.vectors import READ_AT_ONCE, cosines
+from pipeline.data.images import ImageSet, as_text, file_ref
+from pipeline.data.pixels import images_in_memory
+from pipeline.data.sources import find_images
+from pipeline.decoders.config import TrainingConfig
+from pipeline.decoders.presets import NETWORK
+from pipeline.decoders.spec import API_STYLES, DecoderSpec, build_decoder
+from pipeline.decoders.training import TrainingData, fit, predict
+from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extractor import Extractor
+from pipeline.features.weights import weights_from
+
+DTYPES = (np.float64, np.float32)  # that predictions may have; the network computes in float32
+NAMED = 3  # how many unreadable images a message names
+
+
+class VGG16Features(TransformerMixin, BaseEstimator):
+    """Images -> their VGG16 features, through the feature store: what is stored is not computed again.
+
+    There is nothing to fit. Arrays and PIL images are known by their pixels, files by their content.
+
+    Args:
+        weights: "imagenet", "random[:SEED]" or a file; see `pipeline.features.weights.weights_from`.
+        layer: See `Extractor`. So for the next four.
+        precision: The precision of VGG16's arithmetic.
+        pool: How the positions of convolutional layers are pooled.
+        project: A sparse random projection of each layer.
+        resize: How an image becomes 224 x 224 pixels.
+        engine: See `ExtractionOptions`. So for the next two.
+        batch_size: Images in a batch; None leaves the choice to the engine.
+        workers: Processes that read and decode; None means one for each usable core.
+        cache: The folder of the feature stores; None for the user's cache folder.
+    """
+
+    def __init__(
+        self,
+        weights: str = "imagenet",
+        layer: str = "fc2",
+        precision: str = "float32",
+        pool: str | None = None,
+        project: str | None = None,
+        resize: str = "squash",
+        engine: str = "auto",
+        batch_size: int | None = None,
+        workers: int | None = None,
+        cache: str | Path | None = None,
+    ) -> None:
+        self.weights = weights
+        self.layer = layer
+        self.precision = precision
+        self.pool = pool
+        self.project = project
+        self.resize = resize
+        self.engine = engine
+        self.batch_size = batch_size
+        self.workers = workers
+        self.cache = cache
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Do nothing; the network is given."""
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Compute the features that the store lacks, and read all.
+
+        Args:
+            X: Paths of image files; PIL images; or arrays, shape (N, height, width, 3), uint8 (a list of arrays may
+                have several sizes). Or IMAGES as the commands take it, a folder, a list or `tfds:...`, whose rows are
+                in path order.
+
+        Returns:
+            The features, shape (N, F), float32.
+
+        Raises:
+            RequestError: X is none of these, or an image cannot be read.
+            PipelineError: The store, the weights or a worker failed, or no image can be read.
+        """
+        images = _as_images(X)
+        options = ExtractionOptions(self.engine, self.batch_size, self.workers, progress=False)
+        if self.cache is not None:
+            options = replace(options, cache=Path(self.cache))
+        features = extract_features(images, self._extractor(), options)
+        if features.failed:
+            named = "; ".join(f"{each.path}: {each.error}" for each in features.failed[:NAMED])
+            raise RequestError(
+                f"{len(features.failed)} of {len(images)} images cannot be read, so they have no row: {named}. "
+                "Leave them out of X, and their rows out of y."
+            )
+        return features.vectors()
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """The names of the columns, a layer and a number, such as "fc2_0"; shape (F,), object."""
+        parts = self._extractor().parts
+        return np.array([f"{part.layer}_{number}" for part in parts for number in range(part.dim)], object)
+
+    def _extractor(self) -> Extractor:
+        return Extractor(weights_from(self.weights), self.layer, self.precision, self.pool, self.project, self.resize)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True  # of paths or images
+        tags.input_tags.string = True
+        tags.requires_fit = False
+        tags.no_validation = True  # `transform` checks its images itself
+        return tags
+
+
+def _as_images(X: Any) -> ImageSet:
+    """The images that are meant, in the order given."""
+    if isinstance(X, str | Path):
+        return find_images(X)
+    if getattr(X, "ndim", 1) == 2 and X.shape[1] == 1:  # a data frame of one column
+        X = np.asarray(X).ravel()
+    items = list(X)
+    if not items:
+        raise RequestError("X holds no images.")
+    if all(isinstance(item, str | Path) for item in items):
+        names = [as_text(str(item)) for item in items]
+        return ImageSet("X", names, [file_ref(Path(item)) for item in items], [""] * len(items))
+    if all(isinstance(item, Image.Image | np.ndarray) for item in items):
+        return images_in_memory(items)
+    kinds = ", ".join(sorted({type(item).__name__ for item in items}))
+    raise RequestError(f"X must hold paths, PIL images or uint8 arrays (N, height, width, 3), not {kinds}.")
+
+
+class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """Features -> embeddings: a Keras network, trained by the compiled training of `pipeline.decoders.training`.
+
+    Unless given, the layers and their training are those of `train --preset network`.
+
+    Args:
+        hidden: Units of each hidden layer.
+        activation: Keras activation of the hidden layers.
+        output_activation: Keras activation of the output.
+        loss: Name of a Keras loss.
+        optimizer: Name of a Keras optimizer.
+        learning_rate: Its learning rate at the start.
+        schedule: "constant", or "cosine" for a decay to zero over the whole training.
+        weight_decay: The optimizer's weight decay; None for 10 with "adamw" and 0 with others.
+        epochs: Passes over the training images.
+        batch_size: Images a step.
+        api: The Keras API style, "functional" or "sequential"; both give the same predictions.
+        random_state: Seed of the initial weights and of the shuffling; see scikit-learn's glossary.
+
+    Attributes:
+        model_: The decoder, a plain `keras.Model` from (N, F) to (N, D).
+        history_: "loss": the mean training loss of each epoch.
+        n_features_in_: F.
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = NETWORK.decoder.hidden,
+        activation: str = NETWORK.decoder.activation,
+        output_activation: str = NETWORK.decoder.output_activation,
+        loss: str = NETWORK.loss,
+        optimizer: str = NETWORK.optimizer,
+        learning_rate: float = NETWORK.learning_rate,
+        schedule: str = NETWORK.schedule,
+        weight_decay: float | None = None,
+        epochs: int = NETWORK.epochs,
+        batch_size: int = NETWORK.batch_size,
+        api: str = "functional",
+        random_state: Any = None,
+    ) -> None:
+        self.hidden = hidden
+        self.activation = activation
+        self.output_activation = output_activation
+        self.loss = loss
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.api = api
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train from new initial weights.
+
+        Args:
+            X: Features, shape (N, F).
+            y: Target embeddings, shape (N, D) or (N,).
+            sample_weight: How much each image counts in the loss, shape (N,), not negative; None for all alike. Those
+                of weight 0 are left out.
+
+        Raises:
+            RequestError: Keras does not know a name, or a number is out of range.
+            PipelineError: The loss became NaN or infinite.
+        """
+        x, y = validate_data(self, X, y, dtype=DTYPES, multi_output=True, y_numeric=True)
+        x, targets = x.astype(np.float32, copy=False), y.astype(np.float32).reshape(len(y), -1)
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, x, dtype=np.float32, ensure_non_negative=True)
+            counted = weights > 0
+            if not counted.any():
+                raise RequestError("sample_weight is 0 for all images; nothing is left to train on.")
+            x, targets, weights = x[counted], targets[counted], weights[counted] / weights[counted].mean()
+        if self.api not in API_STYLES:
+            raise RequestError(f"api {self.api!r} is unknown; choose from {', '.join(API_STYLES)}.")
+        config = self._config()
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        mean = np.average(targets, axis=0, weights=weights).astype(np.float32)
+        model = build_decoder(config.decoder, self.api, x, mean[None], seed)
+        # Nothing is held out here: scikit-learn's own splits do that. One row costs little.
+        data = TrainingData(x, targets, x[:1], targets[:1], weights=weights)
+        history = fit({"decoder": model}, data, config, seed)["decoder"]
+        self.model_, self.history_ = model, {"loss": history.curves["loss"]}
+        self._is_flat = y.ndim == 1
+        return self
+
+    def _config(self) -> TrainingConfig:
+        decay = self.weight_decay
+        if decay is None:
+            decay = NETWORK.weight_decay if self.optimizer == NETWORK.optimizer else 0.0
+        return TrainingConfig(
+            DecoderSpec(tuple(self.hidden), self.activation, self.output_activation),
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,  # type: ignore[arg-type]
+            loss=self.loss,
+            weight_decay=decay,
+        )
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict embeddings.
+
+        Args:
+            X: Features, shape (N, F).
+
+        Returns:
+            Shape (N, D), of the dtype of X, float32 or float64; (N,) if y was of that shape.
+        """
+        check_is_fitted(self)
+        x = validate_data(self, X, reset=False, dtype=DTYPES)
+        # Always as many rows at a time, so that a prediction does not depend on how many others come with it.
+        padded = np.pad(x.astype(np.float32, copy=False), ((0, -len(x) % READ_AT_ONCE), (0, 0)))
+        predictions = predict(self.model_, padded)[: len(x)].astype(x.dtype, copy=False)
+        return predictions.ravel() if self._is_flat else predictions
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The mean cosine to the targets, from -1 to 1; R² is `scoring="r2"` of scikit-learn's tools.
+
+        Args:
+            X: Features, shape (N, F).
+            y: Target embeddings, shape (N, D) or (N,).
+            sample_weight: The weight of each image in the mean, shape (N,).
+        """
+        predictions, targets = self.predict(X), np.asarray(y)
+        check_consistent_length(predictions, targets, sample_weight)
+        rows = len(targets)
+        values = cosines(predictions.reshape(rows, -1), targets.reshape(rows, -1))
+        return float(np.average(values, weights=sample_weight))

@@ -1,0 +1,90 @@
+"""What the options of a command ask for, in the types that the pipeline takes."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.errors import RequestError
+from pipeline.options import EXTRACTION, EXTRACTOR
+
+if TYPE_CHECKING:
+    from pipeline.decoders.fitting import Config
+    from pipeline.features.extraction import ExtractionOptions
+    from pipeline.features.extractor import Extractor
+
+
+def extractor(asked: dict[str, Any]) -> "Extractor":
+    """What turns images into features."""
+    from pipeline.features.extractor import Extractor
+    from pipeline.features.weights import weights_from
+
+    weights = weights_from(asked["weights"] or "imagenet")
+    return Extractor(weights, **{name: asked[name] for name in EXTRACTOR if asked[name] is not None})
+
+
+def extraction_options(asked: dict[str, Any]) -> "ExtractionOptions":
+    """How the feature stage runs."""
+    from pipeline.features.extraction import ExtractionOptions
+
+    given = {name: asked[name] for name in EXTRACTION if asked.get(name) is not None}
+    return ExtractionOptions(progress=not asked["quiet"], **given)
+
+
+def use_sample(asked: dict[str, Any]) -> bool:
+    """Without IMAGES, train on the sample; returns whether its untrained weights are used without being asked for."""
+    if asked["images"] is not None:
+        return False
+    from pipeline.data.sample import SAMPLE, SAMPLE_TARGETS, SAMPLE_WEIGHTS
+
+    if SAMPLE is None:
+        raise RequestError("This installation lacks the sample; name your own IMAGES and targets=FILE.")
+    asked["images"] = str(SAMPLE)
+    asked["targets"] = asked["targets"] or SAMPLE / SAMPLE_TARGETS
+    untrained = not asked["weights"]
+    asked["weights"] = asked["weights"] or SAMPLE_WEIGHTS
+    return untrained
+
+
+def repeatable(asked: dict[str, Any]) -> dict[str, Any]:
+    """The options as `run.json` keeps them: plain values, absolute paths, without options that change no result."""
+    unkept = ("cache", "workers", "as_json", "quiet", "models")
+    kept = {name: value for name, value in asked.items() if value is not None and name not in unkept}
+    kept["weights"] = asked["weights"] or "imagenet"
+    places = [name for name in ("images", "targets", "noise_ceiling", "data_dir") if name in kept]
+    kept |= {name: str(Path(kept[name]).absolute()) for name in places if not str(kept[name]).startswith("tfds:")}
+    if Path(kept["weights"]).is_file():
+        kept["weights"] = str(Path(kept["weights"]).absolute())
+    if "hidden" in kept:
+        kept["hidden"] = ",".join(map(str, kept["hidden"]))
+    return kept
+
+
+# Options of a single network -> the name of the setting, in its layers or in its training.
+LAYER_OPTIONS = {"hidden": "hidden", "activation": "activation", "output_activation": "output_activation"}
+TRAINING_NAMES = ("optimizer", "learning_rate", "schedule", "loss", "weight_decay", "epochs", "keep", "patience")
+TRAINING_OPTIONS = {"minibatch": "batch_size", **{name: name for name in TRAINING_NAMES}}
+
+
+def decoder_config(asked: dict[str, Any]) -> "Config":
+    """The preset, with the given options in place of its own; options of a network choose a network."""
+    from pipeline import terminal
+    from pipeline.decoders.blending import BlendConfig
+    from pipeline.decoders.presets import NETWORK, PRESETS
+
+    config = PRESETS[asked["preset"]]
+    layers, training = (
+        {setting: asked[option] for option, setting in table.items() if asked[option] is not None}
+        for table in (LAYER_OPTIONS, TRAINING_OPTIONS)
+    )
+    if isinstance(config, BlendConfig):
+        given = [name for name in (*LAYER_OPTIONS, *TRAINING_OPTIONS) if asked[name] is not None]
+        if not given:
+            return config
+        names = ", ".join(f"--{name}".replace("_", "-") for name in given)
+        terminal.log.info("%s: a single network (--preset network); the default decoder chooses these itself.", names)
+        config = NETWORK
+    if "optimizer" in training:
+        training.setdefault("weight_decay", 0.0)  # the preset's suits its own optimizer
+    if "patience" in training:
+        training.setdefault("keep", "best")
+    return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **layers), **training)

@@ -1,0 +1,208 @@
+"""The estimators obey scikit-learn's rules, and work inside its tools on real images."""
+
+import pickle
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+from helpers import ROOT, SMALL, are_close, make_image
+from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import SkipTestWarning
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict, cross_val_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.utils import estimator_checks
+
+from pipeline import KerasDecoder, PipelineError, RequestError, VGG16Features
+
+IMAGES = ROOT / "images"
+SUBJECTS = ("brick", "cat", "china")
+EXPECTED_FAILURES = {
+    "check_sample_weight_equivalence_on_dense_data": "a row that is there twice changes the random batches",
+}
+SKIPPED = {
+    "check_array_api_input": "runs only where SCIPY_ARRAY_API is set before SciPy is imported",
+    "check_sample_weights_pandas_series": "needs pandas",
+}
+
+
+@pytest.fixture
+def features(home: Path) -> VGG16Features:
+    """Features of the narrow network, in the cache of the session."""
+    return VGG16Features(SMALL[1], SMALL[3], workers=1, cache=home / ".cache" / "image-vectors")
+
+
+@pytest.fixture
+def stored(features: VGG16Features) -> VGG16Features:
+    """The same, unable to compute: a batch of this size takes more memory than there is."""
+    return clone(features).set_params(batch_size=10**12)
+
+
+@pytest.fixture(scope="module")
+def paths() -> list[str]:
+    """27 tiles of three photographs."""
+    return [str(file) for subject in SUBJECTS for file in sorted((IMAGES / subject).glob("*.jpg"))]
+
+
+@pytest.fixture(scope="module")
+def embeddings(paths: list[str]) -> np.ndarray:
+    """An embedding for each photograph."""
+    rows = np.random.default_rng(0).normal(size=(len(SUBJECTS), 5))
+    return np.array([rows[SUBJECTS.index(Path(path).parent.name)] for path in paths])
+
+
+def decoder(**options: object) -> KerasDecoder:
+    return KerasDecoder(**{"hidden": (8,), "epochs": 20, "weight_decay": 0.0, "random_state": 0} | options)
+
+
+def test_the_decoder_passes_the_checks_of_scikit_learn() -> None:
+    estimator = decoder(epochs=30, learning_rate=0.05)
+    results = estimator_checks.check_estimator(
+        estimator, on_fail=None, on_skip=None, expected_failed_checks=EXPECTED_FAILURES
+    )
+    assert len(results) > 50
+    assert [(each["check_name"], each["exception"]) for each in results if each["status"] == "failed"] == []
+    assert {each["check_name"] for each in results if each["status"] == "skipped"} <= set(SKIPPED)
+
+
+def test_the_transformer_passes_the_checks_that_do_not_feed_it_tables_of_numbers() -> None:
+    with pytest.warns(SkipTestWarning, match="requires input"):  # its input is images, so these are called here:
+        estimator_checks.check_estimator(VGG16Features())
+    for name in (
+        *("estimator_cloneable", "estimator_tags_renamed", "valid_tag_types", "estimator_repr", "mixin_order"),
+        *("no_attributes_set_in_init", "do_not_raise_errors_in_init_or_set_params", "parameters_default_constructible"),
+        *("get_params_invariance", "set_params"),
+    ):
+        getattr(estimator_checks, f"check_{name}")("VGG16Features", VGG16Features())
+
+
+def test_what_is_stored_is_not_computed_again(features: VGG16Features, stored: VGG16Features, paths: list[str]) -> None:
+    found = features.fit_transform(paths)
+    assert (found.shape, found.dtype) == ((27, 512), np.float32)
+    assert np.array_equal(stored.transform(paths[::-1]), found[::-1])
+    assert np.array_equal(stored.transform(IMAGES / "cat"), found[9:18])
+    arrays = np.stack([np.asarray(make_image(seed)) for seed in range(100, 103)])
+    of_arrays = features.transform(arrays)
+    assert np.array_equal(stored.transform(list(arrays[::-1])), of_arrays[::-1])
+    with pytest.raises((OSError, MemoryError)):
+        stored.transform(arrays + np.uint8(1))
+
+
+def test_arrays_and_pil_images_have_the_features_of_their_file(features: VGG16Features, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    transparent = make_image(6)
+    transparent.putalpha(100)
+    make_image(4).save(tmp_path / "plain.png")
+    make_image(5).save(tmp_path / "turned.png", exif=exif)
+    transparent.save(tmp_path / "transparent.png")
+    files = [tmp_path / f"{name}.png" for name in ("plain", "turned", "transparent")]
+    opened = [Image.open(file) for file in files]
+    expected = features.transform(files)
+    assert are_close(features.transform(opened), expected)
+    assert (opened[1].size, opened[2].mode) == ((60, 40), "RGBA")  # they are left as they were
+    assert are_close(features.transform(np.asarray(opened[0])[None]), expected[:1])
+
+
+def test_features_have_names_and_may_be_a_data_frame(features: VGG16Features, paths: list[str]) -> None:
+    pandas = pytest.importorskip("pandas")
+    names = features.get_feature_names_out()
+    assert (names[0], names[-1], len(names)) == ("block5_pool_0", "block5_pool_511", 512)
+    two = VGG16Features("random:0", "block5_pool,fc2").get_feature_names_out()
+    assert (two[511], two[512], len(two)) == ("block5_pool_511", "fc2_0", 512 + 4096)
+    frame = clone(features).set_output(transform="pandas").transform(pandas.DataFrame({"path": paths}))
+    assert frame.columns.tolist() == names.tolist()
+    assert np.array_equal(frame.to_numpy(), features.transform(pandas.Series(paths)))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 8, 8, 3), np.float32), r"image 0 is an array of shape \(8, 8, 3\), float32; .*uint8"),
+        (np.zeros((2, 8, 8), np.uint8), r"shape \(8, 8\), uint8"),
+        ([1, 2], "not int"),
+        ([], "no images"),
+        ("gone", "gone does not exist"),
+        (["gone.jpg", str(IMAGES / "cat" / "0-0.jpg")], r"1 of 2 images cannot be read.*gone\.jpg"),
+    ],
+)
+def test_other_inputs_are_refused(features: VGG16Features, images: object, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        features.transform(images)
+
+
+def test_a_pipeline_learns_and_survives_clone_and_pickle(
+    features: VGG16Features, paths: list[str], embeddings: np.ndarray
+) -> None:
+    import keras
+
+    model = make_pipeline(features, decoder(epochs=60)).fit(paths, embeddings)
+    predicted = model.predict(paths)
+    assert predicted.shape == embeddings.shape
+    assert model.score(paths, embeddings) > 0.8
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).predict(paths), predicted)
+    again = clone(model)
+    assert not hasattr(again[-1], "model_")
+    assert np.array_equal(again.fit(paths, embeddings).predict(paths), predicted)
+    other = clone(model).set_params(kerasdecoder__api="sequential").fit(paths, embeddings)
+    assert np.array_equal(other.predict(paths), predicted)
+    assert isinstance(other[-1].model_, keras.Sequential)
+    loss = model[-1].history_["loss"]
+    assert len(loss) == 60
+    assert loss[-1] < loss[0]
+    by_keras = model[-1].model_.predict(features.transform(paths), verbose=0)
+    assert np.allclose(by_keras, predicted, atol=1e-4)
+
+
+def test_grid_search_chooses_by_cosine_or_r2(features: VGG16Features, paths: list[str], embeddings: np.ndarray) -> None:
+    model = Pipeline([("features", features), ("decoder", decoder())])
+    rows = slice(None, None, 3)
+    grid, folds = {"decoder__epochs": [1, 20]}, [(np.arange(9), np.arange(9))]
+    search = GridSearchCV(model, grid, cv=folds, refit=False).fit(paths[rows], embeddings[rows])
+    assert search.best_params_ == {"decoder__epochs": 20}
+    [cosine] = cross_val_score(model, paths[rows], embeddings[rows], cv=folds)
+    [r2] = cross_val_score(model, paths[rows], embeddings[rows], cv=folds, scoring="r2")
+    assert cosine == search.best_score_
+    assert r2 < cosine
+
+
+def test_held_out_groups_are_predicted_in_parallel(
+    features: VGG16Features, paths: list[str], embeddings: np.ndarray
+) -> None:
+    groups = [Path(path).parent.name for path in paths]
+    model = make_pipeline(features, decoder())
+    with joblib.parallel_backend("loky", n_jobs=2):
+        found = cross_val_predict(model, paths, embeddings, groups=groups, cv=GroupKFold(3))
+    kept = [row for row, group in enumerate(groups) if group != "cat"]
+    without_cats = model.fit([paths[row] for row in kept], embeddings[kept])
+    assert np.allclose(found[9:18], without_cats.predict(paths[9:18]), atol=1e-3)
+
+
+def test_weights_count_in_the_loss() -> None:
+    x = np.tile(np.random.default_rng(0).normal(size=(20, 6)), (2, 1))
+    y = np.concatenate([np.ones((20, 2)), -np.ones((20, 2))])  # the same features: the weights decide
+    for weights, expected in (([3] * 20 + [1] * 20, 0.5), ([1] * 20 + [3] * 20, -0.5)):
+        model = decoder(epochs=100, learning_rate=0.01).fit(x, y, sample_weight=weights)
+        assert model.predict(x).mean() == pytest.approx(expected, abs=0.1)
+    half = [1] * 20 + [0] * 20
+    only = decoder().fit(x, y, sample_weight=half)
+    assert np.allclose(only.predict(x), decoder().fit(x[:20], y[:20]).predict(x), atol=1e-5)
+    assert only.score(x, y) == pytest.approx(0)
+    assert only.score(x, y, sample_weight=half) == pytest.approx(1)
+    with pytest.raises(ValueError, match="weight"):
+        decoder().fit(x, y, sample_weight=np.zeros(40))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"api": "subclassed"}, "api 'subclassed' is unknown; choose from functional, sequential"),
+        ({"output_activation": "nonsense"}, "output_activation 'nonsense' is unknown"),
+        ({"optimizer": "nonsense"}, "cannot be compiled"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+    ],
+)
+def test_wrong_parameters_are_refused_by_fit(options: dict, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        decoder(**options).fit(np.eye(6), np.eye(6))
