@@ -98,7 +98,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
             RequestError: X is none of these, or an image cannot be read.
             PipelineError: The store, the weights or a worker failed, or no image can be read.
         """
-        images = _as_images(X)
+        images = _as_images(X, self.resize)
         options = ExtractionOptions(self.engine, self.batch_size, self.workers, progress=False)
         if self.cache is not None:
             options = replace(options, cache=Path(self.cache))
@@ -129,7 +129,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         return tags
 
 
-def _as_images(X: Any) -> ImageSet:
+def _as_images(X: Any, resize: str) -> ImageSet:
     """The images that are meant, in the order given."""
     if isinstance(X, str | Path):
         return find_images(X)
@@ -142,7 +142,7 @@ def _as_images(X: Any) -> ImageSet:
         names = [as_text(str(item)) for item in items]
         return ImageSet("X", names, [file_ref(Path(item)) for item in items], [""] * len(items))
     if all(isinstance(item, Image.Image | np.ndarray) for item in items):
-        return images_in_memory(items)
+        return images_in_memory(items, resize)
     kinds = ", ".join(sorted({type(item).__name__ for item in items}))
     raise RequestError(f"X must hold paths, PIL images or uint8 arrays (N, height, width, 3), not {kinds}.")
 

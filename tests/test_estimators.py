@@ -101,6 +101,8 @@ def test_arrays_and_pil_images_have_the_features_of_their_file(features: VGG16Fe
     opened = [Image.open(file) for file in files]
     expected = features.transform(files)
     assert are_close(features.transform(opened), expected)
+    by_keras = clone(features).set_params(resize="keras")
+    assert are_close(by_keras.transform(opened), by_keras.transform(files))
     assert (opened[1].size, opened[2].mode) == ((60, 40), "RGBA")  # they are left as they were
     assert are_close(features.transform(np.asarray(opened[0])[None]), expected[:1])
 

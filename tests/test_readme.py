@@ -18,7 +18,8 @@ def commands() -> list[str]:
 
 
 def python_examples() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    files = (ROOT / "README.md", ROOT / "pipeline" / "README.md")
+    return [each for file in files for each in re.findall(r"```python\n(.*?)```", file.read_text(), re.DOTALL)]
 
 
 def test_the_readmes_have_examples() -> None:
@@ -49,13 +50,15 @@ def test_python_examples_run(
         monkeypatch.setenv(name, value)
     for variable in ("XDG_CACHE_HOME", "KERAS_HOME"):
         monkeypatch.delenv(variable, raising=False)
+    found: dict = {}
     for example in python_examples():
         # Weights that need no download, and their smallest layer, whose network is converted already.
         smaller = example.replace('weights_from("imagenet")', 'weights_from("random:0"), "block5_pool"')
-        found: dict = {}
+        smaller = smaller.replace("VGG16Features()", 'VGG16Features("random:0", "block5_pool")')
         exec(smaller.replace(RUN, str(small_run.folder)), found)
-        assert found["features"].vectors().shape == (3, 512)
-        assert found["predictions"].shape == found["targets"].shape == (3, 3)
+    assert found["model"].predict(found["paths"]).shape == found["embeddings"].shape == (3, 3)
+    assert found["features"].vectors().shape == (3, 512)
+    assert found["predictions"].shape == found["targets"].shape == (3, 3)
     assert -1 <= float(capsys.readouterr().out) <= 1
 
 

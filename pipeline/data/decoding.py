@@ -178,11 +178,12 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise ImageError(too_large(image.width * image.height, max_pixels))
 
 
-def rgb_pixels(image: Image.Image) -> np.ndarray:
+def rgb_pixels(image: Image.Image, resize: str = "squash") -> np.ndarray:
     """The pixels of an image in their own size, by the rules of `decode` for orientation, transparency and modes.
 
     Args:
         image: An image, which is left as it is.
+        resize: How it will be resized, a key of RESIZES; "keras" knows neither orientation nor transparency.
 
     Returns:
         RGB, shape (height, width, 3), uint8.
@@ -191,7 +192,7 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
         ImageError: The image cannot be loaded, or holds NaN or infinite values.
     """
     try:
-        return np.asarray(_upright(image.copy()))
+        return np.asarray(image.convert("RGB") if resize == "keras" else _upright(image.copy()))
     except ImageError:
         raise
     except Exception as error:  # Pillow's parsers raise many types for damaged files

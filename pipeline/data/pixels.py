@@ -38,7 +38,7 @@ def _as_file(pixels: np.ndarray) -> bytes:
     return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
 
 
-def images_in_memory(images: Iterable[np.ndarray | Image.Image]) -> ImageSet:
+def images_in_memory(images: Iterable[np.ndarray | Image.Image], resize: str = "squash") -> ImageSet:
     """Images in memory as a set, in the order given.
 
     The feature store knows them by their pixels. EXIF orientation, transparency and other modes of PIL images are
@@ -46,22 +46,23 @@ def images_in_memory(images: Iterable[np.ndarray | Image.Image]) -> ImageSet:
 
     Args:
         images: RGB arrays, shape (height, width, 3), uint8, or PIL images.
+        resize: How they will be resized; see `rgb_pixels`.
 
     Raises:
         RequestError: One is of another shape or dtype, or cannot be loaded.
     """
     refs = []
     for number, image in enumerate(images):
-        pixels = _pixels(image, f"image {number}")
+        pixels = _pixels(image, f"image {number}", resize)
         refs.append(PixelsRef(f"memory:{number}", content_digest(_as_file(pixels)), pixels))
     paths = [f"image {number}" for number in range(len(refs))]
     return ImageSet("these images", paths, refs, [""] * len(refs))
 
 
-def _pixels(image: Any, name: str) -> np.ndarray:
+def _pixels(image: Any, name: str, resize: str) -> np.ndarray:
     if isinstance(image, Image.Image):
         try:
-            return rgb_pixels(image)
+            return rgb_pixels(image, resize)
         except ImageError as error:
             raise RequestError(f"{name} cannot be read: {error}.") from error
     pixels = np.asarray(image)
