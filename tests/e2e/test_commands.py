@@ -175,7 +175,7 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
         (("extract", tmp_path / "nowhere"), "does not exist"),
         (("extract", folder, "--layer", "fc9"), "'fc9' is not one of"),
         (("extract", folder, "--engine", "abacus"), "'abacus' is not one of"),
-        (("extract", folder, "--precision", "int8"), "'int8' is not one of"),
+        (("extract", folder, "--precision", "int4"), "'int4' is not one of"),
         (("extract", folder, "--weights", "nowhere.h5"), "'nowhere.h5'"),
         (("extract", folder, "--batch-size", 0), "--batch-size"),
         (("extract", folder, "--out", tmp_path / "x.pickle"), "x.pickle: the format must be one of"),
