@@ -175,7 +175,8 @@ def _run_conversion(
     try:
         graph, network = folder / "vgg16.onnx", folder / f"vgg16{conversion.suffix}"
         arrays = weights_from(weights).read(deepest(layers))
-        os.chdir(folder)  # a converter may write temporary files to the working directory
+        os.chdir(folder)  # converters write temporary files to the working directory or that of `tempfile`
+        tempfile.tempdir = str(folder)
         write_onnx(arrays, layers, graph)
         count = sum(kernel.size + bias.size for kernel, bias in arrays.values())
         del arrays
