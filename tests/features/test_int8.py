@@ -18,11 +18,11 @@ from pipeline.features.extractor import Extractor
 from pipeline.features.vgg16 import CALIBRATION
 from pipeline.features.weights import weights_from
 
-LAYERS = "block3_pool,block5_pool"
+LAYERS = "block2_pool,block3_pool"  # converted fast
 
 
-def extractors(precision: str) -> Sequence[Extractor]:
-    return Extractor(weights_from("random:0"), LAYERS, precision).parts
+def extractors(precision: str, layers: str = LAYERS) -> Sequence[Extractor]:
+    return Extractor(weights_from("random:0"), layers, precision).parts
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,12 @@ def pixels() -> np.ndarray:
     return np.stack([decode(tile.read_bytes()) for tile in tiles])
 
 
-def test_int8_is_near_float32(pixels: np.ndarray, real_cache: Path) -> None:
+@pytest.mark.parametrize("layers", [LAYERS, pytest.param("fc2", marks=pytest.mark.slow)])
+def test_int8_is_near_float32(layers: str, pixels: np.ndarray, real_cache: Path) -> None:
     pytest.importorskip("onnxruntime")
-    engine = make_engine("auto", extractors("int8"), 4, real_cache)
+    engine = make_engine("auto", extractors("int8", layers), 4, real_cache)
     assert engine.name == "onnxruntime"
-    exact = make_engine("mnn", extractors("float32"), 4, real_cache)(pixels)
+    exact = make_engine("mnn", extractors("float32", layers), 4, real_cache)(pixels)
     for found, true in zip(engine(pixels), exact, strict=True):
         assert found.shape == true.shape
         assert found.dtype == np.float32
@@ -52,12 +53,12 @@ def test_a_damaged_quantized_network_is_made_again(
 ) -> None:
     pytest.importorskip("onnxruntime")
     before = make_engine("auto", extractors("int8"), 4, real_cache)(pixels)
-    [network] = [file for file in (real_cache / "networks").glob("*.int8.onnx") if "block5_pool" in file.name]
+    [network] = [file for file in (real_cache / "networks").glob("*.int8.onnx") if "block3_pool" in file.name]
     network.write_bytes(network.read_bytes()[:1000])
     after = make_engine("auto", extractors("int8"), 4, real_cache)(pixels)
     assert f"{network} is damaged" in caplog.text
     assert all(map(np.array_equal, before, after))
-    assert network.stat().st_size > 10_000_000  # the same content has the same name
+    assert network.stat().st_size > 1_000_000  # the same content has the same name
 
 
 def test_the_fingerprint_names_the_calibration() -> None:
