@@ -178,7 +178,8 @@ class _Pool:
         if not died.is_ready:
             raise PipelineError(
                 f"The processes that read images cannot be started ({_cause_of_death(died.process.exitcode)}). "
-                "The features computed so far are stored."
+                "The features computed so far are stored. They import the script that started them: in a script, "
+                'features are asked for below `if __name__ == "__main__":`.'
             )
         new = self._workers[self._workers.index(died)] = _Worker(self._settings)
         if died.given:

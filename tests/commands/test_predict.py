@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from conftest import SmallRun
-from helpers import SMALL, make_images
+from helpers import SMALL, make_images, write_targets
 
+from pipeline.core.model_files import read_card
 from pipeline.core.vectors import cosines
 
 WORDS = {"cat": [1, 0, 0], "dog": [0, 1, 0], "sky": [0, 0, 1], "not sky": [0, 0, -1]}
@@ -112,3 +113,16 @@ def test_wrong_requests_are_named(predict, small_run: SmallRun, vocabulary: Path
     alone = predict("--nearest", 1, model=tmp_path / "alone.keras", code=2)
     assert "name words with --vocabulary FILE" in alone.err
     assert not list(tmp_path.glob("*out.*"))
+
+
+def test_features_of_several_layers_are_scaled_as_in_training(run, folder: Path, tmp_path: Path) -> None:
+    layers = ("--weights", "random:0", "--layer", "block5_pool,block5_conv3", "--quiet")
+    network = ("--epochs", 2, "--api", "functional", "--models", tmp_path / "models", "--json")
+    trained = run("train", folder, "--targets", write_targets(tmp_path, "red", "blue"), *layers, *network).json
+    model = Path(trained["run"]) / "functional.keras"
+    run("extract", folder, *layers, "--out", tmp_path / "features.npz")
+    run("predict", trained["run"], folder, "--out", tmp_path / "out.npy", "--quiet")
+    with np.load(tmp_path / "features.npz") as saved:
+        parts = [saved[name] for name in ("block5_pool", "block5_conv3")]
+    scaled = np.hstack([part / scale for part, scale in zip(parts, read_card(model).scales, strict=True)])
+    assert np.allclose(np.load(tmp_path / "out.npy"), by_keras(model, scaled), atol=1e-4)

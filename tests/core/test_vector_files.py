@@ -1,0 +1,48 @@
+"""Vectors and the names beside them, as files that are written a block at a time."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from pipeline.core import vector_files
+from pipeline.core.vector_files import NearestNames, write_layers, write_vectors
+
+PATHS = [f"{number}.png" for number in range(7)]
+NEAREST = NearestNames(
+    ["cat", "a longer name", "ö"],
+    np.array([[0, 1], [1, 2], [2, 0], [0, 2], [1, 0], [2, 1], [0, 1]], np.int32),
+    np.linspace(1, -1, 14, dtype=np.float32).reshape(7, 2),
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_files, "LARGEST_BLOCK", 100)  # bytes: two rows of the vectors below
+    monkeypatch.setattr(vector_files, "NAMES_AT_ONCE", 2)
+
+
+def test_names_and_cosines_stand_beside_their_vectors(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(7, 10)).astype(np.float32)
+    expected = [[NEAREST.names[number] for number in row] for row in NEAREST.numbers]
+    for suffix in ("npz", "parquet"):
+        write_vectors(tmp_path / f"out.{suffix}", "predictions", PATHS, vectors, NEAREST)
+    with np.load(tmp_path / "out.npz") as saved:
+        assert saved["paths"].tolist() == PATHS
+        assert np.array_equal(saved["predictions"], vectors)
+        assert saved["nearest"].tolist() == expected
+        assert np.array_equal(saved["cosines"], NEAREST.cosines)
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert table["path"].to_pylist() == PATHS
+    assert np.array_equal(np.array(table["vector"].to_pylist(), np.float32), vectors)
+    assert table["nearest"].to_pylist() == expected
+    assert np.array_equal(np.array(table["cosines"].to_pylist(), np.float32), NEAREST.cosines)
+
+
+def test_layers_of_different_size_stay_in_step(tmp_path: Path) -> None:
+    layers = {name: np.arange(7 * dim, dtype=np.float32).reshape(7, dim) for name, dim in (("a", 1), ("b", 20))}
+    write_layers(tmp_path / "out.parquet", PATHS, layers)
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    for name, vectors in layers.items():
+        assert np.array_equal(np.array(table[name].to_pylist(), np.float32), vectors)
