@@ -3,13 +3,25 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from multiprocessing.process import BaseProcess
 
 
 def end_with_parent() -> None:
-    """End this child process when its parent ends, even by a kill; called in the child, when it starts."""
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
+    """End this child process when its parent ends, even by a kill; called in the child, when it starts.
+
+    A thread waits for that, but cannot run while a library holds the interpreter lock, as MNN's converter does for 20
+    s. So where there are signals, the closing of the pipe to the parent sends one that ends the process at once.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent
+    threading.Thread(target=_wait_for, args=(parent,), daemon=True).start()
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)  # SIGIO
 
 
 def start_without_ctrl_c(process: BaseProcess) -> None:
@@ -28,8 +40,6 @@ def start_without_ctrl_c(process: BaseProcess) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _wait_for_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent
+def _wait_for(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
