@@ -5,6 +5,8 @@ near-duplicates if their thumbnails, aligned by one of a few crops, differ far l
 neighbours. A fixed threshold would not do: what is unusually close among photographs is ordinary among handwritten
 digits. (Lowe 2004 uses the same ratio test for key points.) An image of one colour has no structure to compare and
 is never a near-duplicate.
+Up to EXACT images are compared with all others; above, with those that an index finds near
+(`thumbnail_index.py`).
 `scripts/measure_near_duplicates.py` measures misses and false positives.
 """
 
@@ -16,6 +18,7 @@ from PIL import Image
 
 from pipeline.core.progress import progress_bar
 from pipeline.data.decoding import THUMBNAIL
+from pipeline.data.thumbnail_index import near_pairs, unit_vectors
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,8 @@ CROPS = (
 RATIO = 0.15  # of the distance to the NEIGHBOUR-th nearest image; a nearer one is a near-duplicate
 NEIGHBOUR = 5
 SAME = 0.001  # a distance that is always a near-duplicate, for images with many of them
-AT_MOST = 20_000  # different images; the time grows with their square and is about a minute for this many
+EXACT = 20_000  # different images that are all compared with all; the time grows with their square
+AT_MOST = 200_000  # different images
 BLOCK = 1024
 
 
@@ -61,11 +65,14 @@ def number_near_duplicates(thumbnails: np.ndarray, progress: bool = False) -> np
     Returns:
         Shape (N,), int.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+    if len(thumbnails) > EXACT:
+        return _connected(*near_pairs(_crops(thumbnails), NEIGHBOUR, progress))
+    return _connected(*_compare_all(_views(thumbnails), progress))
 
-    count = len(thumbnails)
-    views = _views(thumbnails)
+
+def _compare_all(views: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs that may be near-duplicates, their distances, and the distance of each image to its NEIGHBOUR-th."""
+    count = views.shape[1]
     reach = np.empty(count, np.float32)
     near: list[np.ndarray] = []
     with progress_bar(count, "image", "near-duplicates", progress and count > BLOCK) as bar:
@@ -79,25 +86,34 @@ def number_near_duplicates(thumbnails: np.ndarray, progress: bool = False) -> np
             near.append(np.stack([ours + start, theirs, distance[ours, theirs]]))
             bar.update(rows.stop - start)
     ours, theirs, distance = np.concatenate(near, axis=1)
-    ours, theirs = ours.astype(int), theirs.astype(int)
+    return ours.astype(int), theirs.astype(int), distance, reach
+
+
+def _connected(ours: np.ndarray, theirs: np.ndarray, distance: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Number images so that those that are linked by near-duplicate pairs share a number."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     kept = distance <= np.maximum(RATIO * np.minimum(reach[ours], reach[theirs]), SAME)
-    links = coo_array((np.ones(kept.sum()), (ours[kept], theirs[kept])), shape=(count, count))
+    links = coo_array((np.ones(kept.sum()), (ours[kept], theirs[kept])), shape=(len(reach), len(reach)))
     return connected_components(links, directed=False)[1]
 
 
-def _views(thumbnails: np.ndarray) -> np.ndarray:
-    """Each crop of each thumbnail, as a vector without its mean, of length 1; shape (crops, N, pixels), float32."""
+def _crops(thumbnails: np.ndarray) -> np.ndarray:
+    """Each crop of each thumbnail at the size of a thumbnail, shape (crops, N, pixels), uint8."""
     side = THUMBNAIL
     boxes = [(side * left, side * above, side * (1 - right), side * (1 - below)) for left, above, right, below in CROPS]
-    views = np.empty((len(CROPS), len(thumbnails), side * side), np.float32)
+    crops = np.empty((len(CROPS), len(thumbnails), side * side), np.uint8)
     for row, pixels in enumerate(thumbnails):
         image = Image.fromarray(pixels)
         for number, box in enumerate(boxes):
-            crop = image.resize((side, side), Image.Resampling.BILINEAR, box=box)
-            views[number, row] = np.asarray(crop, np.float32).ravel()
-    views -= views.mean(axis=2, keepdims=True)
-    lengths = np.linalg.norm(views, axis=2, keepdims=True)
-    return np.divide(views, lengths, out=np.zeros_like(views), where=lengths > 0)
+            crops[number, row] = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box)).ravel()
+    return crops
+
+
+def _views(thumbnails: np.ndarray) -> np.ndarray:
+    """Each crop of each thumbnail as a unit vector, shape (crops, N, pixels), float32."""
+    return unit_vectors(_crops(thumbnails))
 
 
 def _distances(views: np.ndarray, rows: slice) -> np.ndarray:

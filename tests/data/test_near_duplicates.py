@@ -4,7 +4,7 @@ from helpers import ROOT, make_image
 from measure_near_duplicates import CHANGES, digits, thumbnails
 from PIL import Image
 
-from pipeline.data import near_duplicates
+from pipeline.data import near_duplicates, thumbnail_index
 from pipeline.data.images import DIGEST, content_digest
 from pipeline.data.near_duplicates import duplicate_groups, find_near_duplicates, number_near_duplicates
 
@@ -69,3 +69,25 @@ def test_duplicates_are_found_by_digest_and_near_duplicates_by_thumbnail(
     monkeypatch.setattr(near_duplicates, "AT_MOST", 5)
     assert duplicate_groups(find_near_duplicates(digests, load)) == [[2, 8]]
     assert "only duplicates are found, not near-duplicates" in caplog.text
+
+
+def test_among_many_images_the_index_finds_the_same(
+    tiles: list[Image.Image], originals: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = [change for name, change in CHANGES.items() if "10 %" not in name]
+    changed = thumbnails([changes[row % len(changes)](tile) for row, tile in enumerate(tiles[::5])])
+    found = np.concatenate([originals, thumbnails(digits()[:300]), changed])
+    exact = number_near_duplicates(found)
+    monkeypatch.setattr(near_duplicates, "EXACT", 100)
+    assert duplicate_groups(number_near_duplicates(found)) == duplicate_groups(exact)
+    assert len(duplicate_groups(exact)) == len(changed)
+
+
+def test_the_index_says_how_long_a_long_search_takes(
+    originals: np.ndarray, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near_duplicates, "EXACT", 100)
+    monkeypatch.setattr(thumbnail_index, "LONG", 0)
+    with caplog.at_level("INFO"):
+        number_near_duplicates(originals)
+    assert f"among {len(originals)} images takes about" in caplog.text
