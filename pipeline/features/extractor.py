@@ -12,6 +12,7 @@ from pipeline.data.spelling import near_spellings
 from pipeline.features.pooling import Pooling
 from pipeline.features.projection import Projection
 from pipeline.features.vgg16 import (
+    CALIBRATION,
     PRE,
     PRECISIONS,
     PREPROCESSING,
@@ -54,6 +55,10 @@ class Extractor:
         _check_layers(self.layers)
         if self.precision not in PRECISIONS:
             raise RequestError(f"precision {self.precision!r} is unknown; choose from {', '.join(PRECISIONS)}.")
+        if self.precision == "int8" and any(layer.endswith(PRE) for layer in self.layers):
+            raise RequestError(
+                f"precision 'int8' has no values before an activation; leave {PRE!r} out, or use float32."
+            )
         if self.resize not in RESIZES:
             raise RequestError(f"resize {self.resize!r} is unknown; choose from {', '.join(RESIZES)}.")
         if self.pool and not any(map(_has_positions, self.layers)):
@@ -132,6 +137,8 @@ class Extractor:
             described["pool"] = str(Pooling.parse(self.pool))
         if self.projection:
             described["project"] = str(self.projection)
+        if self.precision == "int8":
+            described["calibration"] = CALIBRATION
         return described
 
     @property

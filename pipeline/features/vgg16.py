@@ -22,7 +22,8 @@ BLOCKS = tuple(
 DENSE = (("fc1", 7 * 7 * 512, 4096), ("fc2", 4096, 4096), ("predictions", 4096, 1000))
 PRE = ":pre"  # after a layer's name: its value before the activation
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+CALIBRATION = "16-tiles"  # what the ranges of int8 come from; to be renamed when these tiles or the method change
 
 # Keras's preprocessing for VGG16 ("caffe" mode): RGB to BGR, then minus the ImageNet means of B, G and R; no scaling.
 PREPROCESSING = "bgr-minus-imagenet-mean"

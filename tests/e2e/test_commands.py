@@ -190,7 +190,7 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
         (("extract", folder, "--weights", "random", "--project", "5000"), "is larger than layer 'fc2'"),
         (("extract", folder, "--weights", "random", "--resize", "fit"), "'fit' is not one of"),
         (("extract", folder, "--engine", "abacus"), "'abacus' is not one of"),
-        (("extract", folder, "--precision", "int8"), "'int8' is not one of"),
+        (("extract", folder, "--precision", "int4"), "'int4' is not one of"),
         (("extract", folder, "--weights", "nowhere.h5"), "'nowhere.h5'"),
         (("extract", folder, "--batch-size", 0), "--batch-size"),
         (("extract", folder, "--out", tmp_path / "x.pickle"), "x.pickle: the format must be one of"),

@@ -1,7 +1,10 @@
+import importlib.util
+import os
 from pathlib import Path
 
 import benchmark_extraction
 import pytest
+from helpers import ROOT, run_program
 
 
 @pytest.mark.slow
@@ -10,6 +13,15 @@ def test_gpu_part_runs_on_a_cpu_with_a_small_batch(tmp_path: Path, capsys: pytes
     assert all(value > 0 for value in found.values())
     assert found["extract_fraction"] == pytest.approx(found["extract"] / min(found["decode"], found["vgg16"]))
     assert "VGG16 against the matrix product" in capsys.readouterr().out
+
+
+def test_engines_are_compared_with_a_new_cache(tmp_path: Path) -> None:
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "scripts")))
+    out = run_program("benchmark_narrow", tmp_path / "cache", PYTHONPATH=paths).out
+    for name in ("Keras predict, batch 32", "MNN, batch 8"):
+        assert f"| {name} |" in out
+    if importlib.util.find_spec("onnxruntime"):
+        assert "| ONNX Runtime, int8, batch 8 |" in out
 
 
 def test_photographs_are_all_different(tmp_path: Path) -> None:

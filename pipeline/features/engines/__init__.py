@@ -18,7 +18,7 @@ class Engine(Protocol):
     """Runs one extractor, or several that differ in layer, pooling and projection only, in one pass.
 
     Attributes:
-        name: One of ENGINES.
+        name: "keras", "mnn", or "onnxruntime" for precision int8.
         batch_size: How many images it takes at a time.
     """
 
@@ -42,8 +42,8 @@ def make_engine(name: str, extractors: Sequence[Extractor], batch_size: int | No
     """Create an engine by name.
 
     Args:
-        name: One of ENGINES. "auto" takes Keras where its backend sees an accelerator or another precision than float32
-            is asked for, and MNN otherwise.
+        name: One of ENGINES. "auto" takes Keras where its backend sees an accelerator or a reduced precision is asked
+            for, and MNN otherwise; ONNX Runtime for int8 only.
         extractors: What to run: one extractor, or several with the same weights and precision.
         batch_size: Images in a batch; None leaves the choice to the engine.
         cache: The cache folder, where an engine may keep what it prepares from the weights.
@@ -54,7 +54,12 @@ def make_engine(name: str, extractors: Sequence[Extractor], batch_size: int | No
     Raises:
         RequestError: The engine is unknown, does not support the precision, or the weights cannot be read.
     """
-    if _chosen(name, extractors) == "mnn":
+    chosen = _chosen(name, extractors)
+    if chosen == "onnxruntime":
+        from pipeline.features.engines.int8 import Int8Engine
+
+        return Int8Engine(extractors, batch_size, cache)
+    if chosen == "mnn":
         from pipeline.features.engines.mnn import MnnEngine
 
         return MnnEngine(extractors, batch_size, cache)
@@ -72,13 +77,20 @@ def ensure_weights(name: str, extractors: Sequence[Extractor], cache: Path) -> N
         cache: See `make_engine`.
 
     Raises:
-        RequestError: The engine is unknown.
+        RequestError: The engine is unknown, does not support the precision, or is not installed.
         PipelineError: The weights cannot be downloaded.
     """
-    if _chosen(name, extractors) == "mnn":
-        from pipeline.features.engines.mnn import is_converted
+    chosen = _chosen(name, extractors)
+    if chosen == "onnxruntime":
+        from pipeline.features.engines import int8
 
-        if is_converted(extractors, cache):
+        int8.check_installed()
+        if int8.is_converted(extractors, cache):
+            return
+    if chosen == "mnn":
+        from pipeline.features.engines import mnn
+
+        if mnn.is_converted(extractors, cache):
             return
     extractors[0].weights.fetch()
 
@@ -86,6 +98,10 @@ def ensure_weights(name: str, extractors: Sequence[Extractor], cache: Path) -> N
 def _chosen(name: str, extractors: Sequence[Extractor]) -> str:
     if name not in ENGINES:
         raise RequestError(f"engine {name!r} is unknown; choose from {', '.join(ENGINES)}.")
+    if extractors[0].precision == "int8":
+        if name != "auto":
+            raise RequestError(f"The engine {name} does not compute in int8; leave engine out: ONNX Runtime does.")
+        return "onnxruntime"
     if name != "auto":
         return name
     fast_on_cpu = extractors[0].precision == "float32" and find_spec("MNN") and not accelerators()

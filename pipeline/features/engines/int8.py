@@ -1,0 +1,158 @@
+"""The engine of `--precision int8`: ONNX Runtime on a VGG16 whose weights and activations are integers of 8 bits.
+
+The quantization is static: a scale for each output channel of the weights and one for each activation, from its range
+on a tile of each photograph of the sample. So it depends on the weights only, not on the images of a user.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.cores import usable_cores
+from pipeline.core.errors import RequestError
+from pipeline.core.processor import has_int8_instructions
+from pipeline.data.decoding import decode
+from pipeline.data.sample import SAMPLE
+from pipeline.features.engines import networks
+from pipeline.features.engines.onnx_graph import bgr_planes, tensor_name
+from pipeline.features.extractor import Extractor
+from pipeline.features.pooling import in_keras_order
+from pipeline.features.vgg16 import CALIBRATION, deepest
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 8
+TILES = "*/1-1.jpg"  # of the sample: what CALIBRATION names
+
+
+class Int8Engine:
+    """VGG16 in int8 by ONNX Runtime. See `pipeline.features.engines.Engine`.
+
+    Args:
+        extractors: What to run.
+        batch_size: Images in a batch; 8 unless given.
+        cache: The cache folder; quantized networks are kept in `networks/` below it.
+
+    Raises:
+        RequestError: ONNX Runtime is not installed.
+        PipelineError: The network cannot be quantized or stored.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, extractors: Sequence[Extractor], batch_size: int | None, cache: Path) -> None:
+        check_installed()
+        if has_int8_instructions() is False:
+            log.warning(
+                "This processor has no VNNI instructions: int8 is slow here, and may saturate, so that vectors differ "
+                "from those of other processors. Precision float32 is the better choice."
+            )
+        elif has_int8_instructions() is None:
+            log.info("Whether this processor has VNNI instructions is unknown; without them int8 is slow.")
+        import onnxruntime
+
+        self.batch_size = batch_size or BATCH_SIZE
+        self._extractors = extractors
+        self._layers = _outputs(extractors)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = usable_cores()
+        network = networks.converted_network(extractors[0].weights, self._layers, cache, INT8)
+        self._session = onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Compute features; see `pipeline.features.engines.Engine`."""
+        names = [tensor_name(layer) for layer in self._layers]
+        planes = dict(zip(self._layers, self._session.run(names, {"pixels": bgr_planes(pixels)}), strict=True))
+        return [_feature(extractor, planes[extractor.layer]) for extractor in self._extractors]
+
+
+def _feature(extractor: Extractor, planes: np.ndarray) -> np.ndarray:
+    features = extractor.pooling(planes) if extractor.pooling else in_keras_order(planes)
+    return extractor.projection(features) if extractor.projection else features
+
+
+def check_installed() -> None:
+    """Refuse to go on without ONNX Runtime.
+
+    Raises:
+        RequestError: It is not installed.
+    """
+    if not find_spec("onnxruntime"):
+        raise RequestError(
+            "Precision int8 needs the package onnxruntime, which is not installed; "
+            "install it with pip install 'image-vectors[int8]', or use precision float32."
+        )
+
+
+def is_converted(extractors: Sequence[Extractor], cache: Path) -> bool:
+    """Whether there is a quantized network, be it intact or not."""
+    return networks.is_converted(extractors[0].weights, _outputs(extractors), cache, INT8)
+
+
+def calibration_tiles() -> list[Path]:
+    """The images that the ranges of activations come from, in order.
+
+    Raises:
+        RequestError: This installation lacks the sample.
+    """
+    if SAMPLE is None:
+        raise RequestError("This installation lacks the sample, which precision int8 is calibrated on; use float32.")
+    return sorted(SAMPLE.glob(TILES))
+
+
+def _outputs(extractors: Sequence[Extractor]) -> list[str]:
+    return sorted({extractor.layer for extractor in extractors})
+
+
+def _names(layers: Sequence[str]) -> list[str]:
+    """The name of the network that has exactly these layers: its outputs are fixed when it is quantized."""
+    name = f"{deepest(layers)}-int8-{CALIBRATION}"
+    # The layers' names together may be too long for that of a file.
+    return [
+        name if len(layers) == 1 else f"{name}-{hashlib.blake2b(' '.join(layers).encode(), digest_size=4).hexdigest()}"
+    ]
+
+
+def _quantize(graph: Path, network: Path) -> None:
+    from onnxruntime import quantization
+
+    class Tiles(quantization.CalibrationDataReader):
+        """The tiles, one by one."""
+
+        def __init__(self) -> None:
+            self._tiles = iter(calibration_tiles())
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            """The network's input for the next tile, or None after the last."""
+            tile = next(self._tiles, None)
+            return {"pixels": bgr_planes(decode(tile.read_bytes())[None])} if tile else None
+
+    logging.disable(logging.WARNING)  # advice on graphs that were not simplified; this process does nothing else
+    quantization.quantize_static(
+        str(graph),
+        str(network),
+        Tiles(),
+        quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "Relu", "MaxPool"],  # not the softmax of `predictions`: 256 steps are too few
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        calibrate_method=quantization.CalibrationMethod.MinMax,
+    )
+
+
+INT8 = networks.Conversion(
+    target="int8",
+    suffix=".int8.onnx",
+    names=_names,
+    convert=_quantize,
+    weight_size=1,
+    duration="20 to 60 s",
+    space="up to 1.3 GB there and leaves 140 MB",
+    memory="3 GB",
+    alternative="precision float32",
+)

@@ -1,0 +1,77 @@
+"""What ends a conversion in the middle: no process and no half-written network is left; the next run converts again.
+
+The network is VGG16's own: a narrow one would be converted before a signal arrives.
+"""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import is_gone_soon, make_images, wait_until
+
+CONVERTING = "networks/.unfinished-*/vgg16.onnx"  # what the converter reads
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> tuple:
+    """An extraction whose network is not converted yet; its messages are shown."""
+    images = make_images(tmp_path / "images", range(2))
+    return ("extract", images, "--weights", "random:0", "--cache", tmp_path / "cache", "--layer")
+
+
+def converting(cache: Path) -> bool:
+    return any(file.stat().st_size for file in cache.glob(CONVERTING))
+
+
+def finished(process: subprocess.Popen) -> str:
+    """The messages of a command that must succeed."""
+    _, messages = process.communicate(timeout=300)
+    assert process.returncode == 0, messages
+    return messages
+
+
+def test_ctrl_c_ends_a_conversion_and_the_next_run_converts(start, command: tuple, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    process = start(*command, "block5_pool")
+    wait_until(lambda: converting(cache), process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == 130, messages
+    assert "converts again (30 to 60 s)" in messages.replace("\n", " ")
+    assert not any(word in messages for word in ("leaked", "Exception", "Traceback"))
+    assert is_gone_soon(process.pid)
+    assert [file.name for file in (cache / "networks").iterdir()] == ["converting.lock"]
+
+
+def test_a_kill_ends_the_converter_and_the_next_run_says_that_it_converts_again(
+    start, command: tuple, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    process = start(*command, "block5_pool")
+    wait_until(lambda: converting(cache), process)
+    process.kill()
+    process.wait()
+    assert is_gone_soon(process.pid)
+    assert not list(cache.rglob("*.mnn"))  # the converter ended before it wrote one
+
+    messages = finished(start(*command, "block5_pool"))
+    assert "again, for an earlier conversion was killed (30 to 60 s)" in messages
+    assert sorted(file.suffix for file in (cache / "networks").iterdir()) == [".lock", ".mnn"]
+
+
+@pytest.mark.faults
+def test_ctrl_c_in_one_terminal_leaves_the_conversion_of_another(start, command: tuple, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = start(*command, "fc1")
+    wait_until(lambda: converting(cache), first)
+    second = start(*command, "fc1")  # waits for the first one's network
+    handles = psutil.Process(second.pid)
+    wait_until(lambda: any(Path(file.path).name == "converting.lock" for file in handles.open_files()), second)
+    os.killpg(second.pid, signal.SIGINT)
+    second.communicate(timeout=60)
+    assert second.returncode == 130
+    finished(first)
+    assert sorted(file.suffix for file in (cache / "networks").iterdir()) == [".lock", ".mnn"]
