@@ -1,4 +1,4 @@
-"""`search`: a query and images -> the images that are nearest to it by cosine, in the space of features or embeddings."""
+"""`search`: a query and images -> the images that are nearest to it by cosine of features or embeddings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
