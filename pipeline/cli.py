@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from pipeline import requested
 from pipeline.cli_cache import cache
+from pipeline.cli_search import search
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.options import (
     COUNT,
@@ -335,6 +336,7 @@ def _with_near_names(error: click.ClickException) -> str:
 
 
 cli.add_command(cache)
+cli.add_command(search)
 
 
 def main() -> None:

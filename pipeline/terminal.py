@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.commands.compare import CompareResult
     from pipeline.commands.extract import ExtractResult
     from pipeline.commands.predict import PredictResult
+    from pipeline.commands.search import SearchResult
     from pipeline.commands.train import TrainResult
     from pipeline.evaluation.results import EvaluationResult
 
@@ -130,6 +131,20 @@ def print_prediction(result: "PredictResult") -> None:
         f"{len(result.failed)} failed; embeddings of dimension {result.dim}"
     )
     print(printable(f"model: {result.model}\nembeddings: {result.out}"))
+
+
+def print_search(result: "SearchResult") -> None:
+    """Print the result of `search`: the nearest images and their cosines."""
+    table = _table(printable(f"Nearest to {result.query} by cosine of {result.space}"), "image", "cosine")
+    for image in result.found:
+        table.add_row(rich.markup.escape(printable(image.path)), f"{image.cosine:.3f}")
+    _print(table)
+    print(
+        f"{result.images} image{'s' * (result.images != 1)}: {result.computed} computed, {result.cached} cached, "
+        f"{len(result.failed)} failed"
+    )
+    if result.html:
+        print(printable(f"page: {result.html}"))
 
 
 def print_training(result: "TrainResult") -> None:

@@ -89,7 +89,7 @@ def render(report: Report) -> str:
     script = javascript()
     rows = tables.score_rows(result)
     with_labels = result.clusters.kind != "image"
-    return _template().render(
+    return template("report.html").render(
         result=result,
         name=name,
         model=result.models[name],
@@ -115,7 +115,8 @@ def render(report: Report) -> str:
     )
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A template of this folder; what is put into it is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.evaluation", "."),
         autoescape=True,
@@ -124,7 +125,7 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["with_code"] = tables.with_code
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 @functools.cache
@@ -169,10 +170,10 @@ def _previews(report: Report, mapped: np.ndarray) -> dict[int, str]:
     """Previews of the images that are on the map, or among the best and the worst."""
     model = report.result.models[report.result.best_model]
     shown = {*mapped.tolist(), *(image.row for image in (*model.worst, *model.best))}
-    return {row: preview for row in sorted(shown) if (preview := _preview(report.images.refs[row]))}
+    return {row: preview for row in sorted(shown) if (preview := preview_uri(report.images.refs[row]))}
 
 
-def _preview(ref: ImageRef) -> str | None:
+def preview_uri(ref: ImageRef) -> str | None:
     """A small version of an image as a data URI; None where it can no longer be read."""
     try:
         preview = decoding.preview(ref.read()[0], PREVIEW)

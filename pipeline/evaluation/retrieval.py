@@ -166,6 +166,28 @@ def find_nearest(vectors: Vectors, candidates: Candidates, count: int) -> Neares
     return NearestNames(candidates.names, numbers, cosines)
 
 
+def find_rows(query: np.ndarray, vectors: Vectors, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find those of many vectors that are nearest to one by cosine; exact, in blocks.
+
+    Args:
+        query: Shape (D,).
+        vectors: Shape (N, D); read a block at a time.
+        count: How many to find.
+
+    Returns:
+        The row numbers of the min(count, N) nearest, the nearest first (of equally near ones, the first rows), int64,
+        and their cosines, float64.
+    """
+    direction = unit(query)
+    rows, best, first = np.zeros(0, np.int64), np.zeros(0), 0
+    for block in in_blocks(vectors):
+        rows = np.concatenate([rows, np.arange(first, first := first + len(block))])
+        best = np.concatenate([best, (unit(block) @ direction).clip(-1, 1)])
+        order = np.argsort(-best, kind="stable")[:count]
+        rows, best = rows[order], best[order]
+    return rows, best
+
+
 def _merge(best: np.ndarray, nearest: np.ndarray, similarity: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
     """Merge the nearest so far, shape (n, k), with a block of candidates that starts at number `first`."""
     kept = best.shape[1]

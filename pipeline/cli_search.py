@@ -1,0 +1,55 @@
+"""The command line of `search`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import requested
+from pipeline.options import (
+    COUNT,
+    EXISTING_FILE,
+    EXTRACTOR,
+    FILE,
+    data_option,
+    extraction_options,
+    extractor_options,
+    output_options,
+)
+
+
+@click.command()
+@click.argument("images")
+@click.option("--query", required=True, metavar="IMAGE|WORD|FILE.npy", help="What to look for.")
+@click.option("-k", type=COUNT, default=10, show_default=True, metavar="K", help="How many images to find.")
+@click.option(
+    "--space",
+    type=click.Choice(["features", "embeddings"]),
+    help="Whose cosines count.  [embeddings with --model, else features]",
+)
+@click.option(
+    "--model", type=click.Path(path_type=Path), metavar="RUN|MODEL", help="The decoder that predicts the embeddings."
+)
+@click.option(
+    "--vocabulary", type=EXISTING_FILE, help="Word vectors that have the word.  [the labels of the run's targets]"
+)
+@click.option("--html", type=FILE, metavar="FILE.html", help="Also write a page of thumbnails.")
+@data_option
+@extractor_options
+@extraction_options
+@output_options
+def search(images: str, data_dir: Path | None, **asked: Any) -> None:
+    """Find the images of IMAGES that are nearest to an image, a word or a vector."""
+    from pipeline import terminal
+    from pipeline.commands.search import SearchOptions, search
+    from pipeline.data.sources import find_images
+
+    terminal.show_messages(asked["quiet"])
+    names = ("query", "k", "space", "model", "vocabulary", "html", "weights", *EXTRACTOR)
+    wanted = SearchOptions(find_images(images, data_dir), **{name: asked[name] for name in names})
+    result = search(wanted, requested.extraction_options(asked))
+    if asked["as_json"]:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        terminal.print_search(result)

@@ -1,0 +1,258 @@
+"""`search`: a query and images -> the images that are nearest to it by cosine of features or embeddings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.commands.saved_decoders import (
+    EXTRACTOR_OPTIONS,
+    decoders_of,
+    extractor_of,
+    images_and_targets,
+    run_beside,
+)
+from pipeline.commands.scoring import names_of
+from pipeline.core.atomic import check_output_file
+from pipeline.core.errors import ImageError, RequestError, cause
+from pipeline.core.model_files import load_decoder, read_card
+from pipeline.core.vectors import Vectors
+from pipeline.data import decoding
+from pipeline.data.images import ImageSet
+from pipeline.data.sources import SUFFIXES as IMAGE_SUFFIXES
+from pipeline.data.sources import find_images
+from pipeline.data.spelling import near_spellings
+from pipeline.data.word_vectors import read_word_vectors
+from pipeline.decoders.prediction import Predictions
+from pipeline.evaluation.report import PREVIEW, SUFFIXES
+from pipeline.evaluation.retrieval import find_rows
+from pipeline.evaluation.search_page import FoundImage, SearchPage, write_search_page
+from pipeline.features.extraction import ExtractionOptions, Features, extract_features
+from pipeline.features.extractor import Extractor
+from pipeline.features.survey import Failure
+from pipeline.features.weights import weights_from
+
+Space = Literal["features", "embeddings"]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What to look for, and where.
+
+    Attributes:
+        images: The images to search.
+        query: An image file, a `.npy` file of one vector, or else a word.
+        k: How many images to find.
+        space: Whose cosines count; None for embeddings where a model is named, else features.
+        model: The folder of a run, or a `.keras` file; None for features alone.
+        vocabulary: A file of word vectors that has the word; None for the labels that the run was trained on.
+        html: Where to write a page of thumbnails; None for none.
+        weights: See `pipeline.features.weights.weights_from`; None for the model's own. So for the next five.
+        layer: See `Extractor`.
+        precision: See `Extractor`.
+        pool: See `Extractor`.
+        project: See `Extractor`.
+        resize: See `Extractor`.
+    """
+
+    images: ImageSet
+    query: str
+    k: int = 10
+    space: Space | None = None
+    model: Path | None = None
+    vocabulary: Path | None = None
+    html: Path | None = None
+    weights: str | None = None
+    layer: str | None = None
+    precision: str | None = None
+    pool: str | None = None
+    project: str | None = None
+    resize: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.html:
+            check_output_file(self.html, SUFFIXES, "html")
+        if self.k < 1:
+            raise RequestError(f"k must be at least 1, not {self.k}.")
+        if self.space == "embeddings" and self.model is None:
+            raise RequestError("Embeddings are those of a model; name it with model=RUN.")
+        if self.is_word and self.in_space == "features":
+            raise RequestError(
+                f"The query {self.query!r} is no file, and a word is looked up among embeddings: name a model with "
+                "model=RUN, without space='features'."
+            )
+        if self.is_image and not Path(self.query).is_file():
+            raise RequestError(f"The query {self.query} does not exist.")
+        if self.vocabulary and not self.is_word:
+            raise RequestError("vocabulary is where a word is looked up; the query is a file.")
+
+    @property
+    def in_space(self) -> Space:
+        """Whose cosines count."""
+        return self.space or ("embeddings" if self.model else "features")
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the query is an image."""
+        return Path(self.query).suffix.lower() in IMAGE_SUFFIXES
+
+    @property
+    def is_word(self) -> bool:
+        """Whether the query is a word."""
+        return not self.is_image and Path(self.query).suffix.lower() != ".npy"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The result of `search`.
+
+    Attributes:
+        query: What was looked for.
+        space: "features" or "embeddings".
+        model: The decoder file, or None.
+        images: How many images there are.
+        computed: How many features were computed now.
+        cached: How many were in the store already.
+        failed: The images that were skipped, with the cause.
+        extractor: The extractor's fingerprint and description.
+        found: The nearest images, the nearest first.
+        html: The page, or None.
+    """
+
+    query: str
+    space: Space
+    model: str | None
+    images: int
+    computed: int
+    cached: int
+    failed: Sequence[Failure]
+    extractor: Mapping[str, str]
+    found: Sequence[FoundImage]
+    html: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The `search` document of the contract."""
+        return asdict(self)
+
+
+def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
+    """Find the images that are nearest to a query by cosine; exact, in blocks from the feature store.
+
+    Args:
+        wanted: Query, images and space.
+        options: How to run the feature stage.
+
+    Returns:
+        The nearest images; of equally near ones the first in path order first.
+
+    Raises:
+        RequestError: The query, the model or the vocabulary cannot be used, or they do not fit each other.
+        PipelineError: No image could be read, the feature stage failed, or the page cannot be written.
+    """
+    space = _Space.of(wanted)
+    query = None if wanted.is_image else _query_vector(wanted, space)
+    if query is None:
+        query = space.vectors(_query_feature(wanted.query, space.extractor, options))[:][0]
+    features = extract_features(wanted.images, space.extractor, options)
+    rows, cosines = find_rows(query, space.vectors(features), wanted.k)
+    found = [FoundImage(features.paths[row], float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
+    if wanted.html:
+        refs = [features.images.refs[row] for row in rows]
+        page = SearchPage(wanted.query, wanted.images.source, wanted.in_space, len(features.paths), found, refs)
+        write_search_page(wanted.html, page)
+    return SearchResult(
+        query=wanted.query,
+        space=wanted.in_space,
+        model=str(space.file) if space.file else None,
+        images=len(features.paths) + len(features.failed),
+        computed=features.computed,
+        cached=features.cached,
+        failed=features.failed,
+        extractor={"fingerprint": space.extractor.fingerprint, **space.extractor.description},
+        found=found,
+        html=str(wanted.html) if wanted.html else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Space:
+    """The space that is searched: an extractor's, or that of a decoder of its features."""
+
+    extractor: Extractor
+    dim: int
+    file: Path | None = None
+    decoder: Any = None
+    scales: Sequence[float] = ()
+
+    @classmethod
+    def of(cls, wanted: SearchOptions) -> "_Space":
+        asked = {name: getattr(wanted, name) for name in EXTRACTOR_OPTIONS}
+        if wanted.model is None:
+            given = {name: value for name, value in asked.items() if value is not None}
+            extractor = Extractor(weights_from(wanted.weights or "imagenet"), **given)
+            return cls(extractor, extractor.dim)
+        file = decoders_of(wanted.model)[0]
+        card = read_card(file)
+        extractor = extractor_of(card, wanted.weights, **asked)
+        card.check_features(file, extractor.description)
+        if wanted.in_space == "features":
+            return cls(extractor, extractor.dim, file, None, card.scales)
+        return cls(extractor, card.target_dim, file, load_decoder(file), card.scales)
+
+    def vectors(self, features: Features) -> Vectors:
+        """The vectors of images in this space, made when they are read."""
+        stored = replace(features, scales=self.scales).stored()
+        return Predictions(self.decoder, stored) if self.decoder is not None else stored
+
+
+def _query_feature(file: str, extractor: Extractor, options: ExtractionOptions) -> Features:
+    """The feature of an image that must be readable."""
+    image = find_images(file)
+    try:
+        decoding.preview(image.refs[0].read()[0], PREVIEW)
+    except ImageError as error:
+        raise RequestError(f"The query {file} cannot be read: {error}.") from error
+    return extract_features(image, extractor, options)
+
+
+def _query_vector(wanted: SearchOptions, space: _Space) -> np.ndarray:
+    """The vector of a word or of a file, checked to be of the space."""
+    vector = _word_vector(wanted, space) if wanted.is_word else _vector_of_file(Path(wanted.query))
+    if len(vector) != space.dim:
+        raise RequestError(
+            f"The query {wanted.query} has dimension {len(vector)}; the {wanted.in_space} have {space.dim}."
+        )
+    return vector
+
+
+def _vector_of_file(file: Path) -> np.ndarray:
+    try:
+        vector = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = cause(error) if isinstance(error, OSError) else "not a .npy file of numbers"
+        raise RequestError(f"The query {file} cannot be read ({reason}).") from error
+    if vector.size != max(vector.shape, default=0) or vector.dtype.kind not in "fiu" or not np.isfinite(vector).all():
+        raise RequestError(f"The query {file} must hold one vector of finite numbers, not {vector.shape}.")
+    return vector.reshape(-1)
+
+
+def _word_vector(wanted: SearchOptions, space: _Space) -> np.ndarray:
+    """The vector of a word in the vocabulary, or else of a label of the run."""
+    word = wanted.query
+    if wanted.vocabulary:
+        vectors, near = read_word_vectors(wanted.vocabulary, [word])
+        where = f"the vocabulary {wanted.vocabulary}"
+    else:
+        run = run_beside(space.file) if space.file else None
+        if run is None or "images" not in run.options:
+            raise RequestError(f"There is no run beside {space.file} to take words from; name vocabulary=FILE.")
+        images, table = images_and_targets(run.options)
+        vectors = dict(names_of(table, images))
+        near = {} if word in vectors else near_spellings({word: [word]}, vectors)
+        where = "the labels of the run"
+    if word in vectors:
+        return vectors[word]
+    similar = f" Near spellings: {', '.join(near[word])}." if near.get(word) else ""
+    raise RequestError(f"The word {word!r} is not among {where}.{similar}")
