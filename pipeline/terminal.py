@@ -18,8 +18,10 @@ from pipeline.core.wording import counted
 if TYPE_CHECKING:
     from pipeline.commands.cache import CacheContents, PruneResult, Pruning
     from pipeline.commands.compare import CompareResult
+    from pipeline.commands.export import ExportResult
     from pipeline.commands.extract import ExtractResult
     from pipeline.commands.predict import PredictResult
+    from pipeline.commands.search import SearchResult
     from pipeline.commands.train import TrainResult
     from pipeline.evaluation.results import EvaluationResult
 
@@ -130,6 +132,29 @@ def print_prediction(result: "PredictResult") -> None:
         f"{len(result.failed)} failed; embeddings of dimension {result.dim}"
     )
     print(printable(f"model: {result.model}\nembeddings: {result.out}"))
+
+
+def print_search(result: "SearchResult") -> None:
+    """Print the result of `search`: the nearest images and their cosines."""
+    title = f"Nearest to {result.query} by {result.space}, of {counted(result.images, 'image')}"
+    table = _table(rich.markup.escape(printable(title)), "image", "cosine")
+    for hit in result.hits:
+        table.add_row(rich.markup.escape(printable(hit.path)), f"{hit.cosine:.4f}")
+    _print(table)
+
+
+def print_export(result: "ExportResult") -> None:
+    """Print the result of `export`: where it is, and how near its answers are to the stored predictions."""
+    print(
+        f"Checked on {counted(result.images, 'image')}: from pixels, the largest difference to the stored predictions "
+        f"is {result.difference:.1e} of their length."
+    )
+    if near := result.bytes:
+        print(
+            f"From the bytes of {near.images} of them, JPEGs or PNGs: pixels differ by {near.levels:.2f} grey levels on "
+            f"average and {near.most_levels} at most; the lowest cosine to a stored prediction is {near.cosine:.6f}."
+        )
+    print(printable(f"model: {result.model}\n{result.format}: {result.out}"))
 
 
 def print_training(result: "TrainResult") -> None:
