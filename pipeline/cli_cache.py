@@ -48,20 +48,18 @@ def prune(group: tuple[Path | None, bool], /, images: str | None, yes: bool, **a
     Says what it will remove, and asks.
     """
     from pipeline import terminal
-    from pipeline.commands.cache import PruneResult, plan_pruning, prune
+    from pipeline.commands.cache import Pruning, plan_pruning, prune
     from pipeline.data.sources import find_images
 
     folder, as_json = asked["folder"] or group[0] or _usual_folder(), asked["as_json"] or group[1]
     kept = find_images(images, asked["data_dir"]) if images else None
     pruning = plan_pruning(folder, asked["older_than"], kept)
-    if not pruning:
-        _print(PruneResult([], {}, 0), as_json, terminal.print_pruned)
-        return
     terminal.print_pruning(pruning)
-    if not yes:
+    if pruning and not yes:
         if not sys.stdin.isatty():
             raise RequestError("This removes files; without a terminal to ask on, say --yes.")
-        click.confirm("Remove them?", abort=True, err=True)
+        if not click.confirm("Remove them?", err=True):
+            pruning = Pruning(folder, [])
     _print(prune(pruning), as_json, terminal.print_pruned)
 
 

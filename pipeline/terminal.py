@@ -266,7 +266,7 @@ def print_pruning(pruning: "Pruning") -> None:
 def print_pruned(result: "PruneResult") -> None:
     """Print the result of `cache prune`."""
     if not result.removed and not result.rows:
-        print("Nothing to remove.")
+        print("Nothing was removed.")
         return
     features = sum(result.rows.values())
     print(f"Removed {len(result.removed)} stores and files, and {features:,} features of others: ", end="")

@@ -3,10 +3,15 @@
 Each image is changed in one way and looked for among the others (up to 300): a miss is a changed image that is not
 found to be a near-duplicate of its original; a false positive is a pair of different images taken for near-duplicates.
 
-    python scripts/measure_near_duplicates.py       # about 3 minutes on two cores
+    python scripts/measure_near_duplicates.py               # about 3 minutes on two cores
+    python scripts/measure_near_duplicates.py --many 20000  # time and recall of the index against comparing all
+    python scripts/measure_near_duplicates.py --many 200000 # time of the index
 """
 
+import argparse
 import io
+import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +20,9 @@ from measuring import table
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline.data.decoding import decode, thumbnail
-from pipeline.data.near_duplicates import number_near_duplicates
+from pipeline.data import near_duplicates
+from pipeline.data.decoding import THUMBNAIL, decode, thumbnail
+from pipeline.data.near_duplicates import duplicate_groups, number_near_duplicates
 
 ROOT = Path(__file__).resolve().parent.parent
 AMONG = 300  # originals that a changed image is looked for among
@@ -91,8 +97,57 @@ def digits() -> list[Image.Image]:
     ]
 
 
+def made_images(count: int) -> list[Image.Image]:
+    """Small grey images, each of two windows of the sample's tiles laid over each other; a tenth are changed ones."""
+    random = np.random.default_rng(0)
+    tiles = [Image.open(file).convert("L") for file in sorted((ROOT / "images").glob("*/*.jpg"))]
+
+    def window() -> Image.Image:
+        tile = tiles[random.integers(len(tiles))]
+        side = random.uniform(0.3, 0.7) * min(tile.size)
+        left, top = random.uniform(0, tile.width - side), random.uniform(0, tile.height - side)
+        return tile.resize((72, 72), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+    originals = [Image.blend(window(), window(), random.uniform(0.2, 0.8)) for _ in range(count * 9 // 10)]
+    changes = [change for name, change in CHANGES.items() if "10 %" not in name]
+    return originals + [changes[row % len(changes)](originals[row]) for row in range(count - len(originals))]
+
+
+def small(image: Image.Image) -> np.ndarray:
+    """The thumbnail of a small grey image."""
+    return np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
+
+
+def pairs(numbers: np.ndarray) -> set[tuple[int, int]]:
+    """The pairs of rows that share a number."""
+    groups = duplicate_groups(numbers)
+    return {(a, b) for group in groups for place, a in enumerate(group) for b in group[place + 1 :]}
+
+
+def measure_many(count: int) -> None:
+    """Time of the index among many images and, where that can be awaited, what comparing all with all finds."""
+    found = np.stack([small(image) for image in made_images(count)])
+    exact_up_to = near_duplicates.EXACT
+    near_duplicates.EXACT = 0
+    start = time.perf_counter()
+    by_index = number_near_duplicates(found, progress=True)
+    rows = [("the index", f"{time.perf_counter() - start:.1f} s, {len(pairs(by_index)):,} pairs")]
+    rows.append(("peak memory", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"))
+    if count <= exact_up_to:
+        near_duplicates.EXACT = exact_up_to
+        start = time.perf_counter()
+        exact = pairs(number_near_duplicates(found, progress=True))
+        rows.append(("all with all", f"{time.perf_counter() - start:.1f} s, {len(exact):,} pairs"))
+        rows.append(("of these found by the index", f"{len(exact & pairs(by_index)) / len(exact):.4f}"))
+    table((f"{count:,} images", "measured"), rows)
+
+
 def main() -> None:
-    """Measure both sets."""
+    """Measure both sets, or many made images."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--many", type=int, metavar="N", help="measure the index among N made images instead")
+    if many := parser.parse_args().many:
+        return measure_many(many)
     tiles = [Image.open(file).convert("RGB") for file in sorted((ROOT / "images").glob("*/*.jpg"))]
     sets = {"sample tiles": (tiles, len(tiles)), "digits": (digits(), DIGITS_CHANGED)}
     rows = {change: [change] for change in CHANGES}

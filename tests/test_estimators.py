@@ -201,7 +201,7 @@ def test_weights_count_in_the_loss() -> None:
     [
         ({"api": "subclassed"}, "api 'subclassed' is unknown; choose from functional, sequential"),
         ({"output_activation": "nonsense"}, "output_activation 'nonsense' is unknown"),
-        ({"optimizer": "nonsense"}, "cannot be compiled"),
+        ({"optimizer": "nonsense"}, "optimizer .nonsense. is unknown"),
         ({"epochs": 0}, "epochs must be at least 1"),
     ],
 )

@@ -287,7 +287,8 @@ def prune(pruning: Pruning) -> PruneResult:
 
 def _lock(path: Path) -> Path:
     """The lock that a process holds while it writes there."""
-    return path.with_suffix(".lock") if path.suffix == ".lance" else path.parent / "converting.lock"
+    name = "converting" if path.parent.name == "networks" else path.name.partition(".")[0]
+    return path.parent / f"{name}.lock"
 
 
 def _delete_others(store: str, kept: DigestIndex) -> None:

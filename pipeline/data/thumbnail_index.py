@@ -49,8 +49,11 @@ def near_pairs(
             rows = np.arange(start, min(start + BLOCK, count))
             candidates = _candidates(index, crops[:, rows], basis, rows)
             found = _distances(crops, rows, candidates)
-            reach[rows] = np.sort(found, axis=1)[:, neighbour - 1]
             near = np.isfinite(found)
+            furthest = np.sort(found, axis=1)[:, neighbour - 1]
+            reach[rows] = np.where(
+                np.isfinite(furthest), furthest, 0
+            )  # with too few found, only the same image is near
             ours.append(np.repeat(rows, near.sum(axis=1)))
             theirs.append(candidates[near])
             distance.append(found[near])

@@ -27,7 +27,7 @@ from pipeline.core.vectors import moments
 from pipeline.data.decoding import MAX_PIXELS
 from pipeline.data.images import ImageSet
 from pipeline.features.computation import Computed, Saver, compute
-from pipeline.features.engines import ENGINES, ensure_weights, make_engine
+from pipeline.features.engines import ENGINES, check_precision, ensure_weights, make_engine
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
 from pipeline.features.side_by_side import SideBySide
@@ -211,10 +211,12 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
         The images with their digests, what was computed and what failed.
 
     Raises:
+        RequestError: The engine does not support the precision, or the weights cannot be used.
         PipelineError: No image could be read, or the store, the weights or the workers failed.
     """
     options = options or ExtractionOptions()
     start = time.monotonic()
+    check_precision(options.engine, extractor.precision)
     _make_cache(options.cache)
     stores = [FeatureStore(options.cache, part) for part in extractor.parts]
     if options.verify:

@@ -42,7 +42,9 @@ def test_features_of_other_images_are_removed(run, cache: Path, tmp_path: Path) 
     assert (result["removed"], result["bytes"] > 0) == ([], True)
     again = run("extract", tmp_path / "images", *SMALL, "--cache", cache, "--json").json
     assert (again["computed"], again["cached"]) == (6, 2)
-    assert "Nothing to remove" in run("cache", "prune", "--not-in", tmp_path / "images", "--yes", "--cache", cache).out
+    assert (
+        "Nothing was removed" in run("cache", "prune", "--not-in", tmp_path / "images", "--yes", "--cache", cache).out
+    )
 
 
 def test_what_was_not_used_for_long_is_removed(run, cache: Path, tmp_path: Path) -> None:
@@ -76,7 +78,7 @@ def test_nothing_is_removed_without_consent(run_process, cache: Path, tmp_path: 
     make_images(tmp_path / "kept", [1])
     refused = run_process("cache", "prune", "--not-in", tmp_path / "kept", "--cache", cache, code=2)
     assert "say --yes" in refused.err
-    assert run_process("cache", "prune", "--yes", "--cache", cache).out == "Nothing to remove.\n"
+    assert run_process("cache", "prune", "--yes", "--cache", cache).out == "Nothing was removed.\n"
 
 
 def test_pruning_during_an_extraction_costs_no_more_than_what_it_removes(

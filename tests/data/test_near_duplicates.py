@@ -91,3 +91,12 @@ def test_the_index_says_how_long_a_long_search_takes(
     with caplog.at_level("INFO"):
         number_near_duplicates(originals)
     assert f"among {len(originals)} images takes about" in caplog.text
+
+
+def test_the_index_keeps_many_copies_of_an_image_together(
+    tiles: list[Image.Image], originals: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = thumbnails([CHANGES["JPEG, quality 60"](tiles[7].resize((300 + size, 300 + size))) for size in range(40)])
+    monkeypatch.setattr(near_duplicates, "EXACT", 100)
+    groups = duplicate_groups(number_near_duplicates(np.concatenate([originals, copies])))
+    assert groups == [[7, *range(len(originals), len(originals) + 40)]]

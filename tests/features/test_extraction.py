@@ -117,6 +117,16 @@ def test_a_folder_of_unreadable_images_is_an_error(tmp_path: Path, options: Extr
         extract_features(find_images(tmp_path), EXTRACTOR, options)
 
 
+@pytest.mark.parametrize(("engine", "precision"), [("mnn", "bfloat16"), ("mnn", "int8"), ("keras", "int8")])
+def test_an_engine_of_other_precision_is_refused_before_anything_is_made(
+    folder: Path, options: ExtractionOptions, engine: str, precision: str
+) -> None:
+    extractor = Extractor(weights_from("random:0"), "block5_pool", precision)
+    with pytest.raises(RequestError, match=rf"engine {engine} .*{precision}|engine {engine} computes in float32"):
+        extract_features(find_images(folder), extractor, replace(options, engine=engine))
+    assert not (options.cache / "features").exists()
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -95,14 +95,30 @@ def ensure_weights(name: str, extractors: Sequence[Extractor], cache: Path) -> N
     extractors[0].weights.fetch()
 
 
-def _chosen(name: str, extractors: Sequence[Extractor]) -> str:
+def check_precision(name: str, precision: str) -> None:
+    """Refuse an engine that does not compute in a precision.
+
+    Args:
+        name: See `make_engine`.
+        precision: One of `pipeline.features.vgg16.PRECISIONS`.
+
+    Raises:
+        RequestError: The engine is unknown, or does not support the precision.
+    """
     if name not in ENGINES:
         raise RequestError(f"engine {name!r} is unknown; choose from {', '.join(ENGINES)}.")
-    if extractors[0].precision == "int8":
-        if name != "auto":
-            raise RequestError(f"The engine {name} does not compute in int8; leave engine out: ONNX Runtime does.")
+    if precision == "int8" and name != "auto":
+        raise RequestError(f"The engine {name} does not compute in int8; leave engine out: ONNX Runtime does.")
+    if precision != "float32" and name == "mnn":
+        raise RequestError(f"The engine mnn computes in float32 only; precision {precision!r} needs the engine keras.")
+
+
+def _chosen(name: str, extractors: Sequence[Extractor]) -> str:
+    precision = extractors[0].precision
+    check_precision(name, precision)
+    if precision == "int8":
         return "onnxruntime"
     if name != "auto":
         return name
-    fast_on_cpu = extractors[0].precision == "float32" and find_spec("MNN") and not accelerators()
+    fast_on_cpu = precision == "float32" and find_spec("MNN") and not accelerators()
     return "mnn" if fast_on_cpu else "keras"

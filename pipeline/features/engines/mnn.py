@@ -33,18 +33,13 @@ class MnnEngine:
         cache: The cache folder; converted networks are kept in `networks/` below it.
 
     Raises:
-        RequestError: MNN is not installed, or the precision is not float32.
+        RequestError: MNN is not installed.
         PipelineError: The network cannot be converted or stored.
     """
 
     name = "mnn"
 
     def __init__(self, extractors: Sequence[Extractor], batch_size: int | None, cache: Path) -> None:
-        precision = extractors[0].precision
-        if precision != "float32":
-            raise RequestError(
-                f"The engine mnn computes in float32 only; precision {precision!r} needs the engine keras."
-            )
         try:
             with quietly():
                 import MNN.expr as expr
