@@ -151,7 +151,7 @@ def print_export(result: "ExportResult") -> None:
     )
     if near := result.bytes:
         print(
-            f"From the bytes of {near.images} of them, JPEGs or PNGs: pixels differ by {near.levels:.2f} grey levels on "
+            f"From the bytes of {near.images} JPEGs or PNGs: pixels differ by {near.levels:.2f} grey levels on "
             f"average and {near.most_levels} at most; the lowest cosine to a stored prediction is {near.cosine:.6f}."
         )
     print(printable(f"model: {result.model}\n{result.format}: {result.out}"))

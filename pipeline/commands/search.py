@@ -27,6 +27,9 @@ from pipeline.features.extraction import ExtractionOptions, Features, extract_fe
 from pipeline.features.extractor import Extractor
 from pipeline.features.survey import Failure
 
+# Equal vectors have cosines that differ in their last bits; rounded to so many digits they are a tie.
+DIGITS = 12
+
 Space = Literal["features", "embeddings"]
 QueryKind = Literal["image", "word", "vector"]
 
@@ -199,7 +202,7 @@ def nearest_rows(vectors: Vectors, query: np.ndarray, count: int) -> tuple[np.nd
         rows = np.concatenate([rows, np.arange(start, start + len(block))])
         near = np.concatenate([near, unit(block) @ direction])
         start += len(block)
-        kept = np.argsort(-near, kind="stable")[:count]
+        kept = np.argsort(-near.round(DIGITS), kind="stable")[:count]
         rows, near = rows[kept], near[kept]
     return rows, near.clip(-1, 1)
 

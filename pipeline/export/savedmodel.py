@@ -1,4 +1,4 @@
-"""A SavedModel: a folder that TensorFlow and TensorFlow Serving run without Keras and without this package."""
+"""A SavedModel: a folder that TensorFlow and TensorFlow Serving run without this package."""
 
 import json
 from collections.abc import Mapping, Sequence

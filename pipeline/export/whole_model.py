@@ -31,4 +31,4 @@ def join_models(extractor: Extractor, card: ModelCard, decoder: Any) -> Any:
     scales = card.scales or [1.0] * len(network.outputs)
     parts = [output / scale if scale != 1 else output for output, scale in zip(network.outputs, scales, strict=True)]
     features = ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-    return import_keras().Model(network.inputs, decoder(features), name="embedding")
+    return import_keras().Model(network.inputs[0], decoder(features), name="embedding")
