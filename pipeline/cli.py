@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from pipeline import requested
 from pipeline.cli_cache import cache
+from pipeline.cli_export import export
 from pipeline.cli_search import search
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.options import (
@@ -335,8 +336,8 @@ def _with_near_names(error: click.ClickException) -> str:
     return f"{error.message} Did you mean {' or '.join(near)}?" if near else error.message
 
 
-cli.add_command(cache)
-cli.add_command(search)
+for command in (search, export, cache):
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from pipeline.core.wording import counted
 if TYPE_CHECKING:
     from pipeline.commands.cache import CacheContents, PruneResult, Pruning
     from pipeline.commands.compare import CompareResult
+    from pipeline.commands.export import ExportResult
     from pipeline.commands.extract import ExtractResult
     from pipeline.commands.predict import PredictResult
     from pipeline.commands.search import SearchResult
@@ -145,6 +146,20 @@ def print_search(result: "SearchResult") -> None:
     )
     if result.html:
         print(printable(f"page: {result.html}"))
+
+
+def print_export(result: "ExportResult") -> None:
+    """Print the result of `export`: where it is, and how near its answers are to the stored predictions."""
+    print(
+        f"Checked on {counted(result.images, 'image')}: from pixels, the largest difference to the stored predictions "
+        f"is {result.difference:.1e} of their length."
+    )
+    if near := result.bytes:
+        print(
+            f"From the bytes of {near.images} JPEGs or PNGs: pixels differ by {near.levels:.2f} grey levels on "
+            f"average and {near.most_levels} at most; the lowest cosine to a stored prediction is {near.cosine:.6f}."
+        )
+    print(printable(f"model: {result.model}\n{result.format}: {result.out}"))
 
 
 def print_training(result: "TrainResult") -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.commands.saved_decoders import (
     EXTRACTOR_OPTIONS,
-    decoders_of,
+    DecoderName,
+    decoder_of,
     extractor_of,
     images_and_targets,
     run_beside,
@@ -24,7 +25,6 @@ from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.survey import Failure
 
 SHOWN = 20  # images whose nearest names are part of the result; the file has those of all
-DecoderName = Literal["functional", "sequential", "ridge"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def predict(wanted: PredictOptions, options: ExtractionOptions) -> PredictResult
         RequestError: The decoder or the vocabulary cannot be used, or they do not fit each other or the features.
         PipelineError: No image could be read, the feature stage failed, or the file cannot be written.
     """
-    file = _decoder_file(wanted)
+    file = decoder_of(wanted.model, wanted.api)
     card = read_card(file)
     extractor = extractor_of(card, wanted.weights, **{name: getattr(wanted, name) for name in EXTRACTOR_OPTIONS})
     card.check_features(file, extractor.description)
@@ -148,20 +148,6 @@ def predict(wanted: PredictOptions, options: ExtractionOptions) -> PredictResult
         candidates=len(candidates) if candidates else None,
         nearest=_shown(features.paths, nearest) if nearest else [],
     )
-
-
-def _decoder_file(wanted: PredictOptions) -> Path:
-    """The one decoder that is meant."""
-    found = decoders_of(wanted.model)
-    if wanted.api is None:
-        return found[0]
-    if not wanted.model.is_dir():
-        raise RequestError(f"{wanted.model} is one decoder; api={wanted.api!r} chooses among those of a run.")
-    file = wanted.model / f"{wanted.api}.keras"
-    if not file.is_file():
-        has = ", ".join(each.stem for each in sorted(wanted.model.glob("*.keras")))
-        raise RequestError(f"{wanted.model} has no decoder {wanted.api!r}; it has {has}.")
-    return file
 
 
 def _candidates(wanted: PredictOptions, file: Path, dim: int) -> Candidates:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.commands.examples import read_target_table
 from pipeline.core.errors import RequestError
@@ -14,6 +14,8 @@ from pipeline.data.targets import TargetTable
 from pipeline.decoders.spec import API_STYLES
 from pipeline.features.extractor import Extractor, described_extractor
 from pipeline.features.weights import weights_from
+
+DecoderName = Literal["functional", "sequential", "ridge"]
 
 EXTRACTOR_OPTIONS = ("layer", "precision", "pool", "project", "resize")
 
@@ -36,6 +38,28 @@ def decoders_of(model: Path) -> list[Path]:
             raise RequestError(f"{model} is not finished; resume with: python -m pipeline train --resume {model}")
         raise RequestError(f"{model} is not a run: it has neither {RUN_FILE} nor a .keras file.")
     return inside or [model]
+
+
+def decoder_of(model: Path, api: DecoderName | None) -> Path:
+    """The one decoder file that is meant.
+
+    Args:
+        model: The folder of a run, or a `.keras` file.
+        api: Which of a run's decoders: that of an API style, or "ridge", its baseline; None for the first it has.
+
+    Raises:
+        RequestError: The folder is not a finished run, or has no such decoder.
+    """
+    found = decoders_of(model)
+    if api is None:
+        return found[0]
+    if not model.is_dir():
+        raise RequestError(f"{model} is one decoder; api={api!r} chooses among those of a run.")
+    file = model / f"{api}.keras"
+    if not file.is_file():
+        has = ", ".join(each.stem for each in sorted(model.glob("*.keras")))
+        raise RequestError(f"{model} has no decoder {api!r}; it has {has}.")
+    return file
 
 
 def run_beside(file: Path) -> RunRecord | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,6 +35,31 @@ def atomic_write(file: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Write a folder in full before it takes its place.
+
+    Args:
+        folder: The folder to create; what is there is not replaced.
+
+    Yields:
+        A hidden folder beside it, empty. It becomes `folder` when the block succeeds and is removed otherwise.
+
+    Raises:
+        PipelineError: The block or the renaming raised an OSError.
+    """
+    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)  # what a kill left behind
+        unfinished.mkdir()
+        yield unfinished
+        os.rename(unfinished, folder)
+    except OSError as error:
+        raise PipelineError(f"{folder} cannot be written ({cause(error)}).") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def remove_unfinished(folder: Path) -> None:

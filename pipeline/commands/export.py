@@ -1,0 +1,228 @@
+"""`export`: a saved decoder -> one model from pixels to embeddings, in a format of other programs and checked."""
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractor_of, run_beside
+from pipeline.core.atomic import atomic_folder, atomic_write, check_output_file
+from pipeline.core.errors import PipelineError, RequestError
+from pipeline.core.model_files import ModelCard, load_decoder, read_card
+from pipeline.core.runs import RunRecord
+from pipeline.core.vectors import cosines
+from pipeline.data.decoding import decode
+from pipeline.data.images import ImageSet
+from pipeline.data.sources import find_images
+from pipeline.decoders.training import predict
+from pipeline.export.keras_file import write_keras
+from pipeline.export.whole_model import join_models
+from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extractor import Extractor
+
+CHECKED = 16  # images
+TOLERANCE = 1e-3  # of a prediction's length
+Format = Literal["savedmodel", "keras"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and where to.
+
+    Attributes:
+        model: The folder of a run, or a `.keras` file in one.
+        format: "savedmodel" (a folder) or "keras" (a file).
+        out: The folder or the file.
+        api: Which of the run's decoders; None for the first it has.
+        images: The images to check it on; None for those of the run.
+    """
+
+    model: Path
+    format: Format
+    out: Path
+    api: DecoderName | None = None
+    images: ImageSet | None = None
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise RequestError(f"format {self.format!r} is unknown; choose from {', '.join(FORMATS)}.")
+        if self.format == "keras":
+            check_output_file(self.out, (".keras",), "out")
+        elif self.out.exists():
+            raise RequestError(f"out {self.out} exists; a SavedModel is written to a new folder.")
+        elif not self.out.parent.is_dir():
+            raise RequestError(f"out {self.out}: the folder {self.out.parent} does not exist; create it first.")
+
+
+@dataclass(frozen=True)
+class FromBytes:
+    """How near a SavedModel's answers to the bytes of files are.
+
+    Attributes:
+        images: How many of the checked images are JPEGs or PNGs.
+        levels: By how many grey levels, of 255, the pixels differ from ours on average.
+        most_levels: By how many the worst pixel differs.
+        cosine: The lowest cosine of an answer to the stored prediction.
+    """
+
+    images: int
+    levels: float
+    most_levels: int
+    cosine: float
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The result of `export`.
+
+    Attributes:
+        model: The decoder file.
+        format: The format.
+        out: What was written.
+        images: How many images it was checked on.
+        difference: The largest difference to a stored prediction, as a share of its length.
+        bytes: The same for the bytes of files; None where the format does not take them.
+    """
+
+    model: str
+    format: str
+    out: str
+    images: int
+    difference: float
+    bytes: FromBytes | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The `export` document of the contract."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Checks:
+    """Images with what the exported model must answer."""
+
+    files: list[bytes]
+    pixels: np.ndarray
+    predictions: np.ndarray
+
+
+def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
+    """Export a decoder together with the network whose features it takes, and check what was written.
+
+    Args:
+        wanted: What to export, and where to.
+        options: How to run the feature stage, for the images that it is checked on.
+
+    Returns:
+        How far the exported model's answers are from the stored predictions.
+
+    Raises:
+        RequestError: The decoder, its images or the place cannot be used.
+        PipelineError: The exported model answers otherwise, or cannot be written; nothing is left of it then.
+    """
+    file = decoder_of(wanted.model, wanted.api)
+    card, run = read_card(file), run_beside(file)
+    extractor, decoder = extractor_of(card, None), load_decoder(file)
+    images = wanted.images or _images_of(file, run)
+    checks = _load_checks(images, run, extractor, card, decoder, options)
+    model = join_models(extractor, card, decoder)
+    described = _describe(file, card, run)
+    if wanted.format == "keras":
+        with atomic_write(wanted.out) as unfinished:
+            # Keras wants the suffix; the name of an unfinished file ends as the file's does.
+            write_keras(model, described, unfinished)
+            difference, from_bytes = _checked(_keras_answers(unfinished), checks, wanted.format), None
+    else:
+        with atomic_folder(wanted.out) as unfinished:
+            difference, from_bytes = _write_savedmodel(model, described, unfinished, extractor, checks)
+    return ExportResult(
+        model=str(file),
+        format=wanted.format,
+        out=str(wanted.out),
+        images=len(checks.files),
+        difference=difference,
+        bytes=from_bytes,
+    )
+
+
+def _images_of(file: Path, run: RunRecord | None) -> ImageSet:
+    if run is None or "images" not in run.options:
+        raise RequestError(f"There is no run beside {file} to take images from; name some to check on: images=IMAGES.")
+    data_dir = Path(run.options["data_dir"]) if "data_dir" in run.options else None
+    return find_images(run.options["images"], data_dir, run.options.get("label_pattern"))
+
+
+def _load_checks(
+    images: ImageSet,
+    run: RunRecord | None,
+    extractor: Extractor,
+    card: ModelCard,
+    decoder: Any,
+    options: ExtractionOptions,
+) -> _Checks:
+    """The first CHECKED images, held-out ones before others, with their predictions from stored features."""
+    held_out = run.split.validation if run else {}
+    order = sorted(range(len(images)), key=lambda row: images.paths[row] not in held_out)
+    features = extract_features(images.subset(sorted(order[:CHECKED])), extractor, options)
+    files = [ref.read()[0] for ref in features.images.refs]
+    return _Checks(
+        files=files,
+        pixels=np.stack([decode(data, options.max_pixels, extractor.resize) for data in files]),
+        predictions=predict(decoder, replace(features, scales=card.scales).stored()),
+    )
+
+
+def _describe(file: Path, card: ModelCard, run: RunRecord | None) -> Mapping[str, Any]:
+    """The card of the decoder, with what it was trained on."""
+    targets = {"file": run.options.get("targets"), "digest": run.targets} if run else None
+    return {
+        **card.to_json(),
+        "decoder": file.name,
+        "targets": targets,
+        "version": importlib.metadata.version("image-vectors"),
+    }
+
+
+def _keras_answers(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    model = load_decoder(file)
+    return lambda pixels: predict(model, pixels)
+
+
+def _write_savedmodel(
+    model: Any, card: Mapping[str, Any], folder: Path, extractor: Extractor, checks: _Checks
+) -> tuple[float, FromBytes | None]:
+    from pipeline.export.image_bytes import JPEG, PNG, decode_batch
+    from pipeline.export.savedmodel import SavedModel, write_savedmodel
+
+    takes_bytes = extractor.resize == "squash"
+    write_savedmodel(model, card, folder, takes_bytes)
+    written = SavedModel(folder)
+    difference = _checked(written.from_pixels, checks, "savedmodel")
+    rows = [row for row, data in enumerate(checks.files) if takes_bytes and data.startswith((JPEG, PNG))]
+    if not rows:
+        return difference, None
+    files = [checks.files[row] for row in rows]
+    apart = np.abs(decode_batch(files).numpy().astype(int) - checks.pixels[rows])
+    near = cosines(written.from_bytes(files), checks.predictions[rows])
+    return difference, FromBytes(len(rows), float(apart.mean()), int(apart.max()), float(near.min()))
+
+
+def _checked(answer: Callable[[np.ndarray], np.ndarray], checks: _Checks, kind: str) -> float:
+    """The largest difference to a stored prediction, as a share of its length.
+
+    Raises:
+        PipelineError: It is above TOLERANCE.
+    """
+    apart = np.linalg.norm(answer(checks.pixels) - checks.predictions, axis=1)
+    lengths = np.linalg.norm(checks.predictions, axis=1)
+    difference = float((apart / np.maximum(lengths, np.finfo(np.float32).tiny)).max())
+    if not difference <= TOLERANCE:
+        raise PipelineError(
+            f"The exported {kind} differs from the stored predictions by {difference:.1e} of their length, more than "
+            f"{TOLERANCE:g}; nothing was written. Extract the features again with another cache folder to see which "
+            "is wrong."
+        )
+    return difference

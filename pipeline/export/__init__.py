@@ -1,0 +1,1 @@
+"""Export: decoders in the formats of other programs."""
