@@ -61,9 +61,8 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "whole") as unfinished:
         (unfinished / "file").write_text("new")
         assert not (tmp_path / "whole").exists()
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "broken") as unfinished:
-        (unfinished / "file").write_text("new")
-        raise RuntimeError
+    with pytest.raises(PipelineError, match="cannot be written"), atomic_folder(tmp_path / "broken") as unfinished:
+        (unfinished / "no folder" / "file").write_text("new")
     with pytest.raises(PipelineError, match="cannot be written"), atomic_folder(tmp_path / "gone" / "folder"):
         pass
     assert sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")) == ["whole", "whole/file"]
