@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.atomic import atomic_write, check_output_file, remove_unfinished
+from pipeline.core.atomic import atomic_folder, atomic_write, check_output_file, remove_unfinished
 from pipeline.core.errors import PipelineError, RequestError
 
 
@@ -53,3 +53,16 @@ def test_wrong_outputs_are_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "b.npz").mkdir()
     with pytest.raises(RequestError, match=r"out .*b\.npz: this is a folder"):
         check_output_file(tmp_path / "b.npz", (".npz",), "out")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / ".unfinished-whole").mkdir()  # as a kill leaves it
+    (tmp_path / ".unfinished-whole" / "left").write_text("old")
+    with atomic_folder(tmp_path / "whole") as unfinished:
+        (unfinished / "file").write_text("new")
+        assert not (tmp_path / "whole").exists()
+    with pytest.raises(PipelineError, match="cannot be written"), atomic_folder(tmp_path / "broken") as unfinished:
+        (unfinished / "no folder" / "file").write_text("new")
+    with pytest.raises(PipelineError, match="cannot be written"), atomic_folder(tmp_path / "gone" / "folder"):
+        pass
+    assert sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")) == ["whole", "whole/file"]

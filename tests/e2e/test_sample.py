@@ -180,3 +180,13 @@ def test_run_json_says_how_it_was_made(trained: Finished) -> None:
     assert saved["result"]["headline"] == trained.json["headline"]
     labels = [path.partition("/")[0] for path in saved["split"]["validation"]]
     assert {labels.count(label) for label in labels} <= {1, 2}
+
+
+def test_a_word_finds_held_out_tiles(trained: Finished, command, tmp_path: Path) -> None:
+    run = json.loads((Path(trained.json["run"]) / "run.json").read_text())
+    for path in run["split"]["validation"]:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes((ROOT / "images" / path).read_bytes())
+    found = command("search", tmp_path, "--query", "cat", "--model", trained.json["run"], "--json", "--quiet").json
+    assert (found["images"], found["computed"]) == (trained.json["validation"], 0)
+    assert sum(hit["path"].startswith("cat/") for hit in found["found"]) == len(list((tmp_path / "cat").iterdir())) > 0

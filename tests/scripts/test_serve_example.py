@@ -1,0 +1,56 @@
+"""The example of a server, started and asked."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from helpers import ROOT, encoded, make_image, wait_until
+
+from pipeline.data.decoding import decode
+from pipeline.export.savedmodel import write_savedmodel
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of a server whose embedding is the mean of each colour."""
+    import keras
+
+    for package in ("fastapi", "python_multipart", "uvicorn"):
+        pytest.importorskip(package)
+    pixels = keras.Input((224, 224, 3), dtype="uint8")
+    means = keras.layers.GlobalAveragePooling2D()(keras.ops.cast(pixels, "float32"))
+    (tmp_path / "model").mkdir()
+    write_savedmodel(keras.Model(pixels, means), {}, tmp_path / "model", takes_bytes=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, ROOT / "scripts" / "serve_example.py", tmp_path / "model", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        wait_until(lambda: answers(port), process)
+        yield f"http://127.0.0.1:{port}/embeddings"
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+def test_it_answers_files_and_refuses_others(server: str) -> None:
+    contents = [encoded(make_image(seed), kind) for seed, kind in enumerate(("JPEG", "PNG"))]
+    answered = requests.post(server, files=[("files", data) for data in contents], timeout=60)
+    assert answered.status_code == 200
+    means = [decode(data).mean(axis=(0, 1)) for data in contents]
+    assert np.abs(np.array(answered.json()) - means).max() < 1
+    refused = requests.post(server, files=[("files", b"text")], timeout=60)
+    assert (refused.status_code, "not a JPEG or PNG" in refused.text) == (422, True)
