@@ -185,6 +185,8 @@ class FeatureStore:
         try:
             with self._lock:  # so nothing unfinished belongs to a running process
                 self._dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS, delete_unverified=True)
+                for left in self.path.glob("_*/.tmp*"):  # which Lance does not clean up
+                    left.unlink(missing_ok=True)
         except UNREADABLE as error:
             raise PipelineError(f"The feature store {self.path} cannot be tidied ({lance_cause(error)}).") from error
 

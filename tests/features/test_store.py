@@ -60,6 +60,17 @@ def test_two_openers_see_each_others_appends(tmp_path: Path) -> None:
     assert len(second) == len(FeatureStore(tmp_path, EXTRACTOR)) == 8
 
 
+def test_what_killed_processes_left_is_tidied_up(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    store.append(*batch(1))
+    left = [store.path / "_transactions" / ".tmpabc", store.path / "_versions" / ".tmpdef"]
+    for file in left:
+        file.write_bytes(b"half")
+    store.tidy()
+    assert not any(file.exists() for file in left)
+    assert len(FeatureStore(tmp_path, EXTRACTOR)) == 4
+
+
 def test_another_extractor_has_another_store(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
