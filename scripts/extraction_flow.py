@@ -196,7 +196,7 @@ def _second_run(work: Path, count: int) -> tuple[float, int]:
 
 
 def fill(folder: Path, cache: Path, count: int) -> None:
-    """Write files that are no images, and a store and a file index that know them, as after a first `extract`."""
+    """Write files that are not images, and a store and a file index that know them, as after a first `extract`."""
     folder.mkdir(parents=True)
     store, index = FeatureStore(cache, SMALL_LAYER), FileIndex(cache)
     random = np.random.default_rng(0)

@@ -230,7 +230,7 @@ def _work(connection: Connection, memory: SharedMemory, stored: tuple[Any, int],
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep the memory of one image for the next: the page faults of getting it anew cost 20 % of decoding."""
+    """Let glibc keep the memory of one image for the next; the page faults of new memory cost 20 % of decoding."""
     with suppress(AttributeError, OSError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, KEPT_MEMORY)
