@@ -141,10 +141,13 @@ def test_an_extraction_killed_at_random_moments_resumes(run, start, fresh_cache,
     images = make_images(tmp_path / "images", range(400))
     command = ("extract", images, *BATCHES, "--cache")
     run(*command, fresh_cache("undisturbed"), "--out", tmp_path / "undisturbed.npy")
+    started = time.monotonic()
+    assert start(*command, fresh_cache("timed"), program="frequent_stores").wait() == 0
+    duration = time.monotonic() - started
     kills, attempt, cache, stored = 0, 0, fresh_cache("killed0"), {}
     while kills < KILLS[0] * times:
         process = start(*command, cache, program="frequent_stores")
-        time.sleep(moments.uniform(1, 5))
+        time.sleep(moments.uniform(0.2, 1) * duration)
         finished = process.poll() is not None
         assert not process.returncode, process.stderr.read()
         if not finished:
