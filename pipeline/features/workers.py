@@ -131,9 +131,9 @@ class _Worker:
             self.connection.send(tasks)
 
     def stop(self) -> None:
-        self.connection.close()
-        self.process.terminate()
+        self.process.terminate()  # first: one that finds the connection closed would say so
         self.process.join()
+        self.connection.close()
 
 
 class _Pool:
@@ -224,7 +224,7 @@ def _work(connection: Connection, memory: SharedMemory, stored: tuple[Any, int],
     known = np.frombuffer(stored[0], DIGEST, stored[1])
     arrays = slot_arrays(memory)
     connection.send("ready")
-    with suppress(EOFError):  # the parent is done
+    with suppress(EOFError, ConnectionError):  # the parent is done
         while True:
             connection.send([_decode(task, known, arrays, max_pixels, resize) for task in connection.recv()])
 

@@ -29,7 +29,7 @@ def test_an_interrupted_extraction_says_how_to_resume(start, fresh_cache, everyo
     out, messages = process.communicate(timeout=60)
     assert process.returncode == (130 if everyone else 143), messages
     assert "the same command resumes" in messages
-    assert not any(word in messages for word in ("leaked", "Exception", "Traceback"))
+    assert not any(word in messages for word in ("leaked", "Exception", "Traceback")), messages
     assert out == ""
     assert is_gone_soon(process.pid)
 
