@@ -27,6 +27,7 @@ from helpers import (
     run_python,
     write_targets,
 )
+from object_storage import S3Server, s3_server
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; the processes of tests inherit it
@@ -106,6 +107,13 @@ def run_process(home: Path) -> Callable[..., Finished]:
         )
 
     return command
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server that this test process shares; each test uses a bucket of its own."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "requests.log") as server:
+        yield server
 
 
 @pytest.fixture
