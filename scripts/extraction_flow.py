@@ -51,6 +51,7 @@ class IdleEngine:
     """
 
     name = "idle"
+    at_once = 1
 
     def __init__(self, batch_size: int, seconds: float = 0.0) -> None:
         self.batch_size, self._seconds = batch_size, seconds

@@ -1,6 +1,6 @@
 """The engine at work: while it computes a batch, the next one is formed and the one before is stored.
 
-images (main thread) ─ batches ─ engine (a thread) ─ features ─ saver (a thread) ─ feature store
+images (main thread) ─ batches ─ engine (a thread, two on a GPU) ─ features ─ saver (a thread) ─ feature store
 """
 
 import itertools
@@ -142,7 +142,7 @@ def compute(new: Iterator[Decoded], slots: Slots, make_engine: Callable[[], Engi
         return Computed()
     engine = make_engine()
     new = itertools.chain([first], new)
-    computing, saving = ThreadPoolExecutor(1, "engine"), ThreadPoolExecutor(1, "saver")
+    computing, saving = ThreadPoolExecutor(engine.at_once, "engine"), ThreadPoolExecutor(1, "saver")
     started_at = 0.0
     try:
         for batch in iter(lambda: list(itertools.islice(new, engine.batch_size)), []):

@@ -140,6 +140,12 @@ def test_work_is_spread_over_several_devices(backend: str) -> None:
     run_program("several_devices", KERAS_BACKEND=backend, XLA_FLAGS="--xla_force_host_platform_device_count=2")
 
 
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_two_batches_may_be_computed_at_once(backend: str) -> None:
+    # A CPU stands in for the GPU; the code that runs is the same.
+    run_program("batches_at_once", KERAS_BACKEND=backend)
+
+
 def test_mnn_that_is_not_installed_is_named(real_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MNN", "MNN.expr", "MNN.nn"):
         monkeypatch.setitem(sys.modules, name, None)

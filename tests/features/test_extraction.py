@@ -1,5 +1,7 @@
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +95,24 @@ def test_an_image_that_crashes_the_decoder_is_skipped_and_remembered(
     assert extract_features(images, EXTRACTOR, options).cached == 6
 
 
+def test_an_engine_gets_as_many_batches_at_once_as_it_takes(
+    folder: Path, options: ExtractionOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_are_here = threading.Barrier(2, timeout=60)
+
+    def in_pairs(pixels: np.ndarray) -> list[np.ndarray]:
+        if both_are_here.wait():  # which of the two ends first is not what was asked for first
+            time.sleep(0.05)
+        return [np.full((1, EXTRACTOR.dim), pixels.mean(), np.float32)]
+
+    in_pairs.name, in_pairs.batch_size, in_pairs.at_once = "pairs", 1, 2  # type: ignore[attr-defined]
+    monkeypatch.setattr(extraction, "make_engine", lambda *_: in_pairs)
+    images = find_images(folder)
+    features = extract_features(images, EXTRACTOR, options)
+    means = [decode(ref.read()[0]).mean() for ref in images.refs]
+    np.testing.assert_allclose(features.vectors()[:, 0], means, rtol=1e-5)
+
+
 def test_what_fails_in_the_middle_is_one_error_and_keeps_what_was_stored(
     folder: Path, options: ExtractionOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +123,7 @@ def test_what_fails_in_the_middle_is_one_error_and_keeps_what_was_stored(
         seen.append(1)
         return engine(pixels) if len(seen) != 4 else [np.full((1, EXTRACTOR.dim), np.nan)]
 
-    failing.name, failing.batch_size = "mnn", 1  # type: ignore[attr-defined]
+    failing.name, failing.batch_size, failing.at_once = "mnn", 1, 1  # type: ignore[attr-defined]
     monkeypatch.setattr(extraction, "make_engine", lambda *_: failing)
     images = find_images(folder)
     with pytest.raises(PipelineError, match=rf"NaN or infinite values for {images.paths[3]}"):

@@ -19,11 +19,13 @@ class Engine(Protocol):
 
     Attributes:
         name: "keras", "mnn", or "onnxruntime" for precision int8.
-        batch_size: How many images it takes at a time.
+        batch_size: How many images a batch has.
+        at_once: How many batches it takes at a time, in threads of their own.
     """
 
     name: str
     batch_size: int
+    at_once: int
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Compute features.

@@ -43,6 +43,7 @@ class Int8Engine:
     """
 
     name = "onnxruntime"
+    at_once = 1
 
     def __init__(self, extractors: Sequence[Extractor], batch_size: int | None, cache: Path) -> None:
         check_installed()

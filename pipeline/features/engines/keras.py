@@ -25,6 +25,9 @@ OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "
 class KerasEngine:
     """VGG16 by Keras, cut behind the deepest layer. See `pipeline.features.engines.Engine`.
 
+    On one accelerator it takes two batches at a time, so that one is on its way there, or its features on their way
+    back, while the other is computed.
+
     Args:
         extractors: What to run.
         batch_size: Images in a batch; 32 unless given. Several devices round it up to a multiple of their number.
@@ -40,40 +43,58 @@ class KerasEngine:
         self.batch_size = batch_size or BATCH_SIZE
         self._part = self.batch_size  # what the devices' memory has room for
         devices = accelerators() if devices is None else devices
+        self.at_once = 2 if len(devices) == 1 else 1
         self._scope: Callable[[], AbstractContextManager] = contextlib.nullcontext
         if len(devices) > 1 and (scope := data_parallel(devices)):
             self._scope = scope
             self.batch_size = self._part = -(-self.batch_size // len(devices)) * len(devices)
         with self._scope():
             self._network = build_network(extractors)
+        self._run = _thread_safe(self._network) if self._scope is contextlib.nullcontext else self._run_shared
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Compute features; see `pipeline.features.engines.Engine`. If memory runs out, the batch is halved."""
         while True:
+            part = self._part
             try:
-                parts = [self._predict(pixels[at : at + self._part]) for at in range(0, len(pixels), self._part)]
+                parts = [self._predict(pixels[at : at + part]) for at in range(0, len(pixels), part)]
                 return list(map(_joined, self._extractors, zip(*parts, strict=True)))
             except Exception as error:  # each backend has its own error type for this
                 if not any(sign in str(error) for sign in OUT_OF_MEMORY):
                     raise
-                if self._part == 1:
+                if part == 1:
                     raise PipelineError("The device has too little memory for one image at a time.") from error
-                self._part = -(-self._part // 2)
+                self._part = min(self._part, -(-part // 2))  # the batch beside this one may have been halved already
                 log.warning("Out of memory; continuing with %d images at a time.", self._part)
 
     def _predict(self, pixels: np.ndarray) -> list[Any]:
-        if self._scope is contextlib.nullcontext:
-            pooled = self._network.predict_on_batch(pixels)
-        else:
-            with self._scope():  # `predict` shares a batch out, `predict_on_batch` does not
-                pooled = self._network.predict(pixels, batch_size=len(pixels), verbose=0)
+        pooled = self._run(pixels)
         return pooled if isinstance(pooled, list) else [pooled]
+
+    def _run_shared(self, pixels: np.ndarray) -> Any:
+        with self._scope():  # `predict` shares a batch out, `predict_on_batch` does not
+            return self._network.predict(pixels, batch_size=len(pixels), verbose=0)
 
 
 def _joined(extractor: Extractor, parts: Sequence[Any]) -> np.ndarray:
     """The features of an extractor from the parts of a batch, each shape (n, pooled_dim)."""
     features = np.concatenate([np.asarray(part, np.float32) for part in parts])
     return extractor.projection(features) if extractor.projection else features
+
+
+def _thread_safe(network: Any) -> Callable[[np.ndarray], Any]:
+    """What runs a model on a batch, in several threads at once.
+
+    Keras's `predict_on_batch` does, except on JAX, where each call gives the weights away and takes them back.
+    """
+    if import_keras().backend.backend() != "jax":
+        network.make_predict_function()
+        return network.predict_on_batch
+    import jax
+
+    weights = [variable.value for variable in network.trainable_variables]
+    call = jax.jit(lambda weights, pixels: network.stateless_call(weights, [], pixels, training=False)[0])
+    return lambda pixels: call(weights, pixels)
 
 
 def data_parallel(devices: list[str]) -> Callable[[], AbstractContextManager] | None:

@@ -38,6 +38,7 @@ class MnnEngine:
     """
 
     name = "mnn"
+    at_once = 1
 
     def __init__(self, extractors: Sequence[Extractor], batch_size: int | None, cache: Path) -> None:
         try:
