@@ -44,7 +44,9 @@ class FileIndex:
     def _open(self) -> None:
         self._database = sqlite3.connect(self.path, timeout=60)
         self._database.text_factory = bytes  # a damaged database may hold bytes that are not UTF-8
-        self._database.execute("PRAGMA journal_mode = WAL")
+        # A write-ahead log would need memory that all processes share, so they could not be on several machines.
+        with contextlib.suppress(sqlite3.OperationalError):  # it has one from before, and another process uses it now
+            self._database.execute("PRAGMA journal_mode = DELETE")
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.execute(CREATE)
 
@@ -56,7 +58,7 @@ class FileIndex:
             "The file index %s is damaged (%s); it is recreated, and all images are read again.", self.path, error
         )
         self._database.close()
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-journal", "-wal", "-shm"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
         self._open()
 

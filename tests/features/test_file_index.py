@@ -1,5 +1,6 @@
 import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.images import ImageRef, file_ref
-from pipeline.features.file_index import FileIndex
+from pipeline.features.file_index import CREATE, FileIndex
 
 
 @pytest.fixture
@@ -69,3 +70,16 @@ def test_a_place_that_cannot_hold_an_index_is_named(tmp_path: Path) -> None:
     (tmp_path / "images.sqlite").mkdir()
     with pytest.raises(PipelineError, match=r"images\.sqlite cannot be used"):
         FileIndex(tmp_path)
+
+
+def test_an_index_with_a_write_ahead_log_is_taken_over(tmp_path: Path, file: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "cache" / "images.sqlite")) as earlier:
+        earlier.execute("PRAGMA journal_mode = WAL")
+        earlier.execute(CREATE)
+        with contextlib.closing(FileIndex(tmp_path / "cache")) as beside:
+            record(beside, file, b"d1")
+    with contextlib.closing(FileIndex(tmp_path / "cache")) as alone:
+        assert alone.digest(file_ref(file)) == b"d1"
+        record(alone, file, b"d2")
+        assert {path.name for path in (tmp_path / "cache").iterdir()} == {"images.sqlite"}
