@@ -17,6 +17,7 @@ from pipeline.core.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.commands.cache import CacheContents, PruneResult, Pruning
+    from pipeline.commands.cache_merge import MergeResult
     from pipeline.commands.compare import CompareResult
     from pipeline.commands.export import ExportResult
     from pipeline.commands.extract import ExtractResult
@@ -276,6 +277,18 @@ def print_pruned(result: "PruneResult") -> None:
     features = sum(result.rows.values())
     print(f"Removed {len(result.removed)} stores and files, and {features:,} features of others: ", end="")
     print(f"{_megabytes(result.bytes)} less.")
+
+
+def print_merged(result: "MergeResult") -> None:
+    """Print the result of `cache merge`."""
+    copied, known, damaged = (
+        sum(getattr(each, name) for each in result.stores) for name in ("copied", "known", "damaged")
+    )
+    print(
+        f"{counted(len(result.stores), 'store')}: {copied:,} features copied, {known:,} known, {damaged:,} damaged; "
+        f"the file index learned of {counted(result.indexed, 'file')}"
+    )
+    print(printable(f"cache: {result.folder}"))
 
 
 def _megabytes(count: int) -> str:
