@@ -139,7 +139,8 @@ def _described(description: Mapping[str, str]) -> Extractor:
 
 def _merge_store(listed: CachedStore, source: FeatureStore, target: FeatureStore, progress: bool) -> MergedStore:
     """Copy what a store lacks, in the order in which it lies on disk."""
-    lacking = source.digests[~target.contains(source.digests)]
+    stored = np.unique(source.digests)  # processes that no lock kept apart may have stored one twice
+    lacking = stored[~target.contains(stored)]
     lacking = lacking[np.argsort(source.rows(lacking))]
     copied = 0
     with progress_bar(len(lacking), "vector", "merge", progress and len(lacking) > 0) as bar:
@@ -158,7 +159,7 @@ def _merge_store(listed: CachedStore, source: FeatureStore, target: FeatureStore
             counted(damaged, "vector"),
             source.path,
         )
-    return MergedStore(str(source.path), str(target.path), copied, len(source) - len(lacking), damaged)
+    return MergedStore(str(source.path), str(target.path), copied, len(stored) - len(lacking), damaged)
 
 
 def _blocks(digests: np.ndarray, dim: int) -> list[np.ndarray]:

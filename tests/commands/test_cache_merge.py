@@ -93,6 +93,15 @@ def test_a_merge_in_small_blocks_is_the_same(tmp_path: Path, monkeypatch: pytest
     assert content(tmp_path / "into") == content(tmp_path / "a")
 
 
+def test_what_a_store_holds_twice_is_copied_once(tmp_path: Path) -> None:
+    store = fill(tmp_path / "a", range(10))
+    lance.write_dataset(lance.dataset(store.path).to_table(), store.path, mode="append")
+    [merged] = merge_caches([tmp_path / "a"], tmp_path / "into").stores
+    assert (merged.copied, merged.damaged) == (10, 0)
+    fill(tmp_path / "whole", range(10))
+    assert content(tmp_path / "into") == content(tmp_path / "whole")
+
+
 def test_damaged_features_are_left_out_and_counted(run, tmp_path: Path) -> None:
     store = fill(tmp_path / "a", range(40))
     digests, vectors = store.digests, store.features(store.digests)
