@@ -84,16 +84,11 @@ def merge_caches(sources: Sequence[Path], folder: Path, progress: bool = True) -
             written. What was copied before is kept.
         Interrupted: By Ctrl-C or SIGTERM. What was copied before is kept.
     """
-    found = [_contents(source, folder) for source in sources]
-    planned = [(contents, store, _extractor(store)) for contents in found for store in contents.stores]
+    found = {source: _contents(source, folder) for source in sources}
+    planned = [(source, store, _extractor(store)) for source in found for store in found[source].stores]
     try:
-        merged = [
-            _merge_store(
-                store, FeatureStore(Path(contents.folder), extractor), FeatureStore(folder, extractor), progress
-            )
-            for contents, store, extractor in planned
-        ]
-        indexed = sum(_merge_index(Path(contents.folder), folder) for contents in found if contents.indexed)
+        merged = [_merge_store(source, store, extractor, folder, progress) for source, store, extractor in planned]
+        indexed = sum(_merge_index(source, folder) for source in found if found[source].indexed)
     except KeyboardInterrupt as error:
         raise Interrupted("Interrupted. What was copied so far is kept; the same command copies the rest.") from error
     return MergeResult(str(folder), merged, indexed)
@@ -137,29 +132,37 @@ def _described(description: Mapping[str, str]) -> Extractor:
     return described_extractor(Weights(description["weights"], description["weights"], unavailable), description)
 
 
-def _merge_store(listed: CachedStore, source: FeatureStore, target: FeatureStore, progress: bool) -> MergedStore:
-    """Copy what a store lacks, in the order in which it lies on disk."""
+def _merge_store(cache: Path, listed: CachedStore, extractor: Extractor, folder: Path, progress: bool) -> MergedStore:
+    """Copy what the store of an extractor lacks of another, in the order in which it lies on disk."""
+    source, target = FeatureStore(cache, extractor), FeatureStore(folder, extractor)
     stored = np.unique(source.digests)  # processes that no lock kept apart may have stored one twice
     lacking = stored[~target.contains(stored)]
     lacking = lacking[np.argsort(source.rows(lacking))]
     copied = 0
     with progress_bar(len(lacking), "vector", "merge", progress and len(lacking) > 0) as bar:
-        for block in _blocks(lacking, source.dim):
-            digests, features = _intact(source, block)
+        for block in _blocks(lacking, extractor.dim):
+            digests, features = _intact(source, block, extractor.dim)
             target.append(digests, features, source.thumbnails(digests), source.pixel_counts(digests))
             copied += len(digests)
             bar.update(len(block))
     if copied:
         target.tidy()
-    dropped = max(0, (listed.images or 0) - len(source))  # when it was opened
-    damaged = len(lacking) - copied + dropped
+    damaged = len(lacking) - copied + _dropped(cache, listed, source)
     if damaged:
         log.warning(
             "%s of the feature store %s cannot be read and were not copied; extract computes them again.",
             counted(damaged, "vector"),
-            source.path,
+            listed.path,
         )
-    return MergedStore(str(source.path), str(target.path), copied, len(stored) - len(lacking), damaged)
+    return MergedStore(listed.path, str(target.path), copied, len(stored) - len(lacking), damaged)
+
+
+def _dropped(cache: Path, listed: CachedStore, opened: FeatureStore) -> int:
+    """How many rows of a store were dropped when it was opened, as their file cannot be read."""
+    if len(opened) == listed.images:
+        return 0
+    [now] = [store for store in list_cache(cache).stores if store.path == listed.path]
+    return max(0, (listed.images or 0) - (now.images or 0))
 
 
 def _blocks(digests: np.ndarray, dim: int) -> list[np.ndarray]:
@@ -168,7 +171,7 @@ def _blocks(digests: np.ndarray, dim: int) -> list[np.ndarray]:
     return [digests[start : start + size] for start in range(0, len(digests), size)]
 
 
-def _intact(store: FeatureStore, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _intact(store: FeatureStore, digests: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Read features, without those that are damaged, which are found by bisection.
 
     Returns:
@@ -178,8 +181,8 @@ def _intact(store: FeatureStore, digests: np.ndarray) -> tuple[np.ndarray, np.nd
         return digests, store.features(digests)
     except PipelineError:
         if len(digests) == 1:
-            return digests[:0], np.zeros((0, store.dim), np.float32)
-        first, second = (_intact(store, half) for half in np.array_split(digests, 2))
+            return digests[:0], np.zeros((0, dim), np.float32)
+        first, second = (_intact(store, half, dim) for half in np.array_split(digests, 2))
         return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
 

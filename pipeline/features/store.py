@@ -50,7 +50,6 @@ class FeatureStore:
 
     Attributes:
         path: The Lance dataset.
-        dim: The dimension of a feature.
         arrived: The digests that other processes have stored since it was opened.
 
     Raises:
@@ -59,7 +58,6 @@ class FeatureStore:
 
     def __init__(self, cache: Path, extractor: Extractor) -> None:
         self.path = cache / "features" / f"{extractor.fingerprint}.lance"
-        self.dim = extractor.dim
         self._lock = FileLock(self.path.with_suffix(".lock"))
         self._schema = pa.schema(
             [
@@ -90,8 +88,9 @@ class FeatureStore:
                 self._dataset = open_newest_readable(self.path, self._schema)
         if self._dataset.schema.names != self._schema.names:
             raise ValueError("another version of this program created it")
-        if (found := self._dataset.schema.field("vector").type) != self._schema.field("vector").type:
-            raise ValueError(f"its vectors have {found.list_size} numbers, not {self.dim}")
+        found, wanted = (each.field("vector").type.list_size for each in (self._dataset.schema, self._schema))
+        if found != wanted:
+            raise ValueError(f"its vectors have {found} numbers, not {wanted}")
         try:
             self._read_digests()
         except UNREADABLE:
