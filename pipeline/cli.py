@@ -155,7 +155,8 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     from pipeline import terminal
     from pipeline.commands.cross_validation import FoldOptions
     from pipeline.commands.examples import ExampleOptions
-    from pipeline.commands.train import TrainOptions, train
+    from pipeline.commands.train import train
+    from pipeline.commands.training_run import TrainOptions
     from pipeline.data.sources import find_images
     from pipeline.data.splits import SplitRule
     from pipeline.decoders.spec import API_STYLES

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.commands.extract import ExtractResult
     from pipeline.commands.predict import PredictResult
     from pipeline.commands.search import SearchResult
-    from pipeline.commands.train import TrainResult
+    from pipeline.commands.training_run import TrainResult
     from pipeline.evaluation.results import EvaluationResult
 
 log = logging.getLogger(__name__)
