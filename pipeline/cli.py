@@ -62,22 +62,26 @@ def cli() -> None:
 @cli.command()
 @click.argument("images")
 @click.option("--out", type=FILE, help="Also write the vectors to a .npz, .npy or .parquet file.")
+@click.option("--shard", metavar="N/COUNT", help="Compute a stable share of IMAGES only: 3/16 is the third of sixteen.")
 @data_option
 @click.option("--strict", is_flag=True, help="Exit with status 1 if an image was not read.")
 @click.option("--verify", is_flag=True, help="Check all stored vectors, and compute damaged ones again.")
 @extractor_options
 @extraction_options
 @output_options
-def extract(images: str, out: Path | None, data_dir: Path | None, strict: bool, **asked: Any) -> None:
+def extract(
+    images: str, out: Path | None, shard: str | None, data_dir: Path | None, strict: bool, **asked: Any
+) -> None:
     """Compute the VGG16 features of IMAGES and store them; those already stored are not computed again."""
     from pipeline import terminal
     from pipeline.commands.extract import extract
+    from pipeline.data.shards import Shard
     from pipeline.data.sources import find_images
 
     terminal.show_messages(asked["quiet"])
-    result = extract(
-        find_images(images, data_dir), requested.extractor(asked), requested.extraction_options(asked), out
-    )
+    share = None if shard is None else Shard.parse(shard)
+    extractor, extraction = requested.extractor(asked), requested.extraction_options(asked)
+    result = extract(find_images(images, data_dir), extractor, extraction, out, share)
     _print(result, asked["as_json"], terminal.print_extraction)
     if strict and (result.failed or result.passed_over):
         sys.exit(1)
@@ -151,7 +155,8 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     from pipeline import terminal
     from pipeline.commands.cross_validation import FoldOptions
     from pipeline.commands.examples import ExampleOptions
-    from pipeline.commands.train import TrainOptions, train
+    from pipeline.commands.train import train
+    from pipeline.commands.training_run import TrainOptions
     from pipeline.data.sources import find_images
     from pipeline.data.splits import SplitRule
     from pipeline.decoders.spec import API_STYLES

@@ -63,6 +63,23 @@ def prune(group: tuple[Path | None, bool], /, images: str | None, yes: bool, **a
     _print(prune(pruning), as_json, terminal.print_pruned)
 
 
+@cache.command("merge")
+@click.argument("sources", nargs=-1, required=True, type=FOLDER, metavar="CACHE...")
+@FOLDER_OPTION
+@JSON_OPTION
+@click.pass_obj
+def merge(group: tuple[Path | None, bool], /, sources: tuple[Path, ...], folder: Path | None, as_json: bool) -> None:
+    """Copy the features of other cache folders, and what they know of files, into the cache folder.
+
+    Run it again after an interruption: what is there is not copied again.
+    """
+    from pipeline import terminal
+    from pipeline.commands.cache_merge import merge_caches
+
+    result = merge_caches(sources, folder or group[0] or _usual_folder())
+    _print(result, as_json or group[1], terminal.print_merged)
+
+
 def _usual_folder() -> Path:
     from pipeline.features.extraction import ExtractionOptions
 

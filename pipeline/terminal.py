@@ -17,12 +17,13 @@ from pipeline.core.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.commands.cache import CacheContents, PruneResult, Pruning
+    from pipeline.commands.cache_merge import MergeResult
     from pipeline.commands.compare import CompareResult
     from pipeline.commands.export import ExportResult
     from pipeline.commands.extract import ExtractResult
     from pipeline.commands.predict import PredictResult
     from pipeline.commands.search import SearchResult
-    from pipeline.commands.train import TrainResult
+    from pipeline.commands.training_run import TrainResult
     from pipeline.evaluation.results import EvaluationResult
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def as_options(message: str) -> str:
     message = re.sub(r"(?<![\w/\\'.-])([a-z]+(?:_[a-z]+)*)=True\b", lambda found: _option(found[1]), message)
     return re.sub(
         r"(?<![\w/\\'.-])([a-z]+(?:_[a-z]+)*)=(?:'([^']*)'|([A-Z]+|\d+))(?![\w/\\]|\.\w)",
-        lambda found: f"{_option(found[1])} {found[2] or found[3]}",
+        lambda found: " ".join((_option(found[1]), found[2] or found[3] or "''")),
         message,
     )
 
@@ -276,6 +277,18 @@ def print_pruned(result: "PruneResult") -> None:
     features = sum(result.rows.values())
     print(f"Removed {len(result.removed)} stores and files, and {features:,} features of others: ", end="")
     print(f"{_megabytes(result.bytes)} less.")
+
+
+def print_merged(result: "MergeResult") -> None:
+    """Print the result of `cache merge`."""
+    copied, known, damaged = (
+        sum(getattr(each, name) for each in result.stores) for name in ("copied", "known", "damaged")
+    )
+    print(
+        f"{counted(len(result.stores), 'store')}: {copied:,} features copied, {known:,} known, {damaged:,} damaged; "
+        f"the file index learned of {counted(result.indexed, 'file')}"
+    )
+    print(printable(f"cache: {result.folder}"))
 
 
 def _megabytes(count: int) -> str:

@@ -1,5 +1,6 @@
 """`extract`: images -> feature store, and a file of vectors where one is asked for."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,10 +8,14 @@ from typing import Any
 
 from pipeline.core.atomic import check_output_file
 from pipeline.core.vector_files import SUFFIXES, check_layers_fit, write_layers, write_vectors
+from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
+from pipeline.data.shards import Shard
 from pipeline.features.extraction import ExtractionOptions, LayerFeatures, extract_features
 from pipeline.features.extractor import Extractor
 from pipeline.features.survey import Failure
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class ExtractResult:
         store: The path of the feature store.
         layers: For each layer, its name as `layer`, and its `dim`, `computed`, `cached`, `extractor` and `store`.
         out: The file that the vectors were written to, or None.
+        shard: Which share of the images this is, such as "3/16"; None for all of them.
     """
 
     images: int
@@ -46,6 +52,7 @@ class ExtractResult:
     store: str
     layers: Sequence[Mapping[str, Any]]
     out: str | None
+    shard: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The `extract` document of the contract."""
@@ -59,7 +66,11 @@ class ExtractResult:
 
 
 def extract(
-    images: ImageSet, extractor: Extractor, options: ExtractionOptions, out: Path | None = None
+    images: ImageSet,
+    extractor: Extractor,
+    options: ExtractionOptions,
+    out: Path | None = None,
+    shard: Shard | None = None,
 ) -> ExtractResult:
     """Compute the features that the store lacks.
 
@@ -68,6 +79,7 @@ def extract(
         extractor: What turns images into features.
         options: How to run it.
         out: A `.npz`, `.npy` or `.parquet` file to write the vectors to.
+        shard: The share of the images to compute; None for all of them.
 
     Returns:
         What was computed, and what failed.
@@ -79,6 +91,9 @@ def extract(
     if out:
         check_output_file(out, SUFFIXES, "out")
         check_layers_fit(out, len(extractor.layers))
+    if shard:
+        count, images = len(images), shard.select(images)
+        log.info("Shard %s: %s of %s.", shard, f"{len(images):,}", counted(count, "image"))
     features = extract_features(images, extractor, options)
     if out and len(features.layers) == 1:
         write_vectors(out, "features", features.paths, features.stored())
@@ -99,6 +114,7 @@ def extract(
         store=layers[0]["store"],
         layers=layers,
         out=str(out) if out else None,
+        shard=str(shard) if shard else None,
     )
 
 

@@ -235,7 +235,7 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
     failed = survey.failures()
     for each in failed:
         log.warning("skipped %s: %s", each.path, each.error)
-    if len(failed) == len(images):
+    if failed and len(failed) == len(images):
         raise PipelineError(
             f"None of the {len(images)} images of {images.source} could be read; "
             f"the first is {failed[0].path}: {failed[0].error}."

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.core.errors import PipelineError
@@ -17,6 +17,12 @@ NOT_DAMAGE = (
     *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM),
 )
 CREATE = "CREATE TABLE IF NOT EXISTS files (uri BLOB PRIMARY KEY, version TEXT, digest BLOB)"
+RECORD = "INSERT OR REPLACE INTO files VALUES (?, ?, ?)"
+LEARN = """
+INSERT INTO files VALUES (?, ?, ?) ON CONFLICT (uri) DO UPDATE SET version = excluded.version, digest = excluded.digest
+WHERE excluded.digest != x'' AND (version, digest) != (excluded.version, excluded.digest)
+"""
+PAGE = 10_000  # rows
 CRASHED = b""  # in the place of a digest: decoding this image ended the process
 
 
@@ -44,11 +50,13 @@ class FileIndex:
     def _open(self) -> None:
         self._database = sqlite3.connect(self.path, timeout=60)
         self._database.text_factory = bytes  # a damaged database may hold bytes that are not UTF-8
-        self._database.execute("PRAGMA journal_mode = WAL")
+        # A write-ahead log would need memory that all processes share, so they could not be on several machines.
+        with contextlib.suppress(sqlite3.OperationalError):  # it has one from before, and another process uses it now
+            self._database.execute("PRAGMA journal_mode = DELETE")
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.execute(CREATE)
 
-    def _recreate(self, error: sqlite3.DatabaseError) -> None:
+    def _recreate(self, error: Exception) -> None:
         """Recreate the database if it is damaged; raise any other error again."""
         if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in NOT_DAMAGE:
             raise error
@@ -56,7 +64,7 @@ class FileIndex:
             "The file index %s is damaged (%s); it is recreated, and all images are read again.", self.path, error
         )
         self._database.close()
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-journal", "-wal", "-shm"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
         self._open()
 
@@ -88,17 +96,45 @@ class FileIndex:
 
     def record(self, images: Iterable[tuple[ImageRef, str, bytes]]) -> None:
         """Remember images by their version from before they were read and their digest, in one transaction."""
-        rows = [(os.fsencode(image.uri), version, digest) for image, version, digest in images]
+        self._write(RECORD, [(os.fsencode(image.uri), version, digest) for image, version, digest in images])
+
+    def _write(self, statement: str, rows: Sequence[tuple[bytes, str, bytes]]) -> int:
+        """Write rows in one transaction; returns how many are new or changed."""
         with self._named_errors():
             try:
-                self._insert(rows)
+                return self._execute(statement, rows)
             except sqlite3.DatabaseError as error:
                 self._recreate(error)
-                self._insert(rows)
+                return self._execute(statement, rows)
 
-    def _insert(self, rows: Iterable[tuple[bytes, str, bytes]]) -> None:
+    def _execute(self, statement: str, rows: Sequence[tuple[bytes, str, bytes]]) -> int:
         with self._database:
-            self._database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
+            return self._database.executemany(statement, rows).rowcount
+
+    def learn(self, other: "FileIndex") -> int:
+        """Take over what another index knows, which counts more than what this one says of the same files.
+
+        Where decoding an image ended a process there, but not here, this one's digest is kept.
+
+        Returns:
+            Of how many files this index knows more than before.
+        """
+        return sum(self._write(LEARN, page) for page in other.pages())
+
+    def pages(self) -> Iterator[list[tuple[bytes, str, bytes]]]:
+        """All that is known: URI, version and digest, in the order of URIs, in pages, between which others may write.
+
+        Where the database turns out to be damaged, it is recreated, and this is the end.
+        """
+        query = "SELECT uri, CAST(version AS BLOB), digest FROM files WHERE uri > ? ORDER BY uri LIMIT ?"
+        after = b""
+        with self._named_errors():
+            try:
+                while rows := self._database.execute(query, (after, PAGE)).fetchall():
+                    yield [(uri, version.decode(), digest) for uri, version, digest in rows]
+                    after = rows[-1][0]
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                self._recreate(error)
 
     def close(self) -> None:
         """Close the database."""

@@ -88,6 +88,9 @@ class FeatureStore:
                 self._dataset = open_newest_readable(self.path, self._schema)
         if self._dataset.schema.names != self._schema.names:
             raise ValueError("another version of this program created it")
+        found, wanted = (each.field("vector").type.list_size for each in (self._dataset.schema, self._schema))
+        if found != wanted:
+            raise ValueError(f"its vectors have {found} numbers, not {wanted}")
         try:
             self._read_digests()
         except UNREADABLE:

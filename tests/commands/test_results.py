@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.commands.compare import CompareResult
 from pipeline.commands.extract import ExtractResult
-from pipeline.commands.train import TrainedModel, TrainResult
+from pipeline.commands.training_run import TrainedModel, TrainResult
 from pipeline.features.survey import Failure
 from pipeline.studies.verdicts import Scenario
 

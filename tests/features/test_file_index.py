@@ -1,5 +1,6 @@
 import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.images import ImageRef, file_ref
-from pipeline.features.file_index import FileIndex
+from pipeline.features import file_index
+from pipeline.features.file_index import CRASHED, CREATE, FileIndex
 
 
 @pytest.fixture
@@ -69,3 +71,69 @@ def test_a_place_that_cannot_hold_an_index_is_named(tmp_path: Path) -> None:
     (tmp_path / "images.sqlite").mkdir()
     with pytest.raises(PipelineError, match=r"images\.sqlite cannot be used"):
         FileIndex(tmp_path)
+
+
+def test_an_index_with_a_write_ahead_log_is_taken_over(tmp_path: Path, file: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "cache" / "images.sqlite")) as earlier:
+        earlier.execute("PRAGMA journal_mode = WAL")
+        earlier.execute(CREATE)
+        with contextlib.closing(FileIndex(tmp_path / "cache")) as beside:
+            record(beside, file, b"d1")
+    with contextlib.closing(FileIndex(tmp_path / "cache")) as alone:
+        assert alone.digest(file_ref(file)) == b"d1"
+        record(alone, file, b"d2")
+        assert {path.name for path in (tmp_path / "cache").iterdir()} == {"images.sqlite"}
+
+
+@pytest.mark.parametrize("page", [1, 2, 10_000])
+def test_an_index_learns_from_another(
+    tmp_path: Path, index: FileIndex, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr(file_index, "PAGE", page)
+    ours = {
+        "same": ("1", b"a"),
+        "older": ("1", b"a"),
+        "crashed": ("1", CRASHED),
+        "decoded": ("1", b"a"),
+        "own": ("1", b"a"),
+    }
+    theirs = {
+        "same": ("1", b"a"),
+        "older": ("2", b"b"),
+        "crashed": ("1", b"b"),
+        "decoded": ("1", CRASHED),
+        "new": ("1", b"b"),
+    }
+    index.record([(ImageRef(name), *known) for name, known in ours.items()])
+    with contextlib.closing(FileIndex(tmp_path / "other")) as other:
+        other.record([(ImageRef(name), *known) for name, known in theirs.items()])
+        other.record([(ImageRef("fatal"), "1", CRASHED)])
+        assert index.learn(other) == 4
+        assert index.learn(other) == 0
+    known = {uri.decode(): (version, digest) for rows in index.pages() for uri, version, digest in rows}
+    assert known == {
+        **dict.fromkeys(("same", "decoded", "own"), ("1", b"a")),
+        **{"older": ("2", b"b"), "crashed": ("1", b"b"), "new": ("1", b"b"), "fatal": ("1", CRASHED)},
+    }
+
+
+def test_what_was_learned_is_found(tmp_path: Path, index: FileIndex, file: Path) -> None:
+    with contextlib.closing(FileIndex(tmp_path / "other")) as other:
+        record(other, file, b"d1")
+        index.learn(other)
+    assert index.digest(file_ref(file)) == b"d1"
+
+
+def test_a_damaged_index_teaches_what_can_be_read(
+    tmp_path: Path, index: FileIndex, caplog: pytest.LogCaptureFixture
+) -> None:
+    with contextlib.closing(FileIndex(tmp_path / "other")) as other:
+        other.record([(ImageRef(f"/photos/{number:06}.jpg"), "1", b"d" * 16) for number in range(20_000)])
+    database = tmp_path / "other" / "images.sqlite"
+    data = bytearray(database.read_bytes())
+    data[len(data) * 3 // 4 :] = bytes(len(data) - len(data) * 3 // 4)
+    database.write_bytes(data)
+    with contextlib.closing(FileIndex(tmp_path / "other")) as other:
+        index.learn(other)
+    assert "is damaged" in caplog.text

@@ -1,0 +1,192 @@
+"""`cache merge`: the features of other caches, brought together in one.
+
+What is copied is what the cache lacks, a block at a time, each of which is stored as a whole. So a merge that was
+killed is completed by the next one, and one that was completed copies nothing.
+"""
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.commands.cache import CacheContents, CachedStore, list_cache
+from pipeline.core.errors import Interrupted, PipelineError, RequestError
+from pipeline.core.progress import progress_bar
+from pipeline.core.wording import counted
+from pipeline.data.decoding import THUMBNAIL
+from pipeline.features.extractor import Extractor, described_extractor
+from pipeline.features.file_index import FileIndex
+from pipeline.features.store import MERGED_ROWS, FeatureStore
+from pipeline.features.vgg16 import Arrays
+from pipeline.features.weights import Weights
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES = 2**27  # of vectors and thumbnails that are read at once, unless one row is larger
+
+
+@dataclass(frozen=True)
+class MergedStore:
+    """A feature store that was merged into one.
+
+    Attributes:
+        source: The store that was read.
+        store: The store of the same extractor that was written.
+        copied: How many features were copied.
+        known: How many were there before.
+        damaged: How many were left out, as they changed on disk or cannot be read.
+    """
+
+    source: str
+    store: str
+    copied: int
+    known: int
+    damaged: int
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """The result of `cache merge`.
+
+    Attributes:
+        folder: The cache folder that was written.
+        stores: What was merged, in the order of the sources.
+        indexed: How many files its file index learned of.
+    """
+
+    folder: str
+    stores: Sequence[MergedStore]
+    indexed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The `cache merge` document of the contract."""
+        return asdict(self)
+
+
+def merge_caches(sources: Sequence[Path], folder: Path, progress: bool = True) -> MergeResult:
+    """Copy the features and the file indexes of caches into another; the sources stay as they are.
+
+    Args:
+        sources: The cache folders to read.
+        folder: The cache folder to write, created when it is missing.
+        progress: Whether to show the progress on stderr.
+
+    Returns:
+        What was copied.
+
+    Raises:
+        RequestError: A source is not a cache folder, or is the one to write.
+        PipelineError: A store cannot be opened, or another version of this program created it, or the cache cannot be
+            written. What was copied before is kept.
+        Interrupted: By Ctrl-C or SIGTERM. What was copied before is kept.
+    """
+    found = {source: _contents(source, folder) for source in sources}
+    planned = [(source, store, _extractor(store)) for source in found for store in found[source].stores]
+    try:
+        merged = [_merge_store(source, store, extractor, folder, progress) for source, store, extractor in planned]
+        indexed = sum(_merge_index(source, folder) for source in found if found[source].indexed)
+    except KeyboardInterrupt as error:
+        raise Interrupted("Interrupted. What was copied so far is kept; the same command copies the rest.") from error
+    return MergeResult(str(folder), merged, indexed)
+
+
+def _contents(source: Path, folder: Path) -> CacheContents:
+    """What a cache to read holds."""
+    if not source.is_dir():
+        raise RequestError(f"There is no cache folder {source}.")
+    if folder.exists() and source.samefile(folder):
+        raise RequestError(f"{source} is the cache to merge into; name the others, or another one with cache=DIR.")
+    contents = list_cache(source)
+    if not (contents.used or contents.leftovers or contents.indexed):
+        raise RequestError(f"{source} is not a cache folder: it holds neither features nor networks.")
+    return contents
+
+
+def _extractor(store: CachedStore) -> Extractor:
+    """What computed the features of a store."""
+    if store.images is None:
+        raise PipelineError(
+            f"The feature store {store.path} cannot be opened. Run extract with its cache folder, which repairs what "
+            "it can, or delete it; then merge again."
+        )
+    with contextlib.suppress(KeyError, RequestError):
+        extractor = _described(store.extractor)
+        if extractor.fingerprint == Path(store.path).stem:
+            return extractor
+    raise PipelineError(
+        f"The feature store {store.path} was created by another version of this program, or renamed. Compute its "
+        "features again, or leave this cache out."
+    )
+
+
+def _described(description: Mapping[str, str]) -> Extractor:
+    """An extractor that names its weights, but cannot read them."""
+
+    def unavailable(layer: str) -> Arrays:
+        raise RequestError("Only the digest of these weights is known.")
+
+    return described_extractor(Weights(description["weights"], description["weights"], unavailable), description)
+
+
+def _merge_store(cache: Path, listed: CachedStore, extractor: Extractor, folder: Path, progress: bool) -> MergedStore:
+    """Copy what the store of an extractor lacks of another, in the order in which it lies on disk."""
+    source, target = FeatureStore(cache, extractor), FeatureStore(folder, extractor)
+    stored = np.unique(source.digests)  # processes that no lock kept apart may have stored one twice
+    lacking = stored[~target.contains(stored)]
+    lacking = lacking[np.argsort(source.rows(lacking))]
+    copied = 0
+    with progress_bar(len(lacking), "vector", "merge", progress and len(lacking) > 0) as bar:
+        for block in _blocks(lacking, extractor.dim):
+            digests, features = _intact(source, block, extractor.dim)
+            target.append(digests, features, source.thumbnails(digests), source.pixel_counts(digests))
+            copied += len(digests)
+            bar.update(len(block))
+    if copied:
+        target.tidy()
+    damaged = len(lacking) - copied + _dropped(cache, listed, source)
+    if damaged:
+        log.warning(
+            "%s of the feature store %s cannot be read and were not copied; extract computes them again.",
+            counted(damaged, "vector"),
+            listed.path,
+        )
+    return MergedStore(listed.path, str(target.path), copied, len(stored) - len(lacking), damaged)
+
+
+def _dropped(cache: Path, listed: CachedStore, opened: FeatureStore) -> int:
+    """How many rows of a store were dropped when it was opened, as their file cannot be read."""
+    if len(opened) == listed.images:
+        return 0
+    [now] = [store for store in list_cache(cache).stores if store.path == listed.path]
+    return max(0, (listed.images or 0) - (now.images or 0))
+
+
+def _blocks(digests: np.ndarray, dim: int) -> list[np.ndarray]:
+    """Digests in blocks: of as many rows as the store likes its files to have, unless they are large."""
+    size = max(1, min(MERGED_ROWS, BLOCK_BYTES // (4 * dim + THUMBNAIL**2)))
+    return [digests[start : start + size] for start in range(0, len(digests), size)]
+
+
+def _intact(store: FeatureStore, digests: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read features, without those that are damaged, which are found by bisection.
+
+    Returns:
+        The digests of those that were read, and the features.
+    """
+    try:
+        return digests, store.features(digests)
+    except PipelineError:
+        if len(digests) == 1:
+            return digests[:0], np.zeros((0, dim), np.float32)
+        first, second = (_intact(store, half, dim) for half in np.array_split(digests, 2))
+        return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+
+
+def _merge_index(source: Path, folder: Path) -> int:
+    """Copy a file index; returns how many files the other did not know so."""
+    with contextlib.closing(FileIndex(source)) as theirs, contextlib.closing(FileIndex(folder)) as ours:
+        return ours.learn(theirs)
