@@ -69,7 +69,7 @@ def prune(group: tuple[Path | None, bool], /, images: str | None, yes: bool, **a
 @JSON_OPTION
 @click.pass_obj
 def merge(group: tuple[Path | None, bool], /, sources: tuple[Path, ...], folder: Path | None, as_json: bool) -> None:
-    """Copy the features of other cache folders, and what they know of files, into the cache folder.
+    """Copy into the cache folder what it lacks of others: features, and which files have which content.
 
     Run it again after an interruption: what is there is not copied again.
     """
