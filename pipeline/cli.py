@@ -222,7 +222,7 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
     from pipeline.data.sources import find_images
 
     terminal.show_messages(asked["quiet"])
-    if images is None and len(models) > 1 and not _is_model(models[-1]):
+    if images is None and len(models) > 1 and not requested.is_model(models[-1]):
         *models, images = models  # type: ignore[assignment]  # IMAGES as the last argument, as in earlier versions
     wanted = EvaluateOptions(
         models=models,
@@ -262,10 +262,6 @@ def predict(model: Path, images: str, data_dir: Path | None, **asked: Any) -> No
     names = ("out", "api", "nearest", "vocabulary", "weights", *EXTRACTOR)
     wanted = PredictOptions(model, find_images(images, data_dir), **{name: asked[name] for name in names})
     _print(predict(wanted, requested.extraction_options(asked)), asked["as_json"], terminal.print_prediction)
-
-
-def _is_model(argument: str) -> bool:
-    return Path(argument).suffix == ".keras" or (Path(argument) / "run.json").exists()
 
 
 @cli.command()

@@ -30,6 +30,11 @@ def extraction_options(asked: dict[str, Any]) -> "ExtractionOptions":
     return ExtractionOptions(progress=not asked["quiet"], **given)
 
 
+def is_model(argument: str) -> bool:
+    """Whether an argument names a run or a model, not images."""
+    return Path(argument).suffix == ".keras" or (Path(argument) / "run.json").exists()
+
+
 def use_sample(asked: dict[str, Any]) -> bool:
     """Without IMAGES, train on the sample; returns whether its untrained weights are used without being asked for."""
     if asked["images"] is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.commands.cache import CacheContents, PruneResult, Pruning
     from pipeline.commands.compare import CompareResult
     from pipeline.commands.export import ExportResult
+    from pipeline.commands.export_tables import TableResult
     from pipeline.commands.extract import ExtractResult
     from pipeline.commands.predict import PredictResult
     from pipeline.commands.search import SearchResult
@@ -160,6 +161,14 @@ def print_export(result: "ExportResult") -> None:
             f"average and {near.most_levels} at most; the lowest cosine to a stored prediction is {near.cosine:.6f}."
         )
     print(printable(f"model: {result.model}\n{result.format}: {result.out}"))
+
+
+def print_table(result: "TableResult") -> None:
+    """Print the result of `export` to a table: its rows, and where it is."""
+    columns = ", ".join(f"{name} ({dim:,} numbers)" for name, dim in result.columns.items())
+    print(f"{counted(result.rows, 'row')}, with {printable(columns)}")
+    print(f"{result.computed} computed, {result.cached} cached, {len(result.failed)} failed")
+    print(printable(f"from: {result.source}\n{result.format}: {result.out}"))
 
 
 def print_training(result: "TrainResult") -> None:
