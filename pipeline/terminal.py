@@ -145,6 +145,8 @@ def print_search(result: "SearchResult") -> None:
         f"{result.images} image{'s' * (result.images != 1)}: {result.computed} computed, {result.cached} cached, "
         f"{len(result.failed)} failed"
     )
+    if result.index:
+        print(f"by an {result.index} index, with a recall of {result.recall:.3f} against the exact search when built")
     if result.html:
         print(printable(f"page: {result.html}"))
 
