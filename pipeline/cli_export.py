@@ -49,10 +49,11 @@ def export(source: str, images: str | None, data_dir: Path | None, **asked: Any)
     from pipeline.data.sources import find_images
 
     terminal.show_messages(asked["quiet"])
+    if asked["format"] != "lance":
+        _refuse(asked, ("weights", *EXTRACTOR), "the features are those that the decoder was trained on")
     if asked["format"] in TABLES:
         _export_table(source, images, data_dir, asked)
         return
-    _refuse(asked, ("weights", *EXTRACTOR), "the features are those that the decoder was trained on")
     found = find_images(images, data_dir) if images else None
     wanted = ExportOptions(Path(source), asked["format"], asked["out"], asked["api"], found)
     result = export(wanted, requested.extraction_options(asked))
@@ -69,7 +70,6 @@ def _export_table(source: str, images: str | None, data_dir: Path | None, asked:
 
     options = requested.extraction_options(asked)
     if asked["format"] == "parquet":
-        _refuse(asked, ("weights", *EXTRACTOR), "the features are those that the decoder was trained on")
         _refuse({**asked, "images": images, "data_dir": data_dir}, ("images", "data_dir"), "the images are the run's")
         result = export_run(Path(source), asked["out"], asked["api"], options)
     else:

@@ -99,6 +99,16 @@ def test_it_survives_a_merge_of_data_files(store: FeatureStore) -> None:
     assert [found_by(index, at) for at in (7, COUNT + 7)] == [[7], [COUNT + 7]]
 
 
+def test_a_store_that_was_opened_before_goes_on(store: FeatureStore) -> None:
+    build_index(store, lambda index: 1.0)
+    fill(store, range(COUNT, COUNT + 5))
+    assert np.array_equal(store.features(digests_of(range(COUNT + 5))), vectors_of(range(COUNT + 5)))
+    store.tidy()
+    index = open_index(store)
+    assert index
+    assert found_by(index, COUNT + 4) == [COUNT + 4]
+
+
 def test_it_is_not_used_when_much_was_stored_since(store: FeatureStore) -> None:
     fill(store, range(COUNT, COUNT + COUNT // 5))
     assert open_index(store) is None
