@@ -174,6 +174,8 @@ def test_lancedb_finds_an_image_by_its_own_vector(run, two_labels: TwoLabels, tm
     out = tmp_path / "images.lance"
     result = run("export", two_labels.images, "--format", "lance", "--out", out, *SMALL, "--json").json
     assert (result["rows"], result["columns"]) == (8, {"vector": 512})
+    printed = run("export", two_labels.images, "--format", "lance", "--out", tmp_path / "again.lance", *SMALL).out
+    assert printed.startswith("8 rows, with vector (512 numbers)\n0 computed, 8 cached, 0 failed\n")
     run("extract", two_labels.images, *SMALL, "--out", tmp_path / "vectors.npz")
     expected = np.load(tmp_path / "vectors.npz")
     table = lancedb.connect(tmp_path).open_table("images")

@@ -27,7 +27,9 @@ def digests_of(numbers: range) -> np.ndarray:
 
 
 def vectors_of(numbers: range) -> np.ndarray:
-    return np.stack([np.random.default_rng(number).normal(size=EXTRACTOR.dim) for number in numbers]).astype("f4")
+    """Vectors of few degrees of freedom, as features have; of independent numbers any index misses neighbours."""
+    axes = np.random.default_rng(0).normal(size=(5, EXTRACTOR.dim))
+    return np.stack([np.random.default_rng(number).normal(size=5) @ axes for number in numbers]).astype("f4")
 
 
 def fill(store: FeatureStore, numbers: range) -> None:
@@ -49,7 +51,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache whose store has an index, to copy."""
     cache = tmp_path_factory.mktemp("built")
     store = FeatureStore(cache, EXTRACTOR)
-    fill(store, range(COUNT))
+    for start in range(0, COUNT, 500):
+        fill(store, range(start, start + 500))
     build_index(store, lambda index: 0.5)
     return cache
 
@@ -67,7 +70,7 @@ def test_it_finds_stored_vectors_and_remembers_its_recall(store: FeatureStore) -
     assert [found_by(index, number) for number in range(0, COUNT, 500)] == [[at] for at in range(0, COUNT, 500)]
     vectors = unit(vectors_of(range(COUNT)))
     exact = np.argsort(-vectors @ vectors[7])[:10].tolist()
-    assert len(set(found_by(index, 7, 10)) & set(exact)) >= 8
+    assert len(set(found_by(index, 7, 10)) & set(exact)) >= 9
 
 
 def test_a_store_without_an_index_has_none(tmp_path: Path) -> None:
