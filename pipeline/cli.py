@@ -21,7 +21,6 @@ from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.options import (
     COUNT,
     EXISTING_FILE,
-    EXTRACTOR,
     FILE,
     FOLDER,
     WholeNumber,
@@ -227,14 +226,16 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
     from pipeline.data.sources import find_images
 
     terminal.show_messages(asked["quiet"])
-    if images is None and len(models) > 1 and not _is_model(models[-1]):
+    if images is None and len(models) > 1 and not requested.is_model(models[-1]):
         *models, images = models  # type: ignore[assignment]  # IMAGES as the last argument, as in earlier versions
     wanted = EvaluateOptions(
         models=models,
         images=find_images(images, data_dir, asked["label_pattern"]) if images else None,
         targets=str(asked["targets"]) if asked["targets"] else None,
-        **{name: asked[name] for name in ("weights", *EXTRACTOR, "on_missing")},
-        **{name: asked[name] for name in ("vocabulary", "shuffled", "noise_ceiling", "cluster", "report")},
+        extractor=requested.extractor_overrides(asked),
+        **{
+            name: asked[name] for name in ("on_missing", "vocabulary", "shuffled", "noise_ceiling", "cluster", "report")
+        },
     )
     result = evaluate(wanted, requested.extraction_options(asked))
     _print(result, asked["as_json"], terminal.print_evaluation)
@@ -264,13 +265,11 @@ def predict(model: Path, images: str, data_dir: Path | None, **asked: Any) -> No
     from pipeline.data.sources import find_images
 
     terminal.show_messages(asked["quiet"])
-    names = ("out", "api", "nearest", "vocabulary", "weights", *EXTRACTOR)
-    wanted = PredictOptions(model, find_images(images, data_dir), **{name: asked[name] for name in names})
+    given = {name: asked[name] for name in ("out", "api", "nearest", "vocabulary")}
+    wanted = PredictOptions(
+        model, find_images(images, data_dir), extractor=requested.extractor_overrides(asked), **given
+    )
     _print(predict(wanted, requested.extraction_options(asked)), asked["as_json"], terminal.print_prediction)
-
-
-def _is_model(argument: str) -> bool:
-    return Path(argument).suffix == ".keras" or (Path(argument) / "run.json").exists()
 
 
 @cli.command()

@@ -7,24 +7,28 @@ from typing import Any
 import click
 
 from pipeline import requested
+from pipeline.core.errors import RequestError
 from pipeline.options import (
+    EXTRACTOR,
     data_option,
     extraction_options,
+    extractor_options,
     output_options,
 )
 
-MODEL = click.Path(path_type=Path)
+TABLES = ("parquet", "lance")
 
 
 @click.command()
-@click.argument("model", type=MODEL, metavar="RUN|MODEL")
+@click.argument("source", metavar="RUN|MODEL|IMAGES")
 @click.option(
     "--format",
-    type=click.Choice(["savedmodel", "keras"]),
+    type=click.Choice(["savedmodel", "keras", *TABLES]),
     required=True,
-    help="savedmodel: a folder for TensorFlow and TensorFlow Serving; keras: a file for plain Keras.",
+    help="savedmodel: a folder for TensorFlow and TensorFlow Serving; keras: a file for plain Keras; parquet: a table "
+    "of the run's images, vectors and predictions; lance: a table of IMAGES and their vectors, for LanceDB.",
 )
-@click.option("--out", type=MODEL, required=True, metavar="PATH", help="Where to write it.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="PATH", help="Where to write it.")
 @click.option(
     "--api",
     type=click.Choice(["functional", "sequential", "ridge"]),
@@ -32,19 +36,57 @@ MODEL = click.Path(path_type=Path)
 )
 @click.option("--images", metavar="IMAGES", help="Images to check the exported model on.  [those of the run]")
 @data_option
+@extractor_options
 @extraction_options
 @output_options
-def export(model: Path, images: str | None, data_dir: Path | None, **asked: Any) -> None:
-    """Export a decoder as one model from pixels to embeddings: preprocessing, VGG16 and decoder."""
+def export(source: str, images: str | None, data_dir: Path | None, **asked: Any) -> None:
+    """Export a decoder as one model from pixels to embeddings, or images and vectors as a table.
+
+    The model is preprocessing, VGG16 and the decoder of a run; --format lance takes IMAGES in place of a run.
+    """
     from pipeline import terminal
     from pipeline.commands.export import ExportOptions, export
     from pipeline.data.sources import find_images
 
     terminal.show_messages(asked["quiet"])
+    if asked["format"] != "lance":
+        _refuse(asked, ("weights", *EXTRACTOR), "the features are those that the decoder was trained on")
+    if asked["format"] in TABLES:
+        _export_table(source, images, data_dir, asked)
+        return
     found = find_images(images, data_dir) if images else None
-    wanted = ExportOptions(model, asked["format"], asked["out"], asked["api"], found)
+    wanted = ExportOptions(Path(source), asked["format"], asked["out"], asked["api"], found)
     result = export(wanted, requested.extraction_options(asked))
     if asked["as_json"]:
         print(json.dumps(result.to_json(), indent=2))
     else:
         terminal.print_export(result)
+
+
+def _export_table(source: str, images: str | None, data_dir: Path | None, asked: dict[str, Any]) -> None:
+    from pipeline import terminal
+    from pipeline.commands.export_tables import export_images, export_run
+    from pipeline.data.sources import find_images
+
+    options = requested.extraction_options(asked)
+    if asked["format"] == "parquet":
+        _refuse({**asked, "images": images, "data_dir": data_dir}, ("images", "data_dir"), "the images are the run's")
+        result = export_run(Path(source), asked["out"], asked["api"], options)
+    else:
+        if requested.is_model(source):
+            raise RequestError(
+                f"{source} is a run; format='lance' takes IMAGES. The table of a run is format='parquet'."
+            )
+        _refuse({**asked, "images": images}, ("api", "images"), "it takes IMAGES in place of a run")
+        result = export_images(find_images(source, data_dir), requested.extractor(asked), asked["out"], options)
+    if asked["as_json"]:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        terminal.print_table(result)
+
+
+def _refuse(asked: dict[str, Any], names: tuple[str, ...], why: str) -> None:
+    """Refuse options that a format has no use for."""
+    given = [f"--{name}".replace("_", "-") for name in names if asked[name] is not None]
+    if given:
+        raise RequestError(f"format={asked['format']!r} does not take {', '.join(given)}: {why}.")

@@ -10,7 +10,6 @@ from pipeline import requested
 from pipeline.options import (
     COUNT,
     EXISTING_FILE,
-    EXTRACTOR,
     FILE,
     data_option,
     extraction_options,
@@ -34,6 +33,11 @@ from pipeline.options import (
 @click.option(
     "--vocabulary", type=EXISTING_FILE, help="Word vectors that have the word.  [the labels of the run's targets]"
 )
+@click.option(
+    "--index",
+    is_flag=True,
+    help="Above a million images, search features by an index, which is built once and may miss some.",
+)
 @click.option("--html", type=FILE, metavar="FILE.html", help="Also write a page of thumbnails.")
 @data_option
 @extractor_options
@@ -46,8 +50,8 @@ def search(images: str, data_dir: Path | None, **asked: Any) -> None:
     from pipeline.data.sources import find_images
 
     terminal.show_messages(asked["quiet"])
-    names = ("query", "k", "space", "model", "vocabulary", "html", "weights", *EXTRACTOR)
-    wanted = SearchOptions(find_images(images, data_dir), **{name: asked[name] for name in names})
+    given = {name: asked[name] for name in ("query", "k", "space", "model", "vocabulary", "html", "index")}
+    wanted = SearchOptions(find_images(images, data_dir), extractor=requested.extractor_overrides(asked), **given)
     result = search(wanted, requested.extraction_options(asked))
     if asked["as_json"]:
         print(json.dumps(result.to_json(), indent=2))

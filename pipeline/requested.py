@@ -10,16 +10,19 @@ from pipeline.options import EXTRACTION, EXTRACTOR
 if TYPE_CHECKING:
     from pipeline.decoders.fitting import Config
     from pipeline.features.extraction import ExtractionOptions
-    from pipeline.features.extractor import Extractor
+    from pipeline.features.extractor import Extractor, ExtractorOverrides
+
+
+def extractor_overrides(asked: dict[str, Any]) -> "ExtractorOverrides":
+    """What is asked for of an extractor."""
+    from pipeline.features.extractor import ExtractorOverrides
+
+    return ExtractorOverrides(asked["weights"], **{name: asked[name] for name in EXTRACTOR})
 
 
 def extractor(asked: dict[str, Any]) -> "Extractor":
     """What turns images into features."""
-    from pipeline.features.extractor import Extractor
-    from pipeline.features.weights import weights_from
-
-    weights = weights_from(asked["weights"] or "imagenet")
-    return Extractor(weights, **{name: asked[name] for name in EXTRACTOR if asked[name] is not None})
+    return extractor_overrides(asked).extractor()
 
 
 def extraction_options(asked: dict[str, Any]) -> "ExtractionOptions":
@@ -28,6 +31,11 @@ def extraction_options(asked: dict[str, Any]) -> "ExtractionOptions":
 
     given = {name: asked[name] for name in EXTRACTION if asked.get(name) is not None}
     return ExtractionOptions(progress=not asked["quiet"], **given)
+
+
+def is_model(argument: str) -> bool:
+    """Whether an argument names a run or a model, not images."""
+    return Path(argument).suffix == ".keras" or (Path(argument) / "run.json").exists()
 
 
 def use_sample(asked: dict[str, Any]) -> bool:

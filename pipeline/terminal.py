@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.commands.cache_merge import MergeResult
     from pipeline.commands.compare import CompareResult
     from pipeline.commands.export import ExportResult
+    from pipeline.commands.export_tables import TableResult
     from pipeline.commands.extract import ExtractResult
     from pipeline.commands.predict import PredictResult
     from pipeline.commands.search import SearchResult
@@ -145,6 +146,8 @@ def print_search(result: "SearchResult") -> None:
         f"{result.images} image{'s' * (result.images != 1)}: {result.computed} computed, {result.cached} cached, "
         f"{len(result.failed)} failed"
     )
+    if result.index:
+        print(f"by an {result.index} index, with a recall of {result.recall:.3f} against the exact search when built")
     if result.html:
         print(printable(f"page: {result.html}"))
 
@@ -161,6 +164,14 @@ def print_export(result: "ExportResult") -> None:
             f"average and {near.most_levels} at most; the lowest cosine to a stored prediction is {near.cosine:.6f}."
         )
     print(printable(f"model: {result.model}\n{result.format}: {result.out}"))
+
+
+def print_table(result: "TableResult") -> None:
+    """Print the result of `export` to a table: its rows, and where it is."""
+    columns = ", ".join(f"{name} ({dim:,} numbers)" for name, dim in result.columns.items())
+    print(f"{counted(result.rows, 'row')}, with {printable(columns)}")
+    print(f"{result.computed} computed, {result.cached} cached, {len(result.failed)} failed")
+    print(printable(f"from: {result.source}\n{result.format}: {result.out}"))
 
 
 def print_training(result: "TrainResult") -> None:

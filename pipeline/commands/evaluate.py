@@ -3,13 +3,12 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.commands.examples import Examples, load_examples, read_target_table
 from pipeline.commands.saved_decoders import (
-    EXTRACTOR_OPTIONS,
     decoders_of,
     extractor_of,
     images_and_targets,
@@ -32,7 +31,7 @@ from pipeline.decoders.training import TrainingData, predict
 from pipeline.evaluation.report import SUFFIXES
 from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extraction import ExtractionOptions
-from pipeline.features.extractor import Extractor
+from pipeline.features.extractor import Extractor, ExtractorOverrides
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +46,7 @@ class EvaluateOptions:
         models: Folders of runs, and `.keras` files.
         images: The images; None for those that the first model's run held out.
         targets: A file of their target embeddings; None for those of the images' own list, or of the run.
-        weights: See `pipeline.features.weights.weights_from`; None for the model's own. So for the next five.
-        layer: See `Extractor`.
-        precision: See `Extractor`.
-        pool: See `Extractor`.
-        project: See `Extractor`.
-        resize: See `Extractor`.
+        extractor: What is asked for in place of the model's own extractor.
         on_missing: "error" or "skip" images without a target.
         vocabulary: A file of word vectors to look predictions up among, beside the targets.
         shuffled: Whether to train a decoder on shuffled targets, as one more baseline.
@@ -64,12 +58,7 @@ class EvaluateOptions:
     models: Sequence[str]
     images: ImageSet | None = None
     targets: str | None = None
-    weights: str | None = None
-    layer: str | None = None
-    precision: str | None = None
-    pool: str | None = None
-    project: str | None = None
-    resize: str | None = None
+    extractor: ExtractorOverrides = field(default_factory=ExtractorOverrides)
     on_missing: str = "error"
     vocabulary: Path | None = None
     shuffled: bool = False
@@ -97,7 +86,7 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
     files = _decoder_files(wanted.models)
     cards = {name: read_card(file) for name, file in files.items()}
     first, first_card = next(iter(files.values())), next(iter(cards.values()))
-    extractor = extractor_of(first_card, wanted.weights, **{name: getattr(wanted, name) for name in EXTRACTOR_OPTIONS})
+    extractor = extractor_of(first_card, wanted.extractor)
     for name, card in cards.items():
         card.check_features(files[name], extractor.description)
     images, table, on_missing = _images_and_targets(wanted, first.parent)

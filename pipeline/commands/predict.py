@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands.saved_decoders import (
-    EXTRACTOR_OPTIONS,
     DecoderName,
     decoder_of,
     extractor_of,
@@ -22,6 +21,7 @@ from pipeline.data.images import ImageSet
 from pipeline.decoders.prediction import Predictions
 from pipeline.evaluation.retrieval import Candidates, find_nearest
 from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extractor import ExtractorOverrides
 from pipeline.features.survey import Failure
 
 SHOWN = 20  # images whose nearest names are part of the result; the file has those of all
@@ -38,12 +38,7 @@ class PredictOptions:
         api: Which of the run's decoders: that of an API style, or "ridge", its baseline; None for the first it has.
         nearest: How many of the nearest names to find for each image; None for none.
         vocabulary: A file of word vectors to find them in; None for the labels that the run was trained on.
-        weights: See `pipeline.features.weights.weights_from`; None for the decoder's own. So for the next five.
-        layer: See `Extractor`.
-        precision: See `Extractor`.
-        pool: See `Extractor`.
-        project: See `Extractor`.
-        resize: See `Extractor`.
+        extractor: What is asked for in place of the decoder's own extractor.
     """
 
     model: Path
@@ -52,12 +47,7 @@ class PredictOptions:
     api: DecoderName | None = None
     nearest: int | None = None
     vocabulary: Path | None = None
-    weights: str | None = None
-    layer: str | None = None
-    precision: str | None = None
-    pool: str | None = None
-    project: str | None = None
-    resize: str | None = None
+    extractor: ExtractorOverrides = field(default_factory=ExtractorOverrides)
 
     def __post_init__(self) -> None:
         check_output_file(self.out, SUFFIXES, "out")
@@ -127,7 +117,7 @@ def predict(wanted: PredictOptions, options: ExtractionOptions) -> PredictResult
     """
     file = decoder_of(wanted.model, wanted.api)
     card = read_card(file)
-    extractor = extractor_of(card, wanted.weights, **{name: getattr(wanted, name) for name in EXTRACTOR_OPTIONS})
+    extractor = extractor_of(card, wanted.extractor)
     card.check_features(file, extractor.description)
     model = load_decoder(file)
     candidates = _candidates(wanted, file, card.target_dim) if wanted.nearest else None

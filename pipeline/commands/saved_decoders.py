@@ -12,12 +12,10 @@ from pipeline.data.images import ImageSet
 from pipeline.data.sources import find_images
 from pipeline.data.targets import TargetTable
 from pipeline.decoders.spec import API_STYLES
-from pipeline.features.extractor import Extractor, described_extractor
+from pipeline.features.extractor import Extractor, ExtractorOverrides, described_extractor
 from pipeline.features.weights import weights_from
 
 DecoderName = Literal["functional", "sequential", "ridge"]
-
-EXTRACTOR_OPTIONS = ("layer", "precision", "pool", "project", "resize")
 
 
 def decoders_of(model: Path) -> list[Path]:
@@ -87,15 +85,11 @@ def images_and_targets(
     return images, read_target_table(images, targets or options.get("targets"), on_missing, repeats)
 
 
-def extractor_of(card: ModelCard, weights: str | None, **changes: str | None) -> Extractor:
+def extractor_of(card: ModelCard, asked: ExtractorOverrides | None = None) -> Extractor:
     """The extractor that a decoder was trained on, with what else is asked for.
-
-    Args:
-        card: The decoder's card.
-        weights: See `pipeline.features.weights.weights_from`; None for the decoder's own.
-        changes: EXTRACTOR_OPTIONS that may differ; None for the decoder's own.
 
     Raises:
         RequestError: The weights do not exist, or a name is unknown.
     """
-    return described_extractor(weights_from(weights or card.weights), card.extractor, **changes)
+    asked = asked or ExtractorOverrides()
+    return described_extractor(weights_from(asked.weights or card.weights), card.extractor, **asked.changes)

@@ -163,12 +163,7 @@ def _clusters(examples: Examples, kind: str) -> Sequence[str]:
         raise RequestError("cluster='group' needs a .csv or .parquet list with the column 'group' for all images.")
     if kind == "group":
         return [str(group) for group in images.groups or ()]
-    return _labels(examples) if kind == "label" else images.paths
-
-
-def _labels(examples: Examples) -> list[str]:
-    """The images' labels; one without a label goes by its key in the target table."""
-    return [label or key for label, key in zip(examples.features.images.labels, examples.keys, strict=True)]
+    return labels_of(examples) if kind == "label" else images.paths
 
 
 def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: str) -> EvaluationSet:
@@ -177,7 +172,7 @@ def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: 
     rows = names_of(examples.table, examples.source)
     return EvaluationSet(
         paths=images.paths,
-        labels=_labels(examples),
+        labels=labels_of(examples),
         targets=targets,
         candidates=Candidates(itertools.chain(rows, words_of(vocabulary, targets.shape[1]) if vocabulary else ())),
         centre=training.mean if training else targets.mean(axis=0),
@@ -223,3 +218,8 @@ def names_of(table: TargetTable, images: ImageSet) -> list[tuple[str, np.ndarray
     """The target embeddings of a table, each under the label of its image where its key is a path."""
     labels = {path: label for path, label in zip(images.paths, images.labels, strict=True) if label}
     return [(labels.get(key, key), table.vectors[row]) for key, row in table.rows.items()]
+
+
+def labels_of(examples: Examples) -> list[str]:
+    """The images' labels; one without a label goes by its key in the target table."""
+    return [label or key for label, key in zip(examples.features.images.labels, examples.keys, strict=True)]

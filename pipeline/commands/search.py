@@ -1,14 +1,15 @@
 """`search`: a query and images -> the images that are nearest to it by cosine of features or embeddings."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.commands.indexed_search import INDEXED_ABOVE, IndexedSearch
 from pipeline.commands.saved_decoders import (
-    EXTRACTOR_OPTIONS,
     decoders_of,
     extractor_of,
     images_and_targets,
@@ -19,6 +20,7 @@ from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import ImageError, RequestError, cause
 from pipeline.core.model_files import load_decoder, read_card
 from pipeline.core.vectors import Vectors
+from pipeline.core.wording import counted
 from pipeline.data import decoding
 from pipeline.data.images import ImageSet
 from pipeline.data.sources import SUFFIXES as IMAGE_SUFFIXES
@@ -30,9 +32,11 @@ from pipeline.evaluation.report import PREVIEW, SUFFIXES
 from pipeline.evaluation.retrieval import find_rows
 from pipeline.evaluation.search_page import FoundImage, SearchPage, write_search_page
 from pipeline.features.extraction import ExtractionOptions, Features, extract_features
-from pipeline.features.extractor import Extractor
+from pipeline.features.extractor import Extractor, ExtractorOverrides
 from pipeline.features.survey import Failure
-from pipeline.features.weights import weights_from
+from pipeline.features.vector_index import KIND
+
+log = logging.getLogger(__name__)
 
 Space = Literal["features", "embeddings"]
 
@@ -49,12 +53,9 @@ class SearchOptions:
         model: The folder of a run, or a `.keras` file; None for features alone.
         vocabulary: A file of word vectors that has the word; None for the labels that the run was trained on.
         html: Where to write a page of thumbnails; None for none.
-        weights: See `pipeline.features.weights.weights_from`; None for the model's own. So for the next five.
-        layer: See `Extractor`.
-        precision: See `Extractor`.
-        pool: See `Extractor`.
-        project: See `Extractor`.
-        resize: See `Extractor`.
+        index: Whether to search features by the index of their store, where there are many images.
+        index_above: How many images are not many.
+        extractor: What is asked for in place of the model's own extractor.
     """
 
     images: ImageSet
@@ -64,12 +65,9 @@ class SearchOptions:
     model: Path | None = None
     vocabulary: Path | None = None
     html: Path | None = None
-    weights: str | None = None
-    layer: str | None = None
-    precision: str | None = None
-    pool: str | None = None
-    project: str | None = None
-    resize: str | None = None
+    index: bool = False
+    index_above: int = INDEXED_ABOVE
+    extractor: ExtractorOverrides = field(default_factory=ExtractorOverrides)
 
     def __post_init__(self) -> None:
         if self.html:
@@ -78,6 +76,11 @@ class SearchOptions:
             raise RequestError(f"k must be at least 1, not {self.k}.")
         if self.space == "embeddings" and self.model is None:
             raise RequestError("Embeddings are those of a model; name it with model=RUN.")
+        if self.index and self.in_space == "embeddings":
+            raise RequestError(
+                "index=True is for features; embeddings are predicted while they are searched. Leave it out, or search "
+                "with space='features'."
+            )
         if self.is_word and self.in_space == "features":
             raise RequestError(
                 f"The query {self.query!r} is no file, and a word is looked up among embeddings: name a model with "
@@ -119,6 +122,8 @@ class SearchResult:
         extractor: The extractor's fingerprint and description.
         found: The nearest images, the nearest first.
         html: The page, or None.
+        index: The kind of index that was searched; None where the search was exact.
+        recall: The share of the true neighbours of images that the index found when it was built; None without one.
     """
 
     query: str
@@ -131,6 +136,8 @@ class SearchResult:
     extractor: Mapping[str, str]
     found: Sequence[FoundImage]
     html: str | None = None
+    index: str | None = None
+    recall: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The `search` document of the contract."""
@@ -138,7 +145,7 @@ class SearchResult:
 
 
 def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
-    """Find the images that are nearest to a query by cosine; exact, in blocks from the feature store.
+    """Find the images that are nearest to a query by cosine; in blocks from the feature store, or by its index.
 
     Args:
         wanted: Query, images and space.
@@ -152,11 +159,17 @@ def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
         PipelineError: No image could be read, the feature stage failed, or the page cannot be written.
     """
     space = _Space.of(wanted)
+    if wanted.index and len(space.extractor.layers) > 1:
+        raise RequestError("index=True is for the features of one layer; name one with layer=NAME, or leave it out.")
     query = None if wanted.is_image else _query_vector(wanted, space)
     if query is None:
         query = space.vectors(_query_feature(wanted.query, space.extractor, options))[:][0]
     features = extract_features(wanted.images, space.extractor, options)
-    rows, cosines = find_rows(query, space.vectors(features), wanted.k)
+    indexed = _indexed(wanted, features)
+    if indexed:
+        rows, cosines = indexed.find(query, wanted.k)
+    else:
+        [rows], [cosines] = find_rows(query[None], space.vectors(features), wanted.k)
     found = [FoundImage(features.paths[row], float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
     if wanted.html:
         refs = [features.images.refs[row] for row in rows]
@@ -173,7 +186,23 @@ def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
         extractor={"fingerprint": space.extractor.fingerprint, **space.extractor.description},
         found=found,
         html=str(wanted.html) if wanted.html else None,
+        index=KIND if indexed else None,
+        recall=indexed.recall if indexed else None,
     )
+
+
+def _indexed(wanted: SearchOptions, features: Features) -> IndexedSearch | None:
+    """The search by the index, where one is asked for and the images are many."""
+    if not wanted.index:
+        return None
+    if len(features.paths) <= wanted.index_above:
+        log.info(
+            "%s: the search is exact; an index serves above %s.",
+            counted(len(features.paths), "image"),
+            f"{wanted.index_above:,}",
+        )
+        return None
+    return IndexedSearch(features)
 
 
 @dataclass(frozen=True)
@@ -188,14 +217,12 @@ class _Space:
 
     @classmethod
     def of(cls, wanted: SearchOptions) -> "_Space":
-        asked = {name: getattr(wanted, name) for name in EXTRACTOR_OPTIONS}
         if wanted.model is None:
-            given = {name: value for name, value in asked.items() if value is not None}
-            extractor = Extractor(weights_from(wanted.weights or "imagenet"), **given)
+            extractor = wanted.extractor.extractor()
             return cls(extractor, extractor.dim)
         file = decoders_of(wanted.model)[0]
         card = read_card(file)
-        extractor = extractor_of(card, wanted.weights, **asked)
+        extractor = extractor_of(card, wanted.extractor)
         card.check_features(file, extractor.description)
         if wanted.in_space == "features":
             return cls(extractor, extractor.dim, file, None, card.scales)

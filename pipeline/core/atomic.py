@@ -87,3 +87,19 @@ def check_output_file(file: Path, suffixes: Sequence[str], parameter: str) -> No
         raise RequestError(f"{parameter} {file}: this is a folder; name a file.")
     if not os.access(file.parent, os.W_OK):
         raise RequestError(f"{parameter} {file}: the folder {file.parent} is not writable; choose another.")
+
+
+def check_new_folder(folder: Path, suffix: str, parameter: str) -> None:
+    """Refuse a folder that cannot be created, before any work is spent on its content.
+
+    Args:
+        folder: The folder.
+        suffix: How its name must end, such as ".lance".
+        parameter: What the caller calls it, for the message.
+
+    Raises:
+        RequestError: The suffix is another, the folder exists, or the one that it lies in is missing or read-only.
+    """
+    if folder.exists():
+        raise RequestError(f"{parameter} {folder} exists; choose a new name.")
+    check_output_file(folder, (suffix,), parameter)

@@ -4,13 +4,13 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import RequestError
-from pipeline.core.vectors import LARGEST_BLOCK, READ_AT_ONCE, Vectors, in_blocks
+from pipeline.core.vectors import Vectors, in_blocks, rows_at_once
 
 SUFFIXES = (".npz", ".npy", ".parquet")
 
@@ -92,6 +92,13 @@ def check_layers_fit(file: Path, count: int) -> None:
         )
 
 
+def as_lists(block: np.ndarray) -> Any:
+    """Vectors, shape (n, F), as an Arrow array of lists of a fixed size."""
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), block.shape[1])
+
+
 def _write_npz(
     file: Path, paths: Sequence[str], arrays: Mapping[str, Vectors], nearest: NearestNames | None = None
 ) -> None:
@@ -134,12 +141,11 @@ def _write_parquet(
     if nearest:
         fields += [("nearest", pa.list_(pa.string())), ("cosines", pa.list_(pa.float32()))]
     schema = pa.schema(fields)
-    at_once = max(1, min(READ_AT_ONCE, LARGEST_BLOCK // (4 * sum(each.shape[1] for each in columns.values()))))
+    at_once = rows_at_once(sum(each.shape[1] for each in columns.values()))
     with ParquetWriter(file, schema) as writer:
         for start in range(0, len(paths), at_once):
             rows = slice(start, start + at_once)
-            blocks = [vectors[rows] for vectors in columns.values()]
-            arrays = [pa.FixedSizeListArray.from_arrays(pa.array(each.reshape(-1)), each.shape[1]) for each in blocks]
+            arrays = [as_lists(vectors[rows]) for vectors in columns.values()]
             if nearest:
                 cosines = pa.array(nearest.cosines[rows].tolist(), pa.list_(pa.float32()))
                 arrays += [pa.array(nearest.of(rows)), cosines]

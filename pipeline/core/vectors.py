@@ -28,9 +28,14 @@ class Vectors(Protocol):
     def __getitem__(self, rows: slice | np.ndarray, /) -> np.ndarray: ...
 
 
+def rows_at_once(dim: int) -> int:
+    """How many rows of `dim` float32 numbers to read at a time: READ_AT_ONCE, or fewer that fit LARGEST_BLOCK."""
+    return max(1, min(READ_AT_ONCE, LARGEST_BLOCK // (4 * dim or 1)))
+
+
 def in_blocks(x: Vectors, rows: int | None = None) -> Iterator[np.ndarray]:
-    """The rows in order, at most `rows` at a time; unless given, READ_AT_ONCE, or fewer that fit LARGEST_BLOCK."""
-    rows = rows or max(1, min(READ_AT_ONCE, LARGEST_BLOCK // (4 * x.shape[1] or 1)))
+    """The rows in order, at most `rows` at a time; unless given, `rows_at_once`."""
+    rows = rows or rows_at_once(x.shape[1])
     return (x[start : start + rows] for start in range(0, len(x), rows))
 
 

@@ -3,11 +3,15 @@
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.core.vectors import unit
 from pipeline.evaluation.metrics import EvaluationSet, ScoredPredictions
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
 
 HEIGHT = 420  # of the map; this and all other lengths are in pixels
 WIDTHS = (240, 440, 600, 760, 920)  # of the map, from a phone's to a desktop's
@@ -80,7 +84,7 @@ class EmbeddingMap:
 
 
 def embedding_map(scored: ScoredPredictions, evaluated: EvaluationSet, rows: np.ndarray) -> EmbeddingMap | None:
-    """Place some predictions and their targets by their first two principal components (scikit-learn's PCA).
+    """Place some predictions and their targets by their first two principal components.
 
     Args:
         scored: The predictions.
@@ -90,13 +94,12 @@ def embedding_map(scored: ScoredPredictions, evaluated: EvaluationSet, rows: np.
     Returns:
         The map; None where there are fewer than two dimensions or three points.
     """
-    from sklearn.decomposition import PCA
-
     targets, first = np.unique(evaluated.targets[rows], axis=0, return_index=True)
-    points = unit(np.concatenate([scored.predictions[rows], targets]))
-    if min(points.shape[1], len(points) - 1) < 2:
+    predictions = scored.predictions[rows]
+    plane = fit_plane(predictions, targets)
+    if plane is None:
         return None
-    places: np.ndarray = PCA(2, svd_solver="full").fit_transform(points).round(4)
+    places = place(plane, np.concatenate([predictions, targets]))
     dots = [_dot(row, place, scored, evaluated) for row, place in zip(rows.tolist(), places.tolist(), strict=False)]
     if len(targets) > MOST_LANDMARKS:
         return EmbeddingMap(dots, [], OFFSET)
@@ -105,6 +108,27 @@ def embedding_map(scored: ScoredPredictions, evaluated: EvaluationSet, rows: np.
     margin = max(2 * OFFSET, *map(label_width, labels)) / 2
     spans = np.ptp(places, axis=0)
     return EmbeddingMap(dots, place_labels(landmarks, spans, margin), margin)
+
+
+def fit_plane(predictions: np.ndarray, targets: np.ndarray) -> "PCA | None":
+    """Fit the plane of a map: the first two principal components of directions (scikit-learn's PCA).
+
+    Args:
+        predictions: Shape (N, D).
+        targets: The different targets, shape (M, D).
+
+    Returns:
+        The plane, for `place`; None where there are fewer than two dimensions or three points.
+    """
+    from sklearn.decomposition import PCA
+
+    points = unit(np.concatenate([predictions, targets]))
+    return PCA(2, svd_solver="full").fit(points) if min(points.shape[1], len(points) - 1) >= 2 else None
+
+
+def place(plane: "PCA", embeddings: np.ndarray) -> np.ndarray:
+    """The places of embeddings, shape (n, D), on a map; shape (n, 2)."""
+    return plane.transform(unit(embeddings)).round(4)
 
 
 def _dot(row: int, place: Sequence[float], scored: ScoredPredictions, evaluated: EvaluationSet) -> Dot:

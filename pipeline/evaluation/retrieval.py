@@ -166,25 +166,26 @@ def find_nearest(vectors: Vectors, candidates: Candidates, count: int) -> Neares
     return NearestNames(candidates.names, numbers, cosines)
 
 
-def find_rows(query: np.ndarray, vectors: Vectors, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find those of many vectors that are nearest to one by cosine; exact, in blocks.
+def find_rows(queries: np.ndarray, vectors: Vectors, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find those of many vectors that are nearest to each of a few by cosine; exact, in blocks.
 
     Args:
-        query: Shape (D,).
+        queries: Shape (Q, D).
         vectors: Shape (N, D); read a block at a time.
         count: How many to find.
 
     Returns:
-        The row numbers of the min(count, N) nearest, the nearest first (of equally near ones, the first rows), int64,
-        and their cosines, float64.
+        The row numbers of the min(count, N) nearest to each, the nearest first (of equally near ones, the first rows),
+        int64, and their cosines, float64.
     """
-    direction = unit(query)
-    rows, best, first = np.zeros(0, np.int64), np.zeros(0), 0
+    directions = unit(queries)
+    rows, best, first = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0)), 0
     for block in in_blocks(vectors):
-        rows = np.concatenate([rows, np.arange(first, first := first + len(block))])
-        best = np.concatenate([best, (unit(block) @ direction).clip(-1, 1)])
-        order = np.argsort(-best, kind="stable")[:count]
-        rows, best = rows[order], best[order]
+        numbers = np.arange(first, first := first + len(block))
+        rows = np.concatenate([rows, np.broadcast_to(numbers, (len(queries), len(block)))], axis=1)
+        best = np.concatenate([best, (directions @ unit(block).T).clip(-1, 1)], axis=1)
+        order = np.argsort(-best, axis=1, kind="stable")[:, :count]
+        rows, best = np.take_along_axis(rows, order, axis=1), np.take_along_axis(best, order, axis=1)
     return rows, best
 
 

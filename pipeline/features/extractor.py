@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.core.errors import RequestError
@@ -22,7 +22,7 @@ from pipeline.features.vgg16 import (
     deepest,
     weighted_layers,
 )
-from pipeline.features.weights import Weights
+from pipeline.features.weights import Weights, weights_from
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,42 @@ class Extractor:
         return hashlib.blake2b(json.dumps(self.description).encode(), digest_size=8).hexdigest()
 
 
-def described_extractor(weights: Weights, description: Mapping[str, str], **changes: Any) -> Extractor:
-    """The extractor that a description is of, with other weights, or what else is given and not None.
+@dataclass(frozen=True)
+class ExtractorOverrides:
+    """What is asked for of an extractor; None where it is to be as it is: a decoder's own, or the default.
+
+    Attributes:
+        weights: See `pipeline.features.weights.weights_from`.
+        layer: See `Extractor`.
+        precision: See `Extractor`.
+        pool: See `Extractor`.
+        project: See `Extractor`.
+        resize: See `Extractor`.
+    """
+
+    weights: str | None = None
+    layer: str | None = None
+    precision: str | None = None
+    pool: str | None = None
+    project: str | None = None
+    resize: str | None = None
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """What is given, by the parameters of `Extractor`; the weights are left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None and name != "weights"}
+
+    def extractor(self) -> Extractor:
+        """The default extractor, on ImageNet weights, with what is given.
+
+        Raises:
+            RequestError: See `Extractor`.
+        """
+        return Extractor(weights_from(self.weights or "imagenet"), **self.changes)
+
+
+def described_extractor(weights: Weights, description: Mapping[str, str], **changes: str) -> Extractor:
+    """The extractor that a description is of, with other weights, or what else is given.
 
     Raises:
         RequestError: See `Extractor`.
@@ -161,7 +195,7 @@ def described_extractor(weights: Weights, description: Mapping[str, str], **chan
         "project": description.get("project"),
         "resize": next((name for name, image in RESIZES.items() if image == rule), rule),
     }
-    return Extractor(weights, **described | {name: value for name, value in changes.items() if value is not None})
+    return Extractor(weights, **described | changes)
 
 
 def read_weights(extractors: Sequence[Extractor]) -> Arrays:

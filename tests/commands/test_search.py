@@ -9,10 +9,20 @@ from helpers import SMALL, make_images
 
 from pipeline.core.vectors import cosines
 
+WORDS = {"cat": np.array([1.0, 2.0, -1.0]), "dog": np.array([-0.5, 1.0, 0.25]), "unlike": np.array([0.0, 0.5, 1.0])}
+
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     return make_images(tmp_path / "new", range(4))
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """A file of word vectors of the dimension of the small run."""
+    file = tmp_path / "words.txt"
+    file.write_text("".join(f"{word} {' '.join(map(str, vector))}\n" for word, vector in WORDS.items()))
+    return file
 
 
 def test_an_image_finds_itself_first_and_all_others_in_order(run, images: Path, tmp_path: Path) -> None:
@@ -41,7 +51,58 @@ def test_a_word_is_looked_up_among_embeddings_and_shown_on_a_page(
     assert html.count('src="data:image/jpeg') == 4
     assert "<img src=x>" not in html
     assert "default-src 'none'" in html
-    assert "Near spellings: red" in run(*query, "--query", "redd", code=2).err
+
+
+def test_a_misspelled_word_is_answered_by_near_ones(run, images: Path, small_run: SmallRun, words: Path) -> None:
+    query = ("search", images, "--model", small_run.folder, "--quiet", "--query")
+    assert "is not among the labels of the run. Near spellings: red." in run(*query, "redd", code=2).err
+    vocabulary = run(*query, "cta", "--vocabulary", words, code=2)
+    assert f"is not among the vocabulary {words}. Near spellings: cat." in vocabulary.err
+    assert "Near spellings" not in run(*query, "xyzzy", "--vocabulary", words, code=2).err
+
+
+def test_a_word_of_a_vocabulary(run, images: Path, small_run: SmallRun, words: Path, tmp_path: Path) -> None:
+    query = ("search", images, "--model", small_run.folder, "--quiet", "--json", "--query")
+    by_word = run(*query, "dog", "--vocabulary", words).json["found"]
+    np.save(tmp_path / "dog.npy", WORDS["dog"])
+    assert by_word == run(*query, tmp_path / "dog.npy").json["found"]
+    run("predict", small_run.folder, images, "--out", tmp_path / "out.npz", "--quiet")
+    predicted = np.load(tmp_path / "out.npz")
+    near = cosines(predicted["predictions"], np.tile(WORDS["dog"], (4, 1)))
+    assert [each["path"] for each in by_word] == predicted["paths"][np.argsort(-near)].tolist()
+    assert np.allclose([each["cosine"] for each in by_word], np.sort(near)[::-1], atol=1e-6)
+    words.write_text("dog 1 2\n")
+    assert "has dimension 2; the embeddings have 3" in run(*query, "dog", "--vocabulary", words, code=2).err
+    assert "the query is a file" in run(*query, tmp_path / "dog.npy", "--vocabulary", words, code=2).err
+
+
+def test_several_layers_are_searched_side_by_side(run, images: Path, tmp_path: Path) -> None:
+    layers = ("--weights", "random:0", "--layer", "block5_pool,block3_pool", "--engine", "keras", "--quiet")
+    run("extract", images, *layers, "--out", tmp_path / "layers.npz")
+    written = np.load(tmp_path / "layers.npz")
+    features = np.concatenate([written["block5_pool"], written["block3_pool"]], axis=1)
+    near = cosines(features, np.tile(features[1], (4, 1)))
+    found = run("search", images, "--query", images / "0001.png", *layers, "--json").json["found"]
+    assert [each["path"] for each in found] == written["paths"][np.argsort(-near)].tolist()
+    assert np.allclose([each["cosine"] for each in found], np.sort(near)[::-1])
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1000), ("dark", 375)])
+def test_the_page_is_readable_everywhere(run, images: Path, tmp_path: Path, open_page, scheme: str, width: int) -> None:
+    page = tmp_path / "page.html"
+    hostile = "<img src=x onerror=alert(1)>" + "x" * 100 + ".png"
+    (images / "0000.png").rename(images / hostile)
+    run("search", images, "--query", images / hostile, *SMALL, "--html", page)
+    opened = open_page(page, scheme, width)
+    assert opened.page.title() == f"Search: {images / hostile}"
+    assert opened.page.locator("main li").count() == 4
+    assert opened.page.locator("main li .path").first.inner_text() == hostile
+    assert opened.page.locator("main li strong").first.inner_text() == "1.000"
+    assert opened.page.locator("img[src=x]").count() == 0
+    assert opened.page.evaluate("[...document.images].every(image => image.naturalWidth === 60)")
+    assert opened.overflow() <= 0
+    assert opened.accessibility_violations() == []
+    assert (opened.messages, len(opened.requests)) == ([], 1)
 
 
 def test_wrong_requests_are_named(run, images: Path, tmp_path: Path) -> None:

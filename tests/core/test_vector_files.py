@@ -19,7 +19,7 @@ NEAREST = NearestNames(
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_files, "LARGEST_BLOCK", 100)  # bytes: two rows of the vectors below
+    monkeypatch.setattr("pipeline.core.vectors.LARGEST_BLOCK", 100)  # bytes: two rows of the vectors below
     monkeypatch.setattr(vector_files, "NAMES_AT_ONCE", 2)
 
 

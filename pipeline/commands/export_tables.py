@@ -1,0 +1,136 @@
+"""`export` to tables: a run's images with all that is known of them, or images with their vectors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.commands.examples import load_examples
+from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractor_of, images_and_targets, run_beside
+from pipeline.commands.scoring import labels_of, names_of
+from pipeline.core.atomic import check_new_folder, check_output_file
+from pipeline.core.errors import RequestError
+from pipeline.core.model_files import load_decoder, read_card
+from pipeline.core.runs import SplitRecord
+from pipeline.data.images import ImageSet
+from pipeline.decoders.prediction import Predictions
+from pipeline.evaluation.retrieval import Candidates
+from pipeline.export.embedding_table import EmbeddingTable, write_table
+from pipeline.export.lance_table import write_lance
+from pipeline.features.extraction import ExtractionOptions, Features, extract_features
+from pipeline.features.extractor import Extractor
+from pipeline.features.survey import Failure
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """The result of an export to a table.
+
+    Attributes:
+        source: The decoder file, or where the images are from.
+        format: The format.
+        out: What was written.
+        rows: How many images it has.
+        computed: How many features were computed now.
+        cached: How many were in the store already.
+        failed: The images that were skipped, with the cause.
+        columns: The names of the columns of vectors -> their dimensions.
+    """
+
+    source: str
+    format: Literal["parquet", "lance"]
+    out: str
+    rows: int
+    computed: int
+    cached: int
+    failed: Sequence[Failure]
+    columns: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """The `export` document of the contract, of a table."""
+        return asdict(self)
+
+
+def export_run(model: Path, out: Path, api: DecoderName | None, options: ExtractionOptions) -> TableResult:
+    """Write the images of a run with their vectors, predictions and scores to a Parquet file.
+
+    Args:
+        model: The folder of a run, or a `.keras` file in one.
+        out: A `.parquet` file.
+        api: Which of the run's decoders; None for the first it has.
+        options: How to run the feature stage.
+
+    Returns:
+        What was written.
+
+    Raises:
+        RequestError: The decoder, its images or the file cannot be used.
+        PipelineError: The feature stage failed, or the file cannot be written.
+    """
+    check_output_file(out, (".parquet",), "out")
+    file = decoder_of(model, api)
+    card, run = read_card(file), run_beside(file)
+    if run is None or "images" not in run.options:
+        raise RequestError(f"There is no run beside {file} to take images from.")
+    extractor, decoder = extractor_of(card, None), load_decoder(file)
+    images, targets = images_and_targets(run.options)
+    examples = load_examples(images, targets, run.options.get("on_missing", "error"), extractor, options)
+    features = examples.features
+    table = EmbeddingTable(
+        images=features.images,
+        labels=labels_of(examples),
+        splits=_sides(features, run.split),
+        vectors=features.stored(),
+        predictions=Predictions(decoder, replace(features, scales=card.scales).stored()),
+        targets=examples.targets,
+        candidates=Candidates(names_of(targets, images)),
+    )
+    write_table(out, table)
+    columns = {"vector": features.dim, "prediction": card.target_dim}
+    return _result(str(file), "parquet", out, features, columns)
+
+
+def _sides(features: Features, split: SplitRecord) -> list[str | None]:
+    """The side of the split that each image is on; None for images that the run did not have, or that changed since."""
+    named = {"train": split.train, "selection": split.selection, "held-out": split.validation}
+    sides = {(path, digest): side for side, images in named.items() for path, digest in images.items()}
+    return [sides.get((path, key.hex())) for path, key in zip(features.paths, features.digests.tolist(), strict=True)]
+
+
+def export_images(images: ImageSet, extractor: Extractor, out: Path, options: ExtractionOptions) -> TableResult:
+    """Write images with their labels and vectors to a Lance table.
+
+    Args:
+        images: The images.
+        extractor: What turns them into vectors; each of several layers has a column under its name.
+        out: A new folder `NAME.lance`.
+        options: How to run the feature stage.
+
+    Returns:
+        What was written.
+
+    Raises:
+        RequestError: The folder cannot be used.
+        PipelineError: No image could be read, the feature stage failed, or the table cannot be written.
+    """
+    check_new_folder(out, ".lance", "out")
+    features = extract_features(images, extractor, options)
+    names = extractor.layers if len(extractor.layers) > 1 else ["vector"]
+    columns = dict(zip(names, features.by_layer(), strict=True))
+    write_lance(out, features.paths, features.images.labels, columns)
+    return _result(images.source, "lance", out, features, {name: each.shape[1] for name, each in columns.items()})
+
+
+def _result(
+    source: str, kind: Literal["parquet", "lance"], out: Path, features: Features, columns: Mapping[str, int]
+) -> TableResult:
+    return TableResult(
+        source=source,
+        format=kind,
+        out=str(out),
+        rows=len(features.paths),
+        computed=features.computed,
+        cached=features.cached,
+        failed=features.failed,
+        columns=columns,
+    )

@@ -1,0 +1,121 @@
+"""A table of a run's images with their vectors, predictions and places on a map, as tools for embeddings open it.
+
+Previews are structs of `bytes` and `path`, as Hugging Face's `datasets` writes images; embedding-atlas
+(https://apple.github.io/embedding-atlas) shows them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.core.atomic import atomic_write
+from pipeline.core.errors import PipelineError
+from pipeline.core.vector_files import as_lists
+from pipeline.core.vectors import Vectors, cosines, rows_at_once
+from pipeline.data import decoding
+from pipeline.data.images import ImageRef, ImageSet
+from pipeline.evaluation.embedding_map import fit_plane, place
+from pipeline.evaluation.report import PREVIEW
+from pipeline.evaluation.retrieval import Candidates, retrieve
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
+
+FITTED = 2000  # images, chosen at random, whose predictions and targets span the map
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """The content of a table, N images of them in path order.
+
+    Attributes:
+        images: The images.
+        labels: The label of each, or the key of its target where it has none.
+        splits: The side of the run's split that each is on; None where the run did not have the image.
+        vectors: Their features, shape (N, F).
+        predictions: Their predicted embeddings, shape (N, D).
+        targets: Their target embeddings, shape (N, D).
+        candidates: The vectors among which predictions are looked up; all targets are among them.
+    """
+
+    images: ImageSet
+    labels: Sequence[str]
+    splits: Sequence[str | None]
+    vectors: Vectors
+    predictions: Vectors
+    targets: np.ndarray
+    candidates: Candidates
+
+
+def write_table(file: Path, table: EmbeddingTable) -> None:
+    """Write a table as a Parquet file, a row group at a time.
+
+    Args:
+        file: The file, replaced where it exists.
+        table: Its content.
+
+    Raises:
+        PipelineError: A vector on disk is damaged, or the file cannot be written.
+    """
+    from pyarrow.parquet import ParquetWriter
+
+    with atomic_write(file) as unfinished, ParquetWriter(unfinished, _schema(table)) as writer:
+        for rows in _row_groups(table):
+            writer.write_table(rows)
+
+
+def _schema(table: EmbeddingTable) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("label", pa.string(), nullable=False),
+            pa.field("split", pa.string()),
+            pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]), nullable=False),
+            pa.field("vector", pa.list_(pa.float32(), table.vectors.shape[1]), nullable=False),
+            pa.field("prediction", pa.list_(pa.float32(), table.predictions.shape[1]), nullable=False),
+            pa.field("cosine", pa.float32(), nullable=False),
+            pa.field("rank", pa.float32(), nullable=False),
+            pa.field("x", pa.float32()),
+            pa.field("y", pa.float32()),
+        ]
+    )
+
+
+def _row_groups(table: EmbeddingTable) -> Iterator[pa.Table]:
+    at_once = rows_at_once(table.vectors.shape[1] + table.predictions.shape[1])
+    plane = _plane(table, at_once)
+    for start in range(0, len(table.images), at_once):
+        rows = slice(start, start + at_once)
+        predictions, targets = table.predictions[rows], table.targets[rows]
+        places = place(plane, predictions).T if plane else np.full((2, len(predictions)), None)
+        columns: Mapping[str, Any] = {
+            "path": table.images.paths[rows],
+            "label": table.labels[rows],
+            "split": table.splits[rows],
+            "image": list(map(_preview, table.images.refs[rows], table.images.paths[rows])),
+            "vector": as_lists(table.vectors[rows]),
+            "prediction": as_lists(predictions),
+            "cosine": cosines(predictions, targets),
+            "rank": retrieve(predictions, targets, table.candidates).ranks,
+            "x": places[0],
+            "y": places[1],
+        }
+        yield pa.table(columns, schema=_schema(table))
+
+
+def _plane(table: EmbeddingTable, at_once: int) -> "PCA | None":
+    chosen = np.sort(np.random.default_rng(0).permutation(len(table.images))[:FITTED])
+    predictions = [table.predictions[chosen[start : start + at_once]] for start in range(0, len(chosen), at_once)]
+    return fit_plane(np.concatenate(predictions), np.unique(table.targets[chosen], axis=0))
+
+
+def _preview(ref: ImageRef, path: str) -> dict[str, bytes | str | None]:
+    """A small JPEG; without content where the image can no longer be read."""
+    try:
+        return {"bytes": decoding.preview(ref.read()[0], PREVIEW), "path": path}
+    except PipelineError:
+        return {"bytes": None, "path": path}

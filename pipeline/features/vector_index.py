@@ -1,0 +1,175 @@
+"""Lance's IVF_PQ index of the vectors in a feature store, for searches that do not read them all.
+
+It is part of the store's Lance dataset, so rows that are removed are never found, and rows that came since it was built
+are searched without it. A note in the dataset's config says which index was built, with the CRC-32 of its files and its
+recall; an index that is not the one noted, or whose files changed, is built again.
+"""
+
+import json
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+from filelock import FileLock
+
+from pipeline.core.errors import PipelineError
+from pipeline.data.images import DIGEST
+from pipeline.features.store import MERGED_ROWS, FeatureStore
+from pipeline.features.store_repair import UNREADABLE, lance_cause
+
+log = logging.getLogger(__name__)
+
+KIND = "IVF_PQ"
+NAME = "vectors"  # of the index in the dataset
+NOTE = "vector_index"  # the key of the note in the dataset's config
+PARTITION = 4096  # vectors, about
+SUB_VECTOR = 16  # numbers of a vector that one byte stands for
+PROBED, LEAST_PROBED = 0.2, 20  # the share of the partitions that are searched, and how many at least
+REFINED = 10  # candidates by the index for each vector wanted; they are compared by the vectors themselves
+LARGEST_UNINDEXED = 0.1  # of the store: beyond, the index is built again
+READ_AT_ONCE = 2**24  # bytes
+
+
+@dataclass(frozen=True)
+class VectorIndex:
+    """The index of a feature store.
+
+    Attributes:
+        path: The store's Lance dataset.
+        dataset: The version of it that is searched.
+        partitions: How many there are.
+        recall: The share of the true neighbours that it found when it was built.
+    """
+
+    path: Path
+    dataset: lance.LanceDataset
+    partitions: int
+    recall: float = 0.0
+
+    def nearest(self, query: np.ndarray, count: int) -> np.ndarray:
+        """Find the stored vectors that are nearest to a query by cosine; some true neighbours may be missing.
+
+        Args:
+            query: Shape (F,).
+            count: How many to find.
+
+        Returns:
+            The digests of at most `count` images, the nearest first, DIGEST.
+
+        Raises:
+            PipelineError: The index cannot be read.
+        """
+        wanted = {
+            "column": "vector",
+            "q": query.astype(np.float32),
+            "k": count,
+            "metric": "cosine",
+            "nprobes": max(LEAST_PROBED, round(PROBED * self.partitions)),
+            "refine_factor": REFINED,
+        }
+        try:
+            found = self.dataset.to_table(columns=["digest", "_distance"], nearest=wanted)["digest"].to_pylist()
+        except UNREADABLE as error:
+            raise PipelineError(
+                f"The vector index of {self.path} cannot be read ({lance_cause(error)}); search without index=True."
+            ) from error
+        return np.frombuffer(b"".join(found), DIGEST)
+
+
+def open_index(store: FeatureStore) -> VectorIndex | None:
+    """Open the index of a store.
+
+    Returns:
+        None where there is none that can be used: none was built, much was stored since, or its files changed.
+    """
+    try:
+        dataset = lance.dataset(store.path)
+        note = json.loads(dataset.config().get(NOTE, "null"))
+        built = _built(dataset)
+        if not note or not built or note["index"] != built["index"]:
+            return None
+        if built["rows"] < (1 - LARGEST_UNINDEXED) * dataset.count_rows():
+            log.info("Much was stored since the vector index of %s was built.", store.path)
+            return None
+        if note["files"] != _checksums(store.path, note["index"]):
+            log.warning("The vector index of %s changed on disk; it is built again.", store.path)
+            return None
+        return VectorIndex(store.path, dataset, note["partitions"], note["recall"])
+    except (*UNREADABLE, KeyError, TypeError) as error:
+        log.warning("The vector index of %s cannot be opened (%s); it is built again.", store.path, lance_cause(error))
+        return None
+
+
+def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) -> VectorIndex:
+    """Build the index of a store in place of an earlier one; processes that store features wait meanwhile.
+
+    Args:
+        store: The store, of some 1,000 images at least.
+        measure: Measures the recall of the index.
+
+    Returns:
+        The index.
+
+    Raises:
+        PipelineError: It cannot be built.
+    """
+    try:
+        with FileLock(store.path.with_suffix(".lock")):
+            dataset = lance.dataset(store.path)
+            # Once the index is built, a merge of small data files would have to rewrite it.
+            dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS)
+            count, dim = dataset.count_rows(), dataset.schema.field("vector").type.list_size
+            log.info(
+                "Building a vector index of %s vectors. This takes minutes where there are millions.", f"{count:,}"
+            )
+            partitions = max(1, count // PARTITION)
+            dataset = dataset.create_index(
+                "vector",
+                KIND,
+                name=NAME,
+                metric="cosine",
+                replace=True,
+                num_partitions=partitions,
+                num_sub_vectors=_sub_vectors(dim),
+            )
+        index = VectorIndex(store.path, dataset, partitions)
+        recall = measure(index)
+        identity = _built(dataset)["index"]
+        note = {"index": identity, "partitions": partitions, "recall": recall}
+        note["files"] = _checksums(store.path, identity)
+        dataset.update_config({NOTE: json.dumps(note)})
+        return VectorIndex(store.path, dataset, partitions, recall)
+    except UNREADABLE as error:
+        raise PipelineError(
+            f"The vector index of {store.path} cannot be built ({lance_cause(error)}); search without index=True."
+        ) from error
+
+
+def _sub_vectors(dim: int) -> int:
+    """Into how many parts a vector is cut: the most that divide it and have SUB_VECTOR numbers or more."""
+    return max(parts for parts in range(1, max(1, dim // SUB_VECTOR) + 1) if dim % parts == 0)
+
+
+def _built(dataset: lance.LanceDataset) -> dict[str, Any]:
+    """The identity of the index in a dataset, and how many rows it has; empty where there is none."""
+    for each in dataset.describe_indices():
+        if each.name == NAME and len(each.segments) == 1:
+            return {"index": str(each.segments[0].uuid), "rows": each.num_rows_indexed}
+    return {}
+
+
+def _checksums(path: Path, index: str) -> Mapping[str, int]:
+    """The CRC-32 of each file of an index."""
+    found = {}
+    for file in sorted((path / "_indices" / index).iterdir()):
+        checksum = 0
+        with file.open("rb") as opened:
+            while block := opened.read(READ_AT_ONCE):
+                checksum = zlib.crc32(block, checksum)
+        found[file.name] = checksum
+    return found
