@@ -20,9 +20,10 @@ MODEL = click.Path(path_type=Path)
 @click.argument("model", type=MODEL, metavar="RUN|MODEL")
 @click.option(
     "--format",
-    type=click.Choice(["savedmodel", "keras"]),
+    type=click.Choice(["savedmodel", "keras", "onnx", "litert"]),
     required=True,
-    help="savedmodel: a folder for TensorFlow and TensorFlow Serving; keras: a file for plain Keras.",
+    help="savedmodel: a folder for TensorFlow and TensorFlow Serving; keras: a file for plain Keras; "
+    "onnx: an .onnx file for ONNX Runtime; litert: a .tflite file for LiteRT (TensorFlow Lite).",
 )
 @click.option("--out", type=MODEL, required=True, metavar="PATH", help="Where to write it.")
 @click.option(

@@ -30,7 +30,7 @@ def write_savedmodel(model: Any, card: Mapping[str, Any], folder: Path, takes_by
     """
     keras = import_keras()
     if keras.backend.backend() != "tensorflow":
-        raise RequestError("A SavedModel is written by Keras on TensorFlow; set KERAS_BACKEND=tensorflow.")
+        raise RequestError("This format is written by Keras on TensorFlow; set KERAS_BACKEND=tensorflow.")
     import tensorflow as tf
 
     with quietly():
