@@ -50,9 +50,9 @@ def _convert(folder: Path) -> bytes:
         try:
             return converter.convert()
         except Exception as error:  # of a type that TensorFlow keeps to itself
-            raise PipelineError(
-                f"The decoder cannot be exported to litert ({first_line(error)}); choose another format."
-            ) from error
+            failure = error
+    message = f"The decoder cannot be exported to litert ({first_line(failure)}); choose another format."
+    raise PipelineError(message) from failure
 
 
 class LiteRTFile:
