@@ -16,6 +16,7 @@ from pipeline.data.decoding import SIDE
 from pipeline.features.engines.onnx_graph import network_nodes, tensor_name
 from pipeline.features.extractor import Extractor, read_weights
 from pipeline.features.pooling import cell_weights
+from pipeline.features.projection import dense_matrix
 from pipeline.features.vgg16 import BGR_MEAN
 
 OPSET, IR_VERSION = 20, 9  # of ONNX: the first with Gelu
@@ -178,17 +179,17 @@ def write_onnx_file(
 
 
 def _add_features(graph: Graph, extractor: Extractor, card: ModelCard) -> str:
-    """Add the pooling of each layer, and put the layers side by side."""
+    """Add what becomes of each layer, and put the layers side by side."""
     scales = card.scales or [1.0] * len(extractor.parts)
     features = [
-        graph.add("Div", _add_pooling(graph, part), np.array([scale], np.float32))
+        graph.add("Div", _add_layer(graph, part), np.array([scale], np.float32))
         for part, scale in zip(extractor.parts, scales, strict=True)
     ]
     return graph.add("Concat", *features, axis=1)
 
 
-def _add_pooling(graph: Graph, part: Extractor) -> str:
-    """Add the pooling of one layer, to rows, columns, channels: Keras's order; see `pipeline.features.pooling`."""
+def _add_layer(graph: Graph, part: Extractor) -> str:
+    """Add the pooling of one layer, to rows, columns, channels (Keras's order), and its projection."""
     planes, pooling = tensor_name(part.layer), part.pooling
     if pooling and pooling.kind == "max":
         planes = graph.add("GlobalMaxPool", planes)
@@ -197,7 +198,10 @@ def _add_pooling(graph: Graph, part: Extractor) -> str:
     elif pooling and pooling.kind == "grid":
         weights = cell_weights(pooling.cells, part.side)
         planes = graph.add("MatMul", graph.add("MatMul", weights, planes), np.ascontiguousarray(weights.T))
-    return graph.add("Flatten", graph.add("Transpose", planes, perm=[0, 2, 3, 1]))
+    features = graph.add("Flatten", graph.add("Transpose", planes, perm=[0, 2, 3, 1]))
+    if part.projection:
+        features = graph.add("MatMul", features, dense_matrix(part.projection, part.pooled_dim))
+    return features
 
 
 class OnnxFile:

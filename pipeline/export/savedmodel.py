@@ -35,7 +35,6 @@ def write_savedmodel(model: Any, card: Mapping[str, Any], folder: Path, takes_by
 
     with quietly():
         archive = keras.export.ExportArchive()
-        archive.track(model)
         pixels = tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8, "pixels")
         archive.add_endpoint(FROM_PIXELS, lambda pixels: model(pixels, training=False), [pixels])
         if takes_bytes:

@@ -46,12 +46,13 @@ def photo_run(run, tmp_path_factory: pytest.TempPathFactory) -> PhotoRun:
 
 @pytest.fixture(scope="module")
 def layered_run(run, photo_run: PhotoRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A blend, and its ridge, of the features by two layers of few weights, for the same images."""
+    """A blend, and its ridge, of projected features by two layers of few weights, for the same images."""
     models = tmp_path_factory.mktemp("layered")
-    options = ("--weights", "random:0", "--layer", "block2_pool,block1_conv2:pre", "--pool", "grid:2", "--quiet")
+    options = ("--weights", "random:0", "--layer", "block2_pool,block1_conv2:pre", "--quiet")
+    pooling = ("--pool", "grid:2", "--project", 200)
     training = ("--engine", "keras", "--models", models, "--cache", photo_run.cache, "--api", "functional", "--json")
     targets = photo_run.images.parent / "targets.csv"
-    return Path(run("train", photo_run.images, "--targets", targets, *options, *training).json["run"])
+    return Path(run("train", photo_run.images, "--targets", targets, *options, *pooling, *training).json["run"])
 
 
 def ask_elsewhere(kind: str, file: Path, photo_run: PhotoRun) -> dict:
@@ -87,6 +88,8 @@ def test_a_savedmodel_answers_bytes_without_this_package(run, photo_run: PhotoRu
     assert cosines(np.array(json.loads(asked.out)), photo_run.predictions).min() > 0.999
     check_card(json.loads((out / "assets.extra" / "pipeline.json").read_text()))
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    [weights] = out.glob("variables/*.data-*")
+    assert weights.stat().st_size < 4 * 15_000_000  # each of VGG16's 14.7 million weights is there once
 
 
 def test_plain_keras_opens_the_keras_file(run, photo_run: PhotoRun, tmp_path: Path) -> None:

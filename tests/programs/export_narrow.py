@@ -1,6 +1,6 @@
 """Export a VGG16 of few channels as ONNX and LiteRT, and print how far these are from the Keras model, as JSON.
 
-python export_narrow.py FOLDER LAYERS/POOL...
+python export_narrow.py FOLDER LAYERS/POOL/PROJECT...
 """
 
 import json
@@ -25,9 +25,9 @@ keras.applications.VGG16 = narrow_keras_vgg16
 pixels = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
 
 
-def differences(layers: str, pool: str, folder: Path) -> dict[str, float]:
+def differences(layers: str, pool: str, project: str, folder: Path) -> dict[str, float]:
     """Format -> the largest difference of an answer to the Keras model's, as a share of the range of these."""
-    extractor = Extractor(weights_from("random:0"), layers, pool=pool or None)
+    extractor = Extractor(weights_from("random:0"), layers, pool=pool or None, project=project or None)
     scales = tuple(0.5 + number for number in range(len(extractor.layers))) if "," in layers else ()
     card = ModelCard("random:0", "", extractor.description, extractor.dim, 5, "linear", scales)
     decoder = keras.Sequential([keras.Input((extractor.dim,)), keras.layers.Dense(5)])
