@@ -27,6 +27,7 @@ def write_savedmodel(model: Any, card: Mapping[str, Any], folder: Path, takes_by
 
     Raises:
         RequestError: Keras runs on another backend than TensorFlow.
+        OSError: The folder cannot be written.
     """
     keras = import_keras()
     if keras.backend.backend() != "tensorflow":
@@ -40,7 +41,10 @@ def write_savedmodel(model: Any, card: Mapping[str, Any], folder: Path, takes_by
         if takes_bytes:
             files = tf.TensorSpec((None,), tf.string, "files")
             archive.add_endpoint(FROM_BYTES, lambda files: model(decode_batch(files), training=False), [files])
-        archive.write_out(str(folder), verbose=False)
+        try:
+            archive.write_out(str(folder), verbose=False)
+        except tf.errors.OpError as error:
+            raise OSError(error.message.rpartition("; ")[2]) from error  # what the system says comes last
     (folder / CARD_FOLDER).mkdir()
     (folder / CARD_FOLDER / CARD).write_text(json.dumps(card, indent=2), encoding="utf-8")
 
