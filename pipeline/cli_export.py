@@ -23,10 +23,12 @@ TABLES = ("parquet", "lance")
 @click.argument("source", metavar="RUN|MODEL|IMAGES")
 @click.option(
     "--format",
-    type=click.Choice(["savedmodel", "keras", *TABLES]),
+    type=click.Choice(["savedmodel", "keras", "onnx", "litert", *TABLES]),
     required=True,
-    help="savedmodel: a folder for TensorFlow and TensorFlow Serving; keras: a file for plain Keras; parquet: a table "
-    "of the run's images, vectors and predictions; lance: a table of IMAGES and their vectors, for LanceDB.",
+    help="savedmodel: a folder for TensorFlow and TensorFlow Serving; keras: a file for plain Keras; "
+    "onnx: an .onnx file for ONNX Runtime; litert: a .tflite file for LiteRT (TensorFlow Lite); "
+    "parquet: a table of the run's images, vectors and predictions; lance: a table of IMAGES and their vectors, for "
+    "LanceDB.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="PATH", help="Where to write it.")
 @click.option(

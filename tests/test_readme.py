@@ -4,8 +4,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import ROOT, environment_at, make_images, write_targets
+from helpers import ROOT, environment_at, make_image, make_images, write_targets
 
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/**/README.md"))]
 RUN = "models/2026-11-23_10-00-00"  # the run that the examples speak of
@@ -40,11 +41,31 @@ def test_documented_commands_are_understood(
     cli.commands[name].make_context(name, rest)
 
 
+def export_small(folder: Path) -> None:
+    """Write model.onnx and model.tflite, of a layer of few weights, and photo.jpg."""
+    from pipeline.core.keras_backend import import_keras
+    from pipeline.core.model_files import ModelCard
+    from pipeline.export.litert_file import write_litert
+    from pipeline.export.onnx_file import write_onnx_file
+    from pipeline.export.whole_model import join_models
+    from pipeline.features.extractor import Extractor
+    from pipeline.features.weights import weights_from
+
+    keras = import_keras()
+    extractor = Extractor(weights_from("random:0"), "block1_pool")
+    decoder = keras.Sequential([keras.Input((extractor.dim,)), keras.layers.Dense(3)])
+    card = ModelCard("random:0", extractor.fingerprint, extractor.description, extractor.dim, 3, "linear")
+    write_onnx_file(extractor, card, decoder, card.to_json(), folder / "model.onnx")
+    write_litert(join_models(extractor, card, decoder), card.to_json(), folder / "model.tflite")
+    make_image(0).save(folder / "photo.jpg")
+
+
 def test_python_examples_run(
     small_run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     make_images(tmp_path / "photos" / "red", range(3))
     write_targets(tmp_path, "red").rename(tmp_path / "embeddings.csv")
+    export_small(tmp_path)
     monkeypatch.chdir(tmp_path)
     for name, value in environment_at(home).items():
         monkeypatch.setenv(name, value)
@@ -59,6 +80,7 @@ def test_python_examples_run(
     assert found["model"].predict(found["paths"]).shape == found["embeddings"].shape == (3, 3)
     assert found["features"].vectors().shape == (3, 512)
     assert found["predictions"].shape == found["targets"].shape == (3, 3)
+    assert np.allclose(found["by_onnx"], found["by_litert"], rtol=1e-3)
     assert -1 <= float(capsys.readouterr().out) <= 1
 
 

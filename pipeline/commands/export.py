@@ -18,15 +18,19 @@ from pipeline.data.decoding import decode
 from pipeline.data.images import ImageSet
 from pipeline.data.sources import find_images
 from pipeline.decoders.training import predict
+from pipeline.export import onnx_file
 from pipeline.export.keras_file import write_keras
-from pipeline.export.whole_model import join_models
+from pipeline.export.litert_file import LiteRTFile, write_litert
+from pipeline.export.onnx_file import OnnxFile, write_onnx_file
+from pipeline.export.whole_model import check_exportable, join_models
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
 
 CHECKED = 16  # images
 TOLERANCE = 1e-3  # of a prediction's length
-Format = Literal["savedmodel", "keras"]
+Format = Literal["savedmodel", "keras", "onnx", "litert"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+SUFFIXES = {"keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}  # of the formats that are one file
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class ExportOptions:
 
     Attributes:
         model: The folder of a run, or a `.keras` file in one.
-        format: "savedmodel" (a folder) or "keras" (a file).
+        format: "savedmodel" (a folder), or "keras", "onnx" or "litert" (a file).
         out: The folder or the file.
         api: Which of the run's decoders; None for the first it has.
         images: The images to check it on; None for those of the run.
@@ -50,8 +54,10 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise RequestError(f"format {self.format!r} is unknown; choose from {', '.join(FORMATS)}.")
-        if self.format == "keras":
-            check_output_file(self.out, (".keras",), "out")
+        if self.format == "onnx":
+            onnx_file.check_installed()
+        if self.format in SUFFIXES:
+            check_output_file(self.out, (SUFFIXES[self.format],), "out")
         elif self.out.exists():
             raise RequestError(f"out {self.out} exists; a SavedModel is written to a new folder.")
         elif not self.out.parent.is_dir():
@@ -126,18 +132,21 @@ def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
     file = decoder_of(wanted.model, wanted.api)
     card, run = read_card(file), run_beside(file)
     extractor, decoder = extractor_of(card, None), load_decoder(file)
+    check_exportable(extractor, decoder.count_params(), wanted.format)
+    if wanted.format == "onnx":
+        onnx_file.check_decoder(decoder)
     images = wanted.images or _images_of(file, run)
     checks = _load_checks(images, run, extractor, card, decoder, options)
-    model = join_models(extractor, card, decoder)
-    described = _describe(file, card, run)
-    if wanted.format == "keras":
-        with atomic_write(wanted.out) as unfinished:
-            # Keras wants the suffix; the name of an unfinished file ends as the file's does.
-            write_keras(model, described, unfinished)
-            difference, from_bytes = _checked(_keras_answers(unfinished), checks, wanted.format), None
-    else:
+    described, from_bytes = _describe(file, card, run), None
+    if wanted.format == "savedmodel":
         with atomic_folder(wanted.out) as unfinished:
+            model = join_models(extractor, card, decoder)
             difference, from_bytes = _write_savedmodel(model, described, unfinished, extractor, checks)
+    else:
+        # Keras wants the suffix; the name of an unfinished file ends as the file's does.
+        with atomic_write(wanted.out) as unfinished:
+            answer = _write_file(wanted.format, extractor, card, decoder, described, unfinished)
+            difference = _checked(answer, checks, wanted.format)
     return ExportResult(
         model=str(file),
         format=wanted.format,
@@ -184,6 +193,21 @@ def _describe(file: Path, card: ModelCard, run: RunRecord | None) -> Mapping[str
         "targets": targets,
         "version": importlib.metadata.version("image-vectors"),
     }
+
+
+def _write_file(
+    kind: str, extractor: Extractor, card: ModelCard, decoder: Any, described: Mapping[str, Any], file: Path
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Write a format that is one file; returns the written model, from pixels to embeddings."""
+    if kind == "onnx":
+        write_onnx_file(extractor, card, decoder, described, file)
+        return OnnxFile(file)
+    model = join_models(extractor, card, decoder)
+    if kind == "litert":
+        write_litert(model, described, file)
+        return LiteRTFile(file)
+    write_keras(model, described, file)
+    return _keras_answers(file)
 
 
 def _keras_answers(file: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -27,21 +27,24 @@ def write_savedmodel(model: Any, card: Mapping[str, Any], folder: Path, takes_by
 
     Raises:
         RequestError: Keras runs on another backend than TensorFlow.
+        OSError: The folder cannot be written.
     """
     keras = import_keras()
     if keras.backend.backend() != "tensorflow":
-        raise RequestError("A SavedModel is written by Keras on TensorFlow; set KERAS_BACKEND=tensorflow.")
+        raise RequestError("This format is written by Keras on TensorFlow; set KERAS_BACKEND=tensorflow.")
     import tensorflow as tf
 
     with quietly():
         archive = keras.export.ExportArchive()
-        archive.track(model)
         pixels = tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8, "pixels")
         archive.add_endpoint(FROM_PIXELS, lambda pixels: model(pixels, training=False), [pixels])
         if takes_bytes:
             files = tf.TensorSpec((None,), tf.string, "files")
             archive.add_endpoint(FROM_BYTES, lambda files: model(decode_batch(files), training=False), [files])
-        archive.write_out(str(folder), verbose=False)
+        try:
+            archive.write_out(str(folder), verbose=False)
+        except tf.errors.OpError as error:
+            raise OSError(error.message.rpartition("; ")[2]) from error  # what the system says comes last
     (folder / CARD_FOLDER).mkdir()
     (folder / CARD_FOLDER / CARD).write_text(json.dumps(card, indent=2), encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """One Keras model from pixels to an embedding: preprocessing, VGG16 and the decoder."""
 
+import math
 from typing import Any
 
 from pipeline.core.errors import RequestError
@@ -7,28 +8,65 @@ from pipeline.core.keras_backend import import_keras
 from pipeline.core.model_files import ModelCard
 from pipeline.features.engines.keras import build_network
 from pipeline.features.extractor import Extractor
+from pipeline.features.projection import dense_matrix
+from pipeline.features.vgg16 import base_layer, deepest, weighted_layers
+
+LARGEST = 2**31 - 2**20  # bytes of weights in one file; Protocol Buffers and FlatBuffers end at 2 GiB
+LIMITED = ("onnx", "litert")  # formats of such files, which are written in float32
+
+
+def check_exportable(extractor: Extractor, decoder_parameters: int, kind: str) -> None:
+    """Refuse features that no exported model can compute, and weights that the format cannot hold.
+
+    Args:
+        extractor: What the features were computed with.
+        decoder_parameters: How many weights the decoder has.
+        kind: The format.
+
+    Raises:
+        RequestError: The features need what a format lacks, or the model is too large for it.
+    """
+    if extractor.precision == "int8":
+        raise RequestError("A decoder of features in int8 cannot be exported; train one on float32.")
+    if kind in LIMITED and extractor.precision != "float32":
+        raise RequestError(
+            f"A decoder of features in {extractor.precision} cannot be exported to {kind}, which computes in float32; "
+            "choose savedmodel or keras, or train one on float32."
+        )
+    kernels = weighted_layers(deepest(extractor.layers)).values()
+    weights = decoder_parameters + sum(math.prod(kernel) + kernel[-1] for kernel in kernels)
+    weights += sum(part.pooled_dim * part.dim for part in extractor.parts if part.projection)
+    if (kind in LIMITED or extractor.projection) and 4 * weights > LARGEST:
+        raise RequestError(
+            f"The model has {4 * weights / 1e9:.1f} GB of weights, and an exported {kind} holds 2.1 GB; train on fewer "
+            "features or with fewer hidden units. (Where nothing is projected, savedmodel and keras hold more.)"
+        )
 
 
 def join_models(extractor: Extractor, card: ModelCard, decoder: Any) -> Any:
     """Put a decoder behind the network whose features it was trained on.
 
     Args:
-        extractor: What the features were computed with.
+        extractor: What the features were computed with; see `check_exportable`.
         card: The decoder's card.
         decoder: The `keras.Model` from (N, F) to (N, D).
 
     Returns:
         A `keras.Model` from RGB pixels, (N, 224, 224, 3) uint8, to embeddings, (N, D) float32.
-
-    Raises:
-        RequestError: The features need what a Keras model has no layer for.
     """
-    if extractor.projection or extractor.precision == "int8":
-        what = "a random projection" if extractor.projection else "8-bit arithmetic"
-        raise RequestError(f"A decoder of features with {what} cannot be exported; train one without.")
-    ops = import_keras().ops
+    keras = import_keras()
     network = build_network(extractor.parts)
-    scales = card.scales or [1.0] * len(network.outputs)
-    parts = [output / scale if scale != 1 else output for output, scale in zip(network.outputs, scales, strict=True)]
-    features = ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-    return import_keras().Model(network.inputs[0], decoder(features), name="embedding")
+    projected = [_project(output, part) for output, part in zip(network.outputs, extractor.parts, strict=True)]
+    scales = card.scales or [1.0] * len(projected)
+    parts = [output / scale if scale != 1 else output for output, scale in zip(projected, scales, strict=True)]
+    features = keras.ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+    return keras.Model(network.inputs[0], decoder(features), name="embedding")
+
+
+def _project(output: Any, part: Extractor) -> Any:
+    if part.projection is None:
+        return output
+    layer = import_keras().layers.Dense(part.dim, use_bias=False, name=f"{base_layer(part.layer)}_projection")
+    projected = layer(output)
+    layer.set_weights([dense_matrix(part.projection, part.pooled_dim)])
+    return projected

@@ -54,6 +54,11 @@ class Projection:
         return np.ascontiguousarray((_matrix(self, features.shape[1]) @ features.T).T, np.float32)
 
 
+def dense_matrix(projection: Projection, features: int) -> np.ndarray:
+    """What to multiply features, shape (N, features), by: the matrix with its zeros, shape (features, dim), float32."""
+    return np.ascontiguousarray(_matrix(projection, features).T.toarray())
+
+
 @lru_cache(maxsize=32)
 def _matrix(projection: Projection, features: int) -> Any:
     """The matrix, shape (dim, features), sparse: about sqrt(features) entries a row, 8 bytes each."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,27 @@ def photo_run(run, tmp_path_factory: pytest.TempPathFactory) -> PhotoRun:
     return PhotoRun(folder / "images", Path(trained), folder / "cache", np.load(folder / "out.npy"))
 
 
+@pytest.fixture(scope="module")
+def layered_run(run, photo_run: PhotoRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A blend, and its ridge, of projected features by two layers of few weights, for the same images."""
+    models = tmp_path_factory.mktemp("layered")
+    options = ("--weights", "random:0", "--layer", "block2_pool,block1_conv2:pre", "--quiet")
+    pooling = ("--pool", "grid:2", "--project", 200)
+    training = ("--engine", "keras", "--models", models, "--cache", photo_run.cache, "--api", "functional", "--json")
+    targets = photo_run.images.parent / "targets.csv"
+    return Path(run("train", photo_run.images, "--targets", targets, *options, *pooling, *training).json["run"])
+
+
+def ask_elsewhere(kind: str, file: Path, photo_run: PhotoRun) -> dict:
+    """What the format's own runtime answers for the images, in a process without this package."""
+    pixels = file.with_name("pixels.npy")
+    np.save(pixels, np.stack([decode(photo.read_bytes()) for photo in photo_run.files]))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    asked = run_python(PROGRAMS / f"ask_{kind}.py", file, pixels, cwd=file.parent, env=environment)
+    pixels.unlink()
+    return check_ended(asked).json
+
+
 def check_card(card: dict) -> None:
     assert (card["weights"], card["extractor"]["layer"], card["target_dim"]) == ("random:0", "block5_pool", 3)
     assert card["extractor"]["image"] == "squash-bilinear-224x224"
@@ -66,6 +88,8 @@ def test_a_savedmodel_answers_bytes_without_this_package(run, photo_run: PhotoRu
     assert cosines(np.array(json.loads(asked.out)), photo_run.predictions).min() > 0.999
     check_card(json.loads((out / "assets.extra" / "pipeline.json").read_text()))
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    [weights] = out.glob("variables/*.data-*")
+    assert weights.stat().st_size < 4 * 15_000_000  # each of VGG16's 14.7 million weights is there once
 
 
 def test_plain_keras_opens_the_keras_file(run, photo_run: PhotoRun, tmp_path: Path) -> None:
@@ -81,22 +105,77 @@ def test_plain_keras_opens_the_keras_file(run, photo_run: PhotoRun, tmp_path: Pa
         check_card(json.loads(archive.read("pipeline.json")))
 
 
-def test_features_of_several_layers_are_scaled(run, photo_run: PhotoRun, tmp_path: Path) -> None:
-    options = ("--weights", "random:0", "--layer", "block5_pool,block3_pool", "--engine", "keras", "--quiet")
-    training = ("--epochs", 2, "--models", tmp_path / "models", "--cache", photo_run.cache, "--json")
-    targets = photo_run.images.parent / "targets.csv"
-    trained = run("train", photo_run.images, "--targets", targets, *options, *training).json["run"]
-    out = tmp_path / "model.keras"
-    exported = run("export", trained, "--format", "keras", "--out", out, "--cache", photo_run.cache, "--json").json
+@pytest.mark.parametrize(("kind", "suffix"), [("onnx", ".onnx"), ("litert", ".tflite")])
+def test_other_runtimes_answer_without_this_package(
+    run, photo_run: PhotoRun, tmp_path: Path, kind: str, suffix: str
+) -> None:
+    out = tmp_path / f"model{suffix}"
+    result = run("export", photo_run.folder, "--format", kind, "--out", out, "--cache", photo_run.cache, "--json").json
+    assert (result["format"], result["out"], result["images"], result["bytes"]) == (kind, str(out), 6, None)
+    assert result["difference"] < 1e-4
+    asked = ask_elsewhere(kind, out, photo_run)
+    assert cosines(np.array(asked["embeddings"]), photo_run.predictions).min() > 0.999
+    check_card(asked["card"])
+    assert [file.name for file in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("onnx", ".onnx"), ("litert", ".tflite"), ("keras", ".keras")])
+@pytest.mark.parametrize("api", ["functional", "ridge"])
+def test_features_of_several_layers_are_scaled(
+    run, photo_run: PhotoRun, layered_run: Path, tmp_path: Path, kind: str, suffix: str, api: str
+) -> None:
+    options = ("--cache", photo_run.cache, "--quiet")
+    run("predict", layered_run, photo_run.images, "--out", tmp_path / "out.npy", "--api", api, *options)
+    predictions = np.load(tmp_path / "out.npy")
+    assert np.ptp(predictions, axis=0).max() > 0.1  # images that differ, whose answers cannot be mixed up
+    out = tmp_path / f"model{suffix}"
+    exported = run("export", layered_run, "--format", kind, "--out", out, "--api", api, *options, "--json").json
     assert exported["difference"] < 1e-3
+    if kind != "keras":
+        embeddings = np.array(ask_elsewhere(kind, out, photo_run)["embeddings"])
+        assert np.abs(embeddings - predictions).max() < 1e-3
 
 
 def test_a_model_that_answers_otherwise_is_not_kept(run, small_run, tmp_path: Path) -> None:
     """The features of `small_run` are those of a narrow network, which the whole VGG16 does not have."""
-    for kind, out in (("keras", tmp_path / "model.keras"), ("savedmodel", tmp_path / "model")):
-        finished = run("export", small_run.folder, "--format", kind, "--out", out, "--quiet", code=1)
+    names = {"keras": "model.keras", "savedmodel": "model", "onnx": "model.onnx", "litert": "model.tflite"}
+    (tmp_path / "model.onnx").write_text("an older export")
+    for kind, name in names.items():
+        finished = run("export", small_run.folder, "--format", kind, "--out", tmp_path / name, "--quiet", code=1)
         assert "differs from the stored predictions" in finished.err
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("model.onnx", "an older export")]
+
+
+def test_an_older_file_is_replaced(run, photo_run: PhotoRun, layered_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.onnx"
+    out.write_text("an older export")
+    run("export", layered_run, "--format", "onnx", "--out", out, "--cache", photo_run.cache, "--quiet")
+    assert len(ask_elsewhere("onnx", out, photo_run)["embeddings"]) == 6
+
+
+def test_a_missing_runtime_is_named_before_any_work(
+    run, photo_run: PhotoRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    request = ("export", photo_run.folder, "--format", "onnx", "--out", tmp_path / "x.onnx")
+    finished = run(*request, "--cache", tmp_path / "cache", code=2)
+    assert "pip install 'image-vectors[onnx]'" in finished.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_activation_that_onnx_lacks_is_refused_before_any_work(run, photo_run: PhotoRun, tmp_path: Path) -> None:
+    options = ("--weights", "random:0", "--layer", "block1_pool", "--engine", "keras", "--quiet")
+    training = ("--preset", "network", "--epochs", 1, "--activation", "sparsemax", "--api", "functional", "--json")
+    where = ("--models", tmp_path / "models", "--cache", photo_run.cache)
+    targets = photo_run.images.parent / "targets.csv"
+    trained = run("train", photo_run.images, "--targets", targets, *options, *training, *where).json["run"]
+    request = ("export", trained, "--format", "onnx", "--out", tmp_path / "x.onnx", "--cache", tmp_path / "cache")
+    finished = run(*request, code=2)
+    assert "an activation that ONNX lacks (sparsemax)" in finished.err
+    assert [file.name for file in tmp_path.iterdir()] == ["models"]
+    out = tmp_path / "x.tflite"  # which has it
+    run("export", trained, "--format", "litert", "--out", out, "--cache", photo_run.cache, "--quiet")
+    assert out.is_file()
 
 
 def test_wrong_requests_are_named_and_leave_nothing(run, small_run, tmp_path: Path) -> None:
@@ -108,6 +187,9 @@ def test_wrong_requests_are_named_and_leave_nothing(run, small_run, tmp_path: Pa
         ((small_run.folder, "--format", "savedmodel", "--out", tmp_path / "full"), "exists"),
         ((small_run.folder, "--format", "savedmodel", "--out", tmp_path / "no" / "x"), "does not exist"),
         ((small_run.folder, "--format", "keras", "--out", tmp_path / "x.h5"), "must be one of .keras"),
+        ((small_run.folder, "--format", "onnx", "--out", tmp_path / "x.keras"), "must be one of .onnx"),
+        ((small_run.folder, "--format", "litert", "--out", tmp_path / "x.onnx"), "must be one of .tflite"),
+        ((small_run.folder, "--format", "litert", "--out", tmp_path / "no" / "x.tflite"), "does not exist"),
         ((small_run.folder, "--format", "abacus", "--out", tmp_path / "x"), "'abacus' is not one of"),
         ((small_run.folder, "--api", "sequential", "--format", "keras", "--out", tmp_path / "x.keras"), "no decoder"),
         ((tmp_path / "gone", "--format", "keras", "--out", tmp_path / "x.keras"), "no such model"),

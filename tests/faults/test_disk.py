@@ -73,6 +73,14 @@ def test_outputs_on_a_full_disk_leave_nothing_half_written(run, disk: Path, tmp_
     assert list((disk / "models").iterdir()) == []
 
 
+def test_an_export_to_a_full_disk_leaves_nothing(run, small_run, disk: Path) -> None:
+    names = {"onnx": "model.onnx", "litert": "model.tflite", "keras": "model.keras", "savedmodel": "model"}
+    for kind, name in names.items():
+        finished = run("export", small_run.folder, "--format", kind, "--out", disk / name, "--quiet", code=1)
+        assert f"{disk / name} cannot be written (No space left on device" in finished.err
+    assert list(disk.iterdir()) == []
+
+
 def test_a_read_only_cache_is_named(run, cache: Path, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(4))
     subprocess.run(["mount", "-o", "remount,ro", cache], check=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,25 +32,27 @@ def tensor_name(layer: str) -> str:
     return base_layer(layer) if layer.endswith(PRE) else f"{layer}_{'softmax' if layer == 'predictions' else 'relu'}"
 
 
-def write_onnx(arrays: Arrays, layers: Sequence[str], file: Path) -> None:
-    """Write VGG16 as an ONNX graph from BGR planes (N, 3, 224, 224) to one or several layers.
+def network_nodes(arrays: Arrays, layers: Sequence[str], planes: str) -> tuple[list[Any], list[Any]]:
+    """VGG16 as ONNX nodes, up to the deepest of some layers.
 
     Dense layers become convolutions: fc1 one of 7 x 7 that fits its input exactly once, those after it of 1 x 1.
 
     Args:
         arrays: The weights of all layers up to the last of `layers`.
-        layers: The layers that become outputs, called by their `tensor_name`, shape (N, channels, side, side); the side
-            of dense layers is 1.
-        file: The `.onnx` file to write.
+        layers: The layers that are wanted, called by their `tensor_name`, shape (N, channels, side, side); the side of
+            dense layers is 1.
+        planes: The name of its input, BGR planes (N, 3, 224, 224).
+
+    Returns:
+        The nodes, and the tensors of their weights.
     """
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
     nodes, weights = [], []
 
     def convolve(source: str, name: str, kernel: np.ndarray, padding: int) -> str:
-        planes = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))  # (rows, columns, in, out) -> (out, in, ...)
-        weights.append(numpy_helper.from_array(planes, f"{name}_kernel"))
+        turned = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))  # (rows, columns, in, out) -> (out, in, ...)
+        weights.append(numpy_helper.from_array(turned, f"{name}_kernel"))
         weights.append(numpy_helper.from_array(arrays[name][1], f"{name}_bias"))
         inputs = [source, f"{name}_kernel", f"{name}_bias"]
         nodes.append(helper.make_node("Conv", inputs, [name], kernel_shape=kernel.shape[:2], pads=[padding] * 4))
@@ -57,7 +60,7 @@ def write_onnx(arrays: Arrays, layers: Sequence[str], file: Path) -> None:
         nodes.append(helper.make_node(inputs=[name], outputs=[tensor_name(name)], **activation))
         return tensor_name(name)
 
-    last = "pixels"
+    last = planes
     for layer in layers_up_to(deepest(layers)):
         if layer.endswith("_pool"):
             pool = tensor_name(layer)
@@ -69,7 +72,21 @@ def write_onnx(arrays: Arrays, layers: Sequence[str], file: Path) -> None:
                 side = 7 if layer == "fc1" else 1
                 kernel = kernel.reshape(side, side, -1, kernel.shape[1])
             last = convolve(last, layer, kernel, padding=1 if layer.startswith("block") else 0)
+    return nodes, weights
 
+
+def write_onnx(arrays: Arrays, layers: Sequence[str], file: Path) -> None:
+    """Write VGG16 as an ONNX graph from BGR planes (N, 3, 224, 224) to one or several layers.
+
+    Args:
+        arrays: The weights of all layers up to the last of `layers`.
+        layers: The layers that become outputs; see `network_nodes`.
+        file: The `.onnx` file to write.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    nodes, weights = network_nodes(arrays, layers, "pixels")
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])
     names = dict.fromkeys(map(tensor_name, layers))
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None, None, None]) for name in names]

@@ -1,0 +1,77 @@
+"""A LiteRT (TensorFlow Lite) file from pixels to embeddings, by TensorFlow's converter."""
+
+import json
+import shutil
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.cores import usable_cores
+from pipeline.core.errors import PipelineError, first_line
+from pipeline.core.keras_backend import quietly
+from pipeline.core.model_files import CARD
+from pipeline.export.savedmodel import FROM_PIXELS, write_savedmodel
+
+
+def write_litert(model: Any, card: Mapping[str, Any], file: Path) -> None:
+    """Write a `.tflite` file of LiteRT's own operators, with its card in an archive behind the model.
+
+    Runtimes pass over the archive; `unzip` and Python's `zipfile` read it as they do one in a file of its own.
+
+    Args:
+        model: See `pipeline.export.whole_model.join_models`.
+        card: What the model says about itself.
+        file: The file to write.
+
+    Raises:
+        RequestError: Keras runs on another backend than TensorFlow.
+        PipelineError: The model needs operators that LiteRT lacks.
+    """
+    folder = file.with_name(f"{file.name}-savedmodel")
+    shutil.rmtree(folder, ignore_errors=True)  # what a kill left behind
+    try:
+        write_savedmodel(model, card, folder, takes_bytes=False)
+        file.write_bytes(_convert(folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(CARD, json.dumps(card, indent=2))
+
+
+def _convert(folder: Path) -> bytes:
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[FROM_PIXELS])
+    with quietly():
+        try:
+            return converter.convert()
+        except Exception as error:  # of a type that TensorFlow keeps to itself
+            failure = error
+    message = f"The decoder cannot be exported to litert ({first_line(failure)}); choose another format."
+    raise PipelineError(message) from failure
+
+
+class LiteRTFile:
+    """A LiteRT file, run by TensorFlow's own interpreter.
+
+    Args:
+        file: The file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        import tensorflow as tf
+
+        with quietly(), warnings.catch_warnings():
+            # TensorFlow announces that this interpreter moves to a package of its own.
+            warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated", UserWarning)
+            self._interpreter = tf.lite.Interpreter(str(file), num_threads=usable_cores())
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Embeddings, shape (N, D), of RGB pixels, shape (N, 224, 224, 3), uint8."""
+        with quietly():
+            [embeddings] = self._interpreter.get_signature_runner(FROM_PIXELS)(pixels=pixels).values()
+        return embeddings
