@@ -35,11 +35,10 @@ MEANINGS = {
     "PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint": (
         "the bucket is in another region; set AWS_REGION"
     ),
-    "error sending request|timed out|timeout|connection": (
+    "status code: (5\\d\\d|429)": "the server is overloaded or broken; run the same command again later",
+    "HTTP error: (error sending|builder error|request or response)|operation timed out|connection closed": (
         "the server does not answer; check the network and, if it is set, AWS_ENDPOINT_URL"
     ),
-    "scheme is not allowed|builder error": "its address cannot be used; check AWS_ENDPOINT_URL",
-    "5\\d\\d [A-Z]\\w+|429 Too Many|SlowDown": "the server is overloaded or broken; run the same command again later",
 }
 
 
@@ -63,7 +62,7 @@ def folders_in(url: str) -> list[str]:
 def meaning(error: BaseException) -> str | None:
     """What an error of Lance means where it is the bucket's; None where it may be damage."""
     text = str(error)
-    return next((meant for found, meant in MEANINGS.items() if re.search(found, text, re.IGNORECASE)), None)
+    return next((meant for found, meant in MEANINGS.items() if re.search(found, text)), None)
 
 
 def short_cause(error: BaseException) -> str:
