@@ -209,7 +209,7 @@ def plan_pruning(folder: Path | str, older_than: float | None = None, images: Im
     """
     if older_than is not None and isinstance(folder, str):
         raise RequestError(
-            "older_than does not work in a bucket, where nobody notes when a store was last read; remove a store there "
+            "older_than=DAYS does not work in a bucket, where nobody notes when a store was last read; remove a store there "
             "with the tools of its provider."
         )
     contents = list_cache(folder)

@@ -99,6 +99,20 @@ def test_merging_fragments_keeps_every_vector(cache: str, monkeypatch: pytest.Mo
             assert np.array_equal(opened.features(digests), vectors)
 
 
+def test_a_merge_that_another_process_did_first_is_no_error(cache: str) -> None:
+    stores = [FeatureStore(cache, EXTRACTOR) for _ in range(2)]
+    for seed in range(4):
+        stores[0].append(*batch(seed))
+    stores[1].append(*batch(4))
+    stores[0].append(*batch(5))
+    for store in stores:  # the second one from what it read before the first one's merge
+        store._merge_fragments()
+        assert len(store) == 6 * 8 + 2
+        for seed in range(6):
+            digests, vectors, *_ = batch(seed)
+            assert np.array_equal(store.features(digests), vectors)
+
+
 def test_an_append_takes_five_requests_and_what_others_stored_one_more(cache: str, s3: S3Server) -> None:
     def requests() -> int:
         return sum(len(s3.requests(method)) for method in ("GET", "PUT", "POST", "HEAD", "DELETE"))
