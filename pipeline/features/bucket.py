@@ -10,7 +10,7 @@ from lance.file import LanceFileSession
 
 from pipeline.features.store_repair import lance_cause
 
-ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "GOOGLE_BASE_URL")
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 # In the middle of a run, Lance tries so often and so long (seconds) before it gives up; its own 180 s are multiplied by
 # its retries of a listing.
 PATIENCE = {"client_max_retries": "5", "client_retry_timeout": "30"}
