@@ -209,8 +209,8 @@ def plan_pruning(folder: Path | str, older_than: float | None = None, images: Im
     """
     if older_than is not None and isinstance(folder, str):
         raise RequestError(
-            "older_than=DAYS does not work in a bucket, where nobody notes when a store was last read; remove a store there "
-            "with the tools of its provider."
+            "older_than=DAYS does not work in a bucket, where nobody notes when a store was last read; remove a store "
+            "there with the tools of its provider."
         )
     contents = list_cache(folder)
     before = 0.0 if older_than is None else time.time() - older_than * DAY

@@ -35,6 +35,7 @@ MEANINGS = {
     "PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint": (
         "the bucket is in another region; set AWS_REGION"
     ),
+    "status code: 501": "the server does not know conditional writes (If-None-Match), which a store needs",
     "status code: (5\\d\\d|429)": "the server is overloaded or broken; run the same command again later",
     "HTTP error: (error sending|builder error|request or response)|operation timed out|connection closed": (
         "the server does not answer; check the network and, if it is set, AWS_ENDPOINT_URL"

@@ -30,8 +30,8 @@ def cache_place(given: Path | str) -> Path | str:
     text = str(given)
     scheme, separator, name = text.partition("://")
     if not separator:
-        if isinstance(given, Path) and text.partition(":/")[0] in SCHEMES:
-            raise RequestError(f"The cache {text} is the URL of a bucket as a Path; give it as a string.")
+        if text.partition(":/")[0] in SCHEMES and ":/" in text:
+            raise RequestError(f"The cache {text} lacks a slash of a URL such as s3://bucket/prefix, as a Path does.")
         return Path(given)
     name = name.rstrip("/")
     if scheme not in SCHEMES or not name or name.startswith("/"):

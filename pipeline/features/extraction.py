@@ -205,8 +205,8 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
     """Make sure that every image's feature is in the store, or in the stores of all layers.
 
     Images that cannot be read are skipped, with a warning; they change no other image's feature. What is computed is
-    stored about every second, so an interruption loses no more than that and the images in flight. Several layers are
-    computed in one pass; those whose store has all images are not computed.
+    stored about every second, in a bucket every ten, so an interruption loses no more than that and the images in
+    flight. Several layers are computed in one pass; those whose store has all images are not computed.
 
     Args:
         images: The images.

@@ -358,9 +358,15 @@ class FeatureStore:
 
         Returns:
             Shape (N, THUMBNAIL, THUMBNAIL), uint8.
+
+        Raises:
+            PipelineError: They cannot be read.
         """
         wanted, where = np.unique(self.rows(digests), return_inverse=True)
-        taken = self._dataset.take(wanted, columns=["thumbnail"])["thumbnail"].to_pylist()
+        try:
+            taken = self._dataset.take(wanted, columns=["thumbnail"])["thumbnail"].to_pylist()
+        except UNREADABLE as error:
+            raise self._place.error("read", error) from error
         return np.frombuffer(b"".join(taken), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[where]
 
 

@@ -204,7 +204,12 @@ class StoreInBucket:
 
     def size_and_use(self) -> tuple[int, float]:
         """Bytes in the bucket, and when the store was last written: nobody notes when it is read."""
-        files = self.dataset().all_files().read_all()
+        try:
+            files = self.dataset().all_files().read_all()
+        except UNREADABLE as error:
+            if bucket.meaning(error):
+                raise self.error("open", error) from error
+            return 0, 0.0  # it is damaged
         written = max((time.timestamp() for time in files["last_modified"].to_pylist()), default=0.0)
         return sum(files["size_bytes"].to_pylist()), written
 

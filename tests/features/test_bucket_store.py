@@ -15,6 +15,7 @@ from helpers import PROGRAMS, run_program
 from lance.file import LanceFileSession
 from object_storage import S3Server, s3_server
 
+from pipeline.commands.cache import list_cache
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.features import bucket
 from pipeline.features import store as store_module
@@ -173,6 +174,8 @@ def test_a_damaged_store_is_refused(cache: str, place: str, tmp_path: Path) -> N
     with pytest.raises(PipelineError, match=r"cannot be opened \(.*delete this store in the bucket") as raised:
         FeatureStore(cache, EXTRACTOR)
     assert len(str(raised.value)) < 500
+    [listed] = list_cache(cache).stores
+    assert (listed.path, listed.images) == (store.path, None)
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -211,6 +214,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Answer]]:
         (403, "AccessDenied", "access is denied"),
         (403, "InvalidAccessKeyId", "credentials are not valid"),
         (400, "ExpiredToken", "credentials have expired; log in again"),
+        (501, "NotImplemented", "does not know conditional writes"),
         (503, "SlowDown", "overloaded or broken"),
     ],
 )
@@ -251,6 +255,8 @@ def test_a_connection_that_breaks_is_one_message_and_keeps_what_was_stored(
         store.append(*batch(2))
     with pytest.raises(PipelineError, match=r"cannot be read: the server does not answer"):
         store.features(batch(1)[0])
+    with pytest.raises(PipelineError, match=r"cannot be read: the server does not answer"):
+        store.thumbnails(batch(1)[0])
 
 
 def test_a_url_stays_a_url(tmp_path: Path) -> None:
@@ -262,7 +268,7 @@ def test_a_url_stays_a_url(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["ftp://bucket/x", "s3://", "s3:///x", "S3://bucket", Path("s3://bucket"), "gs://b/a#1"]
+    "place", ["ftp://bucket/x", "s3://", "s3:///x", "S3://bucket", Path("s3://bucket"), "s3:/b", "gs://b/a#1"]
 )
 def test_what_is_no_place_for_a_cache_is_refused(place: str | Path) -> None:
     with pytest.raises(RequestError, match="The cache"):
