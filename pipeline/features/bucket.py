@@ -5,6 +5,7 @@ Credentials and endpoints come from the environment, as the tools of each provid
 
 import os
 import re
+from pathlib import Path
 
 from lance.file import LanceFileSession
 
@@ -58,6 +59,14 @@ def folders_in(url: str) -> list[str]:
     above, _, name = url.rpartition("/")
     found = LanceFileSession(above, storage_options=storage_options() | NO_PATIENCE).list_with_delimiter(name)
     return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found.common_prefixes)
+
+
+def upload(folder: Path, url: str) -> None:
+    """Copy the files of a folder below a URL, in the order of their names."""
+    session = LanceFileSession(url, storage_options=storage_options())
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            session.upload_file(str(file), file.relative_to(folder).as_posix())
 
 
 def meaning(error: BaseException) -> str | None:

@@ -5,6 +5,7 @@ neither; Lance's conditional commits keep processes from overwriting each other 
 """
 
 import contextlib
+import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -177,15 +178,19 @@ class StoreInBucket:
 
     def open_or_create(self, schema: pa.Schema) -> lance.LanceDataset:
         """Open the newest version, or create the store."""
-        if "_versions" in bucket.folders_in(self.path):
-            return self.dataset()
-        try:
-            options = bucket.storage_options()
-            return lance.write_dataset(schema.empty_table(), self.path, mode="create", storage_options=options)
-        except UNREADABLE as error:
-            if not is_conflict(error):
-                raise
-            return self.dataset()  # another process was first
+        if "_versions" not in bucket.folders_in(self.path):
+            self._create(schema)
+        return self.dataset()
+
+    def _create(self, schema: pa.Schema) -> None:
+        """Copy the first version of an empty store there.
+
+        Lance's own creation empties a store that another process creates and fills at the same moment. This puts the
+        same first version in its place, whatever versions came after.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            lance.write_dataset(schema.empty_table(), folder, mode="create")
+            bucket.upload(Path(folder), self.path)
 
     def repair(self, error: Exception) -> tuple[lance.LanceDataset, int]:
         """Raise the error: what cannot be read now may be whole, for the network is between."""
@@ -231,7 +236,7 @@ def stored_digests(dataset: lance.LanceDataset) -> np.ndarray:
 
 def is_conflict(error: BaseException) -> bool:
     """Whether Lance failed because another process was first."""
-    return "conflict" in str(error) or "already exists" in str(error)
+    return "conflict" in str(error)
 
 
 def store_place(cache: Path | str, fingerprint: str) -> StorePlace:

@@ -84,6 +84,18 @@ def test_a_bucket_is_listed_and_pruned(trained: Finished, run, s3: S3Server, ima
     assert (again["computed"], again["cached"]) == (4, 4)
 
 
+def test_caches_are_merged_into_a_bucket_and_out_of_it(run, s3: S3Server, images: Path, tmp_path: Path) -> None:
+    s3.create_bucket("merged")
+    run("extract", images / "red", *SMALL, "--cache", tmp_path / "red")
+    for source, into in ((tmp_path / "red", "s3://merged"), ("s3://merged", tmp_path / "again")):
+        merged = run("cache", "merge", source, "--cache", into, "--json", **s3.variables).json
+        assert [(store["copied"], store["damaged"]) for store in merged["stores"]] == [(4, 0)]
+        found = run("extract", images / "red", *SMALL, "--cache", into, "--json", **s3.variables).json
+        assert (found["computed"], found["cached"]) == (0, 4)
+    same = run("cache", "merge", "s3://merged/", "--cache", "s3://merged", code=2, **s3.variables)
+    assert "is the cache to merge into" in same.err
+
+
 def test_wrong_places_are_refused(run, s3: S3Server, images: Path) -> None:
     wrong = run("extract", images, *SMALL, "--cache", "ftp://somewhere/else", code=2)
     assert "neither a folder nor the URL of a bucket" in wrong.err

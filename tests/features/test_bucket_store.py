@@ -24,6 +24,7 @@ from pipeline.features.cache import cache_place
 from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor
 from pipeline.features.store import FeatureStore
+from pipeline.features.vector_index import open_index
 from pipeline.features.weights import weights_from
 
 sys.path.append(str(PROGRAMS))
@@ -72,6 +73,17 @@ def test_three_processes_lose_and_double_nothing(cache: str) -> None:
         for number in range(5):
             digests, vectors, *_ = rows(process, number)
             assert np.array_equal(store.features(digests), vectors)
+
+
+def test_a_process_that_creates_the_store_late_empties_nothing(cache: str) -> None:
+    store = FeatureStore(cache, EXTRACTOR)
+    digests, vectors, *rest = batch(1)
+    store.append(digests, vectors, *rest)
+    store._place._create(store._schema)  # as one that found no store before this one was created
+    store.append(*batch(2))
+    for opened in (store, FeatureStore(cache, EXTRACTOR)):
+        assert len(opened) == 18
+        assert np.array_equal(opened.features(digests), vectors)
 
 
 def test_rows_that_were_stored_twice_are_read_once(cache: str) -> None:
@@ -257,6 +269,11 @@ def test_a_connection_that_breaks_is_one_message_and_keeps_what_was_stored(
         store.features(batch(1)[0])
     with pytest.raises(PipelineError, match=r"cannot be read: the server does not answer"):
         store.thumbnails(batch(1)[0])
+
+
+def test_a_vector_index_is_refused(cache: str) -> None:
+    with pytest.raises(RequestError, match=r"index=True needs a store in a folder"):
+        open_index(FeatureStore(cache, EXTRACTOR))
 
 
 def test_a_url_stays_a_url(tmp_path: Path) -> None:
