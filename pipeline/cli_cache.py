@@ -8,13 +8,17 @@ from typing import Any
 import click
 
 from pipeline.core.errors import RequestError
-from pipeline.options import FOLDER, data_option
+from pipeline.options import CACHE, data_option
 
 DAYS = click.FloatRange(min=0)
 
 
 FOLDER_OPTION = click.option(
-    "--cache", "folder", type=FOLDER, metavar="DIR", help="The cache folder.  [the user's cache folder]"
+    "--cache",
+    "folder",
+    type=CACHE,
+    metavar="DIR|URL",
+    help="The cache folder, or its URL in a bucket.  [the user's cache folder]",
 )
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 
@@ -23,15 +27,16 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print the re
 @FOLDER_OPTION
 @JSON_OPTION
 @click.pass_context
-def cache(context: click.Context, folder: Path | None, as_json: bool) -> None:
+def cache(context: click.Context, folder: Path | str | None, as_json: bool) -> None:
     """List what the cache folder holds: feature stores and converted networks, and what made them."""
     from pipeline import terminal
     from pipeline.commands.cache import list_cache
+    from pipeline.features.cache import usual_folder
 
     terminal.show_messages(quiet=False)
     context.obj = folder, as_json
     if context.invoked_subcommand is None:
-        _print(list_cache(folder or _usual_folder()), as_json, terminal.print_cache)
+        _print(list_cache(folder or usual_folder()), as_json, terminal.print_cache)
 
 
 @cache.command("prune")
@@ -42,16 +47,18 @@ def cache(context: click.Context, folder: Path | None, as_json: bool) -> None:
 @FOLDER_OPTION
 @JSON_OPTION
 @click.pass_obj
-def prune(group: tuple[Path | None, bool], /, images: str | None, yes: bool, **asked: Any) -> None:
+def prune(group: tuple[Path | str | None, bool], /, images: str | None, yes: bool, **asked: Any) -> None:
     """Remove what no longer serves from the cache folder, and what killed processes left there.
 
-    Says what it will remove, and asks.
+    In a bucket, only features of other images (--not-in) are removed, and their space is free a day later, at the next
+    prune. Says what it will remove, and asks.
     """
     from pipeline import terminal
     from pipeline.commands.cache import Pruning, plan_pruning, prune
     from pipeline.data.sources import find_images
+    from pipeline.features.cache import usual_folder
 
-    folder, as_json = asked["folder"] or group[0] or _usual_folder(), asked["as_json"] or group[1]
+    folder, as_json = asked["folder"] or group[0] or usual_folder(), asked["as_json"] or group[1]
     kept = find_images(images, asked["data_dir"]) if images else None
     pruning = plan_pruning(folder, asked["older_than"], kept)
     terminal.print_pruning(pruning)
@@ -64,26 +71,23 @@ def prune(group: tuple[Path | None, bool], /, images: str | None, yes: bool, **a
 
 
 @cache.command("merge")
-@click.argument("sources", nargs=-1, required=True, type=FOLDER, metavar="CACHE...")
+@click.argument("sources", nargs=-1, required=True, type=CACHE, metavar="CACHE...")
 @FOLDER_OPTION
 @JSON_OPTION
 @click.pass_obj
-def merge(group: tuple[Path | None, bool], /, sources: tuple[Path, ...], folder: Path | None, as_json: bool) -> None:
+def merge(
+    group: tuple[Path | str | None, bool], /, sources: tuple[Path | str, ...], folder: Path | str | None, as_json: bool
+) -> None:
     """Copy into the cache folder what it lacks of others: features, and which files have which content.
 
     Run it again after an interruption: what is there is not copied again.
     """
     from pipeline import terminal
     from pipeline.commands.cache_merge import merge_caches
+    from pipeline.features.cache import usual_folder
 
-    result = merge_caches(sources, folder or group[0] or _usual_folder())
+    result = merge_caches(sources, folder or group[0] or usual_folder())
     _print(result, as_json or group[1], terminal.print_merged)
-
-
-def _usual_folder() -> Path:
-    from pipeline.features.extraction import ExtractionOptions
-
-    return ExtractionOptions().cache
 
 
 def _print(result: Any, as_json: bool, as_text: Any) -> None:

@@ -52,7 +52,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         engine: See `ExtractionOptions`. So for the next two.
         batch_size: Images in a batch; None leaves the choice to the engine.
         workers: Processes that read and decode; None means one for each usable core.
-        cache: The folder of the feature stores; None for the user's cache folder.
+        cache: The folder of the feature stores, or its URL in a bucket; None for the user's cache folder.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         images = _as_images(X, self.resize)
         options = ExtractionOptions(self.engine, self.batch_size, self.workers, progress=False)
         if self.cache is not None:
-            options = replace(options, cache=Path(self.cache))
+            options = replace(options, cache=self.cache)
         features = extract_features(images, self._extractor(), options)
         if features.failed:
             named = "; ".join(f"{each.path}: {each.error}" for each in features.failed[:NAMED])

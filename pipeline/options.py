@@ -1,5 +1,6 @@
 """The options that commands share, and the values that they take."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,33 @@ class WholeNumber(click.IntRange):
 
 
 COUNT = WholeNumber(1)
+
+
+class CachePlace(click.Path):
+    """A folder, or the URL of a bucket, which stays a string."""
+
+    name = "directory or URL"
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(
+        self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
+    ) -> Path | str:
+        """Check it."""
+        from pipeline.core.errors import RequestError
+        from pipeline.features.cache import cache_place
+
+        try:
+            place = cache_place(str(value))
+        except RequestError as error:
+            self.fail(str(error), parameter, context)
+        if isinstance(place, Path):
+            super().convert(place, parameter, context)
+        return place
+
+
+CACHE = CachePlace()
 
 
 class PresetName(click.Choice):
@@ -82,7 +110,12 @@ extraction_options = options(
     click.option("--batch-size", type=COUNT, metavar="N", help="Images in a batch of VGG16.  [the engine's choice]"),
     click.option("--workers", type=COUNT, metavar="N", help="Processes that read images.  [one per core]"),
     click.option("--max-pixels", type=COUNT, metavar="N", help="Skip images with more than N pixels.  [178956970]"),
-    click.option("--cache", type=FOLDER, help="Folder of the feature stores.  [the user's cache folder]"),
+    click.option(
+        "--cache",
+        type=CACHE,
+        metavar="DIR|URL",
+        help="Folder of the feature stores, or its URL in a bucket: s3://, gs:// or az://.  [the user's cache folder]",
+    ),
 )
 output_options = options(
     click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document."),

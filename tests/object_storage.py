@@ -55,7 +55,8 @@ class S3Server:
 
     def requests(self, method: str, containing: str = "") -> list[str]:
         """The paths that were asked for by one HTTP method so far."""
-        found = re.findall(rf'"{method} (\S+) HTTP', self.log.read_text())
+        plain = re.sub(r"\x1b\[\d+m", "", self.log.read_text())  # answers but 200 are coloured
+        found = re.findall(rf'"{method} (\S+) HTTP', plain)
         return [path for path in found if containing in path]
 
     def _request(self, method: str, path: str, data: bytes | None = None) -> None:

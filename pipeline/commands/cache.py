@@ -7,20 +7,20 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import lance
 import numpy as np
 from filelock import FileLock
 
 from pipeline.core.atomic import UNFINISHED
 from pipeline.core.errors import ImageError, PipelineError, RequestError, cause
 from pipeline.data.images import DIGEST, ImageSet, content_digest
+from pipeline.features.cache import cache_place, local_folder
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.file_index import FileIndex
-from pipeline.features.store_repair import UNREADABLE, lance_cause
+from pipeline.features.store_place import StorePlace, folder_size_and_use, is_conflict, stored_digests, stores_in
+from pipeline.features.store_repair import UNREADABLE
 
 DAY = 24 * 60 * 60  # seconds
 DELETED_AT_ONCE = 1000  # rows
@@ -32,9 +32,10 @@ class CachedStore:
     """A feature store.
 
     Attributes:
-        path: Its folder.
-        bytes: Its size on disk.
-        last_used: When its vectors were last read or written, as far as the file system knows; seconds since 1970.
+        path: Its folder, or its URL in a bucket.
+        bytes: Its size.
+        last_used: When its vectors were last read or written, as far as the file system knows; in a bucket, written;
+            seconds since 1970.
         images: How many images it holds; None where it cannot be opened.
         extractor: What computed the features; empty where that is not known.
     """
@@ -63,10 +64,10 @@ class CachedFile:
 
 @dataclass(frozen=True)
 class CacheContents:
-    """What a cache folder holds.
+    """What a cache folder holds; a bucket holds stores only.
 
     Attributes:
-        folder: The folder.
+        folder: The folder, or its URL in a bucket.
         stores: The feature stores.
         networks: The converted networks.
         leftovers: Unfinished files, and damaged stores that were set aside.
@@ -99,13 +100,13 @@ class Pruning:
     """What is to be removed from a cache folder.
 
     Attributes:
-        folder: The folder.
+        folder: The folder, or its URL in a bucket.
         removed: Whole stores, networks and leftovers.
         rows: Store -> how many of its features belong to no image that is kept.
         kept: The digests of the images whose features stay in these stores, shape (n,), DIGEST.
     """
 
-    folder: Path
+    folder: Path | str
     removed: Sequence[CachedStore | CachedFile]
     rows: Mapping[str, int] = field(default_factory=dict)
     kept: np.ndarray = field(default_factory=lambda: np.zeros(0, DIGEST))
@@ -121,7 +122,7 @@ class PruneResult:
     Attributes:
         removed: The paths of the stores, networks and leftovers that were removed.
         rows: Store -> how many features were removed from it.
-        bytes: By how much the cache folder is smaller.
+        bytes: By how much the cache folder is smaller; in a bucket, what was removed at least a day before.
     """
 
     removed: Sequence[str]
@@ -133,25 +134,30 @@ class PruneResult:
         return asdict(self)
 
 
-def list_cache(folder: Path) -> CacheContents:
+def list_cache(folder: Path | str) -> CacheContents:
     """List what a cache folder holds.
 
     Args:
-        folder: The cache folder.
+        folder: The cache folder, or its URL in a bucket.
 
     Returns:
         Stores, networks and leftovers, each in the order of their names.
 
     Raises:
         RequestError: There is no such folder.
+        PipelineError: The bucket cannot be listed.
     """
+    folder = cache_place(folder)
+    stores = [_store(path, place) for path, place in stores_in(folder).items()]
+    if isinstance(folder, str):
+        return CacheContents(folder, stores, networks=[], leftovers=[], indexed=0)
     if not folder.is_dir():
         raise RequestError(f"There is no cache folder {folder}; name another with cache=DIR.")
     networks = [file for file in _sorted(folder, "networks/*") if file.suffix not in (".lock", "")]
     leftovers = [*_sorted(folder, f"networks/{UNFINISHED}*"), *_sorted(folder, "features/*.damaged-*")]
     return CacheContents(
         folder=str(folder),
-        stores=[_store(path) for path in _sorted(folder, "features/*.lance")],
+        stores=stores,
         networks=[_file(path) for path in networks if path not in leftovers],
         leftovers=[_file(path) for path in leftovers],
         indexed=_count_indexed(folder / "images.sqlite"),
@@ -163,32 +169,17 @@ def _sorted(folder: Path, pattern: str) -> list[Path]:
 
 
 def _file(path: Path) -> CachedFile:
-    size, used = _size_and_use(path)
+    size, used = folder_size_and_use(path)
     return CachedFile(str(path), size, used)
 
 
-def _store(path: Path) -> CachedStore:
-    size, _ = _size_and_use(path)
-    _, used = _size_and_use(path / "data")  # opening a store reads the rest
+def _store(path: str, place: StorePlace) -> CachedStore:
+    size, used = place.size_and_use()
     try:
-        dataset = lance.dataset(path)
-        described = json.loads((dataset.schema.metadata or {}).get(b"extractor", b"{}"))
-        return CachedStore(str(path), size, used, dataset.count_rows(), described)
+        described = json.loads((place.dataset().schema.metadata or {}).get(b"extractor", b"{}"))
+        return CachedStore(path, size, used, place.count(), described)
     except UNREADABLE:
-        return CachedStore(str(path), size, used, None, {})
-
-
-def _size_and_use(path: Path) -> tuple[int, float]:
-    """Bytes, and the latest time that a file of it was read or written."""
-    size, used = 0, 0.0
-    for file in [path, *path.rglob("*")]:
-        with contextlib.suppress(FileNotFoundError):  # another process is at work
-            status = file.stat()
-            if not file.is_dir():
-                size, used = size + status.st_size, max(used, status.st_atime, status.st_mtime)
-            elif not used:
-                used = status.st_mtime
-    return size, used
+        return CachedStore(path, size, used, None, {})
 
 
 def _count_indexed(database: Path) -> int:
@@ -201,11 +192,11 @@ def _count_indexed(database: Path) -> int:
         return 0
 
 
-def plan_pruning(folder: Path, older_than: float | None = None, images: ImageSet | None = None) -> Pruning:
+def plan_pruning(folder: Path | str, older_than: float | None = None, images: ImageSet | None = None) -> Pruning:
     """Find what no longer serves: leftovers always, and what is asked for.
 
     Args:
-        folder: The cache folder.
+        folder: The cache folder, or its URL in a bucket.
         older_than: Days; stores and networks that were not used for longer.
         images: The images to keep features of; those of all others.
 
@@ -213,17 +204,26 @@ def plan_pruning(folder: Path, older_than: float | None = None, images: ImageSet
         What to remove.
 
     Raises:
-        RequestError: There is no such folder.
+        RequestError: There is no such folder; or the use of stores in a bucket is asked for.
         PipelineError: The file index or a store cannot be read.
     """
+    if older_than is not None and isinstance(folder, str):
+        raise RequestError(
+            "older_than=DAYS does not work in a bucket, where nobody notes when a store was last read; remove a store "
+            "there with the tools of its provider."
+        )
     contents = list_cache(folder)
     before = 0.0 if older_than is None else time.time() - older_than * DAY
     old = [item for item in contents.used if item.last_used < before]
     removed = [*old, *contents.leftovers]
     if images is None:
         return Pruning(folder, removed)
-    kept = DigestIndex(_digests(images, folder))
-    rows = {store.path: int((kept.find(_stored(store)) < 0).sum()) for store in contents.stores if store not in old}
+    kept, places = DigestIndex(_digests(images, local_folder(folder))), stores_in(folder)
+    used = [store.path for store in contents.stores if store not in old and store.images is not None]
+    rows = {}
+    for path in used:
+        with _named_errors(places[path]):
+            rows[path] = int((kept.find(stored_digests(places[path].dataset())) < 0).sum())
     return Pruning(folder, removed, {path: count for path, count in rows.items() if count}, kept.sorted)
 
 
@@ -241,28 +241,8 @@ def _digests(images: ImageSet, folder: Path) -> np.ndarray:
     return np.frombuffer(b"".join(found), DIGEST)
 
 
-def _stored(store: CachedStore) -> np.ndarray:
-    """The digests that a store holds; none where it cannot be opened."""
-    if store.images is None:
-        return np.zeros(0, DIGEST)
-    with _named_errors(store.path):
-        column = lance.dataset(store.path).to_table(columns=["digest"])["digest"]
-        return np.frombuffer(b"".join(column.to_pylist()), DIGEST)
-
-
-@contextlib.contextmanager
-def _named_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except UNREADABLE as error:
-        raise PipelineError(
-            f"{path} cannot be pruned ({cause(error) if isinstance(error, OSError) else lance_cause(error)}). "
-            "Check that it is readable and writable, or delete it."
-        ) from error
-
-
 def prune(pruning: Pruning) -> PruneResult:
-    """Remove what was planned; a running extraction waits meanwhile.
+    """Remove what was planned; a running extraction into a folder waits meanwhile.
 
     Args:
         pruning: What to remove.
@@ -273,31 +253,48 @@ def prune(pruning: Pruning) -> PruneResult:
     Raises:
         PipelineError: Something cannot be removed.
     """
-    before = list_cache(pruning.folder).bytes
+    before, in_bucket = list_cache(pruning.folder).bytes, isinstance(pruning.folder, str)
     for item in pruning.removed:
-        path = Path(item.path)
-        with _named_errors(item.path), FileLock(_lock(path)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    for store in pruning.rows:
-        with _named_errors(store), FileLock(_lock(Path(store))):
-            _delete_others(store, DigestIndex(pruning.kept))
+        _remove(Path(item.path))
+    for path, place in stores_in(pruning.folder).items():
+        with _named_errors(place), place.lock():
+            if path in pruning.rows:
+                _delete_others(place, DigestIndex(pruning.kept))
+            if path in pruning.rows or in_bucket:  # where files of rows that were removed before may be removed now
+                place.shrink(place.dataset())
     after = list_cache(pruning.folder).bytes
-    return PruneResult([item.path for item in pruning.removed], pruning.rows, before - after)
+    return PruneResult([item.path for item in pruning.removed], pruning.rows, max(0, before - after))
 
 
-def _lock(path: Path) -> Path:
-    """The lock that a process holds while it writes there."""
-    name = "converting" if path.parent.name == "networks" else path.name.partition(".")[0]
-    return path.parent / f"{name}.lock"
+def _remove(path: Path) -> None:
+    lock = "converting" if path.parent.name == "networks" else path.name.partition(".")[0]
+    try:
+        with FileLock(path.parent / f"{lock}.lock"):  # which a process holds while it writes there
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    except OSError as error:
+        raise PipelineError(
+            f"{path} cannot be removed ({cause(error)}). Check that it is readable and writable, or delete it."
+        ) from error
 
 
-def _delete_others(store: str, kept: DigestIndex) -> None:
-    """Delete the rows of other images, and the files that held them."""
-    dataset = lance.dataset(store)
-    digests = np.frombuffer(b"".join(dataset.to_table(columns=["digest"])["digest"].to_pylist()), DIGEST)
+def _delete_others(place: StorePlace, kept: DigestIndex) -> None:
+    """Delete the rows of other images."""
+    dataset = place.dataset()
+    digests = stored_digests(dataset)
     others = digests[kept.find(digests) < 0].tolist()
     for start in range(0, len(others), DELETED_AT_ONCE):
         keys = ", ".join(f"X'{digest.hex()}'" for digest in others[start : start + DELETED_AT_ONCE])
         dataset.delete(f"digest IN ({keys})")
-    dataset.optimize.compact_files(target_rows_per_fragment=KEPT_ROWS)
-    dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+    try:
+        dataset.optimize.compact_files(target_rows_per_fragment=KEPT_ROWS)
+    except UNREADABLE as error:
+        if not is_conflict(error):
+            raise
+
+
+@contextlib.contextmanager
+def _named_errors(place: StorePlace) -> Iterator[None]:
+    try:
+        yield
+    except UNREADABLE as error:
+        raise place.error("prune", error) from error

@@ -18,6 +18,7 @@ from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
+from pipeline.features.cache import local_folder
 from pipeline.features.extractor import Extractor, described_extractor
 from pipeline.features.file_index import FileIndex
 from pipeline.features.store import MERGED_ROWS, FeatureStore
@@ -67,12 +68,12 @@ class MergeResult:
         return asdict(self)
 
 
-def merge_caches(sources: Sequence[Path], folder: Path, progress: bool = True) -> MergeResult:
+def merge_caches(sources: Sequence[Path | str], folder: Path | str, progress: bool = True) -> MergeResult:
     """Copy the features and the file indexes of caches into another; the sources stay as they are.
 
     Args:
-        sources: The cache folders to read.
-        folder: The cache folder to write, created when it is missing.
+        sources: The cache folders to read, or their URLs in a bucket.
+        folder: The cache folder to write, created when it is missing, or its URL in a bucket.
         progress: Whether to show the progress on stderr.
 
     Returns:
@@ -94,16 +95,20 @@ def merge_caches(sources: Sequence[Path], folder: Path, progress: bool = True) -
     return MergeResult(str(folder), merged, indexed)
 
 
-def _contents(source: Path, folder: Path) -> CacheContents:
+def _contents(source: Path | str, folder: Path | str) -> CacheContents:
     """What a cache to read holds."""
-    if not source.is_dir():
+    if isinstance(source, Path) and not source.is_dir():
         raise RequestError(f"There is no cache folder {source}.")
-    if folder.exists() and source.samefile(folder):
+    if source == folder or _is_same_folder(source, folder):
         raise RequestError(f"{source} is the cache to merge into; name the others, or another one with cache=DIR.")
     contents = list_cache(source)
     if not (contents.used or contents.leftovers or contents.indexed):
         raise RequestError(f"{source} is not a cache folder: it holds neither features nor networks.")
     return contents
+
+
+def _is_same_folder(source: Path | str, folder: Path | str) -> bool:
+    return isinstance(source, Path) and isinstance(folder, Path) and folder.exists() and source.samefile(folder)
 
 
 def _extractor(store: CachedStore) -> Extractor:
@@ -132,10 +137,12 @@ def _described(description: Mapping[str, str]) -> Extractor:
     return described_extractor(Weights(description["weights"], description["weights"], unavailable), description)
 
 
-def _merge_store(cache: Path, listed: CachedStore, extractor: Extractor, folder: Path, progress: bool) -> MergedStore:
+def _merge_store(
+    cache: Path | str, listed: CachedStore, extractor: Extractor, folder: Path | str, progress: bool
+) -> MergedStore:
     """Copy what the store of an extractor lacks of another, in the order in which it lies on disk."""
     source, target = FeatureStore(cache, extractor), FeatureStore(folder, extractor)
-    stored = np.unique(source.digests)  # processes that no lock kept apart may have stored one twice
+    stored = source.digests
     lacking = stored[~target.contains(stored)]
     lacking = lacking[np.argsort(source.rows(lacking))]
     copied = 0
@@ -157,7 +164,7 @@ def _merge_store(cache: Path, listed: CachedStore, extractor: Extractor, folder:
     return MergedStore(listed.path, str(target.path), copied, len(stored) - len(lacking), damaged)
 
 
-def _dropped(cache: Path, listed: CachedStore, opened: FeatureStore) -> int:
+def _dropped(cache: Path | str, listed: CachedStore, opened: FeatureStore) -> int:
     """How many rows of a store were dropped when it was opened, as their file cannot be read."""
     if len(opened) == listed.images:
         return 0
@@ -186,7 +193,8 @@ def _intact(store: FeatureStore, digests: np.ndarray, dim: int) -> tuple[np.ndar
         return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
 
-def _merge_index(source: Path, folder: Path) -> int:
+def _merge_index(source: Path | str, folder: Path | str) -> int:
     """Copy a file index; returns how many files the other did not know so."""
-    with contextlib.closing(FileIndex(source)) as theirs, contextlib.closing(FileIndex(folder)) as ours:
+    places = local_folder(source), local_folder(folder)
+    with contextlib.closing(FileIndex(places[0])) as theirs, contextlib.closing(FileIndex(places[1])) as ours:
         return ours.learn(theirs)

@@ -24,7 +24,7 @@ from pipeline.features.workers import Decoded
 log = logging.getLogger(__name__)
 
 # Features are stored when this much time has passed or this many bytes have gathered, whichever comes first: a commit
-# for each batch would take longer than a GPU needs to compute it.
+# for each batch would take longer than a GPU needs to compute it. In a bucket the time is a multiple of this.
 STORE_SECONDS = 1.0
 STORE_BYTES = 2**25
 LONG = 30  # seconds; what takes longer is announced
@@ -80,7 +80,7 @@ class Saver:
         now = time.monotonic()
         self._announce(now, len(batch))
         size = sum(len(images) for images, *_ in self._gathered) * self._dim * features[0].itemsize
-        if now - self._stored >= STORE_SECONDS or size >= STORE_BYTES:
+        if now - self._stored >= STORE_SECONDS * self._stores.commit_cost or size >= STORE_BYTES:
             self.flush()
             self._stored = now
 
@@ -114,11 +114,11 @@ class Saver:
         left, seconds = self._bar.total - self._bar.n, (now - self._first) / size
         if left * seconds > LONG:
             log.info(
-                "%d images to go: about %s, and %s of disk in %s.",
+                "%d images to go: about %s, and %s in %s.",
                 left,
                 _duration(left * seconds),
                 _size(left * (4 * self._dim + THUMBNAIL**2)),
-                self._stores.stores[0].path.parent,
+                self._stores.stores[0].path,
             )
 
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
 from pipeline.core.cores import usable_cores
 from pipeline.core.errors import PipelineError, RequestError, cause
@@ -26,6 +25,7 @@ from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import moments
 from pipeline.data.decoding import MAX_PIXELS
 from pipeline.data.images import ImageSet
+from pipeline.features.cache import cache_place, local_folder, usual_folder
 from pipeline.features.computation import Computed, Saver, compute
 from pipeline.features.engines import ENGINES, check_precision, ensure_weights, make_engine
 from pipeline.features.extractor import Extractor
@@ -50,7 +50,7 @@ class ExtractionOptions:
         engine: One of `pipeline.features.engines.ENGINES`.
         batch_size: Images in a batch; None leaves the choice to the engine.
         workers: Processes that read and decode; None means one for each usable core.
-        cache: The folder of the feature stores.
+        cache: The folder of the feature stores, or its URL in a bucket as a string.
         progress: Whether to show the progress on stderr.
         max_pixels: The size of the largest image to decode, in pixels; larger ones are skipped.
         verify: Whether to check every vector in the store first, and to compute those again that changed on disk.
@@ -59,18 +59,24 @@ class ExtractionOptions:
     engine: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
-    cache: Path = field(default_factory=lambda: platformdirs.user_cache_path("image-vectors"))
+    cache: Path | str = field(default_factory=usual_folder)
     progress: bool = True
     max_pixels: int = MAX_PIXELS
     verify: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", cache_place(self.cache))
         if self.engine not in ENGINES:
             raise RequestError(f"engine {self.engine!r} is unknown; choose from {', '.join(ENGINES)}.")
         for name in ("batch_size", "workers", "max_pixels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"{name} must be at least 1, not {value}.")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of converted networks and the file index."""
+        return local_folder(self.cache)
 
     @property
     def worker_count(self) -> int:
@@ -199,8 +205,8 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
     """Make sure that every image's feature is in the store, or in the stores of all layers.
 
     Images that cannot be read are skipped, with a warning; they change no other image's feature. What is computed is
-    stored about every second, so an interruption loses no more than that and the images in flight. Several layers are
-    computed in one pass; those whose store has all images are not computed.
+    stored about every second, in a bucket every ten, so an interruption loses no more than that and the images in
+    flight. Several layers are computed in one pass; those whose store has all images are not computed.
 
     Args:
         images: The images.
@@ -217,12 +223,12 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
     options = options or ExtractionOptions()
     start = time.monotonic()
     check_precision(options.engine, extractor.precision)
-    _make_cache(options.cache)
+    _make_folder(options.folder)
     stores = [FeatureStore(options.cache, part) for part in extractor.parts]
     if options.verify:
         for store in stores:
             store.drop_damaged(options.progress)
-    with contextlib.closing(FileIndex(options.cache)) as index:
+    with contextlib.closing(FileIndex(options.folder)) as index:
         survey = Survey(images, StoreGroup(stores), index, options.max_pixels, retry_crashed=options.verify)
         lacking = [pair for pair in zip(stores, extractor.parts, strict=True) if survey.may_lack(pair[0])]
         group = StoreGroup([store for store, _ in lacking])
@@ -257,12 +263,12 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
     )
 
 
-def _make_cache(cache: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PipelineError(
-            f"The cache folder {cache} cannot be created ({cause(error)}). Choose another with cache=DIR."
+            f"The cache folder {folder} cannot be created ({cause(error)}). Choose another with cache=DIR."
         ) from error
 
 
@@ -271,7 +277,7 @@ def _compute_unknown(
 ) -> Computed:
     """Read the images that the survey does not know, and compute the features that a group of stores lacks."""
     if not all(map(len, group.stores)):  # weights are needed for certain: miss them before anything is started
-        ensure_weights(options.engine, extractors, options.cache)
+        ensure_weights(options.engine, extractors, options.folder)
     for extractor in extractors:
         if extractor.pooling and extractor.pooling.kind == "flat" and not extractor.projection:
             log.warning(
@@ -295,6 +301,6 @@ def _compute_unknown(
         return compute(
             survey.new(decoded, slots, bar),
             slots,
-            lambda: make_engine(options.engine, extractors, options.batch_size, options.cache),
+            lambda: make_engine(options.engine, extractors, options.batch_size, options.folder),
             Saver(group, slots, images, sum(extractor.dim for extractor in extractors), bar),
         )

@@ -1,21 +1,23 @@
 """The feature store: content digest of an image -> its feature and thumbnail, one Lance dataset for each extractor.
 
-Lance (https://lancedb.github.io/lance) commits an append with one atomic rename, so a process killed at any moment
-leaves either all of a batch or none of it. A lock beside the store lets one process append at a time, so that several
-may fill it without storing an image twice. Each row carries a CRC-32 of its content, which is checked when the row is
-first read.
+Lance (https://lancedb.github.io/lance) commits an append in one atomic step, so a process killed at any moment leaves
+either all of a batch or none of it. In a folder a lock beside the store lets one process append at a time, so that
+several may fill it without storing an image twice. In a bucket there is no lock: what several processes store at the
+same moment is stored twice, and one of the two is read (see `store_place.py`). Each row carries a CRC-32 of its
+content, which is checked when the row is first read.
 """
 
 import json
 import logging
+import math
+import time
 import zlib
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
 
 import lance
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import progress_bar
@@ -23,7 +25,8 @@ from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.extractor import Extractor
-from pipeline.features.store_repair import UNREADABLE, drop_unreadable_files, lance_cause, open_newest_readable
+from pipeline.features.store_place import KEEP_OLD_VERSIONS, RUN_AGAIN, is_conflict, store_place
+from pipeline.features.store_repair import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +34,8 @@ log = logging.getLogger(__name__)
 # so that opening the store stays fast and each row is rewritten only a few times.
 FRAGMENTS_BEFORE_MERGE = 100
 MERGED_ROWS = 4096
-# Versions that merging has replaced are kept for a reader that opened the store before.
-KEEP_OLD_VERSIONS = timedelta(days=1)
+CLEAN_UP_SECONDS = 3600  # each clean-up reads all versions of a day
 CHECKED_AT_ONCE = 512  # rows
-RUN_AGAIN = "Run extract with verify=True on these images to compute the lost features again."
 
 
 class FeatureStore:
@@ -42,23 +43,27 @@ class FeatureStore:
 
     Damage on disk that shows when the store is opened is dropped, with a warning, and computed again: a data file that
     cannot be read or, where nothing can be read, the whole store, which is set aside. A vector that changed on disk is
-    refused when it is read, and dropped by `drop_damaged`.
+    refused when it is read, and dropped by `drop_damaged`. In a bucket nothing else is dropped: a store that cannot be
+    read is refused.
 
     Args:
-        cache: The cache folder; the store is `features/FINGERPRINT.lance` below it, created when it is missing.
+        cache: The cache folder, or its URL; the store is `features/FINGERPRINT.lance` below it, created when it is
+            missing.
         extractor: Whose features these are.
 
     Attributes:
-        path: The Lance dataset.
+        path: The Lance dataset: a path, or a URL.
+        commit_cost: How many times as rarely as to a folder features are stored here.
         arrived: The digests that other processes have stored since it was opened.
 
     Raises:
         PipelineError: The store cannot be opened or created, or another version of this program created it.
     """
 
-    def __init__(self, cache: Path, extractor: Extractor) -> None:
-        self.path = cache / "features" / f"{extractor.fingerprint}.lance"
-        self._lock = FileLock(self.path.with_suffix(".lock"))
+    def __init__(self, cache: Path | str, extractor: Extractor) -> None:
+        self._place = store_place(cache, extractor.fingerprint)
+        self.path, self.commit_cost = self._place.path, self._place.commit_cost
+        self._cleaned_up = -math.inf
         self._schema = pa.schema(
             [
                 pa.field("digest", pa.binary(16), nullable=False),
@@ -71,21 +76,13 @@ class FeatureStore:
         )
         self.arrived: set[bytes] = set()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
         except UNREADABLE as error:
-            raise PipelineError(
-                f"The feature store {self.path} cannot be opened ({error}). "
-                "Choose another cache folder, or delete this one to compute its features again."
-            ) from error
+            raise self._place.error("open", error) from error
 
     def _open(self) -> None:
         """Open or create the store; drop what is damaged."""
-        try:
-            self._dataset = lance.dataset(self.path)
-        except UNREADABLE:
-            with self._lock:
-                self._dataset = open_newest_readable(self.path, self._schema)
+        self._dataset = self._place.open_or_create(self._schema)
         if self._dataset.schema.names != self._schema.names:
             raise ValueError("another version of this program created it")
         found, wanted = (each.field("vector").type.list_size for each in (self._dataset.schema, self._schema))
@@ -93,26 +90,31 @@ class FeatureStore:
             raise ValueError(f"its vectors have {found} numbers, not {wanted}")
         try:
             self._read_digests()
-        except UNREADABLE:
-            self._drop_unreadable_files()
+        except UNREADABLE as error:
+            self._drop_unreadable_files(error)
 
     def _read_digests(self) -> None:
-        table = self._dataset.to_table(columns=["digest", "pixel_count"])
-        digests = table["digest"].combine_chunks()
-        self._digests = np.frombuffer(digests.buffers()[1] or b"", DIGEST)[digests.offset :][: len(digests)]
-        self._pixel_counts = table["pixel_count"].to_numpy()
+        self._digests, self._pixel_counts = self._stored_digests()
         self._index = DigestIndex(self._digests)
         self._checked = np.zeros(len(self._digests), bool)
+        self._read_fragments = self._fragments()
 
-    def _drop_unreadable_files(self) -> bool:
-        """Drop the data files that cannot be read; returns whether there were any."""
-        with self._lock:
-            self._dataset, dropped = drop_unreadable_files(self.path)
+    def _stored_digests(self, fragments: Sequence[lance.LanceFragment] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The digests and sizes of the images in the store, or in some fragments of it."""
+        table = self._dataset.scanner(columns=["digest", "pixel_count"], fragments=fragments).to_table()
+        digests = table["digest"].combine_chunks()
+        stored = np.frombuffer(digests.buffers()[1] or b"", DIGEST)[digests.offset :][: len(digests)]
+        return stored, table["pixel_count"].to_numpy()
+
+    def _drop_unreadable_files(self, error: Exception) -> bool:
+        """Drop the data files that cannot be read; returns whether there were any. In a bucket, raise the error."""
+        with self._place.lock():
+            self._dataset, dropped = self._place.repair(error)
             self._read_digests()
         return dropped > 0
 
     def __len__(self) -> int:
-        return len(self._digests)
+        return len(self._index)
 
     @property
     def digests(self) -> np.ndarray:
@@ -156,28 +158,33 @@ class FeatureStore:
             PipelineError: They cannot be written.
         """
         try:
-            with self._lock:
+            with self._place.lock():
                 self._catch_up()
                 new = ~self.contains(digests)
                 if new.any():
                     table = self._table(digests[new], features[new], thumbnails[new], pixel_counts[new])
+                    version = self._dataset.version
                     self._dataset = lance.write_dataset(table, self._dataset, mode="append")
-                    self._add_digests(digests[new], pixel_counts[new])
+                    if self._dataset.version == version + 1:
+                        self._add_digests(digests[new], pixel_counts[new])
+                    else:  # in a bucket: others stored something meanwhile
+                        self._read_changes()
                 if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
-                    self._dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS)
-                    self._dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS)
-                    self._read_digests()
+                    self._merge_fragments()
         except UNREADABLE as error:
-            raise PipelineError(
-                f"The feature store {self.path} cannot be written ({lance_cause(error)}). What was stored before "
-                "is kept; make room, or choose another cache folder, and run the same command again."
-            ) from error
+            raise self._place.error("write", error) from error
 
-    def _add_digests(self, digests: np.ndarray, pixel_counts: np.ndarray) -> None:
-        self._digests = np.concatenate([self._digests, digests])
-        self._pixel_counts = np.concatenate([self._pixel_counts, pixel_counts])
-        self._checked = np.concatenate([self._checked, np.zeros(len(digests), bool)])
-        self._index.add(digests)
+    def _merge_fragments(self) -> None:
+        try:
+            self._dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS)
+            if time.monotonic() - self._cleaned_up > CLEAN_UP_SECONDS:
+                self._dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS)
+                self._cleaned_up = time.monotonic()
+        except UNREADABLE as error:
+            if not is_conflict(error):
+                raise
+            self._dataset = self._place.dataset()  # in a bucket: another process has merged them
+        self._read_changes()
 
     def tidy(self) -> None:
         """Remove what processes left behind that were killed while they appended.
@@ -186,20 +193,39 @@ class FeatureStore:
             PipelineError: It cannot be removed.
         """
         try:
-            with self._lock:  # so nothing unfinished belongs to a running process
-                self._dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS, delete_unverified=True)
-                for left in self.path.glob("_*/.tmp*"):  # which Lance does not clean up
-                    left.unlink(missing_ok=True)
+            with self._place.lock():
+                self._place.tidy(self._dataset)
         except UNREADABLE as error:
-            raise PipelineError(f"The feature store {self.path} cannot be tidied ({lance_cause(error)}).") from error
+            raise self._place.error("tidy", error) from error
 
     def _catch_up(self) -> None:
         """Load what other processes have stored since."""
         if self._dataset.latest_version != self._dataset.version:
-            before = self._index
-            self._dataset = lance.dataset(self.path)
+            self._dataset = self._place.dataset()
+            self._read_changes()
+
+    def _read_changes(self) -> None:
+        """Read the digests that were added since they were last read; all where fragments were merged or removed."""
+        known, count = self._index, len(self._read_fragments)
+        if self._fragments()[:count] == self._read_fragments:
+            added = self._dataset.get_fragments()[count:]
+            digests, pixel_counts = self._stored_digests(added)
+            self.arrived.update(digests[known.find(digests) < 0].tolist())
+            self._add_digests(digests, pixel_counts)
+        else:
             self._read_digests()
-            self.arrived.update(self._digests[before.find(self._digests) < 0].tolist())
+            self.arrived.update(self._digests[known.find(self._digests) < 0].tolist())
+
+    def _fragments(self) -> list[lance.FragmentMetadata]:
+        """What the store consists of."""
+        return [fragment.metadata for fragment in self._dataset.get_fragments()]
+
+    def _add_digests(self, digests: np.ndarray, pixel_counts: np.ndarray) -> None:
+        self._digests = np.concatenate([self._digests, digests])
+        self._pixel_counts = np.concatenate([self._pixel_counts, pixel_counts])
+        self._checked = np.concatenate([self._checked, np.zeros(len(digests), bool)])
+        self._index.add(digests)
+        self._read_fragments = self._fragments()
 
     def _table(
         self, digests: np.ndarray, features: np.ndarray, thumbnails: np.ndarray, pixel_counts: np.ndarray
@@ -251,9 +277,7 @@ class FeatureStore:
         try:
             vectors, damaged = self._read(wanted)
         except UNREADABLE as error:
-            raise PipelineError(
-                f"The feature store {self.path} is damaged ({lance_cause(error)}). {RUN_AGAIN}"
-            ) from error
+            raise self._place.error("read", error) from error
         if len(damaged):
             digest = self._digests[damaged[0]].tobytes().hex()
             raise PipelineError(
@@ -291,8 +315,8 @@ class FeatureStore:
         try:
             try:
                 damaged = self._damaged_rows(progress)
-            except UNREADABLE:
-                if not self._drop_unreadable_files():
+            except UNREADABLE as error:
+                if not self._drop_unreadable_files(error):
                     raise
                 damaged = self._damaged_rows(progress)
             if len(damaged):
@@ -301,10 +325,7 @@ class FeatureStore:
                 )
                 self._delete(self._digests[damaged])
         except UNREADABLE as error:
-            raise PipelineError(
-                f"The feature store {self.path} is damaged and cannot be repaired ({lance_cause(error)}). "
-                "Delete this folder to compute its features again."
-            ) from error
+            raise self._place.error("repair", error) from error
         return before - len(self)
 
     def _damaged_rows(self, progress: bool) -> np.ndarray:
@@ -319,8 +340,8 @@ class FeatureStore:
         return np.concatenate(damaged)
 
     def _delete(self, digests: np.ndarray) -> None:
-        with self._lock:
-            self._dataset = lance.dataset(self.path)
+        with self._place.lock():
+            self._dataset = self._place.dataset()
             keys = ", ".join(f"X'{digest.hex()}'" for digest in digests.tolist())
             self._dataset.delete(f"digest IN ({keys})")
             self._read_digests()
@@ -337,9 +358,15 @@ class FeatureStore:
 
         Returns:
             Shape (N, THUMBNAIL, THUMBNAIL), uint8.
+
+        Raises:
+            PipelineError: They cannot be read.
         """
         wanted, where = np.unique(self.rows(digests), return_inverse=True)
-        taken = self._dataset.take(wanted, columns=["thumbnail"])["thumbnail"].to_pylist()
+        try:
+            taken = self._dataset.take(wanted, columns=["thumbnail"])["thumbnail"].to_pylist()
+        except UNREADABLE as error:
+            raise self._place.error("read", error) from error
         return np.frombuffer(b"".join(taken), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[where]
 
 

@@ -22,7 +22,12 @@ class StoreGroup:
 
     def __init__(self, stores: Sequence[FeatureStore]) -> None:
         self.stores = stores
-        self.computed: Counter[Path] = Counter()
+        self.computed: Counter[Path | str] = Counter()
+
+    @property
+    def commit_cost(self) -> int:
+        """See `FeatureStore`; all stores lie in the same cache."""
+        return self.stores[0].commit_cost
 
     @property
     def digests(self) -> np.ndarray:

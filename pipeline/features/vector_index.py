@@ -17,7 +17,7 @@ import lance
 import numpy as np
 from filelock import FileLock
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import PipelineError, RequestError
 from pipeline.data.images import DIGEST
 from pipeline.features.store import MERGED_ROWS, FeatureStore
 from pipeline.features.store_repair import UNREADABLE, lance_cause
@@ -86,9 +86,13 @@ def open_index(store: FeatureStore) -> VectorIndex | None:
 
     Returns:
         None where there is none that can be used: none was built, much was stored since, or its files changed.
+
+    Raises:
+        RequestError: The store lies in a bucket.
     """
+    path = _folder(store)
     try:
-        dataset = lance.dataset(store.path)
+        dataset = lance.dataset(path)
         note = json.loads(dataset.config().get(NOTE, "null"))
         built = _built(dataset)
         if not note or not built or note["index"] != built["index"]:
@@ -96,10 +100,10 @@ def open_index(store: FeatureStore) -> VectorIndex | None:
         if built["rows"] < (1 - LARGEST_UNINDEXED) * dataset.count_rows():
             log.info("Much was stored since the vector index of %s was built.", store.path)
             return None
-        if note["files"] != _checksums(store.path, note["index"]):
+        if note["files"] != _checksums(path, note["index"]):
             log.warning("The vector index of %s changed on disk; it is built again.", store.path)
             return None
-        return VectorIndex(store.path, dataset, note["partitions"], note["recall"])
+        return VectorIndex(path, dataset, note["partitions"], note["recall"])
     except (*UNREADABLE, KeyError, TypeError) as error:
         log.warning("The vector index of %s cannot be opened (%s); it is built again.", store.path, lance_cause(error))
         return None
@@ -117,10 +121,12 @@ def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) ->
 
     Raises:
         PipelineError: It cannot be built.
+        RequestError: The store lies in a bucket.
     """
+    path = _folder(store)
     try:
-        with FileLock(store.path.with_suffix(".lock")):
-            dataset = lance.dataset(store.path)
+        with FileLock(path.with_suffix(".lock")):
+            dataset = lance.dataset(path)
             # Once the index is built, a merge of small data files would have to rewrite it.
             dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS)
             count, dim = dataset.count_rows(), dataset.schema.field("vector").type.list_size
@@ -137,17 +143,26 @@ def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) ->
                 num_partitions=partitions,
                 num_sub_vectors=_sub_vectors(dim),
             )
-        index = VectorIndex(store.path, dataset, partitions)
+        index = VectorIndex(path, dataset, partitions)
         recall = measure(index)
         identity = _built(dataset)["index"]
         note = {"index": identity, "partitions": partitions, "recall": recall}
-        note["files"] = _checksums(store.path, identity)
+        note["files"] = _checksums(path, identity)
         dataset.update_config({NOTE: json.dumps(note)})
-        return VectorIndex(store.path, dataset, partitions, recall)
+        return VectorIndex(path, dataset, partitions, recall)
     except UNREADABLE as error:
         raise PipelineError(
             f"The vector index of {store.path} cannot be built ({lance_cause(error)}); search without index=True."
         ) from error
+
+
+def _folder(store: FeatureStore) -> Path:
+    if isinstance(store.path, Path):
+        return store.path
+    raise RequestError(
+        f"index=True needs a store in a folder, not in a bucket ({store.path}): each search checks all files of the "
+        "index. Search without it, or bring the store into a folder (cache merge)."
+    )
 
 
 def _sub_vectors(dim: int) -> int:

@@ -62,7 +62,7 @@ def test_progress_is_logged_where_there_is_no_terminal(start, fresh_cache, tmp_p
     out, err = start(*command, fresh_cache("loud"), program="extract_with_progress").communicate(timeout=300)
     assert "200 images: 200 computed" in out, err
     assert re.search(r"features: \d+ of 200 images, [\d.e+]+ a second, \d\d:\d\d left", err)
-    assert re.search(r"1\d\d images to go: about \d+ seconds, and \d+ MB of disk in .*loud/features", err)
+    assert re.search(r"1\d\d images to go: about \d+ seconds, and \d+ MB in .*loud/features", err)
     quiet = start(*command, fresh_cache("quiet"), "--quiet", program="extract_with_progress")
     assert quiet.communicate(timeout=300)[1] == ""
 

@@ -1,5 +1,6 @@
 """Several processes at once."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import lance
 import numpy as np
 from helpers import SMALL, are_close, make_images, wait_until, write_targets
+from object_storage import S3Server
 
 BATCHES = (*SMALL, "--batch-size", 4, "--workers", 1)
 
@@ -32,6 +34,31 @@ def test_four_extractions_of_overlapping_folders_one_killed(run, start, fresh_ca
     assert result["cached"] >= 50
     stored = lance.dataset(next(cache.glob("features/*.lance"))).to_table(columns=["digest"])["digest"].to_pylist()
     assert len(stored) == len(set(stored)) == 60
+    run("extract", images, *BATCHES, "--cache", fresh_cache("alone"), "--out", tmp_path / "alone.npy")
+    assert are_close(np.load(tmp_path / "shared.npy"), np.load(tmp_path / "alone.npy"))
+
+
+def test_two_extractions_of_overlapping_folders_into_a_bucket(
+    run, start, fresh_cache, s3: S3Server, tmp_path: Path
+) -> None:
+    images = make_images(tmp_path / "all", range(48))
+    s3.create_bucket("overlapping")
+    command, processes = (*BATCHES, "--cache", "s3://overlapping/cache"), []
+    for number in range(2):
+        (tmp_path / f"part{number}").mkdir()
+        for file in sorted(images.iterdir())[number * 8 : number * 8 + 40]:
+            os.link(file, tmp_path / f"part{number}" / file.name)
+        part = ("extract", tmp_path / f"part{number}", *command, "--json")
+        processes.append(start(*part, program="frequent_stores", **s3.variables))
+    for process in processes:
+        out, messages = process.communicate(timeout=300)
+        assert process.returncode == 0, messages
+        assert (json.loads(out)["images"], json.loads(out)["failed"]) == (40, [])
+
+    result = run("extract", images, *command, "--out", tmp_path / "shared.npy", "--json", **s3.variables).json
+    assert (result["computed"], result["cached"]) == (0, 48)
+    [listed] = run("cache", "--cache", "s3://overlapping/cache", "--json", **s3.variables).json["stores"]
+    assert listed["images"] == 48
     run("extract", images, *BATCHES, "--cache", fresh_cache("alone"), "--out", tmp_path / "alone.npy")
     assert are_close(np.load(tmp_path / "shared.npy"), np.load(tmp_path / "alone.npy"))
 

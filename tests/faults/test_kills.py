@@ -13,6 +13,7 @@ import lance
 import numpy as np
 import pytest
 from helpers import SMALL, are_equal, decoder_weights, is_gone_soon, make_images, wait_until, write_targets
+from object_storage import S3Server
 
 BATCHES = (*SMALL, "--batch-size", 4)
 KEPT = {
@@ -92,6 +93,25 @@ def test_a_killed_extraction_resumes(
     assert np.array_equal(np.load(tmp_path / "resumed.npy"), np.load(tmp_path / "undisturbed.npy"))
     assert before.items() <= stored_vectors(cache).items()
     assert unfinished_files(cache) == []
+
+
+def test_a_killed_extraction_into_a_bucket_resumes(run, start, fresh_cache, s3: S3Server, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", range(80))
+    s3.create_bucket("killed")
+    run("extract", images, *BATCHES, "--cache", fresh_cache("undisturbed"), "--out", tmp_path / "undisturbed.npy")
+    command = ("extract", images, *BATCHES, "--cache", "s3://killed/cache")
+    process = start(*command, program="frequent_stores", **s3.variables)
+    wait_until(lambda: len(s3.requests("PUT", "killed/cache/features")) > 10, process)
+    kill(process)
+
+    resumed = run(*command, "--out", tmp_path / "resumed.npy", "--json", **s3.variables).json
+    assert 0 < resumed["cached"] < 80
+    assert resumed["cached"] + resumed["computed"] == 80
+    assert np.array_equal(np.load(tmp_path / "resumed.npy"), np.load(tmp_path / "undisturbed.npy"))
+    options = {f"aws_{name}": s3.variables[f"AWS_{name}".upper()] for name in ("endpoint_url", "region")}
+    credentials = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "allow_http": "true"}
+    stored = lance.dataset(resumed["store"], storage_options=options | credentials).to_table(columns=["digest"])
+    assert len(set(stored["digest"].to_pylist())) == stored.num_rows == 80
 
 
 @pytest.fixture

@@ -1,0 +1,80 @@
+"""Buckets as Lance reaches them: how long it tries, what lies there, and what its errors mean.
+
+Credentials and endpoints come from the environment, as the tools of each provider take them.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from lance.file import LanceFileSession
+
+from pipeline.features.store_repair import lance_cause
+
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
+# In the middle of a run, Lance tries so often and so long (seconds) before it gives up; its own 180 s are multiplied by
+# its retries of a listing.
+PATIENCE = {"client_max_retries": "5", "client_retry_timeout": "30"}
+# When a store is opened, a wrong address is to be told soon.
+NO_PATIENCE = {"timeout": "10s", "client_max_retries": "3", "client_retry_timeout": "5", "lance_aimd_max_retries": "0"}
+LONGEST_CAUSE = 200  # characters
+
+# What is found in an error's message -> what it means and what to do, the first that fits.
+MEANINGS = {
+    "NoSuchBucket|bucket does not exist": "there is no such bucket; correct its name, or create it",
+    "ExpiredToken|TokenRefreshRequired|token.{0,20}expired": "the credentials have expired; log in again",
+    "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|401 Unauthorized": (
+        "the credentials are not valid; check them, or log in again"
+    ),
+    "Failed to get AWS credentials|CredentialsNotLoaded|NoCredentials|metadata\\.google|169\\.254\\.169\\.254": (
+        "there are no credentials; set those of its provider in the environment, such as AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, or log in with its tools"
+    ),
+    "AccessDenied|403 Forbidden|necessary privileges": (
+        "access is denied; check which account is logged in, and that it may list, read, write and delete there"
+    ),
+    "PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint": (
+        "the bucket is in another region; set AWS_REGION"
+    ),
+    "status code: 501": "the server does not know conditional writes (If-None-Match), which a store needs",
+    "status code: (5\\d\\d|429)": "the server is overloaded or broken; run the same command again later",
+    "HTTP error: (error sending|builder error|request or response)|operation timed out|connection closed": (
+        "the server does not answer; check the network and, if it is set, AWS_ENDPOINT_URL"
+    ),
+}
+
+
+def storage_options() -> dict[str, str]:
+    """What Lance is to know besides the environment."""
+    plain = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
+    return PATIENCE | ({"allow_http": "true"} if plain else {})
+
+
+def folders_in(url: str) -> list[str]:
+    """The names of what looks like folders directly below a URL; it is one request, and fails soon.
+
+    Raises:
+        RuntimeError: The bucket cannot be listed; see `meaning`.
+    """
+    above, _, name = url.rpartition("/")
+    found = LanceFileSession(above, storage_options=storage_options() | NO_PATIENCE).list_with_delimiter(name)
+    return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found.common_prefixes)
+
+
+def upload(folder: Path, url: str) -> None:
+    """Copy the files of a folder below a URL, in the order of their names."""
+    session = LanceFileSession(url, storage_options=storage_options())
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            session.upload_file(str(file), file.relative_to(folder).as_posix())
+
+
+def meaning(error: BaseException) -> str | None:
+    """What an error of Lance means where it is the bucket's; None where it may be damage."""
+    text = str(error)
+    return next((meant for found, meant in MEANINGS.items() if re.search(found, text)), None)
+
+
+def short_cause(error: BaseException) -> str:
+    """An error of Lance, cut."""
+    return lance_cause(error)[:LONGEST_CAUSE]
