@@ -32,7 +32,7 @@ NOT_ACCEPTED = (
     *("SignatureDoesNotMatch", "TokenRefreshRequired"),
 )
 # Where machines in a cloud ask for credentials, which obstore does when it has found none.
-METADATA = re.compile(r"://(169\.254\.|metadata\.google)")
+METADATA = re.compile(r"://(?:169\.254\.|metadata\.google)|/latest/api/token|/computeMetadata/|/metadata/identity")
 
 
 class _Kind(NamedTuple):
@@ -198,11 +198,11 @@ def _named(place: _Place, error: Exception) -> PipelineError:
     public = f"a public bucket is read with {kind.variables}_SKIP_SIGNATURE=true"
     if code in NO_BUCKET or (status == "404" and not isinstance(error, FileNotFoundError)):
         return RequestError(f"There is no bucket {bucket} at {server}. Check its name and {kind.endpoints[0]}.")
-    if METADATA.search(text):
+    if METADATA.search(text) or "Account must be specified" in text:
         return RequestError(f"{bucket}: no credentials were found. Set {kind.credentials}; {public}.")
     if code in NOT_ACCEPTED or status == "401" or "invalid_grant" in text:
         return RequestError(
-            f"{bucket}: {server} does not accept the credentials ({code or line}). Renew {kind.credentials}."
+            f"{bucket}: {server} does not accept the credentials ({code or status}). Renew {kind.credentials}."
         )
     if "AuthorizationHeaderMalformed" in text or "redirect" in text.lower():
         return RequestError(f"{bucket}: the bucket is in another region. Set AWS_REGION to its own.")

@@ -95,17 +95,15 @@ class Survey:
             The images to compute.
         """
         scheduled: set[bytes] = set()
-        try:
-            for image in decoded:
-                self._note(image)
-                if image.is_new and image.digest not in scheduled and not self._stores.has_arrived(image.digest):
-                    scheduled.add(image.digest)
-                    yield image
-                else:
-                    slots.give_back([image.slot])
-                    bar.update()
-        finally:
-            self.record()
+        for image in decoded:
+            self._note(image)
+            if image.is_new and image.digest not in scheduled and not self._stores.has_arrived(image.digest):
+                scheduled.add(image.digest)
+                yield image
+            else:
+                slots.give_back([image.slot])
+                bar.update()
+        self.record()
 
     def _note(self, image: Decoded) -> None:
         number = image.number

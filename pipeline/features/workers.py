@@ -259,16 +259,23 @@ class _Inbox:
         """The images of the next chunk, each with how to read it."""
         if not self._chunks:
             self._receive()
-        for task, read in self._chunks.popleft():
-            while task.ref.is_remote and self._connection.poll():
+        chunk = self._chunks.popleft()
+        for task, read in chunk:
+            while _is_read_ahead(task.ref, len(chunk)) and self._connection.poll():
                 self._receive()
             yield task, read
 
     def _receive(self) -> None:
-        self._chunks.append([(task, self._reading(task.ref)) for task in self._connection.recv()])
+        tasks = self._connection.recv()
+        self._chunks.append([(task, self._reading(task.ref, len(tasks))) for task in tasks])
 
-    def _reading(self, ref: ImageRef) -> Read:
-        return self._readers.submit(ref.read).result if ref.is_remote else ref.read
+    def _reading(self, ref: ImageRef, count: int) -> Read:
+        return self._readers.submit(ref.read).result if _is_read_ahead(ref, count) else ref.read
+
+
+def _is_read_ahead(ref: ImageRef, count: int) -> bool:
+    """Whether to read an image ahead; not one that comes alone, for a process may have died of it."""
+    return count > 1 and ref.is_remote
 
 
 def _keep_freed_memory() -> None:
