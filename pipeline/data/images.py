@@ -5,7 +5,8 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ DIGEST = np.dtype("V16")  # of an array of content digests
 TICK_NS = 2_000_000_000
 # A pipe must not be waited for; on Windows there are none, but there is a text mode.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+READ_AT_ONCE = 16  # objects that are read together where they are not read by workers
 BUCKETS = ("s3://", "gs://", "az://")
 
 
@@ -109,6 +111,31 @@ def _read_file(path: str) -> tuple[bytes, str | None]:
     if not data:
         raise ImageError("the file is empty")
     return data, _file_version(status)
+
+
+def contents_of(refs: Sequence[ImageRef]) -> Iterator[bytes | None]:
+    """The contents of images, one after another; objects in buckets are read several at a time.
+
+    Args:
+        refs: The images.
+
+    Yields:
+        The content of each; None for one that cannot be read.
+
+    Raises:
+        PipelineError: Nothing can be read there.
+    """
+    with ThreadPoolExecutor(READ_AT_ONCE, "contents") as pool:
+        for start in range(0, len(refs), READ_AT_ONCE):
+            block = refs[start : start + READ_AT_ONCE]
+            yield from (pool.map if all(ref.is_remote for ref in block) else map)(_content, block)
+
+
+def _content(ref: ImageRef) -> bytes | None:
+    try:
+        return ref.read()[0]
+    except ImageError:
+        return None
 
 
 @dataclass(frozen=True)
