@@ -87,9 +87,9 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         """Compute the features that the store lacks, and read all.
 
         Args:
-            X: Paths of image files; PIL images; or arrays, shape (N, height, width, 3), uint8 (a list of arrays may
-                have several sizes). Or IMAGES as the commands take it, a folder, a list or `tfds:...`, whose rows are
-                in path order.
+            X: Paths of image files, or URLs of objects in buckets; PIL images; or arrays, shape (N, height, width, 3),
+                uint8 (a list of arrays may have several sizes). Or IMAGES as the commands take it, a folder, a list, a
+                bucket or `tfds:...`, whose rows are in path order.
 
         Returns:
             The features, shape (N, F), float32.

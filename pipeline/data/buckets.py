@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pipeline.core.errors import ImageError, PipelineError, RequestError, first_line
 from pipeline.data.images import MAX_BYTES, is_bucket_url
 
-# So long an endpoint that is down is tried; one that accepts connections but stays silent, for SILENT longer.
+# An endpoint that is down is tried so long; a request to one that stays silent is given up after SILENT, and repeated.
 RETRIES = {"max_retries": 100, "retry_timeout": timedelta(seconds=20), "backoff": {"max_backoff": timedelta(seconds=3)}}
 SILENT = timedelta(seconds=15)
 CLIENT = {"connect_timeout": timedelta(seconds=5), "read_timeout": SILENT, "timeout": timedelta(minutes=10)}
