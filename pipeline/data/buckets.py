@@ -198,18 +198,20 @@ def _named(place: _Place, error: Exception) -> PipelineError:
     public = f"a public bucket is read with {kind.variables}_SKIP_SIGNATURE=true"
     if code in NO_BUCKET or (status == "404" and not isinstance(error, FileNotFoundError)):
         return RequestError(f"There is no bucket {bucket} at {server}. Check its name and {kind.endpoints[0]}.")
+    if isinstance(error, FileNotFoundError):
+        return ImageError("there is no such object")
     if METADATA.search(text) or "Account must be specified" in text:
         return RequestError(f"{bucket}: no credentials were found. Set {kind.credentials}; {public}.")
     if code in NOT_ACCEPTED or status == "401" or "invalid_grant" in text:
         return RequestError(
             f"{bucket}: {server} does not accept the credentials ({code or status}). Renew {kind.credentials}."
         )
-    if "AuthorizationHeaderMalformed" in text or "redirect" in text.lower():
+    if code == "AuthorizationHeaderMalformed" or "incorrectly configured region" in text:
         return RequestError(f"{bucket}: the bucket is in another region. Set AWS_REGION to its own.")
-    if isinstance(error, FileNotFoundError):
-        return ImageError("there is no such object")
     if status == "403":
         return ImageError(f"access denied by {server}; {public}")
+    if status and status.startswith("4") and status != "429":
+        return ImageError(f"{server} answers with status {status} ({code or 'no reason given'})")
     if isinstance(error, ValueError):  # a key that was asked for
         return ImageError(f"obstore has no way to name such an object ({line})")
     if "invalid path" in text:  # a key that was listed

@@ -68,7 +68,10 @@ def refusing(s3: S3Server, status: int, code: str, after: int = 0) -> Iterator[s
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(data)
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+        do_HEAD = do_GET
 
         def log_message(self, *arguments: object) -> None:
             pass
@@ -187,6 +190,8 @@ def test_objects_that_are_no_images_are_named(run: Run, s3: S3Server, photos: st
     failed = extract(run, f"s3://{photos}", cache).json["failed"]
     assert [each["path"] for each in failed] == ["blue/0.png", "red/0.png"]
     assert failed[0]["error"] == "the object is empty"
+    with pytest.raises(ImageError, match="there is no such object"):
+        ImageRef(f"s3://{photos}/redirect to region/latest/api/token").read()
     with pytest.raises(ImageError, match="no way to name"):
         ImageRef(f"s3://{photos}/a//b.png").read()
 
@@ -279,6 +284,18 @@ def test_credentials_that_expire_in_between_end_the_run_which_resumes(
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
     resumed = extract(run, "s3://expiring", cache).json
     assert (resumed["images"], resumed["failed"]) == (80, [])
+
+
+def test_a_list_in_a_bucket_that_is_refused_is_one_message(
+    run: Run, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "list.txt").write_text("".join(f"s3://bucket/{number}.png\n" for number in range(30)))
+    with refusing(s3, 400, "ExpiredToken") as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        assert run("extract", tmp_path / "list.txt", *SMALL, code=2).err.count("ExpiredToken") == 1
+    with refusing(s3, 403, "AccessDenied") as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        assert "None of the 30 images" in run("extract", tmp_path / "list.txt", *SMALL, code=1).err
 
 
 def test_objects_that_crash_the_decoder_are_named_and_cost_no_other(s3: S3Server) -> None:
