@@ -22,9 +22,9 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 
 from pipeline.core.errors import RequestError
 from pipeline.core.vectors import READ_AT_ONCE, cosines
-from pipeline.data.images import ImageSet, as_text, file_ref
+from pipeline.data.images import ImageSet, as_text
 from pipeline.data.pixels import images_in_memory
-from pipeline.data.sources import find_images
+from pipeline.data.sources import find_images, image_refs
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.presets import NETWORK
 from pipeline.decoders.spec import API_STYLES, DecoderSpec, build_decoder
@@ -87,9 +87,9 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         """Compute the features that the store lacks, and read all.
 
         Args:
-            X: Paths of image files; PIL images; or arrays, shape (N, height, width, 3), uint8 (a list of arrays may
-                have several sizes). Or IMAGES as the commands take it, a folder, a list or `tfds:...`, whose rows are
-                in path order.
+            X: Paths of image files, or URLs of objects in buckets; PIL images; or arrays, shape (N, height, width, 3),
+                uint8 (a list of arrays may have several sizes). Or IMAGES as the commands take it, a folder, a list, a
+                bucket or `tfds:...`, whose rows are in path order.
 
         Returns:
             The features, shape (N, F), float32.
@@ -140,7 +140,7 @@ def _as_images(X: Any, resize: str) -> ImageSet:
         raise RequestError("X holds no images.")
     if all(isinstance(item, str | Path) for item in items):
         names = [as_text(str(item)) for item in items]
-        return ImageSet("X", names, [file_ref(Path(item)) for item in items], [""] * len(items))
+        return ImageSet("X", names, image_refs(items), [""] * len(items))
     if all(isinstance(item, Image.Image | np.ndarray) for item in items):
         return images_in_memory(items, resize)
     kinds = ", ".join(sorted({type(item).__name__ for item in items}))

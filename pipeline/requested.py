@@ -59,12 +59,19 @@ def repeatable(asked: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in asked.items() if value is not None and name not in unkept}
     kept["weights"] = asked["weights"] or "imagenet"
     places = [name for name in ("images", "targets", "noise_ceiling", "data_dir") if name in kept]
-    kept |= {name: str(Path(kept[name]).absolute()) for name in places if not str(kept[name]).startswith("tfds:")}
+    kept |= {name: str(Path(kept[name]).absolute()) for name in places if not _is_address(kept[name])}
     if Path(kept["weights"]).is_file():
         kept["weights"] = str(Path(kept["weights"]).absolute())
     if "hidden" in kept:
         kept["hidden"] = ",".join(map(str, kept["hidden"]))
     return kept
+
+
+def _is_address(place: object) -> bool:
+    """Whether a place is no path: a bucket or a TensorFlow data set."""
+    from pipeline.data.images import is_bucket_url
+
+    return is_bucket_url(place) or str(place).startswith("tfds:")
 
 
 # Options of a single network -> the name of the setting, in its layers or in its training.

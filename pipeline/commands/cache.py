@@ -14,8 +14,8 @@ import numpy as np
 from filelock import FileLock
 
 from pipeline.core.atomic import UNFINISHED
-from pipeline.core.errors import ImageError, PipelineError, RequestError, cause
-from pipeline.data.images import DIGEST, ImageSet, content_digest
+from pipeline.core.errors import PipelineError, RequestError, cause
+from pipeline.data.images import DIGEST, ImageSet, content_digest, contents_of
 from pipeline.features.cache import cache_place, local_folder
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.file_index import FileIndex
@@ -229,15 +229,11 @@ def plan_pruning(folder: Path | str, older_than: float | None = None, images: Im
 
 def _digests(images: ImageSet, folder: Path) -> np.ndarray:
     """The distinct digests of images; those that the file index does not know are read."""
-    found = set()
     with contextlib.closing(FileIndex(folder)) as index:
-        for ref in images.refs:
-            digest = index.digest(ref)
-            if not digest:
-                with contextlib.suppress(ImageError):
-                    digest = content_digest(ref.read()[0])
-            if digest:
-                found.add(digest)
+        known = [index.digest(ref) for ref in images.refs]
+    unknown = [ref for ref, digest in zip(images.refs, known, strict=True) if not digest]
+    found = {digest for digest in known if digest}
+    found.update(content_digest(content) for content in contents_of(unknown) if content is not None)
     return np.frombuffer(b"".join(found), DIGEST)
 
 

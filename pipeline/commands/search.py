@@ -22,7 +22,7 @@ from pipeline.core.model_files import load_decoder, read_card
 from pipeline.core.vectors import Vectors
 from pipeline.core.wording import counted
 from pipeline.data import decoding
-from pipeline.data.images import ImageSet
+from pipeline.data.images import ImageSet, is_bucket_url
 from pipeline.data.sources import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.data.sources import find_images
 from pipeline.data.spelling import near_spellings
@@ -86,7 +86,7 @@ class SearchOptions:
                 f"The query {self.query!r} is no file, and a word is looked up among embeddings: name a model with "
                 "model=RUN, without space='features'."
             )
-        if self.is_image and not Path(self.query).is_file():
+        if self.is_image and not is_bucket_url(self.query) and not Path(self.query).is_file():
             raise RequestError(f"The query {self.query} does not exist.")
         if self.vocabulary and not self.is_word:
             raise RequestError("vocabulary is where a word is looked up; the query is a file.")

@@ -5,7 +5,8 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ DIGEST = np.dtype("V16")  # of an array of content digests
 TICK_NS = 2_000_000_000
 # A pipe must not be waited for; on Windows there are none, but there is a text mode.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+READ_AT_ONCE = 16  # objects that are read together where they are not read by workers
+BUCKETS = ("s3://", "gs://", "az://")
+
+
+def is_bucket_url(place: object) -> bool:
+    """Whether a place is one in object storage."""
+    return str(place).startswith(BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +35,34 @@ class ImageRef:
     """Where an image is. It can be sent to another process or machine and read there.
 
     Attributes:
-        uri: The absolute path of a file, or `tfds:...#NUMBER` for an example of a TensorFlow data set.
+        uri: The absolute path of a file, the URL of an object in a bucket (its key as it is, nothing escaped), or
+            `tfds:...#NUMBER` for an example of a TensorFlow data set.
         digest: The content digest, where the source knows it without reading the image again.
+        listed: The version of an object when its bucket was listed.
     """
 
     uri: str
     digest: bytes | None = None
+    listed: str | None = None
 
     @property
     def is_file(self) -> bool:
-        """Whether the image is a file of its own."""
+        """Whether the image is a file or an object of its own."""
         return not self.uri.startswith("tfds:")
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the image is an object in a bucket, so that reading it takes time in which others can be read."""
+        return is_bucket_url(self.uri)
+
     def version(self) -> str | None:
-        """What changes whenever the content does: size and modification time of a file.
+        """What changes whenever the content does: size and modification time of a file, size and ETag of an object.
 
         Returns:
             None where that is not known: the file cannot be read, or is so young that a change might leave no trace.
         """
+        if self.is_remote:
+            return self.listed
         if not self.is_file:
             return None
         try:
@@ -56,12 +74,17 @@ class ImageRef:
         """Read the image.
 
         Returns:
-            Its content, and its version from before it was read.
+            Its content, and its version from before it was read; of an object, the version that was read.
 
         Raises:
             ImageError: It is not a regular file (a pipe would block for ever), is empty or larger than MAX_BYTES, or
                 cannot be read.
+            PipelineError: Nothing can be read there: a bucket's server does not answer, or a data set is damaged.
         """
+        if self.is_remote:
+            from pipeline.data.buckets import read_object
+
+            return read_object(self.uri)
         if self.is_file:
             return _read_file(self.uri)
         from pipeline.data.tfds_reader import read_example
@@ -90,20 +113,46 @@ def _read_file(path: str) -> tuple[bytes, str | None]:
     return data, _file_version(status)
 
 
+def contents_of(refs: Sequence[ImageRef]) -> Iterator[bytes | None]:
+    """The contents of images, one after another; objects in buckets are read several at a time.
+
+    Args:
+        refs: The images.
+
+    Yields:
+        The content of each; None for one that cannot be read.
+
+    Raises:
+        PipelineError: Nothing can be read there.
+    """
+    with ThreadPoolExecutor(READ_AT_ONCE, "contents") as pool:
+        for start in range(0, len(refs), READ_AT_ONCE):
+            block = refs[start : start + READ_AT_ONCE]
+            yield from (pool.map if all(ref.is_remote for ref in block) else map)(_content, block)
+
+
+def _content(ref: ImageRef) -> bytes | None:
+    try:
+        return ref.read()[0]
+    except ImageError:
+        return None
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images in path order, and what a list says about them.
 
     Attributes:
-        source: What the user named: the path of a folder or a list, or `tfds:...`.
-        paths: Their names: paths relative to the folder (or to the list's folder), with "/", sorted; or TFDS ids.
+        source: What the user named: the path of a folder or a list, the URL of a bucket, or `tfds:...`.
+        paths: Their names: paths relative to the folder (or to the list's folder, or to the prefix in a bucket), with
+            "/", sorted; the URLs that a list names; or TFDS ids.
         refs: Where each one is.
         labels: Their labels: the list's, or the name of the folder that holds the image; "" for one at the top.
         groups: Their groups, or None.
         splits: The side of the split that each belongs to, in the list's own words, or None.
         targets: Their target embeddings, shape (N, D), float32, or None.
         repeats: Repeated measurements of each one's target, shape (R, D), whose mean is the target; or None.
-        passed_over: Files of the folder that look like images, but whose format is not read.
+        passed_over: Files of the folder or bucket that look like images, but whose format is not read.
     """
 
     source: str

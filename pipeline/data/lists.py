@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.core.errors import RequestError, cause
 from pipeline.core.wording import counted
 from pipeline.data.csv_files import open_text, read_csv
-from pipeline.data.images import as_text
+from pipeline.data.images import BUCKETS, as_text, is_bucket_url
 
 SUFFIXES = (".txt", ".csv", ".parquet")
 COLUMNS = ("path", "label", "split", "group", "target")
@@ -27,10 +27,10 @@ def read_list(file: Path) -> tuple[list[str], dict[str, Any]]:
             `split`, `group` and `target` (lists of numbers).
 
     Returns:
-        The paths, relative to the list's folder, sorted, each once; and the other columns in the same order, by their
-        names in an `ImageSet`: `labels` (with None for an image that the list gives no label), and `splits`, `groups`
-        and `targets` where the list has them. An image that is listed several times with different targets has their
-        mean; then `repeats` holds all targets of each image, shape (R, D).
+        The paths, relative to the list's folder, or URLs of objects in buckets, sorted, each once; and the other
+        columns in the same order, by their names in an `ImageSet`: `labels` (with None for an image that the list gives
+        no label), and `splits`, `groups` and `targets` where the list has them. An image that is listed several times
+        with different targets has their mean; then `repeats` holds all targets of each image, shape (R, D).
 
     Raises:
         RequestError: The file cannot be read, names no image, a path leaves the list's folder, or one image has two
@@ -134,9 +134,13 @@ def _stacked(file: Path, paths: list[str], targets: list) -> np.ndarray:
 
 
 def _inside(path: object, file: Path) -> str:
-    """A listed path, normalised; refused where it leads out of the list's folder."""
+    """A listed path, normalised; refused where it leads out of the list's folder. URLs of buckets stay as they are."""
     if not isinstance(path, str | None) or "\0" in (path or ""):
         raise RequestError(f"{file}: {path!r} is not a path; is this list in UTF-8?")
+    if path and is_bucket_url(path):
+        return path
+    if path and "://" in path:
+        raise RequestError(f"{file}: {path!r} is at an address that is not read; {', '.join(BUCKETS)} are.")
     plain = PurePosixPath(os.path.normpath(path)) if path else PurePosixPath()
     if not path or plain.is_absolute() or plain.parts[:1] == ("..",) or plain == PurePosixPath("."):
         raise RequestError(f"{file}: the path {path!r} is not inside the list's folder; make it relative to it.")

@@ -54,7 +54,7 @@ def images_in_memory(images: Iterable[np.ndarray | Image.Image], resize: str = "
     refs = []
     for number, image in enumerate(images):
         pixels = _pixels(image, f"image {number}", resize)
-        refs.append(PixelsRef(f"memory:{number}", content_digest(_as_file(pixels)), pixels))
+        refs.append(PixelsRef(f"memory:{number}", content_digest(_as_file(pixels)), pixels=pixels))
     paths = [f"image {number}" for number in range(len(refs))]
     return ImageSet("these images", paths, refs, [""] * len(refs))
 

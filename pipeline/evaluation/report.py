@@ -6,6 +6,7 @@ request leave, so a file name cannot either.
 """
 
 import base64
+import contextlib
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,10 +18,10 @@ import jinja2
 import numpy as np
 
 from pipeline.core.atomic import atomic_write
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import ImageError, PipelineError
 from pipeline.core.runs import RunRecord
 from pipeline.data import decoding
-from pipeline.data.images import ImageRef, ImageSet
+from pipeline.data.images import ImageRef, ImageSet, contents_of
 from pipeline.evaluation import charts
 from pipeline.evaluation import report_tables as tables
 from pipeline.evaluation.embedding_map import embedding_map
@@ -169,14 +170,23 @@ def _sample(count: int, most: int) -> np.ndarray:
 def _previews(report: Report, mapped: np.ndarray) -> dict[int, str]:
     """Previews of the images that are on the map, or among the best and the worst."""
     model = report.result.models[report.result.best_model]
-    shown = {*mapped.tolist(), *(image.row for image in (*model.worst, *model.best))}
-    return {row: preview for row in sorted(shown) if (preview := preview_uri(report.images.refs[row]))}
+    shown = sorted({*mapped.tolist(), *(image.row for image in (*model.worst, *model.best))})
+    previews = preview_uris([report.images.refs[row] for row in shown])
+    return {row: preview for row, preview in zip(shown, previews, strict=True) if preview}
 
 
-def preview_uri(ref: ImageRef) -> str | None:
-    """A small version of an image as a data URI; None where it can no longer be read."""
-    try:
-        preview = decoding.preview(ref.read()[0], PREVIEW)
-    except PipelineError:
+def preview_uris(refs: Sequence[ImageRef]) -> list[str | None]:
+    """Small versions of images as data URIs; None for one that can no longer be read."""
+    previews: list[str | None] = []
+    with contextlib.suppress(PipelineError):  # no more can be read there
+        previews.extend(map(_preview_uri, contents_of(refs)))
+    return previews + [None] * (len(refs) - len(previews))
+
+
+def _preview_uri(content: bytes | None) -> str | None:
+    if content is None:
         return None
-    return f"data:image/jpeg;base64,{base64.b64encode(preview).decode()}"
+    try:
+        return f"data:image/jpeg;base64,{base64.b64encode(decoding.preview(content, PREVIEW)).decode()}"
+    except ImageError:
+        return None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.core.atomic import atomic_write
 from pipeline.data.images import ImageRef
-from pipeline.evaluation.report import preview_uri, template
+from pipeline.evaluation.report import preview_uris, template
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def write_search_page(file: Path, page: SearchPage) -> None:
         space=page.space,
         searched=page.searched,
         found=page.found,
-        previews=[preview_uri(ref) for ref in page.refs],
+        previews=preview_uris(page.refs),
     )
     with atomic_write(file) as unfinished:
         # A folder's name may hold bytes that are not UTF-8; they appear escaped.

@@ -2,13 +2,17 @@
 
 Pixels and thumbnails go into slots of shared memory; what travels through the pipes is a few words for each image. A
 worker that dies is replaced, and the images it had are read again one at a time, so that the one it died of is known.
+
+Files are read when it is their turn. Objects in buckets, which take long to come however small they are, are read ahead
+in threads of the worker: all that it was given at once.
 """
 
 import ctypes
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -26,6 +30,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 KEPT_MEMORY = 2**25  # bytes
 CHUNK = 8  # images that a worker is given at a time
 CHUNKS_AHEAD = 3  # chunks that a worker has at most, in work or waiting
+
+Read = Callable[[], tuple[bytes, str | None]]  # what `ImageRef.read` is
 
 
 class Decoded(NamedTuple):
@@ -91,7 +97,7 @@ def decode_ahead(
         The images, in the order of `numbers`.
 
     Raises:
-        PipelineError: The worker processes do not start.
+        PipelineError: The worker processes do not start, or the bucket that holds the images cannot be read.
     """
     if not numbers:
         return
@@ -158,7 +164,11 @@ class _Pool:
         min(self._workers, key=lambda worker: len(worker.given)).give(chunk, chunk.tasks)
 
     def receive(self) -> None:
-        """Wait for answers; replace workers that died."""
+        """Wait for answers; replace workers that died.
+
+        Raises:
+            PipelineError: No worker starts, or one met what no other image would be spared.
+        """
         by_connection = {worker.connection: worker for worker in self._workers}
         for connection in wait(list(by_connection)):
             worker = by_connection[connection]  # type: ignore[index]
@@ -167,6 +177,8 @@ class _Pool:
             except (EOFError, OSError):
                 self._replace(worker)
                 continue
+            if isinstance(answer, PipelineError):
+                raise answer
             if worker.is_ready:
                 chunk, _ = worker.given.popleft()
                 chunk.found += answer
@@ -223,10 +235,47 @@ def _work(connection: Connection, memory: SharedMemory, stored: tuple[Any, int],
     _keep_freed_memory()
     known = np.frombuffer(stored[0], DIGEST, stored[1])
     arrays = slot_arrays(memory)
+    inbox = _Inbox(connection)
     connection.send("ready")
     with suppress(EOFError, ConnectionError):  # the parent is done
-        while True:
-            connection.send([_decode(task, known, arrays, max_pixels, resize) for task in connection.recv()])
+        try:
+            while True:
+                connection.send(
+                    [_decode(task, read, known, arrays, max_pixels, resize) for task, read in inbox.next_chunk()]
+                )
+        except PipelineError as error:
+            connection.send(error)
+
+
+class _Inbox:
+    """What a worker was given; the reads of objects in buckets begin when it is looked through."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._chunks: deque[list[tuple[_Task, Read]]] = deque()
+        self._readers = ThreadPoolExecutor(CHUNK * CHUNKS_AHEAD, "reader")  # has no thread before it is used
+
+    def next_chunk(self) -> Generator[tuple[_Task, Read], None, None]:
+        """The images of the next chunk, each with how to read it."""
+        if not self._chunks:
+            self._receive()
+        chunk = self._chunks.popleft()
+        for task, read in chunk:
+            while _is_read_ahead(task.ref, len(chunk)) and self._connection.poll():
+                self._receive()
+            yield task, read
+
+    def _receive(self) -> None:
+        tasks = self._connection.recv()
+        self._chunks.append([(task, self._reading(task.ref, len(tasks))) for task in tasks])
+
+    def _reading(self, ref: ImageRef, count: int) -> Read:
+        return self._readers.submit(ref.read).result if _is_read_ahead(ref, count) else ref.read
+
+
+def _is_read_ahead(ref: ImageRef, count: int) -> bool:
+    """Whether to read an image ahead; not one that comes alone, for a process may have died of it."""
+    return count > 1 and ref.is_remote
 
 
 def _keep_freed_memory() -> None:
@@ -238,12 +287,12 @@ def _keep_freed_memory() -> None:
 
 
 def _decode(
-    task: _Task, stored: np.ndarray, slots: tuple[np.ndarray, np.ndarray], max_pixels: int, resize: str
+    task: _Task, read: Read, stored: np.ndarray, slots: tuple[np.ndarray, np.ndarray], max_pixels: int, resize: str
 ) -> Decoded:
     """Decode one image into its slot, unless its feature is stored."""
-    number, slot, ref = task
+    number, slot, _ = task
     try:
-        data, version = ref.read()
+        data, version = read()
         digest = content_digest(data)
         place = np.searchsorted(stored, np.void(digest))
         if place < len(stored) and stored[place].tobytes() == digest:

@@ -36,7 +36,7 @@ def test_one_image_is_a_set_of_one(folder: Path) -> None:
     ("name", "message"),
     [
         ("https://example.org/a.jpg", "https:// addresses are not read.*Copy the images to a folder"),
-        ("s3://bucket/folder", "s3:// addresses are not read.*IMAGES is a folder"),
+        ("hdfs://host/folder", "hdfs:// addresses are not read.*IMAGES is a folder"),
         ("images.zip", "is an archive. Unpack it"),
         ("images.tar.gz", "is an archive. Unpack it"),
         ("paper.pdf", "is not a folder of images, one image, a list"),

@@ -93,7 +93,7 @@ def test_labels_match_in_other_case(run, folder: Path, tmp_path: Path) -> None:
     [
         (("extract", "IMAGES", "--cache", "/proc/x"), "cache folder /proc/x cannot be created .* with --cache DIR"),
         (("extract", "https://example.org/images"), "https:// addresses are not read"),
-        (("extract", "gs://bucket/images"), "gs:// addresses are not read"),
+        (("extract", "hdfs://host/images"), "hdfs:// addresses are not read"),
         (("train", "--epoch", 3), r"No such option '--epoch'\. Did you mean --epochs\? See"),
         (("train", "--keeep", "best"), r"No such option '--keeep'\. Did you mean --keep\? See"),
         (("train", "--xyz"), r"No such option '--xyz'\. See"),
