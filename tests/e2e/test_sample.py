@@ -65,7 +65,7 @@ def test_a_second_extraction_computes_nothing(trained: Finished, command) -> Non
     assert set(result) == {
         *("images", "computed", "cached", "failed", "passed_over", "dim", "engine"),
         *("seconds", "seconds_starting", "images_per_second"),
-        *("extractor", "layers", "store", "out"),
+        *("extractor", "layers", "store", "out", "shard", "nodes", "actors"),
     }
     assert (result["images"], result["computed"], result["cached"], result["failed"]) == (144, 0, 144, [])
     assert (result["dim"], result["engine"]) == (4096, None)
