@@ -84,6 +84,15 @@ extraction_options = options(
     click.option("--max-pixels", type=COUNT, metavar="N", help="Skip images with more than N pixels.  [178956970]"),
     click.option("--cache", type=FOLDER, help="Folder of the feature stores.  [the user's cache folder]"),
 )
+ray_options = options(
+    click.option(
+        "--ray",
+        metavar="auto|local",
+        help="Compute on Ray: on the cluster that this machine belongs to, or on one that is started here (extra ray).",
+    ),
+    click.option("--actors", type=COUNT, metavar="N", help="Actors that compute on Ray.  [one per node, or per GPU]"),
+    click.option("--gpus-each", type=click.FloatRange(0), metavar="X", help="GPUs of an actor on Ray.  [0]"),
+)
 output_options = options(
     click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document."),
     click.option("--quiet", is_flag=True, help="Show warnings and errors only."),

@@ -31,6 +31,8 @@ class ExtractResult:
         store: The path of the feature store.
         layers: For each layer, its name as `layer`, and its `dim`, `computed`, `cached`, `extractor` and `store`.
         out: The file that the vectors were written to, or None.
+        nodes: The nodes of the Ray cluster that computed, or None.
+        actors: How many actors computed there, or None.
     """
 
     images: int
@@ -46,6 +48,8 @@ class ExtractResult:
     store: str
     layers: Sequence[Mapping[str, Any]]
     out: str | None
+    nodes: int | None = None
+    actors: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The `extract` document of the contract."""
@@ -99,6 +103,8 @@ def extract(
         store=layers[0]["store"],
         layers=layers,
         out=str(out) if out else None,
+        nodes=features.fleet.nodes if features.fleet else None,
+        actors=features.fleet.actors if features.fleet else None,
     )
 
 
