@@ -121,14 +121,14 @@ def start(home: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     """Start `python -m pipeline ...`, or a program that runs it, in a session of its own; what is left is killed."""
     started = []
 
-    def command(*arguments: object, program: str = "") -> subprocess.Popen:
+    def command(*arguments: object, program: str = "", **variables: str) -> subprocess.Popen:
         what = [PROGRAMS / f"{program}.py"] if program else ["-m", "pipeline"]
         process = subprocess.Popen(
             [sys.executable, *map(str, what), *map(str, arguments)],
             cwd=ROOT,
             text=True,
             start_new_session=True,
-            env=environment_at(home),
+            env=environment_at(home) | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

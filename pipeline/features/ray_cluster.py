@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from typing import Any
 
 from pipeline.core.cores import usable_cores
 from pipeline.core.errors import PipelineError, RequestError, first_line
+from pipeline.core.keras_backend import quietly
 from pipeline.core.wording import counted
 
 INSTALL = "pip install 'image-vectors[ray]'"
@@ -112,12 +114,15 @@ def connected(options: RayOptions) -> Iterator[Fleet]:
 
 def _init(**settings: Any) -> None:
     """Connect, without Ray's messages and with our own handling of SIGTERM."""
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
     import ray
 
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **settings)
+        with quietly(), warnings.catch_warnings():
+            # Ray forks only to start its own programs; Lance does not run in them.
+            warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
+            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **settings)
     except ConnectionError as error:
         raise RequestError(
             "ray='auto' finds no Ray cluster. Run it on a node of one (ray start --head), name one by the variable "
@@ -128,6 +133,8 @@ def _init(**settings: Any) -> None:
     finally:
         if in_main:
             signal.signal(signal.SIGTERM, before)
+    import ray.data  # which sets up its messages when it is imported
+
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

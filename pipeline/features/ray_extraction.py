@@ -9,6 +9,7 @@ processors of a cluster, and nothing waits for one that is never free. Pixels ne
 import logging
 import pickle
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -111,20 +112,24 @@ def _answers(
     context.enable_progress_bars = context.print_on_execution_start = False
     context.raise_original_map_exception = True
     blocks = [numbers[at : at + actor.block] for at in range(0, len(numbers), actor.block)]
-    stage = ray.data.from_arrow([_block(images, block) for block in blocks]).map_batches(
-        FeatureActor,
-        batch_size=None,  # a block for a call
-        batch_format="pyarrow",
-        fn_constructor_args=([ray.put(known)], actor),
-        num_cpus=fleet.cpus_each,
-        num_gpus=fleet.gpus_each or None,
-        compute=ray.data.ActorPoolStrategy(
-            size=min(fleet.actors, len(blocks)),
-            max_concurrent_calls_per_actor=CALLS_AT_ONCE,
-            enable_true_multi_threading=True,
-        ),
-        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": TRIES - 1},
-    )
+    stage = ray.data.from_arrow([_block(images, block) for block in blocks])
+    with warnings.catch_warnings():
+        # Ray 2.60 has no other place for the limits of an actor, and takes this one until 2.64.
+        warnings.simplefilter("ignore", ray.data.dataset.RayDeprecationWarning)
+        stage = stage.map_batches(
+            FeatureActor,
+            batch_size=None,  # a block for a call
+            batch_format="pyarrow",
+            fn_constructor_args=([ray.put(known)], actor),
+            num_cpus=fleet.cpus_each,
+            num_gpus=fleet.gpus_each or None,
+            compute=ray.data.ActorPoolStrategy(
+                size=min(fleet.actors, len(blocks)),
+                max_concurrent_calls_per_actor=CALLS_AT_ONCE,
+                enable_true_multi_threading=True,
+            ),
+            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": TRIES - 1},
+        )
     try:
         yield from stage.iter_batches(batch_size=None, batch_format="pyarrow")
     except ray.exceptions.RayTaskError as error:
