@@ -9,7 +9,6 @@ processors of a cluster, and nothing waits for one that is never free. Pixels ne
 import logging
 import pickle
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,7 +27,10 @@ from pipeline.features.workers import Decoded
 
 log = logging.getLogger(__name__)
 
-TRIES = 4  # of a block whose actor dies; nodes may come and go, so actors are started again without end
+# Nodes may come and go, so Ray starts an actor that died again, and repeats what it had in work, without end; until
+# nothing has come for so many seconds. A network may be downloaded and converted in this time.
+PATIENCE = 900
+RESUMES = "What was computed before is stored; the same command resumes."
 
 
 def compute_on_ray(
@@ -81,10 +83,12 @@ def compute_on_ray(
                     vectors = [as_array(table[f"vector{number}"])[rows] for number in range(len(actor.extractors))]
                     thumbnails = as_array(table["thumbnail"])[rows].reshape(-1, THUMBNAIL, THUMBNAIL)
                     saver.add([decoded[row] for row in rows], vectors, thumbnails)
-        except RayFailure as error:
+        except _NoProgress as error:
+            in_work = [images.paths[number] for number in sorted(left)[: actor.block]]
             raise PipelineError(
-                _failure(error, [images.paths[number] for number in sorted(left)[: actor.block]])
-            ) from (error)
+                f"Ray has answered nothing for {PATIENCE} seconds: it has no free room for an actor, or every actor "
+                f"dies over what it has in work ({in_work[0]} to {in_work[-1]}, or others). {RESUMES}"
+            ) from error
         finally:
             saver.flush()
             survey.record()
@@ -92,8 +96,8 @@ def compute_on_ray(
     return computed
 
 
-class RayFailure(Exception):
-    """Ray, not the pipeline, gave up."""
+class _NoProgress(Exception):
+    """Ray has waited for long enough."""
 
 
 def _answers(
@@ -102,8 +106,8 @@ def _answers(
     """Let the actors compute images; their answers, block by block, in the order in which they come.
 
     Raises:
-        PipelineError: One of the pipeline, from an actor.
-        RayFailure: Ray gave up.
+        PipelineError: An actor, or Ray, failed.
+        _NoProgress: No answer came for PATIENCE seconds.
     """
     import ray
     import ray.data
@@ -111,44 +115,36 @@ def _answers(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.raise_original_map_exception = True
+    context.execution_no_progress_timeout_s = PATIENCE
     blocks = [numbers[at : at + actor.block] for at in range(0, len(numbers), actor.block)]
-    stage = ray.data.from_arrow([_block(images, block) for block in blocks])
-    with warnings.catch_warnings():
-        # Ray 2.60 has no other place for the limits of an actor, and takes this one until 2.64.
-        warnings.simplefilter("ignore", ray.data.dataset.RayDeprecationWarning)
-        stage = stage.map_batches(
-            FeatureActor,
-            batch_size=None,  # a block for a call
-            batch_format="pyarrow",
-            fn_constructor_args=([ray.put(known)], actor),
-            num_cpus=fleet.cpus_each,
-            num_gpus=fleet.gpus_each or None,
-            compute=ray.data.ActorPoolStrategy(
-                size=min(fleet.actors, len(blocks)),
-                max_concurrent_calls_per_actor=CALLS_AT_ONCE,
-                enable_true_multi_threading=True,
-            ),
-            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": TRIES - 1},
-        )
+    stage = ray.data.from_arrow([_block(images, block) for block in blocks]).map_batches(
+        FeatureActor,
+        batch_size=None,  # a block for a call
+        batch_format="pyarrow",
+        fn_constructor_args=([ray.put(known)], actor),
+        num_cpus=fleet.cpus_each,
+        num_gpus=fleet.gpus_each or None,
+        compute=ray.data.ActorPoolStrategy(
+            size=min(fleet.actors, len(blocks)),
+            max_concurrent_calls_per_actor=CALLS_AT_ONCE,
+            enable_true_multi_threading=True,
+        ),
+    )
     try:
         yield from stage.iter_batches(batch_size=None, batch_format="pyarrow")
+    except ray.data.exceptions.ExecutionTimeoutError as error:
+        raise _NoProgress from error
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, PipelineError):
             raise error.cause from error
-        raise RayFailure(first_line(error.cause or error)) from error
-    except (ray.exceptions.RayError, ray.data.exceptions.RayDataUserCodeException) as error:
-        raise RayFailure(first_line(error)) from error
+        raise PipelineError(
+            f"An actor failed ({first_line(error.cause or error)}). Every node needs this package, and reaches the "
+            f"images by the same paths. {RESUMES}"
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise PipelineError(f"Ray failed ({first_line(error)}). {RESUMES}") from error
 
 
 def _block(images: ImageSet, numbers: Sequence[int]) -> pa.Table:
     refs = [pickle.dumps(images.refs[number]) for number in numbers]
     return pa.table({"number": pa.array(numbers, pa.int64()), "ref": pa.array(refs, pa.binary())})
-
-
-def _failure(error: RayFailure, in_work: Sequence[str]) -> str:
-    named = f"{in_work[0]} to {in_work[-1]}" if in_work else "none"
-    return (
-        f"Ray gave up after {TRIES} tries of a block of images ({error}). In work were {named}, or such as were begun "
-        "with them. What was computed before is stored, and the same command resumes. If it stops at the same images, "
-        "extract them without ray: that names the one at fault, which later runs pass over."
-    )

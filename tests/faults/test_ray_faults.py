@@ -39,7 +39,8 @@ def extract_on_ray(
         cache = fresh_cache("ray")
         options = ("--cache", cache, "--ray", where, "--json")
         process = start("extract", images, *SMALL, *options, RAY_TEST=str(tmp_path), **variables)
-        wait_until(lambda: list(cache.glob("features/*.lance/data/*")), process)
+        # The first version of the store is empty.
+        wait_until(lambda: len(list(cache.glob("features/*/_versions/*.manifest"))) > 1, process)
         return Extraction(images, cache, process, str(tmp_path))
 
     return started
@@ -150,7 +151,16 @@ def test_an_interruption_leaves_no_process(
     assert has_ended("RAY_TEST", extraction.mark)
 
 
+TESTS = f"{ROOT}:{ROOT / 'tests'}"  # where actors find the classes of images
+
+
 @pytest.mark.faults
 def test_an_image_that_ends_its_decoder_is_named_as_without_ray(fresh_cache: Callable[[str], Path]) -> None:
-    path = f"{ROOT}:{ROOT / 'tests'}"  # where the actors find the image's class
-    run_program("crash_on_ray", fresh_cache("here"), fresh_cache("ray"), PYTHONPATH=path)
+    run_program("crash_on_ray", fresh_cache("here"), fresh_cache("ray"), PYTHONPATH=TESTS)
+
+
+@pytest.mark.faults
+def test_an_image_that_ends_every_actor_does_not_go_on_for_ever(fresh_cache: Callable[[str], Path]) -> None:
+    ended = run_program("deadly_on_ray", fresh_cache("ray"), PYTHONPATH=TESTS)
+    assert "Ray has answered nothing for 15 seconds" in ended.out
+    assert "(0032.png to 0063.png, or others)" in ended.out

@@ -4,8 +4,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from helpers import CrashingRef, make_images
 
 from pipeline.data.images import ImageSet
