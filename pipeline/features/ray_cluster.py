@@ -23,7 +23,12 @@ INSTALL = "pip install 'image-vectors[ray]'"
 # Of the Ray that is started here: results wait in it until they are stored, and no pixels.
 OBJECT_STORE = 2**29  # bytes
 # Read when Ray is imported, and by the processes that it starts.
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what Ray reports of actors that died would go to stdout
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 
 
 @dataclass(frozen=True)

@@ -84,10 +84,11 @@ def compute_on_ray(
                     thumbnails = as_array(table["thumbnail"])[rows].reshape(-1, THUMBNAIL, THUMBNAIL)
                     saver.add([decoded[row] for row in rows], vectors, thumbnails)
         except _NoProgress as error:
-            in_work = [images.paths[number] for number in sorted(left)[: actor.block]]
+            in_work = sorted(left)[: fleet.actors * CALLS_AT_ONCE * 2 * actor.block]  # as many calls wait as run
             raise PipelineError(
-                f"Ray has answered nothing for {PATIENCE} seconds: it has no free room for an actor, or every actor "
-                f"dies over what it has in work ({in_work[0]} to {in_work[-1]}, or others). {RESUMES}"
+                f"Ray has answered nothing for {PATIENCE} seconds: there is no free room for an actor, or every actor "
+                f"dies over an image among {counted(len(in_work), 'image')} from {images.paths[in_work[0]]} to "
+                f"{images.paths[in_work[-1]]}. {RESUMES}"
             ) from error
         finally:
             saver.flush()
