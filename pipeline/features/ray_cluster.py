@@ -79,25 +79,27 @@ class Fleet:
     cpus_each: int
     gpus_each: float
 
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus_each:g} GPUs" if self.gpus_each else ""
+        each = f"{counted(self.cpus_each, 'CPU')}{gpus}"
+        return f"{counted(self.actors, 'actor')} of {each} on {counted(self.nodes, 'node')}"
+
 
 @contextlib.contextmanager
-def connected(options: RayOptions) -> Iterator[Fleet]:
+def connected(address: str) -> Iterator[None]:
     """Join or start a cluster; leave it, or end it, at the end.
 
     Args:
-        options: Where Ray runs, and how many actors are asked for.
-
-    Yields:
-        What there is room for.
+        address: See `RayOptions`.
 
     Raises:
-        RequestError: There is no cluster, or it is too small.
+        RequestError: There is no cluster.
         PipelineError: Ray does not start.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     with contextlib.ExitStack() as stack:
-        if options.address == "local":
+        if address == "local":
             # Not Ray's usual folder, where every session leaves its logs; a short name, for sockets lie below.
             folder = tempfile.mkdtemp(prefix="ray-")
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -113,8 +115,7 @@ def connected(options: RayOptions) -> Iterator[Fleet]:
         import ray
 
         stack.callback(ray.shutdown)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield fleet_for(nodes, options)
+        yield
 
 
 def _init(**settings: Any) -> None:
@@ -142,6 +143,13 @@ def _init(**settings: Any) -> None:
 
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def current_fleet(options: RayOptions) -> Fleet:
+    """What the cluster has room for now; see `fleet_for`."""
+    import ray
+
+    return fleet_for([node["Resources"] for node in ray.nodes() if node["Alive"]], options)
 
 
 def fleet_for(nodes: Sequence[Mapping[str, float]], options: RayOptions) -> Fleet:

@@ -10,6 +10,7 @@ import logging
 import pickle
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,16 @@ from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import ImageSet
 from pipeline.features.computation import Computed, Saver
 from pipeline.features.ray_actor import CALLS_AT_ONCE, IMAGE, ActorOptions, FeatureActor, as_array
-from pipeline.features.ray_cluster import Fleet, RayOptions, connected
+from pipeline.features.ray_cluster import Fleet, RayOptions, connected, current_fleet
 from pipeline.features.survey import Survey
 from pipeline.features.workers import Decoded
 
 log = logging.getLogger(__name__)
 
 # Nodes may come and go, so Ray starts an actor that died again, and repeats what it had in work, without end; until
-# nothing has come for so many seconds. A network may be downloaded and converted in this time.
-PATIENCE = 900
+# nothing has come for so many seconds. A network may be downloaded and converted in this time. Then the rest is begun
+# anew with what the cluster is by now, as long as that brings anything.
+PATIENCE = 600
 RESUMES = "What was computed before is stored; the same command resumes."
 
 
@@ -61,40 +63,55 @@ def compute_on_ray(
         PipelineError: An actor cannot compute, or dies several times over the same images; or the store cannot be
             written. What was computed before is stored.
     """
-    with connected(options) as fleet:
-        computed = Computed(fleet=fleet)
-        log.info(
-            "Ray: %s of %s%s on %s; they start.",
-            counted(fleet.actors, "actor"),
-            counted(fleet.cpus_each, "CPU"),
-            f" and {fleet.gpus_each:g} GPUs" if fleet.gpus_each else "",
-            counted(fleet.nodes, "node"),
-        )
-        left = set(survey.unknown)
+    computed, left = Computed(), dict.fromkeys(survey.unknown)
+    with connected(options.address):
         try:
-            for table in _answers(images, survey.unknown, known, fleet, actor):
-                computed.started_at = computed.started_at or time.monotonic()
-                computed.engine = table["engine"][0].as_py() or computed.engine
-                decoded = [Decoded(**row) for row in table.select(IMAGE.names).to_pylist()]
-                left.difference_update(image.number for image in decoded)
-                rows = [row for row, image in enumerate(decoded) if survey.note(image)]
-                bar.update(len(decoded) - len(rows))
-                if rows:
-                    vectors = [as_array(table[f"vector{number}"])[rows] for number in range(len(actor.extractors))]
-                    thumbnails = as_array(table["thumbnail"])[rows].reshape(-1, THUMBNAIL, THUMBNAIL)
-                    saver.add([decoded[row] for row in rows], vectors, thumbnails)
-        except _NoProgress as error:
-            in_work = sorted(left)[: fleet.actors * CALLS_AT_ONCE * 2 * actor.block]  # as many calls wait as run
-            raise PipelineError(
-                f"Ray has answered nothing for {PATIENCE} seconds: there is no free room for an actor, or every actor "
-                f"dies over an image among {counted(len(in_work), 'image')} from {images.paths[in_work[0]]} to "
-                f"{images.paths[in_work[-1]]}. {RESUMES}"
-            ) from error
+            while left:
+                fleet = current_fleet(options)
+                computed.fleet = computed.fleet or fleet
+                log.info("Ray: %s; they start.", fleet)
+                before = len(left)
+                try:
+                    for table in _answers(images, list(left), known, fleet, actor):
+                        computed.started_at = computed.started_at or time.monotonic()
+                        computed.engine = table["engine"][0].as_py() or computed.engine
+                        for number in table["number"].to_pylist():
+                            left.pop(number, None)
+                        _store(table, survey, saver, bar)
+                except _NoProgress as error:
+                    if len(left) == before:
+                        raise PipelineError(_stuck(images, list(left), fleet, actor.block)) from error
+                    options = replace(options, actors=None)  # nodes may have gone for good
+                    log.warning("Ray has answered nothing for %d seconds; the rest is begun anew.", PATIENCE)
         finally:
             saver.flush()
             survey.record()
     computed.count = saver.count
     return computed
+
+
+def _store(table: pa.Table, survey: Survey, saver: Saver, bar: Any) -> None:
+    """Note the images of an answer, and store what is new."""
+    decoded = [Decoded(**row) for row in table.select(IMAGE.names).to_pylist()]
+    rows = [row for row, image in enumerate(decoded) if survey.note(image)]
+    bar.update(len(decoded) - len(rows))
+    if rows:
+        vectors = [as_array(column)[rows] for name, column in _columns(table) if name.startswith("vector")]
+        thumbnails = as_array(table["thumbnail"])[rows].reshape(-1, THUMBNAIL, THUMBNAIL)
+        saver.add([decoded[row] for row in rows], vectors, thumbnails)
+
+
+def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    return zip(table.column_names, table.columns, strict=True)
+
+
+def _stuck(images: ImageSet, left: Sequence[int], fleet: Fleet, block: int) -> str:
+    in_work = left[: fleet.actors * CALLS_AT_ONCE * 2 * block]  # as many calls wait as run
+    return (
+        f"Ray has answered nothing for {PATIENCE} seconds: there is no free room for an actor, or every actor dies "
+        f"over an image among {counted(len(in_work), 'image')} from {images.paths[in_work[0]]} to "
+        f"{images.paths[in_work[-1]]}. {RESUMES}"
+    )
 
 
 class _NoProgress(Exception):

@@ -26,8 +26,9 @@ class Extraction:
     process: subprocess.Popen
     mark: str
 
-    def actor(self) -> Any:
-        return next(each for each in processes_with("RAY_TEST", self.mark) if "MapWorker" in each.cmdline()[0])
+
+def actors(variable: str, mark: str) -> list[Any]:
+    return [each for each in processes_with(variable, mark) if "MapWorker" in each.cmdline()[0]]
 
 
 @pytest.fixture
@@ -36,10 +37,10 @@ def extract_on_ray(
 ) -> Callable[..., Extraction]:
     images = make_images(tmp_path / "images", range(IMAGES))
 
-    def started(where: str, **variables: str) -> Extraction:
+    def started(where: str, program: str = "", **variables: str) -> Extraction:
         cache = fresh_cache("ray")
         options = ("--cache", cache, "--ray", where, "--json")
-        process = start("extract", images, *SMALL, *options, RAY_TEST=str(tmp_path), **variables)
+        process = start("extract", images, *SMALL, *options, program=program, RAY_TEST=str(tmp_path), **variables)
         # The first version of the store is empty.
         wait_until(lambda: len(list(cache.glob("features/*/_versions/*.manifest"))) > 1, process)
         return Extraction(images, cache, process, str(tmp_path))
@@ -94,7 +95,7 @@ def test_an_actor_that_is_killed_loses_nothing(
     extract_on_ray: Callable[..., Extraction], check_store: Callable[[Extraction], None]
 ) -> None:
     extraction = extract_on_ray("local")
-    extraction.actor().kill()
+    actors("RAY_TEST", extraction.mark)[0].kill()
     finish(extraction)
     check_store(extraction)
     assert has_ended("RAY_TEST", extraction.mark)
@@ -110,6 +111,25 @@ def test_a_node_that_is_removed_loses_nothing(
     cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=2**27)
     result = finish(extraction)
     assert (result["nodes"], result["actors"]) == (2, 2)
+    check_store(extraction)
+
+
+@pytest.mark.faults
+@pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarning")  # as above
+def test_a_node_that_is_removed_for_good_loses_nothing(
+    cluster: Any,
+    extract_on_ray: Callable[..., Extraction],
+    check_store: Callable[[Extraction], None],
+    tmp_path: Path,
+) -> None:
+    extraction = extract_on_ray("auto", program="impatient_ray", RAY_ADDRESS=cluster.address)
+    nodes = lambda: {each.ppid() for each in actors("RAY_CLUSTER_TEST", str(tmp_path)) if len(each.children()) > 2}  # noqa: E731
+    wait_until(lambda: len(nodes()) == 2, extraction.process)
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    out, err = extraction.process.communicate(timeout=240)
+    assert extraction.process.returncode == 0, err
+    assert "the rest is begun anew" in err
+    assert json.loads(out)["failed"] == []
     check_store(extraction)
 
 
