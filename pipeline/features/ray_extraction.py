@@ -10,7 +10,6 @@ import logging
 import pickle
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,9 +27,8 @@ from pipeline.features.workers import Decoded
 
 log = logging.getLogger(__name__)
 
-# Nodes may come and go, so Ray starts an actor that died again, and repeats what it had in work, without end; until
-# nothing has come for so many seconds. A network may be downloaded and converted in this time. Then the rest is begun
-# anew with what the cluster is by now, as long as that brings anything.
+# Nodes may come and go, so Ray starts an actor that died again, where there is room, and repeats what it had in work,
+# without end; until nothing has come for so many seconds. A network may be downloaded and converted in this time.
 PATIENCE = 600
 RESUMES = "What was computed before is stored; the same command resumes."
 
@@ -63,26 +61,20 @@ def compute_on_ray(
         PipelineError: An actor cannot compute, or dies several times over the same images; or the store cannot be
             written. What was computed before is stored.
     """
-    computed, left = Computed(), dict.fromkeys(survey.unknown)
+    left = dict.fromkeys(survey.unknown)
     with connected(options.address):
+        fleet = current_fleet(options)
+        computed = Computed(fleet=fleet)
+        log.info("Ray: %s; they start.", fleet)
         try:
-            while left:
-                fleet = current_fleet(options)
-                computed.fleet = computed.fleet or fleet
-                log.info("Ray: %s; they start.", fleet)
-                before = len(left)
-                try:
-                    for table in _answers(images, list(left), known, fleet, actor):
-                        computed.started_at = computed.started_at or time.monotonic()
-                        computed.engine = table["engine"][0].as_py() or computed.engine
-                        for number in table["number"].to_pylist():
-                            left.pop(number, None)
-                        _store(table, survey, saver, bar)
-                except _NoProgress as error:
-                    if len(left) == before:
-                        raise PipelineError(_stuck(images, list(left), fleet, actor.block)) from error
-                    options = replace(options, actors=None)  # nodes may have gone for good
-                    log.warning("Ray has answered nothing for %d seconds; the rest is begun anew.", PATIENCE)
+            for table in _answers(images, list(left), known, fleet, actor):
+                computed.started_at = computed.started_at or time.monotonic()
+                computed.engine = table["engine"][0].as_py() or computed.engine
+                for number in table["number"].to_pylist():
+                    left.pop(number, None)
+                _store(table, survey, saver, bar)
+        except _NoProgress as error:
+            raise PipelineError(_stuck(images, list(left), fleet, actor.block)) from error
         finally:
             saver.flush()
             survey.record()
