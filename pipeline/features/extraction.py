@@ -31,7 +31,7 @@ from pipeline.features.computation import Computed, Saver, compute
 from pipeline.features.engines import ENGINES, check_precision, ensure_weights, make_engine
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
-from pipeline.features.ray_actor import ActorOptions
+from pipeline.features.ray_actor import ActorOptions, block_size
 from pipeline.features.ray_cluster import Fleet, RayOptions
 from pipeline.features.ray_extraction import compute_on_ray
 from pipeline.features.side_by_side import SideBySide
@@ -295,8 +295,9 @@ def _compute_unknown(
     with progress_bar(len(images), "image", "features", options.progress, known) as bar:
         saver = Saver(group, images, sum(extractor.dim for extractor in extractors), bar)
         if options.ray and survey.unknown:
+            block = block_size(len(survey.unknown), options.ray.gpus_each > 0, options.batch_size)
             actor = ActorOptions(
-                extractors, options.engine, options.batch_size, options.cache, options.max_pixels, options.ray.gpus_each
+                extractors, options.engine, options.batch_size, options.cache, options.max_pixels, block
             )
             return compute_on_ray(survey, images, group.digests, saver, options.ray, actor, bar)
         return _compute_here(survey, images, group.digests, saver, extractors, options, bar)

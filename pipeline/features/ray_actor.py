@@ -27,8 +27,10 @@ from pipeline.features.workers import Decoded, WorkerPool, shared_digests
 
 CALLS_AT_ONCE = 2
 # Images of a block, which are computed again when their actor dies: seconds of work without a GPU, and a fraction of
-# one with a GPU, where the cost of each call counts more.
-BLOCK, BLOCK_WITH_GPU = 32, 256
+# one with a GPU, where the cost of each call counts more. Each block costs the driver 1 ms and 70 kB, so there are more
+# images in one where there would be too many of them.
+BLOCK, BLOCK_WITH_GPU, LARGEST_BLOCK = 64, 256, 512
+MANY_BLOCKS = 10_000
 # An image as its block comes back, but for its features, `vector0` and so on for each extractor.
 IMAGE = pa.schema(
     [
@@ -54,7 +56,7 @@ class ActorOptions:
         batch_size: Images in a batch; None leaves the choice to the engine.
         cache: The cache folder on the node, for converted networks.
         max_pixels: The size of the largest image to decode, in pixels.
-        gpus: The GPUs of an actor.
+        block: The most images of a call.
     """
 
     extractors: Sequence[Extractor]
@@ -62,17 +64,24 @@ class ActorOptions:
     batch_size: int | None
     cache: Path
     max_pixels: int
-    gpus: float
-
-    @property
-    def block(self) -> int:
-        """The images of a call: whole batches, where their size is given."""
-        usual = BLOCK_WITH_GPU if self.gpus else BLOCK
-        return -(-usual // self.batch_size) * self.batch_size if self.batch_size else usual
+    block: int
 
     def make_engine(self) -> Engine:
         """Create the engine; see `pipeline.features.engines.make_engine`."""
         return make_engine(self.engine, self.extractors, self.batch_size, self.cache)
+
+
+def block_size(images: int, has_gpus: bool, batch_size: int | None) -> int:
+    """How many images go into a block: whole batches, where their size is given.
+
+    Args:
+        images: How many there are.
+        has_gpus: Whether actors have GPUs.
+        batch_size: Images in a batch, or None.
+    """
+    usual = BLOCK_WITH_GPU if has_gpus else BLOCK
+    size = min(LARGEST_BLOCK, max(usual, images // MANY_BLOCKS))
+    return -(-size // batch_size) * batch_size if batch_size else size
 
 
 class FeatureActor:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.errors import PipelineError, first_line
+from pipeline.core.errors import PipelineError
 from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import ImageSet
@@ -144,15 +144,19 @@ def _answers(
         yield from stage.iter_batches(batch_size=None, batch_format="pyarrow")
     except ray.data.exceptions.ExecutionTimeoutError as error:
         raise _NoProgress from error
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, PipelineError):
-            raise error.cause from error
+    except ray.exceptions.RayError as error:
+        original = error.cause if isinstance(error, ray.exceptions.RayTaskError) else None
+        if isinstance(original, PipelineError):
+            raise original from error
         raise PipelineError(
-            f"An actor failed ({first_line(error.cause or error)}). Every node needs this package, and reaches the "
+            f"Ray or an actor failed ({_last_line(original or error)}). Every node needs this package, and reaches the "
             f"images by the same paths. {RESUMES}"
         ) from error
-    except ray.exceptions.RayError as error:
-        raise PipelineError(f"Ray failed ({first_line(error)}). {RESUMES}") from error
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of an error's message: of one with a traceback, what was raised."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _block(images: ImageSet, numbers: Sequence[int]) -> pa.Table:

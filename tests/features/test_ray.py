@@ -1,6 +1,5 @@
 """`extract --ray`: the same features, failures and messages as without Ray; clusters that are too small."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from helpers import SMALL, Finished, are_close, encoded, has_ended, make_image, 
 
 from pipeline.core.errors import RequestError
 from pipeline.features import ray_cluster
+from pipeline.features.ray_actor import block_size
 from pipeline.features.ray_cluster import Fleet, RayOptions, fleet_for
 
 EIGHT, ONE, NONE = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 1.0}, {"memory": 1e9}
@@ -43,6 +43,14 @@ def test_a_cluster_is_shared_out(nodes: list, options: RayOptions, fleet: Fleet)
 def test_a_cluster_that_is_too_small_is_refused(nodes: list, options: RayOptions, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         fleet_for(nodes, options)
+
+
+@pytest.mark.parametrize(
+    ("images", "has_gpus", "batch_size", "size"),
+    [(10, False, None, 64), (10, False, 50, 100), (10**6, False, None, 100), (10**8, True, None, 512)],
+)
+def test_blocks_grow_with_the_number_of_images(images: int, has_gpus: bool, batch_size: int | None, size: int) -> None:
+    assert block_size(images, has_gpus, batch_size) == size
 
 
 @pytest.mark.parametrize(
@@ -88,5 +96,3 @@ def test_ray_gives_what_a_run_without_it_gives(
     ours, theirs = (np.load(tmp_path / f"{name}.npz") for name in ("ray", "here"))
     assert ours["paths"].tolist() == theirs["paths"].tolist()
     assert are_close(ours["features"], theirs["features"])
-    again = json.loads(run_process("extract", *options, "--cache", tmp_path / "ray", "--ray", "local").out)
-    assert (again["computed"], again["failed"], again["actors"]) == (0, there["failed"], 1)
