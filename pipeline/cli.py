@@ -33,6 +33,7 @@ from pipeline.options import (
     missing_option,
     noise_option,
     output_options,
+    ray_options,
     seed_option,
     split_option,
     targets_option,
@@ -65,6 +66,7 @@ def cli() -> None:
 @data_option
 @click.option("--strict", is_flag=True, help="Exit with status 1 if an image was not read.")
 @click.option("--verify", is_flag=True, help="Check all stored vectors, and compute damaged ones again.")
+@ray_options
 @extractor_options
 @extraction_options
 @output_options

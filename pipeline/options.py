@@ -117,6 +117,15 @@ extraction_options = options(
         help="Folder of the feature stores, or its URL in a bucket: s3://, gs:// or az://.  [the user's cache folder]",
     ),
 )
+ray_options = options(
+    click.option(
+        "--ray",
+        metavar="auto|local",
+        help="Compute on Ray: on the cluster that this machine belongs to, or on one that is started here (extra ray).",
+    ),
+    click.option("--actors", type=COUNT, metavar="N", help="Actors that compute on Ray.  [one per node, or per GPU]"),
+    click.option("--gpus-each", type=click.FloatRange(0), metavar="X", help="GPUs of an actor on Ray.  [0]"),
+)
 output_options = options(
     click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document."),
     click.option("--quiet", is_flag=True, help="Show warnings and errors only."),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pipeline.decoders.fitting import Config
     from pipeline.features.extraction import ExtractionOptions
     from pipeline.features.extractor import Extractor, ExtractorOverrides
+    from pipeline.features.ray_cluster import RayOptions
 
 
 def extractor_overrides(asked: dict[str, Any]) -> "ExtractorOverrides":
@@ -30,7 +31,18 @@ def extraction_options(asked: dict[str, Any]) -> "ExtractionOptions":
     from pipeline.features.extraction import ExtractionOptions
 
     given = {name: asked[name] for name in EXTRACTION if asked.get(name) is not None}
-    return ExtractionOptions(progress=not asked["quiet"], **given)
+    return ExtractionOptions(progress=not asked["quiet"], ray=_ray(asked), **given)
+
+
+def _ray(asked: dict[str, Any]) -> "RayOptions | None":
+    from pipeline.features.ray_cluster import RayOptions
+
+    given = {name: asked[name] for name in ("actors", "gpus_each") if asked.get(name) is not None}
+    if asked.get("ray"):
+        return RayOptions(asked["ray"], **given)
+    if given:
+        raise RequestError(f"{next(iter(given))} is for actors on Ray; it needs ray='auto' or ray='local'.")
+    return None
 
 
 def is_model(argument: str) -> bool:

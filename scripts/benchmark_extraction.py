@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import extraction_flow
@@ -99,8 +99,8 @@ def engines(cache: Path, rounds: int) -> None:
 # `extract` as a whole ------------------------------------------------------------------------------------------------
 
 
-def command(images: Path, cache: Path, watch_memory: bool = False) -> dict:
-    """Run `python -m pipeline extract`.
+def command(images: Path, cache: Path, watch_memory: bool = False, options: Sequence[str] = ()) -> dict:
+    """Run `python -m pipeline extract`, with further options.
 
     Returns:
         Its JSON document, with "first" (seconds until the first vector was stored) and, with `watch_memory`, "peak"
@@ -110,7 +110,7 @@ def command(images: Path, cache: Path, watch_memory: bool = False) -> dict:
 
     arguments = [sys.executable, "-m", "pipeline", "extract", str(images), "--weights", WEIGHTS, "--cache", str(cache)]
     start = time.perf_counter()
-    process = subprocess.Popen([*arguments, "--json", "--quiet"], stdout=subprocess.PIPE, cwd=ROOT)
+    process = subprocess.Popen([*arguments, "--json", "--quiet", *options], stdout=subprocess.PIPE, cwd=ROOT)
     peak, first = 0, None
     stores = cache / "features"
     while process.poll() is None:

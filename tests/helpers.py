@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -102,6 +103,25 @@ def is_gone_soon(group: int) -> bool:
         except ProcessLookupError:
             return True
         time.sleep(0.05)
+    return False
+
+
+def processes_with(variable: str, value: str) -> list[psutil.Process]:
+    """The processes whose environment has a variable with this value."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(variable) == value:
+                found.append(process)
+    return found
+
+
+def has_ended(variable: str, value: str, seconds: float = 20) -> bool:
+    """Whether no such process is left, or will be soon; see `processes_with`."""
+    for _ in range(round(seconds * 5)):
+        if not processes_with(variable, value):
+            return True
+        time.sleep(0.2)
     return False
 
 

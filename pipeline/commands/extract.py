@@ -37,6 +37,8 @@ class ExtractResult:
         layers: For each layer, its name as `layer`, and its `dim`, `computed`, `cached`, `extractor` and `store`.
         out: The file that the vectors were written to, or None.
         shard: Which share of the images this is, such as "3/16"; None for all of them.
+        nodes: The nodes of the Ray cluster that computed, or None.
+        actors: How many actors computed there, or None.
     """
 
     images: int
@@ -53,6 +55,8 @@ class ExtractResult:
     layers: Sequence[Mapping[str, Any]]
     out: str | None
     shard: str | None = None
+    nodes: int | None = None
+    actors: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The `extract` document of the contract."""
@@ -115,6 +119,8 @@ def extract(
         layers=layers,
         out=str(out) if out else None,
         shard=str(shard) if shard else None,
+        nodes=features.fleet.nodes if features.fleet else None,
+        actors=features.fleet.actors if features.fleet else None,
     )
 
 

@@ -17,6 +17,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST, ImageSet
 from pipeline.features.engines import Engine
+from pipeline.features.ray_cluster import Fleet
 from pipeline.features.slots import Slots
 from pipeline.features.store_group import StoreGroup
 from pipeline.features.workers import Decoded
@@ -37,12 +38,14 @@ class Computed:
     Attributes:
         count: How many images.
         engine: The engine's name; None where nothing was new.
-        started_at: When the engine got its first batch, by `time.monotonic`.
+        started_at: When the engine got its first batch, by `time.monotonic`; on Ray, when its first block came back.
+        fleet: The actors that computed, on Ray.
     """
 
     count: int = 0
     engine: str | None = None
     started_at: float = 0.0
+    fleet: Fleet | None = None
 
 
 class Saver:
@@ -50,25 +53,29 @@ class Saver:
 
     Args:
         stores: The feature stores.
-        slots: Where the thumbnails are.
         images: The set that the images belong to.
         dim: The dimension of all features of an image together.
         bar: The progress bar.
     """
 
-    def __init__(self, stores: StoreGroup, slots: Slots, images: ImageSet, dim: int, bar: Any) -> None:
+    def __init__(self, stores: StoreGroup, images: ImageSet, dim: int, bar: Any) -> None:
         self.count = 0
-        self._stores, self._slots, self._images, self._dim, self._bar = stores, slots, images, dim, bar
+        self._stores, self._images, self._dim, self._bar = stores, images, dim, bar
         self._gathered: list[tuple[Sequence[Decoded], list[np.ndarray], np.ndarray]] = []
         self._batches, self._first, self._stored = 0, 0.0, 0.0
 
-    def save(self, batch: Sequence[Decoded], computing: "Future[list[np.ndarray]]") -> None:
-        """Store a batch's features when they are computed, at once or with those that follow.
+    def save(self, batch: Sequence[Decoded], slots: Slots, computing: "Future[list[np.ndarray]]") -> None:
+        """Store a batch's features when they are computed, at once or with those that follow; see `add`."""
+        features = [each[: len(batch)] for each in computing.result()]
+        self._announce(len(batch))
+        self.add(batch, features, slots.thumbnails[[image.slot for image in batch]])
+
+    def add(self, batch: Sequence[Decoded], features: list[np.ndarray], thumbnails: np.ndarray) -> None:
+        """Store the features of some images, at once or with those that follow.
 
         Raises:
             PipelineError: A feature is not finite, or the store cannot be written.
         """
-        features = [each[: len(batch)] for each in computing.result()]
         is_finite = np.logical_and.reduce([np.isfinite(each).all(axis=1) for each in features])
         if not is_finite.all():
             bad = int((~is_finite).argmax())
@@ -76,9 +83,8 @@ class Saver:
                 f"The engine gave NaN or infinite values for {self._images.paths[batch[bad].number]}; nothing of this "
                 "batch was stored. Check the weights, or use precision float32."
             )
-        self._gathered.append((batch, features, self._slots.thumbnails[[image.slot for image in batch]]))
+        self._gathered.append((batch, features, thumbnails))
         now = time.monotonic()
-        self._announce(now, len(batch))
         size = sum(len(images) for images, *_ in self._gathered) * self._dim * features[0].itemsize
         if now - self._stored >= STORE_SECONDS * self._stores.commit_cost or size >= STORE_BYTES:
             self.flush()
@@ -104,8 +110,9 @@ class Saver:
         self.count += len(images)
         self._bar.update(len(images))
 
-    def _announce(self, now: float, size: int) -> None:
+    def _announce(self, size: int) -> None:
         """Say after the second batch how long it will take and how much disk, if it will take long."""
+        now = time.monotonic()
         self._batches += 1
         if self._batches == 1:  # the first batch may have waited for a compiler
             self._first = now
@@ -149,7 +156,7 @@ def compute(new: Iterator[Decoded], slots: Slots, make_engine: Callable[[], Engi
             started_at = started_at or time.monotonic()
             places = [image.slot for image in batch]
             features = computing.submit(engine, slots.batch(places, engine.batch_size))
-            slots.give_back_after(saving.submit(saver.save, batch, features), places)
+            slots.give_back_after(saving.submit(saver.save, batch, slots, features), places)
         slots.wait_for_all()
     finally:
         computing.shutdown(cancel_futures=True)

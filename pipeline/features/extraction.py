@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from pipeline.features.computation import Computed, Saver, compute
 from pipeline.features.engines import ENGINES, check_precision, ensure_weights, make_engine
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
+from pipeline.features.ray_actor import ActorOptions, block_size
+from pipeline.features.ray_cluster import Fleet, RayOptions
+from pipeline.features.ray_extraction import compute_on_ray
 from pipeline.features.side_by_side import SideBySide
 from pipeline.features.slots import Slots
 from pipeline.features.store import FeatureStore
@@ -54,6 +58,7 @@ class ExtractionOptions:
         progress: Whether to show the progress on stderr.
         max_pixels: The size of the largest image to decode, in pixels; larger ones are skipped.
         verify: Whether to check every vector in the store first, and to compute those again that changed on disk.
+        ray: Where Ray runs it; None for this process and its own workers.
     """
 
     engine: str = "auto"
@@ -63,6 +68,7 @@ class ExtractionOptions:
     progress: bool = True
     max_pixels: int = MAX_PIXELS
     verify: bool = False
+    ray: RayOptions | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", cache_place(self.cache))
@@ -109,6 +115,7 @@ class Features:
             network, the first batch decoded.
         engine: The engine that computed, or None where nothing was left to compute.
         scales: What the features by each of several layers are divided by; empty for 1.
+        fleet: The actors that computed on Ray, or None.
     """
 
     layers: Sequence[LayerFeatures]
@@ -121,6 +128,7 @@ class Features:
     seconds_starting: float = 0.0
     engine: str | None = None
     scales: Sequence[float] = ()
+    fleet: Fleet | None = None
 
     @property
     def store(self) -> FeatureStore:
@@ -260,6 +268,7 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
         seconds=time.monotonic() - start,
         seconds_starting=computed.started_at - start if computed.engine else 0.0,
         engine=computed.engine,
+        fleet=computed.fleet,
     )
 
 
@@ -288,19 +297,37 @@ def _compute_unknown(
                 extractor.dim * 4e-9 * len(survey.unknown),
                 len(survey.unknown),
             )
+    known = len(images) - len(survey.unknown)
+    with progress_bar(len(images), "image", "features", options.progress, known) as bar:
+        saver = Saver(group, images, sum(extractor.dim for extractor in extractors), bar)
+        if options.ray and survey.unknown:
+            block = block_size(len(survey.unknown), options.ray.gpus_each > 0, options.batch_size)
+            actor = ActorOptions(
+                extractors, options.engine, options.batch_size, options.folder, options.max_pixels, block
+            )
+            return compute_on_ray(survey, images, group.digests, saver, options.ray, actor, bar)
+        return _compute_here(survey, images, group.digests, saver, extractors, options, bar)
+
+
+def _compute_here(
+    survey: Survey,
+    images: ImageSet,
+    known: np.ndarray,
+    saver: Saver,
+    extractors: Sequence[Extractor],
+    options: ExtractionOptions,
+    bar: Any,
+) -> Computed:
+    """Decode in worker processes of this one, and compute in it."""
     batch = options.batch_size or USUAL_BATCH
     in_work = options.worker_count * CHUNK * CHUNKS_AHEAD
     slots = Slots(batch * (4 + -(-in_work // batch)))  # whole batches, so that their slots stay neighbours
     workers, max_pixels, resize = options.worker_count, options.max_pixels, extractors[0].resize
-    decoding = decode_ahead(images.refs, survey.unknown, group.digests, slots, workers, max_pixels, resize)
-    known = len(images) - len(survey.unknown)
-    with (
-        progress_bar(len(images), "image", "features", options.progress, known) as bar,
-        contextlib.closing(decoding) as decoded,
-    ):
+    decoding = decode_ahead(images.refs, survey.unknown, known, slots, workers, max_pixels, resize)
+    with contextlib.closing(decoding) as decoded:
         return compute(
             survey.new(decoded, slots, bar),
             slots,
             lambda: make_engine(options.engine, extractors, options.batch_size, options.folder),
-            Saver(group, slots, images, sum(extractor.dim for extractor in extractors), bar),
+            saver,
         )

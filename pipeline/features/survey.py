@@ -50,6 +50,7 @@ class Survey:
         self.has_feature = np.zeros(len(images), bool)
         self.failed: dict[int, str] = {}
         self._read: list[tuple[ImageRef, str, bytes]] = []
+        self._scheduled: set[bytes] = set()
         is_known = np.zeros(len(images), bool)
         for number, ref in enumerate(images.refs):
             digest = index.digest(ref)
@@ -94,16 +95,25 @@ class Survey:
         Yields:
             The images to compute.
         """
-        scheduled: set[bytes] = set()
         for image in decoded:
-            self._note(image)
-            if image.is_new and image.digest not in scheduled and not self._stores.has_arrived(image.digest):
-                scheduled.add(image.digest)
+            if self.note(image):
                 yield image
             else:
                 slots.give_back([image.slot])
                 bar.update()
         self.record()
+
+    def note(self, image: Decoded) -> bool:
+        """Note an image as it comes.
+
+        Returns:
+            Whether its feature has to be stored: it is not yet, and this is the first of several duplicates.
+        """
+        self._note(image)
+        if not image.is_new or image.digest in self._scheduled or self._stores.has_arrived(image.digest):
+            return False
+        self._scheduled.add(image.digest)
+        return True
 
     def _note(self, image: Decoded) -> None:
         number = image.number

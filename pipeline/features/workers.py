@@ -11,7 +11,7 @@ import ctypes
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -32,6 +32,7 @@ CHUNK = 8  # images that a worker is given at a time
 CHUNKS_AHEAD = 3  # chunks that a worker has at most, in work or waiting
 
 Read = Callable[[], tuple[bytes, str | None]]  # what `ImageRef.read` is
+SharedDigests = tuple[Any, int]  # multiprocessing's raw array, and how many digests it holds
 
 
 class Decoded(NamedTuple):
@@ -101,21 +102,9 @@ def decode_ahead(
     """
     if not numbers:
         return
-    waiting = deque(numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK))
-    ahead: deque[_Chunk] = deque()
-    settings = (slots.memory, _shared(stored), max_pixels, resize)
-    with closing(_Pool(min(workers, len(waiting)), settings)) as pool:
-        while waiting or ahead:
-            while waiting and pool.has_room and (places := slots.take(len(waiting[0]))):
-                pairs = zip(waiting.popleft(), places, strict=True)
-                ahead.append(_Chunk([_Task(number, slot, refs[number]) for number, slot in pairs]))
-                pool.give(ahead[-1])
-            if ahead and len(ahead[0].found) == len(ahead[0].tasks):
-                yield from ahead.popleft().found
-            elif pool.is_busy:
-                pool.receive()
-            else:
-                slots.wait()
+    count = min(workers, -(-len(numbers) // CHUNK))
+    with closing(WorkerPool(count, shared_digests(stored), slots, max_pixels, resize)) as pool:
+        yield from pool.decode(refs, numbers)
 
 
 class _Worker:
@@ -142,28 +131,55 @@ class _Worker:
         self.connection.close()
 
 
-class _Pool:
-    """The workers; one that dies is replaced."""
+class WorkerPool:
+    """The workers; one that dies is replaced.
 
-    def __init__(self, count: int, settings: tuple[Any, ...]) -> None:
-        self._settings = settings
-        self._workers = [_Worker(settings) for _ in range(count)]
+    Args:
+        count: How many there are.
+        stored: Digests of images that need no decoding, by `shared_digests`.
+        slots: Where the pixels go.
+        max_pixels: See `decode_ahead`.
+        resize: See there.
+    """
+
+    def __init__(self, count: int, stored: SharedDigests, slots: Slots, max_pixels: int, resize: str) -> None:
+        self._slots = slots
+        self._settings = (slots.memory, stored, max_pixels, resize)
+        self._workers = [_Worker(self._settings) for _ in range(count)]
+
+    def decode(
+        self, refs: Sequence[ImageRef] | Mapping[int, ImageRef], numbers: Sequence[int]
+    ) -> Generator[Decoded, None, None]:
+        """Read and decode images as `decode_ahead` does; once that is over, others may follow."""
+        waiting = deque(numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK))
+        ahead: deque[_Chunk] = deque()
+        while waiting or ahead:
+            while waiting and self._has_room and (places := self._slots.take(len(waiting[0]))):
+                pairs = zip(waiting.popleft(), places, strict=True)
+                ahead.append(_Chunk([_Task(number, slot, refs[number]) for number, slot in pairs]))
+                self._give(ahead[-1])
+            if ahead and len(ahead[0].found) == len(ahead[0].tasks):
+                yield from ahead.popleft().found
+            elif self._is_busy:
+                self._receive()
+            else:
+                self._slots.wait()
 
     @property
-    def has_room(self) -> bool:
+    def _has_room(self) -> bool:
         """Whether a worker can be given a chunk."""
         return any(len(worker.given) < CHUNKS_AHEAD for worker in self._workers)
 
     @property
-    def is_busy(self) -> bool:
+    def _is_busy(self) -> bool:
         """Whether an answer is to come."""
         return any(worker.given for worker in self._workers)
 
-    def give(self, chunk: _Chunk) -> None:
+    def _give(self, chunk: _Chunk) -> None:
         """Give a chunk to the worker that has the least to do."""
         min(self._workers, key=lambda worker: len(worker.given)).give(chunk, chunk.tasks)
 
-    def receive(self) -> None:
+    def _receive(self) -> None:
         """Wait for answers; replace workers that died.
 
         Raises:
@@ -221,14 +237,14 @@ def _cause_of_death(exitcode: int | None) -> str:
     return signal.Signals(-exitcode).name if exitcode and exitcode < 0 else f"exit code {exitcode}"
 
 
-def _shared(digests: np.ndarray) -> Any:
-    """A copy of an array of digests in shared memory."""
+def shared_digests(digests: np.ndarray) -> SharedDigests:
+    """A copy of an array of digests in shared memory, which pools can share."""
     memory = multiprocessing.get_context("spawn").RawArray("B", max(1, digests.nbytes))
     memory[: digests.nbytes] = digests.tobytes()
     return memory, len(digests)
 
 
-def _work(connection: Connection, memory: SharedMemory, stored: tuple[Any, int], max_pixels: int, resize: str) -> None:
+def _work(connection: Connection, memory: SharedMemory, stored: SharedDigests, max_pixels: int, resize: str) -> None:
     """Read and decode what comes through a connection, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     end_with_parent()

@@ -1,0 +1,180 @@
+"""What runs on the nodes of a Ray cluster: an actor that turns references of images into features.
+
+It reads and decodes with the worker processes that a run without Ray has, so that a broken image is named in the same
+way, and one that ends its decoder does not end the actor. Ray calls an actor twice at a time: while the engine computes
+one block of images, the next one is decoded.
+"""
+
+import contextlib
+import pickle
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.core.cores import usable_cores
+from pipeline.data.decoding import THUMBNAIL
+from pipeline.data.images import ImageRef
+from pipeline.features.engines import Engine, make_engine
+from pipeline.features.extractor import Extractor
+from pipeline.features.slots import Slots
+from pipeline.features.workers import Decoded, WorkerPool, shared_digests
+
+CALLS_AT_ONCE = 2
+# Images of a block, which are computed again when their actor dies: seconds of work without a GPU, and a fraction of
+# one with a GPU, where the cost of each call counts more. Each block costs the driver 1 ms and 70 kB, so there are more
+# images in one where there would be too many of them.
+BLOCK, BLOCK_WITH_GPU, LARGEST_BLOCK = 64, 256, 512
+MANY_BLOCKS = 10_000
+# An image as its block comes back, but for its features, `vector0` and so on for each extractor.
+IMAGE = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("slot", pa.int64()),
+        ("digest", pa.binary()),
+        ("version", pa.string()),
+        ("is_new", pa.bool_()),
+        ("pixel_count", pa.int64()),
+        ("error", pa.string()),
+        ("crashed", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ActorOptions:
+    """What an actor does; it travels to the nodes.
+
+    Attributes:
+        extractors: What to run.
+        engine: One of `pipeline.features.engines.ENGINES`.
+        batch_size: Images in a batch; None leaves the choice to the engine.
+        cache: The cache folder on the node, for converted networks.
+        max_pixels: The size of the largest image to decode, in pixels.
+        block: The most images of a call.
+    """
+
+    extractors: Sequence[Extractor]
+    engine: str
+    batch_size: int | None
+    cache: Path
+    max_pixels: int
+    block: int
+
+    def make_engine(self) -> Engine:
+        """Create the engine; see `pipeline.features.engines.make_engine`."""
+        return make_engine(self.engine, self.extractors, self.batch_size, self.cache)
+
+
+def block_size(images: int, has_gpus: bool, batch_size: int | None) -> int:
+    """How many images go into a block: whole batches, where their size is given.
+
+    Args:
+        images: How many there are.
+        has_gpus: Whether actors have GPUs.
+        batch_size: Images in a batch, or None.
+    """
+    usual = BLOCK_WITH_GPU if has_gpus else BLOCK
+    size = min(LARGEST_BLOCK, max(usual, images // MANY_BLOCKS))
+    return -(-size // batch_size) * batch_size if batch_size else size
+
+
+class FeatureActor:
+    """Computes the features of blocks of images.
+
+    Args:
+        known: A list of one reference to the sorted digests of the images that need no computing: in a list, so that
+            Ray hands on the reference.
+        options: What to do.
+    """
+
+    def __init__(self, known: Sequence[Any], options: ActorOptions) -> None:
+        import ray
+
+        self._options = options
+        self._engine: Engine | None = None
+        self._engine_lock = threading.Lock()
+        self._desks: queue.SimpleQueue[tuple[WorkerPool, Slots]] = queue.SimpleQueue()
+        stored = shared_digests(ray.get(known[0]))
+        workers = -(-usable_cores() // CALLS_AT_ONCE)
+        for _ in range(CALLS_AT_ONCE):
+            slots = Slots(options.block)
+            pool = WorkerPool(workers, stored, slots, options.max_pixels, options.extractors[0].resize)
+            self._desks.put((pool, slots))
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Compute a block.
+
+        Args:
+            block: Columns `number`, and `ref`, a pickled ImageRef.
+
+        Returns:
+            A row for each image, in the same order: IMAGE, `thumbnail`, `engine` and `vector0` and so on. Where nothing
+            was computed, the thumbnail and the vectors are zeros: the image failed, is known, or equals one before.
+
+        Raises:
+            PipelineError: The engine, or the processes that decode, cannot be started.
+        """
+        refs: dict[int, ImageRef] = dict(
+            zip(block["number"].to_pylist(), map(pickle.loads, block["ref"].to_pylist()), strict=True)
+        )
+        with self._desk() as (pool, slots):
+            images = list(pool.decode(refs, list(refs)))
+            thumbnails = np.zeros((len(images), THUMBNAIL, THUMBNAIL), np.uint8)
+            vectors = [np.zeros((len(images), each.dim), np.float32) for each in self._options.extractors]
+            rows = _rows_to_compute(images)
+            thumbnails[rows] = slots.thumbnails[[images[row].slot for row in rows]]
+            if rows:
+                self._compute(rows, images, slots, vectors)
+            slots.give_back([image.slot for image in images])
+        table = pa.Table.from_pylist([image._asdict() for image in images], IMAGE)
+        table = table.append_column("thumbnail", _column(thumbnails))
+        for number, each in enumerate(vectors):
+            table = table.append_column(f"vector{number}", _column(each))
+        name = self._engine.name if self._engine else ""
+        return table.append_column("engine", pa.array([name] * len(images), pa.string()))
+
+    @contextlib.contextmanager
+    def _desk(self) -> Iterator[tuple[WorkerPool, Slots]]:
+        """Workers and slots for one call."""
+        desk = self._desks.get()
+        try:
+            yield desk
+        finally:
+            self._desks.put(desk)
+
+    def _compute(
+        self, rows: Sequence[int], images: Sequence[Decoded], slots: Slots, vectors: Sequence[np.ndarray]
+    ) -> None:
+        """Fill in the vectors of some rows, batch by batch."""
+        with self._engine_lock:
+            self._engine = self._engine or self._options.make_engine()
+            size = self._engine.batch_size
+            for at in range(0, len(rows), size):
+                batch = rows[at : at + size]
+                features = self._engine(slots.batch([images[row].slot for row in batch], size))
+                for vector, feature in zip(vectors, features, strict=True):
+                    vector[batch] = feature[: len(batch)]
+
+
+def _rows_to_compute(images: Sequence[Decoded]) -> list[int]:
+    """The rows of the images that are new, one of several equal ones."""
+    first = {image.digest: row for row, image in reversed(list(enumerate(images))) if image.is_new}
+    return sorted(first.values())
+
+
+def _column(array: np.ndarray) -> pa.Array:
+    """An array, shape (N, ...), as a column of N lists."""
+    flat = pa.array(array.reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, array[0].size)
+
+
+def as_array(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of equally long lists as an array, shape (N, length)."""
+    lists = column.combine_chunks()
+    return lists.flatten().to_numpy().reshape(len(lists), -1)

@@ -1,0 +1,164 @@
+"""Extraction on Ray: Ray Data hands blocks of images to actors, and this process alone stores what they answer.
+
+    survey ─ blocks of references ─ actors: read, decode, compute ─ rows ─ this process: survey, feature store
+
+There are no tasks but the actors' own: the blocks are in Ray's object store from the beginning. So actors may take all
+processors of a cluster, and nothing waits for one that is never free. Pixels never leave a node.
+"""
+
+import logging
+import pickle
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.core.errors import PipelineError
+from pipeline.core.wording import counted
+from pipeline.data.decoding import THUMBNAIL
+from pipeline.data.images import ImageSet
+from pipeline.features.computation import Computed, Saver
+from pipeline.features.ray_actor import CALLS_AT_ONCE, IMAGE, ActorOptions, FeatureActor, as_array
+from pipeline.features.ray_cluster import Fleet, RayOptions, connected, current_fleet
+from pipeline.features.survey import Survey
+from pipeline.features.workers import Decoded
+
+log = logging.getLogger(__name__)
+
+# Nodes may come and go, so Ray starts an actor that died again, where there is room, and repeats what it had in work,
+# without end; until nothing has come for so many seconds. A network may be downloaded and converted in this time.
+PATIENCE = 600
+RESUMES = "What was computed before is stored; the same command resumes."
+
+
+def compute_on_ray(
+    survey: Survey,
+    images: ImageSet,
+    known: np.ndarray,
+    saver: Saver,
+    options: RayOptions,
+    actor: ActorOptions,
+    bar: Any,
+) -> Computed:
+    """Compute the features of the images that a survey does not know.
+
+    Args:
+        survey: The survey, which notes what is found.
+        images: The images.
+        known: The digests of the images that need no computing, sorted, shape (n,), DIGEST.
+        saver: Stores the features.
+        options: Where Ray runs.
+        actor: What the actors do.
+        bar: The progress bar, which counts what need not be stored.
+
+    Returns:
+        What was computed.
+
+    Raises:
+        RequestError: There is no cluster, or it is too small.
+        PipelineError: An actor cannot compute, or dies several times over the same images; or the store cannot be
+            written. What was computed before is stored.
+    """
+    left = dict.fromkeys(survey.unknown)
+    with connected(options.address):
+        fleet = current_fleet(options)
+        computed = Computed(fleet=fleet)
+        log.info("Ray: %s; they start.", fleet)
+        try:
+            for table in _answers(images, list(left), known, fleet, actor):
+                computed.started_at = computed.started_at or time.monotonic()
+                computed.engine = table["engine"][0].as_py() or computed.engine
+                for number in table["number"].to_pylist():
+                    left.pop(number, None)
+                _store(table, survey, saver, bar)
+        except _NoProgress as error:
+            raise PipelineError(_stuck(images, list(left), fleet, actor.block)) from error
+        finally:
+            saver.flush()
+            survey.record()
+    computed.count = saver.count
+    return computed
+
+
+def _store(table: pa.Table, survey: Survey, saver: Saver, bar: Any) -> None:
+    """Note the images of an answer, and store what is new."""
+    decoded = [Decoded(**row) for row in table.select(IMAGE.names).to_pylist()]
+    rows = [row for row, image in enumerate(decoded) if survey.note(image)]
+    bar.update(len(decoded) - len(rows))
+    if rows:
+        vectors = [as_array(column)[rows] for name, column in _columns(table) if name.startswith("vector")]
+        thumbnails = as_array(table["thumbnail"])[rows].reshape(-1, THUMBNAIL, THUMBNAIL)
+        saver.add([decoded[row] for row in rows], vectors, thumbnails)
+
+
+def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    return zip(table.column_names, table.columns, strict=True)
+
+
+def _stuck(images: ImageSet, left: Sequence[int], fleet: Fleet, block: int) -> str:
+    in_work = left[: fleet.actors * CALLS_AT_ONCE * 2 * block]  # as many calls wait as run
+    return (
+        f"Ray has answered nothing for {PATIENCE} seconds: there is no free room for an actor, or every actor dies "
+        f"over an image among {counted(len(in_work), 'image')} from {images.paths[in_work[0]]} to "
+        f"{images.paths[in_work[-1]]}. {RESUMES}"
+    )
+
+
+class _NoProgress(Exception):
+    """Ray has waited for long enough."""
+
+
+def _answers(
+    images: ImageSet, numbers: Sequence[int], known: np.ndarray, fleet: Fleet, actor: ActorOptions
+) -> Iterator[pa.Table]:
+    """Let the actors compute images; their answers, block by block, in the order in which they come.
+
+    Raises:
+        PipelineError: An actor, or Ray, failed.
+        _NoProgress: No answer came for PATIENCE seconds.
+    """
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    context.execution_no_progress_timeout_s = PATIENCE
+    blocks = [numbers[at : at + actor.block] for at in range(0, len(numbers), actor.block)]
+    stage = ray.data.from_arrow([_block(images, block) for block in blocks]).map_batches(
+        FeatureActor,
+        batch_size=None,  # a block for a call
+        batch_format="pyarrow",
+        fn_constructor_args=([ray.put(known)], actor),
+        num_cpus=fleet.cpus_each,
+        num_gpus=fleet.gpus_each or None,
+        compute=ray.data.ActorPoolStrategy(
+            size=min(fleet.actors, len(blocks)),
+            max_concurrent_calls_per_actor=CALLS_AT_ONCE,
+            enable_true_multi_threading=True,
+        ),
+    )
+    try:
+        yield from stage.iter_batches(batch_size=None, batch_format="pyarrow")
+    except ray.data.exceptions.ExecutionTimeoutError as error:
+        raise _NoProgress from error
+    except ray.exceptions.RayError as error:
+        original = error.cause if isinstance(error, ray.exceptions.RayTaskError) else None
+        if isinstance(original, PipelineError):
+            raise original from error
+        raise PipelineError(
+            f"Ray or an actor failed ({_last_line(original or error)}). Every node needs this package, and reaches the "
+            f"images by the same paths. {RESUMES}"
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of an error's message: of one with a traceback, what was raised."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
+def _block(images: ImageSet, numbers: Sequence[int]) -> pa.Table:
+    refs = [pickle.dumps(images.refs[number]) for number in numbers]
+    return pa.table({"number": pa.array(numbers, pa.int64()), "ref": pa.array(refs, pa.binary())})

@@ -1,0 +1,34 @@
+"""Extract an image that ends the process that decodes it, without Ray and with it: CACHE CACHE."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from helpers import CrashingRef, make_images
+
+from pipeline.data.images import ImageSet
+from pipeline.data.sources import find_images
+from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extractor import Extractor
+from pipeline.features.ray_cluster import RayOptions
+from pipeline.features.weights import weights_from
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = find_images(make_images(Path(folder), range(20)))
+        refs = [*found.refs[:10], CrashingRef(found.refs[10].uri), *found.refs[11:]]
+        images = ImageSet(found.source, found.paths, refs, found.labels)
+        extractor = Extractor(weights_from("random:0"), "block5_pool")
+        here, there = (
+            extract_features(images, extractor, ExtractionOptions(cache=Path(cache), progress=False, ray=ray))
+            for cache, ray in zip(sys.argv[1:], (None, RayOptions("local")), strict=True)
+        )
+    assert "ended the process" in here.failed[0].error
+    assert here.failed == there.failed, (here.failed, there.failed)
+    assert len(here.failed) == 1
+    assert (there.computed, there.engine) == (19, "mnn")
+
+
+if __name__ == "__main__":
+    main()

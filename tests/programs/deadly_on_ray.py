@@ -1,0 +1,47 @@
+"""Extract on Ray an image that ends every actor that is given it: CACHE. Prints the message it ends with."""
+
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from helpers import make_images
+
+from pipeline.core.errors import PipelineError
+from pipeline.data.images import ImageRef, ImageSet
+from pipeline.data.sources import find_images
+from pipeline.features import ray_extraction
+from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extractor import Extractor
+from pipeline.features.ray_cluster import RayOptions
+from pipeline.features.weights import weights_from
+
+
+class DeadlyRef(ImageRef):
+    """A reference that ends the process that unpickles it."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[int]]:
+        return signal.raise_signal, (signal.SIGSEGV,)
+
+
+def main() -> None:
+    ray_extraction.PATIENCE = 15
+    with tempfile.TemporaryDirectory() as folder:
+        found = find_images(make_images(Path(folder), range(70)))
+        refs = [*found.refs[:40], DeadlyRef(found.refs[40].uri), *found.refs[41:]]
+        options = ExtractionOptions(cache=Path(sys.argv[1]), progress=False, ray=RayOptions("local"))
+        try:
+            extract_features(
+                ImageSet(found.source, found.paths, refs, found.labels),
+                Extractor(weights_from("random:0"), "block5_pool"),
+                options,
+            )
+        except PipelineError as error:
+            print(error)
+
+
+if __name__ == "__main__":
+    main()
