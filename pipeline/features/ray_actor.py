@@ -1,8 +1,8 @@
 """What runs on the nodes of a Ray cluster: an actor that turns references of images into features.
 
 It reads and decodes with the worker processes that a run without Ray has, so that a broken image is named in the same
-way, and one that ends its decoder does not end the actor. Ray calls an actor twice at a time: while the engine computes
-one block of images, the next one is decoded.
+way, and one that ends its decoder does not end the actor. Ray calls an actor several times at once: while the engine
+computes one block of images, the next ones are decoded.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from pipeline.features.extractor import Extractor
 from pipeline.features.slots import Slots
 from pipeline.features.workers import Decoded, WorkerPool, shared_digests
 
-CALLS_AT_ONCE = 2
+CALLS_AT_ONCE = 3
 # Images of a block, which are computed again when their actor dies: seconds of work without a GPU, and a fraction of
 # one with a GPU, where the cost of each call counts more. Each block costs the driver 1 ms and 70 kB, so there are more
 # images in one where there would be too many of them.

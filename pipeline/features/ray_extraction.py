@@ -58,8 +58,8 @@ def compute_on_ray(
 
     Raises:
         RequestError: There is no cluster, or it is too small.
-        PipelineError: An actor cannot compute, or dies several times over the same images; or the store cannot be
-            written. What was computed before is stored.
+        PipelineError: An actor cannot compute, nothing came for PATIENCE seconds, or the store cannot be written. What
+            was computed before is stored.
     """
     left = dict.fromkeys(survey.unknown)
     with connected(options.address):
