@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import SMALL, Finished, are_close, encoded, has_ended, make_image, make_images
+from object_storage import S3Server
 
 from pipeline.core.errors import RequestError
 from pipeline.features import ray_cluster
@@ -96,3 +97,23 @@ def test_ray_gives_what_a_run_without_it_gives(
     ours, theirs = (np.load(tmp_path / f"{name}.npz") for name in ("ray", "here"))
     assert ours["paths"].tolist() == theirs["paths"].tolist()
     assert are_close(ours["features"], theirs["features"])
+
+
+def test_a_bucket_fills_the_same_store_with_and_without_ray(
+    run_process: Callable[..., Finished], s3: S3Server, tmp_path: Path
+) -> None:
+    s3.upload(make_images(tmp_path / "images", range(12)), "ray-photos")
+    s3.create_bucket("ray-vectors")
+
+    def extract(name: str, *where: object) -> Finished:
+        place = ("--cache", f"s3://ray-vectors/{name}", "--out", tmp_path / f"{name}.npz")
+        return run_process("extract", "s3://ray-photos", *SMALL, *place, *where, "--json", **s3.variables)
+
+    assert extract("ray", "--ray", "local").json["computed"] == extract("plain").json["computed"] == 12
+    ours, theirs = (np.load(tmp_path / f"{name}.npz") for name in ("ray", "plain"))
+    assert ours["paths"].tolist() == theirs["paths"].tolist()
+    assert are_close(ours["features"], theirs["features"])
+    before = len(s3.requests("GET", "/ray-photos/"))
+    for where in ((), ("--ray", "local")):
+        assert extract("ray", *where).json["cached"] == 12
+    assert len(s3.requests("GET", "/ray-photos/")) == before >= 24
