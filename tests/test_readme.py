@@ -19,8 +19,7 @@ def commands() -> list[str]:
 
 
 def python_examples() -> list[str]:
-    files = (ROOT / "README.md", ROOT / "pipeline" / "README.md")
-    return [each for file in files for each in re.findall(r"```python\n(.*?)```", file.read_text(), re.DOTALL)]
+    return [each for file in READMES for each in re.findall(r"```python\n(.*?)```", file.read_text(), re.DOTALL)]
 
 
 def test_the_readmes_have_examples() -> None:
@@ -90,7 +89,16 @@ def test_the_tree_has_a_line_for_each_file() -> None:
     assert [file.name for file in files if not re.search(rf"\b{re.escape(file.name)}\b", tree)] == []
 
 
+def headings(file: Path) -> set[str]:
+    """The headings of a README as links name them."""
+    found = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_links_lead_to_files(file: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", file.read_text())
-    assert [link for link in links if "://" not in link and not (file.parent / link).exists()] == []
+def test_links_lead_to_files_and_headings(file: Path) -> None:
+    for link, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", file.read_text()):
+        if "://" not in link:
+            target = file.parent / link if link else file
+            assert target.exists(), link
+            assert not heading or heading in headings(target), f"{link}#{heading}"
