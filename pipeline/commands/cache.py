@@ -230,7 +230,7 @@ def plan_pruning(folder: Path | str, older_than: float | None = None, images: Im
 def _digests(images: ImageSet, folder: Path) -> np.ndarray:
     """The distinct digests of images; those that the file index does not know are read."""
     with contextlib.closing(FileIndex(folder)) as index:
-        known = [index.digest(ref) for ref in images.refs]
+        known = list(index.digests(images.refs))
     unknown = [ref for ref, digest in zip(images.refs, known, strict=True) if not digest]
     found = {digest for digest in known if digest}
     found.update(content_digest(content) for content in contents_of(unknown) if content is not None)

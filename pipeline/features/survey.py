@@ -52,8 +52,7 @@ class Survey:
         self._read: list[tuple[ImageRef, str, bytes]] = []
         self._scheduled: set[bytes] = set()
         is_known = np.zeros(len(images), bool)
-        for number, ref in enumerate(images.refs):
-            digest = index.digest(ref)
+        for number, digest in enumerate(index.digests(images.refs)):
             if digest == CRASHED and not retry_crashed:
                 self.failed[number] = "decoding it ended a process before; verify=True tries again"
             elif digest:

@@ -58,6 +58,19 @@ def test_digests_that_the_source_knows_need_no_record(index: FileIndex) -> None:
     assert index.digest(ImageRef("tfds:mnist:train#7", b"d7")) == b"d7"
 
 
+def test_many_images_are_looked_up_in_their_order(
+    index: FileIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_index, "LOOKED_UP", 2)
+    refs = [ImageRef(f"s3://photos/{number}.png", listed="1-a") for number in range(5)]
+    index.record([(ref, "1-a", b"%d" % number) for number, ref in enumerate(refs)])
+    found = index.digests([*refs[::-1], ImageRef("s3://photos/0.png", listed="1-b")])
+    with contextlib.closing(FileIndex(tmp_path / "cache")) as other:  # which is not kept from writing meanwhile
+        first = next(found)
+        other.record([(refs[0], "1-b", b"changed")])
+    assert [first, *found] == [b"4", b"3", b"2", b"1", None, b"changed"]
+
+
 def test_a_damaged_index_is_recreated(tmp_path: Path, file: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "images.sqlite").write_bytes(b"not a database" * 100)
     with contextlib.closing(FileIndex(tmp_path)) as index:
