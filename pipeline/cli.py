@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import click
 from click.core import ParameterSource
@@ -39,9 +39,6 @@ from pipeline.options import (
     targets_option,
     training_options,
 )
-
-if TYPE_CHECKING:
-    pass
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 NEAR = 0.8  # of 1: how similar an option must be to a misspelled one to be suggested

@@ -41,7 +41,7 @@ def _ray(asked: dict[str, Any]) -> "RayOptions | None":
     if asked.get("ray"):
         return RayOptions(asked["ray"], **given)
     if given:
-        raise RequestError(f"{next(iter(given))} is for actors on Ray; it needs ray='auto' or ray='local'.")
+        raise RequestError(f"{next(iter(given))}=N is for actors on Ray; it needs ray='auto' or ray='local'.")
     return None
 
 

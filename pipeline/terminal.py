@@ -48,7 +48,7 @@ def as_options(message: str) -> str:
     """
     message = re.sub(r"(?<![\w/\\'.-])([a-z]+(?:_[a-z]+)*)=True\b", lambda found: _option(found[1]), message)
     return re.sub(
-        r"(?<![\w/\\'.-])([a-z]+(?:_[a-z]+)*)=(?:'([^']*)'|([A-Z]+|\d+))(?![\w/\\]|\.\w)",
+        r"(?<![\w/\\'.-])([a-z]+(?:_[a-z]+)*)=(?:'([^']*)'|([A-Z]+|\d+))(?![\w/\\-]|\.\w)",
         lambda found: " ".join((_option(found[1]), found[2] or found[3] or "''")),
         message,
     )

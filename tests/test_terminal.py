@@ -14,6 +14,7 @@ from pipeline.terminal import as_options
         ("more than max_pixels=10", "more than --max-pixels 10"),
         ("fewer processes (workers=N)", "fewer processes (--workers N)"),
         ("try weights='random:0'.", "try --weights random:0."),
+        ("skipped dt=2020-01-01/x.jpg", "skipped dt=2020-01-01/x.jpg"),
         ("shard='' is not one", "--shard '' is not one"),
         ("skipped year=2020/1.png: damaged", "skipped year=2020/1.png: damaged"),
         ("skipped a/split=TRAIN.png: damaged", "skipped a/split=TRAIN.png: damaged"),

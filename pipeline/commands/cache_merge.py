@@ -18,6 +18,7 @@ from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
+from pipeline.features import bucket
 from pipeline.features.cache import local_folder
 from pipeline.features.extractor import Extractor, described_extractor
 from pipeline.features.file_index import FileIndex
@@ -186,7 +187,9 @@ def _intact(store: FeatureStore, digests: np.ndarray, dim: int) -> tuple[np.ndar
     """
     try:
         return digests, store.features(digests)
-    except PipelineError:
+    except PipelineError as error:
+        if error.__cause__ and bucket.meaning(error.__cause__):  # the bucket fails, not these rows
+            raise
         if len(digests) == 1:
             return digests[:0], np.zeros((0, dim), np.float32)
         first, second = (_intact(store, half, dim) for half in np.array_split(digests, 2))

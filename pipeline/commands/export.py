@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractor_of, run_beside
-from pipeline.core.atomic import atomic_folder, atomic_write, check_output_file
+from pipeline.core.atomic import atomic_folder, atomic_write, check_new_folder, check_output_file
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.model_files import ModelCard, load_decoder, read_card
 from pipeline.core.runs import RunRecord
@@ -58,10 +58,8 @@ class ExportOptions:
             onnx_file.check_installed()
         if self.format in SUFFIXES:
             check_output_file(self.out, (SUFFIXES[self.format],), "out")
-        elif self.out.exists():
-            raise RequestError(f"out {self.out} exists; a SavedModel is written to a new folder.")
-        elif not self.out.parent.is_dir():
-            raise RequestError(f"out {self.out}: the folder {self.out.parent} does not exist; create it first.")
+        else:
+            check_new_folder(self.out, "out")
 
 
 @dataclass(frozen=True)

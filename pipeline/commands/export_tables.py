@@ -113,7 +113,7 @@ def export_images(images: ImageSet, extractor: Extractor, out: Path, options: Ex
         RequestError: The folder cannot be used.
         PipelineError: No image could be read, the feature stage failed, or the table cannot be written.
     """
-    check_new_folder(out, ".lance", "out")
+    check_new_folder(out, "out", ".lance")
     features = extract_features(images, extractor, options)
     names = extractor.layers if len(extractor.layers) > 1 else ["vector"]
     columns = dict(zip(names, features.by_layer(), strict=True))

@@ -98,7 +98,7 @@ def extract(
     if shard:
         count, images = len(images), shard.select(images)
         log.info("Shard %s: %s of %s.", shard, f"{len(images):,}", counted(count, "image"))
-    features = extract_features(images, extractor, options)
+    features = extract_features(images, extractor, options, may_all_fail=shard is not None)
     if out and len(features.layers) == 1:
         write_vectors(out, "features", features.paths, features.stored())
     elif out:

@@ -1,15 +1,11 @@
 """Search by the vector index of a feature store; what it finds is compared by the vectors themselves."""
 
-import logging
-
 import numpy as np
 
 from pipeline.core.vectors import unit
 from pipeline.evaluation.retrieval import TIE, find_rows
 from pipeline.features.extraction import Features
 from pipeline.features.vector_index import VectorIndex, build_index, open_index
-
-log = logging.getLogger(__name__)
 
 INDEXED_ABOVE = 1_000_000  # images; fewer are searched exactly
 QUERIES = 100  # images whose neighbours are searched to measure the recall
@@ -34,7 +30,6 @@ class IndexedSearch:
     """
 
     def __init__(self, features: Features) -> None:
-        self._features = features
         self._vectors = features.by_layer()[0]
         self._order = np.argsort(features.digests, kind="stable")
         self._digests = features.digests[self._order]

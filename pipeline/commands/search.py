@@ -34,7 +34,7 @@ from pipeline.evaluation.search_page import FoundImage, SearchPage, write_search
 from pipeline.features.extraction import ExtractionOptions, Features, extract_features
 from pipeline.features.extractor import Extractor, ExtractorOverrides
 from pipeline.features.survey import Failure
-from pipeline.features.vector_index import KIND
+from pipeline.features.vector_index import KIND, in_folder
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +161,8 @@ def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
     space = _Space.of(wanted)
     if wanted.index and len(space.extractor.layers) > 1:
         raise RequestError("index=True is for the features of one layer; name one with layer=NAME, or leave it out.")
+    if wanted.index:
+        in_folder(options.cache)
     query = None if wanted.is_image else _query_vector(wanted, space)
     if query is None:
         query = space.vectors(_query_feature(wanted.query, space.extractor, options))[:][0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.core.errors import PipelineError, RequestError, cause
 
 UNFINISHED = ".unfinished-"
+URLS = ("s3:", "gs:", "az:", "http:", "https:")  # as the first part of a path
 
 
 @contextlib.contextmanager
@@ -81,25 +82,34 @@ def check_output_file(file: Path, suffixes: Sequence[str], parameter: str) -> No
     """
     if file.suffix.lower() not in suffixes:
         raise RequestError(f"{parameter} {file}: the format must be one of {', '.join(suffixes)}.")
-    if not file.parent.is_dir():
-        raise RequestError(f"{parameter} {file}: the folder {file.parent} does not exist; create it first.")
     if file.is_dir():
         raise RequestError(f"{parameter} {file}: this is a folder; name a file.")
-    if not os.access(file.parent, os.W_OK):
-        raise RequestError(f"{parameter} {file}: the folder {file.parent} is not writable; choose another.")
+    _check_place(file, parameter)
 
 
-def check_new_folder(folder: Path, suffix: str, parameter: str) -> None:
+def check_new_folder(folder: Path, parameter: str, suffix: str = "") -> None:
     """Refuse a folder that cannot be created, before any work is spent on its content.
 
     Args:
         folder: The folder.
-        suffix: How its name must end, such as ".lance".
         parameter: What the caller calls it, for the message.
+        suffix: How its name must end, such as ".lance".
 
     Raises:
         RequestError: The suffix is another, the folder exists, or the one that it lies in is missing or read-only.
     """
     if folder.exists():
         raise RequestError(f"{parameter} {folder} exists; choose a new name.")
-    check_output_file(folder, (suffix,), parameter)
+    if not folder.name.lower().endswith(suffix):
+        raise RequestError(f"{parameter} {folder}: the name must end in {suffix}.")
+    _check_place(folder, parameter)
+
+
+def _check_place(path: Path, parameter: str) -> None:
+    """Refuse what lies in a folder that cannot be written to."""
+    if path.parts[:1] and path.parts[0] in URLS:
+        raise RequestError(f"{parameter} {path} is a URL; name a local place, and copy it there.")
+    if not path.parent.is_dir():
+        raise RequestError(f"{parameter} {path}: the folder {path.parent} does not exist; create it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise RequestError(f"{parameter} {path}: the folder {path.parent} is not writable; choose another.")

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.atomic import atomic_write
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import ImageError
 from pipeline.core.vector_files import as_lists
 from pipeline.core.vectors import Vectors, cosines, rows_at_once
 from pipeline.data import decoding
-from pipeline.data.images import ImageRef, ImageSet
+from pipeline.data.images import ImageSet, contents_of
 from pipeline.evaluation.embedding_map import fit_plane, place
 from pipeline.evaluation.report import PREVIEW
 from pipeline.evaluation.retrieval import Candidates, retrieve
@@ -96,7 +96,7 @@ def _row_groups(table: EmbeddingTable) -> Iterator[pa.Table]:
             "path": table.images.paths[rows],
             "label": table.labels[rows],
             "split": table.splits[rows],
-            "image": list(map(_preview, table.images.refs[rows], table.images.paths[rows])),
+            "image": list(map(_preview, contents_of(table.images.refs[rows]), table.images.paths[rows])),
             "vector": as_lists(table.vectors[rows]),
             "prediction": as_lists(predictions),
             "cosine": cosines(predictions, targets),
@@ -113,9 +113,9 @@ def _plane(table: EmbeddingTable, at_once: int) -> "PCA | None":
     return fit_plane(np.concatenate(predictions), np.unique(table.targets[chosen], axis=0))
 
 
-def _preview(ref: ImageRef, path: str) -> dict[str, bytes | str | None]:
+def _preview(content: bytes | None, path: str) -> dict[str, bytes | str | None]:
     """A small JPEG; without content where the image can no longer be read."""
     try:
-        return {"bytes": decoding.preview(ref.read()[0], PREVIEW), "path": path}
-    except PipelineError:
+        return {"bytes": decoding.preview(content, PREVIEW) if content else None, "path": path}
+    except ImageError:
         return {"bytes": None, "path": path}

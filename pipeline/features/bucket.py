@@ -9,9 +9,9 @@ from pathlib import Path
 
 from lance.file import LanceFileSession
 
+from pipeline.data.buckets import KINDS
 from pipeline.features.store_repair import lance_cause
 
-ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 # In the middle of a run, Lance tries so often and so long (seconds) before it gives up; its own 180 s are multiplied by
 # its retries of a listing.
 PATIENCE = {"client_max_retries": "5", "client_retry_timeout": "30"}
@@ -39,15 +39,18 @@ MEANINGS = {
     "status code: 501": "the server does not know conditional writes (If-None-Match), which a store needs",
     "status code: (5\\d\\d|429)": "the server is overloaded or broken; run the same command again later",
     "HTTP error: (error sending|builder error|request or response)|operation timed out|connection closed": (
-        "the server does not answer; check the network and, if it is set, AWS_ENDPOINT_URL"
+        "the server does not answer; check the network and, if it is set, the variable of its address, such as "
+        "AWS_ENDPOINT_URL"
     ),
 }
 
 
 def storage_options() -> dict[str, str]:
     """What Lance is to know besides the environment."""
-    plain = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
-    return PATIENCE | ({"allow_http": "true"} if plain else {})
+    plain = any(os.environ.get(name, "").startswith("http://") for kind in KINDS.values() for name in kind.endpoints)
+    # Images may lie in a public bucket, which is read without credentials; a store is always written with them.
+    signed = {"aws_skip_signature": "false"} if "AWS_ACCESS_KEY_ID" in os.environ else {}
+    return PATIENCE | signed | ({"allow_http": "true"} if plain else {})
 
 
 def folders_in(url: str) -> list[str]:

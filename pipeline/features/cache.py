@@ -5,8 +5,9 @@ from pathlib import Path
 import platformdirs
 
 from pipeline.core.errors import RequestError
+from pipeline.data.images import BUCKETS
 
-SCHEMES = ("s3", "gs", "az")
+SCHEMES = tuple(each.removesuffix("://") for each in BUCKETS)
 UNUSABLE = "?#%"  # in URLs these are read as something else than a part of the name
 
 

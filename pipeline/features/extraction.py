@@ -209,7 +209,9 @@ class StoredFeatures:
         return self.store.take(self.rows[rows])
 
 
-def extract_features(images: ImageSet, extractor: Extractor, options: ExtractionOptions | None = None) -> Features:
+def extract_features(
+    images: ImageSet, extractor: Extractor, options: ExtractionOptions | None = None, may_all_fail: bool = False
+) -> Features:
     """Make sure that every image's feature is in the store, or in the stores of all layers.
 
     Images that cannot be read are skipped, with a warning; they change no other image's feature. What is computed is
@@ -220,6 +222,7 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
         images: The images.
         extractor: What turns them into features.
         options: How to run it.
+        may_all_fail: Whether a set of which no image can be read is no error, as in a shard.
 
     Returns:
         The images with their digests, what was computed and what failed.
@@ -231,7 +234,7 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
     options = options or ExtractionOptions()
     start = time.monotonic()
     check_precision(options.engine, extractor.precision)
-    _make_folder(options.folder)
+    _make_folder(options.cache, options.folder)
     stores = [FeatureStore(options.cache, part) for part in extractor.parts]
     if options.verify:
         for store in stores:
@@ -249,7 +252,7 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
     failed = survey.failures()
     for each in failed:
         log.warning("skipped %s: %s", each.path, each.error)
-    if failed and len(failed) == len(images):
+    if failed and len(failed) == len(images) and not may_all_fail:
         raise PipelineError(
             f"None of the {len(images)} images of {images.source} could be read; "
             f"the first is {failed[0].path}: {failed[0].error}."
@@ -272,12 +275,13 @@ def extract_features(images: ImageSet, extractor: Extractor, options: Extraction
     )
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(cache: Path | str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        other = "Set XDG_CACHE_HOME to" if isinstance(cache, str) else "Choose another with cache=DIR:"
         raise PipelineError(
-            f"The cache folder {folder} cannot be created ({cause(error)}). Choose another with cache=DIR."
+            f"The cache folder {folder} cannot be created ({cause(error)}). {other} a folder that is writable."
         ) from error
 
 
@@ -302,8 +306,9 @@ def _compute_unknown(
         saver = Saver(group, images, sum(extractor.dim for extractor in extractors), bar)
         if options.ray and survey.unknown:
             block = block_size(len(survey.unknown), options.ray.gpus_each > 0, options.batch_size)
+            folder = None if options.folder == usual_folder() else options.folder.absolute()
             actor = ActorOptions(
-                extractors, options.engine, options.batch_size, options.folder, options.max_pixels, block
+                extractors, options.engine, options.batch_size, folder, options.max_pixels, block, options.workers
             )
             return compute_on_ray(survey, images, group.digests, saver, options.ray, actor, bar)
         return _compute_here(survey, images, group.digests, saver, extractors, options, bar)

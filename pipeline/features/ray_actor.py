@@ -6,6 +6,7 @@ computes one block of images, the next ones are decoded.
 """
 
 import contextlib
+import os
 import pickle
 import queue
 import threading
@@ -20,6 +21,7 @@ import pyarrow as pa
 from pipeline.core.cores import usable_cores
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import ImageRef
+from pipeline.features.cache import usual_folder
 from pipeline.features.engines import Engine, make_engine
 from pipeline.features.extractor import Extractor
 from pipeline.features.slots import Slots
@@ -31,6 +33,8 @@ CALLS_AT_ONCE = 3
 # images in one where there would be too many of them.
 BLOCK, BLOCK_WITH_GPU, LARGEST_BLOCK = 64, 256, 512
 MANY_BLOCKS = 10_000
+# TensorFlow and JAX take all of a GPU's memory at once, unless they are told that others compute on it, too.
+SHARED_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 # An image as its block comes back, but for its features, `vector0` and so on for each extractor.
 IMAGE = pa.schema(
     [
@@ -54,21 +58,23 @@ class ActorOptions:
         extractors: What to run.
         engine: One of `pipeline.features.engines.ENGINES`.
         batch_size: Images in a batch; None leaves the choice to the engine.
-        cache: The cache folder on the node, for converted networks.
+        cache: The cache folder on the node, for converted networks; None for the usual one of its user.
         max_pixels: The size of the largest image to decode, in pixels.
         block: The most images of a call.
+        workers: Processes of an actor that read and decode; None means one for each core that it has.
     """
 
     extractors: Sequence[Extractor]
     engine: str
     batch_size: int | None
-    cache: Path
+    cache: Path | None
     max_pixels: int
     block: int
+    workers: int | None = None
 
     def make_engine(self) -> Engine:
         """Create the engine; see `pipeline.features.engines.make_engine`."""
-        return make_engine(self.engine, self.extractors, self.batch_size, self.cache)
+        return make_engine(self.engine, self.extractors, self.batch_size, self.cache or usual_folder())
 
 
 def block_size(images: int, has_gpus: bool, batch_size: int | None) -> int:
@@ -96,12 +102,15 @@ class FeatureActor:
     def __init__(self, known: Sequence[Any], options: ActorOptions) -> None:
         import ray
 
+        for name, value in SHARED_GPU.items():
+            os.environ.setdefault(name, value)
         self._options = options
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
+        self._turns = threading.Semaphore()
         self._desks: queue.SimpleQueue[tuple[WorkerPool, Slots]] = queue.SimpleQueue()
         stored = shared_digests(ray.get(known[0]))
-        workers = -(-usable_cores() // CALLS_AT_ONCE)
+        workers = -(-(options.workers or usable_cores()) // CALLS_AT_ONCE)
         for _ in range(CALLS_AT_ONCE):
             slots = Slots(options.block)
             pool = WorkerPool(workers, stored, slots, options.max_pixels, options.extractors[0].resize)
@@ -153,11 +162,14 @@ class FeatureActor:
     ) -> None:
         """Fill in the vectors of some rows, batch by batch."""
         with self._engine_lock:
-            self._engine = self._engine or self._options.make_engine()
-            size = self._engine.batch_size
-            for at in range(0, len(rows), size):
-                batch = rows[at : at + size]
-                features = self._engine(slots.batch([images[row].slot for row in batch], size))
+            if self._engine is None:
+                self._engine = self._options.make_engine()
+                self._turns = threading.Semaphore(self._engine.at_once)
+            engine = self._engine
+        with self._turns:
+            for at in range(0, len(rows), engine.batch_size):
+                batch = rows[at : at + engine.batch_size]
+                features = engine(slots.batch([images[row].slot for row in batch], engine.batch_size))
                 for vector, feature in zip(vectors, features, strict=True):
                     vector[batch] = feature[: len(batch)]
 

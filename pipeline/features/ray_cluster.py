@@ -47,9 +47,10 @@ class RayOptions:
     gpus_each: float = 0
 
     def __post_init__(self) -> None:
-        if self.address.startswith("ray://"):
+        place = self.address if self.address != "auto" else os.environ.get("RAY_ADDRESS", "")
+        if "://" in place:
             raise RequestError(
-                f"{self.address}: extraction does not run through Ray's client, whose connection all results would "
+                f"{place}: extraction does not run through Ray's client, whose connection all results would "
                 "have to take. Submit it as a job: ray job submit --address http://HOST:8265 -- "
                 "python -m pipeline extract ... with ray='auto'."
             )
@@ -58,9 +59,9 @@ class RayOptions:
         if self.actors is not None and self.actors < 1:
             raise RequestError(f"actors must be at least 1, not {self.actors}.")
         if self.gpus_each < 0 or (self.gpus_each > 1 and self.gpus_each != int(self.gpus_each)):
-            raise RequestError(f"gpus_each is a share of a GPU or a whole number of them, not {self.gpus_each}.")
-        if not find_spec("ray"):
-            raise RequestError(f"ray={self.address!r} needs the package ray, which is not installed: {INSTALL}.")
+            raise RequestError(f"gpus_each=X is a share of a GPU or a whole number of them, not {self.gpus_each}.")
+        if not (find_spec("ray") and find_spec("pandas")):  # which Ray Data needs, and Ray without it lacks
+            raise RequestError(f"ray={self.address!r} needs Ray with Ray Data, which is not installed: {INSTALL}.")
 
 
 @dataclass(frozen=True)
@@ -145,19 +146,20 @@ def _init(**settings: Any) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def current_fleet(options: RayOptions) -> Fleet:
+def current_fleet(options: RayOptions, most: int) -> Fleet:
     """What the cluster has room for now; see `fleet_for`."""
     import ray
 
-    return fleet_for([node["Resources"] for node in ray.nodes() if node["Alive"]], options)
+    return fleet_for([node["Resources"] for node in ray.nodes() if node["Alive"]], options, most)
 
 
-def fleet_for(nodes: Sequence[Mapping[str, float]], options: RayOptions) -> Fleet:
+def fleet_for(nodes: Sequence[Mapping[str, float]], options: RayOptions, most: int | None = None) -> Fleet:
     """Share a cluster out among actors: as many processors for each as leave room for all.
 
     Args:
         nodes: For each node its resources by name, as Ray gives them.
         options: What is asked for.
+        most: The most actors that there is work for.
 
     Raises:
         RequestError: The cluster has too few processors or GPUs.
@@ -178,8 +180,9 @@ def fleet_for(nodes: Sequence[Mapping[str, float]], options: RayOptions) -> Flee
             f"room for {counted(room, 'actor')} with {each}, not for {max(actors, 1)}; give it more nodes, or ask for "
             "fewer with actors=N and gpus_each=X."
         )
-    most = int(max(node["CPU"] for node in usable))
-    cpus_each = next(cpus for cpus in range(most, 0, -1) if _room(usable, cpus, options.gpus_each) >= actors)
+    actors = min(actors, most or actors)
+    largest = int(max(node["CPU"] for node in usable))
+    cpus_each = next(cpus for cpus in range(largest, 0, -1) if _room(usable, cpus, options.gpus_each) >= actors)
     return Fleet(len(usable), actors, cpus_each, options.gpus_each)
 
 

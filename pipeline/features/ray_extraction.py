@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 # Nodes may come and go, so Ray starts an actor that died again, where there is room, and repeats what it had in work,
 # without end; until nothing has come for so many seconds. A network may be downloaded and converted in this time.
 PATIENCE = 600
+ADVICE = "\nFailed to "  # what Ray Data adds to a message begins so
 RESUMES = "What was computed before is stored; the same command resumes."
 
 
@@ -63,7 +64,7 @@ def compute_on_ray(
     """
     left = dict.fromkeys(survey.unknown)
     with connected(options.address):
-        fleet = current_fleet(options)
+        fleet = current_fleet(options, -(-len(left) // actor.block))
         computed = Computed(fleet=fleet)
         log.info("Ray: %s; they start.", fleet)
         try:
@@ -135,7 +136,7 @@ def _answers(
         num_cpus=fleet.cpus_each,
         num_gpus=fleet.gpus_each or None,
         compute=ray.data.ActorPoolStrategy(
-            size=min(fleet.actors, len(blocks)),
+            size=fleet.actors,
             max_concurrent_calls_per_actor=CALLS_AT_ONCE,
             enable_true_multi_threading=True,
         ),
@@ -146,17 +147,14 @@ def _answers(
         raise _NoProgress from error
     except ray.exceptions.RayError as error:
         original = error.cause if isinstance(error, ray.exceptions.RayTaskError) else None
+        message = str(original or error).partition(ADVICE)[0].strip()
         if isinstance(original, PipelineError):
-            raise original from error
+            raise type(original)(message) from error
+        what = message.splitlines()[-1] if message else type(original or error).__name__  # it ends in what was raised
         raise PipelineError(
-            f"Ray or an actor failed ({_last_line(original or error)}). Every node needs this package, and reaches the "
-            f"images by the same paths. {RESUMES}"
+            f"Ray or an actor failed ({what}). Every node needs this package, and reaches the images by the same "
+            f"paths. {RESUMES}"
         ) from error
-
-
-def _last_line(error: BaseException) -> str:
-    """The last line of an error's message: of one with a traceback, what was raised."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _block(images: ImageSet, numbers: Sequence[int]) -> pa.Table:

@@ -38,7 +38,7 @@ IN_FOLDER = {
     "repair": "is damaged and cannot be repaired ({}). Delete this folder to compute its features again.",
     "prune": "cannot be pruned ({}). Check that it is readable and writable, or delete it.",
 }
-LOST = "is damaged ({}), and in a bucket that is not repaired. Delete this store there to compute its features again."
+LOST = "is damaged ({}); a store in a bucket is not repaired. Delete it there to compute its features again."
 IN_BUCKET = {
     "open": (
         "cannot be opened ({}). Choose another place, or delete this store in the bucket to compute its features again."

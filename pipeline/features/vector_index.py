@@ -90,7 +90,7 @@ def open_index(store: FeatureStore) -> VectorIndex | None:
     Raises:
         RequestError: The store lies in a bucket.
     """
-    path = _folder(store)
+    path = in_folder(store.path)
     try:
         dataset = lance.dataset(path)
         note = json.loads(dataset.config().get(NOTE, "null"))
@@ -98,7 +98,7 @@ def open_index(store: FeatureStore) -> VectorIndex | None:
         if not note or not built or note["index"] != built["index"]:
             return None
         if built["rows"] < (1 - LARGEST_UNINDEXED) * dataset.count_rows():
-            log.info("Much was stored since the vector index of %s was built.", store.path)
+            log.info("More than a tenth of %s came after its vector index, which is built again.", store.path)
             return None
         if note["files"] != _checksums(path, note["index"]):
             log.warning("The vector index of %s changed on disk; it is built again.", store.path)
@@ -123,7 +123,7 @@ def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) ->
         PipelineError: It cannot be built.
         RequestError: The store lies in a bucket.
     """
-    path = _folder(store)
+    path = in_folder(store.path)
     try:
         with FileLock(path.with_suffix(".lock")):
             dataset = lance.dataset(path)
@@ -156,12 +156,17 @@ def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) ->
         ) from error
 
 
-def _folder(store: FeatureStore) -> Path:
-    if isinstance(store.path, Path):
-        return store.path
+def in_folder(place: Path | str) -> Path:
+    """The place of a cache or of a store, which must be a folder.
+
+    Raises:
+        RequestError: It lies in a bucket.
+    """
+    if isinstance(place, Path):
+        return place
     raise RequestError(
-        f"index=True needs a store in a folder, not in a bucket ({store.path}): each search checks all files of the "
-        "index. Search without it, or bring the store into a folder (cache merge)."
+        f"index=True needs a store in a folder, not in a bucket ({place}): each search checks all files of the index. "
+        "Search without it, or bring the store into a folder (cache merge)."
     )
 
 

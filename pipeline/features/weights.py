@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from filelock import FileLock
 
 from pipeline.core.errors import PipelineError, RequestError, first_line
 from pipeline.core.keras_backend import import_keras
@@ -69,7 +70,7 @@ def weights_from(option: str) -> Weights:
     if random:
         seed = int(random[1] or 0)
         return Weights(f"random:{seed}", f"random-he-normal-{seed}", lambda layer: _random(seed, layer))
-    path = Path(option)
+    path = Path(option).absolute()  # it is read by other processes, too, which may run in other folders
     if not path.is_file():
         raise RequestError(
             f"weights {option!r} is neither 'imagenet', 'random[:SEED]' nor a file that exists. "
@@ -94,14 +95,15 @@ def _imagenet_file() -> Path:
     """The published file where Keras keeps it, downloaded through Keras if it is not there; its hash is checked."""
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     path = home / "models" / IMAGENET_URL.rpartition("/")[2]
-    if path.is_file():
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "md5").hexdigest() == IMAGENET_MD5:
-                return path
-    log.info("The ImageNet weights are downloaded to %s, once (%s).", path, IMAGENET_SIZE)
+    if _is_intact(path):
+        return path
     keras = import_keras()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Keras writes to the file's own name, and checks what is there itself.
+        with FileLock(f"{path}.lock"), contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            if not _is_intact(path):
+                log.info("The ImageNet weights are downloaded to %s, once (%s).", path, IMAGENET_SIZE)
             return Path(
                 keras.utils.get_file(
                     path.name, IMAGENET_URL, cache_dir=str(home), cache_subdir="models", file_hash=IMAGENET_MD5
@@ -113,6 +115,13 @@ def _imagenet_file() -> Path:
             f"Connect to the network once, or put {IMAGENET_URL} there (MD5 {IMAGENET_MD5}), or name that file with "
             "weights=FILE, or try untrained weights with weights='random:0'."
         ) from error
+
+
+def _is_intact(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest() == IMAGENET_MD5
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """The features of several caches, brought together in one."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -9,8 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from helpers import PROGRAMS, SMALL, check_ended, environment_at, make_images, run_python, wait_until
+from object_storage import s3_server
 
+from pipeline.commands import cache_merge
 from pipeline.commands.cache_merge import merge_caches
+from pipeline.core.errors import PipelineError
 from pipeline.data.images import DIGEST
 from pipeline.features.extractor import Extractor
 from pipeline.features.store import FeatureStore
@@ -23,7 +27,7 @@ OTHERS = (
 )
 
 
-def fill(cache: Path, seeds: range, extractor: Extractor = EXTRACTOR) -> FeatureStore:
+def fill(cache: Path | str, seeds: range, extractor: Extractor = EXTRACTOR) -> FeatureStore:
     """A store with a row for each seed, all in one file."""
     store = FeatureStore(cache, extractor)
     made = [np.random.default_rng(seed) for seed in seeds]
@@ -115,6 +119,24 @@ def test_damaged_features_are_left_out_and_counted(run, tmp_path: Path) -> None:
     assert not merged.contains(digests[lost]).any()
     assert np.array_equal(merged.features(np.delete(digests, lost)), np.delete(vectors, lost, axis=0))
     assert len(content(tmp_path / "a")) == 40  # the source is as it was
+
+
+def test_a_bucket_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as running:
+        server = running.enter_context(s3_server(tmp_path / "requests.log"))
+        for name, value in server.variables.items():
+            monkeypatch.setenv(name, value)
+        server.create_bucket("parts")
+        fill("s3://parts/a", range(2))
+        blocks = cache_merge._blocks
+
+        def end_server(digests: np.ndarray, dim: int) -> list[np.ndarray]:
+            running.close()
+            return blocks(digests, dim)
+
+        monkeypatch.setattr(cache_merge, "_blocks", end_server)
+        with pytest.raises(PipelineError, match=r"s3://parts/a/.* cannot be read: the server does not answer"):
+            merge_caches(["s3://parts/a"], tmp_path / "merged", progress=False)
 
 
 def test_a_data_file_that_cannot_be_read_is_left_out_and_counted(run, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.atomic import atomic_folder, atomic_write, check_output_file, remove_unfinished
+from pipeline.core.atomic import atomic_folder, atomic_write, check_new_folder, check_output_file, remove_unfinished
 from pipeline.core.errors import PipelineError, RequestError
 
 
@@ -35,6 +35,13 @@ def test_what_cannot_be_written_is_named_with_its_cause(tmp_path: Path) -> None:
     message = r"gone/a\.txt cannot be written \(No such file or directory\)"
     with pytest.raises(PipelineError, match=message), atomic_write(file) as unfinished:
         unfinished.write_text("new")
+
+
+def test_a_url_is_no_place_to_write_to() -> None:
+    with pytest.raises(RequestError, match=r"out s3:/bucket/a\.npz is a URL; name a local place"):
+        check_output_file(Path("s3://bucket/a.npz"), (".npz",), "out")
+    with pytest.raises(RequestError, match="is a URL"):
+        check_new_folder(Path("gs://bucket/model"), "out")
 
 
 def test_what_a_kill_leaves_can_be_removed(tmp_path: Path) -> None:

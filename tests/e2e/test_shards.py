@@ -62,6 +62,13 @@ def test_an_empty_shard_is_no_error(run, tmp_path: Path, layers: str) -> None:
     assert run(*command, "--cache", tmp_path / "cache").out.startswith("0 images: 0 computed, 0 cached, 0 failed")
 
 
+def test_a_shard_of_broken_images_is_no_error(run, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "bad.png").write_text("no image")
+    result = run("extract", tmp_path / "images", *SMALL, "--shard", "1/1", "--cache", tmp_path / "cache", "--json").json
+    assert (result["images"], result["computed"], len(result["failed"])) == (1, 0, 1)
+
+
 def test_wrong_shards_are_refused_before_images_are_looked_for(run, tmp_path: Path) -> None:
     refused = run("extract", tmp_path / "none", *SMALL, "--shard", "0/16", code=2)
     assert refused.err == "error: --shard 0/16 does not exist; the first is 1/16, the last 16/16.\n"

@@ -167,7 +167,7 @@ def test_an_image_that_ends_its_decoder_is_named_as_without_ray(fresh_cache: Cal
 
 @pytest.mark.faults
 def test_an_image_that_ends_every_actor_does_not_go_on_for_ever(fresh_cache: Callable[[str], Path]) -> None:
-    ended = run_program("deadly_on_ray", fresh_cache("ray"), PYTHONPATH=TESTS)
+    ended = run_program("deadly_on_ray", fresh_cache("ray"), "kills", PYTHONPATH=TESTS)
     assert "Ray has answered nothing for 15 seconds" in ended.out
     assert "over an image among 70 images from 0000.png to 0069.png" in ended.out
     assert len(ended.out.splitlines()) == 1  # nothing of Ray's own

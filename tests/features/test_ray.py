@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SMALL, Finished, are_close, encoded, has_ended, make_image, make_images
+from helpers import ROOT, SMALL, Finished, are_close, encoded, has_ended, make_image, make_images, run_program
 from object_storage import S3Server
 
 from pipeline.core.errors import RequestError
@@ -60,12 +60,26 @@ def test_blocks_grow_with_the_number_of_images(images: int, has_gpus: bool, batc
         (("--ray", "ray://head:10001"), "ray job submit"),
         (("--ray", "everywhere"), "neither 'auto' nor 'local'"),
         (("--ray", "auto", "--gpus-each", "1.5"), "--gpus-each|gpus_each"),
-        (("--actors", "2"), "actors is for actors on Ray"),
+        (("--actors", "2"), "--actors N is for actors on Ray"),
     ],
 )
 def test_wrong_options_are_refused(run: Callable[..., Finished], folder: Path, arguments: tuple, message: str) -> None:
     refused = run("extract", folder, *SMALL, *arguments, code=2)
     assert any(part in refused.err for part in message.split("|"))
+
+
+def test_a_client_address_in_the_environment_is_refused(run: Callable[..., Finished], folder: Path) -> None:
+    refused = run("extract", folder, *SMALL, "--ray", "auto", code=2, RAY_ADDRESS="ray://head:10001")
+    assert "ray://head:10001: extraction does not run through Ray's client" in refused.err
+
+
+def test_there_are_no_more_actors_than_work() -> None:
+    assert fleet_for([EIGHT, EIGHT], RayOptions("auto", actors=8), most=1) == Fleet(2, 1, 8, 0)
+
+
+def test_what_an_actor_raised_is_named(fresh_cache: Callable[[str], Path]) -> None:
+    message = run_program("deadly_on_ray", fresh_cache("cache"), "raises", PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}").out
+    assert message.startswith("Ray or an actor failed (No module named 'nodes_lack_it'). Every node needs this package")
 
 
 def test_a_missing_ray_is_named(run: Callable[..., Finished], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

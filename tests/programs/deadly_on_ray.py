@@ -1,5 +1,6 @@
-"""Extract on Ray an image that ends every actor that is given it: CACHE. Prints the message it ends with."""
+"""Extract on Ray an image that no actor gets through: CACHE kills|raises. Prints the message it ends with."""
 
+import importlib
 import signal
 import sys
 import tempfile
@@ -19,11 +20,13 @@ from pipeline.features.weights import weights_from
 
 
 class DeadlyRef(ImageRef):
-    """A reference that ends the process that unpickles it."""
+    """A reference that ends the process that unpickles it, or raises there what a node without a package would."""
 
     __slots__ = ()
 
-    def __reduce__(self) -> tuple[Callable[..., None], tuple[int]]:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object]]:
+        if sys.argv[2] == "raises":
+            return importlib.import_module, ("nodes_lack_it",)
         return signal.raise_signal, (signal.SIGSEGV,)
 
 
