@@ -250,13 +250,7 @@ def extract_features(
             store.tidy()
     survey.drop_incomplete()
     failed = survey.failures()
-    for each in failed:
-        log.warning("skipped %s: %s", each.path, each.error)
-    if failed and len(failed) == len(images) and not may_all_fail:
-        raise PipelineError(
-            f"None of the {len(images)} images of {images.source} could be read; "
-            f"the first is {failed[0].path}: {failed[0].error}."
-        )
+    _warn_of(failed, images, may_all_fail)
     count = max(group.computed.values(), default=0)
     return Features(
         layers=[
@@ -273,6 +267,17 @@ def extract_features(
         engine=computed.engine,
         fleet=computed.fleet,
     )
+
+
+def _warn_of(failed: Sequence[Failure], images: ImageSet, may_all_fail: bool) -> None:
+    """Name the images that were skipped; if these are all, that is an error unless they may be."""
+    for each in failed:
+        log.warning("skipped %s: %s", each.path, each.error)
+    if failed and len(failed) == len(images) and not may_all_fail:
+        raise PipelineError(
+            f"None of the {len(images)} images of {images.source} could be read; "
+            f"the first is {failed[0].path}: {failed[0].error}."
+        )
 
 
 def _make_folder(cache: Path | str, folder: Path) -> None:
