@@ -52,7 +52,7 @@ def test_dimensions(layer: str, pool: str | None, project: str | None, dim: int)
 
 
 def test_the_readme_has_the_dimensions_of_all_layers() -> None:
-    readme = (ROOT / "pipeline" / "README.md").read_text()
+    readme = (ROOT / "pipeline" / "features" / "README.md").read_text()
     for layer, shape in activation_shapes().items():
         pools = ("mean", "grid:2", "flat") if len(shape) == 3 else (None,)
         dims = [Extractor(WEIGHTS, layer, pool=pool).dim for pool in pools]
