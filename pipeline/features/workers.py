@@ -7,7 +7,6 @@ Files are read when it is their turn. Objects in buckets, which take long to com
 in threads of the worker: all that it was given at once.
 """
 
-import ctypes
 import multiprocessing
 import signal
 from collections import deque
@@ -22,12 +21,12 @@ import numpy as np
 
 from pipeline.core.child_processes import end_with_parent
 from pipeline.core.errors import ImageError, PipelineError
+from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.data.decoding import decode_with_thumbnail
 from pipeline.data.images import DIGEST, ImageRef, content_digest
 from pipeline.features.slots import SharedMemory, Slots, slot_arrays
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-KEPT_MEMORY = 2**25  # bytes
+KEPT_MEMORY = 2**25  # bytes; more than any part of an image of usual size
 CHUNK = 8  # images that a worker is given at a time
 CHUNKS_AHEAD = 3  # chunks that a worker has at most, in work or waiting
 
@@ -248,7 +247,7 @@ def _work(connection: Connection, memory: SharedMemory, stored: SharedDigests, m
     """Read and decode what comes through a connection, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     end_with_parent()
-    _keep_freed_memory()
+    keep_freed_memory(KEPT_MEMORY)
     known = np.frombuffer(stored[0], DIGEST, stored[1])
     arrays = slot_arrays(memory)
     inbox = _Inbox(connection)
@@ -292,14 +291,6 @@ class _Inbox:
 def _is_read_ahead(ref: ImageRef, count: int) -> bool:
     """Whether to read an image ahead; not one that comes alone, for a process may have died of it."""
     return count > 1 and ref.is_remote
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep the memory of one image for the next; the page faults of new memory cost 20 % of decoding."""
-    with suppress(AttributeError, OSError, TypeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, KEPT_MEMORY)
-        mallopt(M_TRIM_THRESHOLD, 2 * KEPT_MEMORY)
 
 
 def _decode(

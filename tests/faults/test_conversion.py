@@ -41,7 +41,7 @@ def test_ctrl_c_ends_a_conversion_and_the_next_run_converts(start, command: tupl
     os.killpg(process.pid, signal.SIGINT)
     _, messages = process.communicate(timeout=60)
     assert process.returncode == 130, messages
-    assert "converts again (30 to 60 s)" in messages.replace("\n", " ")
+    assert "converts again (10 to 60 s)" in messages.replace("\n", " ")
     assert not any(word in messages for word in ("leaked", "Exception", "Traceback"))
     assert is_gone_soon(process.pid)
     assert [file.name for file in (cache / "networks").iterdir()] == ["converting.lock"]
@@ -62,7 +62,7 @@ def test_a_kill_ends_the_converter_and_the_next_run_says_that_it_converts_again(
     assert not list(cache.rglob("*.mnn"))  # the converter ended before it wrote one
 
     messages = finished(start(*command, layer))
-    assert "again, for an earlier conversion was killed (30 to 60 s)" in messages
+    assert "again, for an earlier conversion was killed (10 to 60 s)" in messages
     assert sorted(file.suffix for file in (cache / "networks").iterdir()) == [".lock", ".mnn"]
 
 

@@ -152,8 +152,8 @@ INT8 = networks.Conversion(
     names=_names,
     convert=_quantize,
     weight_size=1,
-    duration="20 to 60 s",
+    duration="10 to 60 s",
     space="up to 1.3 GB there and leaves 140 MB",
-    memory="3 GB",
+    memory="3.5 GB",
     alternative="precision float32",
 )

@@ -132,8 +132,8 @@ MNN = networks.Conversion(
     names=_names,
     convert=_convert,
     weight_size=4,
-    duration="30 to 60 s",
+    duration="10 to 60 s",
     space="up to 1.1 GB there and leaves 540 MB",
-    memory="3 GB",
+    memory="3.5 GB",
     alternative="the engine keras",
 )

@@ -22,11 +22,14 @@ from filelock import FileLock
 from pipeline.core.atomic import UNFINISHED
 from pipeline.core.child_processes import end_with_parent, start_without_ctrl_c
 from pipeline.core.errors import Interrupted, PipelineError, cause
+from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.features.engines.onnx_graph import write_onnx
 from pipeline.features.vgg16 import deepest
 from pipeline.features.weights import Weights, weights_from
 
 log = logging.getLogger(__name__)
+
+KEPT_MEMORY = 2**30  # bytes; more than the weights of VGG16, which a conversion copies several times
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ def _run_conversion(
     """In the process: send the network's file, or the error. Ctrl-C is the parent's business, which ends this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
+    keep_freed_memory(KEPT_MEMORY)
     try:
         graph, network = folder / "vgg16.onnx", folder / f"vgg16{conversion.suffix}"
         arrays = weights_from(weights).read(deepest(layers))

@@ -1,0 +1,16 @@
+"""Print the page faults of the second of two equal arrays; with an argument, what the first one had is kept."""
+
+import resource
+import sys
+
+import numpy as np
+
+from pipeline.core.freed_memory import keep_freed_memory
+
+SIZE = 2**26
+if len(sys.argv) > 1:
+    keep_freed_memory(up_to=SIZE)
+np.ones(SIZE // 2, np.uint8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(SIZE // 2, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
