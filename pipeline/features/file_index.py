@@ -76,7 +76,7 @@ class FileIndex:
         except (OSError, sqlite3.Error) as error:
             raise PipelineError(
                 f"The file index {self.path} cannot be used ({error}). Check that its disk has room and is writable, "
-                "or choose another folder with cache=DIR."
+                "or choose another folder with cache=DIR (beside a cache in a bucket, with XDG_CACHE_HOME)."
             ) from error
 
     def digest(self, image: ImageRef) -> bytes | None:
