@@ -16,6 +16,7 @@ from pipeline.commands import cache_merge
 from pipeline.commands.cache_merge import merge_caches
 from pipeline.core.errors import PipelineError
 from pipeline.data.images import DIGEST
+from pipeline.features import bucket
 from pipeline.features.extractor import Extractor
 from pipeline.features.store import FeatureStore
 from pipeline.features.weights import weights_from
@@ -122,6 +123,7 @@ def test_damaged_features_are_left_out_and_counted(run, tmp_path: Path) -> None:
 
 
 def test_a_bucket_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket, "PATIENCE", bucket.NO_PATIENCE)
     with contextlib.ExitStack() as running:
         server = running.enter_context(s3_server(tmp_path / "requests.log"))
         for name, value in server.variables.items():

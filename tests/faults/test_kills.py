@@ -137,11 +137,16 @@ def saving(run_folder: Path) -> bool:
     return (run_folder / "functional.keras").exists()
 
 
-def test_a_training_killed_three_times_resumes(run, start, train: tuple, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "states", [[at_a_checkpoint], pytest.param([begun, at_a_checkpoint, saving], marks=pytest.mark.faults)]
+)
+def test_a_killed_training_resumes(
+    states: list[Callable[[Path], bool]], run, start, train: tuple, tmp_path: Path
+) -> None:
     undisturbed = run(*train, "--models", tmp_path / "undisturbed", "--json").json
     models = tmp_path / "models"
     process, folders = start(*train, "--models", models, program="frequent_checkpoints"), []
-    for state in (begun, at_a_checkpoint, saving):
+    for state in states:
         if folders:
             process = start("train", "--resume", folders[0], "--quiet", program="frequent_checkpoints")
         wait_until(lambda: folders or folders.extend(models.glob("*")), process)

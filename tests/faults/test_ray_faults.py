@@ -91,6 +91,7 @@ def finish(extraction: Extraction) -> dict:
     return json.loads(out)
 
 
+@pytest.mark.faults
 def test_an_actor_that_is_killed_loses_nothing(
     extract_on_ray: Callable[..., Extraction], check_store: Callable[[Extraction], None]
 ) -> None:
