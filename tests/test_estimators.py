@@ -56,6 +56,7 @@ def decoder(**options: object) -> KerasDecoder:
     return KerasDecoder(**{"hidden": (8,), "epochs": 20, "weight_decay": 0.0, "random_state": 0} | options)
 
 
+@pytest.mark.slow
 def test_the_decoder_passes_the_checks_of_scikit_learn() -> None:
     # Trained 80 times, and most of that is compilation: the smallest network does.
     estimator = decoder(hidden=(), optimizer="sgd", epochs=30, learning_rate=0.05)
@@ -170,6 +171,7 @@ def test_grid_search_chooses_by_cosine_or_r2(features: VGG16Features, paths: lis
     assert r2 < cosine
 
 
+@pytest.mark.slow
 def test_held_out_groups_are_predicted_in_parallel(
     features: VGG16Features, paths: list[str], embeddings: np.ndarray
 ) -> None:

@@ -82,7 +82,7 @@ def test_unknown_engine_is_refused(real_cache: Path) -> None:
 def test_a_damaged_network_is_converted_again(
     pixels: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    extractor = Extractor(weights_from("random:0"), "block5_pool")
+    extractor = Extractor(weights_from("random:0"), "block2_pool")
     before = make_engine("mnn", [extractor], 2, tmp_path)(pixels)[0]
     for damage in (lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[:1000]):
         [network] = (tmp_path / "networks").glob("*.mnn")

@@ -77,6 +77,7 @@ def test_there_are_no_more_actors_than_work() -> None:
     assert fleet_for([EIGHT, EIGHT], RayOptions("auto", actors=8), most=1) == Fleet(2, 1, 8, 0)
 
 
+@pytest.mark.faults
 def test_what_an_actor_raised_is_named(fresh_cache: Callable[[str], Path]) -> None:
     message = run_program("deadly_on_ray", fresh_cache("cache"), "raises", PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}").out
     assert message.startswith("Ray or an actor failed (No module named 'nodes_lack_it'). Every node needs this package")

@@ -15,6 +15,7 @@ def test_gpu_part_runs_on_a_cpu_with_a_small_batch(tmp_path: Path, capsys: pytes
     assert "VGG16 against the matrix product" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_engines_are_compared_with_a_new_cache(tmp_path: Path) -> None:
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "scripts")))
     out = run_program("benchmark_narrow", tmp_path / "cache", PYTHONPATH=paths).out
