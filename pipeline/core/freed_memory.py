@@ -10,7 +10,8 @@ LARGEST_INT = 2**31 - 1
 def keep_freed_memory(up_to: int) -> None:
     """Let glibc keep what this process frees; elsewhere, do nothing.
 
-    The page faults of new memory take 20 % of the time of decoding, and most of that of a conversion.
+    The page faults of new memory take 20 % of the time of decoding, as much of the time around the engine, and most of
+    that of a conversion.
 
     Args:
         up_to: The size of the largest block to keep, in bytes.

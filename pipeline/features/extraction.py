@@ -22,12 +22,13 @@ import numpy as np
 
 from pipeline.core.cores import usable_cores
 from pipeline.core.errors import PipelineError, RequestError, cause
+from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import moments
 from pipeline.data.decoding import MAX_PIXELS
 from pipeline.data.images import ImageSet
 from pipeline.features.cache import cache_place, local_folder, usual_folder
-from pipeline.features.computation import Computed, Saver, compute
+from pipeline.features.computation import STORE_BYTES, Computed, Saver, compute
 from pipeline.features.engines import ENGINES, check_precision, ensure_weights, make_engine
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
@@ -329,6 +330,7 @@ def _compute_here(
     bar: Any,
 ) -> Computed:
     """Decode in worker processes of this one, and compute in it."""
+    keep_freed_memory(2 * STORE_BYTES)  # what a group of features takes serves the next one
     batch = options.batch_size or USUAL_BATCH
     in_work = options.worker_count * CHUNK * CHUNKS_AHEAD
     slots = Slots(batch * (4 + -(-in_work // batch)))  # whole batches, so that their slots stay neighbours

@@ -1,6 +1,5 @@
 """Slots in shared memory: workers write pixels into them, and the engine reads batches from them without a copy."""
 
-import heapq
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -30,23 +29,31 @@ class Slots:
             context.RawArray("B", count * THUMBNAIL**2),
         )
         self.pixels, self.thumbnails = slot_arrays(self.memory)
-        self._free = list(range(count))
+        self._is_free = np.ones(count, bool)
+        self._next = 0
         self._in_use: deque[tuple[Future[None], Sequence[int]]] = deque()
 
     def take(self, count: int) -> list[int]:
-        """Take the lowest free slots, so that neighbours stay together; none where fewer than `count` are free.
+        """Take the free slots that come next, around in a circle; none where fewer than `count` are free.
+
+        So the images of a batch, which come in the order of their slots, lie side by side.
 
         Raises:
             Exception: What went wrong with a batch that held slots.
         """
         while self._in_use and self._in_use[0][0].done():
             self.wait()
-        return [heapq.heappop(self._free) for _ in range(count)] if len(self._free) >= count else []
+        free = np.flatnonzero(self._is_free)
+        if len(free) < count:
+            return []
+        slots = np.roll(free, -np.searchsorted(free, self._next))[:count]
+        self._is_free[slots] = False
+        self._next = slots[-1] + 1
+        return slots.tolist()
 
     def give_back(self, slots: Sequence[int]) -> None:
         """Free slots."""
-        for slot in slots:
-            heapq.heappush(self._free, slot)
+        self._is_free[slots] = True
 
     def give_back_after(self, done: "Future[None]", slots: Sequence[int]) -> None:
         """Free slots when a batch is done with them."""

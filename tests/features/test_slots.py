@@ -8,12 +8,16 @@ import pytest
 from pipeline.features.slots import Slots, slot_arrays
 
 
-def test_slots_are_taken_lowest_first_and_all_or_none() -> None:
+def test_slots_are_taken_in_a_circle_and_all_or_none() -> None:
     slots = Slots(6)
     assert slots.take(4) == [0, 1, 2, 3]
     assert slots.take(3) == []
     slots.give_back([2, 0])
-    assert slots.take(3) == [0, 2, 4]
+    assert slots.take(3) == [4, 5, 0]
+    slots.give_back([1, 0])
+    assert slots.take(3) == [1, 2, 0]
+    slots.give_back([5])
+    assert slots.take(1) == [5]
 
 
 def test_a_batch_gives_its_slots_back_when_it_is_done() -> None:
