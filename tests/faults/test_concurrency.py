@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lance
 import numpy as np
+import pytest
 from helpers import SMALL, are_close, make_images, wait_until, write_targets
 from object_storage import S3Server
 
@@ -63,6 +64,7 @@ def test_two_extractions_of_overlapping_folders_into_a_bucket(
     assert are_close(np.load(tmp_path / "shared.npy"), np.load(tmp_path / "alone.npy"))
 
 
+@pytest.mark.faults
 def test_two_trainings_at_the_same_moment(run, start, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images" / "red", range(4)).parent
     run("extract", images, *SMALL)

@@ -34,6 +34,7 @@ def test_an_interrupted_extraction_says_how_to_resume(start, fresh_cache, everyo
     assert is_gone_soon(process.pid)
 
 
+@pytest.mark.faults
 def test_a_terminated_training_says_how_to_resume(start, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images" / "red", range(4)).parent
     options = ("--epochs", 10**6, "--models", tmp_path / "models")

@@ -257,7 +257,7 @@ def test_missing_credentials_are_one_message(
 def test_a_connection_that_breaks_is_one_message_and_keeps_what_was_stored(
     cache: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setattr(bucket, "PATIENCE", bucket.NO_PATIENCE)
+    monkeypatch.setattr(bucket, "PATIENCE", bucket.NO_PATIENCE | {"client_max_retries": "1"})
     with s3_server(tmp_path_factory.mktemp("s3") / "log") as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         server.create_bucket("gone")

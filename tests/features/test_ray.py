@@ -114,6 +114,7 @@ def test_ray_gives_what_a_run_without_it_gives(
     assert are_close(ours["features"], theirs["features"])
 
 
+@pytest.mark.slow
 def test_a_bucket_fills_the_same_store_with_and_without_ray(
     run_process: Callable[..., Finished], s3: S3Server, tmp_path: Path
 ) -> None:
