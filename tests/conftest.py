@@ -1,6 +1,7 @@
 """Fixtures that several test files use: commands with an empty home, converted networks, a small run, a browser."""
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -32,6 +33,8 @@ from object_storage import S3Server, s3_server
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; the processes of tests inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+gc.set_threshold(50_000, 20, 50)  # looking through all that TensorFlow holds takes a tenth of the time
 
 LONG = {"e2e", "faults", "features", "test_estimators.py"}
 

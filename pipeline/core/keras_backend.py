@@ -1,6 +1,7 @@
 """Keras, imported late and quietly: TensorFlow takes seconds to load and writes its own log to the terminal."""
 
 import contextlib
+import gc
 import os
 import sys
 import tempfile
@@ -26,7 +27,7 @@ def import_keras() -> ModuleType:
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(usable_cores()))
-        with quietly():
+        with quietly(), _uncollected():
             import keras  # noqa: F401
     return sys.modules["keras"]
 
@@ -69,6 +70,18 @@ def quietly() -> Iterator[None]:
             for copy, standard in ((out, 1), (err, 2)):
                 os.dup2(copy, standard)
                 os.close(copy)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collector rest: it takes a fifth of the time of an import that only makes what stays."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _flush() -> None:

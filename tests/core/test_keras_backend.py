@@ -54,6 +54,14 @@ def test_streams_are_as_before_afterwards(program: str) -> None:
     assert (done.stdout, done.stderr) == (out, err)
 
 
+def test_an_import_leaves_the_garbage_collector_as_it_was() -> None:
+    code = "import gc, sys\nfrom pipeline.core.keras_backend import import_keras\n"
+    code += "for wanted in (True, False):\n    gc.enable() if wanted else gc.disable()\n"
+    code += "    sys.modules.pop('keras', None)\n    import_keras()\n    print(gc.isenabled())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "True\nFalse\n", done.stderr
+
+
 def test_closed_streams_lead_nowhere(tmp_path: Path) -> None:
     code = f"{PREPARE}with quietly():\n    os.write(1, b'noise'); os.write(2, b'noise')\n"
     code += "print(*(os.path.realpath(f'/dev/fd/{n}') == os.devnull for n in (1, 2)), file=open(sys.argv[1], 'w'))"

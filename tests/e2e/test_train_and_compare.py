@@ -67,6 +67,7 @@ def test_training_options_reach_the_training(run, train: tuple) -> None:
     }
 
 
+@pytest.mark.slow
 def test_compare_on_own_images(run, train: tuple, tmp_path: Path) -> None:
     _, folder, *options = train
     plot = tmp_path / "curves.png"

@@ -18,6 +18,7 @@ CASES = (
 )
 
 
+@pytest.mark.slow
 def test_the_formats_agree_with_keras(tmp_path: Path) -> None:
     found = run_program("export_narrow", tmp_path, *CASES).json
     assert list(found) == list(CASES)

@@ -9,7 +9,7 @@ import pytest
 from helpers import SMALL, is_gone_soon, make_image, make_images, run_program, wait_until, write_targets
 
 
-@pytest.mark.parametrize("count", [600, pytest.param(3000, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("count", [300, pytest.param(3000, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("engine", ["mnn", "keras"])
 def test_many_batches_leak_nothing(engine: str, count: int, times: int, tmp_path: Path) -> None:
     found = run_program("leak", engine, tmp_path / "cache", count * times).json
@@ -51,7 +51,7 @@ def test_a_terminated_training_says_how_to_resume(start, tmp_path: Path) -> None
     assert is_gone_soon(process.pid)
 
 
-def test_odd_places_and_clocks(run_process, fresh_cache, tmp_path: Path) -> None:
+def test_odd_places_and_clocks(run, run_process, fresh_cache, tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("é" * 60) / ("f" * 100)
     (deep / "red").mkdir(parents=True)
     for number in range(5):
@@ -71,6 +71,6 @@ def test_odd_places_and_clocks(run_process, fresh_cache, tmp_path: Path) -> None
         targets = write_targets(tmp_path, "red")
         trained = run_process("train", deep, "--targets", targets, *SMALL, *cache, *options, cwd=still, **odd).json
         assert trained["images"] == 5
-        assert run_process("evaluate", trained["run"], *cache, cwd=still, **odd).json["images"] == 1
+        assert run("evaluate", trained["run"], *cache, cwd=still, **odd).json["images"] == 1
     finally:
         subprocess.run(["umount", "--lazy", still], capture_output=True)

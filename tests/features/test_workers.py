@@ -68,7 +68,7 @@ def test_no_more_is_decoded_than_there_are_slots(tmp_path: Path) -> None:
             rest.append(image.number)
             slots.give_back([image.slot])
     assert rest == list(range(2 * CHUNK, 5 * CHUNK))
-    assert slots.take(2 * CHUNK) == list(range(2 * CHUNK))
+    assert sorted(slots.take(2 * CHUNK)) == list(range(2 * CHUNK))
 
 
 @pytest.mark.parametrize("asked", [1, 3])
