@@ -120,7 +120,7 @@ def train(tmp_path: Path) -> tuple:
     images = make_images(tmp_path / "images" / "red", range(4))
     make_images(tmp_path / "images" / "blue", range(4, 8))
     targets = write_targets(tmp_path, "red", "blue")
-    options = ("--epochs", 2000, "--keep", "best", "--learning-rate", 1e-4)
+    options = ("--epochs", 4000, "--keep", "best", "--learning-rate", 1e-4)
     return ("train", images.parent, "--targets", targets, *SMALL, *options)
 
 
