@@ -223,7 +223,7 @@ def extract_features(
         images: The images.
         extractor: What turns them into features.
         options: How to run it.
-        may_all_fail: Whether a set of which no image can be read is no error, as in a shard.
+        may_all_fail: Whether it is acceptable that no image can be read, as in a shard.
 
     Returns:
         The images with their digests, what was computed and what failed.
