@@ -187,13 +187,14 @@ class FeatureStore:
         self._read_changes()
 
     def tidy(self) -> None:
-        """Remove what processes left behind that were killed while they appended.
+        """Remove what processes left behind that were killed while they appended; check that no data file is gone.
 
         Raises:
-            PipelineError: It cannot be removed.
+            PipelineError: It cannot be removed, or a data file is gone.
         """
         try:
             with self._place.lock():
+                self._catch_up()
                 self._place.tidy(self._dataset)
         except UNREADABLE as error:
             raise self._place.error("tidy", error) from error

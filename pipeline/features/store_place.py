@@ -34,7 +34,7 @@ IN_FOLDER = {
         "cannot be written ({}). What was stored before is kept; make room, or choose another cache folder, and run "
         "the same command again."
     ),
-    "tidy": "cannot be tidied ({}).",
+    "tidy": f"cannot be tidied ({{}}). {RUN_AGAIN}",
     "repair": "is damaged and cannot be repaired ({}). Delete this folder to compute its features again.",
     "prune": "cannot be pruned ({}). Check that it is readable and writable, or delete it.",
 }
@@ -133,7 +133,14 @@ class StoreFolder:
         return drop_unreadable_files(self.path)
 
     def tidy(self, dataset: lance.LanceDataset) -> None:
-        """Remove what killed processes left. Call it with the lock held, so nothing belongs to a running process."""
+        """Remove what killed processes left. Call it with the lock held, so nothing belongs to a running process.
+
+        Raises:
+            OSError: A data file is missing: Lance goes on appending where somebody removes a store between two commits.
+        """
+        for fragment in dataset.get_fragments():
+            for file in fragment.data_files():
+                (self.path / "data" / file.path).stat()
         dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS, delete_unverified=True)
         for left in self.path.glob("_*/.tmp*"):  # which Lance does not clean up
             left.unlink(missing_ok=True)

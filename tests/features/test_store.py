@@ -71,6 +71,16 @@ def test_what_killed_processes_left_is_tidied_up(tmp_path: Path) -> None:
     assert len(FeatureStore(tmp_path, EXTRACTOR)) == 4
 
 
+def test_a_data_file_that_is_gone_is_missed_at_the_end(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    store.append(*batch(1))
+    [file] = (store.path / "data").iterdir()
+    store.append(*batch(2))
+    file.unlink()
+    with pytest.raises(PipelineError, match=r"cannot be tidied \(.*No such file.*verify=True"):
+        store.tidy()
+
+
 def test_another_extractor_has_another_store(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
