@@ -177,6 +177,7 @@ def test_held_out_groups_are_predicted_in_parallel(
 ) -> None:
     groups = [Path(path).parent.name for path in paths]
     model = make_pipeline(features, decoder())
+    features.transform(paths)  # loky's processes cannot start those that decode
     with joblib.parallel_backend("loky", n_jobs=2):
         found = cross_val_predict(model, paths, embeddings, groups=groups, cv=GroupKFold(3))
     kept = [row for row, group in enumerate(groups) if group != "cat"]
