@@ -36,17 +36,8 @@ def photo_run(run, tmp_path_factory: pytest.TempPathFactory) -> PhotoRun:
         file = folder / "images" / ("red", "blue")[number % 2] / f"{number}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encoded(make_image(number, 300, 200), "JPEG", quality=90))
-    options = (
-        "--weights",
-        "random:0",
-        "--layer",
-        "block3_pool",
-        "--quiet",
-        "--engine",
-        "keras",
-        "--cache",
-        folder / "cache",
-    )
+    network = ("--weights", "random:0", "--layer", "block3_pool", "--engine", "keras")
+    options = (*network, "--quiet", "--cache", folder / "cache")
     training = ("--epochs", 5, "--api", "functional", "--models", folder / "models", "--json")
     targets = write_targets(folder, "blue", "red")
     trained = run("train", folder / "images", "--targets", targets, *options, *training).json["run"]
