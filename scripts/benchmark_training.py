@@ -12,7 +12,6 @@ import dataclasses
 import importlib.util
 import itertools
 import multiprocessing
-import resource
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from measuring import table, timed
+from measuring import peak_memory, table, timed
 
 from pipeline.core.keras_backend import import_keras
 from pipeline.data.decoding import THUMBNAIL
@@ -56,7 +55,7 @@ def apart(tasks: dict[str, Callable[[], float]], rounds: int) -> dict[str, Measu
 
 
 def _with_peak(task: Callable[[], float]) -> Measured:
-    return task(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return task(), peak_memory()
 
 
 # The original question -----------------------------------------------------------------------------------------------
@@ -197,7 +196,7 @@ class FromStore:
     def __call__(self) -> float:
         """Seconds of an epoch: a third of the difference between four epochs and one."""
         store = FeatureStore(self.cache, Extractor(weights_from(WEIGHTS)))
-        x = StoredFeatures(store, store.rows(sorted(store.digests)), DIM)
+        x = StoredFeatures(store, store.rows(store.digests), DIM)
         y = np.random.default_rng(1).random((len(x), 50), np.float32)
         if not self.train:
             stream = Stream(x, y, self.memory // 4 // (DIM * 4))

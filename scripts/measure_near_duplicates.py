@@ -10,13 +10,12 @@ found to be a near-duplicate of its original; a false positive is a pair of diff
 
 import argparse
 import io
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measuring import table
+from measuring import peak_memory, table
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -132,7 +131,7 @@ def measure_many(count: int) -> None:
     start = time.perf_counter()
     by_index = number_near_duplicates(found, progress=True)
     rows = [("the index", f"{time.perf_counter() - start:.1f} s, {len(pairs(by_index)):,} pairs")]
-    rows.append(("peak memory", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"))
+    rows.append(("peak memory", f"{peak_memory() / 1e9:.2f} GB"))
     if count <= exact_up_to:
         near_duplicates.EXACT = exact_up_to
         start = time.perf_counter()

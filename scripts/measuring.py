@@ -1,8 +1,10 @@
-"""What the benchmarks share: tasks that take turns, medians, Markdown tables."""
+"""What the benchmarks share: tasks that take turns, medians, memory, Markdown tables."""
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 def timed(task: Callable[[], object]) -> float:
@@ -19,6 +21,15 @@ def in_turn(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
         for name, task in tasks.items():
             seconds[name].append(timed(task))
     return {name: statistics.median(each) for name, each in seconds.items()}
+
+
+def peak_memory() -> int:
+    """The most memory that this process has taken, in bytes; on Linux.
+
+    `getrusage` would say what the process that started this one had taken, where that was more.
+    """
+    [kilobytes] = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(kilobytes) * 1024
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -84,7 +84,7 @@ def run_python(*command: object, cwd: Path = ROOT, **options: Any) -> Finished:
 
 def run_program(name: str, *arguments: object, **variables: str) -> Finished:
     """Run a program of `tests/programs`; it must succeed."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "scripts")))} | variables
     return check_ended(run_python(PROGRAMS / f"{name}.py", *arguments, env=environment))
 
 

@@ -6,10 +6,10 @@ python fuzz_images.py FOLDER-OF-SEEDS COUNT
 import faulthandler
 import json
 import random
-import resource
 import sys
 from pathlib import Path
 
+from measuring import peak_memory
 from mutations import mutated
 
 from pipeline.core.errors import ImageError
@@ -17,7 +17,7 @@ from pipeline.data.decoding import decode
 
 seeds = [file.read_bytes() for file in sorted(Path(sys.argv[1]).iterdir())]
 chance = random.Random(0)
-before, refused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
+before, refused = peak_memory(), 0
 for _ in range(int(sys.argv[2])):
     data = mutated(chance.choice(seeds), chance)
     faulthandler.dump_traceback_later(20, exit=True)  # a hang ends this process
@@ -26,5 +26,5 @@ for _ in range(int(sys.argv[2])):
     except ImageError:
         refused += 1
     faulthandler.cancel_dump_traceback_later()
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(json.dumps({"refused": refused, "grown": grown * 1024}))
+grown = peak_memory() - before
+print(json.dumps({"refused": refused, "grown": grown}))

@@ -7,13 +7,13 @@ import faulthandler
 import gzip
 import json
 import random
-import resource
 import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from measuring import peak_memory
 from mutations import mutated
 
 from pipeline.core.errors import RequestError
@@ -38,7 +38,7 @@ pa.parquet.write_table(pa.table({"label": labels, "vector": vectors.tolist()}), 
 
 seeds = [(file.name, file.read_bytes()) for file in sorted(folder.glob("t.*"))]
 chance, refused = random.Random(0), []
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory()
 for _ in range(count):
     name, data = chance.choice(seeds)
     (folder / name).write_bytes(mutated(data, chance))
@@ -48,6 +48,6 @@ for _ in range(count):
     except RequestError as error:
         refused.append((name, str(error)))
     faulthandler.cancel_dump_traceback_later()
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+grown = peak_memory() - before
 assert all(name in message for name, message in refused), refused
-print(json.dumps({"refused": len(refused), "grown": grown * 1024}))
+print(json.dumps({"refused": len(refused), "grown": grown}))

@@ -3,11 +3,11 @@
 python large_vocabulary.py WORDS.bin
 """
 
-import resource
 import sys
 from pathlib import Path
 
 import numpy as np
+from measuring import peak_memory
 
 from pipeline.data.word_vectors import read_vocabulary
 from pipeline.evaluation.retrieval import Candidates, retrieve
@@ -18,4 +18,4 @@ noisy = targets + np.random.default_rng(1).normal(size=targets.shape, scale=8)
 ranks = retrieve(noisy, targets, found).ranks
 assert len(found) == 400_000
 assert 1 < np.median(ranks) < 200_000
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak_memory())
