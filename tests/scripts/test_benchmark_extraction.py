@@ -1,10 +1,9 @@
 import importlib.util
-import os
 from pathlib import Path
 
 import benchmark_extraction
 import pytest
-from helpers import ROOT, run_program
+from helpers import run_program
 
 
 @pytest.mark.slow
@@ -17,8 +16,7 @@ def test_gpu_part_runs_on_a_cpu_with_a_small_batch(tmp_path: Path, capsys: pytes
 
 @pytest.mark.slow
 def test_engines_are_compared_with_a_new_cache(tmp_path: Path) -> None:
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "scripts")))
-    out = run_program("benchmark_narrow", tmp_path / "cache", PYTHONPATH=paths).out
+    out = run_program("benchmark_narrow", tmp_path / "cache").out
     for name in ("Keras predict, batch 32", "MNN, batch 8"):
         assert f"| {name} |" in out
     if importlib.util.find_spec("onnxruntime"):
