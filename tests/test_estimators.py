@@ -1,6 +1,7 @@
 """The estimators obey scikit-learn's rules, and work inside its tools on real images."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import joblib
@@ -173,11 +174,10 @@ def test_grid_search_chooses_by_cosine_or_r2(features: VGG16Features, paths: lis
 
 @pytest.mark.slow
 def test_held_out_groups_are_predicted_in_parallel(
-    features: VGG16Features, paths: list[str], embeddings: np.ndarray
+    features: VGG16Features, paths: list[str], embeddings: np.ndarray, fresh_cache: Callable[[str], Path]
 ) -> None:
     groups = [Path(path).parent.name for path in paths]
-    model = make_pipeline(features, decoder())
-    features.transform(paths)  # loky's processes cannot start those that decode
+    model = make_pipeline(clone(features).set_params(cache=fresh_cache("loky")), decoder())
     with joblib.parallel_backend("loky", n_jobs=2):
         found = cross_val_predict(model, paths, embeddings, groups=groups, cv=GroupKFold(3))
     kept = [row for row, group in enumerate(groups) if group != "cat"]

@@ -24,6 +24,25 @@ def end_with_parent() -> None:
         fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)  # SIGIO
 
 
+def start_spawned(process: BaseProcess) -> None:
+    """Start a process, also inside of one of joblib's loky.
+
+    A spawned process takes over its parent's default start method, and does not know the one that loky sets.
+
+    Args:
+        process: Not yet started, of the start method "spawn".
+    """
+    default = multiprocessing.get_start_method(allow_none=True)
+    if default != "loky":
+        process.start()
+        return
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        process.start()
+    finally:
+        multiprocessing.set_start_method(default, force=True)
+
+
 def start_without_ctrl_c(process: BaseProcess) -> None:
     """Start a process that Ctrl-C, which goes to all processes of a terminal, does not reach, not even at its start.
 
@@ -31,11 +50,11 @@ def start_without_ctrl_c(process: BaseProcess) -> None:
         process: Not yet started, of the start method "spawn".
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
-        process.start()
+        start_spawned(process)
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by the process
     try:
-        process.start()
+        start_spawned(process)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

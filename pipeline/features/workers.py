@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.core.child_processes import end_with_parent
+from pipeline.core.child_processes import end_with_parent, start_spawned
 from pipeline.core.errors import ImageError, PipelineError
 from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.data.decoding import decode_with_thumbnail
@@ -114,7 +114,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, *settings), daemon=True)
-        self.process.start()
+        start_spawned(self.process)
         theirs.close()
         self.is_ready = False
         self.given: deque[tuple[_Chunk, Sequence[_Task]]] = deque()
