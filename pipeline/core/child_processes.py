@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 
 
@@ -43,18 +45,21 @@ def start_spawned(process: BaseProcess) -> None:
         multiprocessing.set_start_method(default, force=True)
 
 
-def start_without_ctrl_c(process: BaseProcess) -> None:
-    """Start a process that Ctrl-C, which goes to all processes of a terminal, does not reach, not even at its start.
+@contextmanager
+def blocked(number: signal.Signals) -> Iterator[None]:
+    """Let a signal, which may go to many processes at once, not reach those that are started meanwhile.
+
+    They inherit what the thread that starts them has blocked. What arrives here meanwhile is noticed at the end.
 
     Args:
-        process: Not yet started, of the start method "spawn".
+        number: The signal, such as SIGINT, which Ctrl-C sends to all processes of a terminal.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
-        start_spawned(process)
+        yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by the process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
-        start_spawned(process)
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from pipeline.core.child_processes import blocked
 from pipeline.core.cores import usable_cores
 from pipeline.core.errors import PipelineError, RequestError, first_line
 from pipeline.core.keras_backend import quietly
@@ -104,13 +105,15 @@ def connected(address: str) -> Iterator[None]:
             # Not Ray's usual folder, where every session leaves its logs; a short name, for sockets lie below.
             folder = tempfile.mkdtemp(prefix="ray-")
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            _init(
-                address="local",
-                num_cpus=usable_cores(),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE,
-                _temp_dir=folder,
-            )
+            # SIGTERM may go to all processes of a job; Ray ends this one at once, without a message, when its own end.
+            with blocked(signal.SIGTERM):
+                _init(
+                    address="local",
+                    num_cpus=usable_cores(),
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE,
+                    _temp_dir=folder,
+                )
         else:
             _init(address="auto")
         import ray

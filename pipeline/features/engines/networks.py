@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pipeline.core.atomic import UNFINISHED
-from pipeline.core.child_processes import end_with_parent, start_without_ctrl_c
+from pipeline.core.child_processes import blocked, end_with_parent, start_spawned
 from pipeline.core.errors import Interrupted, PipelineError, cause
 from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.features.engines.onnx_graph import write_onnx
@@ -146,7 +146,8 @@ def _convert_elsewhere(weights: Weights, layers: Sequence[str], folder: Path, co
     connection, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run_conversion, args=(theirs, weights.name, layers, folder, conversion))
     try:
-        start_without_ctrl_c(process)
+        with blocked(signal.SIGINT):
+            start_spawned(process)
         theirs.close()  # so that the end of the process is the end of the pipe
         outcome = connection.recv()
     except EOFError as error:
