@@ -63,6 +63,7 @@ def test_strict_makes_a_skipped_image_an_error(run_process, folder: Path) -> Non
     assert "skipped bad\\x1b[31m.png: not an image" in finished.err
 
 
+@pytest.mark.slow
 def test_extraction_on_another_backend_loads_no_tensorflow(home: Path, folder: Path, tmp_path: Path) -> None:
     command = ("extract", folder, *SMALL, "--engine", "keras", "--batch-size", 6, "--cache", tmp_path / "cache")
     environment = environment_at(home) | {"KERAS_BACKEND": "jax"}

@@ -51,6 +51,7 @@ def test_a_terminated_training_says_how_to_resume(start, tmp_path: Path) -> None
     assert is_gone_soon(process.pid)
 
 
+@pytest.mark.faults
 def test_odd_places_and_clocks(run, run_process, fresh_cache, tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("é" * 60) / ("f" * 100)
     (deep / "red").mkdir(parents=True)

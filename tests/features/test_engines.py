@@ -13,6 +13,7 @@ from pipeline.features.extractor import Extractor
 from pipeline.features.vgg16 import activation_shapes, weighted_layers
 from pipeline.features.weights import weights_from
 
+BACKENDS = ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)]
 PHOTOGRAPHS = ("cat/1-1.jpg", "coffee/0-1.jpg")
 
 
@@ -134,13 +135,13 @@ def test_out_of_memory_halves_the_batch(error: Exception, caplog: pytest.LogCapt
         engine(black)
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_work_is_spread_over_several_devices(backend: str) -> None:
     # Two halves of the CPU stand in for two GPUs; the code that runs is the same.
     run_program("several_devices", KERAS_BACKEND=backend, XLA_FLAGS="--xla_force_host_platform_device_count=2")
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_two_batches_may_be_computed_at_once(backend: str) -> None:
     # A CPU stands in for the GPU; the code that runs is the same.
     run_program("batches_at_once", KERAS_BACKEND=backend)

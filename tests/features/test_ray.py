@@ -88,6 +88,7 @@ def test_a_missing_ray_is_named(run: Callable[..., Finished], folder: Path, monk
     assert "pip install 'image-vectors[ray]'" in run("extract", folder, *SMALL, "--ray", "local", code=2).err
 
 
+@pytest.mark.slow
 def test_ray_gives_what_a_run_without_it_gives(
     run_process: Callable[..., Finished], fresh_cache: Callable[[str], Path], tmp_path: Path
 ) -> None:
