@@ -27,7 +27,18 @@ def plot_study(study: Study, ceiling: float, file: Path) -> None:
     Raises:
         PipelineError: The file cannot be written.
     """
-    lines = alt.Chart(alt.Data(values=_points(study))).encode(
+    with atomic_write(file) as unfinished:
+        kind = file.suffix.lower()[1:]
+        panels = study_chart(study, ceiling)
+        panels.save(str(unfinished), format=cast(Format, kind), scale_factor=SCALE if kind == "png" else 1)
+
+
+def study_chart(study: Study, ceiling: float) -> alt.FacetChart:
+    """The plot of `plot_study` as an Altair chart.
+
+    The layers have no data of their own: only the data of the whole chart is divided among the panels.
+    """
+    lines = alt.Chart().encode(
         alt.X("epoch:Q", scale=alt.Scale(type="log", nice=False)),
         alt.Y("cosine:Q", title="cosine to the target"),
         alt.Color("style:N", title=None, scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values()))),
@@ -35,13 +46,15 @@ def plot_study(study: Study, ceiling: float, file: Path) -> None:
         alt.Detail("seed:N"),
     )
     limit = alt.Chart().mark_rule(strokeDash=[2, 3], color="#767676").encode(y=alt.datum(ceiling))
-    chart = alt.layer(lines.mark_line(strokeWidth=1.5), limit, data=alt.Data(values=_points(study)))
-    panels = chart.properties(width=360, height=220).facet(
-        alt.Facet("scenario:N", title=None, sort=list(study.scenarios)), columns=2
+    return (
+        alt.layer(lines.mark_line(strokeWidth=1.5), limit)
+        .properties(width=360, height=220)
+        .facet(
+            alt.Facet("scenario:N", title=None, sort=list(study.scenarios)),
+            columns=2,
+            data=alt.Data(values=_points(study)),
+        )
     )
-    with atomic_write(file) as unfinished:
-        kind = file.suffix.lower()[1:]
-        panels.save(str(unfinished), format=cast(Format, kind), scale_factor=SCALE if kind == "png" else 1)
 
 
 def _points(study: Study) -> list[dict]:

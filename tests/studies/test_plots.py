@@ -1,4 +1,6 @@
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -7,18 +9,46 @@ from pipeline.core.errors import PipelineError
 from pipeline.decoders.presets import ORIGINAL
 from pipeline.decoders.training import History
 from pipeline.studies.equivalence import Equivalence
-from pipeline.studies.plots import plot_study
+from pipeline.studies.plots import COLOURS, plot_study
 from pipeline.studies.shared_optimizer import SCENARIOS, FirstSteps, ModelPair, Study, original_data
+
+
+SEEDS = (0, 1)
+LAST = dict(zip(SCENARIOS, (0.1, 0.2, 0.3, 0.4), strict=True))  # the cosine at the end of all curves of a scenario
 
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    """A study with made-up learning curves of two seeds."""
-    curve = {"validation_cosine": np.linspace(0, 0.6, 1000).tolist()}
-    histories = {style: History(curve) for style in ("functional", "sequential")}
-    pairs = [ModelPair(seed, {}, histories, original_data(seed)) for seed in (0, 1)]
+    """A study with made-up learning curves, different in each scenario."""
+    scenarios = {}
+    for scenario, last in LAST.items():
+        curve = {"validation_cosine": np.linspace(0, last, 1000).tolist()}
+        histories = {style: History(curve) for style in ("functional", "sequential")}
+        scenarios[scenario] = [ModelPair(seed, {}, histories, original_data(seed)) for seed in SEEDS]
     steps = FirstSteps(1000, {"fresh": 0.01, "inherited": 0.03}, {"fresh": 0.0, "inherited": 0.5})
-    return Study(ORIGINAL, dict.fromkeys(SCENARIOS, pairs), steps, Equivalence(0.0, 0.01), {}, seconds=1.0)
+    return Study(ORIGINAL, scenarios, steps, Equivalence(0.0, 0.01), {}, seconds=1.0)
+
+
+def drawn_lines(svg: Path) -> list[list[tuple[str, float]]]:
+    """For each panel of a plot, its lines: the colour, and how far the line climbs in pixels."""
+    panels = []
+    for panel in (
+        ElementTree.parse(svg).getroot().iterfind(".//*[@class='mark-group role-scope child_layer_0_pathgroup']")
+    ):
+        lines = [path for path in panel.iter() if path.get("stroke") in COLOURS.values()]
+        heights = [[float(y) for y in re.findall(r",(-?[\d.]+)", line.get("d") or "")] for line in lines]
+        panels.append([(line.get("stroke") or "", y[0] - y[-1]) for line, y in zip(lines, heights, strict=True)])
+    return panels
+
+
+def test_each_panel_shows_the_curves_of_its_own_scenario(study: Study, tmp_path: Path) -> None:
+    plot_study(study, 0.65, tmp_path / "a.svg")
+    panels = drawn_lines(tmp_path / "a.svg")
+    assert [len(lines) for lines in panels] == [len(SEEDS) * len(COLOURS)] * len(SCENARIOS)
+    assert all({colour for colour, _ in lines} == set(COLOURS.values()) for lines in panels)
+    climbs = np.array([[climb for _, climb in lines] for lines in panels])
+    expected = np.array(list(LAST.values()))[:, None]
+    assert climbs / climbs[0, 0] == pytest.approx(np.broadcast_to(expected / expected[0], climbs.shape), rel=0.02)
 
 
 @pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.svg", b"<svg"), ("a.pdf", b"%PDF")])
