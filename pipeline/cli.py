@@ -58,7 +58,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("images")
-@click.option("--out", type=FILE, help="Also write the vectors to a .npz, .npy or .parquet file.")
+@click.option("--out", type=FILE, help="Also write the vectors to a .npz, .npy, .parquet or .csv file.")
 @click.option("--shard", metavar="N/COUNT", help="Compute a stable share of IMAGES only: 3/16 is the third of sixteen.")
 @data_option
 @click.option("--strict", is_flag=True, help="Exit with status 1 if an image was not read.")
@@ -243,7 +243,7 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path), metavar="RUN|MODEL")
 @click.argument("images")
-@click.option("--out", type=FILE, required=True, help="Where to write the embeddings: a .npz, .npy or .parquet file.")
+@click.option("--out", type=FILE, required=True, help="Where to write the embeddings: a .npz, .npy, .parquet or .csv file.")
 @click.option(
     "--api",
     type=click.Choice(["functional", "sequential", "ridge"]),

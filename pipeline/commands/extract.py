@@ -82,7 +82,7 @@ def extract(
         images: The images.
         extractor: What turns images into features.
         options: How to run it.
-        out: A `.npz`, `.npy` or `.parquet` file to write the vectors to.
+        out: A `.npz`, `.npy`, `.parquet` or `.csv` file to write the vectors to.
         shard: The share of the images to compute; None for all of them.
 
     Returns:

@@ -34,7 +34,7 @@ class PredictOptions:
     Attributes:
         model: The folder of a run, or a `.keras` file.
         images: The images.
-        out: A `.npz`, `.npy` or `.parquet` file for the embeddings.
+        out: A `.npz`, `.npy`, `.parquet` or `.csv` file for the embeddings.
         api: Which of the run's decoders: that of an API style, or "ridge", its baseline; None for the first it has.
         nearest: How many of the nearest names to find for each image; None for none.
         vocabulary: A file of word vectors to find them in; None for the labels that the run was trained on.
@@ -56,7 +56,7 @@ class PredictOptions:
         if self.nearest is not None and self.nearest < 1:
             raise RequestError(f"nearest must be at least 1, not {self.nearest}.")
         if self.nearest and self.out.suffix.lower() == ".npy":
-            raise RequestError(f"out {self.out}: .npy has no place for the nearest names; take .npz or .parquet.")
+            raise RequestError(f"out {self.out}: .npy has no place for the nearest names; take .npz, .parquet or .csv.")
 
 
 @dataclass(frozen=True)

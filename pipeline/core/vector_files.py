@@ -1,4 +1,4 @@
-"""Vectors as files: `.npz`, `.npy` or `.parquet`, written a block at a time."""
+"""Vectors as files: `.npz`, `.npy`, `.parquet` or `.csv`, written a block at a time."""
 
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,7 @@ from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import RequestError
 from pipeline.core.vectors import Vectors, in_blocks, rows_at_once
 
-SUFFIXES = (".npz", ".npy", ".parquet")
-
+SUFFIXES = (".npz", ".npy", ".parquet", ".csv")
 
 NAMES_AT_ONCE = 4096  # rows
 
@@ -44,11 +43,12 @@ def write_vectors(
 
     Args:
         file: `.npz` holds `paths` (N,) str and `name` (N, F) float32; `.npy` the vectors alone; `.parquet` the columns
-            `path` and `vector`. An existing file is replaced.
+            `path` and `vector`; `.csv` the columns `path` and `d0`, `d1`, ... An existing file is replaced.
         name: The name of the array in an `.npz`: "features" or "predictions".
         paths: N paths.
         vectors: The vectors, shape (N, F).
-        nearest: What to write beside them, as `nearest` (N, K) str and `cosines` (N, K) float32; not into an `.npy`.
+        nearest: What to write beside them, as `nearest` (N, K) str and `cosines` (N, K) float32; in a `.csv` as the
+            columns `nearest1`, `cosine1`, `nearest2`, ...; not into an `.npy`.
 
     Raises:
         PipelineError: The file cannot be written.
@@ -60,6 +60,8 @@ def write_vectors(
                 _stream_npy(opened, vectors)
         elif suffix == ".npz":
             _write_npz(unfinished, paths, {name: vectors}, nearest)
+        elif suffix == ".csv":
+            _write_csv(unfinished, paths, vectors, nearest)
         else:
             _write_parquet(unfinished, paths, {"vector": vectors}, nearest)
 
@@ -86,7 +88,7 @@ def check_layers_fit(file: Path, count: int) -> None:
     Raises:
         RequestError: It is such a file.
     """
-    if count > 1 and file.suffix.lower() == ".npy":
+    if count > 1 and file.suffix.lower() in (".npy", ".csv"):
         raise RequestError(
             f"{file} would hold one array; for {count} layers name a .npz or .parquet file with out=FILE."
         )
@@ -150,3 +152,22 @@ def _write_parquet(
                 cosines = pa.array(nearest.cosines[rows].tolist(), pa.list_(pa.float32()))
                 arrays += [pa.array(nearest.of(rows)), cosines]
             writer.write_table(pa.table([pa.array(paths[rows]), *arrays], schema=schema))
+
+
+def _write_csv(file: Path, paths: Sequence[str], vectors: Vectors, nearest: NearestNames | None) -> None:
+    import pyarrow as pa
+    from pyarrow.csv import CSVWriter
+
+    fields = [("path", pa.string()), *((f"d{number}", pa.float32()) for number in range(vectors.shape[1]))]
+    count = nearest.numbers.shape[1] if nearest else 0
+    for number in range(1, count + 1):
+        fields += [(f"nearest{number}", pa.string()), (f"cosine{number}", pa.float32())]
+    schema, at_once = pa.schema(fields), rows_at_once(vectors.shape[1])
+    with CSVWriter(file, schema) as writer:
+        for start in range(0, len(paths), at_once):
+            rows = slice(start, start + at_once)
+            columns = [pa.array(paths[rows], pa.string()), *np.ascontiguousarray(vectors[rows].T)]
+            if nearest:
+                for names, cosines in zip(zip(*nearest.of(rows), strict=True), nearest.cosines[rows].T, strict=True):
+                    columns += [pa.array(names, pa.string()), np.ascontiguousarray(cosines)]
+            writer.write_table(pa.table(columns, schema=schema))

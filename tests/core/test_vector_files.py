@@ -1,5 +1,6 @@
 """Vectors and the names beside them, as files that are written a block at a time."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,19 @@ def test_names_and_cosines_stand_beside_their_vectors(tmp_path: Path) -> None:
     assert np.array_equal(np.array(table["vector"].to_pylist(), np.float32), vectors)
     assert table["nearest"].to_pylist() == expected
     assert np.array_equal(np.array(table["cosines"].to_pylist(), np.float32), NEAREST.cosines)
+
+
+def test_a_csv_holds_every_bit_of_the_vectors(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(7, 10)).astype(np.float32)
+    paths = ['a "b".png', "a,b.png", "a\nb.png", "ö.png", "=1.png", " .png", "0.png"]
+    write_vectors(tmp_path / "out.csv", "predictions", paths, vectors, NEAREST)
+    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert [row["path"] for row in rows] == paths
+    assert np.array_equal(np.array([[row[f"d{at}"] for at in range(10)] for row in rows], np.float32), vectors)
+    assert [[row["nearest1"], row["nearest2"]] for row in rows] == NEAREST.of(slice(None))
+    cosines = np.array([[row["cosine1"], row["cosine2"]] for row in rows], np.float32)
+    assert np.array_equal(cosines, NEAREST.cosines)
 
 
 def test_layers_of_different_size_stay_in_step(tmp_path: Path) -> None:

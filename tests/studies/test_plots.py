@@ -12,7 +12,6 @@ from pipeline.studies.equivalence import Equivalence
 from pipeline.studies.plots import COLOURS, plot_study
 from pipeline.studies.shared_optimizer import SCENARIOS, FirstSteps, ModelPair, Study, original_data
 
-
 SEEDS = (0, 1)
 LAST = dict(zip(SCENARIOS, (0.1, 0.2, 0.3, 0.4), strict=True))  # the cosine at the end of all curves of a scenario
 
