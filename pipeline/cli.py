@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from pipeline import requested
 from pipeline.cli_cache import cache
 from pipeline.cli_export import export
+from pipeline.cli_models import models
 from pipeline.cli_search import search
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
 from pipeline.options import (
@@ -137,6 +138,7 @@ def _use_config(context: click.Context, parameter: click.Parameter, file: Path |
 @click.option("--tensorboard", is_flag=True, help="Write learning curves for TensorBoard into models/RUN/logs.")
 @split_option
 @click.option("--models", type=FOLDER, default="models", show_default=True, help="Folder to save the run in.")
+@click.option("--name", metavar="NAME", help="Name of the run.  [the local time]")
 @missing_option
 @label_option
 @data_option
@@ -183,6 +185,7 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
         cluster=asked["cluster"],
         styles=API_STYLES if asked["api"] == "both" else (asked["api"],),
         models=asked["models"],
+        name=asked["name"],
         memory=asked["memory"] or MEMORY,
         tensorboard=asked["tensorboard"],
         command=requested.repeatable(asked),
@@ -243,7 +246,9 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path), metavar="RUN|MODEL")
 @click.argument("images")
-@click.option("--out", type=FILE, required=True, help="Where to write the embeddings: a .npz, .npy, .parquet or .csv file.")
+@click.option(
+    "--out", type=FILE, required=True, help="Where to write the embeddings: a .npz, .npy, .parquet or .csv file."
+)
 @click.option(
     "--api",
     type=click.Choice(["functional", "sequential", "ridge"]),
@@ -339,7 +344,7 @@ def _with_near_names(error: click.ClickException) -> str:
     return f"{error.message} Did you mean {' or '.join(near)}?" if near else error.message
 
 
-for command in (search, export, cache):
+for command in (search, export, models, cache):
     cli.add_command(command)
 
 

@@ -73,7 +73,11 @@ def options(*decorators: Decorator) -> Decorator:
 
 
 extractor_options = options(
-    click.option("--weights", metavar="imagenet|random[:SEED]|FILE", help="Weights of VGG16.  [imagenet]"),
+    click.option(
+        "--weights",
+        metavar="imagenet|random[:SEED]|FILE",
+        help="Weights of VGG16.  [$IMAGE_VECTORS_WEIGHTS, else imagenet]",
+    ),
     click.option(
         "--layer",
         metavar="NAME[:pre],...",

@@ -67,9 +67,11 @@ def use_sample(asked: dict[str, Any]) -> bool:
 
 def repeatable(asked: dict[str, Any]) -> dict[str, Any]:
     """The options as `run.json` keeps them: plain values, absolute paths, without options that change no result."""
-    unkept = ("cache", "workers", "as_json", "quiet", "models")
+    from pipeline.features.weights import default_weights
+
+    unkept = ("cache", "workers", "as_json", "quiet", "models", "name")
     kept = {name: value for name, value in asked.items() if value is not None and name not in unkept}
-    kept["weights"] = asked["weights"] or "imagenet"
+    kept["weights"] = asked["weights"] or default_weights()
     places = [name for name in ("images", "targets", "noise_ceiling", "data_dir") if name in kept]
     kept |= {name: str(Path(kept[name]).absolute()) for name in places if not _is_address(kept[name])}
     if Path(kept["weights"]).is_file():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.commands.export import ExportResult
     from pipeline.commands.export_tables import TableResult
     from pipeline.commands.extract import ExtractResult
+    from pipeline.commands.models import RunList
     from pipeline.commands.predict import PredictResult
     from pipeline.commands.search import SearchResult
     from pipeline.commands.training_run import TrainResult
@@ -256,6 +257,25 @@ def print_comparison(result: "CompareResult") -> None:
     _print(table)
     for scenario in result.scenarios:
         _print(f"[bold]{scenario.name}[/bold]: {scenario.verdict}\n")
+
+
+def print_runs(result: "RunList") -> None:
+    """Print the result of `models`: a row for each run."""
+    table = _table(f"Runs in {printable(result.folder)}", "", "images", "trained on", "held out", "cosine", "baseline")
+    for run in result.runs:
+        baseline = max(run.baselines, key=lambda name: run.baselines[name], default=None)
+        table.add_row(
+            rich.markup.escape(printable(run.name)),
+            rich.markup.escape(printable(Path(run.images).name)) if run.images else "",
+            "" if run.trained_on is None else f"{run.trained_on:,}",
+            "" if run.held_out is None else f"{run.held_out:,}",
+            f"{max(run.models.values()):.4f}" if run.models else run.status,
+            f"{baseline} {run.baselines[baseline]:.4f}" if baseline else "",
+        )
+    _print(table)
+    for run in result.runs:
+        if run.error:
+            _print(rich.markup.escape(printable(run.error)))
 
 
 def print_cache(contents: "CacheContents") -> None:

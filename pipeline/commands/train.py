@@ -54,7 +54,7 @@ def train(
     if resumed:
         _check_unchanged(resumed, record)
         remove_unfinished(resumed)
-    folder = resumed or new_run(wanted.models)
+    folder = resumed or new_run(wanted.models, wanted.name)
     try:
         write_run(folder, record)
         return train_in(folder, record, wanted, examples, extractor, options.progress)

@@ -13,7 +13,7 @@ from pipeline.commands.examples import ExampleOptions, SplitExamples
 from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, TrainingTargets, score_decoders
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.model_files import ModelCard, save_decoder
-from pipeline.core.runs import CHECKPOINT_FILE, REPORT_FILE, TENSORBOARD_FOLDER, RunRecord, write_run
+from pipeline.core.runs import CHECKPOINT_FILE, REPORT_FILE, TENSORBOARD_FOLDER, RunRecord, check_run_name, write_run
 from pipeline.core.vectors import cosines
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.config import TrainingConfig
@@ -38,6 +38,7 @@ class TrainOptions:
         styles: The API styles to build the decoder in.
         folds: How to cross-validate before training on all images; None to hold images out instead.
         models: The folder of all runs.
+        name: The name of the run's folder; None for the local time.
         memory: Bytes of features to hold at a time; more are streamed from the store.
         tensorboard: Whether to write curves for TensorBoard into the run's folder.
         cluster: What intervals generalize over: "group", "label" or "image"; None to choose by the images.
@@ -49,12 +50,15 @@ class TrainOptions:
     styles: Sequence[ApiStyle] = API_STYLES
     folds: FoldOptions | None = None
     models: Path = Path("models")
+    name: str | None = None
     memory: int = MEMORY
     tensorboard: bool = False
     cluster: str | None = None
     command: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.name:
+            check_run_name(self.models, self.name)
         if self.tensorboard and not isinstance(self.config, TrainingConfig):
             raise RequestError("tensorboard shows the curves of a single network; choose preset='network' with it.")
         if self.tensorboard:

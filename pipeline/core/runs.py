@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -94,26 +95,46 @@ class RunRecord:
             raise ValueError(f"a part is missing or unknown: {error}") from error
 
 
-def new_run(models: Path) -> Path:
-    """Create the folder of a new run, named by the local time, with a number appended where that name is taken.
+def check_run_name(models: Path, name: str) -> None:
+    """Check the name of a new run before any work is spent on it.
+
+    Args:
+        models: The folder of all runs.
+        name: The name.
+
+    Raises:
+        RequestError: It cannot name a folder, or names one that exists.
+    """
+    if not re.fullmatch(r"\w[\w.+=@-]*", name):
+        raise RequestError(f"name {name!r} cannot name a run; use letters, digits and any of . _ - + = @")
+    if (models / name).exists():
+        raise RequestError(f"{models / name} exists; choose another name.")
+
+
+def new_run(models: Path, name: str | None = None) -> Path:
+    """Create the folder of a new run.
 
     Args:
         models: The folder of all runs, created when it is missing.
+        name: The folder's name; None for the local time, with a number appended where that name is taken.
 
     Returns:
         The run's folder, empty.
 
     Raises:
+        RequestError: There is a run of that name.
         PipelineError: The folder cannot be created.
     """
-    name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for number in itertools.count(1):
-        folder = models / (name if number == 1 else f"{name}_{number}")
+        folder = models / (name or (time if number == 1 else f"{time}_{number}"))
         try:
             folder.mkdir(parents=True)
             return folder
         except OSError as error:
             if isinstance(error, FileExistsError) and folder.is_dir():
+                if name:
+                    raise RequestError(f"{folder} exists; choose another name.") from error
                 continue
             raise PipelineError(f"Runs cannot be saved in {models} ({cause(error)}); choose another folder.") from error
     raise AssertionError("unreachable")

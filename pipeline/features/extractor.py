@@ -22,7 +22,7 @@ from pipeline.features.vgg16 import (
     deepest,
     weighted_layers,
 )
-from pipeline.features.weights import Weights, weights_from
+from pipeline.features.weights import Weights, default_weights, weights_from
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,12 @@ class ExtractorOverrides:
         return {name: value for name, value in asdict(self).items() if value is not None and name != "weights"}
 
     def extractor(self) -> Extractor:
-        """The default extractor, on ImageNet weights, with what is given.
+        """The default extractor with what is given.
 
         Raises:
             RequestError: See `Extractor`.
         """
-        return Extractor(weights_from(self.weights or "imagenet"), **self.changes)
+        return Extractor(weights_from(self.weights or default_weights()), **self.changes)
 
 
 def described_extractor(weights: Weights, description: Mapping[str, str], **changes: str) -> Extractor:

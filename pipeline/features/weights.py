@@ -31,6 +31,7 @@ IMAGENET_URL = (
 )
 IMAGENET_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
 IMAGENET_SIZE = "553 MB"
+VARIABLE = "IMAGE_VECTORS_WEIGHTS"  # of the environment
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Weights:
     digest: str
     read: Callable[[str], Arrays]
     fetch: Callable[[], object] = field(default=lambda: None)
+
+
+def default_weights() -> str:
+    """The weights where none are named: those of the environment variable VARIABLE, else "imagenet"."""
+    return os.environ.get(VARIABLE) or "imagenet"
 
 
 def weights_from(option: str) -> Weights:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import PipelineError, RequestError
-from pipeline.core.runs import FORMAT, RunRecord, SplitRecord, can_resume, new_run, read_run, write_run
+from pipeline.core.runs import FORMAT, RunRecord, SplitRecord, can_resume, check_run_name, new_run, read_run, write_run
 
 EXAMPLE = RunRecord(
     options={"images": "/images", "seed": 3},
@@ -80,3 +80,19 @@ def test_new_runs_never_share_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PipelineError, match="Runs cannot be saved in"):
         new_run(tmp_path / "file")
+
+
+def test_a_run_has_the_name_that_it_is_given(tmp_path: Path) -> None:
+    check_run_name(tmp_path, "tulips-2")
+    assert new_run(tmp_path, "tulips-2") == tmp_path / "tulips-2"
+    with pytest.raises(RequestError, match="exists"):
+        check_run_name(tmp_path, "tulips-2")
+    with pytest.raises(RequestError, match="exists"):
+        new_run(tmp_path, "tulips-2")
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a\\b", "a\nb", "-flag"])
+def test_what_is_no_name_of_a_folder_names_no_run(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RequestError, match="cannot name a run"):
+        check_run_name(tmp_path, name)
+    assert not list(tmp_path.iterdir())

@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.features import vgg16
-from pipeline.features.extractor import Extractor
+from pipeline.features.extractor import Extractor, ExtractorOverrides
 from pipeline.features.vgg16 import weighted_layers
-from pipeline.features.weights import weights_from
+from pipeline.features.weights import default_weights, weights_from
 
 
 def small(layer: str = "block5_pool") -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -156,3 +156,11 @@ def test_unknown_layers_and_precisions_are_refused() -> None:
         Extractor(weights_from("random"), "fc3")
     with pytest.raises(RequestError, match="precision 'float64' is unknown"):
         Extractor(weights_from("random"), precision="float64")
+
+
+def test_the_environment_names_the_weights_where_no_option_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IMAGE_VECTORS_WEIGHTS", raising=False)
+    assert default_weights() == "imagenet"
+    monkeypatch.setenv("IMAGE_VECTORS_WEIGHTS", "random:7")
+    assert ExtractorOverrides().extractor().weights.name == "random:7"
+    assert ExtractorOverrides(weights="random:1").extractor().weights.name == "random:1"

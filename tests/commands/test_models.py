@@ -1,0 +1,55 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import Finished
+
+from pipeline.commands.models import list_runs
+from pipeline.core.errors import RequestError
+from pipeline.core.runs import RunRecord, SplitRecord, write_run
+
+SPLIT = SplitRecord("random:0.2", train={"a.png": "1", "b.png": "2"}, validation={"c.png": "3"})
+UNFINISHED = RunRecord({"images": "/data/photos", "targets": "/t.csv"}, {}, {}, 0, SPLIT, "", {})
+RESULT = {
+    "validation": 1,
+    "models": {"functional": {"validation_cosine": 0.75}},
+    "baselines": {"mean": 0.25, "ridge": 0.5},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a finished run, an unfinished one, a damaged one, and a folder that is no run."""
+    for name in ("one", "two", "three", "no-run"):
+        (tmp_path / name).mkdir()
+    write_run(tmp_path / "one", replace(UNFINISHED, result=RESULT))
+    write_run(tmp_path / "two", UNFINISHED)
+    (tmp_path / "three" / "run.json").write_text("{")
+    return tmp_path
+
+
+def test_runs_are_listed_with_their_scores(folder: Path) -> None:
+    one, three, two = list_runs(folder).runs
+    assert (one.name, one.status, one.images, one.trained_on, one.held_out) == ("one", "finished", "/data/photos", 2, 1)
+    assert one.models == {"functional": 0.75}
+    assert one.baselines == {"mean": 0.25, "ridge": 0.5}
+    assert (two.name, two.status, two.models, two.held_out) == ("two", "unfinished", {}, 1)
+    assert (three.name, three.status) == ("three", "unreadable")
+    assert three.error
+    assert str(folder / "three") in three.error
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"no folder .*gone"):
+        list_runs(tmp_path / "gone")
+
+
+def test_the_command_prints_a_row_for_each_run(folder: Path, run: Callable[..., Finished]) -> None:
+    printed = run("models", folder).out
+    row = next(line for line in printed.splitlines() if "one" in line)
+    assert row.split() == ["one", "photos", "2", "1", "0.7500", "ridge", "0.5000"]
+    assert "unfinished" in printed
+    document = json.loads(run("models", folder, "--json").out)
+    assert [each["name"] for each in document["runs"]] == ["one", "three", "two"]
