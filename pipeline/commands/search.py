@@ -1,6 +1,8 @@
 """`search`: a query and images -> the images that are nearest to it by cosine of features or embeddings."""
 
+import contextlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,11 +24,11 @@ from pipeline.core.model_files import load_decoder, read_card
 from pipeline.core.vectors import Vectors
 from pipeline.core.wording import counted
 from pipeline.data import decoding
-from pipeline.data.images import ImageSet, is_bucket_url
+from pipeline.data.images import ImageRef, ImageSet, is_bucket_url
 from pipeline.data.sources import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.data.sources import find_images
 from pipeline.data.spelling import near_spellings
-from pipeline.data.word_vectors import read_word_vectors
+from pipeline.data.word_vectors import is_word_vectors, read_word_vectors
 from pipeline.decoders.prediction import Predictions
 from pipeline.evaluation.report import PREVIEW, SUFFIXES
 from pipeline.evaluation.retrieval import find_rows
@@ -51,7 +53,8 @@ class SearchOptions:
         k: How many images to find.
         space: Whose cosines count; None for embeddings where a model is named, else features.
         model: The folder of a run, or a `.keras` file; None for features alone.
-        vocabulary: A file of word vectors that has the word; None for the labels that the run was trained on.
+        vocabulary: A file of word vectors that has the word; None for the labels that the run was trained on, or else
+            the file of word vectors that their targets are from.
         html: Where to write a page of thumbnails; None for none.
         index: Whether to search features by the index of their store, where there are many images.
         index_above: How many images are not many.
@@ -120,7 +123,7 @@ class SearchResult:
         cached: How many were in the store already.
         failed: The images that were skipped, with the cause.
         extractor: The extractor's fingerprint and description.
-        found: The nearest images, the nearest first.
+        found: The nearest images, the nearest first; a query that is one of the images is left out.
         html: The page, or None.
         index: The kind of index that was searched; None where the search was exact.
         recall: The share of the true neighbours of images that the index found when it was built; None without one.
@@ -168,14 +171,31 @@ def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
         query = space.vectors(_query_feature(wanted.query, space.extractor, options))[:][0]
     features = extract_features(wanted.images, space.extractor, options)
     indexed = _indexed(wanted, features)
+    query_ref = find_images(wanted.query).refs[0] if wanted.is_image else None
+    count = wanted.k + (query_ref is not None)  # the query may be one of the images
     if indexed:
-        rows, cosines = indexed.find(query, wanted.k)
+        rows, cosines = indexed.find(query, count)
     else:
-        [rows], [cosines] = find_rows(query[None], space.vectors(features), wanted.k)
-    found = [FoundImage(features.paths[row], float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
+        [rows], [cosines] = find_rows(query[None], space.vectors(features), count)
+    hits = [
+        (row, cosine)
+        for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True)
+        if query_ref is None or not _is_same_file(features.images.refs[row], query_ref)
+    ][: wanted.k]
+    images = features.images
+    found = [FoundImage(features.paths[row], cosine, images.labels[row]) for row, cosine in hits]
     if wanted.html:
-        refs = [features.images.refs[row] for row in rows]
-        page = SearchPage(wanted.query, wanted.images.source, wanted.in_space, len(features.paths), found, refs)
+        page = SearchPage(
+            query=wanted.query,
+            source=wanted.images.source,
+            space=wanted.in_space,
+            model=str(space.file) if space.file else None,
+            extractor=space.extractor.description,
+            searched=len(features.paths),
+            found=found,
+            refs=[images.refs[row] for row, _ in hits],
+            query_ref=query_ref,
+        )
         write_search_page(wanted.html, page)
     return SearchResult(
         query=wanted.query,
@@ -191,6 +211,15 @@ def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
         index=KIND if indexed else None,
         recall=indexed.recall if indexed else None,
     )
+
+
+def _is_same_file(image: ImageRef, query: ImageRef) -> bool:
+    """Whether an image is the query itself, not a copy of it."""
+    if image.uri == query.uri:
+        return True
+    with contextlib.suppress(OSError):
+        return os.path.samefile(image.uri, query.uri)
+    return False
 
 
 def _indexed(wanted: SearchOptions, features: Features) -> IndexedSearch | None:
@@ -268,11 +297,11 @@ def _vector_of_file(file: Path) -> np.ndarray:
 
 
 def _word_vector(wanted: SearchOptions, space: _Space) -> np.ndarray:
-    """The vector of a word in the vocabulary, or else of a label of the run."""
+    """The vector of a word in the vocabulary; without one, of a label of the run, or of a word of its targets' file."""
     word = wanted.query
     if wanted.vocabulary:
         vectors, near = read_word_vectors(wanted.vocabulary, [word])
-        where = f"the vocabulary {wanted.vocabulary}"
+        where, advice = f"the vocabulary {wanted.vocabulary}", ""
     else:
         run = run_beside(space.file) if space.file else None
         if run is None or "images" not in run.options:
@@ -280,8 +309,12 @@ def _word_vector(wanted: SearchOptions, space: _Space) -> np.ndarray:
         images, table = images_and_targets(run.options)
         vectors = dict(names_of(table, images))
         near = {} if word in vectors else near_spellings({word: [word]}, vectors)
-        where = "the labels of the run"
+        where, advice = "the labels of the run", " Name a file of word vectors that has it with vocabulary=FILE."
+        targets = run.options.get("targets")
+        if word not in vectors and targets and is_word_vectors(Path(targets)):
+            vectors, near = read_word_vectors(Path(targets), [word])
+            where = f"the words of {targets}, which the run was trained on"
     if word in vectors:
         return vectors[word]
     similar = f" Near spellings: {', '.join(near[word])}." if near.get(word) else ""
-    raise RequestError(f"The word {word!r} is not among {where}.{similar}")
+    raise RequestError(f"The word {word!r} is not among {where}.{similar}{advice}")

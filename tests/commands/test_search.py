@@ -1,5 +1,6 @@
 """`search`: the images nearest to an image, a vector or a word."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +26,35 @@ def words(tmp_path: Path) -> Path:
     return file
 
 
-def test_an_image_finds_itself_first_and_all_others_in_order(run, images: Path, tmp_path: Path) -> None:
+def test_a_vector_finds_all_images_in_order_and_an_image_all_but_itself(run, images: Path, tmp_path: Path) -> None:
     run("extract", images, *SMALL, "--out", tmp_path / "features.npy")
     features = np.load(tmp_path / "features.npy")
     expected = cosines(features, np.broadcast_to(features[2], features.shape))
-    result = run("search", images, "--query", images / "0002.png", "-k", 9, *SMALL, "--json").json
-    assert [each["path"] for each in result["found"]] == [f"{row:04}.png" for row in np.argsort(-expected)]
-    assert np.allclose([each["cosine"] for each in result["found"]], np.sort(expected)[::-1])
     np.save(tmp_path / "query.npy", features[2])
-    (images / "0002.png").unlink()
-    again = run("search", images, "--query", tmp_path / "query.npy", *SMALL, "--json").json
-    assert [each["path"] for each in again["found"]] == [each["path"] for each in result["found"][1:]]
+    by_vector = run("search", images, "--query", tmp_path / "query.npy", "-k", 9, *SMALL, "--json").json["found"]
+    assert [each["path"] for each in by_vector] == [f"{row:04}.png" for row in np.argsort(-expected)]
+    assert np.allclose([each["cosine"] for each in by_vector], np.sort(expected)[::-1])
+    query = ("search", images, "--query", images / "0002.png", *SMALL, "--json")
+    assert run(*query, "-k", 9).json["found"] == by_vector[1:]
+    assert run(*query, "-k", 2).json["found"] == by_vector[1:3]
+
+
+def test_a_copy_of_the_query_is_found(run, images: Path, tmp_path: Path) -> None:
+    shutil.copy(images / "0002.png", tmp_path / "query.png")
+    [first, *_] = run("search", images, "--query", tmp_path / "query.png", *SMALL, "--json").json["found"]
+    assert first["path"] == "0002.png"
+    assert first["cosine"] == pytest.approx(1)
+
+
+def test_a_word_of_the_file_that_the_targets_are_from(run, images: Path, words: Path, tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        make_images(tmp_path / "labelled" / label, range(3))
+    options = ("--epochs", 1, "--api", "functional", "--models", tmp_path / "models", "--name", "words")
+    run("train", tmp_path / "labelled", "--targets", words, *SMALL, *options)
+    search = ("search", images, "--model", tmp_path / "models" / "words", "--json", "--query")
+    np.save(tmp_path / "unlike.npy", WORDS["unlike"])  # no label of the run
+    assert run(*search, "unlike").json["found"] == run(*search, tmp_path / "unlike.npy").json["found"]
+    assert "--vocabulary FILE" in run(*search, "xyzzy", code=2).err
 
 
 def test_a_word_is_looked_up_among_embeddings_and_shown_on_a_page(
@@ -79,25 +98,30 @@ def test_a_word_of_a_vocabulary(run, images: Path, small_run: SmallRun, words: P
 def test_several_layers_are_searched_side_by_side(run, images: Path, tmp_path: Path) -> None:
     layers = ("--weights", "random:0", "--layer", "block5_pool,block3_pool", "--engine", "keras", "--quiet")
     run("extract", images, *layers, "--out", tmp_path / "layers.npz")
-    written = np.load(tmp_path / "layers.npz")
-    features = np.concatenate([written["block5_pool"], written["block3_pool"]], axis=1)
+    with np.load(tmp_path / "layers.npz") as written:
+        paths, features = written["paths"], np.hstack([written["block5_pool"], written["block3_pool"]])
     near = cosines(features, np.tile(features[1], (4, 1)))
     found = run("search", images, "--query", images / "0001.png", *layers, "--json").json["found"]
-    assert [each["path"] for each in found] == written["paths"][np.argsort(-near)].tolist()
-    assert np.allclose([each["cosine"] for each in found], np.sort(near)[::-1])
+    others = np.argsort(-near)[1:]
+    assert [each["path"] for each in found] == paths[others].tolist()
+    assert np.allclose([each["cosine"] for each in found], near[others])
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1000), ("dark", 375)])
 def test_the_page_is_readable_everywhere(run, images: Path, tmp_path: Path, open_page, scheme: str, width: int) -> None:
     page = tmp_path / "page.html"
-    hostile = "<img src=x onerror=alert(1)>" + "x" * 100 + ".png"
-    (images / "0000.png").rename(images / hostile)
-    run("search", images, "--query", images / hostile, *SMALL, "--html", page)
+    hostile = ["<img src=x onerror=alert(1)>" + "x" * 100 + ".png", "50% #1?.png"]
+    for name in hostile:
+        (images / name).write_bytes((images / "0001.png").read_bytes())
+    run("search", images, "--query", images / hostile[0], *SMALL, "--html", page)
     opened = open_page(page, scheme, width)
-    assert opened.page.title() == f"Search: {images / hostile}"
-    assert opened.page.locator("main li").count() == 4
-    assert opened.page.locator("main li .path").first.inner_text() == hostile
-    assert opened.page.locator("main li strong").first.inner_text() == "1.000"
+    assert opened.page.title() == f"Search: {images / hostile[0]}"
+    paths = opened.page.locator("main li .path").all_inner_texts()
+    assert sorted(paths) == sorted([*(f"000{number}.png" for number in range(4)), hostile[1]])
+    addresses = opened.page.evaluate("[...document.querySelectorAll('main li a')].map(link => link.href)")
+    assert addresses == [(images / path).as_uri() for path in paths]
+    assert opened.page.locator(".query img").count() == 1
+    assert "layer block5_pool" in opened.page.locator("header").inner_text()
     assert opened.page.locator("img[src=x]").count() == 0
     assert opened.page.evaluate("[...document.images].every(image => image.naturalWidth === 60)")
     assert opened.overflow() <= 0
