@@ -75,11 +75,13 @@ class Callbacks:
         progress: Whether to show a progress bar on stderr.
         checkpoint: A file to save the state to every CHECKPOINT_EVERY seconds; training resumes from one that exists.
         tensorboard: A folder for TensorBoard's curves, as `keras.callbacks.TensorBoard` writes them.
+        title: What the progress bar is called.
     """
 
     progress: bool = False
     checkpoint: Path | None = None
     tensorboard: Path | None = None
+    title: str = "training"
 
 
 @dataclass
@@ -174,7 +176,7 @@ def fit(
     if callbacks.checkpoint and callbacks.checkpoint.exists():
         loop.restore(callbacks.checkpoint)
     saved = time.monotonic()
-    bar = progress_bar(config.epochs, "epoch", "training", callbacks.progress, loop.epoch)
+    bar = progress_bar(config.epochs, "epoch", callbacks.title, callbacks.progress, loop.epoch)
     with bar, curve_writer(callbacks.tensorboard) as write_curves:
         for new in loop.run():
             for name, rows in new.items():

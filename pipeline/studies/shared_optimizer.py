@@ -155,8 +155,9 @@ def run_study(
     start = time.monotonic()
     _inheriting(config, 0)  # refuses a config that does not fit the study
     scenarios: dict[str, list[ModelPair]] = {name: [] for name in SCENARIOS}
-    for seed in seeds:
-        for name, pair in _train_pairs(config, seed, data(seed).loaded(), Callbacks(progress)).items():
+    for number, seed in enumerate(seeds, 1):
+        callbacks = Callbacks(progress, title=f"seed {number} of {len(seeds)}")
+        for name, pair in _train_pairs(config, seed, data(seed).loaded(), callbacks).items():
             scenarios[name].append(pair)
             if len(scenarios[name]) > 1:  # the first seed's models are examined below
                 pair.free_models()
@@ -189,6 +190,7 @@ def _train_pairs(config: TrainingConfig, seed: int, data: TrainingData, callback
     inherited = dataclasses.replace(
         config, optimizer=_inheriting(config, int(models["functional"].optimizer.iterations))
     )
+    callbacks = dataclasses.replace(callbacks, title=f"{callbacks.title}, shared optimizer")
     histories |= fit(second, data, inherited, seed, callbacks)
     models |= second
 
