@@ -38,7 +38,7 @@ from pipeline.options import (
     is_flag=True,
     help="Above a million images, search features by an index, which is built once and may miss some.",
 )
-@click.option("--html", type=FILE, metavar="FILE.html", help="Also write a page of thumbnails.")
+@click.option("--report", type=FILE, metavar="FILE.html", help="Also write a page of thumbnails.")
 @data_option
 @extractor_options
 @extraction_options
@@ -50,7 +50,7 @@ def search(images: str, data_dir: Path | None, **asked: Any) -> None:
     from pipeline.data.sources import find_images
 
     terminal.show_messages(asked["quiet"])
-    given = {name: asked[name] for name in ("query", "k", "space", "model", "vocabulary", "html", "index")}
+    given = {name: asked[name] for name in ("query", "k", "space", "model", "vocabulary", "report", "index")}
     wanted = SearchOptions(find_images(images, data_dir), extractor=requested.extractor_overrides(asked), **given)
     result = search(wanted, requested.extraction_options(asked))
     if asked["as_json"]:

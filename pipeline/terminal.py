@@ -149,8 +149,8 @@ def print_search(result: "SearchResult") -> None:
     )
     if result.index:
         print(f"by an {result.index} index, with a recall of {result.recall:.3f} against the exact search when built")
-    if result.html:
-        print(printable(f"page: {result.html}"))
+    if result.report:
+        print(printable(f"report: {result.report}"))
 
 
 def print_export(result: "ExportResult") -> None:

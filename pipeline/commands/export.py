@@ -1,6 +1,7 @@
 """`export`: a saved decoder -> one model from pixels to embeddings, in a format of other programs and checked."""
 
 import importlib.metadata
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.model_files import ModelCard, load_decoder, read_card
 from pipeline.core.runs import RunRecord
 from pipeline.core.vectors import cosines
+from pipeline.core.wording import counted
 from pipeline.data.decoding import decode
 from pipeline.data.images import ImageSet
 from pipeline.data.sources import find_images
@@ -25,6 +27,8 @@ from pipeline.export.onnx_file import OnnxFile, write_onnx_file
 from pipeline.export.whole_model import check_exportable, join_models
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
+
+log = logging.getLogger(__name__)
 
 CHECKED = 16  # images
 TOLERANCE = 1e-3  # of a prediction's length
@@ -136,6 +140,11 @@ def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
     images = wanted.images or _images_of(file, run)
     checks = _load_checks(images, run, extractor, card, decoder, options)
     described, from_bytes = _describe(file, card, run), None
+    log.info(
+        "Writing VGG16 and the decoder as %s, and checking the file on %s.",
+        wanted.format,
+        counted(len(checks.files), "image"),
+    )
     if wanted.format == "savedmodel":
         with atomic_folder(wanted.out) as unfinished:
             model = join_models(extractor, card, decoder)

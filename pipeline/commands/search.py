@@ -55,7 +55,7 @@ class SearchOptions:
         model: The folder of a run, or a `.keras` file; None for features alone.
         vocabulary: A file of word vectors that has the word; None for the labels that the run was trained on, or else
             the file of word vectors that their targets are from.
-        html: Where to write a page of thumbnails; None for none.
+        report: Where to write a page of thumbnails; None for none.
         index: Whether to search features by the index of their store, where there are many images.
         index_above: How many images are not many.
         extractor: What is asked for in place of the model's own extractor.
@@ -67,14 +67,14 @@ class SearchOptions:
     space: Space | None = None
     model: Path | None = None
     vocabulary: Path | None = None
-    html: Path | None = None
+    report: Path | None = None
     index: bool = False
     index_above: int = INDEXED_ABOVE
     extractor: ExtractorOverrides = field(default_factory=ExtractorOverrides)
 
     def __post_init__(self) -> None:
-        if self.html:
-            check_output_file(self.html, SUFFIXES, "html")
+        if self.report:
+            check_output_file(self.report, SUFFIXES, "report")
         if self.k < 1:
             raise RequestError(f"k must be at least 1, not {self.k}.")
         if self.space == "embeddings" and self.model is None:
@@ -124,7 +124,7 @@ class SearchResult:
         failed: The images that were skipped, with the cause.
         extractor: The extractor's fingerprint and description.
         found: The nearest images, the nearest first; a query that is one of the images is left out.
-        html: The page, or None.
+        report: The page, or None.
         index: The kind of index that was searched; None where the search was exact.
         recall: The share of the true neighbours of images that the index found when it was built; None without one.
     """
@@ -138,7 +138,7 @@ class SearchResult:
     failed: Sequence[Failure]
     extractor: Mapping[str, str]
     found: Sequence[FoundImage]
-    html: str | None = None
+    report: str | None = None
     index: str | None = None
     recall: float | None = None
 
@@ -184,7 +184,7 @@ def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
     ][: wanted.k]
     images = features.images
     found = [FoundImage(features.paths[row], cosine, images.labels[row]) for row, cosine in hits]
-    if wanted.html:
+    if wanted.report:
         page = SearchPage(
             query=wanted.query,
             source=wanted.images.source,
@@ -196,7 +196,7 @@ def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
             refs=[images.refs[row] for row, _ in hits],
             query_ref=query_ref,
         )
-        write_search_page(wanted.html, page)
+        write_search_page(wanted.report, page)
     return SearchResult(
         query=wanted.query,
         space=wanted.in_space,
@@ -207,7 +207,7 @@ def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
         failed=features.failed,
         extractor={"fingerprint": space.extractor.fingerprint, **space.extractor.description},
         found=found,
-        html=str(wanted.html) if wanted.html else None,
+        report=str(wanted.report) if wanted.report else None,
         index=KIND if indexed else None,
         recall=indexed.recall if indexed else None,
     )

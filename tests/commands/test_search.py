@@ -64,7 +64,7 @@ def test_a_word_is_looked_up_among_embeddings_and_shown_on_a_page(
     hostile = images / "<img src=x>.png"
     (images / "0000.png").rename(hostile)
     query = ("search", images, "--model", small_run.folder, "--quiet")
-    result = run(*query, "--query", "red", "-k", 4, "--json", "--html", page).json
+    result = run(*query, "--query", "red", "-k", 4, "--json", "--report", page).json
     assert (result["space"], len(result["found"])) == ("embeddings", 4)
     html = page.read_text()
     assert html.count('src="data:image/jpeg') == 4
@@ -113,7 +113,7 @@ def test_the_page_is_readable_everywhere(run, images: Path, tmp_path: Path, open
     hostile = ["<img src=x onerror=alert(1)>" + "x" * 100 + ".png", "50% #1?.png"]
     for name in hostile:
         (images / name).write_bytes((images / "0001.png").read_bytes())
-    run("search", images, "--query", images / hostile[0], *SMALL, "--html", page)
+    run("search", images, "--query", images / hostile[0], *SMALL, "--report", page)
     opened = open_page(page, scheme, width)
     assert opened.page.title() == f"Search: {images / hostile[0]}"
     paths = opened.page.locator("main li .path").all_inner_texts()
