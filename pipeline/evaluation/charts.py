@@ -17,6 +17,7 @@ from pipeline.evaluation.metrics import ScoredPredictions
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#8a6fb0", "#767676")
 TRUE, RIGHT, WRONG = "#767676", "#0072b2", "#d55e00"
 LONGEST_NAME = 120  # pixels
+PLACE = ("x", "y", "true x", "true y")  # of a dot on the map
 
 _RIGHT_OR_WRONG = alt.Color("nearest is:N", scale=alt.Scale(domain=["right", "wrong"], range=[RIGHT, WRONG]))
 
@@ -138,7 +139,7 @@ def thinned(curve: Sequence[float | None], most: int = 200) -> list[tuple[int, f
 
 
 def map_of_embeddings(places: EmbeddingMap, previews: Mapping[int, str]) -> dict:
-    """Predicted embeddings as circles (right) and squares (wrong), true ones as crosses with labels.
+    """Predicted embeddings as circles (right) and squares (wrong), joined to the true ones, crosses with labels.
 
     Args:
         places: Where they are.
@@ -148,6 +149,8 @@ def map_of_embeddings(places: EmbeddingMap, previews: Mapping[int, str]) -> dict
         {
             "x": dot.x,
             "y": dot.y,
+            "true x": dot.true_x,
+            "true y": dot.true_y,
             **({"image": previews[dot.row]} if dot.row in previews else {}),
             "title": dot.path,
             "label": dot.label,
@@ -158,12 +161,17 @@ def map_of_embeddings(places: EmbeddingMap, previews: Mapping[int, str]) -> dict
         for dot in places.dots
     ]
     landmarks = [asdict(landmark) for landmark in places.landmarks]
-    tooltip = [key for key in dict.fromkeys(itertools.chain(*dots)) if key not in ("x", "y")]
+    tooltip = [key for key in dict.fromkeys(itertools.chain(*dots)) if key not in PLACE]
     x, y = _map_axes(dots + landmarks, places.margin)
     crosses = (
         _values(landmarks, name="truths")
         .mark_point(shape="cross", size=70, filled=True, color=TRUE, opacity=1)
         .encode(x, y)
+    )
+    joins = (
+        _values([{key: dot[key] for key in (*PLACE, "nearest is")} for dot in dots if landmarks], name="joins")
+        .mark_rule(strokeWidth=1, opacity=0.4)
+        .encode(x, y, x2="true x:Q", y2="true y:Q", color=_RIGHT_OR_WRONG)
     )
     labels = [
         _values(landmark for landmark in landmarks if landmark["from_width"] and landmark["offset"] == offset)
@@ -183,7 +191,7 @@ def map_of_embeddings(places: EmbeddingMap, previews: Mapping[int, str]) -> dict
             tooltip=[alt.Tooltip(key, type="nominal") for key in tooltip],
         )
     )
-    return _styled(alt.layer(crosses, predictions, *labels), HEIGHT)
+    return _styled(alt.layer(joins, crosses, predictions, *labels), HEIGHT)
 
 
 def _map_axes(points: Sequence[Mapping], margin: float) -> tuple[alt.X, alt.Y]:
@@ -201,7 +209,7 @@ def _exact(domain: Sequence[float], margin: float) -> alt.Scale:
 
 
 def confusion(cells: Sequence[Mapping], labels: Sequence[str]) -> dict:
-    """Which names are nearest to the predictions for each label: the right one blue, others orange, fuller for more.
+    """Which names are nearest to the predictions for each label, in numbers: right ones blue, others orange.
 
     Args:
         cells: `label`, `nearest` and `images`.
@@ -219,13 +227,14 @@ def confusion(cells: Sequence[Mapping], labels: Sequence[str]) -> dict:
         }
         for cell in cells
     ]
-    chart = _values(values).mark_rect()
-    return _styled(
-        chart.encode(
-            alt.X("nearest:N", scale=alt.Scale(domain=order), title="nearest to the prediction"),
-            alt.Y("label:N", scale=alt.Scale(domain=list(labels)), title="true"),
-            _RIGHT_OR_WRONG,
-            alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.2, 1]), legend=None),
-        ),
-        18 * len(labels),
+    chart = _values(values).encode(
+        alt.X("nearest:N", scale=alt.Scale(domain=order), title="nearest to the prediction"),
+        alt.Y("label:N", scale=alt.Scale(domain=list(labels)), title="true"),
     )
+    # Never so full that the number in it cannot be read, in a light or a dark page.
+    fullness = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.15, 0.6]), legend=None)
+    layers = [
+        chart.mark_rect().encode(_RIGHT_OR_WRONG, fullness),
+        chart.mark_text(fontSize=10).encode(text="images:Q"),
+    ]
+    return _styled(alt.layer(*layers), 18 * len(labels))

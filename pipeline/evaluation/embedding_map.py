@@ -32,6 +32,8 @@ class Dot:
         row: The image's row.
         x: Its first principal component.
         y: Its second.
+        true_x: The first principal component of its target.
+        true_y: The second.
         path: The image's name.
         label: Its label.
         cosine: To its target.
@@ -42,6 +44,8 @@ class Dot:
     row: int
     x: float
     y: float
+    true_x: float
+    true_y: float
     path: str
     label: str
     cosine: float
@@ -94,17 +98,19 @@ def embedding_map(scored: ScoredPredictions, evaluated: EvaluationSet, rows: np.
     Returns:
         The map; None where there are fewer than two dimensions or three points.
     """
-    targets, first = np.unique(evaluated.targets[rows], axis=0, return_index=True)
+    targets, first, own = np.unique(evaluated.targets[rows], axis=0, return_index=True, return_inverse=True)
     predictions = scored.predictions[rows]
     plane = fit_plane(predictions, targets)
     if plane is None:
         return None
     places = place(plane, np.concatenate([predictions, targets]))
-    dots = [_dot(row, place, scored, evaluated) for row, place in zip(rows.tolist(), places.tolist(), strict=False)]
+    truths = places[len(rows) :]
+    ends = np.hstack([places[: len(rows)], truths[own.ravel()]]).tolist()
+    dots = [_dot(row, place, scored, evaluated) for row, place in zip(rows.tolist(), ends, strict=True)]
     if len(targets) > MOST_LANDMARKS:
         return EmbeddingMap(dots, [], OFFSET)
     labels = [evaluated.labels[rows[at]] for at in first]
-    landmarks = [Landmark(x, y, label) for (x, y), label in zip(places[len(rows) :].tolist(), labels, strict=True)]
+    landmarks = [Landmark(x, y, label) for (x, y), label in zip(truths.tolist(), labels, strict=True)]
     margin = max(2 * OFFSET, *map(label_width, labels)) / 2
     spans = np.ptp(places, axis=0)
     return EmbeddingMap(dots, place_labels(landmarks, spans, margin), margin)
@@ -132,11 +138,13 @@ def place(plane: "PCA", embeddings: np.ndarray) -> np.ndarray:
 
 
 def _dot(row: int, place: Sequence[float], scored: ScoredPredictions, evaluated: EvaluationSet) -> Dot:
-    x, y = place
+    x, y, true_x, true_y = place
     return Dot(
         row=row,
         x=x,
         y=y,
+        true_x=true_x,
+        true_y=true_y,
         path=evaluated.paths[row],
         label=evaluated.labels[row],
         cosine=float(scored.cosines[row]),

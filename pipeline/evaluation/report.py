@@ -96,6 +96,7 @@ def render(report: Report) -> str:
         model=result.models[name],
         images=report.images.source,
         rows=rows,
+        differences=tables.difference_rows(result),
         hits=tables.telling_hits(result.candidates),
         retrieval=[each for row in rows for each in tables.retrieval_rows(row, with_labels)],
         with_labels=with_labels,
@@ -126,6 +127,7 @@ def template(name: str) -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["with_code"] = tables.with_code
+    environment.filters["contents"] = tables.contents
     return environment.get_template(name)
 
 
@@ -144,7 +146,9 @@ def _charts(report: Report, cells: Sequence[Mapping]) -> dict[str, dict]:
     patterns = result.models[result.best_model].scores.patterns
     output_ceilings = sorted({round(model.ceiling, 6) for model in result.models.values()})
     ticks = _sample(len(report.evaluated.paths), TICKS)
-    drawn = {"distributions": charts.distributions(report.scored, output_ceilings, result.noise_ceiling, ticks)}
+    equal = {name for names in tables.models_by_scores(result) for name in names[1:]}
+    shown = {name: each for name, each in report.scored.items() if name not in equal}
+    drawn = {"distributions": charts.distributions(shown, output_ceilings, result.noise_ceiling, ticks)}
     histograms = {
         "pearson": (patterns.pearson, "Pearson's r", "dimensions"),
         "r2": (patterns.r2, "R²", "dimensions"),

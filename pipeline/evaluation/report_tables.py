@@ -12,12 +12,13 @@ from markupsafe import Markup, escape
 from pipeline.core.runs import RUN_FILE, RunRecord
 from pipeline.evaluation import charts
 from pipeline.evaluation.metrics import EvaluationSet, ScoredPredictions
-from pipeline.evaluation.results import EvaluationResult, LabelScores, Scores
+from pipeline.evaluation.results import Difference, EvaluationResult, LabelScores, Scores
 from pipeline.evaluation.retrieval import HITS, RetrievalSummary
 
 CURVES = {"loss": "training loss", "validation_loss": "held-out loss", "validation_cosine": "held-out cosine"}
 LISTED = 1000  # labels
 
+_HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>')
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 
 
@@ -39,11 +40,30 @@ class RetrievalRow:
 
 
 def score_rows(result: EvaluationResult) -> list[Row]:
-    """A row for each model and each baseline."""
-    return [
-        *(Row(name, model.scores) for name, model in result.models.items()),
-        *(Row(f"{name} baseline", scores) for name, scores in result.baselines.items()),
-    ]
+    """A row for each model and each baseline; models with equal scores share one."""
+    rows: list[Row] = []
+    for names in models_by_scores(result):
+        rows.append(Row(" = ".join(names), result.models[names[0]].scores))
+    return [*rows, *(Row(f"{name} baseline", scores) for name, scores in result.baselines.items())]
+
+
+def models_by_scores(result: EvaluationResult) -> list[list[str]]:
+    """The names of the models, those with equal scores together."""
+    groups: list[list[str]] = []
+    for name, model in result.models.items():
+        same = next((group for group in groups if result.models[group[0]].scores == model.scores), None)
+        if same:
+            same.append(name)
+        else:
+            groups.append([name])
+    return groups
+
+
+def difference_rows(result: EvaluationResult) -> list[Difference]:
+    """The differences, those of models with equal scores once."""
+    first = {name: group[0] for group in models_by_scores(result) for name in group}
+    rows = [row for row in result.differences if first.get(row.of) == row.of]
+    return [row for row in rows if first.get(row.minus, row.minus) == row.minus]
 
 
 def telling_hits(candidates: int) -> list[int]:
@@ -94,6 +114,11 @@ def curve_rows(curves: Mapping[str, Mapping[str, Sequence[float | None]]]) -> li
 def with_code(sentence: str) -> Markup:
     """A sentence as HTML, its command-line options marked as code."""
     return Markup(_OPTION.sub(r"<code>\g<0></code>", str(escape(sentence))))
+
+
+def contents(html: Markup) -> list[tuple[str, Markup]]:
+    """The id and the title of each section of a page."""
+    return [(id_, Markup(title)) for id_, title in _HEADING.findall(html)]
 
 
 def how_made(run: RunRecord) -> list[tuple[str, str]]:

@@ -12,9 +12,18 @@ from markupsafe import Markup
 from pipeline.core.errors import PipelineError
 from pipeline.data.sources import find_images
 from pipeline.evaluation.dimensions import effective_rank
+from pipeline.evaluation.embedding_map import embedding_map
 from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, differences, score_model, score_predictions
 from pipeline.evaluation.report import MAPPED, MOST_LABELS, Report, render, write_report
-from pipeline.evaluation.report_tables import LISTED, listed_labels, telling_hits, with_code
+from pipeline.evaluation.report_tables import (
+    LISTED,
+    confusion_cells,
+    difference_rows,
+    listed_labels,
+    score_rows,
+    telling_hits,
+    with_code,
+)
 from pipeline.evaluation.results import Clusters, EvaluationResult, LabelScores
 from pipeline.evaluation.retrieval import Candidates
 
@@ -216,6 +225,38 @@ def test_retrieval_dimensions_and_patterns_are_in_tables(tmp_path: Path, open_pa
     ]
     assert table(page, "Patterns")["chance"][2] == "50 %"
     assert table(page, "Patterns")["targets"][3] == f"{report.result.target_rank:.1f}"
+
+
+def test_models_with_equal_scores_share_a_row(tmp_path: Path) -> None:
+    report = report_on(tmp_path / "images", images_of("ab"))
+    scored = report.scored | {"sequential": report.scored["functional"]}
+    models = {name: score_model(scored[name], report.evaluated) for name in MODELS}
+    equal = replace(report.result, models=models, differences=differences(scored, MODELS, report.evaluated))
+    assert [row.title for row in score_rows(equal)] == ["functional = sequential", "mean baseline"]
+    assert [(row.of, row.minus) for row in difference_rows(equal)] == [("functional", "mean")]
+    assert [row.title for row in score_rows(report.result)] == [*MODELS, "mean baseline"]
+    assert len(difference_rows(report.result)) == 3
+
+
+def test_the_contents_lead_to_the_sections(tmp_path: Path, open_page) -> None:
+    opened = opened_report(report_on(tmp_path / "images", images_of("abc")), tmp_path, open_page)
+    titles = opened.locator("nav a").all_inner_texts()
+    assert titles == opened.locator("main h2").all_inner_texts()
+    opened.get_by_role("navigation").get_by_text("Best and worst images").click()
+    assert opened.evaluate("document.querySelector(':target').textContent") == "Best and worst images"
+
+
+def test_the_confusion_shows_its_numbers_and_the_map_joins_predictions_to_targets(tmp_path: Path, open_page) -> None:
+    report = report_on(tmp_path / "images", images_of("abc", 3))
+    opened = opened_report(report, tmp_path, open_page)
+    cells = confusion_cells(report.scored[report.result.best_model], report.evaluated)
+    numbers = opened.locator("[data-chart=chart-confusion] .mark-text.role-mark text").all_text_contents()
+    assert sorted(map(int, numbers)) == sorted(cell["images"] for cell in cells)
+    places = embedding_map(report.scored[report.result.best_model], report.evaluated, np.arange(9))
+    assert places
+    assert {(dot.true_x, dot.true_y) for dot in places.dots} == {(mark.x, mark.y) for mark in places.landmarks}
+    lines = opened.locator("[data-chart=chart-map] .joins_marks line")
+    assert lines.count() == 9
 
 
 def test_histograms_are_drawn_to_scale(tmp_path: Path, open_page) -> None:
