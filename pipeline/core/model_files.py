@@ -141,6 +141,26 @@ def read_card(file: Path) -> ModelCard:
         raise RequestError(f"{file} is damaged or not a .keras file ({first_line(error)}).") from error
 
 
+def has_card(file: Path) -> bool:
+    """Whether a file is a Keras model with a card; False for a Keras model of another program.
+
+    Raises:
+        RequestError: The file does not exist, or is not a `.keras` file.
+    """
+    if not file.is_file():
+        raise RequestError(f"{file}: no such model. Name the folder of a run or a .keras file.")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return CARD in archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        if h5py.is_hdf5(file):
+            raise RequestError(
+                f"{file} is a model in Keras's legacy HDF5 format; convert it once with "
+                'keras.models.load_model("FILE.h5", compile=False).save("FILE.keras").'
+            ) from error
+        raise RequestError(f"{file} is damaged or not a .keras file ({first_line(error)}).") from error
+
+
 def load_decoder(file: Path) -> Any:
     """Load a decoder in Keras's safe mode, which runs no code from the file.
 

@@ -1,0 +1,137 @@
+"""Keras models of one's own, which `train` did not save: what they take, and the predictions of those that take pixels.
+
+A model of features gets a card made from its shapes and from the extractor that the options name. A model of pixels
+takes RGB values from 0 to 255, shape (224, 224, 3), as `export --format keras` writes it; it needs no extractor.
+"""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.errors import ImageError, PipelineError, RequestError
+from pipeline.core.model_files import ModelCard, has_card, load_decoder
+from pipeline.core.progress import progress_bar
+from pipeline.data.decoding import SIDE, decode
+from pipeline.data.images import DIGEST, ImageRef, ImageSet, content_digest
+from pipeline.decoders.training import predict
+from pipeline.features.extraction import ExtractionOptions, Features
+from pipeline.features.extractor import ExtractorOverrides
+from pipeline.features.survey import Failure
+
+log = logging.getLogger(__name__)
+
+BATCH = 32
+
+
+def takes_pixels(file: Path) -> bool:
+    """Whether a file is a Keras model from pixels to embeddings.
+
+    Raises:
+        RequestError: The file cannot be loaded, or takes something else than pixels or features.
+    """
+    if has_card(file):
+        return False
+    shape = _shapes(load_decoder(file), file)[0]
+    if len(shape) == 4 and shape not in ((None, SIDE, SIDE, 3), (None, None, None, 3)):
+        raise RequestError(f"{file} takes pixels of shape {shape[1:]}; only ({SIDE}, {SIDE}, 3) can be used.")
+    return len(shape) == 4
+
+
+def card_of_features_model(file: Path, overrides: ExtractorOverrides) -> ModelCard:
+    """A card for a model of features that has none.
+
+    Args:
+        file: The Keras model.
+        overrides: The options that name the extractor of its features.
+
+    Raises:
+        RequestError: The model does not take features of this extractor.
+    """
+    model = load_decoder(file)
+    inputs, outputs = _shapes(model, file)
+    extractor = overrides.extractor()
+    if inputs[1] != extractor.dim:
+        raise RequestError(
+            f"{file} takes {inputs[1]} numbers; features by layer {extractor.layer!r} have {extractor.dim}. Name the "
+            "extractor of its features with weights, layer and pool."
+        )
+    return ModelCard(
+        weights=extractor.weights.name,
+        fingerprint=extractor.fingerprint,
+        extractor=extractor.description,
+        feature_dim=extractor.dim,
+        target_dim=outputs[1],
+        output_activation=getattr(getattr(model.layers[-1], "activation", None), "__name__", "linear"),
+    )
+
+
+def _shapes(model: Any, file: Path) -> tuple[tuple, tuple]:
+    """The shapes of a model's one input and one output."""
+    shapes = [getattr(model, "input_shape", None), getattr(model, "output_shape", None)]
+    inputs, outputs = (shape if isinstance(shape, tuple) else () for shape in shapes)
+    if len(inputs) not in (2, 4) or len(outputs) != 2 or not outputs[1]:
+        raise RequestError(
+            f"{file} does not map features (N, F) or pixels (N, {SIDE}, {SIDE}, 3) to embeddings (N, D): its input has "
+            f"shape {shapes[0]}, its output {shapes[1]}."
+        )
+    return inputs, outputs
+
+
+def predict_from_pixels(file: Path, images: ImageSet, options: ExtractionOptions) -> tuple[Features, np.ndarray]:
+    """The predictions of a model of pixels, a batch at a time.
+
+    Args:
+        file: The model.
+        images: The images.
+        options: How large images may be, and whether to show progress.
+
+    Returns:
+        The images that could be read, as features without layers, and their predictions, shape (N, D), float32.
+
+    Raises:
+        PipelineError: No image could be read.
+    """
+    model = load_decoder(file)
+    rows: list[int] = []
+    digests, failed, predictions = [], [], []
+    with (
+        ThreadPoolExecutor(options.worker_count, "decode") as pool,
+        progress_bar(len(images), "image", "predictions", options.progress) as bar,
+    ):
+        for start in range(0, len(images), BATCH):
+            pixels = []
+            decoded = pool.map(lambda ref: _decoded(ref, options.max_pixels), images.refs[start : start + BATCH])
+            for row, (digest, image) in enumerate(decoded, start):
+                if isinstance(image, ImageError):
+                    failed.append(Failure(images.paths[row], str(image)))
+                else:
+                    rows.append(row)
+                    digests.append(digest)
+                    pixels.append(image)
+            if pixels:
+                predictions.append(predict(model, np.stack(pixels).astype(np.float32)))
+            bar.update(len(images.refs[start : start + BATCH]))
+    if not rows:
+        raise PipelineError(f"None of the images could be read; the first: {failed[0].path!r} ({failed[0].error}).")
+    for failure in failed:
+        log.warning("skipped %r: %s", failure.path, failure.error)
+    features = Features(
+        layers=[],
+        images=images.subset(rows),
+        digests=np.frombuffer(b"".join(digests), DIGEST),
+        failed=failed,
+        computed=len(rows),
+    )
+    return features, np.concatenate(predictions)
+
+
+def _decoded(ref: ImageRef, max_pixels: int) -> tuple[bytes, np.ndarray | ImageError]:
+    """The content digest and the pixels of an image, or why it cannot be read."""
+    try:
+        content = ref.read()[0]
+        return content_digest(content), decode(content, max_pixels)
+    except ImageError as error:
+        return b"", error
