@@ -16,6 +16,7 @@ from pipeline.core.errors import RequestError, first_line
 from pipeline.core.keras_backend import import_keras
 
 CARD = "pipeline.json"
+HDF5 = b"\x89HDF\r\n\x1a\n"  # how a file begins
 FORMAT = 2  # 1: before cards had a format number
 
 
@@ -153,12 +154,17 @@ def has_card(file: Path) -> bool:
         with zipfile.ZipFile(file) as archive:
             return CARD in archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
-        if h5py.is_hdf5(file):
+        if _starts_with(file, HDF5):
             raise RequestError(
                 f"{file} is a model in Keras's legacy HDF5 format; convert it once with "
                 'keras.models.load_model("FILE.h5", compile=False).save("FILE.keras").'
             ) from error
         raise RequestError(f"{file} is damaged or not a .keras file ({first_line(error)}).") from error
+
+
+def _starts_with(file: Path, start: bytes) -> bool:
+    with open(file, "rb") as opened:
+        return opened.read(len(start)) == start
 
 
 def load_decoder(file: Path) -> Any:
