@@ -3,20 +3,16 @@
 import contextlib
 import os
 import re
-import secrets
 import shutil
-import stat
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pipeline.core.errors import PipelineError, RequestError, cause
+from pipeline.core.leftovers import create_file, own_path, remove_abandoned
 
 UNFINISHED = ".unfinished-"
 URLS = ("s3:", "gs:", "az:", "http:", "https:")  # as the first part of a path
-OLD = 7 * 86_400  # seconds; longer than any file takes
-_NAME = re.compile(rf"{re.escape(UNFINISHED)}[0-9a-f]{{16}}(\.\w+)?")
 
 
 @contextlib.contextmanager
@@ -37,7 +33,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
     """
     remove_unfinished(file.parent)
     try:
-        with _new_path(file, _create_file) as unfinished:
+        with _unfinished_path(file, create_file) as unfinished:
             try:
                 yield unfinished
                 os.replace(unfinished, file)
@@ -64,7 +60,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """
     remove_unfinished(folder.parent)
     try:
-        with _new_path(folder, os.mkdir) as unfinished:
+        with _unfinished_path(folder, os.mkdir) as unfinished:
             try:
                 yield unfinished
                 os.rename(unfinished, folder)
@@ -79,64 +75,13 @@ def remove_unfinished(folder: Path) -> None:
 
     Other files, links, and what another process is writing stay as they are.
     """
-    with contextlib.suppress(OSError):  # the folder cannot be read
-        for path in folder.iterdir():
-            if _NAME.fullmatch(path.name):
-                _remove_if_abandoned(path)
+    remove_abandoned(folder, UNFINISHED)
 
 
-@contextlib.contextmanager
-def _new_path(path: Path, create: Callable[[Path], object]) -> Iterator[Path]:
-    """Create a file or a folder beside a path, under a name that nobody can guess, and hold its lock."""
+def _unfinished_path(path: Path, create: Callable[[Path], object]) -> AbstractContextManager[Path]:
+    """A new file or folder beside a path, under a name that nobody can guess."""
     suffix = path.suffix if re.fullmatch(r"\.\w+", path.suffix) else ""  # Keras tells formats by it
-    while True:
-        new = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}{suffix}")
-        create(new)
-        with _locked(new) as is_locked:
-            if is_locked is False or not new.exists():  # taken for abandoned before it was locked
-                continue
-            yield new
-            return
-
-
-def _create_file(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-
-
-def _remove_if_abandoned(path: Path) -> None:
-    """Remove a file or a folder of this user if its writer has ended: its lock is free, or there are no locks."""
-    with contextlib.suppress(OSError):
-        status = path.lstat()
-        if sys.platform != "win32" and status.st_uid != os.geteuid():
-            return
-        is_folder, is_old = stat.S_ISDIR(status.st_mode), time.time() - status.st_mtime > OLD
-        if not is_folder and not stat.S_ISREG(status.st_mode):
-            return
-        with _locked(path) as is_locked:
-            if is_locked or (is_locked is None and is_old):
-                shutil.rmtree(path) if is_folder else path.unlink()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool | None]:
-    """Hold the lock of a file or a folder; yields False where another process has it, None where there are no locks."""
-    if sys.platform == "win32":
-        yield None
-        return
-    import fcntl
-
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_locked: bool | None = True
-        except BlockingIOError:
-            is_locked = False
-        except OSError:  # a network file system without locks
-            is_locked = None
-        yield is_locked
-    finally:
-        os.close(descriptor)
+    return own_path(path.parent, UNFINISHED, suffix, create)
 
 
 def check_output_file(file: Path, suffixes: Sequence[str], parameter: str) -> None:
@@ -200,7 +145,7 @@ def check_writable(folder: Path, what: str) -> None:
         RequestError: No file can be created, as the system says, for permissions and quotas have many forms.
     """
     try:
-        with _new_path(folder / "new", _create_file) as unfinished:
+        with _unfinished_path(folder / "new", create_file) as unfinished:
             unfinished.unlink()
     except OSError as error:
         raise RequestError(f"{what}: the folder {folder} is not writable ({cause(error)}); choose another.") from error
