@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import PipelineError, RequestError, cause
+from pipeline.core.json_values import parse_json, typed
 from pipeline.core.model_files import check_format
 
 log = logging.getLogger(__name__)
@@ -23,6 +25,15 @@ REPORT_FILE = "report.html"
 EVALUATION_FILE = "evaluation.html"
 CHECKPOINT_FILE = "checkpoint.npz"
 TENSORBOARD_FOLDER = "logs"
+STRINGS = (
+    "images",
+    "targets",
+    "noise_ceiling",
+    "data_dir",
+    "label_pattern",
+    "on_missing",
+)  # options that commands read
+HEXADECIMAL = re.compile("([0-9a-f]{2})*")
 
 
 @dataclass(frozen=True)
@@ -84,14 +95,21 @@ class RunRecord:
 
         Raises:
             RequestError: The record has another format.
-            ValueError: The record lacks a part, or has one too many.
+            ValueError: The record lacks a part, has one too many, or one of another type or range.
         """
         check_format(record.get("format", 1), FORMAT, str(file))
-        parts = {name: value for name, value in record.items() if name != "format"}
-        try:
-            return cls(**{**parts, "split": SplitRecord(**parts["split"])})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"a part is missing or unknown: {error}") from error
+        read = typed(cls, {name: value for name, value in record.items() if name != "format"})
+        if not 0 <= read.seed < 2**31:
+            raise ValueError(f"its seed is {read.seed}")
+        typed(Mapping[str, str | int | float | bool | None], read.options, "options")
+        if "images" not in read.options:
+            raise ValueError("options has no 'images'")
+        for name in STRINGS:
+            typed(str | None, read.options.get(name), f"options.{name}")
+        for name in ("train", "validation", "selection", "moved"):
+            if not all(map(HEXADECIMAL.fullmatch, getattr(read.split, name).values())):
+                raise ValueError(f"split.{name} has a digest that is none")
+        return read
 
 
 def new_run(models: Path) -> Path:
@@ -141,9 +159,9 @@ def read_run(folder: Path, allow_edits: bool = False) -> RunRecord:
     """
     file = folder / RUN_FILE
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise ValueError("it is not an object")
+        if file.exists() and not file.is_file():
+            raise ValueError("it is not a file")  # but a pipe or a device, which has no end
+        record = parse_json(file.read_text(encoding="utf-8"))
         if record.pop(CHECKSUM, None) != _checksum(record):
             if not allow_edits:
                 raise ValueError("its checksum does not fit its content")

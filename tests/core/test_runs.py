@@ -1,6 +1,7 @@
 import json
+import os
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,64 @@ def test_runs_with_other_parts_are_damaged(tmp_path: Path, changes: dict) -> Non
     write_run(tmp_path, EXAMPLE)
     rewrite(tmp_path, **changes)
     with pytest.raises(RequestError, match=r"run\.json is damaged"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "2"},
+        {"format": 2.0},
+        {"format": True},
+        {"format": -1},
+        {"format": 10**400},
+        {"format": [[2]]},
+        {"seed": "3"},
+        {"seed": 10**30},
+        {"seed": -1},
+        {"seed": 1.5},
+        {"options": ["images"]},
+        {"options": {"seed": 3}},
+        {"options": {"images": 7}},
+        {"options": {"images": "/images", "targets": ["a"]}},
+        {"options": {"images": "/images\0"}},
+        {"options": {"images": "/images", "epochs": 10**400}},
+        {"extractor": {"layer": 2}},
+        {"extractor": "fc2"},
+        {"training": [1]},
+        {"split": {**asdict(EXAMPLE.split), "train": {"a.png": "no digest"}}},
+        {"split": {**asdict(EXAMPLE.split), "train": ["a.png"]}},
+        {"split": {**asdict(EXAMPLE.split), "near_duplicates": [[1]]}},
+        {"targets": 5},
+        {"versions": {"keras": None}},
+        {"result": [1]},
+        {"kept_epoch": {"functional": "last"}},
+        {"curves": {"functional": {"loss": "falling"}}},
+        {"curves": [[[[[[]]]]]]},
+    ],
+)
+def test_forged_runs_are_damaged(tmp_path: Path, changes: dict) -> None:
+    write_run(tmp_path, EXAMPLE)
+    rewrite(tmp_path, **changes)
+    with pytest.raises(RequestError, match=r"run\.json is damaged \(.{5,200}\)\.$"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, f'{{"seed": {"9" * 5000}}}', '{"seed": 1e}'])
+def test_json_that_is_hard_to_read_is_damaged(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    for allow_edits in (True, False):
+        with pytest.raises(RequestError, match=r"run\.json is damaged"):
+            read_run(tmp_path, allow_edits)
+
+
+def test_a_pipe_or_a_device_is_no_run(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(RequestError, match="is not a file"):
+        read_run(tmp_path)
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "run.json").symlink_to("/dev/zero")
+    with pytest.raises(RequestError, match="is not a file"):
         read_run(tmp_path)
 
 
