@@ -89,7 +89,8 @@ def _use_config(context: click.Context, parameter: click.Parameter, file: Path |
         from pipeline.core.runs import read_run
 
         folder = file.parent if file.name == "run.json" else file
-        context.default_map = dict(read_run(folder, allow_edits=parameter.name == "config").options)
+        run = read_run(folder, allow_edits=parameter.name == "config")
+        context.default_map = requested.repeated(run.options, context.command)
     return file
 
 

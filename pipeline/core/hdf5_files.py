@@ -1,5 +1,6 @@
 """HDF5 files that are what they seem: no data from other files, and none that is only declared."""
 
+import math
 from typing import Any
 
 LARGEST_NAMES = 2**16  # bytes of an attribute that is read
@@ -48,6 +49,22 @@ def check_stored_here(dataset: Any) -> None:
         raise ValueError(f"the values of {dataset.name!r} are not numbers")
 
 
+def linked(group: Any, name: str, kind: type) -> Any:
+    """A group or a dataset in a group.
+
+    Raises:
+        ValueError: It is a link, which may lead to another file, or of another kind.
+        KeyError: There is none.
+    """
+    import h5py
+
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name!r} in {group.name!r} is a link")
+    if not isinstance(group[name], kind):
+        raise ValueError(f"{name!r} in {group.name!r} is no {kind.__name__.lower()}")
+    return group[name]
+
+
 def small_attribute(node: Any, name: str) -> Any:
     """An attribute, or None where it is missing.
 
@@ -57,14 +74,11 @@ def small_attribute(node: Any, name: str) -> Any:
     if name not in node.attrs:
         return None
     stored = node.attrs.get_id(name)
-    if stored.get_storage_size() > LARGEST_NAMES or stored.dtype.itemsize > LARGEST_NAMES:
+    if math.prod(stored.shape) * stored.dtype.itemsize > LARGEST_NAMES:
         raise ValueError(f"the attribute {name!r} of {node.name!r} is too large")
     return node.attrs[name]
 
 
 def _check_links(group: Any) -> None:
-    import h5py
-
     for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise ValueError(f"{name!r} in {group.name!r} is a link")
+        linked(group, name, object)
