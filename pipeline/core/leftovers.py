@@ -37,7 +37,7 @@ def own_path(folder: Path, prefix: str, suffix: str, create: Callable[[Path], ob
     while True:
         path = folder / f"{prefix}{secrets.token_hex(8)}{suffix}"
         create(path)
-        with _locked(path) as is_locked:
+        with locked(path) as is_locked:
             if is_locked is False or not path.exists():  # another process took it for abandoned
                 continue
             yield path
@@ -72,14 +72,24 @@ def _remove_if_abandoned(path: Path) -> None:
     is_ours = sys.platform == "win32" or status.st_uid == os.geteuid()
     if not is_ours or not (is_folder or stat.S_ISREG(status.st_mode)):
         return
-    with _locked(path) as is_locked:
+    with locked(path) as is_locked:
         if is_locked or (is_locked is None and time.time() - status.st_mtime > OLD):
             shutil.rmtree(path) if is_folder else path.unlink()
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool | None]:
-    """Hold the lock of a file or a folder; yields False where another process has it, None where there are no locks."""
+def locked(path: Path) -> Iterator[bool | None]:
+    """Hold the lock of a file or a folder; it is free again when this process ends, whatever way.
+
+    Args:
+        path: The file or folder; no link.
+
+    Yields:
+        True; False where another process holds it; None where the file system has no locks.
+
+    Raises:
+        OSError: The path cannot be opened.
+    """
     if sys.platform == "win32":
         yield None
         return

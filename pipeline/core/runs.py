@@ -1,19 +1,23 @@
 """Runs on disk: a folder for each training, with its decoders, baselines, report and `run.json`."""
 
+import contextlib
+import errno
 import itertools
 import json
 import logging
+import os
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.atomic import atomic_write
+from pipeline.core.atomic import atomic_write, check_writable
 from pipeline.core.errors import PipelineError, RequestError, cause
 from pipeline.core.json_values import parse_json, typed
+from pipeline.core.leftovers import locked
 from pipeline.core.model_files import check_format
 
 log = logging.getLogger(__name__)
@@ -135,6 +139,46 @@ def new_run(models: Path) -> Path:
                 continue
             raise PipelineError(f"Runs cannot be saved in {models} ({cause(error)}); choose another folder.") from error
     raise AssertionError("unreachable")
+
+
+def check_can_save(models: Path) -> None:
+    """Refuse a folder in which no run can be saved, before any work is spent on one.
+
+    Raises:
+        PipelineError: It is such a folder.
+    """
+    existing = next(folder for folder in (models, *models.absolute().parents) if folder.exists())
+    try:
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        check_writable(existing, "models")
+    except (OSError, RequestError) as error:
+        why = cause(error.__cause__ or error)
+        raise PipelineError(f"Runs cannot be saved in {models} ({why}); choose another folder.") from error
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a run for this process, so that no other trains in it; it is free when this process ends, whatever way.
+
+    Raises:
+        RequestError: Another process holds it.
+    """
+    with locked(folder) as is_locked:
+        if is_locked is False:
+            raise RequestError(f"{folder} is in training{_by(folder)}; wait for its end, or stop it first.")
+        yield
+
+
+def _by(folder: Path) -> str:
+    """Which process holds the lock of a folder, where the system tells."""
+    with contextlib.suppress(OSError):
+        inode = str(folder.stat().st_ino)
+        for line in Path("/proc/locks").read_text().splitlines():  # 1: FLOCK ADVISORY WRITE 4321 08:02:1234567 0 EOF
+            fields = line.split()
+            if "FLOCK" in fields and fields[-3].rpartition(":")[2] == inode:
+                return f" by process {fields[-4]}"
+    return " by another process"
 
 
 def can_resume(folder: Path) -> bool:

@@ -1,13 +1,26 @@
 import json
 import os
+import subprocess
+import sys
 import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from pipeline.core.errors import PipelineError, RequestError
-from pipeline.core.runs import FORMAT, RunRecord, SplitRecord, can_resume, new_run, read_run, write_run
+from pipeline.core.runs import (
+    FORMAT,
+    RunRecord,
+    SplitRecord,
+    alone_in,
+    can_resume,
+    check_can_save,
+    new_run,
+    read_run,
+    write_run,
+)
 
 EXAMPLE = RunRecord(
     options={"images": "/images", "seed": 3},
@@ -131,6 +144,32 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
         (tmp_path / "run.json").write_bytes(content)
         with pytest.raises(RequestError, match="is damaged"):
             read_run(tmp_path)
+
+
+def test_a_run_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from pipeline.core.runs import alone_in\n"
+    code += "with alone_in(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RequestError, match=rf"is in training by (process {holder.pid}|another process);"):
+            alone_in(tmp_path).__enter__()
+    finally:
+        holder.kill()
+        holder.communicate()
+    with alone_in(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_for_no_run_is_noticed_before_any_work(tmp_path: Path) -> None:
+    check_can_save(tmp_path / "new" / "models")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for models in (tmp_path / "file", tmp_path / "file" / "models", Path("/proc/models")):
+        with pytest.raises(PipelineError, match=rf"Runs cannot be saved in {models} \("):
+            check_can_save(models)
 
 
 def test_new_runs_never_share_a_folder(tmp_path: Path) -> None:
