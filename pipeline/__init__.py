@@ -8,6 +8,18 @@ The public names, each imported when it is first used:
     features.paths, features.vectors()   # N paths, (N, 4096) float32
 """
 
-import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+def _public():  # type: ignore[no-untyped-def]  # of lazy_loader's types
+    import lazy_loader  # not before it is used: commands first set up where modules are imported from
+
+    return lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    get, _, names = _public()
+    globals()[name] = value = names if name == "__all__" else get(name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return _public()[1]()

@@ -2,13 +2,9 @@
 
 import dataclasses
 import difflib
-import json
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -19,6 +15,7 @@ from pipeline.cli_export import export
 from pipeline.cli_models import models
 from pipeline.cli_search import search
 from pipeline.core.errors import Interrupted, PipelineError, RequestError
+from pipeline.core.interrupts import Terminated, arrived_interrupt, raise_interrupts
 from pipeline.options import (
     COUNT,
     EXISTING_FILE,
@@ -45,6 +42,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 NEAR = 0.8  # of 1: how similar an option must be to a misspelled one to be suggested
 # Options that may differ when a run is resumed; all others are those it began with.
 FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet")
+RESUME = "Interrupted. The features computed so far are stored; the same command resumes."
 
 
 @click.group(context_settings=SETTINGS, no_args_is_help=False)
@@ -81,7 +79,7 @@ def extract(
     share = None if shard is None else Shard.parse(shard)
     extractor, extraction = requested.extractor(asked), requested.extraction_options(asked)
     result = extract(find_images(images, data_dir), extractor, extraction, out, share)
-    _print(result, asked["as_json"], terminal.print_extraction)
+    terminal.print_result(result, asked["as_json"], terminal.print_extraction)
     if strict and (result.failed or result.passed_over):
         sys.exit(1)
 
@@ -92,7 +90,8 @@ def _use_config(context: click.Context, parameter: click.Parameter, file: Path |
         from pipeline.core.runs import read_run
 
         folder = file.parent if file.name == "run.json" else file
-        context.default_map = dict(read_run(folder, allow_edits=parameter.name == "config").options)
+        run = read_run(folder, allow_edits=parameter.name == "config")
+        context.default_map = requested.repeated(run.options, context.command)
     return file
 
 
@@ -194,7 +193,7 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     if untrained:
         terminal.log.info("The sample uses untrained weights (--weights %s) and needs no download.", asked["weights"])
     result = train(wanted, extractor, extraction, resume)
-    _print(result, asked["as_json"], terminal.print_training)
+    terminal.print_result(result, asked["as_json"], terminal.print_training)
 
 
 def _refuse_changes(context: click.Context, config: Path | None, resume: Path | None) -> None:
@@ -240,7 +239,7 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
         },
     )
     result = evaluate(wanted, requested.extraction_options(asked))
-    _print(result, asked["as_json"], terminal.print_evaluation)
+    terminal.print_result(result, asked["as_json"], terminal.print_evaluation)
 
 
 @cli.command()
@@ -273,7 +272,9 @@ def predict(model: Path, images: str, data_dir: Path | None, **asked: Any) -> No
     wanted = PredictOptions(
         model, find_images(images, data_dir), extractor=requested.extractor_overrides(asked), **given
     )
-    _print(predict(wanted, requested.extraction_options(asked)), asked["as_json"], terminal.print_prediction)
+    terminal.print_result(
+        predict(wanted, requested.extraction_options(asked)), asked["as_json"], terminal.print_prediction
+    )
 
 
 @cli.command()
@@ -311,35 +312,13 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
         examples = own, requested.extractor(asked)
     config = dataclasses.replace(ORIGINAL, epochs=epochs)
     result = compare(seeds, config, requested.extraction_options(asked), examples, plot)
-    _print(result, asked["as_json"], terminal.print_comparison)
-
-
-class Result(Protocol):
-    """A command's result."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The document that `--json` prints."""
-
-
-def _print(result: Result, as_json: bool, as_text: Callable[[Any], None]) -> None:
-    if as_json:
-        print(json.dumps(result.to_json(), indent=2))
-    else:
-        as_text(result)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; it ends the work as Ctrl-C does."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+    terminal.print_result(result, asked["as_json"], terminal.print_comparison)
 
 
 def _with_near_names(error: click.ClickException) -> str:
     """A message of click's, with suggestions only where one is likely meant."""
     if not isinstance(error, click.NoSuchOption):
-        return error.format_message()
+        return " ".join(line.strip() for line in error.format_message().splitlines())
     near = difflib.get_close_matches(error.option_name, error.possibilities or [], cutoff=NEAR)
     return f"{error.message} Did you mean {' or '.join(near)}?" if near else error.message
 
@@ -350,21 +329,42 @@ for command in (search, export, models, cache):
 
 def main() -> None:
     """Run a command; what goes wrong becomes one message on stderr and an exit code."""
-    from pipeline.terminal import print_error
+    raise_interrupts()
+    try:
+        sys.exit(_run())
+    except (Exception, KeyboardInterrupt) as error:
+        if (code := _report(error)) is None:
+            raise
+        sys.exit(code)
 
-    signal.signal(signal.SIGTERM, _terminate)
+
+def _run() -> int:
+    """Run a command, and write out its result; returns the exit code."""
+    code: Any = 0
     try:
         cli(prog_name="python -m pipeline", standalone_mode=False)
     except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.ClickException as error:
+        code = done.exit_code
+    except SystemExit as done:
+        code = done.code
+    if sys.stdout:
+        sys.stdout.flush()
+    return code
+
+
+def _report(error: BaseException) -> int | None:
+    """Say on stderr what ended a command; returns the exit code, or None where the error is one of this program."""
+    from pipeline.terminal import print_error, print_interruption
+
+    interrupt = arrived_interrupt()  # which libraries turn into other errors, in the middle of an import
+    if interrupt or isinstance(error, (KeyboardInterrupt, click.Abort, Interrupted)):
+        print_interruption(str(error) if isinstance(error, Interrupted) else RESUME)
+        return 143 if isinstance(interrupt, Terminated) else 130
+    if isinstance(error, click.ClickException):
         hint = f" See {error.ctx.command_path} --help." if isinstance(error, click.UsageError) and error.ctx else ""
         print_error(f"{_with_near_names(error)}{hint}")
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort, Interrupted) as error:
-        message = str(error) or "Interrupted. The features computed so far are stored; the same command resumes."
-        print(f"\n{message}", file=sys.stderr)
-        sys.exit(143 if isinstance(error, Terminated) or isinstance(error.__cause__, Terminated) else 130)
-    except PipelineError as error:
+        return error.exit_code
+    if isinstance(error, PipelineError):
         print_error(str(error))
-        sys.exit(error.exit_code)
+        return error.exit_code
+    return None

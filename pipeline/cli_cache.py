@@ -1,6 +1,5 @@
 """The command line of `cache`."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def cache(context: click.Context, folder: Path | str | None, as_json: bool) -> N
     terminal.show_messages(quiet=False)
     context.obj = folder, as_json
     if context.invoked_subcommand is None:
-        _print(list_cache(folder or usual_folder()), as_json, terminal.print_cache)
+        terminal.print_result(list_cache(folder or usual_folder()), as_json, terminal.print_cache)
 
 
 @cache.command("prune")
@@ -67,7 +66,7 @@ def prune(group: tuple[Path | str | None, bool], /, images: str | None, yes: boo
             raise RequestError("This removes files; without a terminal to ask on, say --yes.")
         if not click.confirm("Remove them?", err=True):
             pruning = Pruning(folder, [])
-    _print(prune(pruning), as_json, terminal.print_pruned)
+    terminal.print_result(prune(pruning), as_json, terminal.print_pruned)
 
 
 @cache.command("merge")
@@ -87,11 +86,4 @@ def merge(
     from pipeline.features.cache import usual_folder
 
     result = merge_caches(sources, folder or group[0] or usual_folder())
-    _print(result, as_json or group[1], terminal.print_merged)
-
-
-def _print(result: Any, as_json: bool, as_text: Any) -> None:
-    if as_json:
-        print(json.dumps(result.to_json(), indent=2))
-    else:
-        as_text(result)
+    terminal.print_result(result, as_json or group[1], terminal.print_merged)

@@ -1,6 +1,5 @@
 """The command line of `export`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +58,7 @@ def export(source: str, images: str | None, data_dir: Path | None, **asked: Any)
     found = find_images(images, data_dir) if images else None
     wanted = ExportOptions(Path(source), asked["format"], asked["out"], asked["api"], found)
     result = export(wanted, requested.extraction_options(asked))
-    if asked["as_json"]:
-        print(json.dumps(result.to_json(), indent=2))
-    else:
-        terminal.print_export(result)
+    terminal.print_result(result, asked["as_json"], terminal.print_export)
 
 
 def _export_table(source: str, images: str | None, data_dir: Path | None, asked: dict[str, Any]) -> None:
@@ -81,10 +77,7 @@ def _export_table(source: str, images: str | None, data_dir: Path | None, asked:
             )
         _refuse({**asked, "images": images}, ("api", "images"), "it takes IMAGES in place of a run")
         result = export_images(find_images(source, data_dir), requested.extractor(asked), asked["out"], options)
-    if asked["as_json"]:
-        print(json.dumps(result.to_json(), indent=2))
-    else:
-        terminal.print_table(result)
+    terminal.print_result(result, asked["as_json"], terminal.print_table)
 
 
 def _refuse(asked: dict[str, Any], names: tuple[str, ...], why: str) -> None:

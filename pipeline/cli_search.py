@@ -1,6 +1,5 @@
 """The command line of `search`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,4 @@ def search(images: str, data_dir: Path | None, **asked: Any) -> None:
     given = {name: asked[name] for name in ("query", "k", "space", "model", "vocabulary", "report", "index")}
     wanted = SearchOptions(find_images(images, data_dir), extractor=requested.extractor_overrides(asked), **given)
     result = search(wanted, requested.extraction_options(asked))
-    if asked["as_json"]:
-        print(json.dumps(result.to_json(), indent=2))
-    else:
-        terminal.print_search(result)
+    terminal.print_result(result, asked["as_json"], terminal.print_search)

@@ -1,11 +1,17 @@
 """What the options of a command ask for, in the types that the pipeline takes."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from pipeline.core.errors import RequestError
 from pipeline.options import EXTRACTION, EXTRACTOR
+
+# Options that change no result: `run.json` does not keep them, and none is taken from it.
+UNKEPT = ("cache", "workers", "as_json", "quiet", "models", "name", "config", "resume")
 
 if TYPE_CHECKING:
     from pipeline.decoders.fitting import Config
@@ -66,11 +72,10 @@ def use_sample(asked: dict[str, Any]) -> bool:
 
 
 def repeatable(asked: dict[str, Any]) -> dict[str, Any]:
-    """The options as `run.json` keeps them: plain values, absolute paths, without options that change no result."""
+    """The options as `run.json` keeps them: plain values, absolute paths, without those in UNKEPT."""
     from pipeline.features.weights import default_weights
 
-    unkept = ("cache", "workers", "as_json", "quiet", "models", "name")
-    kept = {name: value for name, value in asked.items() if value is not None and name not in unkept}
+    kept = {name: value for name, value in asked.items() if value is not None and name not in UNKEPT}
     kept["weights"] = asked["weights"] or default_weights()
     places = [name for name in ("images", "targets", "noise_ceiling", "data_dir") if name in kept]
     kept |= {name: str(Path(kept[name]).absolute()) for name in places if not _is_address(kept[name])}
@@ -79,6 +84,22 @@ def repeatable(asked: dict[str, Any]) -> dict[str, Any]:
     if "hidden" in kept:
         kept["hidden"] = ",".join(map(str, kept["hidden"]))
     return kept
+
+
+def repeated(options: Mapping[str, Any], command: click.Command) -> dict[str, Any]:
+    """The options of a run as one writes them on a command line.
+
+    A run may come from elsewhere: options in UNKEPT are left out, for they say where files are written.
+
+    Raises:
+        RequestError: A flag is neither on nor off, or another option is.
+    """
+    flags = {each.name: isinstance(each, click.Option) and each.is_flag for each in command.params}
+    names = {name for name, value in options.items() if name in flags and name not in UNKEPT and value is not None}
+    for name in names:
+        if isinstance(options[name], bool) != flags[name]:
+            raise RequestError(f"The run has no proper value of the option {name}: {options[name]!r}.")
+    return {name: options[name] if flags[name] else str(options[name]) for name in names}
 
 
 def _is_address(place: object) -> bool:

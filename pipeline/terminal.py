@@ -1,11 +1,13 @@
 """What the user sees: messages on stderr, tables on stdout."""
 
+import json
 import logging
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import rich.box
 import rich.markup
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from pipeline.core.standard_streams import silence_libraries
 from pipeline.core.wording import counted
 
 if TYPE_CHECKING:
@@ -35,10 +38,9 @@ SHOWN = ("weights", "layer", "precision", "pool", "project")  # of an extractor'
 
 
 def printable(text: str) -> str:
-    """Text that cannot control a terminal: control characters and lone surrogates appear escaped."""
+    """Text that stays one line and cannot control a terminal: control characters and lone surrogates appear escaped."""
     return "".join(
-        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
-        for character in text
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
 
 
@@ -76,8 +78,10 @@ def show_messages(quiet: bool) -> None:
     """Send the messages of `pipeline` to stderr.
 
     Args:
-        quiet: Whether to show warnings and errors only.
+        quiet: Whether to show warnings and errors only, and nothing that libraries print themselves.
     """
+    if quiet:
+        silence_libraries()
     handler = _Handler()
     handler.setFormatter(_Formatter())
     logger = logging.getLogger("pipeline")
@@ -85,6 +89,27 @@ def show_messages(quiet: bool) -> None:
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     # It warns of every decoder after the fourth that is compiled, as each must be.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+class Result(Protocol):
+    """A command's result."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
+
+
+def print_result(result: Result, as_json: bool, as_text: Callable[[Any], None]) -> None:
+    """Print a command's result to stdout, as JSON or by a function of this module."""
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        as_text(result)
+
+
+def _print_places(**places: object) -> None:
+    """Print where files are, a line each."""
+    for name, place in places.items():
+        print(f"{name}: {printable(str(place))}")
 
 
 def _print(table: Table | str) -> None:
@@ -102,6 +127,11 @@ def _table(title: str, *columns: str) -> Table:
 def print_error(message: str) -> None:
     """Print an error to stderr."""
     print(f"error: {printable(as_options(message))}", file=sys.stderr)
+
+
+def print_interruption(message: str) -> None:
+    """Say on stderr that a command was interrupted, and how to resume."""
+    print(f"\n{printable(message)}", file=sys.stderr)
 
 
 def print_extraction(result: "ExtractResult") -> None:
@@ -134,7 +164,7 @@ def print_prediction(result: "PredictResult") -> None:
         f"{result.images} image{'s' * (result.images != 1)}: {result.computed} computed, {result.cached} cached, "
         f"{len(result.failed)} failed; embeddings of dimension {result.dim}"
     )
-    print(printable(f"model: {result.model}\nembeddings: {result.out}"))
+    _print_places(model=result.model, embeddings=result.out)
 
 
 def print_search(result: "SearchResult") -> None:
@@ -164,7 +194,7 @@ def print_export(result: "ExportResult") -> None:
             f"From the bytes of {near.images} JPEGs or PNGs: pixels differ by {near.levels:.2f} grey levels on "
             f"average and {near.most_levels} at most; the lowest cosine to a stored prediction is {near.cosine:.6f}."
         )
-    print(printable(f"model: {result.model}\n{result.format}: {result.out}"))
+    _print_places(**{"model": result.model, result.format: result.out})
 
 
 def print_table(result: "TableResult") -> None:
@@ -172,7 +202,7 @@ def print_table(result: "TableResult") -> None:
     columns = ", ".join(f"{name} ({dim:,} numbers)" for name, dim in result.columns.items())
     print(f"{counted(result.rows, 'row')}, with {printable(columns)}")
     print(f"{result.computed} computed, {result.cached} cached, {len(result.failed)} failed")
-    print(printable(f"from: {result.source}\n{result.format}: {result.out}"))
+    _print_places(**{"from": result.source, result.format: result.out})
 
 
 def print_training(result: "TrainResult") -> None:
@@ -195,7 +225,8 @@ def print_training(result: "TrainResult") -> None:
     for sentence in _training_sentences(result):
         _print(sentence)
     document = result.to_json()
-    print(printable(f"\nrun: {document['run']}\nreport: {document['report']}"))
+    print()
+    _print_places(run=document["run"], report=document["report"])
 
 
 def _part(candidate: str) -> str:
@@ -240,7 +271,8 @@ def print_evaluation(result: "EvaluationResult") -> None:
     for sentence in result.conclusions:
         _print(rich.markup.escape(printable(sentence)))
     if result.report:
-        print(printable(f"\nreport: {result.report}"))
+        print()
+        _print_places(report=result.report)
 
 
 def print_comparison(result: "CompareResult") -> None:

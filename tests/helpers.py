@@ -24,6 +24,7 @@ from pipeline.data.images import ImageRef
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 # The features of the smallest layer, from weights that need no download.
 SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--quiet")
 
@@ -42,8 +43,13 @@ class Finished:
 
 
 def environment_at(home: Path) -> dict[str, str]:
-    """This environment with another home, without variables that lead back to the real one."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "KERAS_"))}
+    """A user's environment: with another home, and without variables that lead back to the real one or set up Python.
+
+    PYTHONUNBUFFERED above all, with which C's library buffers nothing, either: what libraries print comes in another
+    order then.
+    """
+    others = ("XDG_", "KERAS_", "PYTHON", "TF_CPP")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return kept | {"HOME": str(home), "PYTHONPATH": str(ROOT)}
 
 
@@ -52,7 +58,7 @@ def run_main(arguments: Iterable[object], cwd: Path, variables: Mapping[str, str
     from pipeline.cli import main
 
     out, err, code = io.StringIO(), io.StringIO(), 0
-    before, on_terminate = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    before, handlers = dict(os.environ), {number: signal.getsignal(number) for number in INTERRUPTS}
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["pipeline", *map(str, arguments)])
         patch.chdir(cwd)
@@ -63,7 +69,8 @@ def run_main(arguments: Iterable[object], cwd: Path, variables: Mapping[str, str
             code = int(done.code or 0)
         finally:
             _set_environment(before)
-            signal.signal(signal.SIGTERM, on_terminate)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             logging.getLogger("pipeline").handlers.clear()
             logging.getLogger("pipeline").setLevel(logging.NOTSET)
     return Finished(code, out.getvalue(), err.getvalue())

@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import platform
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pipeline.commands.examples import SplitExamples, load_numbered_examples, lo
 from pipeline.commands.training_run import TrainOptions, TrainResult, train_in
 from pipeline.core.atomic import remove_unfinished
 from pipeline.core.errors import Interrupted, RequestError
-from pipeline.core.runs import RunRecord, can_resume, new_run, read_run, write_run
+from pipeline.core.runs import RunRecord, alone_in, can_resume, check_can_save, new_run, read_run, write_run
 from pipeline.data.images import content_digest
 from pipeline.data.splits import Split
 from pipeline.decoders.fitting import effective_config
@@ -43,6 +44,18 @@ def train(
             weights), or something could not be read or written.
         Interrupted: Ctrl-C was pressed.
     """
+    if not resumed:
+        check_can_save(wanted.models)
+        return _train(wanted, extractor, options)
+    read_run(resumed)  # for the message where it is none
+    with alone_in(resumed):
+        return _train(wanted, extractor, options, resumed)
+
+
+def _train(
+    wanted: TrainOptions, extractor: Extractor, options: ExtractionOptions, resumed: Path | None = None
+) -> TrainResult:
+    """What `train` does, in a run that no other process resumes."""
     if resumed and (finished := read_run(resumed).result):
         log.info("%s is already finished.", resumed)
         return TrainResult.from_record(resumed, finished)
@@ -56,8 +69,9 @@ def train(
         remove_unfinished(resumed)
     folder = resumed or new_run(wanted.models, wanted.name)
     try:
-        write_run(folder, record)
-        return train_in(folder, record, wanted, examples, extractor, options.progress)
+        with nullcontext() if resumed else alone_in(folder):
+            write_run(folder, record)
+            return train_in(folder, record, wanted, examples, extractor, options.progress)
     except KeyboardInterrupt as error:
         raise Interrupted(f"Interrupted. Resume with: python -m pipeline train --resume {folder}") from error
     except BaseException:

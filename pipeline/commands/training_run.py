@@ -8,12 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.commands.cross_validation import FoldOptions, FoldResult, FoldScore, OutOfFold, cross_validate
+from pipeline.commands.cross_validation import FoldOptions, FoldResult, OutOfFold, cross_validate
 from pipeline.commands.examples import ExampleOptions, SplitExamples
 from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, TrainingTargets, score_decoders
 from pipeline.core.errors import PipelineError, RequestError
+from pipeline.core.json_values import typed
 from pipeline.core.model_files import ModelCard, save_decoder
-from pipeline.core.runs import CHECKPOINT_FILE, REPORT_FILE, TENSORBOARD_FOLDER, RunRecord, check_run_name, write_run
+from pipeline.core.runs import (
+    CHECKPOINT_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    TENSORBOARD_FOLDER,
+    RunRecord,
+    check_run_name,
+    write_run,
+)
 from pipeline.core.vectors import cosines
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.config import TrainingConfig
@@ -136,13 +145,15 @@ class TrainResult:
 
     @classmethod
     def from_record(cls, folder: Path, record: Mapping[str, Any]) -> "TrainResult":
-        """Read what `record` returned, for a run in a folder."""
-        models = {style: TrainedModel(**model) for style, model in record["models"].items()}
-        folds = None
-        if record["folds"]:
-            scores = {style: FoldScore(**score) for style, score in record["folds"]["validation_cosine"].items()}
-            folds = FoldResult(**{**record["folds"], "validation_cosine": scores})
-        return cls(folder, **{**record, "models": models, "folds": folds})
+        """Read what `record` returned, for a run in a folder.
+
+        Raises:
+            RequestError: It is another record.
+        """
+        try:
+            return typed(cls, {**record, "run": folder})
+        except ValueError as error:
+            raise RequestError(f"{folder / RUN_FILE} is damaged (of its result, {error}).") from error
 
 
 def train_in(

@@ -1,16 +1,19 @@
 """Keras, imported late and quietly: TensorFlow takes seconds to load and writes its own log to the terminal."""
 
 import contextlib
+import ctypes
 import gc
 import os
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
 from pipeline.core.cores import usable_cores
+from pipeline.core.standard_streams import open_closed_streams
 
 # Where Linux shows NVIDIA, AMD and WSL GPUs, and TPUs. Looking there costs nothing; asking a backend costs seconds.
 ACCELERATORS = ("nvidia[0-9]*", "kfd", "dxg", "accel*", "vfio/[0-9]*")
@@ -49,18 +52,19 @@ def accelerators() -> list[str]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Hold back what C++ code writes to stdout and stderr; show it on stderr if the block fails.
+    """Hold back what libraries write to stdout, and C++ code to stderr; show it on stderr if the block fails.
 
     The descriptors belong to the whole process, so one thread at a time swaps them; blocks may be nested.
     """
-    _open_closed_streams()
+    open_closed_streams()
     with _swapping, tempfile.TemporaryFile() as held:
         _flush()
         out, err = os.dup(1), os.dup(2)
         os.dup2(held.fileno(), 1)
         os.dup2(held.fileno(), 2)
         try:
-            yield
+            with open(1, "w", encoding="utf-8", errors="replace", closefd=False) as printed, redirect_stdout(printed):
+                yield
         except BaseException:
             held.seek(0)
             os.write(err, held.read())
@@ -85,13 +89,9 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _flush() -> None:
+    """Write out what Python and C's library hold in buffers."""
     for stream in (sys.stdout, sys.stderr):
         if stream:  # None where the process was started without it
             stream.flush()
-
-
-def _open_closed_streams() -> None:
-    """Let standard streams that are closed lead nowhere, so that no other file gets their numbers."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # Windows
+        ctypes.CDLL(None).fflush(None)

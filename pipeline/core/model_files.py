@@ -5,19 +5,30 @@ on, so that a model alone can refuse features that are not its own.
 """
 
 import json
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline.core.archives import check_members
 from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import RequestError, first_line
+from pipeline.core.hdf5_files import check_contained
+from pipeline.core.json_values import parse_json, typed
 from pipeline.core.keras_backend import import_keras
 
 CARD = "pipeline.json"
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how a file begins
 FORMAT = 2  # 1: before cards had a format number
+LARGEST_FORMAT = 1000
+LARGEST_DIM = 10**7
+LARGEST_CONFIG = 2**26  # bytes of JSON
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"  # Keras's members
+LAYERS = ("InputLayer", "Normalization", "Dense")  # that decoders consist of
 
 
 @dataclass(frozen=True)
@@ -52,10 +63,18 @@ class ModelCard:
 
         Raises:
             RequestError: The card has another format.
+            ValueError: A value is of another type, or out of its range.
         """
         check_format(card.get("format", 1), FORMAT, f"The model card of {file}")
-        values = {name: value for name, value in card.items() if name != "format"}
-        return cls(**values | {"scales": tuple(card.get("scales", ()))})
+        read = typed(cls, {name: value for name, value in card.items() if name != "format"})
+        read = replace(read, scales=tuple(read.scales))
+        if not (0 < read.feature_dim <= LARGEST_DIM and 0 < read.target_dim <= LARGEST_DIM):
+            raise ValueError(f"it has dimensions {read.feature_dim} and {read.target_dim}")
+        if not all(0 < scale < math.inf for scale in read.scales):
+            raise ValueError("its scales are not positive")
+        if missing := {"layer", "precision"} - set(read.extractor):
+            raise ValueError(f"its extractor has no {min(missing)!r}")
+        return read
 
     def check_features(self, file: Path, description: Mapping[str, str]) -> None:
         """Refuse features of another extractor.
@@ -100,8 +119,10 @@ def check_format(found: object, expected: int, what: str) -> None:
     Raises:
         RequestError: The format numbers differ; the message says which is older.
     """
+    if type(found) is not int or not 0 < found < LARGEST_FORMAT:
+        raise RequestError(f"{what} is damaged (its format is no number of a version).")
     if found != expected:
-        age = "an older" if isinstance(found, int) and found < expected else "a newer"
+        age = "an older" if found < expected else "a newer"
         raise RequestError(
             f"{what} has format {found}, written by {age} version; this version reads format {expected}. "
             "Retrain, or use the version that wrote it."
@@ -130,7 +151,7 @@ def read_card(file: Path) -> ModelCard:
         raise RequestError(f"{file}: no such model. Name the folder of a run or a .keras file in one.")
     try:
         with zipfile.ZipFile(file) as archive:
-            return ModelCard.from_json(json.loads(archive.read(CARD)), file)
+            return ModelCard.from_json(parse_json(_member(archive, CARD)), file)
     except RequestError:
         raise
     except KeyError as error:
@@ -171,13 +192,95 @@ def load_decoder(file: Path) -> Any:
     """Load a decoder in Keras's safe mode, which runs no code from the file.
 
     Returns:
-        The `keras.Model`.
+        The `keras.Model` from (N, F) to (N, D), its weights finite.
 
     Raises:
-        RequestError: The file is damaged, or would need code of its own.
+        RequestError: The file is damaged, needs code of its own or more memory than its size, or does not do what its
+            card says.
     """
     keras = import_keras()
     try:
-        return keras.saving.load_model(file, compile=False, safe_mode=True)
+        _check_archive(file)
+        model = keras.saving.load_model(file, compile=False, safe_mode=True)
+        card = read_card(file)
+        _check_model(model, card, keras)
+    except RequestError:
+        raise
     except Exception as error:  # Keras raises many types for damaged files
         raise RequestError(f"{file} cannot be loaded ({first_line(error)}).") from error
+    return model
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The content of a JSON member.
+
+    Raises:
+        KeyError: There is none.
+        ValueError: It is larger than any that this pipeline writes.
+    """
+    if archive.getinfo(name).file_size > LARGEST_CONFIG:
+        raise ValueError(f"{name} is too large")
+    return archive.read(name)
+
+
+def _check_archive(file: Path) -> None:
+    """Refuse what would take far more memory than the file has bytes, before Keras allocates it.
+
+    Raises:
+        ValueError: Members, layers or arrays declare more, or the layers are not those of a decoder.
+    """
+    import h5py
+
+    with zipfile.ZipFile(file) as archive:
+        check_members(archive, file)
+        needed, size = 4 * _weight_count(parse_json(_member(archive, CONFIG))), archive.getinfo(WEIGHTS).file_size
+        if needed > size:
+            raise ValueError(f"its layers need {needed:,} bytes of weights, and it has {size:,}")
+        with archive.open(WEIGHTS) as opened, h5py.File(opened, "r") as root:
+            check_contained(root, size)
+
+
+@dataclass(frozen=True)
+class _BuildConfig:
+    """With what shape Keras builds a layer before it reads the weights."""
+
+    input_shape: tuple[None, int]
+
+
+def _weight_count(config: Mapping[str, Any]) -> int:
+    """How many weights the Dense layers of a model's configuration have, at most.
+
+    Raises:
+        ValueError: It is not that of a stack of LAYERS.
+    """
+    layers = typed(Sequence[Mapping[str, Any]], typed(Mapping[str, Any], config.get("config")).get("layers"), "layers")
+    units, inputs = [], []
+    for layer in layers:
+        kind, settings = layer.get("class_name"), typed(Mapping[str, Any], layer.get("config"), "config")
+        if layer.get("module") != "keras.layers" or kind not in LAYERS:
+            raise ValueError(f"its layer {kind!s:.40} is none that decoders consist of")
+        built = typed(_BuildConfig | None, layer.get("build_config"), "build_config")
+        shape = settings.get("batch_shape") if kind == "InputLayer" else built and built.input_shape
+        inputs.append(typed(tuple[None, int], list(shape), "shape")[1] if shape else None)
+        units.append(typed(int, settings.get("units"), "units") if kind == "Dense" else 0)  # a Dense of 0 Keras refuses
+    sizes = [size for size in (*filter(None, units), *inputs) if size is not None]
+    if any(not 0 < size <= LARGEST_DIM for size in sizes):
+        raise ValueError("a layer has no possible size")
+    widest = max(sizes, default=0)
+    return sum(count * ((size or widest) + 1) for count, size in zip(units, inputs, strict=True))
+
+
+def _check_model(model: Any, card: ModelCard, keras: Any) -> None:
+    """Refuse a model that answers with other shapes than its card says, or with anything but finite float32 numbers.
+
+    Raises:
+        ValueError: It does.
+    """
+    shapes = model.input_shape, model.output_shape
+    if shapes != ((None, card.feature_dim), (None, card.target_dim)):
+        raise ValueError(f"its card does not fit its shapes, {shapes[0]} and {shapes[1]}")
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise ValueError("its weights are not finite numbers")
+    answer = keras.ops.convert_to_numpy(model(np.ones((1, card.feature_dim), np.float32)))
+    if answer.dtype != np.float32 or not np.isfinite(answer).all():
+        raise ValueError("its answers are not finite numbers")

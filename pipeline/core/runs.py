@@ -1,18 +1,23 @@
 """Runs on disk: a folder for each training, with its decoders, baselines, report and `run.json`."""
 
+import contextlib
+import errno
 import itertools
 import json
 import logging
+import os
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.atomic import atomic_write
+from pipeline.core.atomic import atomic_write, check_writable
 from pipeline.core.errors import PipelineError, RequestError, cause
+from pipeline.core.json_values import parse_json, typed
+from pipeline.core.leftovers import locked
 from pipeline.core.model_files import check_format
 
 log = logging.getLogger(__name__)
@@ -24,6 +29,15 @@ REPORT_FILE = "report.html"
 EVALUATION_FILE = "evaluation.html"
 CHECKPOINT_FILE = "checkpoint.npz"
 TENSORBOARD_FOLDER = "logs"
+STRINGS = (
+    "images",
+    "targets",
+    "noise_ceiling",
+    "data_dir",
+    "label_pattern",
+    "on_missing",
+)  # options that commands read
+HEXADECIMAL = re.compile("([0-9a-f]{2})*")
 
 
 @dataclass(frozen=True)
@@ -85,14 +99,21 @@ class RunRecord:
 
         Raises:
             RequestError: The record has another format.
-            ValueError: The record lacks a part, or has one too many.
+            ValueError: The record lacks a part, has one too many, or one of another type or range.
         """
         check_format(record.get("format", 1), FORMAT, str(file))
-        parts = {name: value for name, value in record.items() if name != "format"}
-        try:
-            return cls(**{**parts, "split": SplitRecord(**parts["split"])})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"a part is missing or unknown: {error}") from error
+        read = typed(cls, {name: value for name, value in record.items() if name != "format"})
+        if not 0 <= read.seed < 2**31:
+            raise ValueError(f"its seed is {read.seed}")
+        typed(Mapping[str, str | int | float | bool | None], read.options, "options")
+        if "images" not in read.options:
+            raise ValueError("options has no 'images'")
+        for name in STRINGS:
+            typed(str | None, read.options.get(name), f"options.{name}")
+        for name in ("train", "validation", "selection", "moved"):
+            if not all(map(HEXADECIMAL.fullmatch, getattr(read.split, name).values())):
+                raise ValueError(f"split.{name} has a digest that is none")
+        return read
 
 
 def check_run_name(models: Path, name: str) -> None:
@@ -140,6 +161,46 @@ def new_run(models: Path, name: str | None = None) -> Path:
     raise AssertionError("unreachable")
 
 
+def check_can_save(models: Path) -> None:
+    """Refuse a folder in which no run can be saved, before any work is spent on one.
+
+    Raises:
+        PipelineError: It is such a folder.
+    """
+    existing = next(folder for folder in (models, *models.absolute().parents) if folder.exists())
+    try:
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        check_writable(existing, "models")
+    except (OSError, RequestError) as error:
+        why = cause(error.__cause__ or error)
+        raise PipelineError(f"Runs cannot be saved in {models} ({why}); choose another folder.") from error
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a run for this process, so that no other trains in it; it is free when this process ends, whatever way.
+
+    Raises:
+        RequestError: Another process holds it.
+    """
+    with locked(folder) as is_locked:
+        if is_locked is False:
+            raise RequestError(f"{folder} is in training{_by(folder)}; wait for its end, or stop it first.")
+        yield
+
+
+def _by(folder: Path) -> str:
+    """Which process holds the lock of a folder, where the system tells."""
+    with contextlib.suppress(OSError):
+        inode = str(folder.stat().st_ino)
+        for line in Path("/proc/locks").read_text().splitlines():  # 1: FLOCK ADVISORY WRITE 4321 08:02:1234567 0 EOF
+            fields = line.split()
+            if "FLOCK" in fields and fields[-3].rpartition(":")[2] == inode:
+                return f" by process {fields[-4]}"
+    return " by another process"
+
+
 def can_resume(folder: Path) -> bool:
     """Whether a run holds a result, or a checkpoint to resume from."""
     if (folder / CHECKPOINT_FILE).exists():
@@ -162,9 +223,9 @@ def read_run(folder: Path, allow_edits: bool = False) -> RunRecord:
     """
     file = folder / RUN_FILE
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise ValueError("it is not an object")
+        if file.exists() and not file.is_file():
+            raise ValueError("it is not a file")  # but a pipe or a device, which has no end
+        record = parse_json(file.read_text(encoding="utf-8"))
         if record.pop(CHECKSUM, None) != _checksum(record):
             if not allow_edits:
                 raise ValueError("its checksum does not fit its content")

@@ -105,7 +105,7 @@ def _write_npz(
     file: Path, paths: Sequence[str], arrays: Mapping[str, Vectors], nearest: NearestNames | None = None
 ) -> None:
     with zipfile.ZipFile(file, "w") as archive:
-        with archive.open("paths.npy", "w") as member:
+        with archive.open("paths.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, np.array(paths, dtype=str), allow_pickle=False)
         for name, vectors in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

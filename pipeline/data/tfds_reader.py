@@ -1,8 +1,10 @@
 """Reading the examples of TensorFlow data sets (https://www.tensorflow.org/datasets)."""
 
+import contextlib
 import functools
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,8 +60,9 @@ class ExampleReader:
         import_keras()  # sets up TensorFlow's threads and its log before TensorFlow is loaded
         import tensorflow_datasets as tfds
 
-        self._builder, self._split = _builder(source, asked["name"], data_dir), asked["split"]
-        kinds = self._builder.info.features.items()
+        with _known_features_only(source):
+            self._builder, self._split = _builder(source, asked["name"], data_dir), asked["split"]
+            kinds = self._builder.info.features.items()
         self._image = next((name for name, kind in kinds if isinstance(kind, tfds.features.Image)), None)
         self._label = next((name for name, kind in kinds if isinstance(kind, tfds.features.ClassLabel)), None)
         if self._image is None:
@@ -96,6 +99,34 @@ class ExampleReader:
         raise PipelineError(f"{self._builder.name}: the data set changed on disk while it was read.")
 
 
+@contextlib.contextmanager
+def _known_features_only(source: str) -> Iterator[None]:
+    """Let tensorflow-datasets import no module that a data set's `features.json` names, unless it is its own.
+
+    Raises:
+        RequestError: The file names another one.
+    """
+    import tensorflow_datasets as tfds
+
+    connector = tfds.features.FeatureConnector
+    original = vars(connector)["cls_from_name"]
+
+    def checked(cls: Any, name: str) -> Any:
+        module = str(name).rpartition(".")[0]
+        if not module.startswith("tensorflow_datasets.") and module not in sys.modules:
+            raise RequestError(
+                f"{source}: its features.json names {name!r}, which is no feature of tensorflow-datasets. Import its "
+                "module first if you trust it, from Python."
+            )
+        return original.__func__(cls, name)
+
+    connector.cls_from_name = classmethod(checked)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = original
+
+
 def _builder(source: str, name: str, data_dir: Path | None) -> Any:
     """The data set's builder, its data on disk."""
     import tensorflow_datasets as tfds
@@ -104,7 +135,9 @@ def _builder(source: str, name: str, data_dir: Path | None) -> Any:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         raise RequestError(f"{source}: tensorflow-datasets does not know this data set.") from error
-    except ValueError as error:  # an unknown config or version
+    except RequestError:
+        raise
+    except Exception as error:  # an unknown config or version; or its files on disk say what no data set says
         raise RequestError(f"{source}: {first_line(error)}") from error
     if not builder.is_prepared():
         try:

@@ -3,13 +3,14 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.core.archives import read_npz
 from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.keras_backend import import_keras
@@ -99,13 +100,28 @@ class Baselines:
         if not file.exists():
             return None
         try:
-            with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as saved:
-                arrays = dict(saved)
+            arrays = read_npz(file)
             names = arrays.pop("models").tolist()
             fields = {name: arrays[name] for name in ("mean", "deviation", "seen")}
+            _check(names, **fields)
         except Exception as error:  # NumPy and zipfile raise many types for damaged files
             raise PipelineError(f"{file} is damaged ({first_line(error)}); retrain to write it again.") from error
         return cls(**fields, models={name: load_decoder(folder / f"{name}.keras") for name in names})
+
+
+def _check(names: Sequence[str], mean: np.ndarray, deviation: np.ndarray, seen: np.ndarray) -> None:
+    """Refuse arrays that `save` does not write.
+
+    Raises:
+        ValueError: They are of another shape or type, or not finite.
+    """
+    if names not in (["ridge"], ["ridge", "conse"]):
+        raise ValueError("its models are others")
+    for array in (mean, deviation):
+        if array.dtype != np.float32 or array.shape != mean.shape or mean.ndim != 1 or not np.isfinite(array).all():
+            raise ValueError("its means are no vectors of finite numbers")
+    if seen.dtype != np.uint8 or seen.ndim != 2:
+        raise ValueError("its targets are no digests")
 
 
 def _fit_ridge(x: Vectors, y: np.ndarray, folds: np.ndarray) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.core.archives import read_npz
 from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import PipelineError, first_line
 
@@ -29,8 +30,7 @@ def read_checkpoint(file: Path) -> dict[str, np.ndarray]:
         PipelineError: The file is damaged.
     """
     try:
-        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as saved:
-            return dict(saved)
+        return read_npz(file)
     except Exception as error:  # NumPy and zipfile raise many types for damaged files
         raise PipelineError(
             f"{file} is damaged ({first_line(error)}); delete it to train from the first epoch."

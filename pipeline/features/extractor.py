@@ -187,7 +187,7 @@ def described_extractor(weights: Weights, description: Mapping[str, str], **chan
     Raises:
         RequestError: See `Extractor`.
     """
-    rule = description["image"].rpartition("-")[0]
+    rule = description.get("image", "").rpartition("-")[0]
     described: dict[str, Any] = {
         "layer": description["layer"],
         "precision": description["precision"],

@@ -18,6 +18,7 @@ from pipeline.core.child_processes import blocked
 from pipeline.core.cores import usable_cores
 from pipeline.core.errors import PipelineError, RequestError, first_line
 from pipeline.core.keras_backend import quietly
+from pipeline.core.temporary_folder import shared_folder
 from pipeline.core.wording import counted
 
 INSTALL = "pip install 'image-vectors[ray]'"
@@ -103,7 +104,7 @@ def connected(address: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if address == "local":
             # Not Ray's usual folder, where every session leaves its logs; a short name, for sockets lie below.
-            folder = tempfile.mkdtemp(prefix="ray-")
+            folder = tempfile.mkdtemp(prefix="ray-", dir=shared_folder())
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             # SIGTERM may go to all processes of a job; Ray ends this one at once, without a message, when its own end.
             with blocked(signal.SIGTERM):

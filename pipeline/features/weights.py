@@ -14,12 +14,14 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock
 
+from pipeline.core.archives import check_members
 from pipeline.core.errors import PipelineError, RequestError, first_line
+from pipeline.core.hdf5_files import check_stored_here, linked, small_attribute
 from pipeline.core.keras_backend import import_keras
 from pipeline.features.vgg16 import Arrays, weighted_layers
 
@@ -139,20 +141,21 @@ def _read_file(path: Path, layer: str) -> Arrays:
     """Read and check the layers up to `layer` from a weights file in one of the three layouts."""
     try:
         arrays = _read_hdf5(path, layer)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except _Misfit as error:
+        name, found, expected = error.args
+        raise RequestError(f"{path}: layer {name!r} has a kernel of shape {found}; VGG16's is {expected}.") from error
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
         raise RequestError(
             f"{path} cannot be read as VGG16 weights ({first_line(error)}). It may be cut short or in another "
             "format; download or save it again."
         ) from error
-    for name, shape in weighted_layers(layer).items():
+    for name in weighted_layers(layer):
         if name not in arrays:
             raise RequestError(
                 f"{path} has no layer {name!r}, which the layer {layer!r} needs. A file without VGG16's top has "
                 "the layers up to block5_pool only."
             )
         kernel, bias = arrays[name]
-        if kernel.shape != shape or bias.shape != shape[-1:]:
-            raise RequestError(f"{path}: layer {name!r} has a kernel of shape {kernel.shape}; VGG16's is {shape}.")
         if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
             raise RequestError(f"{path}: layer {name!r} holds NaN or infinite values.")
     return {name: arrays[name] for name in weighted_layers(layer)}
@@ -170,15 +173,42 @@ def _read_hdf5(path: Path, layer: str) -> Arrays:
     arrays: Arrays = {}
 
     def visit(where: str, node: h5py.Group | h5py.Dataset) -> None:
-        name = node.attrs.get("name") if where.endswith("vars") else where.rpartition("/")[2]
-        keys = ("0", "1") if where.endswith("vars") else tuple(node.attrs.get("weight_names", ()))
-        if name in wanted and len(keys) == 2:
-            kernel, bias = (np.asarray(node[key], np.float32) for key in keys)
-            arrays[name] = (kernel, bias)
+        if not isinstance(node, h5py.Group):
+            return
+        if where.endswith("vars"):
+            name, keys = small_attribute(node, "name"), ("0", "1")
+        else:
+            names = small_attribute(node, "weight_names")
+            name, keys = where.rpartition("/")[2], () if names is None else tuple(names)
+        if isinstance(name, str) and name in wanted and len(keys) == 2:
+            kernel, bias = (_dataset(node, key) for key in keys)
+            if (kernel.shape, bias.shape) != (wanted[name], wanted[name][-1:]):  # not read: they may be of any size
+                raise _Misfit(name, kernel.shape, wanted[name])
+            arrays[name] = (np.asarray(kernel, np.float32), np.asarray(bias, np.float32))
 
     with _open_hdf5(path) as file, h5py.File(file, "r") as root:
         root.visititems(visit)
     return arrays
+
+
+class _Misfit(Exception):
+    """A layer whose kernel, or bias, has another shape than VGG16's."""
+
+
+def _dataset(group: Any, key: str | bytes) -> Any:
+    """A dataset of a group, whose values lie in its file.
+
+    Raises:
+        ValueError: They do not, or there is no such dataset.
+    """
+    import h5py
+
+    place, _, name = os.fsdecode(key).rpartition("/")
+    for part in place.split("/") if place else ():
+        group = linked(group, part, h5py.Group)
+    dataset = linked(group, name, h5py.Dataset)
+    check_stored_here(dataset)
+    return dataset
 
 
 def _open_hdf5(path: Path) -> IO[bytes]:
@@ -186,4 +216,5 @@ def _open_hdf5(path: Path) -> IO[bytes]:
     if path.suffix != ".keras":
         return open(path, "rb")
     with zipfile.ZipFile(path) as archive:
+        check_members(archive, path)
         return archive.open("model.weights.h5")

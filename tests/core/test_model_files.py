@@ -1,7 +1,10 @@
 import json
 import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -53,6 +56,158 @@ def test_cards_of_other_formats_are_refused_by_name(saved: Path, tmp_path: Path,
 def test_files_without_a_proper_card_are_refused(saved: Path, tmp_path: Path, content: bytes | None) -> None:
     with pytest.raises(PipelineError, match=r"other\.keras"):
         read_card(with_card(saved, tmp_path / "other.keras", content))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "2"},
+        {"feature_dim": "4"},
+        {"feature_dim": 0},
+        {"target_dim": 10**400},
+        {"target_dim": 2.0},
+        {"extractor": ["fc2"]},
+        {"extractor": {"layer": "fc2"}},
+        {"extractor": {**DESCRIPTION, "layer": 2}},
+        {"weights": None},
+        {"weights": "a\0b"},
+        {"output_activation": [[]]},
+        {"scales": "1"},
+        {"scales": [-1.0]},
+        {"scales": [float("nan")]},
+        {"scales": {"fc2": 1}},
+    ],
+)
+def test_forged_cards_are_refused(saved: Path, tmp_path: Path, changes: dict) -> None:
+    content = json.dumps(EXAMPLE.to_json() | changes).encode()
+    with pytest.raises(RequestError, match=r"forged\.keras is damaged"):
+        read_card(with_card(saved, tmp_path / "forged.keras", content))
+
+
+def saved_as(file: Path, *layers: keras.layers.Layer, card: ModelCard = EXAMPLE) -> Path:
+    save_decoder(keras.Sequential([keras.Input((4,)), *layers]), file, card)
+    return file
+
+
+def repacked(source: Path, file: Path, changed: str, content: bytes, compression: int = zipfile.ZIP_STORED) -> Path:
+    """A copy of the model with another member."""
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(file, "w", compression) as copy:
+        for name in {*archive.namelist(), changed}:
+            copy.writestr(name, content if name == changed else archive.read(name))
+    return file
+
+
+def reconfigured(source: Path, file: Path, change: Callable[[list[dict]], object]) -> Path:
+    """A copy of the model with other layers in its configuration."""
+    with zipfile.ZipFile(source) as archive:
+        config = json.loads(archive.read("config.json"))
+    change(config["config"]["layers"])
+    return repacked(source, file, "config.json", json.dumps(config).encode())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_decoders_without_finite_answers_are_refused(tmp_path: Path, value: float) -> None:
+    dense = keras.layers.Dense(2)
+    dense.build((None, 4))
+    dense.set_weights([np.full((4, 2), value, np.float32), np.zeros(2)])
+    with pytest.raises(RequestError, match=r"a\.keras cannot be loaded \(its (weights|answers) are not finite"):
+        load_decoder(saved_as(tmp_path / "a.keras", dense))
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0])
+def test_normalizations_without_finite_answers_are_refused(tmp_path: Path, value: float) -> None:
+    normalization = keras.layers.Normalization(mean=[0.0] * 4, variance=[value] * 4)
+    with pytest.raises(RequestError, match=r"b\.keras cannot be loaded"):
+        load_decoder(saved_as(tmp_path / "b.keras", normalization, keras.layers.Dense(2)))
+
+
+@pytest.mark.parametrize("changes", [{"feature_dim": 5}, {"target_dim": 3}])
+def test_decoders_that_their_card_does_not_fit_are_refused(tmp_path: Path, changes: dict) -> None:
+    file = saved_as(tmp_path / "a.keras", keras.layers.Dense(2), card=replace(EXAMPLE, **changes))
+    with pytest.raises(RequestError, match=r"its card does not fit its shapes, \(None, 4\) and \(None, 2\)"):
+        load_decoder(file)
+
+
+def widen(units: int) -> Callable[[list[dict]], object]:
+    return lambda layers: layers[1]["config"].update(units=units)
+
+
+def hide_shape(layers: list[dict]) -> None:
+    layers[1].pop("build_config")
+    layers[0]["config"]["batch_shape"] = [None, 10**9]
+
+
+def insert(layer: dict) -> Callable[[list[dict]], object]:
+    return lambda layers: layers.insert(1, {"module": "keras.layers", "registered_name": None} | layer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        widen(10**9),
+        widen(10**30),
+        widen(-(10**9)),
+        lambda layers: layers[1]["config"].update(units="9" * 10),
+        lambda layers: layers[1].update(build_config={"input_shape": [None, 10**9]}),
+        lambda layers: layers[1].update(build_config={"shapes_dict": {"input_shape": [None, 10**9]}}),
+        lambda layers: layers[1].update(build_config=[[]]),
+        lambda layers: layers[1].update(build_config={"input_shape": [None, 10**7, 10**7]}),
+        lambda layers: layers[0]["config"].update(batch_shape=[None, 0]),
+        hide_shape,
+        insert({"class_name": "RepeatVector", "config": {"n": 10**9}}),
+        insert({"class_name": "Embedding", "config": {"input_dim": 10**9, "output_dim": 10**3}}),
+        insert({"class_name": "Dense", "module": "os", "config": {"units": 1}}),
+        lambda layers: layers.append(7),
+        lambda layers: layers[1].update(config=[]),
+    ],
+)
+def test_layers_that_need_more_than_their_file_are_refused_before_they_are_built(
+    saved: Path, tmp_path: Path, change: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = reconfigured(saved, tmp_path / "a.keras", change)
+    monkeypatch.setattr(keras.saving, "load_model", lambda *_, **__: pytest.fail("it was built"))
+    with pytest.raises(RequestError, match=r"a\.keras cannot be loaded"):
+        load_decoder(file)
+
+
+def test_archives_that_unpack_to_more_are_refused(saved: Path, tmp_path: Path) -> None:
+    for member in ("model.weights.h5", "config.json", "assets/a", CARD):
+        file = repacked(saved, tmp_path / "a.keras", member, bytes(2**27), zipfile.ZIP_DEFLATED)
+        assert file.stat().st_size < 2**20
+        with pytest.raises(RequestError, match=r"a\.keras (cannot be loaded|is damaged)"):
+            load_decoder(file)
+
+
+def changed_weights(saved: Path, folder: Path, change: Callable[[h5py.File], object]) -> Path:
+    with zipfile.ZipFile(saved) as archive:
+        (folder / "weights.h5").write_bytes(archive.read("model.weights.h5"))
+    with h5py.File(folder / "weights.h5", "a") as root:
+        change(root)
+    return repacked(saved, folder / "a.keras", "model.weights.h5", (folder / "weights.h5").read_bytes())
+
+
+def relink(link: object) -> Callable[[h5py.File], object]:
+    def change(root: h5py.File) -> None:
+        group = root["layers/dense/vars"]
+        del group["0"]
+        group["0"] = link
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        relink(h5py.ExternalLink("/elsewhere.h5", "/kernel")),
+        relink(h5py.SoftLink("/layers/dense/vars/1")),
+        lambda root: root.create_dataset("more", (10**6, 10**6), "f4", chunks=(1000, 1000)),
+        lambda root: root.create_dataset("more", (10,), "S1000000000", chunks=(1,)),
+        lambda root: root.create_dataset("more", (4, 2), "f4", external=[("/elsewhere", 0, 32)]),
+    ],
+)
+def test_weights_that_are_not_in_the_file_are_refused(saved: Path, tmp_path: Path, change: Callable) -> None:
+    with pytest.raises(RequestError, match=r"a\.keras cannot be loaded \((its arrays need|the values of|'0' in)"):
+        load_decoder(changed_weights(saved, tmp_path, change))
 
 
 def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:

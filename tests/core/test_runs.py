@@ -1,12 +1,27 @@
 import json
+import os
+import subprocess
+import sys
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from pipeline.core.errors import PipelineError, RequestError
-from pipeline.core.runs import FORMAT, RunRecord, SplitRecord, can_resume, check_run_name, new_run, read_run, write_run
+from pipeline.core.runs import (
+    FORMAT,
+    RunRecord,
+    SplitRecord,
+    alone_in,
+    can_resume,
+    check_can_save,
+    check_run_name,
+    new_run,
+    read_run,
+    write_run,
+)
 
 EXAMPLE = RunRecord(
     options={"images": "/images", "seed": 3},
@@ -65,6 +80,64 @@ def test_runs_with_other_parts_are_damaged(tmp_path: Path, changes: dict) -> Non
         read_run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "2"},
+        {"format": 2.0},
+        {"format": True},
+        {"format": -1},
+        {"format": 10**400},
+        {"format": [[2]]},
+        {"seed": "3"},
+        {"seed": 10**30},
+        {"seed": -1},
+        {"seed": 1.5},
+        {"options": ["images"]},
+        {"options": {"seed": 3}},
+        {"options": {"images": 7}},
+        {"options": {"images": "/images", "targets": ["a"]}},
+        {"options": {"images": "/images\0"}},
+        {"options": {"images": "/images", "epochs": 10**400}},
+        {"extractor": {"layer": 2}},
+        {"extractor": "fc2"},
+        {"training": [1]},
+        {"split": {**asdict(EXAMPLE.split), "train": {"a.png": "no digest"}}},
+        {"split": {**asdict(EXAMPLE.split), "train": ["a.png"]}},
+        {"split": {**asdict(EXAMPLE.split), "near_duplicates": [[1]]}},
+        {"targets": 5},
+        {"versions": {"keras": None}},
+        {"result": [1]},
+        {"kept_epoch": {"functional": "last"}},
+        {"curves": {"functional": {"loss": "falling"}}},
+        {"curves": [[[[[[]]]]]]},
+    ],
+)
+def test_forged_runs_are_damaged(tmp_path: Path, changes: dict) -> None:
+    write_run(tmp_path, EXAMPLE)
+    rewrite(tmp_path, **changes)
+    with pytest.raises(RequestError, match=r"run\.json is damaged \(.{5,200}\)\.$"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, f'{{"seed": {"9" * 5000}}}', '{"seed": 1e}'])
+def test_json_that_is_hard_to_read_is_damaged(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    for allow_edits in (True, False):
+        with pytest.raises(RequestError, match=r"run\.json is damaged"):
+            read_run(tmp_path, allow_edits)
+
+
+def test_a_pipe_or_a_device_is_no_run(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(RequestError, match="is not a file"):
+        read_run(tmp_path)
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "run.json").symlink_to("/dev/zero")
+    with pytest.raises(RequestError, match="is not a file"):
+        read_run(tmp_path)
+
+
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="is not a run"):
         read_run(tmp_path)
@@ -72,6 +145,32 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
         (tmp_path / "run.json").write_bytes(content)
         with pytest.raises(RequestError, match="is damaged"):
             read_run(tmp_path)
+
+
+def test_a_run_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from pipeline.core.runs import alone_in\n"
+    code += "with alone_in(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RequestError, match=rf"is in training by (process {holder.pid}|another process);"):
+            alone_in(tmp_path).__enter__()
+    finally:
+        holder.kill()
+        holder.communicate()
+    with alone_in(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_for_no_run_is_noticed_before_any_work(tmp_path: Path) -> None:
+    check_can_save(tmp_path / "new" / "models")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for models in (tmp_path / "file", tmp_path / "file" / "models", Path("/proc/models")):
+        with pytest.raises(PipelineError, match=rf"Runs cannot be saved in {models} \("):
+            check_can_save(models)
 
 
 def test_new_runs_never_share_a_folder(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Vectors and the names beside them, as files that are written a block at a time."""
 
 import csv
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,13 @@ def test_layers_of_different_size_stay_in_step(tmp_path: Path) -> None:
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
     for name, vectors in layers.items():
         assert np.array_equal(np.array(table[name].to_pylist(), np.float32), vectors)
+
+
+def test_archives_of_more_than_two_gigabytes_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 20)  # bytes, in place of 2 GiB
+    vectors = np.ones((7, 10), np.float32)
+    write_vectors(tmp_path / "out.npz", "predictions", PATHS, vectors, NEAREST)
+    write_layers(tmp_path / "layers.npz", PATHS, {"fc1": vectors, "fc2": vectors})
+    for name in ("out", "layers"):
+        with np.load(tmp_path / f"{name}.npz") as saved:
+            assert saved["paths"].tolist() == PATHS

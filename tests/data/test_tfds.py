@@ -1,5 +1,7 @@
 """On a data set that is built here with tensorflow-datasets' own builder, TFRecords on disk and all."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
 from pipeline.features.weights import weights_from
 
+FEATURES = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
 EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")
 
 
@@ -71,3 +74,33 @@ def test_what_is_not_there_is_named(tfds_dir: Path, source: str, kind: type, mes
     with pytest.raises(kind, match=message) as raised:
         find_images(source, tfds_dir)
     assert source in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_no_module_that_a_data_set_names_is_imported(
+    tfds_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, nested: bool
+) -> None:
+    folder = tmp_path / "data" / "brought" / "1.0.0"
+    shutil.copytree(tfds_dir / "small_images" / "plain" / "1.0.0", folder)
+    content = {"content": {}} if key == "type" else {"jsonFeature": {"json": "{}"}}
+    features = {key: "harmful_module.Feature"} | content
+    if nested:
+        inside = {"image": features}
+        content = {"content": inside} if key == "type" else {"featuresDict": {"features": inside}}
+        features = {key: FEATURES} | content
+    (folder / "features.json").write_text(json.dumps(features))
+    (tmp_path / "harmful_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RequestError, match=r"tfds:brought:train: its features\.json names 'harmful_module\.Feature'"):
+        find_images("tfds:brought:train", tmp_path / "data")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"type": 7}', '{"pythonClassName": "os"}', "[" * 100_000])
+def test_features_that_are_none_are_one_message(tfds_dir: Path, tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "brought" / "1.0.0"
+    shutil.copytree(tfds_dir / "small_images" / "plain" / "1.0.0", folder)
+    (folder / "features.json").write_text(content)
+    with pytest.raises(RequestError, match=r"^tfds:brought:train"):
+        find_images("tfds:brought:train", tmp_path)

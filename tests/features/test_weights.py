@@ -1,5 +1,6 @@
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -106,6 +107,77 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     broken["block3_conv1"][0][0, 0, 0, 0] = np.nan
     with pytest.raises(RequestError, match="NaN or infinite"):
         weights_from(str(write_published(tmp_path / "nan.h5", broken))).read("block5_pool")
+
+
+def weights_with(file: Path, name: str, **options: Any) -> Path:
+    """Weights whose first kernel, or bias, is created in another way."""
+    write_published(file, small(FIRST))
+    with h5py.File(file, "a") as root:
+        group = root["block1_conv1"]
+        del group[name]
+        if "link" in options:
+            group[name] = options["link"]
+        elif "layout" in options:
+            group.create_virtual_dataset(name, options["layout"])
+        else:
+            group.create_dataset(name, **options)
+    return file
+
+
+FIRST, KERNEL, BIAS = "block1_conv1", "block1_conv1_W_1:0", "block1_conv1_b_1:0"
+
+
+@pytest.mark.parametrize("how", ["virtual", "external", "external link", "link inside"])
+def test_values_in_another_file_are_refused(tmp_path: Path, how: str) -> None:
+    kernel = small(FIRST)["block1_conv1"][0]
+    kernel.tofile(tmp_path / "raw")
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["kernel"] = kernel
+    layout = h5py.VirtualLayout(kernel.shape, "f4")
+    layout[...] = h5py.VirtualSource(tmp_path / "other.h5", "kernel", kernel.shape)
+    options = {
+        "virtual": {"layout": layout},
+        "external": {"shape": kernel.shape, "dtype": "f4", "external": [(str(tmp_path / "raw"), 0, kernel.nbytes)]},
+        "external link": {"link": h5py.ExternalLink(str(tmp_path / "other.h5"), "/kernel")},
+        "link inside": {"link": h5py.SoftLink("/block1_conv2/block1_conv2_W_1:0")},
+    }
+    file = weights_with(tmp_path / "weights.h5", KERNEL, **options[how])
+    with pytest.raises(RequestError, match=r"cannot be read as VGG16 weights \(.*(lie in another file|is a link)"):
+        weights_from(str(file)).read(FIRST)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (KERNEL, {"shape": (10**6, 10**6, 3, 64), "dtype": "f4", "chunks": (10, 10, 3, 64)}),
+        (BIAS, {"shape": (10**12,), "dtype": "f4", "chunks": (10**3,)}),
+        (BIAS, {"shape": (64,), "dtype": "S2000000000", "chunks": (1,)}),
+        (BIAS, {"shape": (64,), "dtype": np.dtype(("f4", (10**7,))), "chunks": (1,)}),
+        (BIAS, {"shape": (64,), "dtype": h5py.string_dtype()}),
+        (BIAS, {"data": h5py.Empty("f4")}),
+    ],
+)
+def test_weights_that_are_only_declared_are_refused_before_they_are_allocated(
+    tmp_path: Path, name: str, options: dict
+) -> None:
+    file = weights_with(tmp_path / "weights.h5", name, **options)
+    with pytest.raises(RequestError, match=r"(kernel of shape|cannot be read as VGG16 weights)"):
+        weights_from(str(file)).read(FIRST)
+
+
+@pytest.mark.parametrize("value", [7, [["a", "b"]], np.zeros((10, 20)), ["x" * 10**6] * 2, h5py.Empty("f4")])
+def test_odd_names_of_weights_are_refused(tmp_path: Path, value: object) -> None:
+    with h5py.File(write_published(tmp_path / "weights.h5", small(FIRST)), "a", libver="latest") as root:
+        root["block1_conv1"].attrs["weight_names"] = value
+    with pytest.raises(RequestError, match=r"(no layer 'block1_conv1'|cannot be read as VGG16 weights)"):
+        weights_from(str(tmp_path / "weights.h5")).read(FIRST)
+
+
+def test_an_archive_that_unpacks_to_more_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", bytes(2**26))
+    with pytest.raises(RequestError, match=r"cannot be read as VGG16 weights \(its members have"):
+        weights_from(str(tmp_path / "bomb.keras")).read(FIRST)
 
 
 @pytest.mark.parametrize("option", ["imagenet21k", "random:", "random:-1", "nowhere.h5", ""])

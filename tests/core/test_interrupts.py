@@ -1,0 +1,81 @@
+"""Ctrl-C and SIGTERM at any moment: a word, an exit code, no traceback."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, SMALL, Finished, environment_at, make_images, run_python
+
+# Runs the command line, and sends itself a signal when a module is looked for.
+PROGRAM = """
+import os, sys
+number, module, *sys.argv[1:] = sys.argv[1:]
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), int(number))
+
+sys.meta_path.insert(0, Finder())
+from pipeline.__main__ import main
+
+if __name__ == "__main__":
+    main()
+"""
+MODULES = ["click", "tqdm", "numpy", "pipeline.commands.extract", "PIL.Image", "lance", "pyarrow.lib", "filelock"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_interrupt_in_the_middle_of_an_import(module: str, home: Path, tmp_path: Path) -> None:
+    number = signal.SIGTERM if MODULES.index(module) % 2 else signal.SIGINT
+    (tmp_path / "program.py").write_text(PROGRAM)
+    images = make_images(tmp_path / "images", range(2))
+    command = ("extract", images, *SMALL, "--cache", tmp_path / "cache")
+    finished = run_python(tmp_path / "program.py", int(number), module, *command, env=environment_at(home))
+    check_interrupted(finished, number)
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.2, 0.4, 0.8])
+def test_an_interrupt_at_the_beginning(delay: float, home: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", "extract", tmp_path / "none", "--weights", "random:0"]
+    process = subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, env=environment_at(home), stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    if process.returncode not in (2, -signal.SIGINT):  # over before, or not begun
+        check_interrupted(Finished(process.returncode, "", err), signal.SIGINT)
+
+
+def test_an_interrupt_where_errors_are_ignored_comes_again(tmp_path: Path) -> None:
+    code = """
+import os, signal, time
+from pipeline.core.interrupts import arrived_interrupt, end_at_interrupts, raise_interrupts
+
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+end_at_interrupts()
+raise_interrupts()
+try:
+    Closing()
+    time.sleep(60)
+except KeyboardInterrupt as error:
+    print(type(error).__name__, type(arrived_interrupt()).__name__)
+"""
+    finished = run_python("-c", code, env=environment_at(tmp_path))
+    assert (finished.out, finished.err) == ("Terminated Terminated\n", "")
+
+
+def check_interrupted(finished: Finished, number: signal.Signals) -> None:
+    assert finished.code == 128 + number, finished.err
+    assert finished.err.strip().startswith("Interrupted")
+    assert len(finished.err.strip().splitlines()) == 1
