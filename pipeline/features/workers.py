@@ -38,7 +38,7 @@ CHUNKS_AHEAD = 3  # chunks that a worker has at most, in work or waiting
 # The largest image that is decoded takes seconds. Not counted is the wait for an object in a bucket, whose server has
 # a limit of its own, and for an example of a TensorFlow data set, before which all others are read.
 TIME_LIMIT = 60.0  # seconds to read and decode an image
-START_LIMIT = 300.0  # seconds for a worker to start
+START_LIMIT = 120.0  # seconds for a worker to start
 PULSE = 0.5  # seconds between two looks at the workers' pulses
 
 Read = Callable[[], tuple[bytes, str | None]]  # what `ImageRef.read` is
@@ -143,12 +143,16 @@ class _Worker:
         theirs.close()
         self.is_ready = False
         self.given: deque[tuple[_Chunk, Sequence[_Task]]] = deque()
-        self._looked_at, self._last_beat, self._silent = time.monotonic(), 0, 0.0
+        self._looked_at, self._last_beat, self._silent = time.monotonic(), 0, 0.0  # seconds
 
     def give(self, chunk: _Chunk, tasks: Sequence[_Task]) -> None:
         self.given.append((chunk, tasks))
         with suppress(OSError):  # it has died, which is noticed when its answer is read
             self.connection.send(tasks)
+
+    def note_answer(self) -> None:
+        """Note that it has answered."""
+        self.is_ready, self._silent = True, 0.0
 
     @property
     def is_silent(self) -> bool:
@@ -284,7 +288,7 @@ class WorkerPool:
             if worker.is_ready:
                 chunk, _ = worker.given.popleft()
                 chunk.found += answer
-            worker.is_ready = True
+            worker.note_answer()
         for worker in [worker for worker in self._workers if worker.is_silent]:
             self._give_up(worker)
 
