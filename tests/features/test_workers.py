@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import threading
 import time
@@ -221,6 +222,56 @@ def test_suspects_are_read_after_all_others_one_at_a_time(tmp_path: Path) -> Non
     assert [image.number for image in found if image.crashed] == [3]
     alone = decode_ahead(refs, [], NOTHING, Slots(8), 2, MAX_PIXELS, suspects=suspects)
     assert [(image.number, image.is_new) for image in alone] == [(3, False), (7, True), (11, True)]
+
+
+class ExhaustingRef(ImageRef):
+    """An image whose worker has no files left to open."""
+
+    __slots__ = ()
+
+    def read(self) -> tuple[bytes, str | None]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        return ImageRef.read(self)
+
+
+class HungryRef(ImageRef):
+    """An image for which there is too little memory."""
+
+    __slots__ = ()
+
+    def read(self) -> tuple[bytes, str | None]:
+        return bytes(2**62), None
+
+
+class BadSectorRef(ImageRef):
+    """An image on a broken disk: the system has an error at this place."""
+
+    __slots__ = ()
+
+    def read(self) -> tuple[bytes, str | None]:
+        return ImageRef("/proc/self/mem").read()
+
+
+def test_a_worker_that_may_open_no_file_ends_the_run_with_the_cause(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", range(20))
+    refs: list[ImageRef] = [file_ref(file) for file in sorted(images.iterdir())]
+    refs[9] = ExhaustingRef(refs[9].uri)
+    with pytest.raises(PipelineError, match=r"0009.png cannot be read, nor can any other image: Too many open files"):
+        list(decode_ahead(refs, range(20), NOTHING, Slots(64), 2, MAX_PIXELS))
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [(BadSectorRef, "Input/output error"), (HungryRef, "there was too little memory for it")]
+)
+def test_what_the_system_lacks_for_one_image_is_that_images_failure(
+    kind: type[ImageRef], error: str, tmp_path: Path
+) -> None:
+    images = make_images(tmp_path / "images", range(20))
+    refs: list[ImageRef] = [file_ref(file) for file in sorted(images.iterdir())]
+    refs[9] = kind(refs[9].uri)
+    found = list(decode_ahead(refs, range(20), NOTHING, Slots(64), 2, MAX_PIXELS))
+    assert [image.number for image in found if not image.is_new] == [9]
+    assert (found[9].error, found[9].version) == (error, None)  # without a version it is read again by the next run
 
 
 @pytest.mark.parametrize("limit", ["RLIMIT_NOFILE", "RLIMIT_NPROC"])

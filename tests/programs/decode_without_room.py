@@ -1,6 +1,6 @@
 """Decode a folder where the system has no room for further files or processes: FOLDER LIMIT. Prints the error."""
 
-import multiprocessing.popen_spawn_posix  # noqa: F401  (while this user may read it)
+import multiprocessing.popen_spawn_posix
 import multiprocessing.resource_tracker  # noqa: F401
 import os
 import resource
