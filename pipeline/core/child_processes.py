@@ -5,9 +5,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+
+END_LIMIT = 5.0  # seconds in which a process that was killed ends, unless the system holds it
 
 
 def end_with_parent() -> None:
@@ -43,6 +46,18 @@ def start_spawned(process: BaseProcess) -> None:
         process.start()
     finally:
         multiprocessing.set_start_method(default, force=True)
+
+
+def end(processes: Sequence[BaseProcess]) -> None:
+    """Kill processes, whatever they do, and wait for their end; not for ever, as the system may hold one in a read.
+
+    SIGTERM would not do: it does not reach a process that was stopped.
+    """
+    for process in processes:
+        process.kill()
+    by = time.monotonic() + END_LIMIT
+    for process in processes:
+        process.join(max(0.0, by - time.monotonic()))
 
 
 @contextmanager

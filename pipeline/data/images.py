@@ -1,6 +1,7 @@
 """Images: references to them, and a set of them with what is known of each."""
 
 import dataclasses
+import errno
 import hashlib
 import os
 import stat
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.errors import ImageError, cause
+from pipeline.core.errors import ImageError, PipelineError, cause
 
 MAX_BYTES = 2**30
 DIGEST = np.dtype("V16")  # of an array of content digests
@@ -21,6 +22,7 @@ DIGEST = np.dtype("V16")  # of an array of content digests
 TICK_NS = 2_000_000_000
 # A pipe must not be waited for; on Windows there are none, but there is a text mode.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # what no image is to blame for, and none would be spared
 READ_AT_ONCE = 16  # objects that are read together where they are not read by workers
 BUCKETS = ("s3://", "gs://", "az://")
 
@@ -79,7 +81,8 @@ class ImageRef:
         Raises:
             ImageError: It is not a regular file (a pipe would block for ever), is empty or larger than MAX_BYTES, or
                 cannot be read.
-            PipelineError: Nothing can be read there: a bucket's server does not answer, or a data set is damaged.
+            PipelineError: Nothing can be read there: a bucket's server does not answer, or a data set is damaged; or
+                the system has no more memory or open files to give.
         """
         if self.is_remote:
             from pipeline.data.buckets import read_object
@@ -107,6 +110,12 @@ def _read_file(path: str) -> tuple[bytes, str | None]:
                 raise ImageError(f"the file is larger than {MAX_BYTES:,} bytes")
             data = opened.read()
     except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise PipelineError(
+                f"{path} cannot be read, nor can any other image: {cause(error)}. Use fewer workers=N, end other "
+                "programs or raise the limit of open files (ulimit -n), and run the same command again; what was "
+                "computed is stored."
+            ) from error
         raise ImageError(cause(error)) from error
     if not data:
         raise ImageError("the file is empty")

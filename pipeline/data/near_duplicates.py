@@ -32,7 +32,8 @@ NEIGHBOUR = 5
 SAME = 0.001  # a distance that is always a near-duplicate, for images with many of them
 EXACT = 20_000  # different images that are all compared with all; the time grows with their square
 AT_MOST = 200_000  # different images
-BLOCK = 1024
+BLOCK = 1024  # images that are compared with all at a time
+JOINED = 64  # of them that are joined with their near-duplicates at a time
 
 
 def find_near_duplicates(
@@ -66,15 +67,20 @@ def number_near_duplicates(thumbnails: np.ndarray, progress: bool = False) -> np
         Shape (N,), int.
     """
     if len(thumbnails) > EXACT:
-        return _connected(*near_pairs(_crops(thumbnails), NEIGHBOUR, progress))
-    return _connected(*_compare_all(_views(thumbnails), progress))
+        ours, theirs, distance, reach = near_pairs(_crops(thumbnails), NEIGHBOUR, progress)
+        near = distance <= _limit(reach[ours], reach[theirs])
+        return _joined(np.arange(len(thumbnails)), ours[near], theirs[near])
+    return _compare_all(_views(thumbnails), progress)
 
 
-def _compare_all(views: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs that may be near-duplicates, their distances, and the distance of each image to its NEIGHBOUR-th."""
+def _compare_all(views: np.ndarray, progress: bool) -> np.ndarray:
+    """Compare each image with those before it and of its own block, whose reach is known by then.
+
+    Pairs are joined row by row as they are found: of N images that resemble each other there are N^2.
+    """
     count = views.shape[1]
-    reach = np.empty(count, np.float32)
-    near: list[np.ndarray] = []
+    reach = np.empty(count, np.float32)  # distance to the NEIGHBOUR-th nearest image
+    numbers = np.arange(count)
     with progress_bar(count, "image", "near-duplicates", progress and count > BLOCK) as bar:
         for start in range(0, count, BLOCK):
             rows = slice(start, min(start + BLOCK, count))
@@ -82,21 +88,28 @@ def _compare_all(views: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndar
             distance[np.arange(rows.stop - start), np.arange(start, rows.stop)] = np.inf
             place = min(NEIGHBOUR, count - 1) - 1
             reach[rows] = np.partition(distance, place, axis=1)[:, place] if count > 1 else 0
-            ours, theirs = np.nonzero(distance <= np.maximum(RATIO * reach[rows, None], SAME))
-            near.append(np.stack([ours + start, theirs, distance[ours, theirs]]))
+            near = distance[:, : rows.stop] <= _limit(reach[rows, None], reach[: rows.stop])
+            for first in range(0, len(near), JOINED):
+                ours, theirs = np.nonzero(near[first : first + JOINED])
+                if len(ours):
+                    numbers = _joined(numbers, start + first + ours, theirs)
             bar.update(rows.stop - start)
-    ours, theirs, distance = np.concatenate(near, axis=1)
-    return ours.astype(int), theirs.astype(int), distance, reach
+    return np.unique(numbers, return_inverse=True)[1]
 
 
-def _connected(ours: np.ndarray, theirs: np.ndarray, distance: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """Number images so that those that are linked by near-duplicate pairs share a number."""
+def _limit(reach: np.ndarray, other_reach: np.ndarray) -> np.ndarray:
+    """The largest distance at which two images are near-duplicates, by the reach of each."""
+    return np.maximum(RATIO * np.minimum(reach, other_reach), SAME)
+
+
+def _joined(numbers: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Numbers of images, shape (N,), after those of each pair have become one."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    kept = distance <= np.maximum(RATIO * np.minimum(reach[ours], reach[theirs]), SAME)
-    links = coo_array((np.ones(kept.sum()), (ours[kept], theirs[kept])), shape=(len(reach), len(reach)))
-    return connected_components(links, directed=False)[1]
+    pairs = numbers[ours], numbers[theirs]
+    links = coo_array((np.ones(len(ours), bool), pairs), shape=(len(numbers), len(numbers)))
+    return connected_components(links, directed=False)[1][numbers]
 
 
 def _crops(thumbnails: np.ndarray) -> np.ndarray:

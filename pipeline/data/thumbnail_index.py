@@ -68,7 +68,7 @@ def unit_vectors(crops: np.ndarray) -> np.ndarray:
     vectors = crops.astype(np.float32)
     vectors -= vectors.mean(axis=-1, keepdims=True)
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return np.divide(vectors, lengths, out=vectors, where=lengths > 0)
 
 
 def _say_how_long(seconds: float, count: int) -> None:

@@ -6,16 +6,15 @@ images (main thread) ─ batches ─ engine (a thread, two on a GPU) ─ feature
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipeline.core.errors import PipelineError
 from pipeline.data.decoding import THUMBNAIL
-from pipeline.data.images import DIGEST, ImageSet
+from pipeline.data.images import DIGEST
 from pipeline.features.engines import Engine
 from pipeline.features.ray_cluster import Fleet
 from pipeline.features.slots import Slots
@@ -40,12 +39,14 @@ class Computed:
         engine: The engine's name; None where nothing was new.
         started_at: When the engine got its first batch, by `time.monotonic`; on Ray, when its first block came back.
         fleet: The actors that computed, on Ray.
+        not_finite: The digests of the images whose features have NaN or infinite values.
     """
 
     count: int = 0
     engine: str | None = None
     started_at: float = 0.0
     fleet: Fleet | None = None
+    not_finite: Set[bytes] = frozenset()
 
 
 class Saver:
@@ -53,36 +54,50 @@ class Saver:
 
     Args:
         stores: The feature stores.
-        images: The set that the images belong to.
         dim: The dimension of all features of an image together.
         bar: The progress bar.
+
+    Attributes:
+        count: How many images were stored.
+        not_finite: The digests of those whose features have NaN or infinite values, which are not stored.
     """
 
-    def __init__(self, stores: StoreGroup, images: ImageSet, dim: int, bar: Any) -> None:
+    def __init__(self, stores: StoreGroup, dim: int, bar: Any) -> None:
         self.count = 0
-        self._stores, self._images, self._dim, self._bar = stores, images, dim, bar
+        self.not_finite: set[bytes] = set()
+        self._stores, self._dim, self._bar = stores, dim, bar
         self._gathered: list[tuple[Sequence[Decoded], list[np.ndarray], np.ndarray]] = []
         self._batches, self._first, self._stored = 0, 0.0, 0.0
 
-    def save(self, batch: Sequence[Decoded], slots: Slots, computing: "Future[list[np.ndarray]]") -> None:
-        """Store a batch's features when they are computed, at once or with those that follow; see `add`."""
+    def save(
+        self, batch: Sequence[Decoded], slots: Slots, computing: "Future[list[np.ndarray]]", at_once: int = 1
+    ) -> None:
+        """Store a batch's features when they are computed, at once or with those that follow; see `add`.
+
+        Args:
+            batch: The images.
+            slots: Where their thumbnails are.
+            computing: Their features, to come.
+            at_once: How many batches are computed at a time.
+        """
         features = [each[: len(batch)] for each in computing.result()]
-        self._announce(len(batch))
+        self._announce(len(batch), at_once)
         self.add(batch, features, slots.thumbnails[[image.slot for image in batch]])
 
     def add(self, batch: Sequence[Decoded], features: list[np.ndarray], thumbnails: np.ndarray) -> None:
-        """Store the features of some images, at once or with those that follow.
+        """Store the features of some images, at once or with those that follow; but for those that are not finite.
 
         Raises:
-            PipelineError: A feature is not finite, or the store cannot be written.
+            PipelineError: The store cannot be written.
         """
         is_finite = np.logical_and.reduce([np.isfinite(each).all(axis=1) for each in features])
         if not is_finite.all():
-            bad = int((~is_finite).argmax())
-            raise PipelineError(
-                f"The engine gave NaN or infinite values for {self._images.paths[batch[bad].number]}; nothing of this "
-                "batch was stored. Check the weights, or use precision float32."
-            )
+            self.not_finite.update(batch[row].digest for row in np.flatnonzero(~is_finite))
+            self._bar.update(int((~is_finite).sum()))
+            batch = [batch[row] for row in np.flatnonzero(is_finite)]
+            features, thumbnails = [each[is_finite] for each in features], thumbnails[is_finite]
+        if not batch:
+            return
         self._gathered.append((batch, features, thumbnails))
         now = time.monotonic()
         size = sum(len(images) for images, *_ in self._gathered) * self._dim * features[0].itemsize
@@ -110,15 +125,15 @@ class Saver:
         self.count += len(images)
         self._bar.update(len(images))
 
-    def _announce(self, size: int) -> None:
-        """Say after the second batch how long it will take and how much disk, if it will take long."""
+    def _announce(self, size: int, at_once: int) -> None:
+        """Say when an engine is through its second batch how long it will take and how much disk, if it is long."""
         now = time.monotonic()
         self._batches += 1
         if self._batches == 1:  # the first batch may have waited for a compiler
             self._first = now
-        if self._batches != 2:
+        if self._batches != 1 + at_once:  # the first ones end together
             return
-        left, seconds = self._bar.total - self._bar.n, (now - self._first) / size
+        left, seconds = self._bar.total - self._bar.n, (now - self._first) / (at_once * size)
         if left * seconds > LONG:
             log.info(
                 "%d images to go: about %s, and %s in %s.",
@@ -156,13 +171,13 @@ def compute(new: Iterator[Decoded], slots: Slots, make_engine: Callable[[], Engi
             started_at = started_at or time.monotonic()
             places = [image.slot for image in batch]
             features = computing.submit(engine, slots.batch(places, engine.batch_size))
-            slots.give_back_after(saving.submit(saver.save, batch, slots, features), places)
+            slots.give_back_after(saving.submit(saver.save, batch, slots, features, engine.at_once), places)
         slots.wait_for_all()
     finally:
         computing.shutdown(cancel_futures=True)
         saving.shutdown(cancel_futures=True)
         saver.flush()
-    return Computed(saver.count, engine.name, started_at)
+    return Computed(saver.count, engine.name, started_at, not_finite=saver.not_finite)
 
 
 def _duration(seconds: float) -> str:

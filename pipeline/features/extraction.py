@@ -241,7 +241,7 @@ def extract_features(
         for store in stores:
             store.drop_damaged(options.progress)
     with contextlib.closing(FileIndex(options.folder)) as index:
-        survey = Survey(images, StoreGroup(stores), index, options.max_pixels, retry_crashed=options.verify)
+        survey = Survey(images, StoreGroup(stores), index, options.max_pixels)
         lacking = [pair for pair in zip(stores, extractor.parts, strict=True) if survey.may_lack(pair[0])]
         group = StoreGroup([store for store, _ in lacking])
         parts = [part for _, part in lacking]
@@ -249,7 +249,7 @@ def extract_features(
     for store in group.stores:
         if group.computed[store.path]:
             store.tidy()
-    survey.drop_incomplete()
+    survey.drop_incomplete(computed.not_finite)
     failed = survey.failures()
     _warn_of(failed, images, may_all_fail)
     count = max(group.computed.values(), default=0)
@@ -297,6 +297,7 @@ def _compute_unknown(
     """Read the images that the survey does not know, and compute the features that a group of stores lacks."""
     if not all(map(len, group.stores)):  # weights are needed for certain: miss them before anything is started
         ensure_weights(options.engine, extractors, options.folder)
+    unknown = len(survey.unknown) + len(survey.suspects)
     for extractor in extractors:
         if extractor.pooling and extractor.pooling.kind == "flat" and not extractor.projection:
             log.warning(
@@ -304,14 +305,14 @@ def _compute_unknown(
                 "less.",
                 extractor.layer,
                 extractor.dim * 4e-6,
-                extractor.dim * 4e-9 * len(survey.unknown),
-                len(survey.unknown),
+                extractor.dim * 4e-9 * unknown,
+                unknown,
             )
-    known = len(images) - len(survey.unknown)
+    known = len(images) - unknown
     with progress_bar(len(images), "image", "features", options.progress, known) as bar:
-        saver = Saver(group, images, sum(extractor.dim for extractor in extractors), bar)
-        if options.ray and survey.unknown:
-            block = block_size(len(survey.unknown), options.ray.gpus_each > 0, options.batch_size)
+        saver = Saver(group, sum(extractor.dim for extractor in extractors), bar)
+        if options.ray and unknown:
+            block = block_size(unknown, options.ray.gpus_each > 0, options.batch_size)
             folder = None if options.folder == usual_folder() else options.folder.absolute()
             actor = ActorOptions(
                 extractors, options.engine, options.batch_size, folder, options.max_pixels, block, options.workers
@@ -335,7 +336,7 @@ def _compute_here(
     in_work = options.worker_count * CHUNK * CHUNKS_AHEAD
     slots = Slots(batch * (4 + -(-in_work // batch)))  # whole batches, so that their slots stay neighbours
     workers, max_pixels, resize = options.worker_count, options.max_pixels, extractors[0].resize
-    decoding = decode_ahead(images.refs, survey.unknown, known, slots, workers, max_pixels, resize)
+    decoding = decode_ahead(images.refs, survey.unknown, known, slots, workers, max_pixels, resize, survey.suspects)
     with contextlib.closing(decoding) as decoded:
         return compute(
             survey.new(decoded, slots, bar),

@@ -62,7 +62,7 @@ def compute_on_ray(
         PipelineError: An actor cannot compute, nothing came for PATIENCE seconds, or the store cannot be written. What
             was computed before is stored.
     """
-    left = dict.fromkeys(survey.unknown)
+    left = dict.fromkeys([*survey.unknown, *survey.suspects])
     with connected(options.address):
         fleet = current_fleet(options, -(-len(left) // actor.block))
         computed = Computed(fleet=fleet)
@@ -79,7 +79,7 @@ def compute_on_ray(
         finally:
             saver.flush()
             survey.record()
-    computed.count = saver.count
+    computed.count, computed.not_finite = saver.count, saver.not_finite
     return computed
 
 

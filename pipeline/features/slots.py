@@ -3,31 +3,27 @@
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from multiprocessing import get_context
-from typing import Any
 
 import numpy as np
 
+from pipeline.core.shared_memory import SharedMemory
 from pipeline.data.decoding import SIDE, THUMBNAIL
 
-SharedMemory = tuple[Any, Any]  # multiprocessing's raw arrays of the pixels and of the thumbnails
+SlotMemory = tuple[SharedMemory, SharedMemory]  # of the pixels and of the thumbnails
 
 
 class Slots:
     """Places for decoded images, which are reused when what they held has been stored.
 
-    The memory belongs to no file, so a process that is killed leaves nothing behind.
-
     Args:
         count: How many images there is room for.
+
+    Raises:
+        PipelineError: The system has too little memory.
     """
 
     def __init__(self, count: int) -> None:
-        context = get_context("spawn")
-        self.memory: SharedMemory = (
-            context.RawArray("B", count * SIDE * SIDE * 3),
-            context.RawArray("B", count * THUMBNAIL**2),
-        )
+        self.memory: SlotMemory = SharedMemory(count * SIDE * SIDE * 3), SharedMemory(count * THUMBNAIL**2)
         self.pixels, self.thumbnails = slot_arrays(self.memory)
         self._is_free = np.ones(count, bool)
         self._next = 0
@@ -87,11 +83,11 @@ class Slots:
         return pixels
 
 
-def slot_arrays(memory: SharedMemory) -> tuple[np.ndarray, np.ndarray]:
+def slot_arrays(memory: SlotMemory) -> tuple[np.ndarray, np.ndarray]:
     """The slots of a shared memory as arrays.
 
     Returns:
         Pixels, shape (slots, 224, 224, 3), and thumbnails, shape (slots, THUMBNAIL, THUMBNAIL), both uint8.
     """
-    pixels, thumbnails = (np.frombuffer(part, np.uint8) for part in memory)
+    pixels, thumbnails = (part.array(np.uint8) for part in memory)
     return pixels.reshape(-1, SIDE, SIDE, 3), thumbnails.reshape(-1, THUMBNAIL, THUMBNAIL)

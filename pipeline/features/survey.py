@@ -1,6 +1,6 @@
 """The survey of an extraction: which image has which content, and which contents have to be computed."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from pipeline.features.store_group import StoreGroup
 from pipeline.features.workers import Decoded
 
 RECORDED_AT_ONCE = 1024  # images
+CHANGED = "it changed while it was read; run the same command again"
+NOT_FINITE = "its vector has NaN or infinite values; check the weights, or use precision float32"
 
 
 @dataclass(frozen=True)
@@ -33,35 +35,34 @@ class Survey:
         stores: The feature stores.
         index: The file index.
         max_pixels: The size of the largest image to use, in pixels.
-        retry_crashed: Whether to decode images again that ended a process before.
 
     Attributes:
         digests: The content digest of each image that is known, shape (N,), DIGEST.
         has_feature: Whether all its features are stored, or will be at the end, shape (N,), bool.
-        unknown: The numbers of the images that have to be read.
+        unknown: The numbers of the images that have to be read, but for `suspects`.
+        suspects: The numbers of those that ended a process before, or took too long; maybe not by their own fault.
         failed: The images that cannot be used, by number.
     """
 
-    def __init__(
-        self, images: ImageSet, stores: StoreGroup, index: FileIndex, max_pixels: int, retry_crashed: bool = False
-    ) -> None:
+    def __init__(self, images: ImageSet, stores: StoreGroup, index: FileIndex, max_pixels: int) -> None:
         self._images, self._stores, self._index, self._max_pixels = images, stores, index, max_pixels
         self.digests = np.zeros(len(images), DIGEST)
         self.has_feature = np.zeros(len(images), bool)
         self.failed: dict[int, str] = {}
         self._read: list[tuple[ImageRef, str, bytes]] = []
         self._scheduled: set[bytes] = set()
+        self.suspects: list[int] = []
         is_known = np.zeros(len(images), bool)
         for number, digest in enumerate(index.digests(images.refs)):
-            if digest == CRASHED and not retry_crashed:
-                self.failed[number] = "decoding it ended a process before; verify=True tries again"
+            if digest == CRASHED:
+                self.suspects.append(number)
             elif digest:
                 self.digests[number] = digest
                 is_known[number] = True
         self._has_digest = is_known.copy()
         is_known[is_known] = stores.contains(self.digests[is_known])
         self._add_stored(np.flatnonzero(is_known))
-        is_known[list(self.failed)] = True
+        is_known[[*self.failed, *self.suspects]] = True
         self.unknown: list[int] = np.flatnonzero(~is_known).tolist()
 
     def _add_stored(self, numbers: np.ndarray) -> None:
@@ -73,15 +74,23 @@ class Survey:
 
     def may_lack(self, store: FeatureStore) -> bool:
         """Whether a store lacks an image that has to be read, or may do so as the content is not known yet."""
+        if self.suspects:
+            return True
         known = self._has_digest[self.unknown]
         return not (known.all() and store.contains(self.digests[self.unknown]).all())
 
-    def drop_incomplete(self) -> None:
-        """Drop images that a store turns out to lack: they changed after the survey had found them in it."""
+    def drop_incomplete(self, not_finite: Container[bytes] = ()) -> None:
+        """Drop images that a store turns out to lack.
+
+        Args:
+            not_finite: The digests of those whose features cannot be stored. Others changed after the survey had found
+                them in the store.
+        """
         numbers = np.flatnonzero(self.has_feature)
         for number in numbers[~self._stores.contains(self.digests[numbers])]:
             self.has_feature[number] = False
-            self.failed[int(number)] = "it changed while it was read; run the same command again"
+            is_finite = self.digests[number].tobytes() not in not_finite
+            self.failed[int(number)] = CHANGED if is_finite else NOT_FINITE
 
     def new(self, decoded: Iterator[Decoded], slots: Slots, bar: Any) -> Iterator[Decoded]:
         """Note each image as it comes; pass on those whose feature has to be computed, one of several duplicates.

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from helpers import ROOT, make_image
@@ -100,3 +102,43 @@ def test_the_index_keeps_many_copies_of_an_image_together(
     monkeypatch.setattr(near_duplicates, "EXACT", 100)
     groups = duplicate_groups(number_near_duplicates(np.concatenate([originals, copies])))
     assert groups == [[7, *range(len(originals), len(originals) + 40)]]
+
+
+@pytest.mark.parametrize("kind", ["one video", "every other frame of a video", "two videos, interleaved"])
+def test_frames_of_a_video_are_one_group_in_little_memory(originals: np.ndarray, kind: str) -> None:
+    """The pairs of 1,500 frames would take 54 MB, and several times as much while they are joined."""
+    random = np.random.default_rng(0)
+    frames = np.repeat(originals[[7]], 1500, axis=0)
+    if kind == "two videos, interleaved":
+        frames[::2] = originals[7][:, ::-1]
+    frames = np.clip(frames + random.integers(-1, 2, frames.shape), 0, 255).astype(np.uint8)
+    if kind == "every other frame of a video":
+        frames[::2] = random.integers(0, 255, frames[::2].shape)
+    tracemalloc.start()
+    try:
+        groups = duplicate_groups(number_near_duplicates(frames))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (
+        groups
+        == {
+            "one video": [list(range(1500))],
+            "every other frame of a video": [list(range(1, 1500, 2))],
+            "two videos, interleaved": [list(range(0, 1500, 2)), list(range(1, 1500, 2))],
+        }[kind]
+    )
+    assert peak < 100e6
+
+
+def test_the_order_of_images_changes_no_group(tiles: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_duplicates, "BLOCK", 16)
+    monkeypatch.setattr(near_duplicates, "JOINED", 3)
+    pictures = [*tiles[:40], *(CHANGES["half the size"](tile) for tile in tiles[4:24:4])]
+    found = thumbnails(pictures)
+    expected = {frozenset(group) for group in duplicate_groups(number_near_duplicates(found))}
+    assert len(expected) == 5
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(found))
+        groups = duplicate_groups(number_near_duplicates(found[order]))
+        assert {frozenset(order[group].tolist()) for group in groups} == expected

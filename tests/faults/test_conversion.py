@@ -75,7 +75,8 @@ def test_ctrl_c_in_one_terminal_leaves_the_conversion_of_another(start, command:
     handles = psutil.Process(second.pid)
     wait_until(lambda: any(Path(file.path).name == "converting.lock" for file in handles.open_files()), second)
     os.killpg(second.pid, signal.SIGINT)
-    second.communicate(timeout=60)
+    _, messages = second.communicate(timeout=60)
     assert second.returncode == 130
+    assert "Waiting for another process that converts VGG16 (10 to 60 s)." in messages.replace("\n", " ")
     finished(first)
     assert sorted(file.suffix for file in (cache / "networks").iterdir()) == [".lock", ".mnn"]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers import SMALL, is_gone_soon, make_image, make_images, run_program, wait_until, write_targets
 
@@ -31,6 +32,21 @@ def test_an_interrupted_extraction_says_how_to_resume(start, fresh_cache, everyo
     assert "the same command resumes" in messages
     assert not any(word in messages for word in ("leaked", "Exception", "Traceback")), messages
     assert out == ""
+    assert is_gone_soon(process.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_whose_workers_are_stopped_ends_at_once(start, fresh_cache, number: int, tmp_path: Path) -> None:
+    images, cache = make_images(tmp_path / "images", range(400)), fresh_cache("cache")
+    process = start("extract", images, *SMALL, "--cache", cache)
+    wait_until(lambda: list(cache.glob("features/*/data/*")), process)
+    for child in psutil.Process(process.pid).children():
+        if any("spawn_main" in part for part in child.cmdline()):  # not multiprocessing's tracker of resources
+            child.send_signal(signal.SIGSTOP)
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=15)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], messages
+    assert "the same command resumes" in messages
     assert is_gone_soon(process.pid)
 
 

@@ -1,3 +1,4 @@
+import itertools
 import os
 import shutil
 import threading
@@ -76,7 +77,7 @@ def test_unreadable_images_are_skipped_and_change_no_other(
     assert np.array_equal(extract_features(find_images(folder), EXTRACTOR, clean).vectors(), features.vectors())
 
 
-def test_an_image_that_crashes_the_decoder_is_skipped_and_remembered(
+def test_an_image_that_crashes_the_decoder_is_skipped_and_tried_again_by_the_next_run(
     folder: Path, options: ExtractionOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
     for file in folder.rglob("*.png"):
@@ -87,11 +88,9 @@ def test_an_image_that_crashes_the_decoder_is_skipped_and_remembered(
     assert features.failed == [Failure(images.paths[0], "decoding it ended the process (SIGSEGV)")]
     assert list(features.paths) == list(images.paths[1:])
     assert f"skipped {images.paths[0]}: decoding it ended the process" in caplog.text
+    assert extract_features(crashing, EXTRACTOR, options).failed == features.failed
     again = extract_features(images, EXTRACTOR, options)
-    assert again.failed == [Failure(images.paths[0], "decoding it ended a process before; verify=True tries again")]
-    assert (again.computed, again.cached) == (0, 5)
-    verified = extract_features(images, EXTRACTOR, replace(options, verify=True))
-    assert (verified.failed, verified.computed) == ([], 1)
+    assert (again.failed, again.computed, again.cached) == ([], 1, 5)
     assert extract_features(images, EXTRACTOR, options).cached == 6
 
 
@@ -121,14 +120,57 @@ def test_what_fails_in_the_middle_is_one_error_and_keeps_what_was_stored(
 
     def failing(pixels: np.ndarray) -> list[np.ndarray]:
         seen.append(1)
-        return engine(pixels) if len(seen) != 4 else [np.full((1, EXTRACTOR.dim), np.nan)]
+        if len(seen) == 4:
+            raise PipelineError("The engine fails.")
+        return engine(pixels)
 
     failing.name, failing.batch_size, failing.at_once = "mnn", 1, 1  # type: ignore[attr-defined]
     monkeypatch.setattr(extraction, "make_engine", lambda *_: failing)
     images = find_images(folder)
-    with pytest.raises(PipelineError, match=rf"NaN or infinite values for {images.paths[3]}"):
+    with pytest.raises(PipelineError, match="The engine fails"):
         extract_features(images, EXTRACTOR, options)
     assert extract_features(images, EXTRACTOR, options).cached >= 3
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rows", [[1], [0, 1, 2, 3], [5]])
+def test_a_vector_that_is_not_finite_is_a_failure_of_its_image_alone(
+    bad: float, rows: list[int], folder: Path, options: ExtractionOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, seen = find_images(folder), itertools.count()
+
+    def engine(pixels: np.ndarray) -> list[np.ndarray]:
+        features, number = np.ones((4, EXTRACTOR.dim), np.float32), next(seen)
+        features[[row % 4 for row in rows if row // 4 == number], -1] = bad
+        return [features]
+
+    engine.name, engine.batch_size, engine.at_once = "odd", 4, 1  # type: ignore[attr-defined]
+    monkeypatch.setattr(extraction, "make_engine", lambda *_: engine)
+    features = extract_features(images, EXTRACTOR, options)
+    assert [failure.path for failure in features.failed] == [images.paths[row] for row in rows]
+    assert all("NaN or infinite values" in failure.error for failure in features.failed)
+    assert features.computed == len(features.vectors()) == 6 - len(rows)
+    assert np.isfinite(features.vectors()).all()
+    again = extract_features(images, EXTRACTOR, options)
+    assert (again.failed, again.computed, again.cached) == ([], len(rows), 6 - len(rows))
+
+
+def test_a_copy_of_an_image_whose_vector_is_not_finite_fails_with_it(
+    folder: Path, options: ExtractionOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(folder / "red" / "0.png", folder / "red" / "copy.png")
+
+    def engine(pixels: np.ndarray) -> list[np.ndarray]:
+        features = np.ones((4, EXTRACTOR.dim), np.float32)
+        features[3] = np.nan  # of red/0.png, if it is the first batch
+        return [features]
+
+    engine.name, engine.batch_size, engine.at_once = "odd", 4, 1  # type: ignore[attr-defined]
+    monkeypatch.setattr(extraction, "make_engine", lambda *_: engine)
+    features = extract_features(find_images(folder), EXTRACTOR, options)
+    assert [failure.path for failure in features.failed] == ["red/0.png", "red/copy.png"]
+    assert len({failure.error for failure in features.failed}) == 1
+    assert features.computed == 5
 
 
 def test_a_folder_of_unreadable_images_is_an_error(tmp_path: Path, options: ExtractionOptions) -> None:

@@ -3,18 +3,23 @@
 import contextlib
 import multiprocessing
 import os
+import re
+import resource
+import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CrashingRef, encoded, make_image, make_images
+from helpers import CrashingRef, encoded, make_image, make_images, run_program
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.decoding import MAX_PIXELS, decode, thumbnail
-from pipeline.data.images import DIGEST, content_digest, file_ref
+from pipeline.data.images import DIGEST, ImageRef, content_digest, file_ref
+from pipeline.features import workers
 from pipeline.features.slots import Slots
 from pipeline.features.workers import CHUNK, CHUNKS_AHEAD, Decoded, decode_ahead
 
@@ -110,6 +115,170 @@ def test_images_that_crash_the_decoder_are_named_and_cost_no_other(tmp_path: Pat
     assert all(image.is_new != image.crashed for image in found)
     assert found[4].error == "decoding it ended the process (SIGSEGV)"
     assert found[5].version == refs[5].version()
+
+
+class StalledRef(ImageRef):
+    """An image on a file system that does not answer."""
+
+    __slots__ = ()
+
+    def read(self) -> tuple[bytes, str | None]:
+        time.sleep(1000)
+        raise AssertionError
+
+
+class EndlessRef(ImageRef):
+    """An image whose decoder does not come to an end, and keeps the interpreter lock."""
+
+    __slots__ = ()
+
+    def read(self) -> tuple[bytes, str | None]:
+        re.match("(a+)+b", "a" * 100)
+        raise AssertionError
+
+
+class StoppingRef(ImageRef):
+    """An image whose worker is stopped by a signal."""
+
+    __slots__ = ()
+
+    def read(self) -> tuple[bytes, str | None]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        raise AssertionError
+
+
+@pytest.mark.parametrize("kind", [StalledRef, EndlessRef, StoppingRef])
+def test_an_image_that_takes_too_long_is_named_and_costs_no_other(
+    kind: type[ImageRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "TIME_LIMIT", 1.0)
+    images = make_images(tmp_path / "images", range(30))
+    os.utime(images / "0005.png", (0, 0))
+    refs = [file_ref(file) for file in sorted(images.iterdir())]
+    refs[5] = kind(refs[5].uri)
+    found = list(decode_ahead(refs, range(30), NOTHING, Slots(64), 2, MAX_PIXELS))
+    assert [image.number for image in found] == list(range(30))
+    assert [image.number for image in found if not image.is_new] == [5]
+    assert (found[5].error, found[5].crashed) == ("it took longer than 1 s to read and decode", True)
+    assert found[5].version == refs[5].version()
+    assert f"{refs[5].uri} took longer than 1 s to read and decode; it is tried once more, on its own." in caplog.text
+
+
+def test_a_worker_that_was_stopped_costs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "TIME_LIMIT", 1.0)
+    images = make_images(tmp_path / "images", range(2 * CHUNK * CHUNKS_AHEAD))
+    before = set(multiprocessing.active_children())
+    with contextlib.closing(decoded(images, Slots(128), count=1)) as ahead:
+        found = [next(ahead)]
+        for worker in set(multiprocessing.active_children()) - before:
+            os.kill(worker.pid, signal.SIGSTOP)
+        found += ahead
+    assert all(image.is_new for image in found)
+    assert len(found) == 2 * CHUNK * CHUNKS_AHEAD
+
+
+class SlowObject(ImageRef):
+    """An object in a bucket that takes long to come."""
+
+    __slots__ = ()
+
+    def read(self) -> tuple[bytes, str | None]:
+        time.sleep(3)
+        return encoded(make_image(0)), None
+
+
+@pytest.mark.parametrize(("uri", "count"), [("s3://bucket/image.png", 9), ("tfds:name:train#0#null", 1)])
+def test_the_wait_for_what_has_a_limit_of_its_own_does_not_count(
+    uri: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "TIME_LIMIT", 1.5)
+    refs = [SlowObject(uri)] * count
+    found = list(decode_ahead(refs, range(len(refs)), NOTHING, Slots(64), 1, MAX_PIXELS))
+    assert [image.error for image in found] == [""] * len(refs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGCONT])
+def test_workers_end_at_once_whatever_they_do(tmp_path: Path, number: int) -> None:
+    images = make_images(tmp_path / "images", range(30))
+    before = set(multiprocessing.active_children())
+    refs: list[ImageRef] = [file_ref(file) for file in sorted(images.iterdir())]
+    refs[8:] = [EndlessRef(ref.uri) for ref in refs[8:]]
+    ahead = decode_ahead(refs, range(30), NOTHING, Slots(64), 2, MAX_PIXELS)
+    next(ahead)
+    for worker in set(multiprocessing.active_children()) - before:
+        os.kill(worker.pid, number)
+    ahead.close()
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_suspects_are_read_after_all_others_one_at_a_time(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", range(40))
+    refs: list[ImageRef] = [file_ref(file) for file in sorted(images.iterdir())]
+    refs[3] = CrashingRef(refs[3].uri)
+    suspects = [3, 7, 11]
+    others = [number for number in range(40) if number not in suspects]
+    found = list(decode_ahead(refs, others, NOTHING, Slots(64), 2, MAX_PIXELS, suspects=suspects))
+    assert [image.number for image in found] == [*others, *suspects]
+    assert [image.number for image in found if image.crashed] == [3]
+    alone = decode_ahead(refs, [], NOTHING, Slots(8), 2, MAX_PIXELS, suspects=suspects)
+    assert [(image.number, image.is_new) for image in alone] == [(3, False), (7, True), (11, True)]
+
+
+class ExhaustingRef(ImageRef):
+    """An image whose worker has no files left to open."""
+
+    __slots__ = ()
+
+    def read(self) -> tuple[bytes, str | None]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        return ImageRef.read(self)
+
+
+class HungryRef(ImageRef):
+    """An image for which there is too little memory."""
+
+    __slots__ = ()
+
+    def read(self) -> tuple[bytes, str | None]:
+        return bytes(2**62), None
+
+
+class BadSectorRef(ImageRef):
+    """An image on a broken disk: the system has an error at this place."""
+
+    __slots__ = ()
+
+    def read(self) -> tuple[bytes, str | None]:
+        return ImageRef("/proc/self/mem").read()
+
+
+def test_a_worker_that_may_open_no_file_ends_the_run_with_the_cause(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", range(20))
+    refs: list[ImageRef] = [file_ref(file) for file in sorted(images.iterdir())]
+    refs[9] = ExhaustingRef(refs[9].uri)
+    with pytest.raises(PipelineError, match=r"0009.png cannot be read, nor can any other image: Too many open files"):
+        list(decode_ahead(refs, range(20), NOTHING, Slots(64), 2, MAX_PIXELS))
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [(BadSectorRef, "Input/output error"), (HungryRef, "there was too little memory for it")]
+)
+def test_what_the_system_lacks_for_one_image_is_that_images_failure(
+    kind: type[ImageRef], error: str, tmp_path: Path
+) -> None:
+    images = make_images(tmp_path / "images", range(20))
+    refs: list[ImageRef] = [file_ref(file) for file in sorted(images.iterdir())]
+    refs[9] = kind(refs[9].uri)
+    found = list(decode_ahead(refs, range(20), NOTHING, Slots(64), 2, MAX_PIXELS))
+    assert [image.number for image in found if not image.is_new] == [9]
+    assert (found[9].error, found[9].version) == (error, None)  # without a version it is read again by the next run
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_NOFILE", "RLIMIT_NPROC"])
+def test_a_system_without_room_for_processes_is_named(limit: str, tmp_path: Path) -> None:
+    ended = run_program("decode_without_room", make_images(tmp_path / "images", range(20)), limit)
+    assert "The system starts no process that reads images" in ended.out
+    assert ended.err == ""
 
 
 def test_workers_that_do_not_start_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pipeline.core.atomic import UNFINISHED
 from pipeline.core.child_processes import blocked, end_with_parent, start_spawned
@@ -80,7 +81,7 @@ def converted_network(weights: Weights, layers: Sequence[str], cache: Path, conv
         folder.mkdir(parents=True, exist_ok=True)
         if network := _intact_network(folder, weights, layers, conversion):
             return network
-        with FileLock(folder / "converting.lock"):
+        with _turn(folder / "converting.lock", conversion):
             # Another process may have converted it while this one waited.
             network = _intact_network(folder, weights, layers, conversion)
             return network or _convert(folder, weights, layers, conversion)
@@ -89,6 +90,21 @@ def converted_network(weights: Weights, layers: Sequence[str], cache: Path, conv
             f"The converted network cannot be stored in {folder} ({cause(error)}); conversion takes "
             f"{conversion.space}. Choose another cache folder, or use {conversion.alternative}."
         ) from error
+
+
+@contextmanager
+def _turn(file: Path, conversion: Conversion) -> Iterator[None]:
+    """A lock that one process holds at a time; the others say that they wait."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("Waiting for another process that converts VGG16 (%s).", conversion.duration)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_converted(weights: Weights, layers: Sequence[str], cache: Path, conversion: Conversion) -> bool:

@@ -1,0 +1,29 @@
+"""Decode a folder where the system has no room for further files or processes: FOLDER LIMIT. Prints the error."""
+
+import multiprocessing.popen_spawn_posix
+import multiprocessing.resource_tracker  # noqa: F401
+import os
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.errors import PipelineError
+from pipeline.data.decoding import MAX_PIXELS
+from pipeline.data.images import DIGEST, file_ref
+from pipeline.features.slots import Slots
+from pipeline.features.workers import decode_ahead
+
+if __name__ == "__main__":
+    refs = [file_ref(file) for file in sorted(Path(sys.argv[1]).iterdir())]
+    ahead = decode_ahead(refs, range(len(refs)), np.zeros(0, DIGEST), Slots(32), 3, MAX_PIXELS)
+    limit = getattr(resource, sys.argv[2])
+    room = {"RLIMIT_NOFILE": len(os.listdir("/proc/self/fd")) + 6, "RLIMIT_NPROC": 1}[sys.argv[2]]
+    if sys.argv[2] == "RLIMIT_NPROC" and os.geteuid() == 0:
+        os.setuid(65534)  # the limit does not apply to root
+    resource.setrlimit(limit, (room, room))
+    try:
+        list(ahead)
+    except PipelineError as error:
+        print(error)
