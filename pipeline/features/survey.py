@@ -33,7 +33,7 @@ class Survey:
         stores: The feature stores.
         index: The file index.
         max_pixels: The size of the largest image to use, in pixels.
-        retry_crashed: Whether to decode images again that ended a process before.
+        verify: Whether to read all files and objects again, whatever the file index knows of them.
 
     Attributes:
         digests: The content digest of each image that is known, shape (N,), DIGEST.
@@ -43,7 +43,7 @@ class Survey:
     """
 
     def __init__(
-        self, images: ImageSet, stores: StoreGroup, index: FileIndex, max_pixels: int, retry_crashed: bool = False
+        self, images: ImageSet, stores: StoreGroup, index: FileIndex, max_pixels: int, verify: bool = False
     ) -> None:
         self._images, self._stores, self._index, self._max_pixels = images, stores, index, max_pixels
         self.digests = np.zeros(len(images), DIGEST)
@@ -52,8 +52,9 @@ class Survey:
         self._read: list[tuple[ImageRef, str, bytes]] = []
         self._scheduled: set[bytes] = set()
         is_known = np.zeros(len(images), bool)
-        for number, digest in enumerate(index.digests(images.refs)):
-            if digest == CRASHED and not retry_crashed:
+        known = (ref.digest for ref in images.refs) if verify else index.digests(images.refs)
+        for number, digest in enumerate(known):
+            if digest == CRASHED:
                 self.failed[number] = "decoding it ended a process before; verify=True tries again"
             elif digest:
                 self.digests[number] = digest
@@ -67,6 +68,7 @@ class Survey:
     def _add_stored(self, numbers: np.ndarray) -> None:
         """Note images whose features are stored; their sizes are checked as if they were decoded now."""
         counts = self._stores.pixel_counts(self.digests[numbers])
+        self._stores.check(self.digests[numbers[counts > self._max_pixels]])  # a flipped bit skips no image
         self.has_feature[numbers] = counts <= self._max_pixels
         for number, count in zip(numbers[counts > self._max_pixels], counts[counts > self._max_pixels], strict=True):
             self.failed[int(number)] = too_large(int(count), self._max_pixels)
