@@ -137,6 +137,14 @@ class FileIndex:
             self._database.rollback()
             yield from found
 
+    def knows_below(self, folder: Path) -> bool:
+        """Whether a file in a folder, or in one below, was recorded."""
+        first = os.fsencode(os.path.join(os.path.abspath(folder), ""))
+        after = first[:-1] + bytes([first[-1] + 1])
+        query = "SELECT 1 FROM files WHERE uri >= ? AND uri < ? LIMIT 1"
+        with self._named_errors():
+            return bool(self._repaired(lambda: self._database.execute(query, (first, after)).fetchone()))
+
     def record(self, images: Iterable[tuple[ImageRef, str, bytes]]) -> None:
         """Remember images by their version from before they were read and their digest, in one transaction."""
         self._write(RECORD, [(os.fsencode(image.uri), version, digest) for image, version, digest in images])

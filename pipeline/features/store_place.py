@@ -57,10 +57,11 @@ IN_BUCKET = {
     ),
     "read": LOST,
     "write": "cannot be written ({}). What was stored before is kept; run the same command again.",
+    "tidy": "cannot be read ({}), but what was computed is stored. Run the same command again.",
     "repair": LOST,
     "prune": "cannot be pruned ({}). Run the same command again, or delete this store in the bucket.",
 }
-DONE = {"open": "opened", "read": "read", "write": "written", "repair": "read", "prune": "pruned"}
+DONE = {"open": "opened", "read": "read", "write": "written", "tidy": "read", "repair": "read", "prune": "pruned"}
 
 
 class StorePlace(Protocol):
@@ -166,9 +167,9 @@ class StoreFolder:
         return self.dataset().count_rows()
 
     def size_and_use(self) -> tuple[int, float]:
-        """Bytes on disk, and when a vector was last read or written."""
-        size, _ = folder_size_and_use(self.path)
-        return size, folder_size_and_use(self.path / "data")[1]  # opening a store reads the rest
+        """Bytes on disk, and when a vector was last read or written; when it was created, if it has none."""
+        size, used = folder_size_and_use(self.path)
+        return size, folder_size_and_use(self.path / "data")[1] or used  # opening a store reads the rest
 
     def error(self, task: str, error: BaseException) -> PipelineError:
         """The message for a task that failed."""

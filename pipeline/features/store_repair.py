@@ -6,6 +6,7 @@ store is refused and changes nothing: features of a later version, or what the s
 """
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -33,6 +34,12 @@ NOT_DAMAGE = re.compile(
     re.IGNORECASE,
 )
 UNDECODABLE = "failed to decode Protobuf message"
+
+
+def may_be_damage(error: BaseException) -> bool:
+    """Whether the content of a file may be at fault for an error of Lance's, or of the system's while it was read."""
+    is_system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+    return not is_system and not NOT_DAMAGE.search(str(error))
 
 
 def lance_cause(error: BaseException) -> str:
@@ -165,7 +172,7 @@ def _damage(path: Path, fragment: lance.LanceFragment) -> str | None:
         with panics_as_errors():
             fragment.to_table()
     except UNREADABLE as error:
-        if NOT_DAMAGE.search(str(error)):
+        if not may_be_damage(error):
             raise
         return lance_cause(error)
     return None

@@ -51,6 +51,7 @@ class Survey:
         self.failed: dict[int, str] = {}
         self._read: list[tuple[ImageRef, str, bytes]] = []
         self._scheduled: set[bytes] = set()
+        self._changed: set[int] = set()
         is_known = np.zeros(len(images), bool)
         known = (ref.digest for ref in images.refs) if verify else index.digests(images.refs)
         for number, digest in enumerate(known):
@@ -79,11 +80,12 @@ class Survey:
         return not (known.all() and store.contains(self.digests[self.unknown]).all())
 
     def drop_incomplete(self) -> None:
-        """Drop images that a store turns out to lack: they changed after the survey had found them in it."""
+        """Drop images that a store turns out to lack: they changed, or were removed, since the survey found them in it."""
         numbers = np.flatnonzero(self.has_feature)
         for number in numbers[~self._stores.contains(self.digests[numbers])]:
             self.has_feature[number] = False
-            self.failed[int(number)] = "it changed while it was read; run the same command again"
+            cause = "it changed" if number in self._changed else "its features were removed from the cache"
+            self.failed[int(number)] = f"{cause} while this command ran; run it again"
 
     def new(self, decoded: Iterator[Decoded], slots: Slots, bar: Any) -> Iterator[Decoded]:
         """Note each image as it comes; pass on those whose feature has to be computed, one of several duplicates.
@@ -121,6 +123,8 @@ class Survey:
         if image.error:
             self.failed[number] = image.error
         else:
+            if self._has_digest[number] and self.digests[number].tobytes() != image.digest:
+                self._changed.add(number)
             self.digests[number] = image.digest
             if image.is_new:
                 self.has_feature[number] = True
