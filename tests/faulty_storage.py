@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -261,12 +261,16 @@ def _digests(images: ImageSet, folder: Path) -> np.ndarray:
     unknown = [number for number, digest in enumerate(digests) if not digest]
     with ThreadPoolExecutor(READ_AT_ONCE, "contents") as pool:
         read = list(pool.map(_digest_or_error, (images.refs[number] for number in unknown)))
-    failed = [pair for pair in zip(unknown, read, strict=True) if isinstance(pair[1], ImageError)]
-    if failed := [(number, error) for number, error in failed if not NO_FEATURES.search(str(error))]:
-        number, error = failed[0]
+    failed = [
+        (images.paths[number], str(error))
+        for number, error in zip(unknown, read, strict=True)
+        if isinstance(error, ImageError) and not NO_FEATURES.search(str(error))
+    ]
+    if failed:
+        path, reason = failed[0]
         raise PipelineError(
-            f"{counted(len(failed), 'image')} of {images.source} cannot be read, such as {images.paths[number]}: "
-            f"{error}. So it is not known which features to keep, and nothing was removed. Is its disk mounted?"
+            f"{counted(len(failed), 'image')} of {images.source} cannot be read, such as {path}: {reason}. So "
+            "it is not known which features to keep, and nothing was removed. Is its disk mounted?"
         )
     found = {digest for digest in [*digests, *read] if isinstance(digest, bytes) and digest}
     return np.frombuffer(b"".join(found), DIGEST)

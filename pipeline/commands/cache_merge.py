@@ -117,8 +117,8 @@ def _extractor(store: CachedStore) -> Extractor:
     """What computed the features of a store."""
     if store.images is None:
         raise PipelineError(
-            f"The feature store {store.path} cannot be opened ({store.error}). If it is damaged, extract with its cache "
-            "folder repairs what it can; then merge again, or leave this cache out."
+            f"The feature store {store.path} cannot be opened ({store.error}). If it is damaged, extract with its "
+            "cache folder repairs what it can; then merge again, or leave this cache out."
         )
     with contextlib.suppress(KeyError, RequestError):
         extractor = _described(store.extractor)

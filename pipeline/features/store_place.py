@@ -25,7 +25,6 @@ from pipeline.features.store_repair import (
     drop_damaged_files,
     lance_cause,
     open_newest_readable,
-    panics_as_errors,
 )
 
 # Versions that merging has replaced are kept for a reader that opened the store before.
@@ -35,8 +34,8 @@ RUN_AGAIN = "Run extract with verify=True on these images to compute the lost fe
 # What failed -> the rest of a message.
 IN_FOLDER = {
     "open": (
-        "cannot be opened ({}). Nothing in it was changed. Remove the cause, choose another cache folder, or delete this "
-        "store to compute its features again."
+        "cannot be opened ({}). Nothing in it was changed. Remove the cause, choose another cache folder, or delete "
+        "this store to compute its features again."
     ),
     "read": f"cannot be read ({{}}). If its files are damaged: {RUN_AGAIN}",
     "write": (

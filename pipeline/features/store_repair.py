@@ -61,7 +61,7 @@ def panics_as_errors() -> Iterator[None]:
 def open_newest_readable(path: Path, schema: pa.Schema) -> lance.LanceDataset:
     """Open the newest version of a dataset whose manifest is not damaged; create the dataset where there is none.
 
-    Damaged manifests are renamed; a dataset without an intact manifest is set aside. Call it with the store's lock held.
+    Damaged manifests are renamed; a dataset without an intact one is set aside. Call it with the store's lock held.
 
     Args:
         path: The dataset.

@@ -80,7 +80,7 @@ class Survey:
         return not (known.all() and store.contains(self.digests[self.unknown]).all())
 
     def drop_incomplete(self) -> None:
-        """Drop images that a store turns out to lack: they changed, or were removed, since the survey found them in it."""
+        """Drop images that a store turns out to lack: since the survey, they changed or were removed from it."""
         numbers = np.flatnonzero(self.has_feature)
         for number in numbers[~self._stores.contains(self.digests[numbers])]:
             self.has_feature[number] = False

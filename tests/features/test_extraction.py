@@ -1,4 +1,3 @@
-import os
 import shutil
 import threading
 import time
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CrashingRef, make_image
+from helpers import CrashingRef, make_image, wait_for_tick
 
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.vectors import in_blocks
@@ -79,8 +78,7 @@ def test_unreadable_images_are_skipped_and_change_no_other(
 def test_an_image_that_crashes_the_decoder_is_skipped_and_remembered(
     folder: Path, options: ExtractionOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for file in folder.rglob("*.png"):
-        os.utime(file, (0, 0))
+    wait_for_tick(folder)
     images = find_images(folder)
     crashing = replace(images, refs=[CrashingRef(images.refs[0].uri), *images.refs[1:]])
     features = extract_features(crashing, EXTRACTOR, options)

@@ -2,7 +2,6 @@
 
 import contextlib
 import multiprocessing
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CrashingRef, encoded, make_image, make_images
+from helpers import CrashingRef, encoded, make_image, make_images, wait_for_tick
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.decoding import MAX_PIXELS, decode, thumbnail
@@ -100,7 +99,7 @@ def test_a_worker_that_was_killed_is_replaced(tmp_path: Path) -> None:
 
 def test_images_that_crash_the_decoder_are_named_and_cost_no_other(tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(30))
-    os.utime(images / "0005.png", (0, 0))
+    wait_for_tick(images)
     refs = [file_ref(file) for file in sorted(images.iterdir())]
     for number in (4, 5, 29):
         refs[number] = CrashingRef(refs[number].uri)
