@@ -42,12 +42,15 @@ def cache(context: click.Context, folder: Path | str | None, as_json: bool) -> N
 @click.option("--older-than", type=DAYS, metavar="DAYS", help="Remove stores and networks not used for so long.")
 @click.option("--not-in", "images", metavar="IMAGES", help="Remove the features of all images but these.")
 @data_option
+@click.option("--set-aside", is_flag=True, help="Remove damaged stores that were set aside, with all that they hold.")
 @click.option("--yes", is_flag=True, help="Remove without asking.")
 @FOLDER_OPTION
 @JSON_OPTION
 @click.pass_obj
 def prune(group: tuple[Path | str | None, bool], /, images: str | None, yes: bool, **asked: Any) -> None:
     """Remove what no longer serves from the cache folder, and what killed processes left there.
+
+    Nothing that holds features is removed unless an option names it.
 
     In a bucket, only features of other images (--not-in) are removed, and their space is free a day later, at the next
     prune. Says what it will remove, and asks.
@@ -59,7 +62,7 @@ def prune(group: tuple[Path | str | None, bool], /, images: str | None, yes: boo
 
     folder, as_json = asked["folder"] or group[0] or usual_folder(), asked["as_json"] or group[1]
     kept = find_images(images, asked["data_dir"]) if images else None
-    pruning = plan_pruning(folder, asked["older_than"], kept)
+    pruning = plan_pruning(folder, asked["older_than"], kept, asked["set_aside"])
     terminal.print_pruning(pruning)
     if pruning and not yes:
         if not sys.stdin.isatty():

@@ -315,9 +315,9 @@ def print_cache(contents: "CacheContents") -> None:
     table = _table(f"Cache {printable(contents.folder)}", "", "images", "size", "last used")
     for store in contents.stores:
         made_by = " ".join(text for key, text in store.extractor.items() if key in SHOWN)
-        count = "damaged" if store.images is None else f"{store.images:,}"
+        count = "unreadable" if store.images is None else f"{store.images:,}"
         table.add_row(rich.markup.escape(printable(made_by)), count, _megabytes(store.bytes), _day(store.last_used))
-    for file in (*contents.networks, *contents.leftovers):
+    for file in (*contents.networks, *contents.leftovers, *contents.set_aside):
         name = rich.markup.escape(printable(Path(file.path).name))
         table.add_row(name, "", _megabytes(file.bytes), _day(file.last_used))
     _print(table)
@@ -338,7 +338,7 @@ def print_pruned(result: "PruneResult") -> None:
         print("Nothing was removed.")
         return
     features = sum(result.rows.values())
-    print(f"Removed {len(result.removed)} stores and files, and {features:,} features of others: ", end="")
+    print(f"Removed {counted(len(result.removed), 'item')} and {counted(features, 'feature')} of others: ", end="")
     print(f"{_megabytes(result.bytes)} less.")
 
 

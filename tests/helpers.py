@@ -6,11 +6,12 @@ import io
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from pipeline.data.images import ImageRef
+from pipeline.data.images import TICK_NS, ImageRef
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
@@ -196,3 +197,25 @@ def are_equal(ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]) -> bool:
 def are_close(ours: np.ndarray, theirs: np.ndarray) -> bool:
     """Whether features, shape (N, F), differ by no more than the rounding of other batches: 1e-3 of their length."""
     return bool((np.linalg.norm(ours - theirs, axis=1) < 1e-3 * np.linalg.norm(theirs, axis=1)).all())
+
+
+def wait_for_tick(*folders: Path) -> None:
+    """Wait until the files in folders are so old that the file index records them."""
+    newest = max(file.stat().st_ctime for folder in folders for file in [folder, *folder.rglob("*")])
+    time.sleep(max(0.0, newest + TICK_NS / 1e9 + 0.05 - time.time()))
+
+
+@contextlib.contextmanager
+def no_file_descriptors() -> Iterator[None]:
+    """Let this process open no file more, as one that has too many open."""
+    limits, kept = resource.getrlimit(resource.RLIMIT_NOFILE), []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                kept.append(os.open("/dev/null", os.O_RDONLY))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for each in kept:
+            os.close(each)

@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import quote
 
+SERVER = Path(__file__).parent / "programs" / "moto_server.py"
+
 
 @dataclass(frozen=True)
 class S3Server:
@@ -80,7 +82,7 @@ def s3_server(log: Path) -> Iterator[S3Server]:
     with (
         log.open("w") as out,
         subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [sys.executable, SERVER, str(port)],
             stdout=out,
             stderr=subprocess.STDOUT,
         ) as process,

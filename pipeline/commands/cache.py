@@ -2,10 +2,14 @@
 
 import contextlib
 import json
+import logging
+import os
+import re
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +18,21 @@ import numpy as np
 from filelock import FileLock
 
 from pipeline.core.atomic import UNFINISHED
-from pipeline.core.errors import PipelineError, RequestError, cause
-from pipeline.data.images import DIGEST, ImageSet, content_digest, contents_of
+from pipeline.core.errors import ImageError, PipelineError, RequestError, cause
+from pipeline.core.wording import counted
+from pipeline.data.images import DIGEST, READ_AT_ONCE, ImageRef, ImageSet, content_digest
 from pipeline.features.cache import cache_place, local_folder
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.file_index import FileIndex
 from pipeline.features.store_place import StorePlace, folder_size_and_use, is_conflict, stored_digests, stores_in
-from pipeline.features.store_repair import UNREADABLE
+from pipeline.features.store_repair import UNREADABLE, lance_cause, panics_as_errors
+
+log = logging.getLogger(__name__)
 
 DAY = 24 * 60 * 60  # seconds
 DELETED_AT_ONCE = 1000  # rows
 KEPT_ROWS = 4096  # in a data file, after rows were removed
+NO_FEATURES = re.compile("is empty|larger than|not a regular file")  # what has no features, whoever reads it
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class CachedStore:
             seconds since 1970.
         images: How many images it holds; None where it cannot be opened.
         extractor: What computed the features; empty where that is not known.
+        error: Why it cannot be opened, or None.
     """
 
     path: str
@@ -45,11 +54,12 @@ class CachedStore:
     last_used: float
     images: int | None
     extractor: Mapping[str, str]
+    error: str | None = None
 
 
 @dataclass(frozen=True)
 class CachedFile:
-    """A converted network, or what a process left behind that was killed.
+    """A converted network, a store that was set aside, or what a process left behind that was killed.
 
     Attributes:
         path: The file or folder.
@@ -70,7 +80,8 @@ class CacheContents:
         folder: The folder, or its URL in a bucket.
         stores: The feature stores.
         networks: The converted networks.
-        leftovers: Unfinished files, and damaged stores that were set aside.
+        leftovers: Unfinished files.
+        set_aside: Damaged stores that were set aside; they may hold features.
         indexed: How many files the file index knows.
     """
 
@@ -78,12 +89,13 @@ class CacheContents:
     stores: Sequence[CachedStore]
     networks: Sequence[CachedFile]
     leftovers: Sequence[CachedFile]
+    set_aside: Sequence[CachedFile]
     indexed: int
 
     @property
     def bytes(self) -> int:
         """The size of all of it."""
-        return sum(item.bytes for item in [*self.used, *self.leftovers])
+        return sum(item.bytes for item in [*self.used, *self.leftovers, *self.set_aside])
 
     @property
     def used(self) -> "list[CachedStore | CachedFile]":
@@ -101,7 +113,7 @@ class Pruning:
 
     Attributes:
         folder: The folder, or its URL in a bucket.
-        removed: Whole stores, networks and leftovers.
+        removed: Whole stores, also those set aside, networks and leftovers.
         rows: Store -> how many of its features belong to no image that is kept.
         kept: The digests of the images whose features stay in these stores, shape (n,), DIGEST.
     """
@@ -141,7 +153,7 @@ def list_cache(folder: Path | str) -> CacheContents:
         folder: The cache folder, or its URL in a bucket.
 
     Returns:
-        Stores, networks and leftovers, each in the order of their names.
+        Stores, networks, leftovers and what was set aside, each in the order of their names.
 
     Raises:
         RequestError: There is no such folder.
@@ -150,16 +162,17 @@ def list_cache(folder: Path | str) -> CacheContents:
     folder = cache_place(folder)
     stores = [_store(path, place) for path, place in stores_in(folder).items()]
     if isinstance(folder, str):
-        return CacheContents(folder, stores, networks=[], leftovers=[], indexed=0)
+        return CacheContents(folder, stores, networks=[], leftovers=[], set_aside=[], indexed=0)
     if not folder.is_dir():
         raise RequestError(f"There is no cache folder {folder}; name another with cache=DIR.")
     networks = [file for file in _sorted(folder, "networks/*") if file.suffix not in (".lock", "")]
-    leftovers = [*_sorted(folder, f"networks/{UNFINISHED}*"), *_sorted(folder, "features/*.damaged-*")]
+    leftovers = _sorted(folder, f"networks/{UNFINISHED}*")
     return CacheContents(
         folder=str(folder),
         stores=stores,
         networks=[_file(path) for path in networks if path not in leftovers],
         leftovers=[_file(path) for path in leftovers],
+        set_aside=[_file(path) for path in _sorted(folder, "features/*.damaged-*")],
         indexed=_count_indexed(folder / "images.sqlite"),
     )
 
@@ -176,10 +189,11 @@ def _file(path: Path) -> CachedFile:
 def _store(path: str, place: StorePlace) -> CachedStore:
     size, used = place.size_and_use()
     try:
-        described = json.loads((place.dataset().schema.metadata or {}).get(b"extractor", b"{}"))
-        return CachedStore(path, size, used, place.count(), described)
-    except UNREADABLE:
-        return CachedStore(path, size, used, None, {})
+        with panics_as_errors():
+            described = json.loads((place.dataset().schema.metadata or {}).get(b"extractor", b"{}"))
+            return CachedStore(path, size, used, place.count(), described)
+    except UNREADABLE as error:
+        return CachedStore(path, size, used, None, {}, lance_cause(error))
 
 
 def _count_indexed(database: Path) -> int:
@@ -188,24 +202,28 @@ def _count_indexed(database: Path) -> int:
     try:
         with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
             return connection.execute("SELECT count(*) FROM files").fetchone()[0]
-    except sqlite3.DatabaseError:
+    except (sqlite3.Error, UnicodeDecodeError):
         return 0
 
 
-def plan_pruning(folder: Path | str, older_than: float | None = None, images: ImageSet | None = None) -> Pruning:
+def plan_pruning(
+    folder: Path | str, older_than: float | None = None, images: ImageSet | None = None, set_aside: bool = False
+) -> Pruning:
     """Find what no longer serves: leftovers always, and what is asked for.
 
     Args:
         folder: The cache folder, or its URL in a bucket.
         older_than: Days; stores and networks that were not used for longer.
         images: The images to keep features of; those of all others.
+        set_aside: The damaged stores that were set aside.
 
     Returns:
         What to remove.
 
     Raises:
         RequestError: There is no such folder; or the use of stores in a bucket is asked for.
-        PipelineError: The file index or a store cannot be read.
+        PipelineError: The file index or a store cannot be read, or one of the images: whether its features are to be
+            kept is not known then.
     """
     if older_than is not None and isinstance(folder, str):
         raise RequestError(
@@ -215,11 +233,14 @@ def plan_pruning(folder: Path | str, older_than: float | None = None, images: Im
     contents = list_cache(folder)
     before = 0.0 if older_than is None else time.time() - older_than * DAY
     old = [item for item in contents.used if item.last_used < before]
-    removed = [*old, *contents.leftovers]
+    removed = [*old, *contents.leftovers, *(contents.set_aside if set_aside else ())]
     if images is None:
         return Pruning(folder, removed)
     kept, places = DigestIndex(_digests(images, local_folder(folder))), stores_in(folder)
     used = [store.path for store in contents.stores if store not in old and store.images is not None]
+    for store in contents.stores:
+        if store.error:
+            log.warning("The feature store %s cannot be opened (%s) and is left as it is.", store.path, store.error)
     rows = {}
     for path in used:
         with _named_errors(places[path]):
@@ -228,13 +249,65 @@ def plan_pruning(folder: Path | str, older_than: float | None = None, images: Im
 
 
 def _digests(images: ImageSet, folder: Path) -> np.ndarray:
-    """The distinct digests of images; those that the file index does not know are read."""
+    """The distinct digests of images; those that the file index does not know are read.
+
+    Raises:
+        PipelineError: An image cannot be read, or images may be missing.
+    """
     with contextlib.closing(FileIndex(folder)) as index:
-        known = list(index.digests(images.refs))
-    unknown = [ref for ref, digest in zip(images.refs, known, strict=True) if not digest]
-    found = {digest for digest in known if digest}
-    found.update(content_digest(content) for content in contents_of(unknown) if content is not None)
+        if os.path.isdir(images.source):
+            _check_folders(images.source, index)
+        digests = list(index.digests(images.refs))
+    unknown = [number for number, digest in enumerate(digests) if not digest]
+    with ThreadPoolExecutor(READ_AT_ONCE, "contents") as pool:
+        read = list(pool.map(_digest_or_error, (images.refs[number] for number in unknown)))
+    failed = [
+        (images.paths[number], str(error))
+        for number, error in zip(unknown, read, strict=True)
+        if isinstance(error, ImageError) and not NO_FEATURES.search(str(error))
+    ]
+    if failed:
+        path, reason = failed[0]
+        raise PipelineError(
+            f"{counted(len(failed), 'image')} of {images.source} cannot be read, such as {path}: {reason}. So "
+            "it is not known which features to keep, and nothing was removed. Is its disk mounted?"
+        )
+    found = {digest for digest in [*digests, *read] if isinstance(digest, bytes) and digest}
     return np.frombuffer(b"".join(found), DIGEST)
+
+
+def _digest_or_error(ref: ImageRef) -> bytes | ImageError:
+    try:
+        return content_digest(ref.read()[0])
+    except ImageError as error:
+        return error
+
+
+def _check_folders(root: str, index: FileIndex) -> None:
+    """Check that no images of a folder are out of sight.
+
+    Raises:
+        PipelineError: A folder cannot be listed, a link leads nowhere, or a folder is empty that held images before, as
+            where a disk is not mounted.
+    """
+    seen, folders = set(), [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            status, entries = os.stat(folder), list(os.scandir(folder))
+            gone = [each.path for each in entries if each.is_symlink() and not os.path.exists(each.path)]
+        except OSError as error:
+            raise PipelineError(f"{folder} cannot be read ({cause(error)}); nothing was removed.") from error
+        if gone:
+            raise PipelineError(f"The link {gone[0]} leads nowhere; is its disk mounted? Nothing was removed.")
+        if not entries and index.knows_below(Path(folder)):
+            raise PipelineError(
+                f"{folder} is empty, but images were read there before; is its disk mounted? Nothing was removed. If "
+                "they are gone for good, remove the empty folder."
+            )
+        if (place := (status.st_dev, status.st_ino)) not in seen:
+            seen.add(place)
+            folders += [each.path for each in entries if each.is_dir() and not each.name.startswith(".")]
 
 
 def prune(pruning: Pruning) -> PruneResult:

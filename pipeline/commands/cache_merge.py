@@ -23,6 +23,7 @@ from pipeline.features.cache import local_folder
 from pipeline.features.extractor import Extractor, described_extractor
 from pipeline.features.file_index import FileIndex
 from pipeline.features.store import MERGED_ROWS, FeatureStore
+from pipeline.features.store_repair import may_be_damage
 from pipeline.features.vgg16 import Arrays
 from pipeline.features.weights import Weights
 
@@ -116,8 +117,8 @@ def _extractor(store: CachedStore) -> Extractor:
     """What computed the features of a store."""
     if store.images is None:
         raise PipelineError(
-            f"The feature store {store.path} cannot be opened. Run extract with its cache folder, which repairs what "
-            "it can, or delete it; then merge again."
+            f"The feature store {store.path} cannot be opened ({store.error}). If it is damaged, extract with its "
+            "cache folder repairs what it can; then merge again, or leave this cache out."
         )
     with contextlib.suppress(KeyError, RequestError):
         extractor = _described(store.extractor)
@@ -188,7 +189,8 @@ def _intact(store: FeatureStore, digests: np.ndarray, dim: int) -> tuple[np.ndar
     try:
         return digests, store.features(digests)
     except PipelineError as error:
-        if error.__cause__ and bucket.meaning(error.__cause__):  # the bucket fails, not these rows
+        reason = error.__cause__
+        if reason and (bucket.meaning(reason) or not may_be_damage(reason)):  # the place fails, not these rows
             raise
         if len(digests) == 1:
             return digests[:0], np.zeros((0, dim), np.float32)

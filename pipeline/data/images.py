@@ -18,7 +18,7 @@ from pipeline.core.errors import ImageError, PipelineError, cause
 
 MAX_BYTES = 2**30
 DIGEST = np.dtype("V16")  # of an array of content digests
-# A file written twice within one tick of the clock keeps its modification time, so a younger one has no version.
+# A file that changes twice within one tick of the clock keeps its times, so a younger one has no version.
 TICK_NS = 2_000_000_000
 # A pipe must not be waited for; on Windows there are none, but there is a text mode.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -59,7 +59,7 @@ class ImageRef:
         return is_bucket_url(self.uri)
 
     def version(self) -> str | None:
-        """What changes whenever the content does: size and modification time of a file, size and ETag of an object.
+        """What changes whenever the content does: of an object its size and ETag, of a file what `_file_version` says.
 
         Returns:
             None where that is not known: the file cannot be read, or is so young that a change might leave no trace.
@@ -97,8 +97,15 @@ class ImageRef:
 
 
 def _file_version(status: os.stat_result) -> str | None:
-    old_enough = time.time_ns() - status.st_mtime_ns > TICK_NS
-    return f"{status.st_size}-{status.st_mtime_ns}" if old_enough else None
+    """Size, modification time, change time and inode of a file; None where it changed within the last tick.
+
+    The modification time alone is what tar, rsync and zip restore. The change time is the system's own, and moves when
+    a file is written or renamed; the inode tells two files apart whose folders are renamed. A device has another number
+    after it was mounted again, so it is no part of this.
+    """
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) <= TICK_NS:
+        return None
+    return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
 
 
 def _read_file(path: str) -> tuple[bytes, str | None]:

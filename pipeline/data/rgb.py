@@ -128,7 +128,9 @@ def _white(picture: Picture) -> float:
         raise ImageError("the image holds NaN or infinite values")
     if picture.image.mode != "F":
         if low < 0 or high > picture.white:
-            raise ImageError(f"its levels are from {low:,.0f} to {high:,.0f}; integers are read from 0 to {picture.white:,}")
+            raise ImageError(
+                f"its levels are from {low:,.0f} to {high:,.0f}; integers are read from 0 to {picture.white:,}"
+            )
         return picture.white
     white = 1.0 if high <= 1 + OVERSHOOT else 255.0
     if low < -OVERSHOOT * white or high > (1 + OVERSHOOT) * white or 1 + OVERSHOOT < high < DIMMEST:

@@ -82,7 +82,9 @@ class _Bytes:
         at = self._tf.clip_by_value(at, 0, self.length)
         return self._tf.strings.substr(self.data, at, self._tf.clip_by_value(size, 0, self.length - at))
 
-    def walk(self, start: int, step: Callable[[Any, Any], Any], ends: Callable[[Any], Any], kinds: Sequence[Any]) -> Any:
+    def walk(
+        self, start: int, step: Callable[[Any, Any], Any], ends: Callable[[Any], Any], kinds: Sequence[Any]
+    ) -> Any:
         """Walk over the parts of a file.
 
         Args:
@@ -145,7 +147,9 @@ def _jpeg(data: Any) -> Any:
     height, width = file.number(parts.frame + 5, 2), file.number(parts.frame + 7, 2)
     components = file.number(parts.frame + 9, 1)
     orientation = tf.cond(parts.exif > 0, lambda: _orientation(file, parts.exif + 4), lambda: tf.constant(0))
-    is_known = tf.logical_and(parts.frame > 0, tf.logical_and(parts.other_frame == 0, file.number(parts.frame + 4, 1) == 8))
+    is_known = tf.logical_and(
+        parts.frame > 0, tf.logical_and(parts.other_frame == 0, file.number(parts.frame + 4, 1) == 8)
+    )
     scans = tf.size(tf.strings.split(data, b"\xff\xda")) - 1
     elsewhere = tf.strings.regex_full_match(file.text(0, parts.scan), OTHER_ORIENTATION)
     with _checked(

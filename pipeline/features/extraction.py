@@ -58,7 +58,8 @@ class ExtractionOptions:
         cache: The folder of the feature stores, or its URL in a bucket as a string.
         progress: Whether to show the progress on stderr.
         max_pixels: The size of the largest image to decode, in pixels; larger ones are skipped.
-        verify: Whether to check every vector in the store first, and to compute those again that changed on disk.
+        verify: Whether to check every vector in the store first, to compute those again that changed on disk, and to
+            read every image again, also those that seem unchanged.
         ray: Where Ray runs it; None for this process and its own workers.
     """
 
@@ -241,7 +242,7 @@ def extract_features(
         for store in stores:
             store.drop_damaged(options.progress)
     with contextlib.closing(FileIndex(options.folder)) as index:
-        survey = Survey(images, StoreGroup(stores), index, options.max_pixels)
+        survey = Survey(images, StoreGroup(stores), index, options.max_pixels, options.verify)
         lacking = [pair for pair in zip(stores, extractor.parts, strict=True) if survey.may_lack(pair[0])]
         group = StoreGroup([store for store, _ in lacking])
         parts = [part for _, part in lacking]

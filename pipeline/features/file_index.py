@@ -4,24 +4,38 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import PipelineError, first_line
 from pipeline.data.images import ImageRef
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
+# What the system is at fault for, not the content of the database.
 NOT_DAMAGE = (
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN),
-    *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM),
+    *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL),
+    *(sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_INTERRUPT),
 )
-CREATE = "CREATE TABLE IF NOT EXISTS files (uri BLOB PRIMARY KEY, version TEXT, digest BLOB)"
-RECORD = "INSERT OR REPLACE INTO files VALUES (?, ?, ?)"
+LAYOUT = 2  # SQLite's user_version of a database with the table below; a database of another one is recreated
+CREATE = f"""
+BEGIN IMMEDIATE;
+DROP TABLE IF EXISTS files;
+CREATE TABLE files (uri BLOB PRIMARY KEY, version TEXT, digest BLOB, checksum INTEGER);
+PRAGMA user_version = {LAYOUT};
+COMMIT
+"""
+RECORD = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)"
 LEARN = """
-INSERT INTO files VALUES (?, ?, ?) ON CONFLICT (uri) DO UPDATE SET version = excluded.version, digest = excluded.digest
+INSERT INTO files VALUES (?, ?, ?, ?)
+ON CONFLICT (uri) DO UPDATE SET version = excluded.version, digest = excluded.digest, checksum = excluded.checksum
 WHERE excluded.digest != x'' AND (version, digest) != (excluded.version, excluded.digest)
 """
+FORMATS = (b"\1\1", b"\2\2")  # bytes 18 and 19 of a database: with a journal, or with a write-ahead log
 PAGE = 10_000  # rows
 LOOKED_UP = 1000  # images that are looked up under one lock
 CRASHED = b""  # in the place of a digest: decoding this image ended the process
@@ -30,7 +44,8 @@ CRASHED = b""  # in the place of a digest: decoding this image ended the process
 class FileIndex:
     """The images that were read before, in an SQLite database in the cache folder.
 
-    A damaged database is recreated; then all images are read again.
+    A damaged database is recreated with a warning, and one of another layout without; then all images are read again.
+    Each row has a checksum, so that what changed on disk is not believed.
 
     Args:
         cache: The cache folder.
@@ -43,10 +58,7 @@ class FileIndex:
         self.path = cache / "images.sqlite"
         with self._named_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._open()
-            except sqlite3.DatabaseError as error:
-                self._recreate(error)
+            self._repaired(self._open)
 
     def _open(self) -> None:
         self._database = sqlite3.connect(self.path, timeout=60)
@@ -55,15 +67,35 @@ class FileIndex:
         with contextlib.suppress(sqlite3.OperationalError):  # it has one from before, and another process uses it now
             self._database.execute("PRAGMA journal_mode = DELETE")
         self._database.execute("PRAGMA synchronous = NORMAL")
-        self._database.execute(CREATE)
+        if self._database.execute("PRAGMA user_version").fetchone()[0] != LAYOUT:
+            self._database.executescript(CREATE)
 
-    def _recreate(self, error: Exception) -> None:
-        """Recreate the database if it is damaged; raise any other error again."""
-        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in NOT_DAMAGE:
-            raise error
-        log.warning(
-            "The file index %s is damaged (%s); it is recreated, and all images are read again.", self.path, error
-        )
+    def _repaired(self, use: Callable[[], T]) -> T | None:
+        """Use the database; where it turns out to be damaged, recreate it, and return None.
+
+        Raises:
+            sqlite3.Error, OSError: It cannot be used for another reason than damage.
+        """
+        try:
+            return use()
+        except (sqlite3.Error, UnicodeDecodeError, _Damage) as error:  # SQLite's messages quote what they stumble over
+            if not self._is_damaged(error):
+                raise
+            log.warning(
+                "The file index %s is damaged (%s); it is recreated, and all images are read again.",
+                self.path,
+                first_line(error),
+            )
+        self._recreate()
+        return None
+
+    def _is_damaged(self, error: Exception) -> bool:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code == sqlite3.SQLITE_READONLY:  # also said of a format that this SQLite does not write
+            return self.path.read_bytes()[18:20] not in FORMATS
+        return code not in NOT_DAMAGE
+
+    def _recreate(self) -> None:
         self._database.close()
         for suffix in ("", "-journal", "-wal", "-shm"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
@@ -86,23 +118,32 @@ class FileIndex:
         """
         if image.digest or not (version := image.version()):
             return image.digest
-        query = "SELECT digest FROM files WHERE uri = ? AND version = ?"
+        query = "SELECT digest, checksum FROM files WHERE uri = ? AND version = ?"
+        uri = os.fsencode(image.uri)
         with self._named_errors():
-            try:
-                found = self._database.execute(query, (os.fsencode(image.uri), version)).fetchone()
-            except sqlite3.DatabaseError as error:
-                self._recreate(error)
-                found = None
-        return found[0] if found else None
+            return self._repaired(lambda: self._find(query, uri, version))
+
+    def _find(self, query: str, uri: bytes, version: str) -> bytes | None:
+        found = self._database.execute(query, (uri, version)).fetchone()
+        return _checked(uri, version.encode(), *found) if found else None
 
     def digests(self, images: Sequence[ImageRef]) -> Iterator[bytes | None]:
         """The digest of each of many images, as `digest`; others may write in between."""
         for start in range(0, len(images), LOOKED_UP):
             with self._named_errors():
-                self._database.execute("BEGIN")  # a lock for each image would take as long as looking it up
+                # A lock for each image would take as long as looking it up.
+                self._repaired(lambda: self._database.execute("BEGIN"))
             found = [self.digest(image) for image in images[start : start + LOOKED_UP]]
             self._database.rollback()
             yield from found
+
+    def knows_below(self, folder: Path) -> bool:
+        """Whether a file in a folder, or in one below, was recorded."""
+        first = os.fsencode(os.path.join(os.path.abspath(folder), ""))
+        after = first[:-1] + bytes([first[-1] + 1])
+        query = "SELECT 1 FROM files WHERE uri >= ? AND uri < ? LIMIT 1"
+        with self._named_errors():
+            return bool(self._repaired(lambda: self._database.execute(query, (first, after)).fetchone()))
 
     def record(self, images: Iterable[tuple[ImageRef, str, bytes]]) -> None:
         """Remember images by their version from before they were read and their digest, in one transaction."""
@@ -111,15 +152,13 @@ class FileIndex:
     def _write(self, statement: str, rows: Sequence[tuple[bytes, str, bytes]]) -> int:
         """Write rows in one transaction; returns how many are new or changed."""
         with self._named_errors():
-            try:
-                return self._execute(statement, rows)
-            except sqlite3.DatabaseError as error:
-                self._recreate(error)
-                return self._execute(statement, rows)
+            count = self._repaired(lambda: self._execute(statement, rows))
+            return self._execute(statement, rows) if count is None else count
 
     def _execute(self, statement: str, rows: Sequence[tuple[bytes, str, bytes]]) -> int:
+        checked = [(uri, version, digest, _checksum(uri, version.encode(), digest)) for uri, version, digest in rows]
         with self._database:
-            return self._database.executemany(statement, rows).rowcount
+            return self._database.executemany(statement, checked).rowcount
 
     def learn(self, other: "FileIndex") -> int:
         """Take over what another index knows, which counts more than what this one says of the same files.
@@ -136,16 +175,39 @@ class FileIndex:
 
         Where the database turns out to be damaged, it is recreated, and this is the end.
         """
-        query = "SELECT uri, CAST(version AS BLOB), digest FROM files WHERE uri > ? ORDER BY uri LIMIT ?"
         after = b""
         with self._named_errors():
-            try:
-                while rows := self._database.execute(query, (after, PAGE)).fetchall():
-                    yield [(uri, version.decode(), digest) for uri, version, digest in rows]
-                    after = rows[-1][0]
-            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-                self._recreate(error)
+            while rows := self._repaired(lambda: self._page(after)):  # noqa: B023  called at once
+                yield rows
+                after = rows[-1][0]
+
+    def _page(self, after: bytes) -> list[tuple[bytes, str, bytes]]:
+        """The rows that follow a URI."""
+        query = "SELECT uri, version, digest, checksum FROM files WHERE uri > ? ORDER BY uri LIMIT ?"
+        rows = self._database.execute(query, (after, PAGE)).fetchall()
+        return [(row[0], row[1].decode(), _checked(*row)) for row in rows]
 
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+
+class _Damage(Exception):
+    """A row is not what was recorded."""
+
+
+def _checksum(uri: bytes, version: bytes, digest: bytes) -> int:
+    return zlib.crc32(digest, zlib.crc32(version, zlib.crc32(uri)))
+
+
+def _checked(uri: Any, version: Any, digest: Any, checksum: Any) -> bytes:
+    """The digest of a row.
+
+    Raises:
+        _Damage: The row changed on disk.
+    """
+    if not all(isinstance(part, bytes) for part in (uri, version, digest)):
+        raise _Damage("a value is of another type")
+    if _checksum(uri, version, digest) != checksum:
+        raise _Damage("a checksum is wrong")
+    return digest

@@ -21,12 +21,13 @@ import pyarrow as pa
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import progress_bar
+from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.extractor import Extractor
 from pipeline.features.store_place import KEEP_OLD_VERSIONS, RUN_AGAIN, is_conflict, store_place
-from pipeline.features.store_repair import UNREADABLE
+from pipeline.features.store_repair import UNREADABLE, panics_as_errors
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,10 @@ CHECKED_AT_ONCE = 512  # rows
 class FeatureStore:
     """The features that one extractor has computed so far.
 
-    Damage on disk that shows when the store is opened is dropped, with a warning, and computed again: a data file that
-    cannot be read or, where nothing can be read, the whole store, which is set aside. A vector that changed on disk is
-    refused when it is read, and dropped by `drop_damaged`. In a bucket nothing else is dropped: a store that cannot be
-    read is refused.
+    Damage on disk that shows when the store is opened is dropped, with a warning, and computed again: a data file, the
+    newest version or, where no version is intact, the whole store, which is set aside. A store that cannot be read for
+    another reason is refused, and nothing in it is changed; so is one in a bucket, whatever the reason. A vector that
+    changed on disk is refused when it is read, and dropped by `drop_damaged`.
 
     Args:
         cache: The cache folder, or its URL; the store is `features/FINGERPRINT.lance` below it, created when it is
@@ -76,7 +77,8 @@ class FeatureStore:
         )
         self.arrived: set[bytes] = set()
         try:
-            self._open()
+            with panics_as_errors():
+                self._open()
         except UNREADABLE as error:
             raise self._place.error("open", error) from error
 
@@ -88,10 +90,12 @@ class FeatureStore:
         found, wanted = (each.field("vector").type.list_size for each in (self._dataset.schema, self._schema))
         if found != wanted:
             raise ValueError(f"its vectors have {found} numbers, not {wanted}")
+        if self._dataset.schema.remove_metadata() != self._schema.remove_metadata():
+            raise ValueError("its columns are not of the types that this version of the program stores")
         try:
             self._read_digests()
         except UNREADABLE as error:
-            self._drop_unreadable_files(error)
+            self._drop_damaged_files(error)
 
     def _read_digests(self) -> None:
         self._digests, self._pixel_counts = self._stored_digests()
@@ -101,13 +105,14 @@ class FeatureStore:
 
     def _stored_digests(self, fragments: Sequence[lance.LanceFragment] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The digests and sizes of the images in the store, or in some fragments of it."""
-        table = self._dataset.scanner(columns=["digest", "pixel_count"], fragments=fragments).to_table()
+        with panics_as_errors():
+            table = self._dataset.scanner(columns=["digest", "pixel_count"], fragments=fragments).to_table()
         digests = table["digest"].combine_chunks()
         stored = np.frombuffer(digests.buffers()[1] or b"", DIGEST)[digests.offset :][: len(digests)]
         return stored, table["pixel_count"].to_numpy()
 
-    def _drop_unreadable_files(self, error: Exception) -> bool:
-        """Drop the data files that cannot be read; returns whether there were any. In a bucket, raise the error."""
+    def _drop_damaged_files(self, error: Exception) -> bool:
+        """Drop the data files that are damaged; returns whether there were any. In a bucket, raise the error."""
         with self._place.lock():
             self._dataset, dropped = self._place.repair(error)
             self._read_digests()
@@ -143,6 +148,19 @@ class FeatureStore:
         """
         return self._pixel_counts[self.rows(digests)]
 
+    def check(self, digests: np.ndarray) -> None:
+        """Check the rows of stored images against their checksums.
+
+        Args:
+            digests: Content digests of stored images, shape (N,), DIGEST.
+
+        Raises:
+            PipelineError: A row on disk is not the one that was stored.
+        """
+        rows = self.rows(digests)
+        for start in range(0, len(rows), CHECKED_AT_ONCE):
+            self.take(rows[start : start + CHECKED_AT_ONCE])
+
     def append(
         self, digests: np.ndarray, features: np.ndarray, thumbnails: np.ndarray, pixel_counts: np.ndarray
     ) -> None:
@@ -155,8 +173,14 @@ class FeatureStore:
             pixel_counts: The sizes of the images, in pixels, shape (N,), int.
 
         Raises:
-            PipelineError: They cannot be written.
+            PipelineError: They cannot be written, or a feature is NaN or infinite; nothing is stored then.
         """
+        if not (is_finite := np.isfinite(features).all(axis=1)).all():
+            names = ", ".join(digest.hex() for digest in digests[~is_finite].tolist())
+            raise PipelineError(
+                f"The features of {counted(int((~is_finite).sum()), 'image')} are NaN or infinite, which the feature "
+                f"store {self.path} does not take (content digests {names}). Nothing of their group was stored."
+            )
         try:
             with self._place.lock():
                 self._catch_up()
@@ -291,7 +315,10 @@ class FeatureStore:
         """The vectors of distinct rows, and those of the rows whose checksum is wrong."""
         unchecked = not self._checked[rows].all()
         columns = ["digest", "checksum", "vector", "thumbnail", "pixel_count"] if unchecked else ["vector"]
-        taken = self._dataset.take(rows, columns=columns).combine_chunks()
+        if not len(rows):
+            return np.zeros((0, self._schema.field("vector").type.list_size), np.float32), rows
+        with panics_as_errors():
+            taken = self._dataset.take(rows, columns=columns).combine_chunks()
         vectors = taken["vector"].chunk(0).flatten().to_numpy().reshape(len(rows), -1)
         if not unchecked:
             return vectors, rows[:0]
@@ -317,7 +344,7 @@ class FeatureStore:
             try:
                 damaged = self._damaged_rows(progress)
             except UNREADABLE as error:
-                if not self._drop_unreadable_files(error):
+                if not self._drop_damaged_files(error):
                     raise
                 damaged = self._damaged_rows(progress)
             if len(damaged):

@@ -43,6 +43,10 @@ class StoreGroup:
         """The sizes of stored images; see `FeatureStore.pixel_counts`."""
         return self.stores[0].pixel_counts(digests)
 
+    def check(self, digests: np.ndarray) -> None:
+        """Check the rows that hold the sizes of stored images; see `FeatureStore.check`."""
+        self.stores[0].check(digests)
+
     def has_arrived(self, digest: bytes) -> bool:
         """Whether other processes have stored an image in all stores since these were opened."""
         return all(digest in store.arrived for store in self.stores)

@@ -20,7 +20,12 @@ from filelock import FileLock
 from pipeline.core.errors import PipelineError
 from pipeline.data.images import DIGEST
 from pipeline.features import bucket
-from pipeline.features.store_repair import UNREADABLE, drop_unreadable_files, lance_cause, open_newest_readable
+from pipeline.features.store_repair import (
+    UNREADABLE,
+    drop_damaged_files,
+    lance_cause,
+    open_newest_readable,
+)
 
 # Versions that merging has replaced are kept for a reader that opened the store before.
 KEEP_OLD_VERSIONS = timedelta(days=1)
@@ -28,27 +33,34 @@ RUN_AGAIN = "Run extract with verify=True on these images to compute the lost fe
 
 # What failed -> the rest of a message.
 IN_FOLDER = {
-    "open": "cannot be opened ({}). Choose another cache folder, or delete this one to compute its features again.",
-    "read": f"is damaged ({{}}). {RUN_AGAIN}",
+    "open": (
+        "cannot be opened ({}). Nothing in it was changed. Remove the cause, choose another cache folder, or delete "
+        "this store to compute its features again."
+    ),
+    "read": f"cannot be read ({{}}). If its files are damaged: {RUN_AGAIN}",
     "write": (
         "cannot be written ({}). What was stored before is kept; make room, or choose another cache folder, and run "
         "the same command again."
     ),
     "tidy": f"cannot be tidied ({{}}). {RUN_AGAIN}",
-    "repair": "is damaged and cannot be repaired ({}). Delete this folder to compute its features again.",
+    "repair": (
+        "cannot be checked ({}). What it holds is left as it is. Remove the cause, or delete this store to compute its "
+        "features again."
+    ),
     "prune": "cannot be pruned ({}). Check that it is readable and writable, or delete it.",
 }
-LOST = "is damaged ({}); a store in a bucket is not repaired. Delete it there to compute its features again."
+LOST = "cannot be read ({}); a store in a bucket is not repaired. Delete it there to compute its features again."
 IN_BUCKET = {
     "open": (
         "cannot be opened ({}). Choose another place, or delete this store in the bucket to compute its features again."
     ),
     "read": LOST,
     "write": "cannot be written ({}). What was stored before is kept; run the same command again.",
+    "tidy": "cannot be read ({}), but what was computed is stored. Run the same command again.",
     "repair": LOST,
     "prune": "cannot be pruned ({}). Run the same command again, or delete this store in the bucket.",
 }
-DONE = {"open": "opened", "read": "read", "write": "written", "repair": "read", "prune": "pruned"}
+DONE = {"open": "opened", "read": "read", "write": "written", "tidy": "read", "repair": "read", "prune": "pruned"}
 
 
 class StorePlace(Protocol):
@@ -74,11 +86,11 @@ class StorePlace(Protocol):
         ...
 
     def open_or_create(self, schema: pa.Schema) -> lance.LanceDataset:
-        """Open the newest version that can be read, or create the store."""
+        """Open the newest version that is not damaged, or create the store."""
         ...
 
     def repair(self, error: Exception) -> tuple[lance.LanceDataset, int]:
-        """Leave out the data files that cannot be read; returns how many. It raises the error where it cannot."""
+        """Leave out the data files that are damaged; returns how many. It raises the error where it cannot."""
         ...
 
     def tidy(self, dataset: lance.LanceDataset) -> None:
@@ -120,7 +132,7 @@ class StoreFolder:
         return lance.dataset(self.path)
 
     def open_or_create(self, schema: pa.Schema) -> lance.LanceDataset:
-        """Open the newest version that can be read, or create the store."""
+        """Open the newest version that is not damaged, or create the store."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return lance.dataset(self.path)
@@ -129,8 +141,8 @@ class StoreFolder:
                 return open_newest_readable(self.path, schema)
 
     def repair(self, error: Exception) -> tuple[lance.LanceDataset, int]:
-        """Leave out the data files that cannot be read."""
-        return drop_unreadable_files(self.path)
+        """Leave out the data files that are damaged."""
+        return drop_damaged_files(self.path)
 
     def tidy(self, dataset: lance.LanceDataset) -> None:
         """Remove what killed processes left. Call it with the lock held, so nothing belongs to a running process.
@@ -154,9 +166,9 @@ class StoreFolder:
         return self.dataset().count_rows()
 
     def size_and_use(self) -> tuple[int, float]:
-        """Bytes on disk, and when a vector was last read or written."""
-        size, _ = folder_size_and_use(self.path)
-        return size, folder_size_and_use(self.path / "data")[1]  # opening a store reads the rest
+        """Bytes on disk, and when a vector was last read or written; when it was created, if it has none."""
+        size, used = folder_size_and_use(self.path)
+        return size, folder_size_and_use(self.path / "data")[1] or used  # opening a store reads the rest
 
     def error(self, task: str, error: BaseException) -> PipelineError:
         """The message for a task that failed."""

@@ -1,11 +1,17 @@
 """Recovery of a feature store whose files are damaged; what is dropped here is computed again.
 
-What the operating system does not let us read is not damage and is left alone.
+Damage needs evidence in the files: a magic number that is gone, content that is no longer what its format says, another
+length than the manifest holds, a file that the manifest names and nobody has. Whatever else keeps Lance from reading a
+store is refused and changes nothing: features of a later version, or what the system does not let us read.
 """
 
 import contextlib
+import errno
 import logging
+import os
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import lance
@@ -15,8 +21,25 @@ from pipeline.core.errors import first_line
 
 log = logging.getLogger(__name__)
 
-# What Lance and Arrow raise for files that are damaged or gone.
+# What Lance and Arrow raise for files that they cannot read, for whatever reason.
 UNREADABLE = (OSError, ValueError, RuntimeError)
+# The last bytes of each file of Lance. A manifest ends with its position (8 bytes), its version (4) and these.
+MAGIC = b"LANC"
+MANIFEST_END = 16
+# What Lance says where not the content of a file is at fault: the system's error, but for a missing file (2), or
+# something that this version of Lance does not know.
+NOT_DAMAGE = re.compile(
+    r"os error (?!2\))|permission denied|timed out|out of memory|upgrade|newer|unsupported|not supported|unknown|"
+    r"not implemented|unimplemented",
+    re.IGNORECASE,
+)
+UNDECODABLE = "failed to decode Protobuf message"
+
+
+def may_be_damage(error: BaseException) -> bool:
+    """Whether the content of a file may be at fault for an error of Lance's, or of the system's while it was read."""
+    is_system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+    return not is_system and not NOT_DAMAGE.search(str(error))
 
 
 def lance_cause(error: BaseException) -> str:
@@ -24,11 +47,21 @@ def lance_cause(error: BaseException) -> str:
     return first_line(error).partition(", /")[0]
 
 
-def open_newest_readable(path: Path, schema: pa.Schema) -> lance.LanceDataset:
-    """Open the newest version of a dataset whose manifest can be read; create the dataset where there is none.
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Turn a panic of Lance, which Python's `except Exception` does not catch, into a RuntimeError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError(lance_cause(error)) from error
 
-    Manifests that cannot be read are renamed; a dataset without a readable manifest is set aside. Call it with the
-    store's lock held.
+
+def open_newest_readable(path: Path, schema: pa.Schema) -> lance.LanceDataset:
+    """Open the newest version of a dataset whose manifest is not damaged; create the dataset where there is none.
+
+    Damaged manifests are renamed; a dataset without an intact one is set aside. Call it with the store's lock held.
 
     Args:
         path: The dataset.
@@ -40,24 +73,53 @@ def open_newest_readable(path: Path, schema: pa.Schema) -> lance.LanceDataset:
     Raises:
         OSError, ValueError, RuntimeError: The files cannot be read or written for other reasons than damage.
     """
-    while manifests := sorted((path / "_versions").glob("*.manifest")):  # the newest first
+    while manifests := _manifests(path):  # the newest first
         try:
-            return lance.dataset(path)
+            with panics_as_errors():
+                dataset = lance.dataset(path)
+                dataset.schema  # noqa: B018  Lance decodes it only now
+                return dataset
         except UNREADABLE as error:
-            manifests[0].read_bytes()  # raises where the system refuses, which is not damage
-            log.warning(
-                "The newest version of the feature store %s is damaged (%s) and is dropped.", path, lance_cause(error)
-            )
+            if not (damage := _manifest_damage(manifests[0], error)):
+                raise
+            log.warning("The newest version of the feature store %s is damaged (%s) and is dropped.", path, damage)
             manifests[0].rename(manifests[0].with_suffix(".damaged"))
-    if any((path / "data").glob("*")):
+    if _names(path / "data"):
         aside = path.with_suffix(f".damaged-{time.time_ns()}")
         log.warning("The feature store %s cannot be read; it is set aside as %s.", path, aside.name)
         path.rename(aside)
     return lance.write_dataset(schema.empty_table(), path, mode="create")
 
 
-def drop_unreadable_files(path: Path) -> tuple[lance.LanceDataset, int]:
-    """Remove data files that cannot be read from a dataset. Call it with the store's lock held.
+def _names(folder: Path) -> list[str]:
+    """What a folder holds, sorted; nothing where there is no such folder. Whatever else goes wrong is raised."""
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def _manifests(path: Path) -> list[Path]:
+    return [path / "_versions" / name for name in _names(path / "_versions") if name.endswith(".manifest")]
+
+
+def _manifest_damage(file: Path, error: Exception) -> str | None:
+    """What shows that a manifest, which Lance failed to open with an error, is damaged; None where nothing does.
+
+    Raises:
+        OSError: The system does not let us read it.
+    """
+    content = file.read_bytes()
+    if content[-len(MAGIC) :] != MAGIC or len(content) < MANIFEST_END:
+        return "its end is missing"
+    start = int.from_bytes(content[-MANIFEST_END:][:8], "little")
+    if start + 4 + int.from_bytes(content[start:][:4], "little") + MANIFEST_END > len(content):
+        return "it is longer than its file"
+    return lance_cause(error) if UNDECODABLE in str(error) else None
+
+
+def drop_damaged_files(path: Path) -> tuple[lance.LanceDataset, int]:
+    """Remove damaged data files from a dataset. Call it with the store's lock held.
 
     Args:
         path: The dataset.
@@ -66,19 +128,19 @@ def drop_unreadable_files(path: Path) -> tuple[lance.LanceDataset, int]:
         The dataset, and how many files were removed from it.
 
     Raises:
-        OSError: The system does not let us read a file.
+        OSError, ValueError, RuntimeError: A file cannot be read for other reasons than damage; or the folder of data
+            files is gone as a whole, as when another disk holds it.
     """
     dataset = lance.dataset(path)
-    damaged = {}
-    for fragment in dataset.get_fragments():
-        try:
-            fragment.to_table()
-        except UNREADABLE as error:
-            _check_access(path, fragment)
-            damaged[fragment.fragment_id] = lance_cause(error)
+    os.listdir(path / "data")
+    columns = [field.id() for field in dataset.lance_schema.fields()]
+    if any(list(file.fields) != columns for each in dataset.get_fragments() for file in each.data_files()):
+        raise ValueError("its manifest has columns that its data files lack")
+    damages = {fragment.fragment_id: _damage(path, fragment) for fragment in dataset.get_fragments()}
+    damaged = {number: damage for number, damage in damages.items() if damage}
     if damaged:
         log.warning(
-            "%d data files of the feature store %s cannot be read (%s); their features are computed again.",
+            "%d data files of the feature store %s are damaged (%s); their features are computed again.",
             len(damaged),
             path,
             next(iter(damaged.values())),
@@ -88,8 +150,29 @@ def drop_unreadable_files(path: Path) -> tuple[lance.LanceDataset, int]:
     return dataset, len(damaged)
 
 
-def _check_access(path: Path, fragment: lance.LanceFragment) -> None:
-    """Raise the system's error for files that it does not let us read; they are not damaged."""
+def _damage(path: Path, fragment: lance.LanceFragment) -> str | None:
+    """What shows that a file of a fragment is damaged; None for an intact one.
+
+    Raises:
+        OSError, ValueError, RuntimeError: It cannot be read for another reason.
+    """
     for file in fragment.data_files():
-        with contextlib.suppress(FileNotFoundError):
-            (path / "data" / file.path).open("rb").close()
+        try:
+            with (path / "data" / file.path).open("rb") as opened:
+                size = opened.seek(0, os.SEEK_END)
+                opened.seek(max(0, size - len(MAGIC)))
+                end = opened.read()
+        except FileNotFoundError:
+            return f"{file.path} is missing"
+        if file.file_size_bytes and size != file.file_size_bytes:
+            return f"{file.path} has {size} bytes instead of {file.file_size_bytes}"
+        if end != MAGIC:
+            return f"the end of {file.path} is missing"
+    try:
+        with panics_as_errors():
+            fragment.to_table()
+    except UNREADABLE as error:
+        if not may_be_damage(error):
+            raise
+        return lance_cause(error)
+    return None

@@ -15,7 +15,6 @@ from pipeline.features.store_group import StoreGroup
 from pipeline.features.workers import Decoded
 
 RECORDED_AT_ONCE = 1024  # images
-CHANGED = "it changed while it was read; run the same command again"
 NOT_FINITE = "its vector has NaN or infinite values; check the weights, or use precision float32"
 
 
@@ -35,6 +34,7 @@ class Survey:
         stores: The feature stores.
         index: The file index.
         max_pixels: The size of the largest image to use, in pixels.
+        verify: Whether to read all files and objects again, whatever the file index knows of them.
 
     Attributes:
         digests: The content digest of each image that is known, shape (N,), DIGEST.
@@ -44,16 +44,20 @@ class Survey:
         failed: The images that cannot be used, by number.
     """
 
-    def __init__(self, images: ImageSet, stores: StoreGroup, index: FileIndex, max_pixels: int) -> None:
+    def __init__(
+        self, images: ImageSet, stores: StoreGroup, index: FileIndex, max_pixels: int, verify: bool = False
+    ) -> None:
         self._images, self._stores, self._index, self._max_pixels = images, stores, index, max_pixels
         self.digests = np.zeros(len(images), DIGEST)
         self.has_feature = np.zeros(len(images), bool)
         self.failed: dict[int, str] = {}
         self._read: list[tuple[ImageRef, str, bytes]] = []
         self._scheduled: set[bytes] = set()
+        self._changed: set[int] = set()
         self.suspects: list[int] = []
         is_known = np.zeros(len(images), bool)
-        for number, digest in enumerate(index.digests(images.refs)):
+        known = (ref.digest for ref in images.refs) if verify else index.digests(images.refs)
+        for number, digest in enumerate(known):
             if digest == CRASHED:
                 self.suspects.append(number)
             elif digest:
@@ -68,6 +72,7 @@ class Survey:
     def _add_stored(self, numbers: np.ndarray) -> None:
         """Note images whose features are stored; their sizes are checked as if they were decoded now."""
         counts = self._stores.pixel_counts(self.digests[numbers])
+        self._stores.check(self.digests[numbers[counts > self._max_pixels]])  # a flipped bit skips no image
         self.has_feature[numbers] = counts <= self._max_pixels
         for number, count in zip(numbers[counts > self._max_pixels], counts[counts > self._max_pixels], strict=True):
             self.failed[int(number)] = too_large(int(count), self._max_pixels)
@@ -83,14 +88,17 @@ class Survey:
         """Drop images that a store turns out to lack.
 
         Args:
-            not_finite: The digests of those whose features cannot be stored. Others changed after the survey had found
-                them in the store.
+            not_finite: The digests of those whose features cannot be stored. Of others, the file changed or the feature
+                was removed since the survey.
         """
         numbers = np.flatnonzero(self.has_feature)
         for number in numbers[~self._stores.contains(self.digests[numbers])]:
             self.has_feature[number] = False
-            is_finite = self.digests[number].tobytes() not in not_finite
-            self.failed[int(number)] = CHANGED if is_finite else NOT_FINITE
+            if self.digests[number].tobytes() in not_finite:
+                self.failed[int(number)] = NOT_FINITE
+                continue
+            cause = "it changed" if number in self._changed else "its features were removed from the cache"
+            self.failed[int(number)] = f"{cause} while this command ran; run it again"
 
     def new(self, decoded: Iterator[Decoded], slots: Slots, bar: Any) -> Iterator[Decoded]:
         """Note each image as it comes; pass on those whose feature has to be computed, one of several duplicates.
@@ -128,6 +136,8 @@ class Survey:
         if image.error:
             self.failed[number] = image.error
         else:
+            if self._has_digest[number] and self.digests[number].tobytes() != image.digest:
+                self._changed.add(number)
             self.digests[number] = image.digest
             if image.is_new:
                 self.has_feature[number] = True

@@ -20,7 +20,7 @@ from filelock import FileLock
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.data.images import DIGEST
 from pipeline.features.store import MERGED_ROWS, FeatureStore
-from pipeline.features.store_repair import UNREADABLE, lance_cause
+from pipeline.features.store_repair import UNREADABLE, lance_cause, may_be_damage
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ def open_index(store: FeatureStore) -> VectorIndex | None:
         None where there is none that can be used: none was built, much was stored since, or its files changed.
 
     Raises:
+        PipelineError: The system, or this version of Lance, cannot read it.
         RequestError: The store lies in a bucket.
     """
     path = in_folder(store.path)
@@ -105,6 +106,10 @@ def open_index(store: FeatureStore) -> VectorIndex | None:
             return None
         return VectorIndex(path, dataset, note["partitions"], note["recall"])
     except (*UNREADABLE, KeyError, TypeError) as error:
+        if not may_be_damage(error):
+            raise PipelineError(
+                f"The vector index of {store.path} cannot be opened ({lance_cause(error)}); search without index=True."
+            ) from error
         log.warning("The vector index of %s cannot be opened (%s); it is built again.", store.path, lance_cause(error))
         return None
 

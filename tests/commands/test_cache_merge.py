@@ -1,7 +1,6 @@
 """The features of several caches, brought together in one."""
 
 import contextlib
-import os
 import shutil
 from pathlib import Path
 
@@ -9,15 +8,16 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers import PROGRAMS, SMALL, check_ended, environment_at, make_images, run_python, wait_until
+from helpers import PROGRAMS, SMALL, check_ended, environment_at, make_images, run_python, wait_for_tick, wait_until
 from object_storage import s3_server
 
 from pipeline.commands import cache_merge
 from pipeline.commands.cache_merge import merge_caches
 from pipeline.core.errors import PipelineError
-from pipeline.data.images import DIGEST
+from pipeline.data.images import DIGEST, file_ref
 from pipeline.features import bucket
 from pipeline.features.extractor import Extractor
+from pipeline.features.file_index import FileIndex
 from pipeline.features.store import FeatureStore
 from pipeline.features.weights import weights_from
 
@@ -193,8 +193,7 @@ def test_no_deep_learning_library_is_imported(tmp_path: Path) -> None:
 def shards(run, fresh_cache, tmp_path: Path) -> list[Path]:
     """Caches with the features of three shards of twelve images, which are older than the clock's tick."""
     images = make_images(tmp_path / "images", range(12))
-    for file in images.iterdir():
-        os.utime(file, (1_000, 1_000))
+    wait_for_tick(images)
     caches = [fresh_cache(f"shard{number}") for number in (1, 2, 3)]
     for number, cache in enumerate(caches, 1):
         run("extract", images, *SMALL, "--shard", f"{number}/3", "--cache", cache, "--out", cache / "vectors.npz")
@@ -205,9 +204,8 @@ def test_shards_that_were_merged_are_neither_computed_nor_read_again(run, shards
     into = tmp_path / "into"
     done = run("cache", "merge", *shards, "--cache", into, "--json").json
     assert sum(each["copied"] for each in done["stores"]) == done["indexed"] == 12
-    for file in (tmp_path / "images").iterdir():  # whoever reads them now finds no image
-        file.write_bytes(bytes(file.stat().st_size))
-        os.utime(file, (1_000, 1_000))
+    with contextlib.closing(FileIndex(into)) as index:
+        assert all(index.digest(file_ref(file)) for file in (tmp_path / "images").iterdir())
     whole = run("extract", tmp_path / "images", *SMALL, "--cache", into, "--out", tmp_path / "all.npz", "--json").json
     assert (whole["computed"], whole["cached"], whole["failed"], whole["engine"]) == (0, 12, [], None)
     with np.load(tmp_path / "all.npz") as merged:

@@ -6,7 +6,7 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faulty_storage import FaultyServer, faulty_storage
 from helpers import SMALL, CrashingRef, Finished, encoded, make_image, write_targets
 from object_storage import S3Server
 
@@ -192,8 +193,10 @@ def test_objects_that_are_no_images_are_named(run: Run, s3: S3Server, photos: st
     assert failed[0]["error"] == "the object is empty"
     with pytest.raises(ImageError, match="there is no such object"):
         ImageRef(f"s3://{photos}/redirect to region/latest/api/token").read()
-    with pytest.raises(ImageError, match="no way to name"):
+    with pytest.raises(ImageError, match="there is no such object"):
         ImageRef(f"s3://{photos}/a//b.png").read()
+    with pytest.raises(ImageError, match="no way to name"):
+        ImageRef(f"gs://{photos}/a//b.png").read()
 
 
 def test_an_object_that_is_too_large_is_not_read(photos: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,11 +205,128 @@ def test_an_object_that_is_too_large_is_not_read(photos: str, monkeypatch: pytes
         ImageRef(f"s3://{photos}/red/0.png").read()
 
 
-def test_a_key_that_obstore_cannot_name_is_one_message(s3: S3Server, photos: str) -> None:
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FaultyServer]]:
+    """Start a server of the bucket `bucket`, which this process uses."""
+    with contextlib.ExitStack() as running:
+
+        def start(objects: Mapping[str, bytes], **faults: str) -> FaultyServer:
+            server = running.enter_context(faulty_storage(objects, faults))
+            monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+            return server
+
+        yield start
+
+
+ODD_KEYS = (
+    "tab\there.png",
+    "new\nline.png",
+    "/lead.png",
+    "//two.png",
+    "red//x.png",
+    "red/y\x7f.png",
+    "nfd/e\u0301.png",
+)
+
+
+@pytest.mark.parametrize("odd", ODD_KEYS)
+def test_an_odd_key_spoils_no_bucket(faulty: Callable[..., FaultyServer], odd: str) -> None:
+    plain = ("a.png", "A.png", "red/b.png", "100%.png")
+    faulty({key: key.encode() for key in (*plain, odd)})
+    found = find_images("s3://bucket")
+    assert found.paths == sorted((*plain, odd))
+    assert [ref.read()[0].decode() for ref in found.refs] == found.paths
+    assert all(ref.version() for ref in found.refs)
+    below = find_images("s3://bucket/red").paths
+    assert below == [key.removeprefix("red/") for key in sorted((*plain, odd)) if key.startswith("red/")]
+
+
+def test_keys_with_dots_as_a_segment_are_hidden_ones(faulty: Callable[..., FaultyServer]) -> None:
+    faulty(dict.fromkeys(("a.png", "red/./b.png", "red/../c.png", "./d.png"), b"x"))
+    assert find_images("s3://bucket").paths == ["a.png"]
+
+
+def test_an_odd_key_elsewhere_is_one_message(s3: S3Server, photos: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_BASE_URL", s3.url)
+    monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "token")
     s3.put(photos, "red//x.png", b"x")
     with pytest.raises(RequestError, match=r'"red//x\.png".*Rename this object, or name a prefix'):
-        find_images(f"s3://{photos}")
-    assert len(find_images(f"s3://{photos}/blue")) == 3
+        list(buckets.list_objects(f"gs://{photos}"))
+
+
+@pytest.mark.parametrize("odd", [(), ("b//c.png",)])
+def test_markers_of_folders_are_no_images(faulty: Callable[..., FaultyServer], odd: tuple[str, ...]) -> None:
+    images = ("cats.jpg/1.png", "empty.png", *odd)
+    faulty(dict.fromkeys(images, b"") | {"cats.jpg/": b"", "dogs/": b"", "birds.png/": b""})
+    assert find_images("s3://bucket").paths == sorted(images)
+
+
+def test_a_prefix_may_be_odd_itself(faulty: Callable[..., FaultyServer]) -> None:
+    faulty(dict.fromkeys(("a\tb/1.png", "a/2.png"), b"x"))
+    assert find_images("s3://bucket/a\tb").paths == ["1.png"]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of this process are given up soon."""
+    monkeypatch.setitem(buckets.RETRIES, "retry_timeout", timedelta(seconds=0.5))
+    monkeypatch.setitem(buckets.CLIENT, "read_timeout", timedelta(seconds=1))
+    monkeypatch.setattr(buckets, "PATIENCE", 1.0)
+    monkeypatch.setattr(buckets, "SHORT", timedelta(seconds=2))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("error", r"does not deliver it \(status 500\)"),
+        ("silent", r"does not deliver it \(TimedOut\)"),
+        ("cut", r"does not deliver it \(its answer broke off\)"),
+        ("trickle", r"comes too slowly: \d+ of 400 bytes in \d s"),
+        ("flip", r"not that of its ETag, an MD5"),
+    ],
+)
+def test_an_object_that_fails_is_a_failure_of_that_image(
+    faulty: Callable[..., FaultyServer], fault: str, cause: str
+) -> None:
+    faulty({"a.png": bytes(400), "b.png": b"b"}, **{"a.png": fault})
+    bad, good = find_images("s3://bucket").refs
+    with pytest.raises(ImageError, match=cause):
+        bad.read()
+    assert good.read()[0] == b"b"
+    assert buckets.find_versions([bad.uri, good.uri])[good.uri] == good.version()
+
+
+def test_bad_objects_are_named_by_a_run_which_goes_on(
+    run: Run, faulty: Callable[..., FaultyServer], cache: Path
+) -> None:
+    objects = {f"{number}.png": encoded(make_image(number)) for number in range(12)}
+    server = faulty(objects, **{"3.png": "cut", "5.png": "flip", "7.png": "flip once", "9.png": "encrypted"})
+    failed = extract(run, "s3://bucket", cache).json["failed"]
+    assert [each["path"] for each in failed] == ["3.png", "5.png"]
+    assert server.gets["5.png"] > server.gets["1.png"] == 1
+    server.faults.clear()
+    again = extract(run, "s3://bucket", cache).json
+    assert (again["computed"], again["cached"], again["failed"]) == (2, 10, [])
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("fault", ["cut", "trickle"])
+def test_a_listing_that_breaks_off_is_a_failure_of_the_work(faulty: Callable[..., FaultyServer], fault: str) -> None:
+    faulty({"a.png": b"x"}, **{"": fault})
+    with pytest.raises(PipelineError, match="does not answer") as raised:
+        find_images("s3://bucket")
+    assert raised.value.exit_code == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_is_gone_is_not_a_failure_of_one_image(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for status in (500, 503):
+        with refusing(s3, status, "InternalError") as address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+            with pytest.raises(PipelineError, match="does not answer") as raised:
+                ImageRef("s3://bucket/a.png").read()
+            assert not isinstance(raised.value, ImageError)
 
 
 def test_a_wrong_bucket_is_one_message(run: Run, s3: S3Server, tmp_path: Path) -> None:

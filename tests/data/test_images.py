@@ -1,11 +1,14 @@
 import os
 import pickle
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import wait_for_tick
 
 from pipeline.core.errors import ImageError
+from pipeline.data import images
 from pipeline.data.images import ImageRef, ImageSet, content_digest, file_ref
 
 
@@ -14,10 +17,38 @@ def test_files_are_read_with_the_version_that_was_read(tmp_path: Path) -> None:
     file.write_bytes(b"content")
     assert file_ref(file).read() == (b"content", None)  # so young that a change might leave no trace
     os.utime(file, (1_000, 1_000))
+    assert file_ref(file).version() is None  # its change time is the system's own
+    wait_for_tick(tmp_path)
     content, version = file_ref(file).read()
     assert (content, version) == (b"content", file_ref(file).version())
     os.utime(file, (2_000, 2_000))
+    wait_for_tick(tmp_path)
     assert file_ref(file).version() not in (version, None)
+
+
+def test_files_that_change_names_have_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "TICK_NS", 0)
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        for name in ("x.bmp", "y.bmp"):
+            (tmp_path / folder / name).write_bytes(f"{folder}{name}".encode())
+            os.utime(tmp_path / folder / name, (1_000, 1_000))
+    ref = file_ref(tmp_path / "a" / "x.bmp")
+    versions = [ref.version()]
+
+    def exchange(one: Path, other: Path) -> None:
+        one.rename(tmp_path / "aside")
+        other.rename(one)
+        (tmp_path / "aside").rename(other)
+        time.sleep(0.05)  # the clock of a file system ticks
+        versions.append(ref.version())
+
+    exchange(tmp_path / "a", tmp_path / "b")  # the times of the files in them stay
+    exchange(tmp_path / "a" / "x.bmp", tmp_path / "a" / "y.bmp")
+    (tmp_path / "a" / "x.bmp").write_bytes(b"written")
+    os.utime(tmp_path / "a" / "x.bmp", (1_000, 1_000))
+    versions.append(ref.version())
+    assert len({*versions, None}) == 5
 
 
 def test_what_is_not_a_readable_file_is_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
 import itertools
-import os
 import shutil
 import threading
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CrashingRef, make_image
+from helpers import CrashingRef, make_image, wait_for_tick
 
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.vectors import in_blocks
@@ -80,8 +79,7 @@ def test_unreadable_images_are_skipped_and_change_no_other(
 def test_an_image_that_crashes_the_decoder_is_skipped_and_tried_again_by_the_next_run(
     folder: Path, options: ExtractionOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for file in folder.rglob("*.png"):
-        os.utime(file, (0, 0))
+    wait_for_tick(folder)
     images = find_images(folder)
     crashing = replace(images, refs=[CrashingRef(images.refs[0].uri), *images.refs[1:]])
     features = extract_features(crashing, EXTRACTOR, options)

@@ -1,13 +1,16 @@
 import contextlib
 import os
+import random
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import no_file_descriptors
 
 from pipeline.core.errors import PipelineError
-from pipeline.data.images import ImageRef, file_ref
+from pipeline.data import images as data_images
+from pipeline.data.images import TICK_NS, ImageRef, file_ref
 from pipeline.features import file_index
 from pipeline.features.file_index import CRASHED, CREATE, FileIndex
 
@@ -19,7 +22,9 @@ def index(tmp_path: Path) -> Iterator[FileIndex]:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that counts as old enough to have a version."""
+    monkeypatch.setattr(data_images, "TICK_NS", 0)
     path = tmp_path / "a.png"
     path.write_bytes(b"one")
     os.utime(path, (1_000, 1_000))
@@ -48,10 +53,12 @@ def test_another_size_or_time_makes_a_file_unknown(index: FileIndex, file: Path)
     assert index.digest(file_ref(file)) is None
 
 
-def test_a_file_written_just_now_is_not_trusted(index: FileIndex, file: Path) -> None:
+def test_a_file_written_just_now_is_not_trusted(index: FileIndex, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record(index, file, b"d1")
-    file.write_bytes(b"two")
-    assert index.digest(file_ref(file)) is None
+    monkeypatch.setattr(data_images, "TICK_NS", TICK_NS)
+    for change in (lambda: file.write_bytes(b"two"), lambda: os.utime(file, (1_000, 1_000))):
+        change()
+        assert index.digest(file_ref(file)) is None
 
 
 def test_digests_that_the_source_knows_need_no_record(index: FileIndex) -> None:
@@ -80,6 +87,67 @@ def test_a_damaged_index_is_recreated(tmp_path: Path, file: Path, caplog: pytest
         assert index.digest(file_ref(file)) == b"d"
 
 
+def test_any_flipped_bit_costs_no_more_than_reading_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    refs = [ImageRef(f"s3://photos/{number:03}.png", listed=f"{number}-a") for number in range(60)]
+    rows = [(ref, ref.listed, bytes([number]) * 16) for number, ref in enumerate(refs)]
+    rows[-1] = (*rows[-1][:2], CRASHED)
+    with contextlib.closing(FileIndex(tmp_path)) as index:
+        index.record(rows)
+    database, chance = tmp_path / "images.sqlite", random.Random(0)
+    whole, right = database.read_bytes(), [digest for *_, digest in rows]
+    for at in [*range(16, 64, 2), *(chance.randrange(len(whole)) for _ in range(60))]:  # the first are in the header
+        data = bytearray(whole)
+        data[at] ^= 1 << chance.randrange(8)
+        database.write_bytes(data)
+        with contextlib.closing(FileIndex(tmp_path)) as index:
+            found = list(index.digests(refs))
+            assert all(digest in (None, true) for digest, true in zip(found, right, strict=True))
+            list(index.pages())
+            index.record(rows)
+            assert list(index.digests(refs)) == right
+    assert "is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("schema", ["files \xe9", "CREATE TABLE \xff\xfe (uri"])
+def test_a_message_that_is_no_utf_8_is_damage(tmp_path: Path, file: Path, schema: str) -> None:
+    with contextlib.closing(FileIndex(tmp_path)):
+        pass
+    database = tmp_path / "images.sqlite"
+    table = b"CREATE TABLE files (uri"
+    data, harm = database.read_bytes(), schema.encode("latin-1").ljust(len(table))[: len(table)]
+    assert data.count(table) == 1
+    database.write_bytes(data.replace(table, harm))
+    with contextlib.closing(FileIndex(tmp_path)) as index:
+        record(index, file, b"d")
+        assert index.digest(file_ref(file)) == b"d"
+
+
+def test_an_index_of_another_layout_is_begun_anew(tmp_path: Path, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "images.sqlite")) as earlier, earlier:
+        earlier.execute("CREATE TABLE files (uri BLOB PRIMARY KEY, version TEXT, digest BLOB)")
+        earlier.execute("INSERT INTO files VALUES (?, '3-1000', x'00')", (os.fsencode(file),))
+    with contextlib.closing(FileIndex(tmp_path)) as index:
+        assert index.digest(file_ref(file)) is None
+        record(index, file, b"d")
+        assert index.digest(file_ref(file)) == b"d"
+    assert not caplog.text
+
+
+def test_what_the_system_refuses_is_no_damage(tmp_path: Path, file: Path) -> None:
+    with contextlib.closing(FileIndex(tmp_path)) as index:
+        record(index, file, b"d")
+    database = tmp_path / "images.sqlite"
+    content = database.read_bytes()
+    with no_file_descriptors(), pytest.raises(PipelineError, match="cannot be used"):
+        FileIndex(tmp_path)
+    assert database.read_bytes() == content
+    database.rename(tmp_path / "whole")
+    database.symlink_to("/proc/self/mem")  # reading it is an I/O error
+    with pytest.raises(PipelineError, match="cannot be used"):
+        FileIndex(tmp_path)
+    assert database.is_symlink()
+
+
 def test_a_place_that_cannot_hold_an_index_is_named(tmp_path: Path) -> None:
     (tmp_path / "images.sqlite").mkdir()
     with pytest.raises(PipelineError, match=r"images\.sqlite cannot be used"):
@@ -90,7 +158,7 @@ def test_an_index_with_a_write_ahead_log_is_taken_over(tmp_path: Path, file: Pat
     (tmp_path / "cache").mkdir()
     with contextlib.closing(sqlite3.connect(tmp_path / "cache" / "images.sqlite")) as earlier:
         earlier.execute("PRAGMA journal_mode = WAL")
-        earlier.execute(CREATE)
+        earlier.executescript(CREATE)
         with contextlib.closing(FileIndex(tmp_path / "cache")) as beside:
             record(beside, file, b"d1")
     with contextlib.closing(FileIndex(tmp_path / "cache")) as alone:

@@ -1,13 +1,12 @@
 """Several layers in one pass, each with a store of its own."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
-from helpers import write_targets
+from helpers import wait_for_tick, write_targets
 
 from pipeline.core.model_files import read_card
 from pipeline.data.sources import find_images
@@ -21,8 +20,7 @@ WEIGHTS = weights_from("random:0")
 
 @pytest.fixture
 def options(fresh_cache, folder: Path) -> ExtractionOptions:
-    for file in folder.glob("*/*.png"):
-        os.utime(file, (0, 0))  # files younger than two seconds are read again
+    wait_for_tick(folder)
     return ExtractionOptions(engine="mnn", batch_size=4, workers=2, cache=fresh_cache("cache"), progress=False)
 
 

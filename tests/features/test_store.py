@@ -1,7 +1,10 @@
+import os
 from pathlib import Path
 
+import lance
 import numpy as np
 import pytest
+from helpers import no_file_descriptors
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.images import DIGEST
@@ -112,7 +115,6 @@ def test_a_place_that_cannot_hold_a_store_is_named(tmp_path: Path) -> None:
 
 
 def test_a_store_of_another_layout_is_refused(tmp_path: Path) -> None:
-    import lance
     import pyarrow as pa
 
     (tmp_path / "features").mkdir()
@@ -120,3 +122,181 @@ def test_a_store_of_another_layout_is_refused(tmp_path: Path) -> None:
     lance.write_dataset(table, tmp_path / "features" / f"{EXTRACTOR.fingerprint}.lance")
     with pytest.raises(PipelineError, match=r"another version of this program created it.*delete this"):
         FeatureStore(tmp_path, EXTRACTOR)
+
+
+def content(folder: Path) -> dict[Path, bytes | str]:
+    """What a cache holds, but for locks."""
+    files = [file for file in folder.rglob("*") if not file.is_dir() and file.suffix != ".lock"]
+    return {file: os.readlink(file) if file.is_symlink() else file.read_bytes() for file in files}
+
+
+def newest_manifest(store: FeatureStore) -> Path:
+    return min((Path(store.path) / "_versions").glob("*.manifest"))
+
+
+def add_to_manifest(file: Path, added: bytes) -> None:
+    """Add fields to the protobuf message of a manifest."""
+    data = file.read_bytes()
+    start = int.from_bytes(data[-16:-8], "little")
+    end = start + 4 + int.from_bytes(data[start : start + 4], "little")
+    length = (end - start - 4 + len(added)).to_bytes(4, "little")
+    file.write_bytes(data[:start] + length + data[start + 4 : end] + added + data[end:])
+
+
+# Feature flags of readers and of writers (fields 9 and 10) that no version of Lance knows yet; a storage format (field
+# 15) of a version to come.
+UNKNOWN_READER, UNKNOWN_WRITER = b"\x48\x80\x80\x80\x80\x20", b"\x50\x80\x80\x80\x80\x20"
+FORMAT_TO_COME = b"\x7a\x0d\x0a\x05lance\x12\x049.41"
+
+
+@pytest.mark.parametrize("added", [UNKNOWN_READER, UNKNOWN_READER + UNKNOWN_WRITER, FORMAT_TO_COME])
+def test_a_store_of_a_later_version_is_refused_and_left_as_it_is(tmp_path: Path, added: bytes) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    for seed in range(3):
+        store.append(*batch(seed))
+    for manifest in (store.path / "_versions").glob("*.manifest"):
+        add_to_manifest(manifest, added)
+    before = content(tmp_path)
+    for _ in range(2):
+        with pytest.raises(PipelineError, match=r"cannot be opened \(.*Nothing in it was changed"):
+            FeatureStore(tmp_path, EXTRACTOR)
+    assert content(tmp_path) == before
+
+
+def test_a_store_that_a_later_version_writes_is_read_but_not_written(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    store.append(*batch(1))
+    add_to_manifest(newest_manifest(store), UNKNOWN_WRITER)
+    before = content(tmp_path)
+    opened = FeatureStore(tmp_path, EXTRACTOR)
+    assert np.array_equal(opened.features(batch(1)[0]), batch(1)[1])
+    with pytest.raises(PipelineError, match="cannot be written"):
+        opened.append(*batch(2))
+    assert {file: data for file, data in content(tmp_path).items() if file in before} == before
+
+
+@pytest.mark.parametrize("place", ["_versions", "data"])
+def test_what_cannot_be_read_for_the_system_is_no_damage(tmp_path: Path, place: str) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    store.append(*batch(1))
+    store.append(*batch(2))
+    file = min((store.path / place).glob("*.[lm]a*"))
+    file.rename(tmp_path / "whole")
+    file.symlink_to("/proc/self/mem")  # reading its first bytes is an I/O error
+    before = content(tmp_path)
+    with pytest.raises(PipelineError, match="cannot be opened"):
+        FeatureStore(tmp_path, EXTRACTOR)
+    assert content(tmp_path) == before
+    file.unlink()
+    (tmp_path / "whole").rename(file)
+    assert len(FeatureStore(tmp_path, EXTRACTOR)) == 8
+
+
+def test_a_lack_of_file_descriptors_is_no_damage(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    store.append(*batch(1))
+    before = content(tmp_path)
+    with no_file_descriptors():
+        with pytest.raises(PipelineError, match="cannot be opened"):
+            FeatureStore(tmp_path, EXTRACTOR)
+        for task in (store.drop_damaged, store.tidy, lambda: store.append(*batch(2))):
+            with pytest.raises(PipelineError, match="Too many open files"):
+                task()
+    assert content(tmp_path) == before
+    assert np.array_equal(store.features(batch(1)[0]), batch(1)[1])
+
+
+@pytest.mark.parametrize("hidden", ["_versions", "data", "."])
+def test_a_folder_that_is_not_permitted_is_no_damage(tmp_path: Path, hidden: str) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    store.append(*batch(1))
+    before = content(tmp_path)
+    folder = store.path / hidden
+    mode = folder.stat().st_mode
+    folder.chmod(0)
+    try:
+        if os.access(folder, os.R_OK):
+            pytest.skip("this user may read everything")
+        with pytest.raises(PipelineError, match="cannot be opened"):
+            FeatureStore(tmp_path, EXTRACTOR)
+    finally:
+        folder.chmod(mode)
+    assert content(tmp_path) == before
+
+
+def test_a_folder_of_data_that_is_gone_as_a_whole_is_no_damage(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    store.append(*batch(1))
+    (store.path / "data").rename(tmp_path / "elsewhere")  # as on a disk that is not mounted
+    before = content(tmp_path)
+    with pytest.raises(PipelineError, match="cannot be opened"):
+        FeatureStore(tmp_path, EXTRACTOR)
+    (tmp_path / "elsewhere").rename(store.path / "data")
+    assert len(FeatureStore(tmp_path, EXTRACTOR)) == 4
+    assert len(before) == len(content(tmp_path))
+
+
+@pytest.mark.parametrize("harm", ["zeros", "cut", "empty"])
+def test_a_damaged_manifest_costs_its_version(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    store.append(*batch(1))
+    store.append(*batch(2))
+    manifest = newest_manifest(store)
+    data = manifest.read_bytes()
+    manifest.write_bytes({"zeros": data[:-100] + bytes(100), "cut": data[:-100], "empty": b""}[harm])
+    assert len(FeatureStore(tmp_path, EXTRACTOR)) == 4
+    assert "newest version" in caplog.text
+    assert manifest.with_suffix(".damaged").exists()
+
+
+@pytest.mark.parametrize("harm", ["magic", "cut", "longer", "gone"])
+def test_a_damaged_data_file_costs_its_rows(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    store.append(*batch(1))
+    [file] = (store.path / "data").iterdir()
+    store.append(*batch(2))
+    data = file.read_bytes()
+    file.write_bytes({"magic": data[:-4] + b"LINC", "cut": data[:-100], "longer": data + data, "gone": b""}[harm])
+    if harm == "gone":
+        file.unlink()
+    opened = FeatureStore(tmp_path, EXTRACTOR)
+    opened.drop_damaged()
+    assert opened.contains(batch(1)[0]).sum() in (0, 4)
+    assert np.array_equal(opened.features(batch(2)[0]), batch(2)[1])
+    assert harm == "longer" or "1 data files" in caplog.text
+
+
+def test_a_size_that_changed_on_disk_is_found_before_it_skips_an_image(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    digests, vectors, thumbnails, _ = batch(1)
+    store.append(digests, vectors, thumbnails, np.array([2**20 + 1, 2**20 + 3, 2**20 + 5, 2**20 + 7]))
+    [file] = (store.path / "data").iterdir()
+    data = bytearray(file.read_bytes())
+    at = data.index((2**20 + 5).to_bytes(8, "little"))
+    data[at + 5] ^= 64
+    file.write_bytes(data)
+    opened = FeatureStore(tmp_path, EXTRACTOR)
+    assert opened.pixel_counts(digests).max() > 2**45
+    opened.check(digests[:2])
+    with pytest.raises(PipelineError, match=r"damaged.*verify=True"):
+        opened.check(digests)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_feature_that_is_not_finite_is_refused_by_its_digest(tmp_path: Path, value: float) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    digests, vectors, *rest = batch(1)
+    vectors[2, 7] = value
+    with pytest.raises(PipelineError, match=digests[2].tobytes().hex()):
+        store.append(digests, vectors, *rest)
+    assert len(store) == 0
+
+
+def test_an_empty_store_gives_no_rows(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, EXTRACTOR)
+    for opened in (store, FeatureStore(tmp_path, EXTRACTOR)):
+        assert opened.features(opened.digests).shape == (0, 512)
+        assert opened.thumbnails(opened.digests).shape == (0, 24, 24)
+        assert opened.drop_damaged() == 0
+    store.append(*batch(1))
+    assert store.take(np.zeros(0, np.int64)).shape == (0, 512)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CrashingRef, encoded, make_image, make_images, run_program
+from helpers import CrashingRef, encoded, make_image, make_images, run_program, wait_for_tick
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.decoding import MAX_PIXELS, decode, thumbnail
@@ -105,7 +105,7 @@ def test_a_worker_that_was_killed_is_replaced(tmp_path: Path) -> None:
 
 def test_images_that_crash_the_decoder_are_named_and_cost_no_other(tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(30))
-    os.utime(images / "0005.png", (0, 0))
+    wait_for_tick(images)
     refs = [file_ref(file) for file in sorted(images.iterdir())]
     for number in (4, 5, 29):
         refs[number] = CrashingRef(refs[number].uri)
