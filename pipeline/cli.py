@@ -19,8 +19,8 @@ from pipeline.core.interrupts import Terminated, arrived_interrupt, raise_interr
 from pipeline.options import (
     COUNT,
     EXISTING_FILE,
-    FILE,
     FOLDER,
+    OUTPUT,
     WholeNumber,
     cluster_option,
     data_option,
@@ -31,6 +31,7 @@ from pipeline.options import (
     missing_option,
     noise_option,
     output_options,
+    overwrite_option,
     ray_options,
     seed_option,
     split_option,
@@ -57,7 +58,8 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("images")
-@click.option("--out", type=FILE, help="Also write the vectors to a .npz, .npy, .parquet or .csv file.")
+@click.option("--out", type=OUTPUT, help="Also write the vectors to a .npz, .npy, .parquet or .csv file.")
+@overwrite_option
 @click.option("--shard", metavar="N/COUNT", help="Compute a stable share of IMAGES only: 3/16 is the third of sixteen.")
 @data_option
 @click.option("--strict", is_flag=True, help="Exit with status 1 if an image was not read.")
@@ -208,8 +210,9 @@ def _refuse_changes(context: click.Context, config: Path | None, resume: Path | 
 @click.option("--images", metavar="IMAGES", help="Images to evaluate on.  [those that the run held out]")
 @targets_option
 @click.option(
-    "--report", type=FILE, metavar="FILE.html", help="Where to write the report.  [models/RUN/evaluation.html]"
+    "--report", type=OUTPUT, metavar="FILE.html", help="Where to write the report.  [models/RUN/evaluation.html]"
 )
+@overwrite_option
 @click.option("--vocabulary", type=EXISTING_FILE, help="Word vectors to look predictions up among, beside the targets.")
 @noise_option
 @cluster_option
@@ -246,8 +249,9 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
 @click.argument("model", type=click.Path(path_type=Path), metavar="RUN|MODEL")
 @click.argument("images")
 @click.option(
-    "--out", type=FILE, required=True, help="Where to write the embeddings: a .npz, .npy, .parquet or .csv file."
+    "--out", type=OUTPUT, required=True, help="Where to write the embeddings: a .npz, .npy, .parquet or .csv file."
 )
+@overwrite_option
 @click.option(
     "--api",
     type=click.Choice(["functional", "sequential", "ridge"]),
@@ -282,7 +286,8 @@ def predict(model: Path, images: str, data_dir: Path | None, **asked: Any) -> No
 @targets_option
 @click.option("--seeds", type=COUNT, default=3, show_default=True, metavar="N", help="Number of random seeds.")
 @click.option("--epochs", type=COUNT, default=2000, show_default=True, metavar="N", help="Epochs of each training.")
-@click.option("--plot", type=FILE, help="Plot the learning curves to a .png, .svg or .pdf file.")
+@click.option("--plot", type=OUTPUT, help="Plot the learning curves to a .png, .svg or .pdf file.")
+@overwrite_option
 @split_option
 @missing_option
 @label_option

@@ -9,10 +9,12 @@ from pipeline import requested
 from pipeline.core.errors import RequestError
 from pipeline.options import (
     EXTRACTOR,
+    OUTPUT,
     data_option,
     extraction_options,
     extractor_options,
     output_options,
+    overwrite_option,
 )
 
 TABLES = ("parquet", "lance")
@@ -29,7 +31,8 @@ TABLES = ("parquet", "lance")
     "parquet: a table of the run's images, vectors and predictions; lance: a table of IMAGES and their vectors, for "
     "LanceDB.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="PATH", help="Where to write it.")
+@click.option("--out", type=OUTPUT, required=True, metavar="PATH", help="Where to write it.")
+@overwrite_option
 @click.option(
     "--api",
     type=click.Choice(["functional", "sequential", "ridge"]),

@@ -9,11 +9,12 @@ from pipeline import requested
 from pipeline.options import (
     COUNT,
     EXISTING_FILE,
-    FILE,
+    OUTPUT,
     data_option,
     extraction_options,
     extractor_options,
     output_options,
+    overwrite_option,
 )
 
 
@@ -37,7 +38,8 @@ from pipeline.options import (
     is_flag=True,
     help="Above a million images, search features by an index, which is built once and may miss some.",
 )
-@click.option("--report", type=FILE, metavar="FILE.html", help="Also write a page of thumbnails.")
+@click.option("--report", type=OUTPUT, metavar="FILE.html", help="Also write a page of thumbnails.")
+@overwrite_option
 @data_option
 @extractor_options
 @extraction_options

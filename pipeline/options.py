@@ -8,13 +8,43 @@ from pathlib import Path
 import click
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
 EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 SMALLEST_MEMORY = 64 * 2**20
 EXTRACTOR = ("layer", "precision", "pool", "project", "resize")  # options that are fields of Extractor
 EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "verify", "cache")  # and of ExtractionOptions
 
 Decorator = Callable[[Callable], Callable]
+
+
+class OutputFile(click.Path):
+    """A file to write, which is replaced only with --overwrite."""
+
+    def convert(
+        self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
+    ) -> Path:
+        """Check that the file is new, or may be replaced."""
+        file = Path(value)
+        if file.is_file() and not (context and context.meta.get(OVERWRITE)):
+            self.fail(f"{file} exists; name another file, or replace it with --overwrite.", parameter, context)
+        return file
+
+
+OUTPUT = OutputFile(path_type=Path)
+OVERWRITE = "pipeline.overwrite"  # of a context
+
+
+def _allow_overwriting(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta[OVERWRITE] = value
+
+
+overwrite_option = click.option(
+    "--overwrite",
+    is_flag=True,
+    is_eager=True,  # the output file is checked after it
+    expose_value=False,
+    callback=_allow_overwriting,
+    help="Replace the output file if it exists.",
+)
 
 
 class WholeNumber(click.IntRange):

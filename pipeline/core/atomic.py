@@ -96,7 +96,7 @@ def check_output_file(file: Path, suffixes: Sequence[str], parameter: str) -> No
         RequestError: The suffix is not one of `suffixes`, the file is a folder, or no file can be created there.
     """
     if file.suffix.lower() not in suffixes:
-        raise RequestError(f"{parameter} {file}: the format must be one of {', '.join(suffixes)}.")
+        raise RequestError(f"{parameter} {file}: the name must end in {' or '.join(suffixes)}.")
     _check_place(file, parameter)
     if file.is_dir():
         raise RequestError(f"{parameter} {file}: this is a folder; name a file.")

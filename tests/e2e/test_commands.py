@@ -194,7 +194,7 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
         (("extract", folder, "--precision", "int4"), "'int4' is not one of"),
         (("extract", folder, "--weights", "nowhere.h5"), "'nowhere.h5'"),
         (("extract", folder, "--batch-size", 0), "--batch-size"),
-        (("extract", folder, "--out", tmp_path / "x.pickle"), "x.pickle: the format must be one of"),
+        (("extract", folder, "--out", tmp_path / "x.pickle"), "x.pickle: the name must end in"),
         (("extract", folder, "--out", tmp_path / "gone" / "x.npz"), "does not exist"),
         (("train", one, "--targets", targets, *SMALL, "--models", tmp_path / "models"), "two different images"),
         (("train", folder), "--targets FILE"),
@@ -213,7 +213,7 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
         ((*train, "--repeats", 3), "needs --folds N"),
         (("train", "--config", targets), "damaged"),
         (("compare", folder), "name both"),
-        (("compare", "--plot", tmp_path / "curves.doc"), "curves.doc: the format must be one of"),
+        (("compare", "--plot", tmp_path / "curves.doc"), "curves.doc: the name must end in"),
     ]:
         finished = run(*arguments, code=2)
         assert message in finished.err, finished.err
@@ -221,6 +221,26 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
         assert finished.out == ""
     leftovers = set(tmp_path.rglob("*")) - set(before)
     assert leftovers <= {tmp_path / "models"}
+
+
+def test_an_output_file_is_replaced_only_where_that_is_said(run, folder: Path, tmp_path: Path) -> None:
+    outputs = {name: tmp_path / name for name in ("out.csv", "out.html", "out.png", "out.onnx")}
+    for file in outputs.values():
+        file.write_text("mine")
+    for command in (
+        ("extract", folder, *SMALL, "--out", outputs["out.csv"]),
+        ("predict", tmp_path, folder, "--out", outputs["out.csv"]),
+        ("evaluate", tmp_path, "--report", outputs["out.html"]),
+        ("search", folder, "--query", "cat", "--report", outputs["out.html"]),
+        ("compare", folder, "--plot", outputs["out.png"]),
+        ("export", tmp_path, "--format", "onnx", "--out", outputs["out.onnx"]),
+    ):
+        refused = run(*command, code=2)
+        assert "exists; name another file, or replace it with --overwrite" in refused.err
+        replaced = run(*command, "--overwrite", code=0 if command[0] == "extract" else 2)
+        assert "exists" not in replaced.err
+    assert [file.read_text() for file in outputs.values()][1:] == ["mine"] * 3
+    assert outputs["out.csv"].read_text().startswith('"path","d0","d1"')
 
 
 @pytest.mark.parametrize(
