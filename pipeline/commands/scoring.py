@@ -13,6 +13,7 @@ from pipeline.commands.examples import Examples
 from pipeline.core.errors import RequestError
 from pipeline.core.runs import RunRecord
 from pipeline.data.images import ImageSet
+from pipeline.data.splits import first_empty
 from pipeline.data.targets import TargetTable
 from pipeline.data.word_vectors import read_vocabulary
 from pipeline.decoders.spec import output_ceiling
@@ -173,8 +174,9 @@ def check_clusters(examples: Examples, cluster: str | None) -> None:
 
 def _clusters(examples: Examples, kind: str) -> Sequence[str]:
     images = examples.features.images
-    if kind == "group" and (images.groups is None or None in images.groups):
-        lacking = f"; {images.paths[images.groups.index(None)]!r} has none" if images.groups else ""
+    empty = first_empty(images.groups) if images.groups is not None else 0
+    if kind == "group" and empty is not None:
+        lacking = f"; {images.paths[empty]!r} has none" if images.groups is not None else ""
         raise RequestError(
             "Intervals for new groups need a .csv or .parquet list with the column 'group' for all images"
             f"{lacking}. Choose cluster='label' or cluster='image', or fill the column."

@@ -209,8 +209,13 @@ def _listed(images: ImageSet) -> np.ndarray:
     return sides == "held out"
 
 
+def first_empty(values: Sequence[str | None]) -> int | None:
+    """The row of the first cell of a column that is missing or blank; None if there is none."""
+    return next((row for row, value in enumerate(values) if not (value or "").strip()), None)
+
+
 def _column(values: Sequence[str | None] | None, column: str, rule: str) -> np.ndarray:
-    if values is None or any(value is None for value in values):
+    if values is None or first_empty(values) is not None:
         raise RequestError(
             f"The split {rule!r} needs a .csv or .parquet list with the column {column!r} for all images."
         )
