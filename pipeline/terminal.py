@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.commands.cache import CacheContents, PruneResult, Pruning
     from pipeline.commands.cache_merge import MergeResult
     from pipeline.commands.compare import CompareResult
+    from pipeline.commands.cross_validation import FoldResult
     from pipeline.commands.export import ExportResult
     from pipeline.commands.export_tables import TableResult
     from pipeline.commands.extract import ExtractResult
@@ -154,9 +155,11 @@ def print_search(result: "SearchResult") -> None:
 
 def print_export(result: "ExportResult") -> None:
     """Print the result of `export`: where it is, and how near its answers are to the stored predictions."""
+    spread = result.difference_of_spread
     print(
         f"Checked on {counted(result.images, 'image')}: from pixels, the largest difference to the stored predictions "
-        f"is {result.difference:.1e} of their length."
+        f"is {result.difference:.1e} of their length"
+        + (", and they are all alike." if spread is None else f", {spread:.1e} of their spread.")
     )
     if near := result.bytes:
         print(
@@ -177,6 +180,8 @@ def print_table(result: "TableResult") -> None:
 def print_training(result: "TrainResult") -> None:
     """Print the result of `train`: the held-out cosine of each model beside the baselines and the output ceiling."""
     title = f"Cosine to the target, {counted(result.train, 'training image')}, {result.validation} held out"
+    if result.folds:
+        title = f"Cosine to the target, {counted(result.images, 'image')}, each held out once"
     table = _table(title, "", "held out", "training", "epochs", "seconds")
     for name, model in result.models.items():
         table.add_row(
@@ -191,6 +196,8 @@ def print_training(result: "TrainResult") -> None:
         table.add_row(f"{name} baseline", f"{cosine:.4f}")
     table.add_row("output ceiling", f"{result.ceiling:.4f}")
     _print(table)
+    if result.folds:
+        _print(_fold_table(result.folds))
     for sentence in _training_sentences(result):
         _print(sentence)
     document = result.to_json()
@@ -204,17 +211,30 @@ def _part(candidate: str) -> str:
 
 
 def _training_sentences(result: "TrainResult") -> list[str]:
-    """The verdict, what a blend consists of, and the scores over folds."""
+    """The verdict, and what a blend consists of."""
     sentences = [f"Mean held-out cosine {result.headline}."]
     if used := {name: share for name, share in result.shares.items() if share > 0}:
         parts = (f"{share:.2f} {_part(name)}" for name, share in used.items())
         sentences.append(f"The decoder is a blend: {' + '.join(parts)}.")
-    if result.folds:
-        for name, score in result.folds.validation_cosine.items():
-            interval = f", 95 % interval {score.ci95[0]:.3f} to {score.ci95[1]:.3f}" if score.ci95 else ""
-            folds = f"{result.folds.folds} folds" + f" x {result.folds.repeats}" * (result.folds.repeats > 1)
-            sentences.append(f"{name} over {folds}: {score.mean:.4f}{interval} (corrected for overlapping folds).")
     return sentences
+
+
+def _fold_table(folds: "FoldResult") -> Table:
+    """The scores over folds, which differ from those over images where folds differ in size or are repeated."""
+    times = f"{folds.folds} folds" + f" x {folds.repeats}" * (folds.repeats > 1)
+    title = f"Mean of {times}, 95 % interval corrected for their common training images"
+    table = _table(title, "", "cosine", "95 % interval")
+    for names in (folds.validation_cosine, {f"{name} baseline": score for name, score in folds.baselines.items()}):
+        for name, score in names.items():
+            table.add_row(name, f"{score.mean:.4f}", _interval(score.ci95))
+        table.add_section()
+    for each in folds.differences:
+        table.add_row(f"{each.of} - {each.minus}", f"{each.mean:+.4f}", _interval(each.ci95, "+"))
+    return table
+
+
+def _interval(bounds: tuple[float, float] | None, sign: str = "") -> str:
+    return f"{bounds[0]:{sign}.3f} to {bounds[1]:{sign}.3f}" if bounds else "-"
 
 
 def print_evaluation(result: "EvaluationResult") -> None:

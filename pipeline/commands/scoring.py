@@ -36,12 +36,14 @@ class DecoderPredictions:
         output_activation: The activation of its output, which sets the output ceiling.
         training_cosine: Its mean cosine on its training images, if it is known.
         curves: Its learning curves, if they are known; see `pipeline.decoders.training.History`.
+        validation_of: What their validation curves are of: "held-out", "selection" or "training" images.
     """
 
     predictions: np.ndarray
     output_activation: str
     training_cosine: float | None = None
     curves: Mapping[str, Sequence[float | None]] | None = None
+    validation_of: str = "held-out"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class EvaluationInputs:
         training: What is known of the training targets, or None.
         weights: The `weights` option that the features were computed with.
         trained_on: How many of the images the decoders were trained on.
+        near_trained_on: How many others are detected near-duplicates of images that they were trained on.
         shares: Candidate -> its share of the first decoder; empty where that is not a blend that chose them.
         cluster: What intervals generalize over: "group", "label" or "image"; None for groups where there are some, else
             labels where targets repeat, else images.
@@ -85,6 +88,7 @@ class EvaluationInputs:
     training: TrainingTargets | None
     weights: str
     trained_on: int = 0
+    near_trained_on: int = 0
     shares: Mapping[str, float] = field(default_factory=dict)
     cluster: str | None = None
     run: RunRecord | None = None
@@ -146,6 +150,7 @@ def _context(inputs: EvaluationInputs) -> Context:
         activations={name: decoder.output_activation for name, decoder in inputs.decoders.items()},
         weights=inputs.weights,
         trained_on=inputs.trained_on,
+        near_trained_on=inputs.near_trained_on,
         tuned=bool(inputs.shares),
     )
 
@@ -157,10 +162,23 @@ def _natural_cluster(examples: Examples) -> str:
     return "label" if len(set(examples.keys)) < len(examples.keys) else "image"
 
 
+def check_clusters(examples: Examples, cluster: str | None) -> None:
+    """Refuse what intervals cannot generalize over, before anything is trained.
+
+    Raises:
+        RequestError: Intervals are to be for new groups, which not all images have.
+    """
+    _clusters(examples, cluster or _natural_cluster(examples))
+
+
 def _clusters(examples: Examples, kind: str) -> Sequence[str]:
     images = examples.features.images
     if kind == "group" and (images.groups is None or None in images.groups):
-        raise RequestError("cluster='group' needs a .csv or .parquet list with the column 'group' for all images.")
+        lacking = f"; {images.paths[images.groups.index(None)]!r} has none" if images.groups else ""
+        raise RequestError(
+            "Intervals for new groups need a .csv or .parquet list with the column 'group' for all images"
+            f"{lacking}. Choose cluster='label' or cluster='image', or fill the column."
+        )
     if kind == "group":
         return [str(group) for group in images.groups or ()]
     return labels_of(examples) if kind == "label" else images.paths
@@ -212,6 +230,15 @@ def words_of(vocabulary: Path, dim: int) -> Iterator[tuple[str, np.ndarray]]:
                 f"The vocabulary {vocabulary} has vectors of dimension {len(vector)}; the targets have {dim}."
             )
         yield word, vector
+
+
+def check_vocabulary(vocabulary: Path, dim: int) -> None:
+    """Refuse a vocabulary whose first word cannot be used, before any work is spent on predictions.
+
+    Raises:
+        RequestError: It cannot be read, or its vectors have another dimension than the targets.
+    """
+    next(words_of(vocabulary, dim), None)
 
 
 def names_of(table: TargetTable, images: ImageSet) -> list[tuple[str, np.ndarray]]:

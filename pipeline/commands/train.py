@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.commands.examples import SplitExamples, load_numbered_examples, load_split_examples
+from pipeline.commands.scoring import check_clusters
 from pipeline.commands.training_run import TrainOptions, TrainResult, train_in
 from pipeline.core.atomic import remove_unfinished
 from pipeline.core.errors import Interrupted, RequestError
@@ -40,7 +41,8 @@ def train(
     Raises:
         RequestError: Images, targets or options do not fit each other, or changed since the interrupted run began.
         PipelineError: The loss is not finite (the run then holds the decoders with their last finite, or best,
-            weights), or something could not be read or written.
+            weights), something could not be read or written, or trained decoders could not be scored (the run holds
+            them, too).
         Interrupted: Ctrl-C was pressed.
     """
     if resumed and (finished := read_run(resumed).result):
@@ -49,10 +51,13 @@ def train(
     examples = _load_all(wanted, extractor, options) if wanted.folds else None
     chosen = replace(wanted.examples, select=wanted.keeps_best)
     examples = examples or load_split_examples(chosen, extractor, options)
+    check_clusters(examples.examples, wanted.cluster)
     wanted = replace(wanted, config=effective_config(wanted.config, examples.training_data(wanted.memory)))
     record = _new_record(wanted, examples, extractor)
     if resumed:
         _check_unchanged(resumed, record)
+        before = read_run(resumed)
+        record = before if before.fitted else record
         remove_unfinished(resumed)
     folder = resumed or new_run(wanted.models)
     try:

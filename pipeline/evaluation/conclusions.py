@@ -26,6 +26,7 @@ class Context:
         activations: Model -> output activation of the decoder.
         weights: The `weights` option that the features were computed with.
         trained_on: How many of the images the decoders were trained on.
+        near_trained_on: How many others are detected near-duplicates of images that they were trained on.
         tuned: Whether the decoders chose their own strength, so advice on epochs does not apply.
     """
 
@@ -33,6 +34,7 @@ class Context:
     activations: Mapping[str, str]
     weights: str = "imagenet"
     trained_on: int = 0
+    near_trained_on: int = 0
     tuned: bool = False
 
 
@@ -228,6 +230,11 @@ def _certainty(result: EvaluationResult, name: str, context: Context) -> list[st
         sentences.append(
             f"The decoders were trained on {context.trained_on} of {counted(images, 'image')}: the cosine is not an "
             "estimate for new ones."
+        )
+    if context.near_trained_on:
+        sentences.append(
+            f"{context.near_trained_on} of {counted(images, 'image')} are detected near-duplicates of training images: "
+            "the cosine is not an estimate for new ones."
         )
     if result.zero_targets:
         sentences.append(

@@ -219,6 +219,12 @@ class EvaluationResult:
         """The name of the model with the highest mean cosine."""
         return max(self.models, key=lambda name: self.models[name].scores.cosine.mean)
 
+    @property
+    def above_mean(self) -> bool | None:
+        """Whether the best model is shown to be better than always answering the mean; None where that is unknown."""
+        difference = self.difference(self.best_model, "mean")
+        return difference.is_positive if difference and difference.ci95 else None
+
     def difference(self, of: str, minus: str) -> Difference | None:
         """The difference of two by name, if it was computed."""
         return next((each for each in self.differences if (each.of, each.minus) == (of, minus)), None)
