@@ -15,10 +15,12 @@ IMAGES = (30, 200, 1000)
 
 
 def independent(deviation: float) -> Noise:
+    """Noise of independent dimensions."""
     return lambda random, shape: deviation * random.normal(size=shape)
 
 
 def with_common_part(deviation: float, common: float) -> Noise:
+    """Noise that moves all dimensions of a repeat together, beside independent noise."""
     return lambda random, shape: (
         deviation * random.normal(size=shape) + common * random.normal(size=(*shape[:2], 1)) * np.ones(shape[2])
     )
@@ -60,6 +62,7 @@ def reached(signal: np.ndarray, repeats: int, noise: Noise, random: np.random.Ge
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=20, help="simulations of each case (default: %(default)s)")
     times = parser.parse_args().times
@@ -77,12 +80,14 @@ def main() -> None:
                 rows.append((truth, *((found.cosine, found.low, found.high) if found else [np.nan] * 3)))
             truth, estimate, low, high = np.transpose(rows)
             known = ~np.isnan(estimate)
-            columns = ["–"] * 3
+            columns = ["none"] * 3
             if known.any():
                 inside = ((low <= truth) & (truth <= high))[known].mean()
                 error = (estimate - truth)[known]
                 columns = [f"{truth[known].mean() + error.mean():.3f}", f"{error.std():.3f}", f"{inside:.0%}"]
-            print(f"| {name} | {images} | {truth.mean():.3f} | {' | '.join(columns)} | {known.mean():.0%} |", flush=True)
+            print(
+                f"| {name} | {images} | {truth.mean():.3f} | {' | '.join(columns)} | {known.mean():.0%} |", flush=True
+            )
 
 
 if __name__ == "__main__":

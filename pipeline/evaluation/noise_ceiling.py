@@ -195,9 +195,7 @@ class _Moments:
     def are_clear(self) -> bool:
         """Whether there is signal beyond doubt."""
         errors = [each.std(ddof=1) / np.sqrt(len(each)) for each in (self.halves, self.signal)]
-        return all(
-            each.mean() > CLEAR * error for each, error in zip((self.halves, self.signal), errors, strict=True)
-        )
+        return all(each.mean() > CLEAR * error for each, error in zip((self.halves, self.signal), errors, strict=True))
 
     def ceiling(self) -> float:
         """The expected cosine of the signal with the mean of all repeats."""
@@ -227,7 +225,7 @@ class _Moments:
         return max(float(self.across_mean.mean() - self.across_noise.mean() * (1 / self.counts).mean()), 0.0)
 
     def _spread(self) -> np.ndarray:
-        """Quantiles of the squared signal of images, with a mean of 1: lognormal, with the variance that noise leaves."""
+        """Quantiles of the squared signal over images, with a mean of 1: lognormal, without the noise's variance."""
         counts, mean = self.counts, self.signal.mean()
         pairs = (2 / (counts * (counts - 1))).mean()
         by_noise = (4 / counts).mean() * self._along() + pairs * self.across_noise.mean()
