@@ -212,10 +212,14 @@ def _part(candidate: str) -> str:
 
 def _training_sentences(result: "TrainResult") -> list[str]:
     """The verdict, and what a blend consists of."""
-    sentences = [f"Mean held-out cosine {result.headline}."]
+    sentences = [f"{result.headline}."]
     if used := {name: share for name, share in result.shares.items() if share > 0}:
         parts = (f"{share:.2f} {_part(name)}" for name, share in used.items())
         sentences.append(f"The decoder is a blend: {' + '.join(parts)}.")
+    elif result.shares:
+        sentences.append(
+            "The decoder is the mean target: no part of the blend predicts better, so it ignores the image."
+        )
     return sentences
 
 
@@ -233,31 +237,43 @@ def _fold_table(folds: "FoldResult") -> Table:
     return table
 
 
-def _interval(bounds: tuple[float, float] | None, sign: str = "") -> str:
-    return f"{bounds[0]:{sign}.3f} to {bounds[1]:{sign}.3f}" if bounds else "-"
+def _interval(bounds: tuple[float, float] | None, sign: str = "", digits: int = 3) -> str:
+    return f"{bounds[0]:{sign}.{digits}f} to {bounds[1]:{sign}.{digits}f}" if bounds else "-"
+
+
+def _percent(share: float) -> str:
+    """A share in per cent; never -0%."""
+    return f"{round(100 * share)}%"
 
 
 def print_evaluation(result: "EvaluationResult") -> None:
     """Print the result of `evaluate`: a table, what it means, and where the report is."""
     title = f"Cosine to the target, {counted(result.images, 'image')}; rank of the target among {result.candidates}"
     table = _table(title, "", "mean", "95 % interval", "centred", "progress", "top-1", "top-5")
-    for rows in ({name: model.scores for name, model in result.models.items()}, result.baselines):
+    parts = ({name: model.scores for name, model in result.models.items()}, result.baselines)
+    over_clusters = any(scores.cosine.ci95 for rows in parts for scores in rows.values())
+    for rows in parts:
         for name, scores in rows.items():
-            interval = scores.cosine.ci95
+            cosine = scores.cosine
             table.add_row(
                 rich.markup.escape(printable(name)),
-                f"{scores.cosine.mean:.4f}",
-                f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "-",
+                f"{cosine.mean:.4f}",
+                _interval(cosine.ci95 if over_clusters else cosine.ci95_same_labels, digits=2),
                 f"{scores.centred_cosine.mean:.3f}",
-                "-" if scores.progress is None else f"{scores.progress:.0%}",
-                f"{scores.retrieval.top1:.0%}",
-                f"{scores.retrieval.top5:.0%}",
+                "-" if scores.progress is None else _percent(scores.progress),
+                _percent(scores.retrieval.top1),
+                _percent(scores.retrieval.top5),
             )
         table.add_section()
     table.add_row("output ceiling", f"{result.ceiling:.4f}")
+    if result.noise_ceiling is not None:
+        table.add_row("noise ceiling", f"{result.noise_ceiling:.4f}", _interval(result.noise_ceiling_ci95, digits=2))
+    question = result.clusters.question if over_clusters else f"new images of these {result.clusters.kind}s"
+    table.caption = f"95 % intervals: for {question}"
+    table.caption_justify = "left"
     _print(table)
     for sentence in result.conclusions:
-        _print(rich.markup.escape(printable(sentence)))
+        _print(rich.markup.escape(printable(as_options(sentence))))
     if result.report:
         print(printable(f"\nreport: {result.report}"))
 

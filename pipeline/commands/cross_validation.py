@@ -92,7 +92,7 @@ class OutOfFold:
     Attributes:
         decoders: API style -> predictions, shape (N, D).
         baselines: Name -> predictions, shape (N, D).
-        training: The training targets of each fold; an image's target is seen if its own fold was trained on it.
+        training: The training targets of each fold; an image's target is seen if its own fold was trained on its label.
         result: The scores over folds.
     """
 
@@ -133,7 +133,8 @@ def cross_validate(
     y = examples.targets
     found: dict[str, np.ndarray] = {}
     scores: dict[str, list[float]] = defaultdict(list)
-    seen, fold_of = np.zeros(len(y), bool), np.zeros(len(y), np.intp)
+    images, fold_of = examples.features.images, np.zeros(len(y), np.intp)
+    seen, seen_groups = np.zeros(len(y), bool), None if images.groups is None else np.zeros(len(y), bool)
     moments = np.zeros((2, options.folds, y.shape[1]), np.float32)
     units = held_out_units(examples.features.images, rule, duplicates)
     for repeat in range(options.repeats):
@@ -151,7 +152,12 @@ def cross_validate(
             repeats = f", repeat {repeat + 1} of {options.repeats}" if options.repeats > 1 else ""
             log.info("fold %d of %d%s: held-out cosine %.4f", number + 1, options.folds, repeats, scores[styles[0]][-1])
             if repeat == 0:
-                seen[held_out], fold_of[held_out] = baselines.has_seen(data.y_validation), number
+                trained = images.subset(rows)
+                known = baselines.of_images(trained.labels, trained.groups)
+                training = TrainingTargets.of(known, images.subset(held_out))
+                fold_of[held_out], seen[held_out] = number, training.seen
+                if seen_groups is not None:
+                    seen_groups[held_out] = training.seen_groups
                 moments[:, number] = baselines.mean, baselines.deviation
                 for name, predicted in predictions.items():
                     found.setdefault(name, np.zeros(y.shape, np.float32))[held_out] = predicted
@@ -160,7 +166,7 @@ def cross_validate(
     return OutOfFold(
         decoders={style: found[style] for style in styles},
         baselines={name: found[name] for name in complete if name not in styles},
-        training=TrainingTargets(moments[0], moments[1], seen, fold_of),
+        training=TrainingTargets(moments[0], moments[1], seen, seen_groups, fold_of),
         result=fold_result(complete, styles, options),
     )
 

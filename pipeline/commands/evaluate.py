@@ -123,7 +123,7 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
             name: _predictions(file, cards[name], _scaled(examples, cards[name])) for name, file in files.items()
         },
         baselines=baselines,
-        training=TrainingTargets(fitted.mean, fitted.deviation, fitted.has_seen(examples.targets)) if fitted else None,
+        training=TrainingTargets.of(fitted, examples.features.images) if fitted else None,
         shares=run.trained.get("shares", {}) if run else {},
         cluster=wanted.cluster,
         weights=extractor.weights.name,

@@ -10,7 +10,12 @@ import numpy as np
 
 from pipeline.commands.cross_validation import FoldOptions, FoldResult, OutOfFold, cross_validate
 from pipeline.commands.examples import ExampleOptions, Examples, SplitExamples
-from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, TrainingTargets, score_decoders
+from pipeline.commands.scoring import (
+    DecoderPredictions,
+    EvaluationInputs,
+    TrainingTargets,
+    score_decoders,
+)
 from pipeline.core.errors import PipelineError, RequestError, cause
 from pipeline.core.model_files import ModelCard, load_decoder, save_decoder
 from pipeline.core.runs import CHECKPOINT_FILE, REPORT_FILE, TENSORBOARD_FOLDER, RunRecord, write_run
@@ -205,7 +210,8 @@ def _fit(
     data, units, seed = _training_data(examples, wanted), examples.training_units, wanted.examples.seed
     checkpoint, logs = folder / CHECKPOINT_FILE, folder / TENSORBOARD_FOLDER if wanted.tensorboard else None
     fitted = fit_decoders(data, wanted.config, wanted.styles, units, seed, Callbacks(progress, checkpoint, logs))
-    baselines = Baselines.fit(data.x, data.y, units, seed)
+    images = examples.examples.features.images.subset(examples.train)
+    baselines = Baselines.fit(data.x, data.y, units, seed).of_images(images.labels, images.groups)
     _save(folder, fitted.models, baselines, data, wanted, extractor, examples.examples.features.scales)
     record = replace(
         record,
@@ -310,8 +316,7 @@ def _predictions(
     baselines = Baselines.load(folder)
     if baselines is None:
         return decoders, {}, None
-    training = TrainingTargets(baselines.mean, baselines.deviation, baselines.has_seen(held_out.targets))
-    return decoders, baselines.predict(x), training
+    return decoders, baselines.predict(x), TrainingTargets.of(baselines, held_out.features.images)
 
 
 def _save(
