@@ -101,12 +101,12 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
     images, table, on_missing = _images_and_targets(wanted, first.parent)
     for name, card in cards.items():
         card.check_targets(files[name], table.vectors.shape[1])
+    check_clusters(images, wanted.cluster)
     if wanted.vocabulary:
         check_vocabulary(wanted.vocabulary, table.vectors.shape[1])
     examples = load_examples(images, table, on_missing, extractor, options)
     if wanted.images is None:
         examples = _unchanged(examples, read_run(first.parent).split.validation, "held-out")
-    check_clusters(examples, wanted.cluster)
 
     x = _scaled(examples, first_card)
     fitted = Baselines.load(first.parent)

@@ -222,26 +222,36 @@ def _share_targets(examples: Examples) -> bool:
     return len(set(examples.keys)) < len(examples.keys)
 
 
-def check_clusters(examples: Examples, cluster: str | None) -> None:
-    """Refuse what intervals cannot generalize over, before anything is trained.
+def check_clusters(images: ImageSet, cluster: str | None) -> None:
+    """Refuse images that intervals cannot generalize over, before any work is spent on them.
+
+    Args:
+        images: The images.
+        cluster: See `EvaluationInputs`.
 
     Raises:
         RequestError: Intervals are to be for new groups, which not all images have.
     """
-    _clusters(examples, cluster or _natural_cluster(examples))
+    if cluster == "group" or (cluster is None and images.groups is not None):
+        _groups(images)
 
 
-def _clusters(examples: Examples, kind: str) -> Sequence[str]:
-    images = examples.features.images
+def _groups(images: ImageSet) -> Sequence[str]:
+    """The images' groups, if all have one."""
     empty = first_empty(images.groups) if images.groups is not None else 0
-    if kind == "group" and empty is not None:
-        lacking = f"; {images.paths[empty]!r} has none" if images.groups is not None else ""
+    if images.groups is None or empty is not None:
+        lacking = f"; {images.paths[empty or 0]!r} has none" if images.groups is not None else ""
         raise RequestError(
             "Intervals for new groups need a .csv or .parquet list with the column 'group' for all images"
             f"{lacking}. Choose cluster='label' or cluster='image', or fill the column."
         )
+    return [str(group) for group in images.groups]
+
+
+def _clusters(examples: Examples, kind: str) -> Sequence[str]:
+    images = examples.features.images
     if kind == "group":
-        return [str(group) for group in images.groups or ()]
+        return _groups(images)
     return labels_of(examples) if kind == "label" else images.paths
 
 

@@ -48,10 +48,10 @@ def train(
     if resumed and (finished := read_run(resumed).result):
         log.info("%s is already finished.", resumed)
         return TrainResult.from_record(resumed, finished)
+    check_clusters(wanted.examples.images, wanted.cluster)
     examples = _load_all(wanted, extractor, options) if wanted.folds else None
     chosen = replace(wanted.examples, select=wanted.keeps_best)
     examples = examples or load_split_examples(chosen, extractor, options)
-    check_clusters(examples.examples, wanted.cluster)
     wanted = replace(wanted, config=effective_config(wanted.config, examples.training_data(wanted.memory)))
     record = _new_record(wanted, examples, extractor)
     if resumed:
