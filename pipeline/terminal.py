@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.commands.cache import CacheContents, PruneResult, Pruning
     from pipeline.commands.cache_merge import MergeResult
     from pipeline.commands.compare import CompareResult
+    from pipeline.commands.cross_validation import FoldResult
     from pipeline.commands.export import ExportResult
     from pipeline.commands.export_tables import TableResult
     from pipeline.commands.extract import ExtractResult
@@ -185,9 +186,11 @@ def print_search(result: "SearchResult") -> None:
 
 def print_export(result: "ExportResult") -> None:
     """Print the result of `export`: where it is, and how near its answers are to the stored predictions."""
+    spread = result.difference_of_spread
     print(
         f"Checked on {counted(result.images, 'image')}: from pixels, the largest difference to the stored predictions "
-        f"is {result.difference:.1e} of their length."
+        f"is {result.difference:.1e} of their length"
+        + (", and they are all alike." if spread is None else f", {spread:.1e} of their spread.")
     )
     if near := result.bytes:
         print(
@@ -208,6 +211,8 @@ def print_table(result: "TableResult") -> None:
 def print_training(result: "TrainResult") -> None:
     """Print the result of `train`: the held-out cosine of each model beside the baselines and the output ceiling."""
     title = f"Cosine to the target, {counted(result.train, 'training image')}, {result.validation} held out"
+    if result.folds:
+        title = f"Cosine to the target, {counted(result.images, 'image')}, each held out once"
     table = _table(title, "", "held out", "training", "epochs", "seconds")
     for name, model in result.models.items():
         table.add_row(
@@ -222,6 +227,8 @@ def print_training(result: "TrainResult") -> None:
         table.add_row(f"{name} baseline", f"{cosine:.4f}")
     table.add_row("output ceiling", f"{result.ceiling:.4f}")
     _print(table)
+    if result.folds:
+        _print(_fold_table(result.folds))
     for sentence in _training_sentences(result):
         _print(sentence)
     document = result.to_json()
@@ -236,40 +243,69 @@ def _part(candidate: str) -> str:
 
 
 def _training_sentences(result: "TrainResult") -> list[str]:
-    """The verdict, what a blend consists of, and the scores over folds."""
-    sentences = [f"Mean held-out cosine {result.headline}."]
+    """The verdict, and what a blend consists of."""
+    sentences = [f"{result.headline}."]
     if used := {name: share for name, share in result.shares.items() if share > 0}:
         parts = (f"{share:.2f} {_part(name)}" for name, share in used.items())
         sentences.append(f"The decoder is a blend: {' + '.join(parts)}.")
-    if result.folds:
-        for name, score in result.folds.validation_cosine.items():
-            interval = f", 95 % interval {score.ci95[0]:.3f} to {score.ci95[1]:.3f}" if score.ci95 else ""
-            folds = f"{result.folds.folds} folds" + f" x {result.folds.repeats}" * (result.folds.repeats > 1)
-            sentences.append(f"{name} over {folds}: {score.mean:.4f}{interval} (corrected for overlapping folds).")
+    elif result.shares:
+        sentences.append(
+            "The decoder is the mean target: no part of the blend predicts better, so it ignores the image."
+        )
     return sentences
+
+
+def _fold_table(folds: "FoldResult") -> Table:
+    """The scores over folds, which differ from those over images where folds differ in size or are repeated."""
+    times = f"{folds.folds} folds" + f" x {folds.repeats}" * (folds.repeats > 1)
+    title = f"Mean of {times}, 95 % interval corrected for their common training images"
+    table = _table(title, "", "cosine", "95 % interval")
+    for names in (folds.validation_cosine, {f"{name} baseline": score for name, score in folds.baselines.items()}):
+        for name, score in names.items():
+            table.add_row(name, f"{score.mean:.4f}", _interval(score.ci95))
+        table.add_section()
+    for each in folds.differences:
+        table.add_row(f"{each.of} - {each.minus}", f"{each.mean:+.4f}", _interval(each.ci95, "+"))
+    return table
+
+
+def _interval(bounds: tuple[float, float] | None, sign: str = "", digits: int = 3) -> str:
+    return f"{bounds[0]:{sign}.{digits}f} to {bounds[1]:{sign}.{digits}f}" if bounds else "-"
+
+
+def _percent(share: float) -> str:
+    """A share in per cent; never -0%."""
+    return f"{round(100 * share)}%"
 
 
 def print_evaluation(result: "EvaluationResult") -> None:
     """Print the result of `evaluate`: a table, what it means, and where the report is."""
     title = f"Cosine to the target, {counted(result.images, 'image')}; rank of the target among {result.candidates}"
     table = _table(title, "", "mean", "95 % interval", "centred", "progress", "top-1", "top-5")
-    for rows in ({name: model.scores for name, model in result.models.items()}, result.baselines):
+    parts = ({name: model.scores for name, model in result.models.items()}, result.baselines)
+    over_clusters = any(scores.cosine.ci95 for rows in parts for scores in rows.values())
+    for rows in parts:
         for name, scores in rows.items():
-            interval = scores.cosine.ci95
+            cosine = scores.cosine
             table.add_row(
                 rich.markup.escape(printable(name)),
-                f"{scores.cosine.mean:.4f}",
-                f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "-",
+                f"{cosine.mean:.4f}",
+                _interval(cosine.ci95 if over_clusters else cosine.ci95_same_labels, digits=2),
                 f"{scores.centred_cosine.mean:.3f}",
-                "-" if scores.progress is None else f"{scores.progress:.0%}",
-                f"{scores.retrieval.top1:.0%}",
-                f"{scores.retrieval.top5:.0%}",
+                "-" if scores.progress is None else _percent(scores.progress),
+                _percent(scores.retrieval.top1),
+                _percent(scores.retrieval.top5),
             )
         table.add_section()
     table.add_row("output ceiling", f"{result.ceiling:.4f}")
+    if result.noise_ceiling is not None:
+        table.add_row("noise ceiling", f"{result.noise_ceiling:.4f}", _interval(result.noise_ceiling_ci95, digits=2))
+    question = result.clusters.question if over_clusters else f"new images of these {result.clusters.kind}s"
+    table.caption = f"95 % intervals: for {question}"
+    table.caption_justify = "left"
     _print(table)
     for sentence in result.conclusions:
-        _print(rich.markup.escape(printable(sentence)))
+        _print(rich.markup.escape(printable(as_options(sentence))))
     if result.report:
         print()
         _print_places(report=result.report)

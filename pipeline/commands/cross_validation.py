@@ -1,8 +1,9 @@
 """Cross-validation: every image is held out once, and predicted by decoders that were trained on the others."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,15 +36,23 @@ class FoldOptions:
 
 @dataclass(frozen=True)
 class FoldScore:
-    """The held-out cosine over folds.
+    """A held-out cosine, or a difference of two, over folds.
 
     Attributes:
-        mean: The mean of the folds' mean cosines.
+        mean: The mean of the folds' means.
         ci95: Its 95 % interval, with Nadeau and Bengio's correction for folds that share training images, or None.
     """
 
     mean: float
     ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class FoldDifference(FoldScore):
+    """The paired difference of two held-out cosines over folds: of one minus another, by name."""
+
+    of: str
+    minus: str
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,15 @@ class FoldResult:
         folds: The number of folds.
         repeats: How often they were repeated.
         validation_cosine: API style -> held-out cosine over all folds.
+        baselines: Name -> the same.
+        differences: Of each API style from each baseline.
     """
 
     folds: int
     repeats: int
     validation_cosine: Mapping[str, FoldScore]
+    baselines: Mapping[str, FoldScore] = field(default_factory=dict)
+    differences: Sequence[FoldDifference] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ class OutOfFold:
     Attributes:
         decoders: API style -> predictions, shape (N, D).
         baselines: Name -> predictions, shape (N, D).
-        training: The training targets of each fold; an image's target is seen if its own fold was trained on it.
+        training: The training targets of each fold; an image's target is seen if its own fold was trained on its label.
         result: The scores over folds.
     """
 
@@ -106,45 +119,72 @@ def cross_validate(
     Raises:
         RequestError: The images cannot be split into so many folds.
     """
-    x, y = examples.features.stored(), examples.targets
+    y = examples.targets
     found: dict[str, np.ndarray] = {}
-    scores: dict[str, list[float]] = {style: [] for style in styles}
-    seen, fold_of = np.zeros(len(y), bool), np.zeros(len(y), np.intp)
+    scores: dict[str, list[float]] = defaultdict(list)
+    images, fold_of = examples.features.images, np.zeros(len(y), np.intp)
+    seen, seen_groups = np.zeros(len(y), bool), None if images.groups is None else np.zeros(len(y), bool)
     moments = np.zeros((2, options.folds, y.shape[1]), np.float32)
     units = held_out_units(examples.features.images, rule, duplicates)
     for repeat in range(options.repeats):
         splits = fold_images(examples.features.images, rule, duplicates, options.folds, seed + repeat)
         for number, split in enumerate(splits):
             rows, held_out = split.train, split.validation
+            x = examples.features.scaled_by(rows).stored()
             data = TrainingData(x.subset(rows), y[rows], x.subset(held_out), y[held_out], memory).loaded()
             fitted = fit_decoders(data, config, styles, units[rows], seed + repeat, Callbacks())
-            baselines = Baselines.fit(data.x, data.y, units[rows], seed)
+            baselines = Baselines.fit(data.x, data.y, units[rows], seed + repeat)
             predictions = {style: predict(model, data.x_validation) for style, model in fitted.models.items()}
-            for style in styles:
-                scores[style].append(float(cosines(predictions[style], data.y_validation).mean()))
+            predictions |= baselines.predict(data.x_validation)
+            for name, predicted in predictions.items():
+                scores[name].append(float(cosines(predicted, data.y_validation).mean()))
             repeats = f", repeat {repeat + 1} of {options.repeats}" if options.repeats > 1 else ""
             log.info("fold %d of %d%s: held-out cosine %.4f", number + 1, options.folds, repeats, scores[styles[0]][-1])
             if repeat == 0:
-                seen[held_out], fold_of[held_out] = baselines.has_seen(data.y_validation), number
+                trained = images.subset(rows)
+                known = baselines.of_images(trained.labels, trained.groups)
+                training = TrainingTargets.of(known, images.subset(held_out))
+                fold_of[held_out], seen[held_out] = number, training.seen
+                if seen_groups is not None:
+                    seen_groups[held_out] = training.seen_groups
                 moments[:, number] = baselines.mean, baselines.deviation
-                for name, predicted in (predictions | baselines.predict(data.x_validation)).items():
+                for name, predicted in predictions.items():
                     found.setdefault(name, np.zeros(y.shape, np.float32))[held_out] = predicted
+    # ConSE may have been too large a problem in some folds only.
+    complete = {name: values for name, values in scores.items() if len(values) == options.folds * options.repeats}
     return OutOfFold(
         decoders={style: found[style] for style in styles},
-        baselines={name: predicted for name, predicted in found.items() if name not in styles},
-        training=TrainingTargets(moments[0], moments[1], seen, fold_of),
-        result=_fold_result(scores, options, len(y)),
+        baselines={name: found[name] for name in complete if name not in styles},
+        training=TrainingTargets(moments[0], moments[1], seen, seen_groups, fold_of),
+        result=fold_result(complete, styles, options),
     )
 
 
-def _fold_result(scores: Mapping[str, Sequence[float]], options: FoldOptions, images: int) -> FoldResult:
+def fold_result(scores: Mapping[str, Sequence[float]], styles: Sequence[str], options: FoldOptions) -> FoldResult:
+    """Sum up the scores of a cross-validation.
+
+    Args:
+        scores: Name of a decoder or a baseline -> its mean cosine in each fold of each repeat.
+        styles: Which of the names are decoders.
+        options: Folds and repeats.
+    """
+    baselines = [name for name in scores if name not in styles]
     return FoldResult(
         folds=options.folds,
         repeats=options.repeats,
-        validation_cosine={style: _score(values, images, options.folds) for style, values in scores.items()},
+        validation_cosine={style: FoldScore(*_over_folds(scores[style], 1.0, options)) for style in styles},
+        baselines={name: FoldScore(*_over_folds(scores[name], 1.0, options)) for name in baselines},
+        differences=[
+            FoldDifference(*_over_folds(np.subtract(scores[style], scores[name]), 2.0, options), style, name)
+            for style in styles
+            for name in baselines
+        ],
     )
 
 
-def _score(values: Sequence[float], images: int, folds: int) -> FoldScore:
-    interval = corrected_resampled_interval(np.array(values), images - images / folds, images / folds)
-    return FoldScore(float(np.mean(values)), interval.bounds(1.0) if interval else None)
+def _over_folds(
+    values: Sequence[float] | np.ndarray, largest: float, options: FoldOptions
+) -> tuple[float, tuple[float, float] | None]:
+    """The mean over folds and its interval. Only the ratio of the sides' sizes counts: one fold to the others."""
+    interval = corrected_resampled_interval(np.asarray(values), options.folds - 1, 1)
+    return float(np.mean(values)), interval.bounds(largest) if interval else None

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.commands.examples import Examples, load_examples, read_target_table
 from pipeline.commands.saved_decoders import (
     decoders_of,
@@ -14,14 +16,21 @@ from pipeline.commands.saved_decoders import (
     images_and_targets,
     run_beside,
 )
-from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, TrainingTargets, score_decoders
+from pipeline.commands.scoring import (
+    DecoderPredictions,
+    EvaluationInputs,
+    TrainingTargets,
+    check_clusters,
+    check_vocabulary,
+    score_decoders,
+)
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import RequestError
 from pipeline.core.model_files import ModelCard, load_decoder, read_card
 from pipeline.core.runs import EVALUATION_FILE, RUN_FILE, read_run
 from pipeline.core.vectors import Vectors
 from pipeline.core.wording import counted
-from pipeline.data.images import ImageSet
+from pipeline.data.images import DIGEST, ImageSet
 from pipeline.data.near_duplicates import find_near_duplicates
 from pipeline.data.splits import SplitRule, held_out_units
 from pipeline.data.targets import TargetTable
@@ -92,6 +101,9 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
     images, table, on_missing = _images_and_targets(wanted, first.parent)
     for name, card in cards.items():
         card.check_targets(files[name], table.vectors.shape[1])
+    check_clusters(images, wanted.cluster)
+    if wanted.vocabulary:
+        check_vocabulary(wanted.vocabulary, table.vectors.shape[1])
     examples = load_examples(images, table, on_missing, extractor, options)
     if wanted.images is None:
         examples = _unchanged(examples, read_run(first.parent).split.validation, "held-out")
@@ -104,17 +116,21 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
     if wanted.shuffled:
         baselines["shuffled"] = predict(_shuffled_decoder(first.parent, extractor, first_card, options), x)
     run = run_beside(first)
+    folders = {file.parent for file in files.values()}
     inputs = EvaluationInputs(
         examples=examples,
         decoders={
             name: _predictions(file, cards[name], _scaled(examples, cards[name])) for name, file in files.items()
         },
         baselines=baselines,
-        training=TrainingTargets(fitted.mean, fitted.deviation, fitted.has_seen(examples.targets)) if fitted else None,
-        shares=(run.result or {}).get("shares", {}) if run else {},
+        training=TrainingTargets.of(fitted, examples.features.images) if fitted else None,
+        shares=run.trained.get("shares", {}) if run else {},
         cluster=wanted.cluster,
         weights=extractor.weights.name,
-        trained_on=max(_count_training_images(examples, folder) for folder in {file.parent for file in files.values()}),
+        trained_on=max(_count_training_images(examples, folder) for folder in folders),
+        near_trained_on=max(_count_near_training_images(examples, folder, options.progress) for folder in folders)
+        if wanted.images is not None  # the split of the run has looked among its own
+        else 0,
         run=run,
         folder=first.parent,
     )
@@ -144,12 +160,13 @@ def _shortest_name(file: Path, files: Sequence[Path]) -> str:
 
 def _predictions(file: Path, card: ModelCard, x: Vectors) -> DecoderPredictions:
     run = run_beside(file)
-    trained: Mapping[str, Any] = (run.result or {}).get("models", {}).get(file.stem, {}) if run else {}
+    trained: Mapping[str, Any] = run.trained.get("models", {}).get(file.stem, {}) if run else {}
     return DecoderPredictions(
         predictions=predict(load_decoder(file), x),
         output_activation=card.output_activation,
         training_cosine=trained.get("train_cosine"),
         curves=run.curves.get(file.stem) if run else None,
+        validation_of=run.split.validation_of if run else "held-out",
     )
 
 
@@ -193,8 +210,7 @@ def _count_training_images(examples: Examples, folder: Path) -> int:
     """How many of the images the decoders in a folder were trained on, with a warning where there are any."""
     if not (folder / RUN_FILE).exists():
         return 0
-    known = {bytes.fromhex(digest) for digest in read_run(folder).split.train.values()}
-    count = sum(digest in known for digest in examples.features.digests.tolist())
+    count = int(np.isin(examples.features.digests, _training_digests(folder)).sum())
     if count:
         log.warning(
             "The decoders of %s were trained on %d of %s: their cosine is not an estimate for new ones.",
@@ -203,6 +219,42 @@ def _count_training_images(examples: Examples, folder: Path) -> int:
             counted(len(examples.features.digests), "image"),
         )
     return count
+
+
+def _training_digests(folder: Path) -> np.ndarray:
+    """The content digests of the images that the decoders in a folder were trained on, shape (N,), DIGEST."""
+    return np.frombuffer(bytes.fromhex("".join(read_run(folder).split.train.values())), DIGEST)
+
+
+def _count_near_training_images(examples: Examples, folder: Path, progress: bool) -> int:
+    """How many other images are detected near-duplicates of training images, with a warning where there are any.
+
+    Training images are compared by their thumbnails in the feature store, which need not have all of them.
+    """
+    if not (folder / RUN_FILE).exists():
+        return 0
+    digests, store = examples.features.digests, examples.features.store
+    trained = _training_digests(folder)
+    compared = trained[store.contains(trained)]
+    if len(compared) < len(trained):
+        log.info(
+            "The feature store has %d of the %d training images of %s; near-duplicates of others are not looked for.",
+            len(compared),
+            len(trained),
+            folder,
+        )
+    numbers = find_near_duplicates(np.concatenate([digests, compared]), store.thumbnails, progress)
+    near = np.isin(numbers[: len(digests)], numbers[len(digests) :]) & ~np.isin(digests, trained)
+    if near.any():
+        log.warning(
+            "%d of %s are detected near-duplicates of training images of %s, such as %r: their cosine is not an "
+            "estimate for new ones.",
+            near.sum(),
+            counted(len(digests), "image"),
+            folder,
+            examples.features.paths[int(near.argmax())],
+        )
+    return int(near.sum())
 
 
 def _shuffled_decoder(folder: Path, extractor: Extractor, card: ModelCard, options: ExtractionOptions) -> Any:

@@ -181,7 +181,7 @@ class ExampleOptions:
 
 
 def load_split_examples(wanted: ExampleOptions, extractor: Extractor, options: ExtractionOptions) -> SplitExamples:
-    """Load examples and split them, so that no near-duplicates are on both sides.
+    """Load examples and split them, so that detected near-duplicates are on one side.
 
     Args:
         wanted: Images, targets and split.
@@ -199,10 +199,41 @@ def load_split_examples(wanted: ExampleOptions, extractor: Extractor, options: E
     split = split_images(examples.features.images, wanted.rule, duplicates, wanted.seed)
     selection = np.array([], np.intp)
     if wanted.select:
-        images = examples.features.images.subset(split.train)
-        rule = SplitRule("random", SELECTION)
-        selection = split.train[split_images(images, rule, duplicates[split.train], wanted.seed).validation]
+        split, selection = set_apart(examples.features.images, split, wanted.rule, duplicates, wanted.seed)
     return SplitExamples(examples, wanted.rule, split, selection, duplicates).scaled()
+
+
+def set_apart(
+    images: ImageSet, split: Split, rule: SplitRule, duplicates: np.ndarray, seed: int
+) -> tuple[Split, np.ndarray]:
+    """Set training images apart to choose an epoch, as the rule holds images out: whole groups, or whole labels.
+
+    Args:
+        images: All images.
+        split: Their split.
+        rule: Its rule; for "column", images are set apart as "random" does.
+        duplicates: A number for each image, shape (N,), int; images with the same number are near-duplicates.
+        seed: Random seed.
+
+    Returns:
+        The split, less the training images that are neither trained on nor set apart because of a near-duplicate; and
+        the rows of the images that are set apart, which stay on its training side.
+
+    Raises:
+        RequestError: The training images cannot be split so.
+    """
+    kind = "random" if rule.kind == "column" else rule.kind
+    train = split.train
+    try:
+        inner = split_images(images.subset(train), SplitRule(kind, SELECTION), duplicates[train], seed)
+    except RequestError as error:
+        raise RequestError(
+            f"keep='best' sets training images apart to choose an epoch, as the split {rule} holds images out. {error} "
+            "Use keep='last'."
+        ) from error
+    moved = train[inner.moved]
+    left = Split(np.setdiff1d(train, moved), split.validation, np.union1d(split.moved, moved))
+    return left, train[inner.validation]
 
 
 def load_numbered_examples(
@@ -220,7 +251,7 @@ def load_numbered_examples(
     duplicates = find_near_duplicates(features.digests, features.store.thumbnails, options.progress)
     if groups := duplicate_groups(duplicates):
         log.info(
-            "%d images have duplicates or near-duplicates, which stay on one side of the split, such as %s.",
+            "%d images have detected duplicates or near-duplicates, which stay on one side of the split, such as %s.",
             sum(map(len, groups)),
             " and ".join(repr(features.paths[row]) for row in groups[0][:2]),
         )

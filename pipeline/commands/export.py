@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 CHECKED = 16  # images
 TOLERANCE = 1e-3  # of a prediction's length
+ROUNDING = 16  # units in the last place of a float32 that answers may differ by
+OF_SPREAD = 0.1  # of the predictions' spread; answers that ignore the image are 1 away
 Format = Literal["savedmodel", "keras", "onnx", "litert"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES = {"keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}  # of the formats that are one file
@@ -93,6 +95,8 @@ class ExportResult:
         out: What was written.
         images: How many images it was checked on.
         difference: The largest difference to a stored prediction, as a share of its length.
+        difference_of_spread: The same as a share of the predictions' spread, the root mean square distance from their
+            mean; None where the decoder predicts the same for all of the images.
         bytes: The same for the bytes of files; None where the format does not take them.
     """
 
@@ -101,11 +105,20 @@ class ExportResult:
     out: str
     images: int
     difference: float
+    difference_of_spread: float | None
     bytes: FromBytes | None
 
     def to_json(self) -> dict[str, Any]:
         """The `export` document of the contract."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far answers are from the stored predictions; see `ExportResult`."""
+
+    of_length: float
+    of_spread: float | None
 
 
 @dataclass(frozen=True)
@@ -153,13 +166,14 @@ def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
         # Keras wants the suffix; the name of an unfinished file ends as the file's does.
         with atomic_write(wanted.out) as unfinished:
             answer = _write_file(wanted.format, extractor, card, decoder, described, unfinished)
-            difference = _checked(answer, checks, wanted.format)
+            difference = check_answers(answer(checks.pixels), checks.predictions, wanted.format)
     return ExportResult(
         model=str(file),
         format=wanted.format,
         out=str(wanted.out),
         images=len(checks.files),
-        difference=difference,
+        difference=difference.of_length,
+        difference_of_spread=difference.of_spread,
         bytes=from_bytes,
     )
 
@@ -224,14 +238,14 @@ def _keras_answers(file: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 def _write_savedmodel(
     model: Any, card: Mapping[str, Any], folder: Path, extractor: Extractor, checks: _Checks
-) -> tuple[float, FromBytes | None]:
+) -> tuple[Difference, FromBytes | None]:
     from pipeline.export.image_bytes import JPEG, PNG, decode_batch
     from pipeline.export.savedmodel import SavedModel, write_savedmodel
 
     takes_bytes = extractor.resize == "squash"
     write_savedmodel(model, card, folder, takes_bytes)
     written = SavedModel(folder)
-    difference = _checked(written.from_pixels, checks, "savedmodel")
+    difference = check_answers(written.from_pixels(checks.pixels), checks.predictions, "savedmodel")
     rows = [row for row, data in enumerate(checks.files) if takes_bytes and data.startswith((JPEG, PNG))]
     if not rows:
         return difference, None
@@ -241,19 +255,36 @@ def _write_savedmodel(
     return difference, FromBytes(len(rows), float(apart.mean()), int(apart.max()), float(near.min()))
 
 
-def _checked(answer: Callable[[np.ndarray], np.ndarray], checks: _Checks, kind: str) -> float:
-    """The largest difference to a stored prediction, as a share of its length.
+def check_answers(answers: np.ndarray, predictions: np.ndarray, kind: str) -> Difference:
+    """Compare the answers of an exported model with the stored predictions.
+
+    Predictions that share a large offset are all alike as shares of their length, so they are compared as shares of
+    their spread, too, as far as float32 can tell them apart.
+
+    Args:
+        answers: Shape (N, D).
+        predictions: Shape (N, D).
+        kind: The format, for the message.
 
     Raises:
-        PipelineError: It is above TOLERANCE.
+        PipelineError: The largest difference is above TOLERANCE of a length, or OF_SPREAD of the spread.
     """
-    apart = np.linalg.norm(answer(checks.pixels) - checks.predictions, axis=1)
-    lengths = np.linalg.norm(checks.predictions, axis=1)
-    difference = float((apart / np.maximum(lengths, np.finfo(np.float32).tiny)).max())
-    if not difference <= TOLERANCE:
+    single = np.finfo(np.float32)
+    apart = np.linalg.norm(answers - predictions, axis=1)
+    lengths = np.linalg.norm(predictions, axis=1)
+    rounding = ROUNDING * single.eps * lengths
+    deviations = np.linalg.norm(predictions - predictions.mean(axis=0, dtype=np.float64), axis=1)
+    spread = float(np.sqrt(np.square(deviations).mean()))
+    difference = Difference(
+        of_length=float((apart / np.maximum(lengths, single.tiny)).max()),
+        of_spread=float(apart.max()) / spread if spread > rounding.max() else None,
+    )
+    far = difference.of_spread is not None and (apart > np.maximum(OF_SPREAD * spread, rounding)).any()
+    if far or not difference.of_length <= TOLERANCE:
+        of_spread = "" if difference.of_spread is None else f", {difference.of_spread:.1e} of their spread"
         raise PipelineError(
-            f"The exported {kind} differs from the stored predictions by {difference:.1e} of their length, more than "
-            f"{TOLERANCE:g}; nothing was written. Extract the features again with another cache folder to see which "
-            "is wrong."
+            f"The exported {kind} differs from the stored predictions by {difference.of_length:.1e} of their length"
+            f"{of_spread} (at most {TOLERANCE:g} and {OF_SPREAD:g} are rounding); nothing was written. Extract the "
+            "features again with another cache folder to see which is wrong."
         )
     return difference

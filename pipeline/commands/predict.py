@@ -11,6 +11,7 @@ from pipeline.commands.saved_decoders import (
     extractor_of,
     images_and_targets,
     run_beside,
+    warn_of_weak_decoder,
 )
 from pipeline.commands.scoring import names_of, words_of
 from pipeline.core.atomic import check_output_file
@@ -119,6 +120,7 @@ def predict(wanted: PredictOptions, options: ExtractionOptions) -> PredictResult
     card = read_card(file)
     extractor = extractor_of(card, wanted.extractor)
     card.check_features(file, extractor.description)
+    warn_of_weak_decoder(file)
     model = load_decoder(file)
     candidates = _candidates(wanted, file, card.target_dim) if wanted.nearest else None
     features = extract_features(wanted.images, extractor, options)

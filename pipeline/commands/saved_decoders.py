@@ -1,5 +1,6 @@
 """Saved decoders as commands name them: the folder of a run, or a `.keras` file."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from pipeline.data.targets import TargetTable
 from pipeline.decoders.spec import API_STYLES
 from pipeline.features.extractor import Extractor, ExtractorOverrides, described_extractor
 from pipeline.features.weights import weights_from
+
+log = logging.getLogger(__name__)
 
 DecoderName = Literal["functional", "sequential", "ridge"]
 
@@ -63,6 +66,29 @@ def decoder_of(model: Path, api: DecoderName | None) -> Path:
 def run_beside(file: Path) -> RunRecord | None:
     """The record of the run that a decoder file lies in, or None."""
     return read_run(file.parent) if (file.parent / RUN_FILE).exists() else None
+
+
+def warn_of_weak_decoder(file: Path) -> None:
+    """Warn where the result of a run says that its decoder is no better than the mean target."""
+    run = run_beside(file)
+    if run is None or file.stem not in API_STYLES:
+        return
+    shares = run.trained.get("shares", {})
+    if shares and not any(shares.values()):
+        log.warning(
+            "The decoder %s ignores the image: training found nothing better than the mean target, its answer to every "
+            "image.",
+            file,
+        )
+    elif run.trained.get("above_mean") is False:
+        reached = run.trained["models"][file.stem]["validation_cosine"]
+        log.warning(
+            "The decoder %s was not shown to be better than always answering the mean target (held-out cosine %.3f, "
+            "the mean target's %.3f), so its predictions may say nothing of an image.",
+            file,
+            reached,
+            run.trained["baselines"]["mean"],
+        )
 
 
 def images_and_targets(

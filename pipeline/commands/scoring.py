@@ -13,11 +13,13 @@ from pipeline.commands.examples import Examples
 from pipeline.core.errors import RequestError
 from pipeline.core.runs import RunRecord
 from pipeline.data.images import ImageSet
+from pipeline.data.splits import SplitRule, first_empty
 from pipeline.data.targets import TargetTable
 from pipeline.data.word_vectors import read_vocabulary
+from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.spec import output_ceiling
 from pipeline.evaluation.conclusions import Context, conclude, headline
-from pipeline.evaluation.dimensions import effective_rank
+from pipeline.evaluation.dimensions import effective_rank, large_dimensions
 from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, differences, score_model, score_predictions
 from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability
 from pipeline.evaluation.report import Report, write_report
@@ -36,12 +38,14 @@ class DecoderPredictions:
         output_activation: The activation of its output, which sets the output ceiling.
         training_cosine: Its mean cosine on its training images, if it is known.
         curves: Its learning curves, if they are known; see `pipeline.decoders.training.History`.
+        validation_of: What their validation curves are of: "held-out", "selection" or "training" images.
     """
 
     predictions: np.ndarray
     output_activation: str
     training_cosine: float | None = None
     curves: Mapping[str, Sequence[float | None]] | None = None
+    validation_of: str = "held-out"
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,30 @@ class TrainingTargets:
     Attributes:
         mean: Their mean, shape (D,); of each fold's, shape (K, D).
         deviation: The standard deviation of each dimension, likewise.
-        seen: Whether the target of each evaluated image is one of them, shape (N,), bool.
+        seen: Whether each evaluated image has the label of a training image, shape (N,), bool; None if not known.
+        seen_groups: Whether it has the group of one, likewise.
         folds: The fold that held each evaluated image out, shape (N,), int, where there were several; else None.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
-    seen: np.ndarray
+    seen: np.ndarray | None = None
+    seen_groups: np.ndarray | None = None
     folds: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, baselines: Baselines, images: ImageSet) -> "TrainingTargets":
+        """What the baselines of a training know, for some images to evaluate on."""
+        return cls(
+            baselines.mean,
+            baselines.deviation,
+            seen=_known(baselines.labels, images.labels),
+            seen_groups=_known(baselines.groups, images.groups),
+        )
+
+
+def _known(trained: frozenset[str] | None, names: Sequence[str | None] | None) -> np.ndarray | None:
+    return None if trained is None or names is None else np.array([name in trained for name in names], bool)
 
 
 @dataclass(frozen=True)
@@ -72,9 +92,10 @@ class EvaluationInputs:
         training: What is known of the training targets, or None.
         weights: The `weights` option that the features were computed with.
         trained_on: How many of the images the decoders were trained on.
+        near_trained_on: How many others are detected near-duplicates of images that they were trained on.
         shares: Candidate -> its share of the first decoder; empty where that is not a blend that chose them.
         cluster: What intervals generalize over: "group", "label" or "image"; None for groups where there are some, else
-            labels where targets repeat, else images.
+            labels where several images share one, else images.
         run: The record of the first decoder's run, or None.
         folder: The folder of that run.
     """
@@ -85,6 +106,7 @@ class EvaluationInputs:
     training: TrainingTargets | None
     weights: str
     trained_on: int = 0
+    near_trained_on: int = 0
     shares: Mapping[str, float] = field(default_factory=dict)
     cluster: str | None = None
     run: RunRecord | None = None
@@ -116,27 +138,49 @@ def score_decoders(
     shuffled = {"shuffled": next(iter(ceilings.values()))}  # it is built like the first decoder
     predictions = {name: decoder.predictions for name, decoder in inputs.decoders.items()} | dict(inputs.baselines)
     scored = score_predictions(predictions, evaluated, shuffled | ceilings)
+    noise = evaluated.noise.cosine if evaluated.noise else None
     result = EvaluationResult(
         models={name: score_model(scored[name], evaluated) for name in inputs.decoders},
         baselines={name: scored[name].scores for name in inputs.baselines},
         differences=differences(scored, list(inputs.decoders), evaluated),
         ceiling=max(ceilings.values()),
-        noise_ceiling=evaluated.noise.cosine if evaluated.noise else None,
+        noise_ceiling=noise.cosine if noise else None,
+        noise_ceiling_ci95=(noise.low, noise.high) if noise else None,
         images=len(evaluated.paths),
-        clusters=Clusters(kind, len(set(evaluated.clusters))),
+        clusters=Clusters(kind, len(set(evaluated.clusters)), _trained_on(inputs, kind)),
         candidates=len(evaluated.candidates),
+        target_dim=evaluated.targets.shape[1],
+        large_dimensions=large_dimensions(evaluated.targets),
         target_rank=effective_rank(evaluated.targets),
         zero_targets=int((~evaluated.targets.any(axis=1)).sum()),
         report=str(report) if report else None,
     )
-    result = dataclasses.replace(result, headline=headline(result), conclusions=conclude(result, _context(inputs)))
+    context = _context(inputs)
+    result = dataclasses.replace(result, headline=headline(result, context), conclusions=conclude(result, context))
     if report:
-        curves = {name: decoder.curves for name, decoder in inputs.decoders.items() if decoder.curves}
-        images = inputs.examples.features.images
-        write_report(
-            report, Report(result, scored, evaluated, images, curves, inputs.run, inputs.folder, inputs.shares)
+        with_curves = {name: decoder for name, decoder in inputs.decoders.items() if decoder.curves}
+        content = Report(
+            result,
+            scored,
+            evaluated,
+            images=inputs.examples.features.images,
+            curves={name: decoder.curves or {} for name, decoder in with_curves.items()},
+            validation_of={name: decoder.validation_of for name, decoder in with_curves.items()},
+            run=inputs.run,
+            folder=inputs.folder,
+            shares=inputs.shares,
         )
+        write_report(report, content)
     return result
+
+
+def _trained_on(inputs: EvaluationInputs, kind: str) -> bool | None:
+    """Whether the evaluated clusters were in training: all (True), none (False), or some or not known (None)."""
+    training = inputs.training
+    if training is None or kind == "image":
+        return None
+    seen = training.seen if kind == "label" else training.seen_groups
+    return None if seen is None or (seen.any() and not seen.all()) else bool(seen.all())
 
 
 def _context(inputs: EvaluationInputs) -> Context:
@@ -146,23 +190,68 @@ def _context(inputs: EvaluationInputs) -> Context:
         activations={name: decoder.output_activation for name, decoder in inputs.decoders.items()},
         weights=inputs.weights,
         trained_on=inputs.trained_on,
+        near_trained_on=inputs.near_trained_on,
         tuned=bool(inputs.shares),
+        held_out_by=_held_out_by(inputs),
     )
 
 
+def _held_out_by(inputs: EvaluationInputs) -> str | None:
+    """How the images came to be held out: "folds", the kind of the split rule, or None for images from elsewhere."""
+    if inputs.training and inputs.training.folds is not None:
+        return "folds"
+    if inputs.run is None or set(inputs.examples.features.paths) - set(inputs.run.split.validation):
+        return None
+    return SplitRule.parse(inputs.run.split.rule).kind
+
+
 def _natural_cluster(examples: Examples) -> str:
-    """What the images have in common: a group, or else a label with a target of its own."""
-    if examples.features.images.groups is not None:
+    """What the images have in common: a group, or else a label that several share, or a target that several share.
+
+    Images of a label may have targets of their own (responses to single pictures); they resemble each other
+    nevertheless, so intervals for new images as if all were independent would be too narrow.
+    """
+    images = examples.features.images
+    if images.groups is not None:
         return "group"
-    return "label" if len(set(examples.keys)) < len(examples.keys) else "image"
+    labels = labels_of(examples)
+    return "label" if 1 < len(set(labels)) < len(labels) or _share_targets(examples) else "image"
+
+
+def _share_targets(examples: Examples) -> bool:
+    return len(set(examples.keys)) < len(examples.keys)
+
+
+def check_clusters(images: ImageSet, cluster: str | None) -> None:
+    """Refuse images that intervals cannot generalize over, before any work is spent on them.
+
+    Args:
+        images: The images.
+        cluster: See `EvaluationInputs`.
+
+    Raises:
+        RequestError: Intervals are to be for new groups, which not all images have.
+    """
+    if cluster == "group" or (cluster is None and images.groups is not None):
+        _groups(images)
+
+
+def _groups(images: ImageSet) -> Sequence[str]:
+    """The images' groups, if all have one."""
+    empty = first_empty(images.groups) if images.groups is not None else 0
+    if images.groups is None or empty is not None:
+        lacking = f"; {images.paths[empty or 0]!r} has none" if images.groups is not None else ""
+        raise RequestError(
+            "Intervals for new groups need a .csv or .parquet list with the column 'group' for all images"
+            f"{lacking}. Choose cluster='label' or cluster='image', or fill the column."
+        )
+    return [str(group) for group in images.groups]
 
 
 def _clusters(examples: Examples, kind: str) -> Sequence[str]:
     images = examples.features.images
-    if kind == "group" and (images.groups is None or None in images.groups):
-        raise RequestError("cluster='group' needs a .csv or .parquet list with the column 'group' for all images.")
     if kind == "group":
-        return [str(group) for group in images.groups or ()]
+        return _groups(images)
     return labels_of(examples) if kind == "label" else images.paths
 
 
@@ -178,11 +267,19 @@ def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: 
         centre=training.mean if training else targets.mean(axis=0),
         deviation=training.deviation if training else targets.std(axis=0),
         clusters=_clusters(examples, cluster),
-        seen=training.seen if training else None,
+        seen=_seen(examples, training),
         noise=_noise_ceiling(examples),
         imagenet_weights=inputs.weights == "imagenet",
         folds=training.folds if training else None,
     )
+
+
+def _seen(examples: Examples, training: TrainingTargets | None) -> np.ndarray | None:
+    """Whether training saw each image's label; None where that says nothing, as every image has a label of its own."""
+    if training is None or training.seen is None:
+        return None
+    labels = labels_of(examples)
+    return training.seen if training.seen.any() or len(set(labels)) < len(labels) else None
 
 
 def _noise_ceiling(examples: Examples) -> NoiseCeiling | None:
@@ -193,7 +290,13 @@ def _noise_ceiling(examples: Examples) -> NoiseCeiling | None:
         if repeats:
             log.warning("Not all evaluated images have repeated targets, so there is no noise ceiling.")
         return None
-    return NoiseCeiling(cosine_ceiling(measured), split_half_reliability(measured))
+    cosine = cosine_ceiling(measured)
+    if cosine is None:
+        log.warning(
+            "No noise ceiling of the cosine: repeats of too few different targets (%d), or with too little signal.",
+            len(measured),
+        )
+    return NoiseCeiling(cosine, split_half_reliability(measured))
 
 
 def words_of(vocabulary: Path, dim: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -212,6 +315,15 @@ def words_of(vocabulary: Path, dim: int) -> Iterator[tuple[str, np.ndarray]]:
                 f"The vocabulary {vocabulary} has vectors of dimension {len(vector)}; the targets have {dim}."
             )
         yield word, vector
+
+
+def check_vocabulary(vocabulary: Path, dim: int) -> None:
+    """Refuse a vocabulary whose first word cannot be used, before any work is spent on predictions.
+
+    Raises:
+        RequestError: It cannot be read, or its vectors have another dimension than the targets.
+    """
+    next(words_of(vocabulary, dim), None)
 
 
 def names_of(table: TargetTable, images: ImageSet) -> list[tuple[str, np.ndarray]]:

@@ -16,6 +16,7 @@ from pipeline.commands.saved_decoders import (
     extractor_of,
     images_and_targets,
     run_beside,
+    warn_of_weak_decoder,
 )
 from pipeline.commands.scoring import names_of
 from pipeline.core.atomic import check_output_file
@@ -257,6 +258,7 @@ class _Space:
         card.check_features(file, extractor.description)
         if wanted.in_space == "features":
             return cls(extractor, extractor.dim, file, None, card.scales)
+        warn_of_weak_decoder(file)
         return cls(extractor, card.target_dim, file, load_decoder(file), card.scales)
 
     def vectors(self, features: Features) -> Vectors:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.commands.examples import SplitExamples, load_numbered_examples, load_split_examples
+from pipeline.commands.scoring import check_clusters
 from pipeline.commands.training_run import TrainOptions, TrainResult, train_in
 from pipeline.core.atomic import remove_unfinished
 from pipeline.core.errors import Interrupted, RequestError
@@ -41,7 +42,8 @@ def train(
     Raises:
         RequestError: Images, targets or options do not fit each other, or changed since the interrupted run began.
         PipelineError: The loss is not finite (the run then holds the decoders with their last finite, or best,
-            weights), or something could not be read or written.
+            weights), something could not be read or written, or trained decoders could not be scored (the run holds
+            them, too).
         Interrupted: Ctrl-C was pressed.
     """
     if not resumed:
@@ -59,6 +61,7 @@ def _train(
     if resumed and (finished := read_run(resumed).result):
         log.info("%s is already finished.", resumed)
         return TrainResult.from_record(resumed, finished)
+    check_clusters(wanted.examples.images, wanted.cluster)
     examples = _load_all(wanted, extractor, options) if wanted.folds else None
     chosen = replace(wanted.examples, select=wanted.keeps_best)
     examples = examples or load_split_examples(chosen, extractor, options)
@@ -66,6 +69,8 @@ def _train(
     record = _new_record(wanted, examples, extractor)
     if resumed:
         _check_unchanged(resumed, record)
+        before = read_run(resumed)
+        record = before if before.fitted else record
         remove_unfinished(resumed)
     folder = resumed or new_run(wanted.models, wanted.name)
     try:

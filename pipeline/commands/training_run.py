@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.commands.cross_validation import FoldOptions, FoldResult, OutOfFold, cross_validate
-from pipeline.commands.examples import ExampleOptions, SplitExamples
+from pipeline.commands.examples import ExampleOptions, Examples, SplitExamples
 from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, TrainingTargets, score_decoders
-from pipeline.core.errors import PipelineError, RequestError
+from pipeline.core.errors import PipelineError, RequestError, cause
 from pipeline.core.json_values import typed
-from pipeline.core.model_files import ModelCard, save_decoder
+from pipeline.core.model_files import ModelCard, load_decoder, save_decoder
 from pipeline.core.runs import (
     CHECKPOINT_FILE,
     REPORT_FILE,
@@ -26,7 +26,7 @@ from pipeline.core.runs import (
 from pipeline.core.vectors import cosines
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.fitting import Config, FittedDecoders, fit_decoders
+from pipeline.decoders.fitting import Config, fit_decoders
 from pipeline.decoders.presets import PRESETS
 from pipeline.decoders.spec import API_STYLES, ApiStyle, output_ceiling
 from pipeline.decoders.tensorboard import require_tensorboard
@@ -74,6 +74,11 @@ class TrainOptions:
             require_tensorboard()
         if self.folds and self.keeps_best:
             raise RequestError("folds hold out all images in turn and leave none to choose an epoch; use keep='last'.")
+        if self.folds and self.examples.rule.fraction is not None:
+            raise RequestError(
+                f"{self.folds.folds} folds hold out a share of 1/{self.folds.folds} each; leave out the share of "
+                f"split='{self.examples.rule}', or the folds."
+            )
 
     @property
     def keeps_best(self) -> bool:
@@ -112,6 +117,8 @@ class TrainResult:
         shares: Candidate -> its share of a blend; empty for a single network.
         folds: The scores of a cross-validation, or None.
         headline: The verdict in a line.
+        above_mean: Whether the best decoder was shown to be better than always answering the mean target; None where
+            that is not known.
     """
 
     run: Path
@@ -125,6 +132,7 @@ class TrainResult:
     shares: Mapping[str, float]
     folds: FoldResult | None
     headline: str
+    above_mean: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The `train` document of the contract."""
@@ -167,7 +175,7 @@ def train_in(
     """Fit, save and evaluate the decoders of a run.
 
     Args:
-        folder: The run's folder; a checkpoint in it is continued.
+        folder: The run's folder; a checkpoint in it is continued, and decoders that are trained are only scored.
         record: The run, without what only the training tells.
         wanted: What to train on, and how.
         examples: The examples with their split.
@@ -178,36 +186,66 @@ def train_in(
         How the training went, and the held-out cosines.
 
     Raises:
-        PipelineError: The loss is not finite, or something could not be read or written.
+        PipelineError: The loss is not finite, something could not be read or written, or the decoders were trained but
+            could not be scored.
     """
     _warn_of_low_ceiling(wanted.output_activation, examples.examples.targets)
     out_of_fold = None
     if wanted.folds:
         out_of_fold = _cross_validate(wanted, wanted.folds, examples)
-    data = _training_data(examples, wanted)
+    if not record.fitted:
+        record = _fit(folder, record, wanted, examples, extractor, progress)
+    try:
+        inputs = _evaluation_inputs(folder, record, examples, out_of_fold, extractor, wanted)
+        evaluation = score_decoders(inputs, folder / REPORT_FILE)
+        result = _result(folder, record, examples, evaluation, out_of_fold)
+        write_run(folder, replace(record, fitted=None, result=result.record()))
+    except Exception as error:  # whatever it is, the decoders are trained, and the message has to say so
+        raise PipelineError(
+            f"The decoders are trained and saved in {folder}, but scoring them failed ({type(error).__name__}: "
+            f"{cause(error)}). Score them with: python -m pipeline train --resume {folder}"
+        ) from error
+    if diverged := (record.fitted or {}).get("diverged"):
+        kept = " and ".join(f"{epoch} ({style})" for style, epoch in record.kept_epoch.items())
+        raise PipelineError(f"{diverged} The decoders in {folder} have the weights of epoch {kept}.")
+    return result
+
+
+def _fit(
+    folder: Path,
+    record: RunRecord,
+    wanted: TrainOptions,
+    examples: SplitExamples,
+    extractor: Extractor,
+    progress: bool,
+) -> RunRecord:
+    """Fit decoders and baselines, and save them; returns the record with how that went."""
+    data, units, seed = _training_data(examples, wanted), examples.training_units, wanted.examples.seed
     checkpoint, logs = folder / CHECKPOINT_FILE, folder / TENSORBOARD_FOLDER if wanted.tensorboard else None
-    units, seed = examples.training_units, wanted.examples.seed
     fitted = fit_decoders(data, wanted.config, wanted.styles, units, seed, Callbacks(progress, checkpoint, logs))
-    baselines = Baselines.fit(data.x, data.y, units, seed)
+    images = examples.examples.features.images.subset(examples.train)
+    baselines = Baselines.fit(data.x, data.y, units, seed).of_images(images.labels, images.groups)
     _save(folder, fitted.models, baselines, data, wanted, extractor, examples.examples.features.scales)
     record = replace(
         record,
         kept_epoch={style: history.kept_epoch for style, history in fitted.histories.items()},
         curves={style: history.finite_curves() for style, history in fitted.histories.items() if history.epochs},
+        fitted={
+            "models": {
+                style: {
+                    "epochs": fitted.epochs[style],
+                    "seconds": round(fitted.histories[style].seconds, 3),
+                    "train_cosine": float(cosines(predict(model, data.x), data.y).mean()),
+                }
+                for style, model in fitted.models.items()
+            },
+            "shares": fitted.shares,
+            "diverged": str(fitted.diverged) if fitted.diverged else None,
+        },
     )
-    training_cosines = {
-        style: float(cosines(predict(model, data.x), data.y).mean()) for style, model in fitted.models.items()
-    }
-    inputs = _evaluation_inputs(examples, fitted, baselines, out_of_fold, training_cosines, wanted)
-    inputs = replace(inputs, weights=extractor.weights.name, run=record, folder=folder)
-    evaluation = score_decoders(inputs, folder / REPORT_FILE)
-    result = _result(folder, data, examples, fitted, training_cosines, evaluation, out_of_fold)
-    write_run(folder, replace(record, result=result.record()))
+    write_run(folder, record)
     checkpoint.unlink(missing_ok=True)
-    if fitted.diverged:
-        kept = " and ".join(f"{epoch} ({style})" for style, epoch in record.kept_epoch.items())
-        raise PipelineError(f"{fitted.diverged} The decoders in {folder} have the weights of epoch {kept}.")
-    return result
+    return record
 
 
 def _warn_of_low_ceiling(activation: str, targets: np.ndarray) -> None:
@@ -243,35 +281,55 @@ def _training_data(examples: SplitExamples, wanted: TrainOptions) -> TrainingDat
 
 
 def _evaluation_inputs(
+    folder: Path,
+    record: RunRecord,
     examples: SplitExamples,
-    fitted: FittedDecoders,
-    baselines: Baselines,
     out_of_fold: OutOfFold | None,
-    training_cosines: Mapping[str, float],
+    extractor: Extractor,
     wanted: TrainOptions,
 ) -> EvaluationInputs:
-    """Predictions for the held-out images, or out-of-fold predictions for all of them."""
+    """Predictions of the saved decoders for the held-out images, or out-of-fold predictions for all of them."""
     held_out = examples.examples if out_of_fold else examples.held_out
-    x = held_out.features.stored()
-    predictions = {style: predict(model, x) for style, model in fitted.models.items()}
-    training = TrainingTargets(baselines.mean, baselines.deviation, baselines.has_seen(held_out.targets))
+    decoders, baselines, training = (
+        (out_of_fold.decoders, out_of_fold.baselines, out_of_fold.training)
+        if out_of_fold
+        else _predictions(folder, held_out, wanted)
+    )
+    trained = record.trained
     return EvaluationInputs(
         examples=held_out,
         decoders={
             style: DecoderPredictions(
-                predictions=out_of_fold.decoders[style] if out_of_fold else predictions[style],
+                predictions=decoders[style],
                 output_activation=wanted.output_activation,
-                training_cosine=training_cosines[style],
-                curves=history.finite_curves() if history.epochs else None,
+                training_cosine=trained["models"][style]["train_cosine"],
+                curves=record.curves.get(style),
+                validation_of=record.split.validation_of,
             )
-            for style, history in fitted.histories.items()
+            for style in wanted.styles
         },
-        baselines=out_of_fold.baselines if out_of_fold else baselines.predict(x),
-        training=out_of_fold.training if out_of_fold else training,
-        weights="",
-        shares=fitted.shares,
+        baselines=baselines,
+        training=training,
+        weights=extractor.weights.name,
+        shares=trained["shares"],
         cluster=wanted.cluster,
+        run=record,
+        folder=folder,
     )
+
+
+def _predictions(
+    folder: Path, held_out: Examples, wanted: TrainOptions
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], TrainingTargets | None]:
+    """What the saved decoders and baselines predict for held-out images, and what is known of the training targets."""
+    x = held_out.features.stored()
+    decoders: dict[str, np.ndarray] = {
+        style: predict(load_decoder(folder / f"{style}.keras"), x) for style in wanted.styles
+    }
+    baselines = Baselines.load(folder)
+    if baselines is None:
+        return decoders, {}, None
+    return decoders, baselines.predict(x), TrainingTargets.of(baselines, held_out.features.images)
 
 
 def _save(
@@ -292,41 +350,35 @@ def _save(
         output_activation=wanted.output_activation,
         scales=scales,
     )
-    baselines.save(folder, card)
-    for style, model in models.items():
+    for style, model in models.items():  # first, for a folder with a decoder is never removed
         save_decoder(model, folder / f"{style}.keras", card)
+    baselines.save(folder, card)
 
 
 def _result(
     folder: Path,
-    data: TrainingData,
+    record: RunRecord,
     examples: SplitExamples,
-    fitted: FittedDecoders,
-    training_cosines: Mapping[str, float],
     evaluation: EvaluationResult,
     out_of_fold: OutOfFold | None,
 ) -> TrainResult:
     models = {
-        style: TrainedModel(
-            epochs=fitted.epochs[style],
-            seconds=round(history.seconds, 3),
-            train_cosine=training_cosines[style],
-            validation_cosine=evaluation.models[style].scores.cosine.mean,
-        )
-        for style, history in fitted.histories.items()
+        style: TrainedModel(**model, validation_cosine=evaluation.models[style].scores.cosine.mean)
+        for style, model in record.trained["models"].items()
     }
     for style, model in models.items():
         log.info("%s: %.1f s, held-out cosine %.4f", style, model.seconds, model.validation_cosine)
     return TrainResult(
         run=folder,
         images=len(examples.examples.targets),
-        train=len(data.y),
+        train=len(examples.train),
         validation=evaluation.images,
-        target_dim=data.y.shape[1],
+        target_dim=examples.examples.targets.shape[1],
         models=models,
         baselines={name: scores.cosine.mean for name, scores in evaluation.baselines.items()},
         ceiling=evaluation.ceiling,
-        shares=fitted.shares,
+        shares=record.trained["shares"],
         folds=out_of_fold.result if out_of_fold else None,
         headline=evaluation.headline,
+        above_mean=evaluation.above_mean,
     )

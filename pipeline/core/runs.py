@@ -49,8 +49,9 @@ class SplitRecord:
         train: Path -> content digest of the training images.
         validation: Path -> content digest of the held-out images; none where the run was cross-validated.
         selection: Path -> content digest of the images that chose an epoch.
-        moved: Path -> content digest of images that left the held-out side because of a near-duplicate.
-        near_duplicates: Groups of paths of images that are near-duplicates of each other.
+        moved: Path -> content digest of images that left the held-out side, or those that choose an epoch, because of
+            a near-duplicate.
+        near_duplicates: Groups of paths of images that were detected as near-duplicates of each other.
     """
 
     rule: str
@@ -59,6 +60,11 @@ class SplitRecord:
     selection: Mapping[str, str] = field(default_factory=dict)
     moved: Mapping[str, str] = field(default_factory=dict)
     near_duplicates: Sequence[Sequence[str]] = ()
+
+    @property
+    def validation_of(self) -> str:
+        """What the validation curves of a training are of: "selection", "held-out" or "training" images."""
+        return "selection" if self.selection else "held-out" if self.validation else "training"
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class RunRecord:
         split: The training and the held-out images.
         targets: The content digest of the target embeddings.
         versions: Package -> version.
+        fitted: How the training went, from when the decoders are saved until they are scored: "models" and "shares" as
+            in the result, and "diverged", an error or None. None before and after.
         result: The result of the finished run; None before.
         kept_epoch: Model -> the epoch whose weights it has.
         curves: Model -> learning curves, with None for values that are not finite.
@@ -85,9 +93,15 @@ class RunRecord:
     split: SplitRecord
     targets: str
     versions: Mapping[str, str]
+    fitted: Mapping[str, Any] | None = None
     result: Mapping[str, Any] | None = None
     kept_epoch: Mapping[str, int] = field(default_factory=dict)
     curves: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> Mapping[str, Any]:
+        """What is known of the saved decoders, scored or not: "models" and "shares"; empty before they are saved."""
+        return self.result or self.fitted or {}
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values, with its format number."""
@@ -202,13 +216,8 @@ def _by(folder: Path) -> str:
 
 
 def can_resume(folder: Path) -> bool:
-    """Whether a run holds a result, or a checkpoint to resume from."""
-    if (folder / CHECKPOINT_FILE).exists():
-        return True
-    try:
-        return read_run(folder).result is not None
-    except RequestError:
-        return False
+    """Whether a run holds a decoder, or a checkpoint to resume from."""
+    return (folder / CHECKPOINT_FILE).exists() or any(folder.glob("*.keras"))
 
 
 def read_run(folder: Path, allow_edits: bool = False) -> RunRecord:

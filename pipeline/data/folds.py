@@ -1,4 +1,4 @@
-"""Folds: cross-validation in which every image is held out once, with no near-duplicate on both sides."""
+"""Folds: cross-validation in which every image is held out once, with detected near-duplicates on one side."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def fold_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, folds
         seed: Random seed.
 
     Yields:
-        A split for each fold. Near-duplicates of held-out images are left out of its training images.
+        A split for each fold. Detected near-duplicates of held-out images are left out of its training images.
 
     Raises:
         RequestError: There are fewer different images, groups or labels than folds, or the rule is "column".

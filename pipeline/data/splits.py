@@ -1,4 +1,4 @@
-"""Splits: which images to train on and which to hold out, with no near-duplicate on both sides."""
+"""Splits: which images to train on and which to hold out, with detected near-duplicates on one side."""
 
 import logging
 from collections.abc import Sequence
@@ -26,11 +26,16 @@ class SplitRule:
     Attributes:
         kind: "random" (the same share of each label, where labels repeat), "group" (whole groups), "classes" (whole
             labels, for zero-shot) or "column" (what the list says).
-        fraction: The share of images (or of labels) to hold out; not used by "column".
+        fraction: The share of images (or of labels) to hold out; None for FRACTION. Not used by "column" and by folds.
     """
 
     kind: str = "random"
-    fraction: float = FRACTION
+    fraction: float | None = None
+
+    @property
+    def share(self) -> float:
+        """The share of images (or of labels) to hold out."""
+        return FRACTION if self.fraction is None else self.fraction
 
     @classmethod
     def parse(cls, text: str) -> "SplitRule":
@@ -41,10 +46,10 @@ class SplitRule:
         """
         kind, _, share = text.partition(":")
         try:
-            fraction = float(share) if share else FRACTION
+            fraction = float(share) if share else None
         except ValueError:
             fraction = 0.0
-        if kind not in KINDS or not 0 < fraction < 1 or (kind == "column" and share):
+        if kind not in KINDS or not 0 < cls(kind, fraction).share < 1 or (kind == "column" and share):
             raise RequestError(
                 f"The split {text!r} is unknown; choose random:SHARE, group:SHARE, classes:SHARE (a share between 0 "
                 "and 1, 0.2 if left out) or column."
@@ -52,7 +57,7 @@ class SplitRule:
         return cls(kind, fraction)
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "column" else f"{self.kind}:{self.fraction:g}"
+        return self.kind if self.kind == "column" else f"{self.kind}:{self.share:g}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Split:
 
 
 def split_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, seed: int) -> Split:
-    """Split images into training and held-out images; near-duplicates are never on both sides.
+    """Split images into training and held-out images; detected near-duplicates are on one side.
 
     Args:
         images: The images.
@@ -92,11 +97,11 @@ def split_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, seed
             f"here is only {images.paths[0]!r}, and near-duplicates of it where there are more."
         )
     if rule.kind == "random":
-        held_out = _random(np.array(images.labels), duplicates, rule.fraction, seed)
+        held_out = _random(np.array(images.labels), duplicates, rule.share, seed)
     elif rule.kind == "group":
-        held_out = _groups(merge_groups(images, duplicates), rule.fraction, seed)
+        held_out = _groups(merge_groups(images, duplicates), rule.share, seed)
     elif rule.kind == "classes":
-        held_out = _classes(np.array(images.labels), rule.fraction, seed)
+        held_out = _classes(np.array(images.labels), rule.share, seed)
     else:
         held_out = _listed(images)
     moved = held_out & np.isin(duplicates, duplicates[~held_out])
@@ -204,8 +209,13 @@ def _listed(images: ImageSet) -> np.ndarray:
     return sides == "held out"
 
 
+def first_empty(values: Sequence[str | None]) -> int | None:
+    """The row of the first cell of a column that is missing or blank; None if there is none."""
+    return next((row for row, value in enumerate(values) if not (value or "").strip()), None)
+
+
 def _column(values: Sequence[str | None] | None, column: str, rule: str) -> np.ndarray:
-    if values is None or any(value is None for value in values):
+    if values is None or first_empty(values) is not None:
         raise RequestError(
             f"The split {rule!r} needs a .csv or .parquet list with the column {column!r} for all images."
         )

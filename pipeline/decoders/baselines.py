@@ -3,8 +3,8 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,16 @@ class Baselines:
     Attributes:
         mean: The mean target, shape (D,): the same prediction for every image.
         deviation: The standard deviation of each dimension of the targets, shape (D,).
-        seen: Digests of the different training targets, shape (M, 16), uint8; see `has_seen`.
         models: "ridge" and, where targets belong to labels, "conse" -> `keras.Model` from (N, F) to (N, D).
+        labels: The labels of the training images; None where they are not known.
+        groups: Their groups, likewise.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
-    seen: np.ndarray
     models: dict[str, Any]
+    labels: frozenset[str] | None = None
+    groups: frozenset[str] | None = None
 
     @classmethod
     def fit(cls, x: Vectors, y: np.ndarray, units: np.ndarray, seed: int = 0) -> "Baselines":
@@ -62,19 +64,17 @@ class Baselines:
         return cls(
             mean=y.mean(axis=0, dtype=np.float64).astype(np.float32),
             deviation=y.std(axis=0, dtype=np.float64).astype(np.float32),
-            seen=np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1),
             models=models,
         )
+
+    def of_images(self, labels: Iterable[str], groups: Iterable[str | None] | None) -> "Baselines":
+        """These baselines with the labels ("" for none) and groups of the training images, to know them again."""
+        return replace(self, labels=frozenset(labels) - {""}, groups=frozenset(filter(None, groups or ())))
 
     def predict(self, x: Vectors) -> dict[str, np.ndarray]:
         """Predictions for features of shape (N, F): name -> shape (N, D); "mean" and those of `models`."""
         mean = np.broadcast_to(self.mean, (len(x), len(self.mean)))
         return {"mean": mean} | {name: predict(model, x) for name, model in self.models.items()}
-
-    def has_seen(self, targets: np.ndarray) -> np.ndarray:
-        """Whether each of some targets, shape (N, D), was the target of a training image; shape (N,), bool."""
-        seen = {row.tobytes() for row in self.seen}
-        return np.array([vector_digest(target) in seen for target in targets], bool)
 
     def save(self, folder: Path, card: ModelCard) -> None:
         """Save `ridge.keras`, `conse.keras` (plain Keras models) and FILE in a folder, each whole or not at all.
@@ -85,8 +85,11 @@ class Baselines:
         for name, model in self.models.items():
             save_decoder(model, folder / f"{name}.keras", card)
         with atomic_write(folder / FILE) as unfinished, open(unfinished, "wb") as opened:
-            names = np.array(list(self.models))
-            np.savez(opened, mean=self.mean, deviation=self.deviation, seen=self.seen, models=names)
+            arrays: dict[str, Any] = {"mean": self.mean, "deviation": self.deviation, "models": list(self.models)}
+            for name, names in (("labels", self.labels), ("groups", self.groups)):
+                if names is not None:
+                    arrays[name] = np.array(sorted(names), str)
+            np.savez(opened, **arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "Baselines | None":
@@ -102,14 +105,18 @@ class Baselines:
         try:
             arrays = read_npz(file)
             names = arrays.pop("models").tolist()
-            fields = {name: arrays[name] for name in ("mean", "deviation", "seen")}
-            _check(names, **fields)
+            mean, deviation = arrays.pop("mean"), arrays.pop("deviation")
+            _check(names, mean, deviation, arrays)
+            labels, groups = (
+                frozenset(arrays[name].tolist()) if name in arrays else None for name in ("labels", "groups")
+            )
         except Exception as error:  # NumPy and zipfile raise many types for damaged files
             raise PipelineError(f"{file} is damaged ({first_line(error)}); retrain to write it again.") from error
-        return cls(**fields, models={name: load_decoder(folder / f"{name}.keras") for name in names})
+        models = {name: load_decoder(folder / f"{name}.keras") for name in names}
+        return cls(mean, deviation, models, labels, groups)
 
 
-def _check(names: Sequence[str], mean: np.ndarray, deviation: np.ndarray, seen: np.ndarray) -> None:
+def _check(names: Sequence[str], mean: np.ndarray, deviation: np.ndarray, known: Mapping[str, np.ndarray]) -> None:
     """Refuse arrays that `save` does not write.
 
     Raises:
@@ -120,8 +127,8 @@ def _check(names: Sequence[str], mean: np.ndarray, deviation: np.ndarray, seen: 
     for array in (mean, deviation):
         if array.dtype != np.float32 or array.shape != mean.shape or mean.ndim != 1 or not np.isfinite(array).all():
             raise ValueError("its means are no vectors of finite numbers")
-    if seen.dtype != np.uint8 or seen.ndim != 2:
-        raise ValueError("its targets are no digests")
+    if any(array.dtype.kind != "U" or array.ndim != 1 for array in known.values()):
+        raise ValueError("its labels are no names")
 
 
 def _fit_ridge(x: Vectors, y: np.ndarray, folds: np.ndarray) -> Any:

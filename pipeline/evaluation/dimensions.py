@@ -14,6 +14,7 @@ BINS = 20
 VALUES = 2**22  # correlations compared at a time, in float64
 # Float64 correlations of equal pairs differ by their rounding; this is a tie.
 TIE = 1e-12
+FEWEST_IN_FOLD = 3  # two values always correlate by 1 or -1
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class DimensionScores:
     """How well each dimension is predicted.
 
     Attributes:
-        pearson: Correlation over images, shape (D,), float64; NaN where prediction or target is constant.
+        pearson: Correlation over images, shape (D,), float64; NaN where prediction or target is constant, and where
+            folds hold out fewer than three images.
         r2: Coefficient of determination, shape (D,), float64; NaN where the target is constant.
     """
 
@@ -66,19 +68,30 @@ def distribution(values: np.ndarray, low: float = -1.0, high: float = 1.0) -> Di
     return Distribution(lower, median, upper, edges.round(12).tolist(), counts.tolist(), undefined)
 
 
-def dimension_scores(predictions: np.ndarray, targets: np.ndarray) -> DimensionScores:
+def dimension_scores(predictions: np.ndarray, targets: np.ndarray, folds: np.ndarray | None = None) -> DimensionScores:
     """Score each dimension over images.
+
+    Predictions by the decoders of several folds differ in their means: a fold whose held-out targets are high was
+    trained on lower ones. Over all folds together Pearson's r would be biased downwards (of the mean baseline, leaving
+    one image out, it is -1), so it is computed within each fold of three images or more, and averaged by their numbers.
 
     Args:
         predictions: Shape (N, D).
         targets: Shape (N, D).
+        folds: The fold that held each image out, shape (N,), int, where there were several.
     """
     targets = np.asarray(targets, np.float64)
     errors = np.square(targets - predictions).sum(axis=0)
     spread = np.square(targets - targets.mean(axis=0)).sum(axis=0)
     constant = _constant(targets.T)
     r2 = 1 - np.divide(errors, spread, out=np.full(len(spread), np.nan), where=~constant)
-    return DimensionScores(correlations(np.asarray(predictions).T, targets.T), r2)
+    parts = [np.arange(len(targets))] if folds is None else [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
+    parts = [rows for rows in parts if folds is None or len(rows) >= FEWEST_IN_FOLD]
+    r = np.array([correlations(np.asarray(predictions)[rows].T, targets[rows].T) for rows in parts])
+    sizes = np.array([len(rows) for rows in parts], np.float64)[:, None] * ~np.isnan(r.reshape(len(parts), -1))
+    total = sizes.sum(axis=0) if parts else np.zeros(targets.shape[1])
+    sums = np.nansum(sizes * r, axis=0) if parts else total
+    return DimensionScores(np.divide(sums, total, out=np.full(len(spread), np.nan), where=total > 0), r2)
 
 
 def standardised(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
@@ -122,6 +135,9 @@ def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.nd
     counts half (Horikawa and Kamitani 2017). Images with the same target as its own are no alternatives and are left
     out; several images that share another target count each. Exact, in blocks.
 
+    bdpy's `pairwise_identification` gives the same where no two targets are equal and nothing ties; it counts ties as
+    wrong, among them that with every image of the same target, so it is lower where targets repeat.
+
     Args:
         predictions: Shape (P, D), as a rule `standardised`.
         targets: Shape (N, D), likewise.
@@ -144,6 +160,12 @@ def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.nd
     others = len(targets) - images[own]
     found: np.ndarray = np.divide(below - images[own] / 2, others, out=np.full(len(others), np.nan), where=others > 0)
     return found
+
+
+def large_dimensions(vectors: np.ndarray, share: float = 0.9) -> int:
+    """How many dimensions, the largest first, hold a share of the squared length of vectors, shape (N, D)."""
+    squares = np.sort(np.square(np.asarray(vectors, np.float64)).sum(axis=0))[::-1]
+    return int(np.searchsorted(np.cumsum(squares), share * squares.sum() * (1 - TIE))) + 1
 
 
 def effective_rank(vectors: np.ndarray) -> float | None:

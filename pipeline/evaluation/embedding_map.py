@@ -21,6 +21,7 @@ LINE = 14  # the height of a label
 CROSS = 8  # the height of a cross
 OFFSET = 12  # from the middle of a cross to that of its label
 MARGIN = OFFSET + LINE  # above and below the outermost points
+EQUAL = 1e-6  # directions that differ by less are rounding
 MOST_LANDMARKS = 40  # more crosses than this hide the predictions
 
 
@@ -96,7 +97,7 @@ def embedding_map(scored: ScoredPredictions, evaluated: EvaluationSet, rows: np.
         rows: Which images to place, shape (n,).
 
     Returns:
-        The map; None where there are fewer than two dimensions or three points.
+        The map; None where there are fewer than two dimensions or three points, or all are equal.
     """
     targets, first, own = np.unique(evaluated.targets[rows], axis=0, return_index=True, return_inverse=True)
     predictions = scored.predictions[rows]
@@ -124,12 +125,14 @@ def fit_plane(predictions: np.ndarray, targets: np.ndarray) -> "PCA | None":
         targets: The different targets, shape (M, D).
 
     Returns:
-        The plane, for `place`; None where there are fewer than two dimensions or three points.
+        The plane, for `place`; None where there are fewer than two dimensions or three points, or all are equal.
     """
     from sklearn.decomposition import PCA
 
     points = unit(np.concatenate([predictions, targets]))
-    return PCA(2, svd_solver="full").fit(points) if min(points.shape[1], len(points) - 1) >= 2 else None
+    if min(points.shape[1], len(points) - 1) < 2 or np.ptp(points, axis=0).max() < EQUAL:
+        return None
+    return PCA(2, svd_solver="full").fit(points)
 
 
 def place(plane: "PCA", embeddings: np.ndarray) -> np.ndarray:

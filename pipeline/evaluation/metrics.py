@@ -6,6 +6,7 @@ noise ceiling; the squared error; the rank of the right target among all; correl
 the labels and images where it goes wrong.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pipeline.evaluation import dimensions
 from pipeline.evaluation.hubs import csls_ranking, largest_hub
 from pipeline.evaluation.imagenet import is_imagenet_class
 from pipeline.evaluation.intervals import Interval, across, within
-from pipeline.evaluation.noise_ceiling import noise_corrected
+from pipeline.evaluation.noise_ceiling import CosineCeiling, noise_corrected
 from pipeline.evaluation.results import (
     Bounds,
     Confusion,
@@ -43,11 +44,11 @@ class NoiseCeiling:
     """What a perfect prediction would score on noisy targets.
 
     Attributes:
-        cosine: The noise ceiling of the mean cosine.
-        reliability: The reliability of each dimension, shape (D,).
+        cosine: The noise ceiling of the mean cosine, or None.
+        reliability: The reliability of each dimension, shape (D,); NaN where it is not shown to be above 0.
     """
 
-    cosine: float | None
+    cosine: CosineCeiling | None
     reliability: np.ndarray
 
 
@@ -63,7 +64,8 @@ class EvaluationSet:
         centre: The mean target, of the training images where they are known, shape (D,); of each fold's, shape (K, D).
         deviation: The standard deviation of each dimension of those targets, likewise.
         clusters: What images have in common, such as a label or a group, N of them; intervals generalize over them.
-        seen: Whether each image's target was one of a training image, shape (N,), bool; None if that is not known.
+        seen: Whether each image's label was one of a training image, shape (N,), bool; None if that is not known, or
+            has no meaning because no two images share a label.
         noise: The noise ceiling, where targets were repeated.
         imagenet_weights: Whether the features come from weights that were trained on ImageNet.
         folds: The fold that held each image out, shape (N,), int, where there were several; else None.
@@ -141,7 +143,7 @@ def _score(predicted: np.ndarray, images: EvaluationSet, ceiling: float, base: f
         cosine=summarize_cosines(values, images),
         centred_cosine=summarize_cosines(cosines(predicted - images.centres, images.targets - images.centres), images),
         progress=_progress(mean, base, ceiling),
-        progress_to_noise_ceiling=_progress(mean, base, images.noise.cosine if images.noise else None),
+        progress_to_noise_ceiling=_progress(mean, base, _noise_ceiling(images)),
         mse=float(np.square(np.subtract(predicted, images.targets, dtype=np.float64)).mean()),
         retrieval=summarize_ranks(found.ranks),
         retrieval_csls=_csls(predicted, images.candidates, own),
@@ -154,6 +156,10 @@ def _score(predicted: np.ndarray, images: EvaluationSet, ceiling: float, base: f
         zero_vectors=int((~predicted.any(axis=1)).sum()),
     )
     return ScoredPredictions(predicted, values, found, ceiling, scores)
+
+
+def _noise_ceiling(images: EvaluationSet) -> float | None:
+    return images.noise.cosine.cosine if images.noise and images.noise.cosine else None
 
 
 def summarize_cosines(values: np.ndarray, images: EvaluationSet) -> CosineSummary:
@@ -196,14 +202,22 @@ def _seen_by_vgg16(images: EvaluationSet) -> np.ndarray | None:
     return ~images.seen & np.array([is_imagenet_class(label) for label in images.labels], bool)
 
 
-def _zero_shot(predicted: np.ndarray, found: RetrievalResult, images: EvaluationSet, seen: np.ndarray) -> ZeroShot:
+def _zero_shot(
+    predicted: np.ndarray, found: RetrievalResult, images: EvaluationSet, seen: np.ndarray
+) -> ZeroShot | None:
+    """Zero-shot scores, where a label has one target, and labels that training saw are among the candidates."""
     unseen = images.candidates.subset(images.targets[~seen])
+    targets = images.candidates.numbers(images.targets)
+    if len(set(zip(images.labels, targets.tolist(), strict=True))) > len(set(images.labels)):
+        return None
+    if len(unseen) == len(images.candidates):
+        return None
     among_unseen = retrieve(predicted[~seen], images.targets[~seen], unseen)
     return zero_shot(found.ranks, among_unseen.ranks, images.labels, seen)
 
 
 def _score_patterns(predicted: np.ndarray, images: EvaluationSet) -> PatternScores:
-    by_dimension = dimensions.dimension_scores(predicted, images.targets)
+    by_dimension = dimensions.dimension_scores(predicted, images.targets, images.folds)
     pattern, identification = np.empty((2, len(predicted)))
     for rows, *moments in images.parts():
         z_scored, targets = (dimensions.standardised(each, *moments) for each in (predicted[rows], images.targets))
@@ -216,8 +230,28 @@ def _score_patterns(predicted: np.ndarray, images: EvaluationSet) -> PatternScor
         pattern=dimensions.distribution(pattern),
         identification=None if np.isnan(identification).any() else float(identification.mean()),
         effective_rank=dimensions.effective_rank(predicted),
+        spread=_spread(predicted, images),
         pearson_of_ceiling=None if corrected is None else dimensions.distribution(corrected),
     )
+
+
+def _spread(predicted: np.ndarray, images: EvaluationSet) -> float | None:
+    """How far predictions are from their mean, or the mean target of their fold, as a share of how far targets are."""
+    targets = np.square(images.targets - images.targets.mean(axis=0, dtype=np.float64)).sum()
+    if not targets:
+        return None
+    about_mean = np.square(predicted - predicted.mean(axis=0, dtype=np.float64)).sum()
+    about_centre = np.square(predicted - images.centres, dtype=np.float64).sum()
+    return float(np.sqrt(min(about_mean, about_centre) / targets))
+
+
+def _explained(predicted: np.ndarray, images: EvaluationSet) -> np.ndarray:
+    """The explained variance of each image, shape (N,): minus its squared error, in units of the training variance."""
+    found = np.empty(len(predicted))
+    for rows, *moments in images.parts():
+        z_scored, targets = (dimensions.standardised(each[rows], *moments) for each in (predicted, images.targets))
+        found[rows] = -np.square(z_scored - targets).sum(axis=1) / max(z_scored.shape[1], 1)
+    return found
 
 
 def differences(
@@ -235,12 +269,29 @@ def differences(
     """
     pairs = [(first, second) for number, first in enumerate(models) for second in models[number + 1 :]]
     pairs += [(model, baseline) for model in models for baseline in scored if baseline not in models]
-    found = []
-    for of, minus in pairs:
-        values = scored[of].cosines - scored[minus].cosines
-        intervals = (_bounds(interval(values, images.clusters), 2 * LARGEST_COSINE) for interval in (across, within))
-        found.append(Difference(of, minus, float(values.mean()), *intervals))
-    return found
+    explained = {name: _explained(each.predictions, images) for name, each in scored.items()}
+    return [_difference(of, minus, scored, explained, images) for of, minus in pairs]
+
+
+def _difference(
+    of: str,
+    minus: str,
+    scored: Mapping[str, ScoredPredictions],
+    explained: Mapping[str, np.ndarray],
+    images: EvaluationSet,
+) -> Difference:
+    values, r2 = scored[of].cosines - scored[minus].cosines, explained[of] - explained[minus]
+    largest = 2 * LARGEST_COSINE
+    return Difference(
+        of=of,
+        minus=minus,
+        mean=float(values.mean()),
+        ci95=_bounds(across(values, images.clusters), largest),
+        ci95_same_labels=_bounds(within(values, images.clusters), largest),
+        r2=float(r2.mean()),
+        r2_ci95=_bounds(across(r2, images.clusters) or within(r2, images.clusters), math.inf),
+        is_zero=not values.any(),
+    )
 
 
 def score_model(scored: ScoredPredictions, images: EvaluationSet) -> ModelScores:

@@ -45,6 +45,7 @@ class Report:
         evaluated: The images with their targets.
         images: The same images, to show them.
         curves: Model -> learning curves, where they are known.
+        validation_of: Model -> what its validation curves are of: "held-out", "selection" or "training" images.
         run: The record of the first model's run, or None.
         folder: The folder of that run.
         shares: Candidate -> its share of the first model, where that is a blend.
@@ -55,6 +56,7 @@ class Report:
     evaluated: EvaluationSet
     images: ImageSet
     curves: Mapping[str, Mapping[str, Sequence[float | None]]]
+    validation_of: Mapping[str, str] = field(default_factory=dict)
     run: RunRecord | None = None
     folder: Path | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
@@ -108,7 +110,8 @@ def render(report: Report) -> str:
         of_all=None if len(mapped) == len(evaluated.paths) else len(evaluated.paths),
         cells=cells,
         curves=tables.curve_rows(report.curves),
-        curve_titles=tables.CURVES,
+        curve_titles=tables.curve_titles(report.validation_of.values()),
+        folds=evaluated.folds is not None,
         shares=report.shares,
         made=tables.how_made(report.run) if report.run else [],
         command=tables.repeat_command(report.folder) if report.run and report.folder else None,
@@ -159,7 +162,7 @@ def _charts(report: Report, cells: Sequence[Mapping]) -> dict[str, dict]:
         if values and values.median is not None:
             drawn[name] = charts.histogram(values, title, counted)
     if report.curves:
-        for name, title in tables.CURVES.items():
+        for name, title in tables.curve_titles(report.validation_of.values()).items():
             drawn[f"curve-{name}"] = charts.learning_curves(report.curves, name, title)
     if 1 < max(len({cell[key] for cell in cells}) for key in ("label", "nearest")) <= MOST_LABELS:
         drawn["confusion"] = charts.confusion(cells, sorted({cell["label"] for cell in cells}))

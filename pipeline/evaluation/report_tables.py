@@ -1,8 +1,9 @@
 """The rows of the report's tables, as the template shows them."""
 
 import re
+import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from pipeline.evaluation.metrics import EvaluationSet, ScoredPredictions
 from pipeline.evaluation.results import Difference, EvaluationResult, LabelScores, Scores
 from pipeline.evaluation.retrieval import HITS, RetrievalSummary
 
-CURVES = {"loss": "training loss", "validation_loss": "held-out loss", "validation_cosine": "held-out cosine"}
+CURVES = ("loss", "validation_loss", "validation_cosine")
 LISTED = 1000  # labels
 
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>')
-_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
+_OPTION = re.compile(r"(?<![\w-])[a-z]+(?:_[a-z]+)*=(?:&#39;[^&]*&#39;|\d+)")
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,20 @@ def confusion_cells(scored: ScoredPredictions, evaluated: EvaluationSet) -> list
     return [{"label": label, "nearest": near, "images": count} for (label, near), count in sorted(counted.items())]
 
 
+def curve_titles(validation_of: Iterable[str]) -> dict[str, str]:
+    """Curve -> its title, which names the images that it is of.
+
+    Args:
+        validation_of: What the validation curves of each model are of: "held-out", "selection" or "training".
+    """
+    of = " or ".join(sorted(set(validation_of))) or "held-out"
+    return {
+        "loss": "training loss, during the epoch",
+        "validation_loss": f"loss on the {of} images, after the epoch",
+        "validation_cosine": f"cosine on the {of} images, after the epoch",
+    }
+
+
 def curve_rows(curves: Mapping[str, Mapping[str, Sequence[float | None]]]) -> list[tuple]:
     """Rows of some epochs: model, epoch, and a number for each curve."""
     return [
@@ -112,7 +127,7 @@ def curve_rows(curves: Mapping[str, Mapping[str, Sequence[float | None]]]) -> li
 
 
 def with_code(sentence: str) -> Markup:
-    """A sentence as HTML, its command-line options marked as code."""
+    """A sentence as HTML, the options in it, such as folds=5, marked as code."""
     return Markup(_OPTION.sub(r"<code>\g<0></code>", str(escape(sentence))))
 
 
@@ -135,8 +150,8 @@ def how_made(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def repeat_command(folder: Path) -> str:
-    """The command that repeats a run."""
-    return f"python -m pipeline train --config {folder / RUN_FILE}"
+    """The command that repeats a run, for a POSIX shell."""
+    return shlex.join(["python", "-m", "pipeline", "train", "--config", str(folder / RUN_FILE)])
 
 
 def _split_line(run: RunRecord) -> str:

@@ -1,5 +1,6 @@
 """The typed results of an evaluation, from a single interval to the whole document."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from pipeline.evaluation.zero_shot import ZeroShot
 
 Bounds = tuple[float, float]
 
+FEW_DIMENSIONS = 10  # a cosine leads where its 90 % are spread over more than one dimension in ten
+
 
 @dataclass(frozen=True)
 class CosineSummary:
@@ -21,7 +24,8 @@ class CosineSummary:
         median: Their median.
         p05: Their 5th percentile.
         p95: Their 95th percentile.
-        ci95: The 95 % interval of the mean for new labels or groups (`pipeline.evaluation.intervals.across`), or None.
+        ci95: The 95 % interval of the mean over clusters (`pipeline.evaluation.intervals.across`), or None; what it
+            holds for depends on `Clusters.trained_on`.
         ci95_same_labels: The 95 % interval for new images of the same labels (`within`), or None.
     """
 
@@ -38,11 +42,13 @@ class PatternScores:
     """How well single dimensions and single images are told apart.
 
     Attributes:
-        pearson: Pearson's r of each dimension over images.
+        pearson: Pearson's r of each dimension over images; within folds and averaged over them, where there are some.
         r2: The coefficient of determination of each dimension over images.
         pattern: The correlation of each image's z-scored prediction and target over dimensions.
         identification: Pairwise identification accuracy (chance 0.5), the mean over images; None for a single target.
         effective_rank: The effective rank of the predictions; None where they are all equal.
+        spread: How far predictions are from their mean, or that of their fold, as a share of how far targets are; None
+            where all targets are equal.
         pearson_of_ceiling: Pearson's r divided by its noise ceiling, where targets were repeated.
     """
 
@@ -51,6 +57,7 @@ class PatternScores:
     pattern: Distribution
     identification: float | None
     effective_rank: float | None
+    spread: float | None
     pearson_of_ceiling: Distribution | None = None
 
 
@@ -66,8 +73,8 @@ class Scores:
         mse: The mean squared error.
         retrieval: The rank of the right target.
         retrieval_csls: The same by CSLS, which takes hubs back; None where candidates are too many.
-        retrieval_of_seen: For images whose target training saw, where others are held out.
-        retrieval_of_unseen: For images whose target training never saw.
+        retrieval_of_seen: For images whose label training saw, where others are held out.
+        retrieval_of_unseen: For images whose label training never saw.
         retrieval_of_imagenet: For images of an unseen label that is one of ImageNet's classes, with its weights.
         zero_shot: Class-averaged accuracy on seen and unseen labels, where labels are held out.
         hub: The candidate that is nearest to the most predictions.
@@ -99,8 +106,11 @@ class Difference:
         of: A model.
         minus: Another model, or a baseline.
         mean: The mean difference.
-        ci95: Its 95 % interval for new labels or groups, or None.
+        ci95: Its 95 % interval over clusters, or None.
         ci95_same_labels: Its 95 % interval for new images of the same labels, or None.
+        r2: The difference of the mean explained variance of dimensions; a dimension counts by its variance in training.
+        r2_ci95: Its 95 % interval over clusters, or else for new images of the same labels, or None.
+        is_zero: Whether both have the same cosine on every image.
     """
 
     of: str
@@ -108,16 +118,27 @@ class Difference:
     mean: float
     ci95: Bounds | None
     ci95_same_labels: Bounds | None
+    r2: float
+    r2_ci95: Bounds | None
+    is_zero: bool
 
-    @property
-    def is_positive(self) -> bool:
+    def interval(self, lead: str = "cosine") -> Bounds | None:
+        """The interval that decides: that over clusters, or else that for new images of the same labels.
+
+        Args:
+            lead: "cosine" or "r2", the score that is compared.
+        """
+        return self.r2_ci95 if lead == "r2" else self.ci95 or self.ci95_same_labels
+
+    def is_positive(self, lead: str = "cosine") -> bool:
         """Whether the whole interval is above zero."""
-        return self.ci95 is not None and self.ci95[0] > 0
+        interval = self.interval(lead)
+        return interval is not None and interval[0] > 0
 
-    @property
-    def is_negative(self) -> bool:
+    def is_negative(self, lead: str = "cosine") -> bool:
         """Whether the whole interval is below zero."""
-        return self.ci95 is not None and self.ci95[1] < 0
+        interval = self.interval(lead)
+        return interval is not None and interval[1] < 0
 
 
 @dataclass(frozen=True)
@@ -169,15 +190,26 @@ class ModelScores:
 
 @dataclass(frozen=True)
 class Clusters:
-    """The units over which `ci95` generalizes.
+    """The units that `ci95` generalizes over.
 
     Attributes:
         kind: "group", "label" or "image".
         count: How many there are among the images.
+        trained_on: Whether these labels or groups were also in training; None where only some were, or that is unknown.
     """
 
     kind: str
     count: int
+    trained_on: bool | None = None
+
+    @property
+    def question(self) -> str:
+        """What `ci95` holds for, such as "new labels"."""
+        if self.kind == "image":
+            return "new images"
+        if self.trained_on:
+            return f"other {self.kind}s, had they been trained on too"
+        return f"other {self.kind}s" if self.trained_on is None else f"new {self.kind}s"
 
 
 @dataclass(frozen=True)
@@ -190,10 +222,13 @@ class EvaluationResult:
         differences: Of every two models, and of each model from each baseline.
         ceiling: The highest output ceiling of the models.
         noise_ceiling: The noise ceiling of the mean cosine, where targets were repeated; otherwise None.
+        noise_ceiling_ci95: Its 95 % interval over images, or None.
         images: How many images were evaluated.
-        clusters: The units over which `ci95` generalizes.
+        clusters: The units that `ci95` generalizes over.
         candidates: How many different targets predictions were looked up among.
-        target_rank: The effective rank of the targets.
+        target_dim: The dimension of the targets.
+        large_dimensions: How many dimensions hold 90 % of the targets' squared length, which is what a cosine sees.
+        target_rank: The effective rank of the targets; None where they are all equal.
         zero_targets: How many targets are zero vectors.
         headline: The verdict on the best model, in a line.
         conclusions: What the numbers mean, in sentences.
@@ -205,9 +240,12 @@ class EvaluationResult:
     differences: Sequence[Difference]
     ceiling: float
     noise_ceiling: float | None
+    noise_ceiling_ci95: Bounds | None
     images: int
     clusters: Clusters
     candidates: int
+    target_dim: int
+    large_dimensions: int
     target_rank: float | None
     zero_targets: int
     headline: str = ""
@@ -215,9 +253,36 @@ class EvaluationResult:
     report: str | None = None
 
     @property
+    def lead(self) -> str:
+        """The score that counts: "cosine", or "r2" where a cosine sees hardly more than one or a few dimensions."""
+        return "r2" if self.large_dimensions <= max(1, self.target_dim // FEW_DIMENSIONS) else "cosine"
+
+    def value(self, name: str) -> float:
+        """The leading score of a model or a baseline: the mean cosine, or the median R² of dimensions."""
+        scores = self.models[name].scores if name in self.models else self.baselines[name]
+        if self.lead == "cosine":
+            return scores.cosine.mean
+        return -math.inf if scores.patterns.r2.median is None else scores.patterns.r2.median
+
+    @property
     def best_model(self) -> str:
-        """The name of the model with the highest mean cosine."""
-        return max(self.models, key=lambda name: self.models[name].scores.cosine.mean)
+        """The name of the model with the highest leading score."""
+        return max(self.models, key=self.value)
+
+    @property
+    def best_baseline(self) -> str | None:
+        """The name of the baseline with the highest leading score, shuffled targets apart; None without baselines."""
+        return max((name for name in self.baselines if name != "shuffled"), key=self.value, default=None)
+
+    @property
+    def above_mean(self) -> bool | None:
+        """Whether the best model is shown to be better than always answering the mean; None where that is unknown."""
+        difference = self.difference(self.best_model, "mean")
+        if difference is None:
+            return None
+        if difference.interval(self.lead):
+            return difference.is_positive(self.lead)
+        return False if (difference.r2 if self.lead == "r2" else difference.mean) <= 0 else None
 
     def difference(self, of: str, minus: str) -> Difference | None:
         """The difference of two by name, if it was computed."""
@@ -225,4 +290,5 @@ class EvaluationResult:
 
     def to_json(self) -> dict[str, Any]:
         """The `evaluate` document of the contract."""
-        return {**asdict(self), "models": {name: model.to_json() for name, model in self.models.items()}}
+        models = {name: model.to_json() for name, model in self.models.items()}
+        return {**asdict(self), "models": models, "above_mean": self.above_mean}

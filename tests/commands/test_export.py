@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from helpers import PROGRAMS, check_ended, encoded, make_image, run_python, write_targets
 
+from pipeline.commands.export import check_answers
+from pipeline.core.errors import PipelineError
 from pipeline.core.vectors import cosines
 from pipeline.data.decoding import decode
 
@@ -145,6 +147,28 @@ def test_a_model_that_answers_otherwise_is_not_kept(run, small_run, tmp_path: Pa
         finished = run("export", small_run.folder, "--format", kind, "--out", tmp_path / name, "--quiet", code=1)
         assert "differs from the stored predictions" in finished.err
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("model.onnx", "an older export")]
+
+
+def test_answers_that_ignore_the_image_are_not_kept_for_a_large_common_offset() -> None:
+    random = np.random.default_rng(0)
+    predictions = (1000 + random.normal(size=(16, 50))).astype(np.float32)
+    for wrong in (np.broadcast_to(predictions.mean(axis=0), predictions.shape), predictions[::-1]):
+        assert np.linalg.norm(wrong - predictions, axis=1).max() < 2e-3 * np.linalg.norm(predictions[0])
+        with pytest.raises(PipelineError, match="of their spread"):
+            check_answers(wrong, predictions, "onnx")
+    near = check_answers(predictions + np.float32(1e-3), predictions, "onnx")
+    assert near.of_length < 1e-5
+    assert near.of_spread == pytest.approx(1e-3, rel=0.2)
+
+
+def test_a_decoder_that_predicts_the_same_for_all_images_is_checked_by_lengths() -> None:
+    predictions = np.full((4, 3), 0.1, np.float32)
+    assert check_answers(predictions * np.float32(1 + 1e-4), predictions, "onnx").of_spread is None
+    with pytest.raises(PipelineError, match=r"by 1\.0e-02 of their length \("):
+        check_answers(predictions * np.float32(1.01), predictions, "onnx")
+    for broken in (np.nan, np.inf):
+        with pytest.raises(PipelineError, match="differs from the stored predictions"):
+            check_answers(np.full((4, 3), broken, np.float32), predictions, "onnx")
 
 
 def test_an_older_file_is_replaced(run, photo_run: PhotoRun, layered_run: Path, tmp_path: Path) -> None:

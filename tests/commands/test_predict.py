@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from conftest import SmallRun
 from helpers import SMALL, make_images, write_targets
 
 from pipeline.core.model_files import read_card
+from pipeline.core.runs import read_run, write_run
 from pipeline.core.vectors import cosines
 
 WORDS = {"cat": [1, 0, 0], "dog": [0, 1, 0], "sky": [0, 0, 1], "not sky": [0, 0, -1]}
@@ -126,3 +128,19 @@ def test_features_of_several_layers_are_scaled_as_in_training(run, folder: Path,
         parts = [saved[name] for name in ("block5_pool", "block5_conv3")]
     scaled = np.hstack([part / scale for part, scale in zip(parts, read_card(model).scales, strict=True)])
     assert np.allclose(np.load(tmp_path / "out.npy"), by_keras(model, scaled), atol=1e-4)
+
+
+def test_a_decoder_that_is_no_better_than_the_mean_target_is_named(
+    predict, run, small_run: SmallRun, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(small_run.folder, tmp_path / "weak")
+    record = read_run(copy)
+    write_run(copy, replace(record, result={**record.trained, "above_mean": False}))
+    said = "was not shown to be better than always answering the mean target"
+    assert said in predict(model=copy).err
+    assert said not in predict("--api", "ridge", model=copy).err
+    search = ("search", small_run.images, "--query", "red", "--model", copy, "--quiet")
+    assert said in run(*search).err
+    query = small_run.images / "0000.png"
+    features = ("search", small_run.images, "--query", query, "--model", copy, "--space", "features", "--quiet")
+    assert said not in run(*features).err

@@ -49,8 +49,27 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_run(tmp_path) == EXAMPLE
     assert json.loads((tmp_path / "run.json").read_text())["format"] == FORMAT
     assert not can_resume(tmp_path)
-    write_run(tmp_path, replace(EXAMPLE, result={"train": 1}))
+
+
+@pytest.mark.parametrize("name", ["checkpoint.npz", "functional.keras"])
+def test_a_folder_with_a_decoder_or_a_checkpoint_can_be_resumed(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
     assert can_resume(tmp_path)
+
+
+def test_a_record_says_what_is_known_of_decoders_before_they_are_scored(tmp_path: Path) -> None:
+    assert EXAMPLE.trained == {}
+    write_run(tmp_path, replace(EXAMPLE, fitted={"models": {"functional": {"epochs": 3}}, "shares": {}}))
+    assert read_run(tmp_path).trained["models"]["functional"]["epochs"] == 3
+    assert replace(EXAMPLE, result={"models": {}}).trained == {"models": {}}
+
+
+@pytest.mark.parametrize(
+    ("selection", "validation", "expected"),
+    [({"c": "d"}, {"b": "d"}, "selection"), ({}, {"b": "d"}, "held-out"), ({}, {}, "training")],
+)
+def test_a_split_says_what_validation_curves_are_of(selection: dict, validation: dict, expected: str) -> None:
+    assert SplitRecord("random:0.2", {"a": "d"}, validation, selection).validation_of == expected
 
 
 @pytest.mark.parametrize(("number", "age"), [(None, "older"), (FORMAT - 1, "older"), (FORMAT + 1, "newer")])

@@ -21,7 +21,9 @@ def split(images: ImageSet, rule: str, duplicates: list[int] | None = None, seed
 
 
 def test_rules_are_read() -> None:
-    assert SplitRule.parse("random") == SplitRule.parse("random:0.2") == SplitRule("random", 0.2)
+    assert SplitRule.parse("random") == SplitRule("random")
+    assert SplitRule.parse("random:0.2") == SplitRule("random", 0.2)
+    assert SplitRule("random").share == 0.2
     assert str(SplitRule.parse("classes:0.25")) == "classes:0.25"
     assert str(SplitRule.parse("column")) == "column"
     for wrong in ("half", "random:0", "random:1", "random:x", "column:0.2", "group:-1", ""):
@@ -101,6 +103,7 @@ def test_a_column_says_the_split_and_near_duplicates_are_moved(caplog: pytest.Lo
         (images_of("aa"), "classes", "at least two labels"),
         (images_of("ab"), "group", "column 'group'"),
         (images_of("ab", groups=["x", None]), "group", "column 'group' for all images"),
+        (images_of("ab", groups=[" ", "x"]), "group", "column 'group' for all images"),
         (images_of("ab", groups=["x", "x"]), "group", "at least two groups"),
         (images_of("ab"), "column", "column 'split'"),
         (images_of("ab", splits=["train", "later"]), "column", "split of 'b/1' is 'later'"),

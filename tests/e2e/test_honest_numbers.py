@@ -1,7 +1,9 @@
 """Evaluations beyond a cosine: folds, clusters, noise ceilings, zero-shot scores, and what chooses an epoch."""
 
 import csv
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import SMALL, Finished, make_image, write_targets
+from PIL import Image
+
+from pipeline.commands import scoring, training_run
 
 Run = Callable[..., Finished]
 NETWORK = ("--epochs", 3, "--api", "functional")
@@ -47,6 +52,18 @@ def test_folds_hold_out_every_image_and_train_on_all(run: Run, labelled: tuple[P
     assert (folds["folds"], folds["repeats"]) == (2, 2)
     low, high = folds["validation_cosine"]["functional"]["ci95"]
     assert low < folds["validation_cosine"]["functional"]["mean"] < high
+    for name in ("mean", "ridge", "conse"):
+        assert folds["baselines"][name]["ci95"]
+    assert {(each["of"], each["minus"]) for each in folds["differences"]} == {
+        ("functional", name) for name in ("mean", "ridge", "conse")
+    }
+    record = json.loads((Path(trained["run"]) / "run.json").read_text())
+    assert record["result"]["folds"]["differences"] == folds["differences"]
+    said = run("train", "--resume", trained["run"], "--quiet").out
+    assert "24 images, each held out once" in said
+    assert "Mean of 2 folds x 2" in said
+    assert re.search(r"ridge baseline +\d", said)
+    assert re.search(r"functional - ridge +[+-]\d", said)
     # Centred by the training images of its own fold, the mean baseline is nothing.
     report = (Path(trained["run"]) / "report.html").read_text()
     assert re.search(r"Centred cosine \(.*?mean baseline</th><td>-?0\.0000<", report, re.DOTALL)
@@ -56,10 +73,98 @@ def test_folds_hold_out_every_image_and_train_on_all(run: Run, labelled: tuple[P
     assert "trained on 24 of 24 images" in " ".join(again["conclusions"])
 
 
-def test_folds_and_a_chosen_epoch_exclude_each_other(run: Run, labelled: tuple[Path, Path]) -> None:
+def test_folds_exclude_a_chosen_epoch_and_a_share(run: Run, labelled: tuple[Path, Path]) -> None:
     images, targets = labelled
-    refused = run("train", images, "--targets", targets, *SMALL, "--folds", 3, "--keep", "best", code=2)
-    assert "--keep last" in refused.err
+    options = ("train", images, "--targets", targets, *SMALL, "--folds", 3)
+    assert "--keep last" in run(*options, "--keep", "best", code=2).err
+    for share in (0.2, 0.5):
+        assert "leave out the share of --split" in run(*options, "--split", f"classes:{share}", code=2).err
+
+
+def test_intervals_that_cannot_be_are_refused_before_training(
+    run: Run, labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, targets = labelled
+    options = ("--targets", targets, *SMALL, *NETWORK, "--models", tmp_path / "models")
+    refused = run("train", images, *options, "--cluster", "group", code=2)
+    assert "the column 'group' for all images. Choose --cluster label" in refused.err
+    groups = ["", *(str(number % 3) for number in range(23))]
+    rows = [{"path": path, "group": group} for path, group in zip(paths_in(images), groups, strict=True)]
+    listed = write_list(images, rows)
+    for asked in ((), ("--cluster", "group"), ("--folds", 2)):
+        assert "'blue/0.png' has none" in run("train", listed, *options, *asked, code=2).err
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("folds", [(), ("--folds", 2)])
+def test_decoders_outlive_a_failure_to_score_them(
+    run: Run, labelled: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: tuple
+) -> None:
+    images, targets = labelled
+    options = ("train", images, "--targets", targets, *SMALL, *NETWORK, *folds, "--models", tmp_path / "models")
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "write_report", full)
+        failed = run(*options, code=1)
+    [folder] = (tmp_path / "models").iterdir()
+    assert "scoring them failed (OSError: No space left on device)" in failed.err
+    assert f"python -m pipeline train --resume {folder}" in failed.err
+    where = ("--images", images, "--targets", targets) if folds else ()
+    scores = run("evaluate", folder, *where, "--json", "--quiet").json["models"]["functional"]["cosine"]["mean"]
+
+    def fit(*arguments: object) -> None:
+        raise AssertionError("it trained again")
+
+    decoder = (folder / "functional.keras").read_bytes()
+    if not folds:  # which are trained again, each without its own images
+        monkeypatch.setattr(training_run, "fit_decoders", fit)
+    finished = run("train", "--resume", folder, "--json", "--quiet").json
+    assert (folder / "functional.keras").read_bytes() == decoder
+    assert folds or finished["models"]["functional"]["validation_cosine"] == scores
+    assert finished["models"]["functional"]["epochs"] == 3
+    assert run("train", "--resume", folder, "--json", "--quiet").json == finished
+    assert (folder / "report.html").exists()
+
+
+def test_an_epoch_is_chosen_on_groups_that_are_not_trained_on(
+    run: Run, labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, targets = labelled
+    rows = [{"path": path, "group": path[-5]} for path in paths_in(images)]  # blue/0.png is of group 0
+    options = ("--targets", targets, *SMALL, *NETWORK, "--models", tmp_path / "models", "--json")
+    trained = run("train", write_list(images, rows), *options, "--split", "group", "--keep", "best").json
+    split = json.loads((Path(trained["run"]) / "run.json").read_text())["split"]
+    groups = [{path[-5] for path in split[side]} for side in ("train", "selection", "validation")]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 6
+
+
+def test_near_duplicates_of_training_images_are_no_new_images(
+    run: Run, labelled: tuple[Path, Path], tmp_path: Path, fresh_cache: Callable[[str], Path]
+) -> None:
+    images, targets = labelled
+    options = ("--targets", targets, *SMALL, *NETWORK, "--models", tmp_path / "models", "--json")
+    trained = run("train", images, *options).json["run"]
+    side = json.loads((Path(trained) / "run.json").read_text())["split"]["train"]
+    [first, second] = list(side)[:2]
+    (tmp_path / "new" / "red").mkdir(parents=True)
+    Image.open(images / first).save(tmp_path / "new" / "red" / "0.jpg", quality=85)
+    (tmp_path / "new" / "red" / "1.png").write_bytes((images / second).read_bytes())
+    make_image(99).save(tmp_path / "new" / "red" / "2.png")
+    evaluated = run("evaluate", trained, "--images", tmp_path / "new", "--targets", targets, "--json", "--quiet")
+    assert "were trained on 1 of 3 images" in evaluated.err
+    assert "1 of 3 images are detected near-duplicates of training images" in evaluated.err
+    assert "such as 'red/0.jpg'" in evaluated.err
+    said = " ".join(evaluated.json["conclusions"])
+    assert "1 of 3 images are detected near-duplicates of training images" in said
+
+    other = fresh_cache("other")  # which has none of the training images
+    away = run("evaluate", trained, "--images", tmp_path / "new", "--targets", targets, "--cache", other, "--json")
+    assert "near-duplicates of others are not looked for" in away.err
+    assert "detected near-duplicates" not in away.err
+    assert "detected near-duplicates" not in " ".join(away.json["conclusions"])
 
 
 def test_held_out_images_choose_no_epoch(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:

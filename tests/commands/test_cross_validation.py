@@ -1,0 +1,87 @@
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from pipeline.commands.cross_validation import FoldOptions, FoldResult, cross_validate, fold_result
+from pipeline.commands.examples import Examples
+from pipeline.data.images import ImageRef, ImageSet
+from pipeline.data.splits import SplitRule
+from pipeline.data.targets import TargetTable
+from pipeline.decoders.config import TrainingConfig
+from pipeline.decoders.spec import DecoderSpec
+
+
+@dataclass
+class Layered:
+    """Features of two layers in memory, which note the rows that they were scaled by."""
+
+    images: ImageSet
+    vectors: np.ndarray
+    scaled: list[list[int]] = field(default_factory=list)
+
+    def scaled_by(self, rows: np.ndarray) -> "Layered":
+        self.scaled.append(rows.tolist())
+        return replace(self, vectors=self.vectors / self.vectors[rows].std())
+
+    def stored(self) -> "Rows":
+        return Rows(self.vectors)
+
+
+class Rows(np.ndarray):
+    def __new__(cls, vectors: np.ndarray) -> "Rows":
+        return np.asarray(vectors, np.float32).view(cls)
+
+    def subset(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self[rows])
+
+
+def examples_of(labels: Sequence[str]) -> Examples:
+    random = np.random.default_rng(0)
+    paths = [f"{number:02}.png" for number in range(len(labels))]
+    images = ImageSet("images", paths, [ImageRef(path) for path in paths], labels)
+    names = sorted(set(labels))
+    vectors = random.normal(size=(len(names), 4)).astype(np.float32)
+    table = TargetTable("targets.csv", dict(zip(names, range(len(names)), strict=True)), vectors)
+    x = random.normal(size=(len(labels), 8)).astype(np.float32)
+    features = Layered(images, x)
+    return Examples(features, list(labels), vectors[[names.index(label) for label in labels]], table, images)
+
+
+def test_folds_score_baselines_and_scale_layers_by_their_own_training_images() -> None:
+    examples = examples_of(list("abc" * 4))
+    network = TrainingConfig(DecoderSpec(hidden=()), epochs=1)
+    options = FoldOptions(3, repeats=2)
+    found = cross_validate(examples, np.arange(12), SplitRule(), options, network, ["functional"], 0, 2**30)
+    assert [len(rows) for rows in examples.features.scaled] == [8] * 6
+    for repeat in (examples.features.scaled[:3], examples.features.scaled[3:]):
+        left_out = [row for rows in repeat for row in set(range(12)) - set(rows)]
+        assert sorted(left_out) == list(range(12))
+    assert set(found.baselines) == set(found.result.baselines) == {"mean", "ridge", "conse"}
+    differences = {each.minus: each for each in found.result.differences}
+    assert set(differences) == {"mean", "ridge", "conse"}
+    for name, each in differences.items():
+        decoder, baseline = found.result.validation_cosine["functional"], found.result.baselines[name]
+        assert each.mean == pytest.approx(decoder.mean - baseline.mean)
+        assert each.ci95[0] < each.mean < each.ci95[1]
+
+
+def test_differences_over_folds_are_paired() -> None:
+    scores = {"functional": [0.5, 0.7, 0.6], "ridge": [0.4, 0.6, 0.5]}
+    result = fold_result(scores, ["functional"], FoldOptions(3))
+    [difference] = result.differences
+    assert (difference.of, difference.minus) == ("functional", "ridge")
+    assert difference.ci95 == pytest.approx((0.1, 0.1))  # the same in every fold, though the folds differ
+    # t(0.975; 2) = 4.303, variance 0.01 times 1/3 + 1/2
+    half = 4.3027 * (0.01 * (1 / 3 + 1 / 2)) ** 0.5
+    assert result.baselines["ridge"].ci95 == pytest.approx((0.5 - half, 0.5 + half), abs=1e-4)
+
+
+def test_fold_results_survive_json_also_those_of_earlier_versions() -> None:
+    result = fold_result({"functional": [0.5, 0.7], "mean": [0.1, 0.2]}, ["functional"], FoldOptions(2))
+    document = json.loads(json.dumps(asdict(result)))
+    assert asdict(FoldResult.from_json(document)) == {**document, "differences": document["differences"]}
+    del document["baselines"], document["differences"]
+    assert FoldResult.from_json(document).baselines == {}
