@@ -19,8 +19,7 @@ from pipeline.data.word_vectors import read_vocabulary
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.spec import output_ceiling
 from pipeline.evaluation.conclusions import Context, conclude, headline
-from pipeline.evaluation.dimensions import effective_rank, large_dimensions
-from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, differences, score_model, score_predictions
+from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, evaluation_result, score_predictions
 from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability
 from pipeline.evaluation.report import Report, write_report
 from pipeline.evaluation.results import Clusters, EvaluationResult
@@ -138,25 +137,15 @@ def score_decoders(
     shuffled = {"shuffled": next(iter(ceilings.values()))}  # it is built like the first decoder
     predictions = {name: decoder.predictions for name, decoder in inputs.decoders.items()} | dict(inputs.baselines)
     scored = score_predictions(predictions, evaluated, shuffled | ceilings)
-    noise = evaluated.noise.cosine if evaluated.noise else None
-    result = EvaluationResult(
-        models={name: score_model(scored[name], evaluated) for name in inputs.decoders},
-        baselines={name: scored[name].scores for name in inputs.baselines},
-        differences=differences(scored, list(inputs.decoders), evaluated),
-        ceiling=max(ceilings.values()),
-        noise_ceiling=noise.cosine if noise else None,
-        noise_ceiling_ci95=(noise.low, noise.high) if noise else None,
-        images=len(evaluated.paths),
-        clusters=Clusters(kind, len(set(evaluated.clusters)), _trained_on(inputs, kind)),
-        candidates=len(evaluated.candidates),
-        target_dim=evaluated.targets.shape[1],
-        large_dimensions=large_dimensions(evaluated.targets),
-        target_rank=effective_rank(evaluated.targets),
-        zero_targets=int((~evaluated.targets.any(axis=1)).sum()),
+    clusters = Clusters(kind, len(set(evaluated.clusters)), _trained_on(inputs, kind))
+    result = evaluation_result(scored, list(inputs.decoders), evaluated, clusters)
+    context = _context(inputs)
+    result = dataclasses.replace(
+        result,
+        headline=headline(result, context),
+        conclusions=conclude(result, context),
         report=str(report) if report else None,
     )
-    context = _context(inputs)
-    result = dataclasses.replace(result, headline=headline(result, context), conclusions=conclude(result, context))
     if report:
         with_curves = {name: decoder for name, decoder in inputs.decoders.items() if decoder.curves}
         content = Report(

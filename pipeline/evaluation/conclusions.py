@@ -4,21 +4,21 @@ First comes the standing of the best model (`Standing`). Where there is nothing 
 one sentence says so, and no other number is interpreted.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from pipeline.core.wording import counted
 from pipeline.evaluation.intervals import FEWEST_CLUSTERS, FEWEST_IMAGES
-from pipeline.evaluation.results import CosineSummary, Difference, EvaluationResult
+from pipeline.evaluation.results import NEGLIGIBLE, CosineSummary, Difference, EvaluationResult
 
 LOW_CEILING = 0.999
 GAP = 0.1  # how far the training cosine may be above the held-out one before it is mentioned
 WIDE = 0.1  # of an interval
 TOO_FEW = 10  # images; fewer show nothing
-NEGLIGIBLE = 0.01  # a difference of cosines that nobody would notice
-CONSTANT = 0.01  # of the targets' spread; predictions that spread less are one answer
-ALIKE = 1 - 1e-6  # the cosine of the mean baseline where all targets point one way
+CORRELATED = 2.0  # times 1 / sqrt(n): a correlation of n independent pairs that chance exceeds in 2.5 %
+ALIKE = 1 - 1e-6  # the cosine of the mean baseline where training has no other target
 COLLAPSED = 0.5  # of the targets' effective rank
 HUB = 0.2  # the least share of predictions that makes a candidate a hub ...
 HUB_RATIO = 3  # ... where it is this many times the share of images whose target it is
@@ -61,21 +61,28 @@ class Standing(Enum):
 def standing(result: EvaluationResult) -> Standing:
     """What can be said of the best model."""
     name = result.best_model
-    scores = result.models[name].scores
     mean = result.difference(name, "mean")
     if result.zero_targets == result.images:
         return Standing.NO_DIRECTION
-    if result.candidates < 2 or (mean and result.target_dim > 1 and result.baselines["mean"].cosine.mean > ALIKE):
+    if result.candidates < 2 or (mean and result.target_rank is None and result.baselines["mean"].cosine.mean > ALIKE):
         return Standing.ALL_ALIKE
-    if scores.patterns.spread is not None and scores.patterns.spread < CONSTANT:
+    if result.is_constant:
         return Standing.CONSTANT
     if result.images < TOO_FEW:
         return Standing.TOO_FEW
-    if mean and mean.interval(result.lead) and not mean.is_positive(result.lead):
-        centred = scores.centred_cosine.ci95 or scores.centred_cosine.ci95_same_labels
-        if result.lead == "r2" or centred is None or centred[0] <= 0:
-            return Standing.CHANCE
+    if result.above_mean is False:
+        return Standing.MEASURED if _depends_on_the_image(result, name) else Standing.CHANCE
     return Standing.MEASURED
+
+
+def _depends_on_the_image(result: EvaluationResult, name: str) -> bool:
+    """Whether predictions are shown to rise and fall with targets, though they may be worse than the mean target."""
+    scores = result.models[name].scores
+    if result.lead == "r2":
+        r = scores.patterns.pearson.median
+        return r is not None and r > CORRELATED / math.sqrt(result.clusters.count)
+    centred = scores.centred_cosine.ci95 or scores.centred_cosine.ci95_same_labels
+    return centred is not None and centred[0] > 0
 
 
 def headline(result: EvaluationResult, context: Context) -> str:
@@ -107,12 +114,16 @@ def _leading_scores(result: EvaluationResult, name: str) -> str:
         return f"Mean cosine {result.models[name].scores.cosine.mean:.3f}"
     r = "undefined" if patterns.pearson.median is None else f"{patterns.pearson.median:.2f}"
     if result.target_dim == 1:
-        return f"Pearson's r {r}, R² {patterns.r2.median:.2f}"
-    return f"Median over dimensions: Pearson's r {r}, R² {patterns.r2.median:.2f}"
+        return f"Pearson's r {r}, R² {_two_digits(patterns.r2.median)}"
+    return f"Median over dimensions: Pearson's r {r}, R² {_two_digits(patterns.r2.median)}"
 
 
 def _value(result: EvaluationResult, name: str) -> str:
-    return f"{result.value(name):.3f}" if result.lead == "cosine" else f"R² {result.value(name):.2f}"
+    return f"{result.value(name):.3f}" if result.lead == "cosine" else f"R² {_two_digits(result.value(name))}"
+
+
+def _two_digits(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # never -0.00
 
 
 def _relation(difference: Difference | None, result: EvaluationResult) -> str:
@@ -253,10 +264,11 @@ def _against_noise(result: EvaluationResult, name: str) -> list[str]:
 def _against_baselines(result: EvaluationResult, name: str) -> list[str]:
     sentences = []
     mean, shuffled = (result.difference(name, baseline) for baseline in ("mean", "shuffled"))
-    if mean and mean.interval(result.lead) and not mean.is_positive(result.lead):
+    if mean and result.above_mean is False:
         sentences.append(
             f"It is {_no_better(mean, result)} than always answering the mean target ({_difference(mean, result)}), "
-            "though its answers do depend on the image: the centred cosine is above 0."
+            "though its answers do depend on the image: "
+            f"{'the centred cosine' if result.lead == 'cosine' else 'r'} is above 0."
         )
     best = result.best_baseline
     if best and best != "mean" and (difference := result.difference(name, best)):

@@ -12,7 +12,7 @@ number of units (Cochran 1977, "Sampling Techniques", section 2.15: 25 for an er
 above 92 %. For two values that is about ten images of the rarer one. Equal values show no spread at all.
 
 Simulated (`tests/evaluation/test_intervals.py`) with 10 to 100 clusters of 1 to 30 images: of normal and skewed scores
-at least 92 % of the intervals cover; where scores have two values, or one image in ten fails, at most 8 % of
+at least 92 % of the intervals cover; where scores have two values, or one image in ten fails, at most 9 % of
 evaluations see an interval that does not, instead of 12 to 80 %. Two things no interval shows: failures so rare that no
 image at hand is among them, and how another training would differ, for the decoder is taken as it is.
 """

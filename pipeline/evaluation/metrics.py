@@ -21,9 +21,11 @@ from pipeline.evaluation.intervals import Interval, across, within
 from pipeline.evaluation.noise_ceiling import CosineCeiling, noise_corrected
 from pipeline.evaluation.results import (
     Bounds,
+    Clusters,
     Confusion,
     CosineSummary,
     Difference,
+    EvaluationResult,
     ImageScores,
     LabelScores,
     ModelScores,
@@ -252,6 +254,35 @@ def _explained(predicted: np.ndarray, images: EvaluationSet) -> np.ndarray:
         z_scored, targets = (dimensions.standardised(each[rows], *moments) for each in (predicted, images.targets))
         found[rows] = -np.square(z_scored - targets).sum(axis=1) / max(z_scored.shape[1], 1)
     return found
+
+
+def evaluation_result(
+    scored: Mapping[str, ScoredPredictions], models: Sequence[str], images: EvaluationSet, clusters: Clusters
+) -> EvaluationResult:
+    """The result of an evaluation, before its conclusions.
+
+    Args:
+        scored: All scored predictions by name.
+        models: Which of them are models; the others are baselines.
+        images: The images.
+        clusters: What `images.clusters` are.
+    """
+    noise = images.noise.cosine if images.noise else None
+    return EvaluationResult(
+        models={name: score_model(scored[name], images) for name in models},
+        baselines={name: each.scores for name, each in scored.items() if name not in models},
+        differences=differences(scored, models, images),
+        ceiling=max(scored[name].ceiling for name in models),
+        noise_ceiling=noise.cosine if noise else None,
+        noise_ceiling_ci95=(noise.low, noise.high) if noise else None,
+        images=len(images.paths),
+        clusters=clusters,
+        candidates=len(images.candidates),
+        target_dim=images.targets.shape[1],
+        large_dimensions=dimensions.large_dimensions(images.targets),
+        target_rank=dimensions.effective_rank(images.targets),
+        zero_targets=int((~images.targets.any(axis=1)).sum()),
+    )
 
 
 def differences(

@@ -12,6 +12,8 @@ from pipeline.evaluation.zero_shot import ZeroShot
 
 Bounds = tuple[float, float]
 
+CONSTANT = 0.01  # of the targets' spread; predictions that spread less are one answer
+NEGLIGIBLE = 0.01  # a difference of cosines that nobody would notice
 FEW_DIMENSIONS = 10  # a cosine leads where its 90 % are spread over more than one dimension in ten
 
 
@@ -275,11 +277,19 @@ class EvaluationResult:
         return max((name for name in self.baselines if name != "shuffled"), key=self.value, default=None)
 
     @property
+    def is_constant(self) -> bool:
+        """Whether the best model gives all images one answer, or nearly, and gains nothing by what differs."""
+        spread, mean = self.models[self.best_model].scores.patterns.spread, self.difference(self.best_model, "mean")
+        return spread is not None and spread < CONSTANT and (mean is None or mean.mean < NEGLIGIBLE)
+
+    @property
     def above_mean(self) -> bool | None:
         """Whether the best model is shown to be better than always answering the mean; None where that is unknown."""
         difference = self.difference(self.best_model, "mean")
         if difference is None:
             return None
+        if self.is_constant:
+            return False
         if difference.interval(self.lead):
             return difference.is_positive(self.lead)
         return False if (difference.r2 if self.lead == "r2" else difference.mean) <= 0 else None

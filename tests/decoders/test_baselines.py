@@ -52,9 +52,17 @@ def test_targets_without_labels_have_no_conse() -> None:
     assert set(Baselines.fit(X, X[:, :5].copy(), np.arange(60)).models) == {"ridge"}
 
 
-def test_seen_targets_are_known(fitted: Baselines) -> None:
-    assert fitted.has_seen(TARGETS).all()
-    assert not fitted.has_seen(TARGETS + 1).any()
+def test_labels_and_groups_of_the_training_images_are_kept(fitted: Baselines, tmp_path: Path) -> None:
+    for number, (groups, known) in enumerate(((None, set()), (["a", "b"], {"a", "b"}))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        fitted.of_images(["cat", "", "chien \N{DOG FACE}"], groups).save(folder, CARD)
+        loaded = Baselines.load(folder)
+        assert (loaded.labels, loaded.groups) == ({"cat", "chien \N{DOG FACE}"}, known)
+    unnamed = tmp_path / "unnamed"
+    unnamed.mkdir()
+    fitted.save(unnamed, CARD)
+    assert Baselines.load(unnamed).labels is Baselines.load(unnamed).groups is None
 
 
 def test_they_are_saved_as_plain_keras_models(fitted: Baselines, tmp_path: Path) -> None:

@@ -1,174 +1,420 @@
-"""What is concluded from numbers: each case is the same plain result with one thing changed."""
+"""What is concluded of decoders that are trained for the case: ridge regression on small made-up features.
 
-from collections.abc import Callable
-from dataclasses import replace
+Each rule has a case in which it must speak, and one, the plain case unless another is named, in which it must not.
+"""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
 
+from pipeline.decoders.spec import output_ceiling
 from pipeline.evaluation.conclusions import Context, conclude, headline
-from pipeline.evaluation.dimensions import Distribution
-from pipeline.evaluation.hubs import Hub
-from pipeline.evaluation.results import (
-    Bounds,
-    Clusters,
-    CosineSummary,
-    Difference,
-    EvaluationResult,
-    ModelScores,
-    PatternScores,
-    Scores,
-)
-from pipeline.evaluation.retrieval import RetrievalSummary
+from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, evaluation_result, score_predictions
+from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability
+from pipeline.evaluation.results import Clusters, EvaluationResult
+from pipeline.evaluation.retrieval import Candidates
 
-Change = Callable[[EvaluationResult], EvaluationResult]
-NONE = Distribution(None, None, None, edges=[], counts=[], undefined=0)
+RANDOM = np.random.default_rng(0)
+FEATURES, DIM = 32, 12
+TO_TARGETS = np.random.default_rng(1).normal(size=(FEATURES, DIM))
 
 
-def summary(mean: float, width: float = 0.04) -> CosineSummary:
-    bounds = (mean - width / 2, mean + width / 2)
-    return CosineSummary(mean=mean, median=mean, p05=mean, p95=mean, ci95=bounds, ci95_same_labels=bounds)
+@dataclass(frozen=True)
+class Case:
+    """Images with features and targets, a decoder, and how they are evaluated.
+
+    Attributes:
+        x: Features, shape (N, FEATURES).
+        y: Targets, shape (N, D).
+        labels: Of the images.
+        train: Which images to train on, shape (N,), bool; the others are held out.
+        penalty: Of the decoder's ridge regression.
+        baseline: Of the ridge baseline.
+        conse: Whether ConSE is among the baselines.
+        shuffled: Whether a decoder of shuffled targets is.
+        cluster: What intervals generalize over.
+        activation: Of the decoder's output; "relu" cuts negative predictions.
+        repeats: Repeated targets of the images, for a noise ceiling.
+        known: What else the context says.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    labels: np.ndarray
+    train: np.ndarray
+    penalty: float = 1.0
+    baseline: float = 1000.0
+    conse: bool = False
+    shuffled: bool = False
+    cluster: str = "label"
+    activation: str = "linear"
+    repeats: np.ndarray | None = None
+    imagenet: bool = False
+    known: Mapping = field(default_factory=dict)
 
 
-def retrieval(top1: float) -> RetrievalSummary:
-    return RetrievalSummary(top1=top1, top5=0.5, mrr=0.4, median_rank=3.0, hits={"1": top1})
+def labelled(labels: int = 20, images: int = 20, noise: float = 1.0, seed: int = 0) -> Case:
+    """Labels with targets of their own, linear in the features; half of each label's images are held out."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(labels, FEATURES))
+    label = np.repeat(np.arange(labels), images)
+    x = centres[label] + noise * random.normal(size=(len(label), FEATURES))
+    names = np.array([f"label {number:03}" for number in label])
+    return Case(x, (centres @ TO_TARGETS)[label], names, np.arange(len(label)) % 2 == 0)
 
 
-def scores(cosine: float, progress: float = 0.5) -> Scores:
-    return Scores(
-        cosine=summary(cosine),
-        centred_cosine=summary(cosine / 2),
-        progress=progress,
-        progress_to_noise_ceiling=None,
-        mse=1.0,
-        retrieval=retrieval(0.25),
-        retrieval_csls=None,
-        retrieval_of_seen=None,
-        retrieval_of_unseen=None,
-        retrieval_of_imagenet=None,
-        zero_shot=None,
-        hub=Hub("cat", 0.1, 0.1),
-        patterns=PatternScores(NONE, NONE, NONE, identification=0.9, effective_rank=8.0),
-        zero_vectors=0,
+def unlabelled(images: int = 200, seed: int = 0, dim: int = DIM) -> Case:
+    """Each image has a target of its own."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(images, FEATURES))
+    y = x @ TO_TARGETS[:, :dim] + 5 * random.normal(size=(images, dim))
+    names = np.array([f"{number}.png" for number in range(images)])
+    return Case(x, y, names, np.arange(images) % 2 == 0, cluster="image", known={"held_out_by": "random"})
+
+
+def evaluated(case: Case) -> tuple[EvaluationResult, Context]:
+    """Train the decoder and the baselines, and score them on the held-out images."""
+    x, y, rows = case.x[case.train], case.y[case.train], np.flatnonzero(~case.train)
+    held_out = case.y[rows].astype(np.float32)
+    decoder = Ridge(case.penalty).fit(x, y)
+
+    def predict(model: Ridge, features: np.ndarray) -> np.ndarray:
+        predicted = model.predict(features).reshape(len(features), -1)
+        return np.maximum(predicted, 0) if case.activation == "relu" else predicted
+
+    new = case.x[rows]
+    predictions = {name: predict(decoder, new) for name in ("functional", "sequential")}
+    predictions["mean"] = np.tile(y.mean(axis=0), (len(rows), 1))
+    predictions["ridge"] = Ridge(case.baseline).fit(x, y).predict(new).reshape(len(rows), -1)
+    if case.conse:
+        classes, label = np.unique(y, axis=0, return_inverse=True)
+        predictions["conse"] = LogisticRegression(max_iter=500).fit(x, label.ravel()).predict_proba(new) @ classes
+    if case.shuffled:
+        predictions["shuffled"] = Ridge(case.penalty).fit(x, RANDOM.permutation(y)).predict(new)
+    seen = np.isin(case.labels[rows], case.labels[case.train])
+    labels = case.labels[rows].tolist()
+    clusters = labels if case.cluster == "label" else [str(row) for row in rows]
+    noise = None
+    if case.repeats is not None:
+        repeats = list(case.repeats[rows])
+        noise = NoiseCeiling(cosine_ceiling(repeats, splits=5), split_half_reliability(repeats, splits=5))
+    images = EvaluationSet(
+        paths=[f"{row}.png" for row in rows],
+        labels=labels,
+        targets=held_out,
+        candidates=Candidates(zip(case.labels.tolist(), case.y.astype(np.float32), strict=True)),
+        centre=y.mean(axis=0),
+        deviation=y.std(axis=0),
+        clusters=clusters,
+        seen=seen if len(set(labels)) < len(labels) else None,
+        noise=noise,
+        imagenet_weights=case.imagenet,
     )
+    ceilings = dict.fromkeys(("functional", "sequential"), output_ceiling(case.activation, held_out))
+    scored = score_predictions(predictions, images, ceilings)
+    trained_on = None if case.cluster == "image" or len(set(seen)) > 1 else bool(seen.all())
+    kind = Clusters(case.cluster, len(set(clusters)), trained_on)
+    result = evaluation_result(scored, ["functional", "sequential"], images, kind)
+    context = Context(training_cosines={}, activations=dict.fromkeys(result.models, case.activation))
+    return result, replace(context, **{"held_out_by": "random", **case.known})
 
 
-def difference(minus: str, low: float, high: float) -> Difference:
-    return Difference("functional", minus, mean=(low + high) / 2, ci95=(low, high), ci95_same_labels=(low, high))
+def said(case: Case) -> str:
+    return " ".join(conclude(*evaluated(case)))
 
 
-RESULT = EvaluationResult(
-    models={"functional": ModelScores(scores(0.8), ceiling=1.0, labels=[], worst=[], best=[])},
-    baselines={"mean": scores(0.55, 0.0), "ridge": scores(0.78)},
-    differences=[difference("mean", 0.2, 0.3), difference("ridge", 0.01, 0.03)],
-    ceiling=1.0,
-    noise_ceiling=None,
-    images=200,
-    clusters=Clusters("label", 20),
-    candidates=20,
-    target_rank=10.0,
-    zero_targets=0,
-)
-CONTEXT = Context(training_cosines={}, activations={"functional": "linear"})
+def verdict(case: Case) -> str:
+    return headline(*evaluated(case))
 
 
-def difference_is(minus: str, low: float, high: float) -> Change:
-    def change(result: EvaluationResult) -> EvaluationResult:
-        others = [each for each in result.differences if each.minus != minus]
-        return replace(result, differences=[*others, difference(minus, low, high)])
-
-    return change
-
-
-def model_is(**fields: object) -> Change:
-    return lambda result: replace(result, models={"functional": replace(result.models["functional"], **fields)})
-
-
-def scores_are(**fields: object) -> Change:
-    return lambda result: model_is(scores=replace(result.models["functional"].scores, **fields))(result)
-
-
-def result_is(**fields: object) -> Change:
-    return lambda result: replace(result, **fields)
+PLAIN = labelled()
 
 
 def test_what_was_reached_comes_first() -> None:
-    said = conclude(RESULT, CONTEXT)
-    assert said[0].startswith("functional reaches a mean cosine of 0.800 (95 % interval for new labels 0.780 to 0.820")
-    assert "on 200 images: 50% of the way from always answering the mean target (0.550)" in said[0]
-    text = " ".join(said)
-    assert "better than ridge regression (+0.020" in text
-    assert "nearest of 20 for 25%" in text
-    for absent in ("overfits", "cannot show", "can never", "Zero vectors", "untrained", "no better", "collapse", "hub"):
+    result, context = evaluated(PLAIN)
+    first, *others = conclude(result, context)
+    cosine = result.models["functional"].scores.cosine
+    assert first.startswith(
+        f"functional reaches a mean cosine of {cosine.mean:.3f} (95 % interval for other labels, had "
+    )
+    assert "had they been trained on too" in first
+    assert f"{cosine.ci95[0]:.3f} to {cosine.ci95[1]:.3f}; for new images of these labels" in first
+    assert "on 200 images" in first
+    assert "% of the way from always answering the mean target" in first
+    text = " ".join(others)
+    for absent in (
+        "at chance",
+        "hub",
+        "vary in",
+        "untrained",
+        "can never exceed",
+        "Zero vectors",
+        "never saw it is",
+        "noisy",
+        "too few",
+        "were trained on",
+        "near-duplicates",
+        "shuffled",
+        "ImageNet",
+        "no better",
+        "one dimension",
+        "squared length",
+    ):
         assert absent not in text
+    assert text.count("All intervals take the decoder as it is") == 1
+
+
+def test_what_an_interval_is_for_depends_on_what_was_trained_on() -> None:
+    assert "for other labels, had they been trained on too" in said(PLAIN)
+    unseen = np.arange(len(PLAIN.labels)) < 200  # ten labels are held out
+    zero_shot = said(replace(labelled(40, 10), train=unseen, known={"held_out_by": "classes"}))
+    assert "for new labels" in zero_shot
+    assert "had they been trained on" not in zero_shot
+    assert "split='classes'" in said(PLAIN)
+    assert "split='classes'" not in zero_shot
+    assert "split='classes'" not in said(unlabelled())
+    some = said(replace(PLAIN, train=PLAIN.train & (np.arange(400) >= 100)))
+    assert "for other labels 0" in some
+    assert "new labels" not in some
+    assert "for new images 0" in said(unlabelled())
 
 
 @pytest.mark.parametrize(
-    ("change", "context", "expected"),
-    [
-        (difference_is("mean", -0.01, 0.005), {}, "It is no better than always answering the mean target"),
-        (difference_is("mean", -0.01, 0.4), {}, "It is not shown to be better than always answering the mean target"),
-        (difference_is("ridge", -0.01, 0.02), {}, "not shown to be better than ridge"),
-        (difference_is("ridge", -0.05, -0.02), {}, "worse than ridge"),
-        (difference_is("shuffled", -0.01, 0.01), {}, "better than a decoder trained on shuffled"),
-        (difference_is("sequential", -0.01, 0.01), {}, "functional and sequential are not shown to differ"),
-        (difference_is("sequential", 0.01, 0.02), {}, "functional and sequential differ"),
-        (difference_is("sequential", 0.0, 0.0), {}, "the API style changes nothing"),
-        (
-            model_is(ceiling=0.65),
-            {"activations": {"functional": "sigmoid"}},
-            "Its sigmoid output has no negative values, but the targets do: it can never exceed 0.650",
-        ),
-        (result_is(), {"training_cosines": {"functional": 0.95}}, "it overfits"),
-        (scores_are(cosine=summary(0.8, 0.2)), {}, "cannot show small differences: the interval is 0.20 wide"),
-        (result_is(images=4), {}, "4 images of 20 labels cannot show small differences"),
-        (result_is(clusters=Clusters("label", 5)), {}, "The interval for new labels rests on 5 labels only"),
-        (scores_are(zero_vectors=3), {}, "the cosine of 3 predictions"),
-        (result_is(zero_targets=2), {}, "the cosine of 2 targets"),
-        (result_is(), {"trained_on": 7}, "trained on 7 of 200 images"),
-        (result_is(), {"weights": "random:0"}, "untrained weights"),
-        (scores_are(retrieval_of_unseen=retrieval(0.1)), {}, "labels that training never saw it is 10%"),
-        (scores_are(retrieval_of_imagenet=retrieval(0.3)), {}, "classes of ImageNet"),
-        (scores_are(hub=Hub("cat", 0.4, 0.05)), {}, "'cat' is the nearest target of 40% of the predictions"),
-        (result_is(target_rank=30.0), {}, "The predictions collapse"),
-        (result_is(candidates=1), {}, "All images have the same target"),
-    ],
+    ("conse", "best", "relation"), [(False, "ridge", "better than"), (True, "conse", "worse than")]
 )
-def test_each_shortcoming_is_said(change: Change, context: dict, expected: str) -> None:
-    assert expected in " ".join(conclude(change(RESULT), replace(CONTEXT, **context)))
+def test_better_is_better_than_the_best_baseline(conse: bool, best: str, relation: str) -> None:
+    """ConSE is the best baseline where labels repeat, and the decoder is worse than that, though better than ridge."""
+    result, context = evaluated(replace(PLAIN, conse=conse, penalty=1e-3, baseline=3000.0))
+    assert result.difference("functional", "ridge").is_positive()
+    assert result.best_baseline == best
+    assert f"{relation} the {best} baseline of {result.baselines[best].cosine.mean:.3f}" in headline(result, context)
+    assert f"It is {relation} the {best} baseline, the best of the baselines" in " ".join(conclude(result, context))
 
 
-def test_without_an_interval_nothing_is_said_of_differences() -> None:
-    def without(bounds: CosineSummary) -> CosineSummary:
-        return replace(bounds, ci95=None, ci95_same_labels=None)
+def test_as_good_as_a_baseline_is_not_better() -> None:
+    case = replace(PLAIN, penalty=1.0, baseline=1.0)
+    assert "not above the ridge baseline" in verdict(case) or "not shown to be better than the ridge" in verdict(case)
+    assert "better than the ridge baseline" in verdict(replace(case, baseline=3000.0))
 
-    one = replace(RESULT, images=1, clusters=Clusters("label", 1))
-    one = replace(one, differences=[replace(each, ci95=None, ci95_same_labels=None) for each in one.differences])
-    one = scores_are(cosine=without(summary(0.8)))(one)
-    text = " ".join(conclude(one, CONTEXT))
-    assert "better" not in text
-    assert "1 image of 1 label cannot show" in text
+
+def test_shuffled_targets_are_at_chance_and_that_is_all() -> None:
+    for case in (unlabelled(), labelled()):
+        order = np.random.default_rng(3).permutation(len(case.y))
+        shuffled = replace(case, y=case.y[order], labels=case.labels[order], penalty=1.0, cluster="image")
+        result, context = evaluated(shuffled)
+        assert result.above_mean is False
+        assert "at chance" in headline(result, context)
+        sentences = conclude(result, context)
+        assert len(sentences) == 1
+        assert ": at chance. functional is no" in sentences[0]
+        assert "check that each target belongs to its image" in sentences[0]
+    assert evaluated(PLAIN)[0].above_mean is True
+    assert "at chance" not in said(unlabelled())
+
+
+def test_a_constant_prediction_ignores_the_image() -> None:
+    case = replace(PLAIN, y=PLAIN.y + 3, penalty=1e9)
+    assert verdict(case).endswith("the decoder ignores the image")
+    [sentence] = conclude(*evaluated(case))
+    assert "functional ignores the image: its answer is the same for all of them" in sentence
+    assert "ignores the image" not in said(PLAIN)
+    assert evaluated(case)[0].above_mean is False
+
+
+def test_targets_without_a_difference_leave_nothing_to_tell() -> None:
+    one = replace(PLAIN, y=np.ones_like(PLAIN.y), labels=np.full(400, "one"))
+    assert verdict(one) == "All targets are the same: there is nothing to tell apart"
+    [sentence] = conclude(*evaluated(one))
+    assert "all with the same target" in sentence
+    zero = replace(PLAIN, y=np.zeros_like(PLAIN.y))
+    assert verdict(zero) == "All targets are zero vectors: there is nothing to predict"
+    assert len(conclude(*evaluated(zero))) == 1
+
+
+@pytest.mark.parametrize("images", [1, 2, 4, 9])
+def test_a_few_images_show_nothing(images: int) -> None:
+    case = unlabelled(100 + images)
+    few = replace(case, train=np.arange(100 + images) < 100)
+    assert "too few to show anything" in verdict(few)
+    [sentence] = conclude(*evaluated(few))
+    assert "so few show neither what it is worth nor whether it is chance" in sentence
+    assert "better" not in sentence
+
+
+def test_without_an_interval_nothing_is_shown() -> None:
+    case = unlabelled(120)
+    some = replace(case, train=np.arange(120) < 100)
+    assert "20 images are too few for an interval, which needs 29." in said(some)
+    assert "better than" not in verdict(some).replace("not shown to be better than", "")
+    labels = replace(labelled(6, 40), known={"held_out_by": "random"})
+    assert "An interval for other labels, had they been trained on too needs 10 labels; here are 6." in said(labels)
+    assert "needs 10 labels" not in said(PLAIN)
+
+
+def test_scores_that_differ_too_much_have_no_interval() -> None:
+    case = unlabelled(400)
+    failing = np.arange(400) % 100 == 1  # some held-out images are of another world
+    clear = replace(case, y=case.x @ TO_TARGETS + 2 * np.random.default_rng(1).normal(size=case.y.shape))
+    some = replace(clear, x=np.where(failing[:, None], -3 * case.x, case.x))
+    assert "a few images score so differently from the others" in said(some)
+    assert "score so differently" not in said(case)
+
+
+def test_one_dimension_has_r_and_r2() -> None:
+    case = unlabelled(400, dim=1)
+    result, context = evaluated(replace(case, penalty=10.0))
+    patterns = result.models["functional"].scores.patterns
+    assert result.lead == "r2"
+    assert headline(result, context).startswith(
+        f"Pearson's r {patterns.pearson.median:.2f}, R² {patterns.r2.median:.2f}"
+    )
+    assert ": better than the ridge baseline of R²" in headline(result, context)
+    assert result.above_mean is True
+    text = " ".join(conclude(result, context))
+    assert "The targets have one dimension, where a cosine only compares signs" in text
+    for absent in ("mean cosine", "check that", "hub", "nearest", "chance"):
+        assert absent not in text
+    overfitted = replace(case, train=np.arange(400) < 45, penalty=1e-3)  # r is above 0, R² below
+    assert "though its answers do depend on the image: r is above 0" in said(overfitted)
+    noise = replace(case, y=np.random.default_rng(5).normal(size=case.y.shape))
+    assert "at chance" in verdict(noise)
+
+
+def test_a_dimension_of_another_scale_blinds_the_cosine() -> None:
+    case = unlabelled()
+    scaled = replace(case, y=case.y * np.where(np.arange(DIM) == 3, 100, 1))
+    text = said(scaled)
+    assert "1 dimension of 12 holds 90 % of the targets' squared length" in text
+    assert verdict(scaled).startswith("Median over dimensions: Pearson's r")
+    assert "squared length" not in said(case)
+
+
+def test_a_noise_ceiling_comes_with_its_interval_and_its_assumptions() -> None:
+    case = unlabelled()
+    repeats = case.y[:, None] + 3 * np.random.default_rng(2).normal(size=(200, 3, DIM))
+    text = said(replace(case, y=repeats.mean(axis=1), repeats=repeats))
+    assert "the noise ceiling, what noise-free targets would reach, is 0." in text
+    assert "if noise is independent from repeat to repeat and alike for all images" in text
+    noise = np.random.default_rng(2).normal(size=(200, 3, DIM))
+    assert "noise ceiling" not in said(replace(case, repeats=noise))
+
+
+def test_targets_that_point_one_way_need_more_than_a_cosine() -> None:
+    """The centred cosine is above 0, but the cosine is below that of the mean target."""
+    case = unlabelled(600, dim=3)
+    y = 0.2 * case.y + np.array([8.0, 8.0, 8.0])
+    worse = replace(case, y=y, penalty=1e-6, x=np.concatenate([case.x, 0 * case.x], axis=1))
+    result, context = evaluated(worse)
+    text = " ".join(conclude(result, context))
+    assert ("the centred cosine is above 0" in text) is not result.above_mean
+
+
+def test_a_hub_is_named() -> None:
+    """Predictions are drawn towards the mean target, and so to the candidate that is near to it."""
+    case = labelled(30, 10, noise=3.0)
+    y = case.y + 1.0
+    near_mean = case.labels == "label 000"
+    hub = replace(case, y=np.where(near_mean[:, None], y[~near_mean].mean(axis=0), y), penalty=3000.0)
+    result, context = evaluated(hub)
+    assert result.models["functional"].scores.hub.candidate == "label 000"
+    assert "'label 000' is the nearest target of" in " ".join(conclude(result, context))
+    assert "hub" not in said(PLAIN)
+
+
+def test_fewer_dimensions_are_said() -> None:
+    case = unlabelled(300)
+    low = replace(case, x=case.x[:, :2])
+    result, context = evaluated(low)
+    assert "effective dimensions, the targets in" in " ".join(conclude(result, context))
+    assert "effective dimensions" not in said(case)
+
+
+def test_a_low_ceiling_is_said() -> None:
+    text = said(replace(PLAIN, activation="relu"))
+    assert "Its relu output has no negative values, but the targets do: it can never exceed" in text
+    assert "output_activation='linear'" in text
+
+
+def test_labels_that_training_never_saw_are_counted_apart() -> None:
+    case = labelled(30, 10)
+    some = replace(case, train=(np.arange(300) % 2 == 0) & (np.arange(300) < 150))
+    assert "For labels that training never saw it is" in said(some)
+    assert "for the others" in said(some)
+    assert "never saw it is" not in said(case)
+    names = np.where(case.labels == "label 029", "goldfish", case.labels)
+    assert "classes of ImageNet" in said(replace(some, labels=names, imagenet=True))
+    assert "classes of ImageNet" not in said(replace(some, labels=names))
+
+
+def test_shuffled_targets_as_a_baseline() -> None:
+    assert "shuffled" not in said(replace(PLAIN, shuffled=True))
+    # Labels that differ by next to nothing: whatever is shuffled among them, the mean is most of the answer.
+    same = replace(PLAIN, y=np.ones_like(PLAIN.y) + 1e-3 * PLAIN.y, shuffled=True)
+    result, _ = evaluated(same)
+    assert result.difference("functional", "shuffled") is not None
 
 
 @pytest.mark.parametrize(
-    ("minus", "bounds", "expected"),
+    ("known", "spoken", "silent"),
     [
-        ("mean", (-0.3, -0.1), "0.800: below the mean baseline of 0.550"),
-        ("ridge", (-0.005, 0.01), "0.800: not shown to be better than the ridge baseline of 0.780"),
-        ("ridge", (0.01, 0.03), "0.800: better than the ridge baseline of 0.780"),
+        ({"trained_on": 7}, "trained on 7 of 200 images", "narrows that"),
+        ({"near_trained_on": 3}, "3 of 200 images are detected near-duplicates of training images", "were trained on"),
+        ({"weights": "random:0"}, "untrained weights", "should do better"),
     ],
 )
-def test_the_headline_names_the_baseline_that_decides(minus: str, bounds: Bounds, expected: str) -> None:
-    assert headline(difference_is(minus, *bounds)(RESULT)) == expected
+def test_what_spoils_the_number_is_said(known: dict, spoken: str, silent: str) -> None:
+    text = said(replace(PLAIN, known=known))
+    assert spoken in text
+    assert silent not in text
+    assert spoken not in said(PLAIN)
 
 
-def test_advice_never_contradicts_itself() -> None:
-    worse = difference_is("ridge", -0.05, -0.02)(RESULT)
-    overfitted = " ".join(conclude(worse, replace(CONTEXT, training_cosines={"functional": 0.95})))
-    assert "it overfits" in overfitted
-    assert "--epochs" not in overfitted
-    weak = " ".join(conclude(worse, replace(CONTEXT, training_cosines={"functional": 0.8})))
-    assert "more --epochs" in weak
-    assert "it overfits" not in weak
-    # A blend has chosen its epochs and weight decay itself.
-    blend = " ".join(conclude(worse, replace(CONTEXT, training_cosines={"functional": 0.8}, tuned=True)))
-    assert "--epochs" not in blend
+def test_what_was_trained_on_is_no_verdict() -> None:
+    assert "7 of 200 images were trained on" in verdict(replace(PLAIN, known={"trained_on": 7}))
+
+
+def training_cosine(case: Case) -> float:
+    """The decoder's mean cosine on the images that it is trained on."""
+    x, y = case.x[case.train], case.y[case.train]
+    predicted = Ridge(case.penalty).fit(x, y).predict(x)
+    return float(((predicted * y).sum(1) / np.linalg.norm(predicted, axis=1) / np.linalg.norm(y, axis=1)).mean())
+
+
+def test_advice_fits_how_images_were_held_out() -> None:
+    wide = replace(labelled(12, 8, noise=1.2), penalty=1e-3)
+    known = {"training_cosines": {"functional": training_cosine(wide)}}
+    for held_out_by, more in (("random", "images"), ("classes", "labels"), ("group", "groups"), (None, "images")):
+        text = said(replace(wide, known={**known, "held_out_by": held_out_by}))
+        assert f"Training on more {more} usually narrows that. A smaller hidden layer" in text
+        for absent in ("random:0.4", "--", "Hold out more", "overfits"):
+            assert absent not in text
+        assert ("folds=5" in text) is False  # labels narrow the interval for labels
+    assert "hidden layer" not in said(replace(wide, known={**known, "tuned": True}))
+    alone = replace(unlabelled(80), y=unlabelled(80).y + 20 * np.random.default_rng(1).normal(size=(80, DIM)) * 0.5)
+    strong = replace(alone, penalty=30.0)
+    for held_out_by in ("random", "folds", "column", None):
+        text = said(replace(strong, known={"held_out_by": held_out_by}))
+        if "wide." in text:
+            assert ("folds=5" in text) is (held_out_by == "random")
+
+
+def test_too_little_training_is_said_of_single_networks_only() -> None:
+    weak = replace(PLAIN, penalty=3000.0, baseline=1.0)
+    known = {"training_cosines": {"functional": training_cosine(weak)}}
+    assert "may not have learned enough" in said(replace(weak, known=known))
+    assert "may not have learned enough" not in said(replace(weak, known={**known, "tuned": True}))
+    good = {"training_cosines": {"functional": training_cosine(PLAIN)}}
+    assert "may not have learned enough" not in said(replace(PLAIN, known=good))
+
+
+def test_api_styles_are_compared() -> None:
+    assert "give every image the same cosine: the API style changes nothing" in said(PLAIN)
+
+
+def test_zero_vectors_are_counted() -> None:
+    y = PLAIN.y.copy()
+    y[PLAIN.labels == "label 003"] = 0
+    assert "the cosine of 10 targets counts as 0" in said(replace(PLAIN, y=y))

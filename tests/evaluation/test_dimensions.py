@@ -14,6 +14,7 @@ from pipeline.evaluation.dimensions import (
     distribution,
     effective_rank,
     identification,
+    large_dimensions,
     standardised,
 )
 
@@ -45,6 +46,29 @@ def test_dimension_scores_are_scipys_and_scikit_learns() -> None:
     scores = dimension_scores(PREDICTIONS, TARGETS)
     assert scores.pearson == pytest.approx(pearsonr(PREDICTIONS.astype(np.float64), TARGETS, axis=0).statistic)
     assert scores.r2 == pytest.approx(r2_score(TARGETS, PREDICTIONS, multioutput="raw_values"), abs=1e-6)
+
+
+def test_r_is_averaged_over_folds_and_not_pooled() -> None:
+    """The mean baseline of folds correlates negatively with the targets over all images together."""
+    folds = np.arange(40) % 8
+    means = np.array([TARGETS[folds != fold].mean(axis=0) for fold in range(8)])
+    assert dimension_scores(means[folds], TARGETS).pearson.max() < -0.5
+    assert np.isnan(dimension_scores(means[folds], TARGETS, folds).pearson).all()
+    shifted = PREDICTIONS + 3 * means[folds] * 10
+    expected = [
+        np.mean([pearsonr(shifted[folds == fold, d], TARGETS[folds == fold, d]).statistic for fold in range(8)])
+        for d in range(7)
+    ]
+    assert dimension_scores(shifted, TARGETS, folds).pearson == pytest.approx(expected, abs=1e-4)
+    pairs = dimension_scores(PREDICTIONS, TARGETS, np.arange(40) // 2)
+    assert np.isnan(pairs.pearson).all()
+    assert not np.isnan(pairs.r2).any()
+
+
+def test_a_cosine_sees_the_largest_dimensions() -> None:
+    assert large_dimensions(np.eye(10)) == 9
+    assert large_dimensions(RANDOM.normal(size=(50, 7)) * [100, 1, 1, 1, 1, 1, 1]) == 1
+    assert large_dimensions(np.zeros((3, 2))) == 1
 
 
 def test_a_constant_dimension_has_no_score() -> None:
@@ -80,6 +104,18 @@ def test_identification_is_that_of_all_pairs() -> None:
     assert identification(PREDICTIONS[rows], TARGETS, rows) == pytest.approx(
         np.array(identified(PREDICTIONS, TARGETS))[rows]
     )
+
+
+def test_identification_differs_from_a_count_of_all_pairs_where_targets_repeat() -> None:
+    """bdpy counts an image of the same target as an alternative that is never told apart."""
+    similarity = np.corrcoef(PREDICTIONS, TARGETS)[:40, 40:]
+    alternatives = (similarity < np.diag(similarity)[:, None]).sum(axis=1) / 39
+    assert identification(PREDICTIONS, TARGETS) == pytest.approx(alternatives)
+    repeated = TARGETS[np.arange(40) % 6]
+    similarity = np.corrcoef(repeated, repeated)[:40, 40:]
+    alternatives = (similarity < np.diag(similarity)[:, None] - 1e-9).sum(axis=1) / 39
+    assert (identification(repeated, repeated) == 1).all()
+    assert alternatives.max() < 1
 
 
 @pytest.mark.usefixtures("_blocks")

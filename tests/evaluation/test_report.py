@@ -1,4 +1,5 @@
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +12,21 @@ from markupsafe import Markup
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.sources import find_images
-from pipeline.evaluation.dimensions import effective_rank
 from pipeline.evaluation.embedding_map import embedding_map
-from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, differences, score_model, score_predictions
+from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, evaluation_result, score_predictions
+from pipeline.evaluation.noise_ceiling import CosineCeiling
 from pipeline.evaluation.report import MAPPED, MOST_LABELS, Report, render, write_report
 from pipeline.evaluation.report_tables import (
     LISTED,
     confusion_cells,
     difference_rows,
     listed_labels,
+    repeat_command,
     score_rows,
     telling_hits,
     with_code,
 )
-from pipeline.evaluation.results import Clusters, EvaluationResult, LabelScores
+from pipeline.evaluation.results import Clusters, LabelScores
 from pipeline.evaluation.retrieval import Candidates
 
 HOSTILE = ("<script>alert(1)</script>", "<img src=x onerror=alert(2)>", "'\"><b>bold</b>", "{{ 7 * 7 }}", "</script>")
@@ -54,24 +56,20 @@ def report_on(folder: Path, names: list[str], dim: int = 5, known: dict | None =
         labels=images.labels,
         targets=targets,
         candidates=Candidates(zip(labels, vectors, strict=True)),
-        centre=targets.mean(axis=0),
-        deviation=targets.std(axis=0),
-        **{"clusters": images.labels, **(known or {})},
+        **{
+            "centre": targets.mean(axis=0),
+            "deviation": targets.std(axis=0),
+            "clusters": images.labels,
+            **(known or {}),
+        },
     )
     predictions = {name: targets + RANDOM.normal(size=targets.shape) for name in MODELS}
     scored = score_predictions(predictions | {"mean": np.tile(targets.mean(0), (len(targets), 1))}, evaluated, {})
-    result = EvaluationResult(
-        models={name: score_model(scored[name], evaluated) for name in MODELS},
-        baselines={"mean": scored["mean"].scores},
-        differences=differences(scored, MODELS, evaluated),
-        ceiling=1.0,
-        noise_ceiling=evaluated.noise.cosine if evaluated.noise else None,
-        images=len(images),
-        clusters=Clusters("label" if evaluated.clusters == images.labels else "image", len(set(evaluated.clusters))),
-        candidates=len(labels),
-        target_rank=effective_rank(targets),
-        zero_targets=0,
-        headline="0.300: below the mean baseline of 0.400",
+    kind = "label" if evaluated.clusters == images.labels else "image"
+    clusters = Clusters(kind, len(set(evaluated.clusters)), trained_on=True)
+    result = replace(
+        evaluation_result(scored, MODELS, evaluated, clusters),
+        headline="Mean cosine 0.300: below the mean baseline of 0.400",
         conclusions=["A conclusion."],
     )
     return Report(result, scored, evaluated, images, **{"curves": {}, **more})
@@ -173,14 +171,17 @@ def opened_report(report: Report, tmp_path: Path, open_page, **view: Any) -> Any
 
 def test_the_headline_is_the_verdict(tmp_path: Path, open_page) -> None:
     page = opened_report(report_on(tmp_path / "images", images_of("ab")), tmp_path, open_page)
-    assert page.locator("h1").inner_text() == "Mean cosine to the target 0.300: below the mean baseline of 0.400"
-    assert page.title() == "Evaluation: mean cosine 0.300: below the mean baseline of 0.400"
+    assert page.locator("h1").inner_text() == "Mean cosine 0.300: below the mean baseline of 0.400"
+    assert page.title() == "Evaluation: Mean cosine 0.300: below the mean baseline of 0.400"
 
 
 def test_intervals_say_which_question_they_answer(tmp_path: Path, open_page) -> None:
-    report = report_on(tmp_path / "images", images_of("abc"))
+    report = report_on(tmp_path / "images", images_of("abcdefghij", count=4))
     rows = table(opened_report(report, tmp_path, open_page), "Cosines")
-    assert rows[""][1:3] == ["95 % interval for new labels", "for new images of these labels"]
+    assert rows[""][1:3] == [
+        "95 % interval for other labels, had they been trained on too",
+        "for new images of these labels",
+    ]
     cosine = report.result.models["functional"].scores.cosine
     intervals = [f"{low:.3f} to {high:.3f}" for low, high in (cosine.ci95, cosine.ci95_same_labels)]
     assert rows["functional"][1:3] == intervals
@@ -188,7 +189,7 @@ def test_intervals_say_which_question_they_answer(tmp_path: Path, open_page) -> 
 
 
 def test_images_of_their_own_have_one_interval(tmp_path: Path, open_page) -> None:
-    names = images_of("abcd", count=1)
+    names = images_of([f"label {number}" for number in range(30)], count=1)
     page = opened_report(report_on(tmp_path / "images", names, known={"clusters": names}), tmp_path, open_page)
     assert table(page, "Cosines")[""][1:3] == ["95 % interval for new images", "median"]
     assert "answers a question" in page.locator("main").inner_text()
@@ -230,8 +231,7 @@ def test_retrieval_dimensions_and_patterns_are_in_tables(tmp_path: Path, open_pa
 def test_models_with_equal_scores_share_a_row(tmp_path: Path) -> None:
     report = report_on(tmp_path / "images", images_of("ab"))
     scored = report.scored | {"sequential": report.scored["functional"]}
-    models = {name: score_model(scored[name], report.evaluated) for name in MODELS}
-    equal = replace(report.result, models=models, differences=differences(scored, MODELS, report.evaluated))
+    equal = evaluation_result(scored, MODELS, report.evaluated, report.result.clusters)
     assert [row.title for row in score_rows(equal)] == ["functional = sequential", "mean baseline"]
     assert [(row.of, row.minus) for row in difference_rows(equal)] == [("functional", "mean")]
     assert [row.title for row in score_rows(report.result)] == [*MODELS, "mean baseline"]
@@ -274,7 +274,7 @@ def test_histograms_are_drawn_to_scale(tmp_path: Path, open_page) -> None:
 
 def test_noise_ceiling(tmp_path: Path, open_page) -> None:
     names = images_of("abcd")
-    known = {"noise": NoiseCeiling(0.9, np.array([0.25, 0.5, 1, 1, 1]))}
+    known = {"noise": NoiseCeiling(CosineCeiling(0.9, 0.85, 0.95), np.array([0.25, 0.5, 1, 1, 1]))}
     report = report_on(tmp_path / "images", names, known=known)
     page = opened_report(report, tmp_path, open_page)
     scores = report.result.models["functional"].scores
@@ -384,7 +384,7 @@ def test_what_a_blend_consists_of(tmp_path: Path, open_page) -> None:
 def test_nothing_is_cut_on_a_desktop(tmp_path: Path, open_page) -> None:
     names = images_of([f"{'long ' * 8}{label}{'x' * 40}" for label in "abcdefghijkl"])
     known = {
-        "noise": NoiseCeiling(0.9, np.full(5, 0.5)),
+        "noise": NoiseCeiling(CosineCeiling(0.9, 0.85, 0.95), np.full(5, 0.5)),
         "seen": np.arange(24) >= 4,
         "imagenet_weights": True,
     }
@@ -397,15 +397,59 @@ def test_nothing_is_cut_on_a_desktop(tmp_path: Path, open_page) -> None:
     assert cut == []
 
 
+def test_curves_are_titled_by_the_images_that_they_are_of(tmp_path: Path, open_page) -> None:
+    curves = {"functional": {"loss": [3.0, 2.0], "validation_loss": [3.0, 2.0], "validation_cosine": [0.1, 0.2]}}
+    for of in ("held-out", "selection", "training"):
+        report = report_on(tmp_path / of, images_of("ab"), curves=curves, validation_of={"functional": of})
+        page = opened_report(report, tmp_path, open_page)
+        heads = page.locator("[aria-label='Learning curves'] th[scope=col]").all_text_contents()
+        assert heads[3:] == [f"loss on the {of} images, after the epoch", f"cosine on the {of} images, after the epoch"]
+
+
+def test_the_command_to_repeat_a_run_is_quoted_for_a_shell() -> None:
+    folder = Path("/tmp/my runs/$HOME; echo it's")
+    command = ["python", "-m", "pipeline", "train", "--config", f"{folder}/run.json"]
+    assert shlex.split(repeat_command(folder)) == command
+        *["python", "-m", "pipeline", "train", "--config"],
+        f"{folder}/run.json",
+    ]
+
+
+def test_a_blend_without_shares_ignores_the_image(tmp_path: Path) -> None:
+    html = render(report_on(tmp_path / "images", images_of("ab"), shares={"ridge": 0.0, "ramps": 0.0}))
+    assert "It ignores the image" in html
+    assert "What they lack of 100 %" not in html
+
+
+def test_equal_embeddings_have_no_map(tmp_path: Path) -> None:
+    """Of points that are all equal, principal components would warn."""
+    report = report_on(tmp_path / "images", images_of("a", count=6), dim=5)
+    targets = report.evaluated.targets
+    scored = score_predictions(dict.fromkeys(report.scored, targets), report.evaluated, {})
+    assert embedding_map(scored["functional"], report.evaluated, np.arange(6)) is None
+
+
+def test_folds_say_how_r_is_averaged(tmp_path: Path) -> None:
+    known = {"folds": np.arange(8) % 2, "centre": np.zeros((2, 5)), "deviation": np.ones((2, 5))}
+    html = render(report_on(tmp_path / "images", images_of("abcdefgh", count=1), known=known))
+    assert "within each fold of three images or more, averaged over folds" in html
+    alone = {"folds": np.arange(8), "centre": np.zeros((8, 5)), "deviation": np.ones((8, 5))}
+    html = render(report_on(tmp_path / "alone", images_of("abcdefgh", count=1), known=alone))
+    assert "5 dimensions have no r" in html
+    assert "folds hold out fewer than three images" in html
+
+
 def test_options_are_code_and_names_stay_text() -> None:
-    said = with_code("Try more --epochs (--split random:0.4) for <b>x--y</b>.")
-    assert said == "Try more <code>--epochs</code> (<code>--split</code> random:0.4) for &lt;b&gt;x--y&lt;/b&gt;."
+    said = with_code("Try folds=5 or output_activation='linear' for <b>x=y</b>.")
+    assert said == (
+        "Try <code>folds=5</code> or <code>output_activation=&#39;linear&#39;</code> for &lt;b&gt;x=y&lt;/b&gt;."
+    )
     assert isinstance(said, Markup)
 
 
 def test_an_option_does_not_break_in_two(tmp_path: Path, open_page) -> None:
     report = report_on(tmp_path / "images", images_of("ab"))
-    sentences = [f"{'x' * number} --output-activation" for number in range(60)]
+    sentences = [f"{'x' * number} output_activation='linear'" for number in range(60)]
     report = replace(report, result=replace(report.result, conclusions=sentences))
     page = opened_report(report, tmp_path, open_page, width=375)
     lines = page.locator("code").evaluate_all("options => options.map(option => option.getClientRects().length)")
