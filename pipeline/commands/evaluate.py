@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.commands.examples import Examples, load_examples, read_target_table
+from pipeline.commands.own_models import card_of, load_any, output_activation_of, predict_from_pixels, takes_pixels
 from pipeline.commands.saved_decoders import (
     decoders_of,
     extractor_of,
@@ -26,11 +28,12 @@ from pipeline.commands.scoring import (
 )
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import RequestError
-from pipeline.core.model_files import ModelCard, load_decoder, read_card
+from pipeline.core.model_files import ModelCard
 from pipeline.core.runs import EVALUATION_FILE, RUN_FILE, read_run
 from pipeline.core.vectors import Vectors
 from pipeline.core.wording import counted
 from pipeline.data.images import DIGEST, ImageSet
+from pipeline.data.matching import match_targets
 from pipeline.data.near_duplicates import find_near_duplicates
 from pipeline.data.splits import SplitRule, held_out_units
 from pipeline.data.targets import TargetTable
@@ -44,6 +47,7 @@ from pipeline.features.extractor import Extractor, ExtractorOverrides
 
 log = logging.getLogger(__name__)
 
+LONGEST_NAME = 60  # of images, in the name of a report
 BASELINES = ("mean", "ridge", "conse", "shuffled")
 
 
@@ -61,7 +65,8 @@ class EvaluateOptions:
         shuffled: Whether to train a decoder on shuffled targets, as one more baseline.
         noise_ceiling: A file of repeated targets, to estimate the noise ceiling from; None for those of the list.
         cluster: What intervals generalize over: "group", "label" or "image"; None to choose by the images.
-        report: The report's file; None for `evaluation.html` in the first model's run, if that is writable.
+        report: The report's file; None for `evaluation.html` in the first model's run, if that is writable, and
+            `evaluation-IMAGES.html` for other images than those that the run held out.
     """
 
     models: Sequence[str]
@@ -93,7 +98,9 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
     if wanted.report:
         check_output_file(wanted.report, SUFFIXES, "report")
     files = _decoder_files(wanted.models)
-    cards = {name: read_card(file) for name, file in files.items()}
+    if any(map(takes_pixels, files.values())):
+        return _evaluate_pixel_models(files, wanted, options)
+    cards = {name: card_of(file, wanted.extractor) for name, file in files.items()}
     first, first_card = next(iter(files.values())), next(iter(cards.values()))
     extractor = extractor_of(first_card, wanted.extractor)
     for name, card in cards.items():
@@ -134,8 +141,42 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
         run=run,
         folder=first.parent,
     )
-    beside = first.parent / EVALUATION_FILE if run and os.access(first.parent, os.W_OK) else None
-    return score_decoders(inputs, wanted.report or beside, wanted.vocabulary)
+    return score_decoders(inputs, wanted.report or _report_beside(first, wanted.images), wanted.vocabulary)
+
+
+def _report_beside(first: Path, images: ImageSet | None) -> Path | None:
+    """The report in the run of the first model, named after its images unless they are those that the run held out."""
+    if not run_beside(first) or not os.access(first.parent, os.W_OK):
+        return None
+    if images is None:
+        return first.parent / EVALUATION_FILE
+    name = re.sub(r"[^\w.]+", "-", images.source).strip("-.")[-LONGEST_NAME:]
+    return first.parent / f"{Path(EVALUATION_FILE).stem}-{name}.html"
+
+
+def _evaluate_pixel_models(
+    files: Mapping[str, Path], wanted: EvaluateOptions, options: ExtractionOptions
+) -> EvaluationResult:
+    """Evaluate Keras models of one's own that take pixels; there are no features, and no baselines of them."""
+    if wanted.images is None:
+        raise RequestError("Models that take pixels have no run; name the images to evaluate on with images=IMAGES.")
+    if not all(map(takes_pixels, files.values())):
+        raise RequestError("Models that take pixels and models that take features are evaluated apart.")
+    images, table, on_missing = _images_and_targets(wanted, next(iter(files.values())).parent)
+    check_clusters(images, wanted.cluster)
+    decoders = {}
+    for name, file in files.items():
+        features, predictions = predict_from_pixels(file, images, options)
+        matched = match_targets(features.images, table, on_missing)
+        dim = predictions.shape[1]
+        if dim != table.vectors.shape[1]:
+            raise RequestError(
+                f"{file} predicts embeddings of dimension {dim}; the targets have {table.vectors.shape[1]}."
+            )
+        decoders[name] = DecoderPredictions(predictions[matched.rows], output_activation_of(file))
+    examples = Examples(features.subset(matched.rows), matched.keys, matched.targets, table, images)
+    inputs = EvaluationInputs(examples, decoders, baselines={}, training=None, weights="", cluster=wanted.cluster)
+    return score_decoders(inputs, wanted.report, wanted.vocabulary)
 
 
 def _scaled(examples: Examples, card: ModelCard) -> Vectors:
@@ -162,7 +203,7 @@ def _predictions(file: Path, card: ModelCard, x: Vectors) -> DecoderPredictions:
     run = run_beside(file)
     trained: Mapping[str, Any] = run.trained.get("models", {}).get(file.stem, {}) if run else {}
     return DecoderPredictions(
-        predictions=predict(load_decoder(file), x),
+        predictions=predict(load_any(file), x),
         output_activation=card.output_activation,
         training_cosine=trained.get("train_cosine"),
         curves=run.curves.get(file.stem) if run else None,

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractor_of, run_beside
 from pipeline.core.atomic import atomic_folder, atomic_write, check_new_folder, check_output_file
 from pipeline.core.errors import PipelineError, RequestError
-from pipeline.core.model_files import ModelCard, load_decoder, read_card
+from pipeline.core.model_files import ModelCard, load_decoder, load_model, read_card
 from pipeline.core.runs import RunRecord
 from pipeline.core.vectors import cosines
 from pipeline.core.wording import counted
@@ -232,7 +232,7 @@ def _write_file(
 
 
 def _keras_answers(file: Path) -> Callable[[np.ndarray], np.ndarray]:
-    model = load_decoder(file)
+    model = load_model(file)
     return lambda pixels: predict(model, pixels)
 
 

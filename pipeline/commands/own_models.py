@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import ImageError, PipelineError, RequestError
-from pipeline.core.model_files import ModelCard, has_card, load_decoder
+from pipeline.core.model_files import ModelCard, is_decoder, load_decoder, load_model, read_card
 from pipeline.core.progress import progress_bar
 from pipeline.data.decoding import SIDE, decode
 from pipeline.data.images import DIGEST, ImageRef, ImageSet, content_digest
@@ -32,25 +32,27 @@ def takes_pixels(file: Path) -> bool:
     Raises:
         RequestError: The file cannot be loaded, or takes something else than pixels or features.
     """
-    if has_card(file):
+    if is_decoder(file):
         return False
-    shape = _shapes(load_decoder(file), file)[0]
+    shape = _shapes(load_model(file), file)[0]
     if len(shape) == 4 and shape not in ((None, SIDE, SIDE, 3), (None, None, None, 3)):
         raise RequestError(f"{file} takes pixels of shape {shape[1:]}; only ({SIDE}, {SIDE}, 3) can be used.")
     return len(shape) == 4
 
 
-def card_of_features_model(file: Path, overrides: ExtractorOverrides) -> ModelCard:
-    """A card for a model of features that has none.
+def card_of(file: Path, overrides: ExtractorOverrides) -> ModelCard:
+    """The card of a decoder; for a model of one's own, one made from its shapes and the extractor that options name.
 
     Args:
-        file: The Keras model.
+        file: The decoder.
         overrides: The options that name the extractor of its features.
 
     Raises:
-        RequestError: The model does not take features of this extractor.
+        RequestError: The file cannot be read, or a model of one's own does not take features of this extractor.
     """
-    model = load_decoder(file)
+    if is_decoder(file):
+        return read_card(file)
+    model = load_model(file)
     inputs, outputs = _shapes(model, file)
     extractor = overrides.extractor()
     if inputs[1] != extractor.dim:
@@ -64,8 +66,26 @@ def card_of_features_model(file: Path, overrides: ExtractorOverrides) -> ModelCa
         extractor=extractor.description,
         feature_dim=extractor.dim,
         target_dim=outputs[1],
-        output_activation=getattr(getattr(model.layers[-1], "activation", None), "__name__", "linear"),
+        output_activation=_output_activation(model),
     )
+
+
+def load_any(file: Path) -> Any:
+    """A decoder that `train` saved, or a Keras model of one's own.
+
+    Raises:
+        RequestError: The file cannot be loaded.
+    """
+    return load_decoder(file) if is_decoder(file) else load_model(file)
+
+
+def output_activation_of(file: Path) -> str:
+    """The activation of a model's output; "linear" where its last layer has none."""
+    return _output_activation(load_model(file))
+
+
+def _output_activation(model: Any) -> str:
+    return getattr(getattr(model.layers[-1], "activation", None), "__name__", "linear")
 
 
 def _shapes(model: Any, file: Path) -> tuple[tuple, tuple]:
@@ -94,7 +114,7 @@ def predict_from_pixels(file: Path, images: ImageSet, options: ExtractionOptions
     Raises:
         PipelineError: No image could be read.
     """
-    model = load_decoder(file)
+    model = load_model(file)
     rows: list[int] = []
     digests, failed, predictions = [], [], []
     with (

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.own_models import card_of, load_any, predict_from_pixels, takes_pixels
 from pipeline.commands.saved_decoders import (
     DecoderName,
     decoder_of,
@@ -16,7 +17,6 @@ from pipeline.commands.saved_decoders import (
 from pipeline.commands.scoring import names_of, words_of
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import RequestError
-from pipeline.core.model_files import load_decoder, read_card
 from pipeline.core.vector_files import SUFFIXES, NearestNames, write_vectors
 from pipeline.data.images import ImageSet
 from pipeline.decoders.prediction import Predictions
@@ -80,7 +80,7 @@ class PredictResult:
         cached: How many were in the store already.
         failed: The images that were skipped, with the cause.
         dim: The dimension of an embedding.
-        extractor: The extractor's fingerprint and description.
+        extractor: The extractor's fingerprint and description; empty for a model that takes pixels.
         out: The file of the embeddings.
         candidates: How many names the nearest were chosen from; None where none were asked for.
         nearest: The nearest names of the first SHOWN images.
@@ -117,11 +117,13 @@ def predict(wanted: PredictOptions, options: ExtractionOptions) -> PredictResult
         PipelineError: No image could be read, the feature stage failed, or the file cannot be written.
     """
     file = decoder_of(wanted.model, wanted.api)
-    card = read_card(file)
+    if takes_pixels(file):
+        return _predict_from_pixels(file, wanted, options)
+    card = card_of(file, wanted.extractor)
     extractor = extractor_of(card, wanted.extractor)
     card.check_features(file, extractor.description)
     warn_of_weak_decoder(file)
-    model = load_decoder(file)
+    model = load_any(file)
     candidates = _candidates(wanted, file, card.target_dim) if wanted.nearest else None
     features = extract_features(wanted.images, extractor, options)
     predictions = Predictions(model, replace(features, scales=card.scales).stored())
@@ -136,6 +138,27 @@ def predict(wanted: PredictOptions, options: ExtractionOptions) -> PredictResult
         failed=features.failed,
         dim=card.target_dim,
         extractor={"fingerprint": extractor.fingerprint, **extractor.description},
+        out=str(wanted.out),
+        candidates=len(candidates) if candidates else None,
+        nearest=_shown(features.paths, nearest) if nearest else [],
+    )
+
+
+def _predict_from_pixels(file: Path, wanted: PredictOptions, options: ExtractionOptions) -> PredictResult:
+    """Predict with a model of one's own that takes pixels; no features are extracted."""
+    features, predictions = predict_from_pixels(file, wanted.images, options)
+    dim = predictions.shape[1]
+    candidates = _candidates(wanted, file, dim) if wanted.nearest else None
+    nearest = find_nearest(predictions, candidates, wanted.nearest) if candidates and wanted.nearest else None
+    write_vectors(wanted.out, "predictions", features.paths, predictions, nearest)
+    return PredictResult(
+        model=str(file),
+        images=len(wanted.images),
+        computed=len(features.paths),
+        cached=0,
+        failed=features.failed,
+        dim=dim,
+        extractor={},
         out=str(wanted.out),
         candidates=len(candidates) if candidates else None,
         nearest=_shown(features.paths, nearest) if nearest else [],

@@ -163,8 +163,8 @@ def read_card(file: Path) -> ModelCard:
         raise RequestError(f"{file} is damaged or not a .keras file ({first_line(error)}).") from error
 
 
-def has_card(file: Path) -> bool:
-    """Whether a file is a Keras model with a card; False for a Keras model of another program.
+def is_decoder(file: Path) -> bool:
+    """Whether a file is a decoder that `train` saved; False for any other Keras model, such as an exported one.
 
     Raises:
         RequestError: The file does not exist, or is not a `.keras` file.
@@ -173,8 +173,9 @@ def has_card(file: Path) -> bool:
         raise RequestError(f"{file}: no such model. Name the folder of a run or a .keras file.")
     try:
         with zipfile.ZipFile(file) as archive:
-            return CARD in archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
+            # The card of an exported model names the decoder that is in it.
+            return CARD in archive.namelist() and "decoder" not in parse_json(_member(archive, CARD))
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         if _starts_with(file, HDF5):
             raise RequestError(
                 f"{file} is a model in Keras's legacy HDF5 format; convert it once with "
@@ -209,6 +210,27 @@ def load_decoder(file: Path) -> Any:
     except Exception as error:  # Keras raises many types for damaged files
         raise RequestError(f"{file} cannot be loaded ({first_line(error)}).") from error
     return model
+
+
+def load_model(file: Path) -> Any:
+    """Load any Keras model in Keras's safe mode, which runs no code from the file.
+
+    Unlike a decoder's, its layers may need more memory than the file has bytes.
+
+    Raises:
+        RequestError: The file is damaged, or needs code of its own.
+    """
+    import h5py
+
+    keras = import_keras()
+    try:
+        with zipfile.ZipFile(file) as archive:
+            check_members(archive, file)
+            with archive.open(WEIGHTS) as opened, h5py.File(opened, "r") as root:
+                check_contained(root, archive.getinfo(WEIGHTS).file_size)
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many types for damaged files
+        raise RequestError(f"{file} cannot be loaded ({first_line(error)}).") from error
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
