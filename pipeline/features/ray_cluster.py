@@ -138,8 +138,12 @@ def _init(**settings: Any) -> None:
             "ray='auto' finds no Ray cluster. Run it on a node of one (ray start --head), name one by the variable "
             "RAY_ADDRESS, or start Ray here with ray='local'."
         ) from error
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises several types, and a plain Exception where its programs do not answer
         raise PipelineError(f"Ray does not start ({first_line(error)}).") from error
+    except SystemExit:  # by the handler of SIGTERM that Ray sets while it starts
+        if callable(before):
+            before(signal.SIGTERM, None)
+        raise
     finally:
         if in_main:
             signal.signal(signal.SIGTERM, before)
