@@ -14,10 +14,10 @@ from helpers import PROGRAMS, ROOT, make_images
 from pipeline.core.errors import PipelineError
 from pipeline.core.shared_memory import SharedMemory
 
-# Processes with a /dev/shm and a folder for temporary files of their own, both full.
+# Processes with a /dev/shm and a folder for temporary files of their own, full but for a few small files.
 FULL = """
 mount -t tmpfs -o size=64k tmpfs /dev/shm && mount -t tmpfs -o size=64k tmpfs "$TMPDIR" || exit 77
-head -c 64k /dev/zero > /dev/shm/ballast; head -c 64k /dev/zero > "$TMPDIR/ballast"
+head -c 64k /dev/zero > /dev/shm/ballast; head -c 48k /dev/zero > "$TMPDIR/ballast"
 exec "$@"
 """
 
