@@ -6,12 +6,15 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from pipeline.core.child_processes import blocked
@@ -119,7 +122,29 @@ def connected(address: str) -> Iterator[None]:
         import ray
 
         stack.callback(ray.shutdown)
+        stack.enter_context(_watched())
         yield
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """Let a program of its own say so if Ray ends this process; see `ray_watch.py`."""
+    import ray
+
+    context = ray.get_runtime_context()
+    raylet = next(node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    program = Path(__file__).with_name("ray_watch.py")
+    watch = subprocess.Popen(
+        [sys.executable, "-I", program, raylet, context.gcs_address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            watch.communicate(b"done")
 
 
 def _init(**settings: Any) -> None:
