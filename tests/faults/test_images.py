@@ -177,15 +177,15 @@ def test_files_that_vanish_or_change_meanwhile(run, start, fresh_cache, tmp_path
 
 
 def endless_jpeg(scans: int) -> bytes:
-    """A progressive JPEG of 1,500 x 1,500 pixels whose last scan comes again and again."""
-    whole = encoded(make_image(1, 1500, 1500), "JPEG", progressive=True)
+    """A progressive JPEG of 2,000 x 2,000 pixels whose last scan comes again and again."""
+    whole = encoded(Image.new("RGB", (2000, 2000), "red"), "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
     return whole[:last] + whole[last:-2] * scans + whole[-2:]
 
 
 def test_a_jpeg_of_endless_scans_is_named_and_costs_no_other(start, fresh_cache, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(12))
-    (images / "0003b.jpg").write_bytes(endless_jpeg(2000))
+    (images / "0003b.jpg").write_bytes(endless_jpeg(30_000))
     options = ("--cache", fresh_cache("cache"), "--json")
     process = start("extract", images, *SMALL, *options, program="impatient")
     out, messages = process.communicate(timeout=60)
