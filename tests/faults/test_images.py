@@ -188,7 +188,7 @@ def test_a_jpeg_of_endless_scans_is_named_and_costs_no_other(start, fresh_cache,
     (images / "0003b.jpg").write_bytes(endless_jpeg(30_000))
     options = ("--cache", fresh_cache("cache"), "--json")
     process = start("extract", images, *SMALL, *options, program="impatient")
-    out, messages = process.communicate(timeout=60)
+    out, messages = process.communicate(timeout=300)
     assert process.returncode == 0, messages
     [failed] = json.loads(out)["failed"]
     assert failed["path"] == "0003b.jpg"
