@@ -6,12 +6,15 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from pipeline.core.child_processes import blocked
@@ -120,7 +123,29 @@ def connected(address: str) -> Iterator[None]:
         import ray
 
         stack.callback(ray.shutdown)
+        stack.enter_context(_watched())
         yield
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """Let a program of its own say so if Ray ends this process; see `ray_watch.py`."""
+    import ray
+
+    context = ray.get_runtime_context()
+    raylet = next(node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    program = Path(__file__).with_name("ray_watch.py")
+    watch = subprocess.Popen(
+        [sys.executable, "-I", program, raylet, context.gcs_address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            watch.communicate(b"done")
 
 
 def _init(**settings: Any) -> None:
@@ -139,8 +164,12 @@ def _init(**settings: Any) -> None:
             "ray='auto' finds no Ray cluster. Run it on a node of one (ray start --head), name one by the variable "
             "RAY_ADDRESS, or start Ray here with ray='local'."
         ) from error
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises several types, and a plain Exception where its programs do not answer
         raise PipelineError(f"Ray does not start ({first_line(error)}).") from error
+    except SystemExit:  # by the handler of SIGTERM that Ray sets while it starts
+        if callable(before):
+            before(signal.SIGTERM, None)
+        raise
     finally:
         if in_main:
             signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,7 @@
 """Bad images: each is skipped with its cause or read right, and the others come out the same as without it."""
 
 import io
+import json
 import os
 import socket
 import struct
@@ -173,6 +174,26 @@ def test_files_that_vanish_or_change_meanwhile(run, start, fresh_cache, tmp_path
     assert (again["images"], again["computed"]) == (119, 0)
     run("extract", images, *SMALL, "--cache", fresh_cache("other"), "--out", tmp_path / "other.npy")
     assert are_close(np.load(tmp_path / "out.npy"), np.load(tmp_path / "other.npy"))
+
+
+def endless_jpeg(scans: int) -> bytes:
+    """A progressive JPEG of 2,000 x 2,000 pixels whose last scan comes again and again."""
+    whole = encoded(Image.new("RGB", (2000, 2000), "red"), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * scans + whole[-2:]
+
+
+def test_a_jpeg_of_endless_scans_is_named_and_costs_no_other(start, fresh_cache, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", range(12))
+    (images / "0003b.jpg").write_bytes(endless_jpeg(30_000))
+    options = ("--cache", fresh_cache("cache"), "--json")
+    process = start("extract", images, *SMALL, *options, program="impatient")
+    out, messages = process.communicate(timeout=300)
+    assert process.returncode == 0, messages
+    [failed] = json.loads(out)["failed"]
+    assert failed["path"] == "0003b.jpg"
+    assert "skipped 0003b.jpg" in messages
+    assert json.loads(out)["computed"] == 12
 
 
 KINDS = (

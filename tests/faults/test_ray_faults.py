@@ -163,6 +163,33 @@ def test_an_interruption_leaves_no_process(
     assert has_ended("RAY_TEST", extraction.mark)
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("program", ["raylet", "gcs_server"])
+def test_the_end_of_rays_own_programs_is_said(program: str, extract_on_ray: Callable[..., Extraction]) -> None:
+    extraction = extract_on_ray("local")
+    for child in psutil.Process(extraction.process.pid).children():
+        if Path(child.cmdline()[0]).name == program:
+            child.kill()
+    _, err = extraction.process.communicate(timeout=120)
+    assert extraction.process.returncode == 1
+    assert program in err
+    assert "the same command resumes" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.faults
+def test_sigterm_while_ray_starts_says_how_to_resume(start, fresh_cache: Callable[[str], Path], tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", range(4))
+    process = start("extract", images, *SMALL, "--cache", fresh_cache("ray"), "--ray", "local", RAY_TEST=str(tmp_path))
+    driver = psutil.Process(process.pid)
+    wait_until(lambda: any(Path(each.cmdline()[0]).name == "gcs_server" for each in driver.children()), process)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert "the same command resumes" in err
+    assert has_ended("RAY_TEST", str(tmp_path))
+
+
 TESTS = f"{ROOT}:{ROOT / 'tests'}"  # where actors find the classes of images
 
 

@@ -1,4 +1,4 @@
-"""Decode a folder where the system has no room for further files or processes: FOLDER LIMIT. Prints the error."""
+"""Decode a folder where the system has no room for further files or processes: FOLDER [LIMIT]."""
 
 import multiprocessing.popen_spawn_posix
 import multiprocessing.resource_tracker  # noqa: F401
@@ -15,15 +15,20 @@ from pipeline.data.images import DIGEST, file_ref
 from pipeline.features.slots import Slots
 from pipeline.features.workers import decode_ahead
 
+
+def limit_room(name: str) -> None:
+    room = {"RLIMIT_NOFILE": len(os.listdir("/proc/self/fd")) + 6, "RLIMIT_NPROC": 1}[name]
+    if name == "RLIMIT_NPROC" and os.geteuid() == 0:
+        os.setuid(65534)  # the limit does not apply to root
+    resource.setrlimit(getattr(resource, name), (room, room))
+
+
 if __name__ == "__main__":
     refs = [file_ref(file) for file in sorted(Path(sys.argv[1]).iterdir())]
     ahead = decode_ahead(refs, range(len(refs)), np.zeros(0, DIGEST), Slots(32), 3, MAX_PIXELS)
-    limit = getattr(resource, sys.argv[2])
-    room = {"RLIMIT_NOFILE": len(os.listdir("/proc/self/fd")) + 6, "RLIMIT_NPROC": 1}[sys.argv[2]]
-    if sys.argv[2] == "RLIMIT_NPROC" and os.geteuid() == 0:
-        os.setuid(65534)  # the limit does not apply to root
-    resource.setrlimit(limit, (room, room))
+    if sys.argv[2:]:
+        limit_room(sys.argv[2])
     try:
-        list(ahead)
+        print(sum(image.is_new for image in ahead), "decoded")
     except PipelineError as error:
         print(error)

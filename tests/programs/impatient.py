@@ -1,0 +1,9 @@
+"""The command line, with a limit of 3 s for an image."""
+
+from pipeline.cli import main
+from pipeline.features import workers
+
+workers.TIME_LIMIT = 3.0
+
+if __name__ == "__main__":
+    main()
