@@ -1,5 +1,5 @@
-import shutil
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable

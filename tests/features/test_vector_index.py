@@ -8,6 +8,7 @@ from pathlib import Path
 import lance
 import numpy as np
 import pytest
+from helpers import no_file_descriptors
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.vectors import unit
