@@ -1,13 +1,43 @@
 """The cache folder: what it holds, and removing what no longer serves."""
 
+import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import SMALL, make_images, wait_until
+from faulty_storage import faulty_storage
+from helpers import SMALL, encoded, make_image, make_images, wait_for_tick, wait_until
+
+from pipeline.data.images import DIGEST, content_digest
+from pipeline.data.sources import find_images
+from pipeline.features.extractor import Extractor
+from pipeline.features.file_index import FileIndex
+from pipeline.features.store import FeatureStore
+from pipeline.features.weights import weights_from
 
 DAY = 24 * 60 * 60
+EXTRACTOR, OTHER = (Extractor(weights_from(name), "block5_pool") for name in ("random:0", "random:1"))
+
+
+def fill(cache: Path, images: Path, extractor: Extractor) -> None:
+    """Store features of the images in a folder, which nothing computed."""
+    digests = np.array([content_digest(ref.read()[0]) for ref in find_images(images).refs], DIGEST)
+    made = np.random.default_rng(0).random((len(digests), extractor.dim), np.float32)
+    thumbnails = np.zeros((len(digests), 24, 24), np.uint8)
+    FeatureStore(cache, extractor).append(digests, made, thumbnails, np.ones(len(digests), np.int64))
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """A cache with features of eight images by one extractor, and of four of them by another."""
+    make_images(tmp_path / "some", range(4))
+    fill(tmp_path / "filled", make_images(tmp_path / "images", range(8)), EXTRACTOR)
+    fill(tmp_path / "filled", tmp_path / "some", OTHER)
+    with contextlib.closing(FileIndex(tmp_path / "filled")):
+        return tmp_path / "filled"
 
 
 @pytest.fixture
@@ -23,7 +53,7 @@ def cache(run, fresh_cache, tmp_path: Path) -> Path:
 
 def test_the_cache_is_listed_with_what_made_it(run, cache: Path) -> None:
     found = run("cache", "--cache", cache, "--json").json
-    assert set(found) == {"folder", "bytes", "stores", "networks", "leftovers", "indexed"}
+    assert set(found) == {"folder", "bytes", "stores", "networks", "leftovers", "set_aside", "indexed"}
     stores = {store["extractor"]["precision"]: store for store in found["stores"]}
     assert {precision: store["images"] for precision, store in stores.items()} == {"float32": 8, "bfloat16": 4}
     assert all(Path(store["path"]).is_dir() and store["bytes"] > 8 * 1024 for store in stores.values())
@@ -67,11 +97,103 @@ def test_what_killed_processes_left_is_removed(run, cache: Path) -> None:
     [store, _] = (cache / "features").glob("*.lance")
     aside = store.with_suffix(".damaged-1")
     shutil.copytree(store, aside)
-    listed = run("cache", "--cache", cache, "--json").json["leftovers"]
-    assert [item["path"] for item in listed] == [str(unfinished), str(aside)]
-    assert run("cache", "prune", "--yes", "--cache", cache, "--json").json["removed"] == [str(unfinished), str(aside)]
+    listed = run("cache", "--cache", cache, "--json").json
+    assert [item["path"] for item in listed["leftovers"]] == [str(unfinished)]
+    assert [item["path"] for item in listed["set_aside"]] == [str(aside)]
+    assert aside.name in run("cache", "--cache", cache).out
+    pruned = run("cache", "prune", "--yes", "--cache", cache)
+    assert pruned.out.startswith("Removed 1 item and 0 features of others")
+    assert aside.exists()  # it may hold features
     assert not unfinished.exists()
+    named = run("cache", "prune", "--set-aside", "--yes", "--cache", cache, "--json").json
+    assert named["removed"] == [str(aside)]
     assert not aside.exists()
+
+
+def rows(run, cache: Path) -> list[int]:
+    return sorted(store["images"] for store in run("cache", "--cache", cache, "--json").json["stores"])
+
+
+def test_features_of_images_that_cannot_be_read_are_kept(run, filled: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+
+    def refused(code: int, *options: object) -> str:
+        finished = run("cache", "prune", "--not-in", *options, "--yes", "--cache", filled, code=code)
+        assert rows(run, filled) == [4, 8]
+        return finished.err
+
+    (tmp_path / "gone.txt").write_text("images/0000.png\nimages/9999.png\n")
+    assert "1 image of" in (missing := refused(1, tmp_path / "gone.txt"))
+    assert "9999.png: No such file" in missing
+    images.rename(tmp_path / "away")
+    assert "does not exist" in refused(2, images)
+    images.mkdir()
+    assert "no images in this folder" in refused(2, images)
+    (tmp_path / "away").rename(images / "disk")
+    make_images(images, [77])
+    (images / "other").symlink_to(tmp_path / "not mounted")
+    assert "leads nowhere; is its disk mounted?" in refused(1, images)
+    (images / "other").unlink()
+    (images / "0077.png").write_bytes(b"")  # nobody has features of an empty file
+    assert "Nothing was removed" not in run("cache", "prune", "--not-in", images, "--yes", "--cache", filled).err
+    assert rows(run, filled) == [4, 8]
+
+
+def test_a_folder_that_became_empty_may_be_a_disk_that_is_not_mounted(run, tmp_path: Path) -> None:
+    images, cache = make_images(tmp_path / "images" / "disk", range(3)).parent, tmp_path / "cache"
+    make_images(images, [7])
+    wait_for_tick(images)
+    with contextlib.closing(FileIndex(cache)) as index:
+        refs = find_images(images).refs
+        index.record([(ref, ref.version(), content_digest(ref.read()[0])) for ref in refs])
+    fill(cache, images, EXTRACTOR)
+    (images / "disk").rename(tmp_path / "unmounted")
+    (images / "disk").mkdir()
+    (images / "never used").mkdir()
+    refused = run("cache", "prune", "--not-in", images, "--yes", "--cache", cache, code=1)
+    assert f"{images / 'disk'} is empty, but images were read there before" in refused.err
+    assert rows(run, cache) == [4]
+    (images / "disk").rmdir()
+    run("cache", "prune", "--not-in", images, "--yes", "--cache", cache)
+    assert rows(run, cache) == [1]
+
+
+def test_images_in_a_bucket_that_fail_are_kept(run, filled: Path) -> None:
+    objects = {f"{seed}.png": encoded(make_image(seed)) for seed in range(4)}
+    with faulty_storage(objects, {"2.png": "cut"}) as server:
+        variables = {"AWS_ENDPOINT_URL": server.url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        command = ("cache", "prune", "--not-in", "s3://bucket", "--yes", "--cache", filled)
+        refused = run(*command, code=1, AWS_REGION="us-east-1", **variables)
+    assert "2.png: the server does not deliver it" in refused.err
+    assert rows(run, filled) == [4, 8]
+
+
+def test_a_store_that_cannot_be_opened_says_why_and_is_kept(run, filled: Path, tmp_path: Path) -> None:
+    stores = {store["images"]: store for store in run("cache", "--cache", filled, "--json").json["stores"]}
+    for manifest in Path(stores[4]["path"]).glob("_versions/*.manifest"):
+        manifest.write_bytes(b"")
+    listed = run("cache", "--cache", filled, "--json").json["stores"]
+    [broken] = [store for store in listed if store["images"] is None]
+    assert broken["error"]
+    assert [store["error"] for store in listed if store is not broken] == [None]
+    assert "unreadable" in run("cache", "--cache", filled).out
+    pruned = run("cache", "prune", "--not-in", tmp_path / "some", "--yes", "--cache", filled)
+    assert "cannot be opened" in pruned.err
+    assert Path(broken["path"]).is_dir()
+
+
+def test_an_empty_store_was_used_when_it_was_created(run, tmp_path: Path) -> None:
+    cache = tmp_path / "empty"
+    FeatureStore(cache, EXTRACTOR)
+    [store] = run("cache", "--cache", cache, "--json").json["stores"]
+    assert time.time() - store["last_used"] < 100
+    assert run("cache", "prune", "--older-than", 1, "--yes", "--cache", cache, "--json").json["removed"] == []
+
+
+def test_a_damaged_file_index_is_no_obstacle(run, filled: Path) -> None:
+    database = filled / "images.sqlite"
+    database.write_bytes(database.read_bytes().replace(b"CREATE TABLE files", b"CREATE TABLE fil\xe9s"))
+    assert run("cache", "--cache", filled, "--json").json["indexed"] == 0
 
 
 def test_nothing_is_removed_without_consent(run_process, cache: Path, tmp_path: Path) -> None:
@@ -91,6 +213,7 @@ def test_pruning_during_an_extraction_costs_no_more_than_what_it_removes(
     run("cache", "prune", "--not-in", tmp_path / "kept", "--yes", "--cache", cache)
     _, messages = process.communicate(timeout=120)
     assert "Traceback" not in messages
+    assert "it changed" not in messages
     result = run("extract", images, *SMALL, "--cache", cache, "--json").json
     assert result["computed"] + result["cached"] == 160
 

@@ -266,7 +266,7 @@ def test_stores_that_do_not_fit_are_refused(run, tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "good", tmp_path / "cut")
     for manifest in (tmp_path / "cut" / "features").glob("*.lance/_versions/*.manifest"):
         manifest.write_bytes(b"")
-    assert "cannot be opened. Run extract with its cache folder" in message("cut")
+    assert "extract with its cache folder repairs what it can" in message("cut")
 
     wide = pa.field("vector", pa.list_(pa.float32(), 7), nullable=False)
     schema = good._schema.set(good._schema.get_field_index("vector"), wide)

@@ -246,14 +246,6 @@ def test_keys_with_dots_as_a_segment_are_hidden_ones(faulty: Callable[..., Fault
     assert find_images("s3://bucket").paths == ["a.png"]
 
 
-def test_an_odd_key_elsewhere_is_one_message(s3: S3Server, photos: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GOOGLE_BASE_URL", s3.url)
-    monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "token")
-    s3.put(photos, "red//x.png", b"x")
-    with pytest.raises(RequestError, match=r'"red//x\.png".*Rename this object, or name a prefix'):
-        list(buckets.list_objects(f"gs://{photos}"))
-
-
 @pytest.mark.parametrize("odd", [(), ("b//c.png",)])
 def test_markers_of_folders_are_no_images(faulty: Callable[..., FaultyServer], odd: tuple[str, ...]) -> None:
     images = ("cats.jpg/1.png", "empty.png", *odd)

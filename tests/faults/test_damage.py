@@ -56,13 +56,19 @@ def test_a_damaged_store_gives_right_vectors_or_none(count: int, times: int, tmp
         for file in (tmp_path / "whole").rglob("*.*")
         if file.is_file() and file.stat().st_size
     )
-    lost = 0
+    lost, refused = 0, 0
     for number in range(count * times):
         cache = tmp_path / f"copy{number}"
         shutil.copytree(tmp_path / "whole", cache)
         harm(cache / chance.choice(files), chance.choice(HARMS), chance)
-        opened = FeatureStore(cache, EXTRACTOR)
-        opened.drop_damaged()
+        before = {file: file.read_bytes() for file in cache.rglob("*.*") if file.is_file()}
+        try:
+            opened = FeatureStore(cache, EXTRACTOR)
+            opened.drop_damaged()
+        except PipelineError:  # what may be of a version to come is no damage
+            assert {file: file.read_bytes() for file in before} == before
+            refused += 1
+            continue
         kept = opened.contains(digests)
         lost += (~kept).sum()
         assert kept.sum() >= len(truth) - 8
@@ -74,6 +80,7 @@ def test_a_damaged_store_gives_right_vectors_or_none(count: int, times: int, tmp
         assert len(again) == len(truth)
         shutil.rmtree(cache)
     assert lost > 0
+    assert refused < 0.1 * count * times
 
 
 def test_what_is_damaged_in_the_store_is_computed_again(run, fresh_cache, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from pipeline.features.cache import cache_place
 from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor
 from pipeline.features.store import FeatureStore
+from pipeline.features.store_place import IN_FOLDER, StoreFolder, StoreInBucket
 from pipeline.features.vector_index import open_index
 from pipeline.features.weights import weights_from
 
@@ -269,6 +270,13 @@ def test_a_connection_that_breaks_is_one_message_and_keeps_what_was_stored(
         store.features(batch(1)[0])
     with pytest.raises(PipelineError, match=r"cannot be read: the server does not answer"):
         store.thumbnails(batch(1)[0])
+
+
+def test_every_task_that_fails_has_a_message() -> None:
+    for place in (StoreFolder(Path("features/x.lance")), StoreInBucket("s3://bucket/x.lance")):
+        for task in IN_FOLDER:
+            for error in (OSError("odd"), RuntimeError("HTTP error: error sending request")):
+                assert str(place.path) in str(place.error(task, error))
 
 
 def test_a_vector_index_is_refused(cache: str) -> None:

@@ -1,4 +1,5 @@
 import itertools
+import os
 import shutil
 import threading
 import time
@@ -58,6 +59,23 @@ def test_only_new_content_is_computed(folder: Path, options: ExtractionOptions) 
     assert np.array_equal(found["copy.png"], vectors["red/1.png"])
     assert np.array_equal(found["twice.png"], found["twin.png"])
     assert not np.array_equal(found["new.png"], found["twice.png"])
+
+
+def test_vectors_follow_images_that_exchange_their_names(tmp_path: Path, options: ExtractionOptions) -> None:
+    images = tmp_path / "bitmaps"
+    for name in ("a/1.bmp", "a/2.bmp", "b/1.bmp", "b/2.bmp"):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        make_image(sum(map(ord, name))).save(images / name)
+        os.utime(images / name, (1_000, 1_000))
+    wait_for_tick(images)
+    before = extract_features(find_images(images), EXTRACTOR, options).vectors()
+    for one, other in (("a", "b"), ("b/1.bmp", "b/2.bmp")):
+        (images / one).rename(images / "aside")
+        (images / other).rename(images / one)
+        (images / "aside").rename(images / other)
+    after = extract_features(find_images(images), EXTRACTOR, options)
+    assert after.computed == 0
+    assert np.array_equal(after.vectors(), before[[2, 3, 1, 0]])
 
 
 def test_unreadable_images_are_skipped_and_change_no_other(

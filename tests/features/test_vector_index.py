@@ -8,6 +8,7 @@ from pathlib import Path
 import lance
 import numpy as np
 import pytest
+from helpers import no_file_descriptors
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.vectors import unit
@@ -137,6 +138,18 @@ def test_damage_is_noticed(store: FeatureStore, which: int, kind: str, caplog: p
     index = open_index(store)
     assert index
     assert found_by(index, 7) == [7]
+
+
+def test_what_the_system_refuses_is_no_reason_to_build_it_again(store: FeatureStore) -> None:
+    file = files_of(store)[0]
+    with no_file_descriptors(), pytest.raises(PipelineError, match=r"cannot be opened \(.*Too many open files"):
+        open_index(store)
+    whole = file.rename(file.with_suffix(".whole"))
+    file.symlink_to("/proc/self/mem")  # reading it is an I/O error
+    with pytest.raises(PipelineError, match=r"vector index .* cannot be opened \(.*Input/output error"):
+        open_index(store)
+    whole.replace(file)
+    assert open_index(store)
 
 
 def test_the_folder_of_an_index_may_be_gone(store: FeatureStore) -> None:
