@@ -141,6 +141,6 @@ def test_a_decoder_that_is_no_better_than_the_mean_target_is_named(
     assert said not in predict("--api", "ridge", model=copy).err
     search = ("search", small_run.images, "--query", "red", "--model", copy, "--quiet")
     assert said in run(*search).err
-    query = small_run.images / "0000.png"
+    query = min(small_run.images.rglob("*.png"))
     features = ("search", small_run.images, "--query", query, "--model", copy, "--space", "features", "--quiet")
     assert said not in run(*features).err
