@@ -300,9 +300,9 @@ def print_evaluation(result: "EvaluationResult") -> None:
     table.add_row("output ceiling", f"{result.ceiling:.4f}")
     if result.noise_ceiling is not None:
         table.add_row("noise ceiling", f"{result.noise_ceiling:.4f}", _interval(result.noise_ceiling_ci95, digits=2))
-    question = result.clusters.question if over_clusters else f"new images of these {result.clusters.kind}s"
-    table.caption = f"95 % intervals: for {question}"
-    table.caption_justify = "left"
+    if over_clusters or any(scores.cosine.ci95_same_labels for rows in parts for scores in rows.values()):
+        question = result.clusters.question if over_clusters else f"new images of these {result.clusters.kind}s"
+        table.caption, table.caption_justify = f"95 % intervals: for {question}", "left"
     _print(table)
     for sentence in result.conclusions:
         _print(rich.markup.escape(printable(as_options(sentence))))

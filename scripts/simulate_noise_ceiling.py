@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.evaluation.noise_ceiling import cosine_ceiling
 
 Noise = Callable[[np.random.Generator, tuple[int, int, int]], np.ndarray]  # shape (images, repeats, D)
-IMAGES = (30, 200, 1000)
+IMAGES = (30, 200)
 
 
 def independent(deviation: float) -> Noise:

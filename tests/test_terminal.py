@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.terminal import as_options
+from pipeline.terminal import _percent, as_options
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,7 @@ from pipeline.terminal import as_options
 )
 def test_parameters_become_options_and_paths_stay(message: str, shown: str) -> None:
     assert as_options(message) == shown
+
+
+def test_no_share_is_below_zero_by_rounding() -> None:
+    assert [_percent(share) for share in (-0.004, 0.0, 0.004, -0.006, 0.995)] == ["0%", "0%", "0%", "-1%", "100%"]

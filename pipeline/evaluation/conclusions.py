@@ -104,7 +104,9 @@ def headline(result: EvaluationResult, context: Context) -> str:
         return f"{reached}, with no baseline to compare it with"
     difference = result.difference(result.best_model, baseline)
     chance = "at chance, " if found is Standing.CHANCE else ""
-    return f"{reached}: {chance}{_relation(difference, result)} the {baseline} baseline of {_value(result, baseline)}"
+    unsure = "" if difference and difference.interval(result.lead) else ", without an interval"
+    relation = _relation(difference, result)
+    return f"{reached}: {chance}{relation} the {baseline} baseline of {_value(result, baseline)}{unsure}"
 
 
 def _leading_scores(result: EvaluationResult, name: str) -> str:
@@ -129,7 +131,7 @@ def _two_digits(value: float) -> str:
 def _relation(difference: Difference | None, result: EvaluationResult) -> str:
     if difference is None or difference.interval(result.lead) is None:
         size = 0.0 if difference is None else difference.r2 if result.lead == "r2" else difference.mean
-        return "above, but without an interval not shown to be better than," if size > 0 else "not above"
+        return "above" if size > 0 else "not above"
     if difference.is_positive(result.lead):
         return "better than"
     return "worse than" if difference.is_negative(result.lead) else "not shown to be better than"
@@ -219,10 +221,10 @@ def _intervals(values: CosineSummary | Difference, result: EvaluationResult, sig
     """The intervals, each with the question that it answers."""
     parts = []
     if values.ci95:
-        parts.append(f"for {result.clusters.question} {values.ci95[0]:{sign}.3f} to {values.ci95[1]:{sign}.3f}")
+        parts.append(f"{values.ci95[0]:{sign}.3f} to {values.ci95[1]:{sign}.3f} for {result.clusters.question}")
     if values.ci95_same_labels:
         low, high = values.ci95_same_labels
-        parts.append(f"for new images of these {result.clusters.kind}s {low:{sign}.3f} to {high:{sign}.3f}")
+        parts.append(f"{low:{sign}.3f} to {high:{sign}.3f} for new images of these {result.clusters.kind}s")
     return f"95 % interval {'; '.join(parts)}" if parts else "no interval"
 
 

@@ -85,13 +85,22 @@ def dimension_scores(predictions: np.ndarray, targets: np.ndarray, folds: np.nda
     spread = np.square(targets - targets.mean(axis=0)).sum(axis=0)
     constant = _constant(targets.T)
     r2 = 1 - np.divide(errors, spread, out=np.full(len(spread), np.nan), where=~constant)
-    parts = [np.arange(len(targets))] if folds is None else [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
-    parts = [rows for rows in parts if folds is None or len(rows) >= FEWEST_IN_FOLD]
-    r = np.array([correlations(np.asarray(predictions)[rows].T, targets[rows].T) for rows in parts])
-    sizes = np.array([len(rows) for rows in parts], np.float64)[:, None] * ~np.isnan(r.reshape(len(parts), -1))
-    total = sizes.sum(axis=0) if parts else np.zeros(targets.shape[1])
-    sums = np.nansum(sizes * r, axis=0) if parts else total
-    return DimensionScores(np.divide(sums, total, out=np.full(len(spread), np.nan), where=total > 0), r2)
+    return DimensionScores(_correlations_within(np.asarray(predictions), targets, folds), r2)
+
+
+def _correlations_within(predictions: np.ndarray, targets: np.ndarray, folds: np.ndarray | None) -> np.ndarray:
+    """Pearson's r of each dimension, shape (D,): over all images, or within folds and averaged by their sizes."""
+    if folds is None:
+        return correlations(predictions.T, targets.T)
+    sums, images = np.zeros((2, targets.shape[1]))
+    for fold in np.unique(folds):
+        rows = folds == fold
+        if (size := rows.sum()) >= FEWEST_IN_FOLD:
+            r = correlations(predictions[rows].T, targets[rows].T)
+            sums += size * np.nan_to_num(r)
+            images += size * ~np.isnan(r)
+    found: np.ndarray = np.divide(sums, images, out=np.full(len(sums), np.nan), where=images > 0)
+    return found
 
 
 def standardised(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:

@@ -190,7 +190,9 @@ def test_held_out_images_choose_no_epoch(run: Run, labelled: tuple[Path, Path], 
     assert (trained["train"], trained["validation"]) == (len(sides[0]), len(sides[2]))
 
 
-def test_intervals_are_for_new_labels_unless_asked(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+def test_intervals_say_whether_their_labels_were_trained_on(
+    run: Run, labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
     images, targets = labelled
     trained = run(
         "train",
@@ -209,12 +211,11 @@ def test_intervals_are_for_new_labels_unless_asked(run: Run, labelled: tuple[Pat
         kind: run("evaluate", trained["run"], *(("--cluster", kind) if kind else ()), "--json", "--quiet").json
         for kind in ("", "label", "image")
     }
-    assert found[""]["clusters"] == found["label"]["clusters"] == {"kind": "label", "count": 4}
-    assert found["image"]["clusters"] == {"kind": "image", "count": 12}
-    cosine = found["label"]["models"]["functional"]["cosine"]
-    assert cosine["ci95_same_labels"]
-    assert cosine["ci95"] != found["image"]["models"]["functional"]["cosine"]["ci95"]
-    assert found["image"]["models"]["functional"]["cosine"]["ci95_same_labels"] is None
+    assert found[""]["clusters"] == found["label"]["clusters"] == {"kind": "label", "count": 4, "trained_on": True}
+    assert found["image"]["clusters"] == {"kind": "image", "count": 12, "trained_on": None}
+    for result in found.values():  # 12 images are too few for any interval
+        cosine = result["models"]["functional"]["cosine"]
+        assert cosine["ci95"] is cosine["ci95_same_labels"] is None
     refused = run("evaluate", trained["run"], "--cluster", "group", "--quiet", code=2)
     assert "column 'group'" in refused.err
 
@@ -234,7 +235,9 @@ def test_held_out_labels_are_scored_as_zero_shot(run: Run, labelled: tuple[Path,
         tmp_path / "models",
         "--json",
     ).json
-    scores = run("evaluate", trained["run"], "--json", "--quiet").json["models"]["functional"]
+    found = run("evaluate", trained["run"], "--json", "--quiet").json
+    assert found["clusters"]["trained_on"] is False
+    scores = found["models"]["functional"]
     assert scores["retrieval_of_seen"] is None
     assert scores["retrieval_of_unseen"]["hits"].keys() == {"1", "2", "5", "10", "20"}
     assert scores["zero_shot"]["unseen_among_unseen"] >= scores["zero_shot"]["unseen_among_all"]
@@ -261,14 +264,32 @@ def test_a_list_that_holds_out_seen_and_unseen_labels_has_a_harmonic_mean(
     assert "needs held-out images of seen labels too" not in report
 
 
+def test_labels_decide_what_was_seen_where_each_image_has_a_target(
+    run: Run, labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, _ = labelled
+    random = np.random.default_rng(0)
+    rows = [
+        {"path": path, "target": json.dumps(random.normal(size=3).tolist()), "group": str(number % 6)}
+        for number, path in enumerate(paths_in(images))
+    ]
+    options = (*SMALL, *NETWORK, "--models", tmp_path / "models", "--json")
+    trained = run("train", write_list(images, rows), *options, "--split", "group:0.3").json
+    for kind, trained_on in (("group", False), ("label", True)):
+        found = run("evaluate", trained["run"], "--cluster", kind, "--json", "--quiet").json
+        assert (found["clusters"]["kind"], found["clusters"]["trained_on"]) == (kind, trained_on)
+        scores = found["models"]["functional"]
+        assert scores["zero_shot"] is scores["retrieval_of_unseen"] is None
+
+
 def test_repeated_targets_give_a_noise_ceiling(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
     images, _ = labelled
     random = np.random.default_rng(0)
     rows, table = [], []
     for path in paths_in(images):
-        true = random.normal(size=8)
+        true = random.normal(size=16)
         for _ in range(4):
-            measured = true + 0.5 * random.normal(size=8)
+            measured = true + 0.5 * random.normal(size=16)
             rows.append({"path": path, "target": json.dumps(measured.tolist())})
             table.append([path, *measured])
     options = (*SMALL, *NETWORK, "--split", "random:0.5", "--models", tmp_path / "models", "--json")
@@ -280,7 +301,9 @@ def test_repeated_targets_give_a_noise_ceiling(run: Run, labelled: tuple[Path, P
         found["models"]["functional"]["progress"] <= 0
     )
     assert found["models"]["functional"]["patterns"]["pearson_of_ceiling"]
-    assert "noise ceiling" in " ".join(found["conclusions"])
+    low, high = found["noise_ceiling_ci95"]
+    assert low < found["noise_ceiling"] < high
+    assert "noise ceiling" in (Path(listed["run"]) / "evaluation.html").read_text()
 
     file = tmp_path / "repeats.csv"
     with open(file, "w", newline="") as opened:

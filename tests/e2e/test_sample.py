@@ -37,7 +37,7 @@ def test_both_decoders_beat_the_baselines(trained: Finished) -> None:
     assert trained.err == ""
     assert set(result) == {
         *("run", "images", "train", "validation", "target_dim", "models", "baselines", "ceiling", "shares", "folds"),
-        *("headline", "report"),
+        *("headline", "above_mean", "report"),
     }
     assert (result["images"], result["target_dim"], result["ceiling"], result["folds"]) == (144, 50, 1, None)
     assert result["train"] + result["validation"] == 144
@@ -49,7 +49,9 @@ def test_both_decoders_beat_the_baselines(trained: Finished) -> None:
         assert Path(model["path"]).is_file()
         assert model["validation_cosine"] >= 0.75
         assert model["validation_cosine"] > max(baselines.values()) > baselines["mean"]
-    assert "better than the ridge baseline" in result["headline"]
+    best = max(baselines, key=baselines.__getitem__)
+    assert f"the {best} baseline of {baselines[best]:.3f}" in result["headline"]
+    assert result["above_mean"] is True
 
 
 def test_api_styles_are_saved_bit_identical(trained: Finished) -> None:
@@ -80,10 +82,11 @@ def test_evaluation_of_the_run_repeats_its_cosine(trained: Finished, evaluated: 
     result = evaluated.json
     assert set(result) == {
         *("models", "baselines", "differences", "ceiling", "noise_ceiling", "images", "clusters", "candidates"),
-        *("target_rank", "zero_targets", "headline", "conclusions", "report"),
+        *("target_rank", "zero_targets", "headline", "conclusions", "report", "noise_ceiling_ci95"),
+        *("target_dim", "large_dimensions", "above_mean"),
     }
     assert (result["images"], result["candidates"]) == (trained.json["validation"], 16)
-    assert result["clusters"] == {"kind": "label", "count": 16}
+    assert result["clusters"] == {"kind": "label", "count": 16, "trained_on": True}
     assert result["report"] == str(Path(trained.json["run"]) / "evaluation.html")
     assert "What the decoder consists of" in Path(result["report"]).read_text()
     for name, model in trained.json["models"].items():
@@ -99,9 +102,9 @@ def test_evaluation_of_the_run_repeats_its_cosine(trained: Finished, evaluated: 
     for name, baseline in trained.json["baselines"].items():
         assert result["baselines"][name]["cosine"]["mean"] == pytest.approx(baseline["validation_cosine"], abs=1e-6)
     styles = result["differences"][0]
-    assert (styles["of"], styles["minus"], styles["mean"], styles["ci95"]) == ("functional", "sequential", 0, [0, 0])
+    assert (styles["of"], styles["minus"], styles["mean"], styles["is_zero"]) == ("functional", "sequential", 0, True)
     said = " ".join(result["conclusions"])
-    for expected in ("better than ridge", "API style changes nothing", "it overfits", "cannot show small differences"):
+    for expected in ("had they been trained on too", "API style changes nothing", "On its training images it reaches"):
         assert expected in said
     assert "untrained weights" in said
 

@@ -52,7 +52,7 @@ def test_r_is_averaged_over_folds_and_not_pooled() -> None:
     """The mean baseline of folds correlates negatively with the targets over all images together."""
     folds = np.arange(40) % 8
     means = np.array([TARGETS[folds != fold].mean(axis=0) for fold in range(8)])
-    assert dimension_scores(means[folds], TARGETS).pearson.max() < -0.5
+    assert dimension_scores(means[folds], TARGETS).pearson.max() < -0.3
     assert np.isnan(dimension_scores(means[folds], TARGETS, folds).pearson).all()
     shifted = PREDICTIONS + 3 * means[folds] * 10
     expected = [
