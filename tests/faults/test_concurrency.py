@@ -87,7 +87,7 @@ def test_a_run_in_training_is_not_resumed_by_another(run, start, small_run: Smal
     process = start(*command)
     wait_until(lambda: list(tmp_path.glob("models/*/run.json")), process)
     [folder] = (tmp_path / "models").iterdir()
-    refused = run("train", "--resume", folder, code=2).err
+    refused = run("train", "--resume", folder, "--quiet", code=2).err
     assert refused == f"error: {folder} is in training by process {process.pid}; wait for its end, or stop it first.\n"
     process.kill()
 

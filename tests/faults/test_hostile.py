@@ -152,7 +152,7 @@ def test_a_forged_result_is_one_message(small_run: SmallRun, run, tmp_path: Path
     if changes == {"models": {}}:
         run("train", "--resume", tmp_path)  # possible, if odd
         return
-    refused = run("train", "--resume", tmp_path, code=2).err
+    refused = run("train", "--resume", tmp_path, "--quiet", code=2).err
     assert refused.startswith(f"error: {tmp_path / 'run.json'} is damaged (of its result, ")
 
 
