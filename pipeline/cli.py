@@ -334,7 +334,10 @@ for command in (search, export, models, cache):
 
 def main() -> None:
     """Run a command; what goes wrong becomes one message on stderr and an exit code."""
+    from pipeline.terminal import show_messages
+
     raise_interrupts()
+    show_messages(quiet=False)  # for those that come while options are read
     try:
         sys.exit(_run())
     except (Exception, KeyboardInterrupt) as error:

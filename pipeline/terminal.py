@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import sys
 import time
@@ -102,9 +103,18 @@ class Result(Protocol):
 def print_result(result: Result, as_json: bool, as_text: Callable[[Any], None]) -> None:
     """Print a command's result to stdout, as JSON or by a function of this module."""
     if as_json:
-        print(json.dumps(result.to_json(), indent=2))
+        print(json.dumps(_finite(result.to_json()), indent=2, allow_nan=False))
     else:
         as_text(result)
+
+
+def _finite(value: Any) -> Any:
+    """A JSON value with null for numbers that are not finite, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_places(**places: object) -> None:

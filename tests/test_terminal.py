@@ -1,8 +1,19 @@
 """Messages on the terminal."""
 
+import json
+import logging
+
 import pytest
 
-from pipeline.terminal import _percent, as_options
+from pipeline.terminal import (
+    _percent,
+    as_options,
+    print_error,
+    print_interruption,
+    print_result,
+    printable,
+    show_messages,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,3 +38,39 @@ def test_parameters_become_options_and_paths_stay(message: str, shown: str) -> N
 
 def test_no_share_is_below_zero_by_rounding() -> None:
     assert [_percent(share) for share in (-0.004, 0.0, 0.004, -0.006, 0.995)] == ["0%", "0%", "0%", "-1%", "100%"]
+
+
+FORGED = "a\nerror: owned\r\x1b[2J\u2028\x85\u202e.png"
+
+
+def test_what_a_message_quotes_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show_messages(quiet=True)
+    try:
+        logging.getLogger("pipeline.test").warning("skipped %s", FORGED)
+    finally:
+        logging.getLogger("pipeline").handlers.clear()
+    print_error(f"{FORGED}: damaged")
+    print_interruption(FORGED)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        f"warning: skipped {printable(FORGED)}",
+        f"error: {printable(FORGED)}: damaged",
+        "",
+        printable(FORGED),
+    ]
+    assert printable(FORGED) == r"a\nerror: owned\r\x1b[2J\u2028\x85\u202e.png"
+
+
+def test_the_document_is_json_whatever_the_numbers_are(capsys: pytest.CaptureFixture[str]) -> None:
+    class Result:
+        def to_json(self) -> dict:
+            return {"a": float("nan"), "b": [float("inf"), (1.5, {"c": -float("inf")})], "d": "NaN", "e": None}
+
+    print_result(Result(), True, print)
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [None, [1.5, {"c": None}]],
+        "d": "NaN",
+        "e": None,
+    }

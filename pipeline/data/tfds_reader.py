@@ -5,7 +5,7 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -23,7 +23,7 @@ def example_uri(source: str, data_dir: Path | None, number: int) -> str:
 
 
 def read_example(uri: str) -> bytes:
-    """Read the image file's bytes of an example; fast where examples are asked for in order.
+    """Read the image file's bytes of an example.
 
     Args:
         uri: What `example_uri` returned.
@@ -89,7 +89,45 @@ class ExampleReader:
             ) from error
 
     def read(self, number: int) -> bytes:
-        """The image file's bytes of an example; fast where examples are asked for in order."""
+        """The image file's bytes of an example: only it is read from a local TFRecord, and all before it elsewhere.
+
+        Raises:
+            PipelineError: The data set changed or is damaged.
+        """
+        found = self._record(number)
+        return self._read_in_order(number) if found is None else self._read_record(*found)
+
+    @functools.cached_property
+    def _parts(self) -> Sequence[Any]:
+        """The files of the split in order, and which of their examples belong to it."""
+        return self._builder.info.splits[self._split].file_instructions
+
+    def _record(self, number: int) -> tuple[str, int] | None:
+        """The local TFRecord that holds an example, and its number there; None where there is no such file."""
+        for part in self._parts:
+            count = part.take if part.take >= 0 else part.examples_in_shard - part.skip
+            if number < count:
+                is_local = self._builder.info.file_format.value == "tfrecord" and Path(part.filename).is_file()
+                return (str(part.filename), part.skip + number) if is_local else None
+            number -= count
+        return None
+
+    def _read_record(self, file: str, number: int) -> bytes:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+        from tensorflow.python.lib.io.tf_record import tf_record_random_reader
+
+        try:
+            record, _ = tf_record_random_reader(file).read(_record_offsets(file)[number])
+        except (OSError, OverflowError, IndexError, tf.errors.OpError) as error:
+            raise PipelineError(
+                f"The data set in {self._builder.data_path} is damaged ({first_line(error)}); "
+                "delete it and run the command again."
+            ) from error
+        decoders = {self._image: tfds.decode.SkipDecoding()}
+        return self._builder.info.features.deserialize_example_np(record, decoders=decoders)[self._image]
+
+    def _read_in_order(self, number: int) -> bytes:
         if number < self._next or not self._next:
             self._next, self._examples = 0, self.examples()
         for _, content, _ in self._examples:
@@ -97,6 +135,18 @@ class ExampleReader:
             if self._next == number + 1:
                 return content
         raise PipelineError(f"{self._builder.name}: the data set changed on disk while it was read.")
+
+
+@functools.lru_cache(maxsize=4)
+def _record_offsets(file: str) -> list[int]:
+    """Where the records of a TFRecord begin: each has its length, in 8 bytes, a checksum, its data, and another one."""
+    offsets, offset = [], 0
+    with open(file, "rb", buffering=0) as opened:
+        while len(length := opened.read(8)) == 8:
+            offsets.append(offset)
+            offset += 8 + 4 + int.from_bytes(length, "little") + 4
+            opened.seek(offset)
+    return offsets
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import PipelineError, RequestError
 from pipeline.data.images import content_digest
 from pipeline.data.sources import find_images
 from pipeline.features.extraction import ExtractionOptions, extract_features
@@ -55,6 +55,20 @@ def test_examples_are_read_in_any_order(tfds_dir: Path) -> None:
     refs = find_images("tfds:small_images/plain:test", tfds_dir).refs
     for row in (0, 2, 1, 1, 0):
         assert content_digest(refs[row].read()[0]) == refs[row].digest
+
+
+def test_an_example_is_read_without_those_before_it(tfds_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(tfds_dir / "small_images", tmp_path / "small_images")
+    refs = find_images("tfds:small_images/plain:test+train[50%:]", tmp_path).refs
+    [file] = tmp_path.glob("small_images/plain/1.0.0/*-train.tfrecord*")
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1  # in the first example, which is not in this part of the split
+    content[-100] ^= 1  # in the last
+    file.write_bytes(content)
+    for row in (7, 4, 0, 5, 3):
+        assert content_digest(refs[row].read()[0]) == refs[row].digest
+    with pytest.raises(PipelineError, match=r"The data set in .* is damaged"):
+        refs[8].read()
 
 
 def test_parts_of_a_split_are_splits(tfds_dir: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import lance
 import numpy as np
 import pytest
+from conftest import SmallRun
 from helpers import SMALL, are_close, make_images, wait_until, write_targets
 from object_storage import S3Server
 
@@ -62,6 +63,33 @@ def test_two_extractions_of_overlapping_folders_into_a_bucket(
     assert listed["images"] == 48
     run("extract", images, *BATCHES, "--cache", fresh_cache("alone"), "--out", tmp_path / "alone.npy")
     assert are_close(np.load(tmp_path / "shared.npy"), np.load(tmp_path / "alone.npy"))
+
+
+def test_two_processes_with_one_output_write_one_of_two_files(run, start, home: Path, tmp_path: Path) -> None:
+    out, processes = tmp_path / "out.npz", []
+    for number in range(2):
+        images = make_images(tmp_path / f"images{number}", range(number * 4, number * 4 + 4 + number))
+        processes.append(start("extract", images, *SMALL, "--out", out))
+    for process in processes:
+        _, messages = process.communicate(timeout=300)
+        assert process.returncode == 0, messages
+    with np.load(out) as saved:
+        paths, features = saved["paths"].tolist(), saved["features"]
+    number = len(paths) - 4
+    run("extract", tmp_path / f"images{number}", *SMALL, "--out", tmp_path / "alone.npy")
+    assert are_close(features, np.load(tmp_path / "alone.npy"))
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_a_run_in_training_is_not_resumed_by_another(run, start, small_run: SmallRun, tmp_path: Path) -> None:
+    options = ("--models", tmp_path / "models", "--epochs", 100_000, "--api", "functional")
+    command = ("train", small_run.images, "--targets", small_run.targets, *SMALL, *options)
+    process = start(*command)
+    wait_until(lambda: list(tmp_path.glob("models/*/run.json")), process)
+    [folder] = (tmp_path / "models").iterdir()
+    refused = run("train", "--resume", folder, "--quiet", code=2).err
+    assert refused == f"error: {folder} is in training by process {process.pid}; wait for its end, or stop it first.\n"
+    process.kill()
 
 
 @pytest.mark.faults

@@ -2,9 +2,12 @@
 
 import json
 import random
+import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from conftest import SmallRun
@@ -82,6 +85,75 @@ def test_no_pickle_is_read_anywhere(small_run: SmallRun, run, tmp_path: Path) ->
     np.savez(copy / "baselines.npz", mean=objects, deviation=objects, seen=objects, models=objects)
     assert "baselines.npz is damaged" in run("evaluate", copy, "--quiet", code=1).err
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["a\nerror: forged", "a\n{}", "a\u2028error: forged"])
+def test_names_forge_no_message(run_process, tmp_path: Path, name: str) -> None:
+    images = make_images(tmp_path / "images", range(1))
+    (images / f"{name}.png").write_bytes(b"bad")
+    finished = run_process("extract", images, *SMALL, "--json")
+    assert finished.json["failed"][0]["path"] == f"{name}.png"
+    assert [line for line in finished.err.splitlines() if not line.startswith("warning: ")] == []
+    missing = run_process("extract", tmp_path / name, *SMALL, code=2).err
+    assert missing.startswith("error: ")
+    assert len(missing.splitlines()) == 1
+
+
+def test_a_run_from_elsewhere_does_not_say_where_files_are_written(small_run: SmallRun, run, tmp_path: Path) -> None:
+    record = json.loads((small_run.folder / "run.json").read_text())
+    elsewhere = {name: str(tmp_path / "elsewhere" / name) for name in ("models", "cache", "resume", "config")}
+    record["options"] |= elsewhere | {"as_json": True, "quiet": True}
+    (tmp_path / "brought").mkdir()
+    (tmp_path / "brought" / "run.json").write_text(json.dumps(record))
+    finished = run("train", "--config", tmp_path / "brought", cwd=tmp_path)
+    assert "was edited after the run" in finished.err
+    assert "held out" in finished.out  # a table, for --json was not given
+    assert len(list((tmp_path / "models").iterdir())) == 1
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_run_from_elsewhere_brings_no_link_to_write_through(small_run: SmallRun, run, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    shutil.copytree(small_run.folder, tmp_path / "brought")
+    for name in ("evaluation.html", ".unfinished-evaluation.html"):
+        (tmp_path / "brought" / name).symlink_to(victim)
+    run("evaluate", tmp_path / "brought", "--quiet")
+    assert victim.read_text() == "precious"
+    assert "<html" in (tmp_path / "brought" / "evaluation.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["ridge", "functional"])
+def test_a_decoder_with_nan_predicts_nothing(small_run: SmallRun, run, tmp_path: Path, name: str) -> None:
+    shutil.copytree(small_run.folder, tmp_path / "brought")
+    file = tmp_path / "brought" / f"{name}.keras"
+    with zipfile.ZipFile(file) as archive:
+        (tmp_path / "weights.h5").write_bytes(archive.read("model.weights.h5"))
+    with h5py.File(tmp_path / "weights.h5", "a") as root:
+        datasets: list[h5py.Dataset] = []
+        root.visititems(lambda _, node: datasets.append(node) if isinstance(node, h5py.Dataset) else None)
+        max(datasets, key=lambda each: each.size)[0, 0] = np.nan
+    weights = (tmp_path / "weights.h5").read_bytes()
+    repacked(file, tmp_path / "changed.keras", {"model.weights.h5": weights}).replace(file)
+    out = tmp_path / "out.npz"
+    for command in (("evaluate", tmp_path / "brought"), ("predict", file, small_run.images, "--out", out)):
+        refused = run(*command, "--quiet", code=2).err
+        assert f"{file} cannot be loaded (its weights are not finite numbers)" in refused
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("changes", [{"models": {}}, {"train": "all"}, {"ceiling": None}, {"more": 1}, {"folds": [5]}])
+def test_a_forged_result_is_one_message(small_run: SmallRun, run, tmp_path: Path, changes: dict) -> None:
+    document = json.loads((small_run.folder / "run.json").read_text())
+    document.pop("checksum")
+    document["result"] |= changes
+    checksum = f"{zlib.crc32(json.dumps(document, sort_keys=True).encode()):08x}"
+    (tmp_path / "run.json").write_text(json.dumps(document | {"checksum": checksum}))
+    if changes == {"models": {}}:
+        run("train", "--resume", tmp_path)  # possible, if odd
+        return
+    refused = run("train", "--resume", tmp_path, "--quiet", code=2).err
+    assert refused.startswith(f"error: {tmp_path / 'run.json'} is damaged (of its result, ")
 
 
 @pytest.mark.parametrize("name", ["\x1b]0;owned\x07\x1b[2J", "=cmd|' C calc'!A0", "<script>alert(1)<", "a\rb", "‮gnp"])
