@@ -23,6 +23,7 @@ TICK_NS = 2_000_000_000
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 READ_AT_ONCE = 16  # objects that are read together where they are not read by workers
 BUCKETS = ("s3://", "gs://", "az://")
+ODDLY_DECODED = (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+", b"BM", b"\0\0\1\0", b"%!PS")  # TIFF, BMP, ICO; PostScript
 
 
 def is_bucket_url(place: object) -> bool:
@@ -189,5 +190,16 @@ def file_ref(path: Path) -> ImageRef:
 
 
 def content_digest(data: bytes) -> bytes:
-    """The digest by which the feature store knows an image: BLAKE2b, 16 bytes."""
-    return hashlib.blake2b(data, digest_size=16).digest()
+    """The digest by which the feature store knows an image: BLAKE2b, 16 bytes.
+
+    Where decoding has changed, so has the digest, so that vectors of other pixels are not taken from the store.
+    """
+    version = b"decoding 2" if _is_decoded_anew(data[:4096]) else b""
+    return hashlib.blake2b(data, digest_size=16, person=version).digest()
+
+
+def _is_decoded_anew(start: bytes) -> bool:
+    """Whether a file is of a kind that the first version of decoding may have read as other pixels."""
+    is_deep_tga = start[1:3] in (b"\0\2", b"\0\n", b"\1\1", b"\1\t") and start[16:17] != b"\x18"
+    is_transparent_png = start.startswith(b"\x89PNG") and b"tRNS" in start and start[24:25] != b"\x08"
+    return start.startswith(ODDLY_DECODED) or is_deep_tga or is_transparent_png

@@ -12,7 +12,7 @@ from pipeline.core.errors import RequestError
 from pipeline.core.wording import counted
 from pipeline.data import lists
 from pipeline.data.buckets import find_versions, list_objects, place_of
-from pipeline.data.decoding import INSTALL_HEIF, READS_HEIF
+from pipeline.data.image_files import INSTALL_HEIF, READS_HEIF
 from pipeline.data.images import ImageRef, ImageSet, as_text, file_ref, is_bucket_url
 from pipeline.data.labels import label_by_pattern
 from pipeline.data.tfds import find_examples

@@ -1,17 +1,28 @@
-"""The bytes of a JPEG or PNG file -> pixels, in TensorFlow's own operations, as near to `data.decoding` as these come.
+"""The bytes of a JPEG or PNG file -> pixels, in TensorFlow's own operations, for kinds that these decode as we do.
 
-Of what Pillow does, the EXIF orientation of JPEGs and the transparency of PNGs are done here too; other formats, and
-the rare PNG with an orientation, are refused rather than answered wrongly. EXIF: JEITA CP-3451, sections 4.5 and 4.6.
+Those are baseline and progressive JPEGs in RGB, grey and CMYK, and PNGs, with what their EXIF and transparency say. All
+else is refused rather than answered otherwise. EXIF: JEITA CP-3451, sections 4.5 and 4.6; markers: ITU-T T.81, Annex B;
+chunks: https://www.w3.org/TR/png-3/.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from pipeline.data.decoding import SIDE
+from pipeline.data.jpeg_stream import MOST_SCANS
 
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-EXIF_SEGMENT, SCAN_SEGMENT = 0xE1, 0xDA
-ORIENTATION = 0x0112  # the tag
+MOST_PIXELS = 50_000_000  # of a file: 0.2 GB; one is decoded at a time
+BASELINE, PROGRESSIVE, SCAN_SEGMENT, EXIF_SEGMENT, ADOBE_SEGMENT = 0xC0, 0xC2, 0xDA, 0xE1, 0xEE
+OTHER_FRAMES = (0xC1, *range(0xC3, 0xD0))  # and tables of arithmetic codes; but 0xC4, of Huffman codes
+EXIF = b"Exif\0\0"
+ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # without it, TensorFlow takes CMYK for its negative
+ORIENTATION, LONG = 0x0112, 4  # the tag, and the type of a value
 ENTRY = 12  # bytes of an entry of a TIFF directory
+GREY, PALETTE, HAS_ALPHA = 0, 3, (4, 6)  # colour types of PNG
+# What may hold an orientation that is not read here: XMP, and EXIF in text chunks of a PNG.
+OTHER_ORIENTATION = r"(?s)\C*(tiff:Orientation(=.|>)[2-8]|Raw profile type exif\x00|XML:com.adobe.xmp\x00\x01)\C*"
+ORIENTATION_BEHIND = r"(?s)\C*(eXIf|XML:com.adobe.xmp|Raw profile type exif)\C*"  # the data of a PNG
 
 
 def decode_batch(files: Any) -> Any:
@@ -24,11 +35,23 @@ def decode_batch(files: Any) -> Any:
         RGB pixels, a tensor of shape (N, 224, 224, 3), uint8.
 
     Raises:
-        tensorflow.errors.InvalidArgumentError: One is of another format, damaged, or a PNG with an orientation.
+        tensorflow.errors.InvalidArgumentError: One is of another format or kind, damaged, or has more than MOST_PIXELS.
     """
     import tensorflow as tf
 
-    return tf.map_fn(_decode, tf.convert_to_tensor(files), fn_output_signature=tf.TensorSpec((SIDE, SIDE, 3), tf.uint8))
+    pixels = tf.TensorSpec((SIDE, SIDE, 3), tf.uint8)
+    return tf.map_fn(_decode, tf.convert_to_tensor(files), fn_output_signature=pixels, parallel_iterations=1)
+
+
+def is_decoded(data: bytes) -> bool:
+    """Whether a file is of a kind that `decode_batch` decodes."""
+    import tensorflow as tf
+
+    try:
+        decode_batch([data])
+    except tf.errors.InvalidArgumentError:
+        return False
+    return True
 
 
 def _decode(data: Any) -> Any:
@@ -36,25 +59,198 @@ def _decode(data: Any) -> Any:
 
     is_jpeg = tf.strings.substr(data, 0, len(JPEG)) == JPEG
     is_png = tf.strings.substr(data, 0, len(PNG)) == PNG
-    turned = tf.logical_and(is_png, tf.strings.regex_full_match(data, r"(?s)\C*eXIf\C*"))
-    checks = [
-        tf.debugging.Assert(tf.logical_or(is_jpeg, is_png), ["These bytes are neither a JPEG nor a PNG file."]),
-        tf.debugging.Assert(tf.logical_not(turned), ["The orientation of a PNG is not supported; save it upright."]),
-    ]
-    with tf.control_dependencies([check for check in checks if check is not None]):  # none where it runs eagerly
+    with _checked((tf.logical_or(is_jpeg, is_png), "These bytes are neither a JPEG nor a PNG file.")):
         pixels = tf.cond(is_jpeg, lambda: _jpeg(data), lambda: _png(data))
     resized = tf.image.resize(pixels, (SIDE, SIDE), antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 
-def _jpeg(data: Any) -> Any:
-    """Upright pixels, shape (height, width, 3), float32."""
+def _checked(*checks: tuple[Any, str]) -> Any:
+    """A context whose operations run where all conditions hold, and whose failure says which does not."""
     import tensorflow as tf
 
-    pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    asserted = [tf.debugging.Assert(condition, [message]) for condition, message in checks]
+    return tf.control_dependencies([check for check in asserted if check is not None])  # None where it runs eagerly
+
+
+class _Bytes:
+    """The bytes of a file, and the numbers in it. Behind its end come zeros, so that damaged files are not overrun."""
+
+    def __init__(self, data: Any) -> None:
+        import tensorflow as tf
+
+        self._tf, self.data, self.length = tf, data, tf.strings.length(data)
+        self.content = tf.concat([tf.io.decode_raw(data, tf.uint8), tf.zeros(16, tf.uint8)], 0)
+
+    def number(self, at: Any, size: int, little: Any = False) -> Any:
+        """An unsigned integer of at most four bytes."""
+        at = self._tf.clip_by_value(at, 0, self.length + 8)
+        found = self._tf.cast(self.content[at : at + size], self._tf.int32)
+        ordered = self._tf.where(little, self._tf.reverse(found, [0]), found)
+        return self._tf.reduce_sum(ordered * self._tf.constant([256**place for place in reversed(range(size))]))
+
+    def text(self, at: Any, size: Any) -> Any:
+        """Some bytes, fewer at the end of the file."""
+        at = self._tf.clip_by_value(at, 0, self.length)
+        return self._tf.strings.substr(self.data, at, self._tf.clip_by_value(size, 0, self.length - at))
+
+    def walk(
+        self, start: int, step: Callable[[Any, Any], Any], ends: Callable[[Any], Any], kinds: Sequence[Any]
+    ) -> Any:
+        """Walk over the parts of a file.
+
+        Args:
+            start: Where the first one is.
+            step: From a place, and its number of bytes to come, to the next place.
+            ends: Whether the part at a place is the last one.
+            kinds: Functions that say of a place whether its part is of a kind.
+
+        Returns:
+            Where the last part is, and the place of the first part of each kind; 0 where there is none.
+        """
+        tf = self._tf
+
+        def body(at: Any, *found: Any) -> list[Any]:
+            places = [
+                tf.where(tf.logical_and(place == 0, is_kind(at)), at, place)
+                for place, is_kind in zip(found, kinds, strict=True)
+            ]
+            return [tf.clip_by_value(step(at, self.length), at + 1, self.length + 1), *places]
+
+        def goes_on(at: Any, *_: Any) -> Any:
+            return tf.logical_and(at < self.length, tf.logical_not(ends(at)))
+
+        return tf.while_loop(goes_on, body, [tf.constant(start), *[tf.constant(0)] * len(kinds)])
+
+
+class _JpegParts(NamedTuple):
+    scan: Any
+    exif: Any
+    frame: Any
+    other_frame: Any
+    adobe: Any
+
+
+def _jpeg(data: Any) -> Any:
+    """Upright pixels, shape (height, width, 3), float32 with whole numbers."""
+    import tensorflow as tf
+
+    file = _Bytes(data)
+
+    def marker(at: Any) -> Any:
+        return tf.where(file.number(at, 1) == 0xFF, file.number(at + 1, 1), SCAN_SEGMENT)  # else damaged
+
+    def is_one_of(*markers: int) -> Callable[[Any], Any]:
+        return lambda at: tf.reduce_any(marker(at) == tf.constant(markers))
+
+    parts = _JpegParts(
+        *file.walk(
+            2,
+            lambda at, _: tf.where(marker(at) == 0xFF, at + 1, at + 2 + file.number(at + 2, 2)),
+            is_one_of(SCAN_SEGMENT),
+            [
+                lambda at: tf.logical_and(marker(at) == EXIF_SEGMENT, file.text(at + 4, len(EXIF)) == EXIF),
+                is_one_of(BASELINE, PROGRESSIVE),
+                is_one_of(*(frame for frame in OTHER_FRAMES if frame != 0xC4)),
+                lambda at: tf.logical_and(marker(at) == ADOBE_SEGMENT, file.text(at + 4, 5) == b"Adobe"),
+            ],
+        )
+    )
+    height, width = file.number(parts.frame + 5, 2), file.number(parts.frame + 7, 2)
+    components = file.number(parts.frame + 9, 1)
+    orientation = tf.cond(parts.exif > 0, lambda: _orientation(file, parts.exif + 4), lambda: tf.constant(0))
+    is_known = tf.logical_and(
+        parts.frame > 0, tf.logical_and(parts.other_frame == 0, file.number(parts.frame + 4, 1) == 8)
+    )
+    scans = tf.size(tf.strings.split(data, b"\xff\xda")) - 1
+    elsewhere = tf.strings.regex_full_match(file.text(0, parts.scan), OTHER_ORIENTATION)
+    with _checked(
+        (is_known, "JPEGs are read in 8 bits, baseline and progressive."),
+        (tf.reduce_any(components == tf.constant([1, 3, 4])), "JPEGs are read in grey, RGB and CMYK."),
+        (_is_small(width, height), f"Images are read up to {MOST_PIXELS:,} pixels."),
+        (scans <= MOST_SCANS, f"JPEGs are read up to {MOST_SCANS} scans."),
+        (tf.logical_or(orientation > 0, tf.logical_not(elsewhere)), "An orientation in XMP alone is not read."),
+    ):
+        lacks_adobe = tf.logical_and(components == 4, parts.adobe == 0)
+        marked = tf.strings.join([tf.strings.substr(data, 0, 2), ADOBE, file.text(2, file.length)])
+        whole = tf.cond(lacks_adobe, lambda: marked, lambda: tf.identity(data))
+        return _upright(tf.io.decode_jpeg(whole, channels=3, dct_method="INTEGER_ACCURATE"), orientation)
+
+
+class _PngParts(NamedTuple):
+    end: Any
+    exif: Any
+    transparency: Any
+
+
+def _png(data: Any) -> Any:
+    """Upright pixels on white, shape (height, width, 3), float32 with whole numbers."""
+    import tensorflow as tf
+
+    file = _Bytes(data)
+
+    def is_chunk(*names: bytes) -> Callable[[Any], Any]:
+        return lambda at: tf.reduce_any(file.text(at + 4, 4) == tf.constant(names))
+
+    parts = _PngParts(
+        *file.walk(
+            len(PNG),
+            lambda at, length: at + 12 + tf.clip_by_value(file.number(at, 4), 0, length),
+            is_chunk(b"IDAT", b"IEND"),
+            [is_chunk(b"eXIf"), is_chunk(b"tRNS")],
+        )
+    )
+    width, height = file.number(16, 4), file.number(20, 4)
+    depth, colour_type = file.number(24, 1), file.number(25, 1)
+    orientation = tf.cond(parts.exif > 0, lambda: _orientation(file, parts.exif + 8), lambda: tf.constant(0))
+    elsewhere = tf.strings.regex_full_match(file.text(0, parts.end), OTHER_ORIENTATION)
+    behind = tf.strings.regex_full_match(file.text(parts.end, file.length), ORIENTATION_BEHIND)
+    with _checked(
+        (_is_small(width, height), f"Images are read up to {MOST_PIXELS:,} pixels."),
+        (tf.logical_not(behind), "An orientation behind the data of a PNG is not read."),
+        (tf.logical_not(elsewhere), "An orientation in the text of a PNG is not read."),
+    ):
+        has_alpha = tf.logical_or(parts.transparency > 0, tf.reduce_any(colour_type == tf.constant(HAS_ALPHA)))
+        # Grey of 16 bits is rounded, as ours is; TensorFlow would cut it off.
+        is_deep_grey = tf.logical_and(tf.logical_and(depth == 16, colour_type == GREY), tf.logical_not(has_alpha))
+        return tf.case(
+            [
+                (is_deep_grey, lambda: _upright(_deep_grey(data), orientation)),
+                (has_alpha, lambda: _upright(_on_white(data), orientation)),
+            ],
+            # Without transparency, TensorFlow's alpha of shallow images is not opaque.
+            default=lambda: _upright(tf.io.decode_png(data, channels=3), orientation),
+        )
+
+
+def _deep_grey(data: Any) -> Any:
+    import tensorflow as tf
+
+    levels = tf.cast(tf.io.decode_png(data, channels=1, dtype=tf.uint16), tf.float32)
+    return tf.image.grayscale_to_rgb(tf.cast(tf.round(levels * (255 / 65535)), tf.uint8))
+
+
+def _on_white(data: Any) -> Any:
+    import tensorflow as tf
+
+    pixels = tf.cast(tf.io.decode_png(data, channels=4), tf.float32)
+    alpha = pixels[..., 3:] / 255
+    return tf.cast(tf.round(pixels[..., :3] * alpha + 255 * (1 - alpha)), tf.uint8)
+
+
+def _is_small(width: Any, height: Any) -> Any:
+    import tensorflow as tf
+
+    pixels = tf.cast(width, tf.int64) * tf.cast(height, tf.int64)
+    return tf.logical_and(tf.logical_and(width > 0, height > 0), pixels <= MOST_PIXELS)
+
+
+def _upright(pixels: Any, orientation: Any) -> Any:
+    import tensorflow as tf
+
     turn, flip = tf.image.rot90, tf.image.flip_left_right
-    upright = tf.switch_case(
-        _orientation(data) - 1,
+    return tf.switch_case(
+        tf.where(tf.logical_and(orientation >= 1, orientation <= 8), orientation - 1, 0),
         [
             lambda: pixels,
             lambda: flip(pixels),
@@ -66,56 +262,24 @@ def _jpeg(data: Any) -> Any:
             lambda: turn(pixels, 1),
         ],
     )
-    return tf.cast(upright, tf.float32)
 
 
-def _png(data: Any) -> Any:
-    """Pixels on white, shape (height, width, 3), float32."""
+def _orientation(file: _Bytes, at: Any) -> Any:
+    """The orientation that EXIF data says; 0 where it says none."""
     import tensorflow as tf
 
-    pixels = tf.cast(tf.io.decode_png(data, channels=4), tf.float32)
-    alpha = pixels[..., 3:] / 255
-    return tf.round(pixels[..., :3] * alpha + 255 * (1 - alpha))
+    # Some writers put the header twice, some, in PNGs, not at all.
+    [start] = tf.while_loop(lambda start: file.text(start, len(EXIF)) == EXIF, lambda start: [start + len(EXIF)], [at])
+    little = file.number(start, 1) == ord("I")
+    directory = start + tf.clip_by_value(file.number(start + 4, 4, little), 0, file.length - start)
+    count = tf.clip_by_value(file.number(directory, 2, little), 0, (file.length - directory) // ENTRY)
+    entries = tf.cast(file.content[directory + 2 : directory + 2 + count * ENTRY], tf.int32)
+    entries = tf.reshape(entries, (-1, ENTRY))
 
+    def column(first: int) -> Any:
+        low, high = entries[:, first], entries[:, first + 1]
+        return tf.where(little, low + 256 * high, 256 * low + high)
 
-def _orientation(data: Any) -> Any:
-    """The EXIF orientation of a JPEG, from 1 to 8; 1 where it has none."""
-    import tensorflow as tf
-
-    length = tf.strings.length(data)
-    # With zeros behind the end, so that a damaged file is not read beyond it.
-    content = tf.concat([tf.io.decode_raw(data, tf.uint8), tf.zeros(16, tf.uint8)], 0)
-
-    def number(at: Any, size: int, little: Any = False) -> Any:
-        found = tf.cast(content[at : at + size], tf.int32)
-        ordered = tf.where(little, tf.reverse(found, [0]), found)
-        return tf.reduce_sum(ordered * tf.constant([256**place for place in reversed(range(size))]))
-
-    def is_exif(at: Any) -> Any:
-        name = tf.strings.substr(data, tf.minimum(at + 4, length), tf.minimum(6, length - tf.minimum(at + 4, length)))
-        return tf.logical_and(number(at + 1, 1) == EXIF_SEGMENT, name == b"Exif\0\0")
-
-    def goes_on(at: Any) -> Any:
-        is_segment = tf.logical_and(number(at, 1) == 0xFF, number(at + 1, 1) != SCAN_SEGMENT)
-        return tf.logical_and(is_segment, tf.logical_not(is_exif(at)))
-
-    [at] = tf.while_loop(goes_on, lambda at: [tf.minimum(at + 2 + number(at + 2, 2), length)], [tf.constant(2)])
-
-    def read() -> Any:
-        start = at + 10
-        little = number(start, 1) == ord("I")
-        offset = number(start + 4, 4, little)
-        directory = start + tf.clip_by_value(offset, 0, length - start)
-        count = tf.minimum(number(directory, 2, little), (length - directory) // ENTRY)
-        entries = tf.cast(content[directory + 2 : directory + 2 + tf.maximum(count, 0) * ENTRY], tf.int32)
-        entries = tf.reshape(entries, (-1, ENTRY))
-
-        def column(first: int) -> Any:
-            low, high = entries[:, first], entries[:, first + 1]
-            return tf.where(little, low + 256 * high, 256 * low + high)
-
-        values = tf.boolean_mask(column(8), column(0) == ORIENTATION)
-        return tf.concat([values, [1]], 0)[0]
-
-    found = tf.cond(is_exif(at), read, lambda: tf.constant(1))
-    return tf.where(tf.logical_and(found >= 1, found <= 8), found, 1)
+    long = tf.logical_and(column(2) == LONG, tf.logical_not(little))  # whose low half comes last
+    values = tf.boolean_mask(tf.where(long, column(10), column(8)), column(0) == ORIENTATION)
+    return tf.concat([values, [0]], 0)[0]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.decoding import too_large
+from pipeline.data.image_files import too_large
 from pipeline.data.images import DIGEST, ImageRef, ImageSet
 from pipeline.features.file_index import CRASHED, FileIndex
 from pipeline.features.slots import Slots

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import ImageError, RequestError
-from pipeline.data.decoding import HEIF_BRANDS, READS_HEIF, decode, decode_with_thumbnail, thumbnail
+from pipeline.data.decoding import decode, decode_with_thumbnail, thumbnail
+from pipeline.data.image_files import HEIF_BRANDS, READS_HEIF
 from pipeline.data.sources import find_images
 
 
