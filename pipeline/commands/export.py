@@ -73,7 +73,7 @@ class FromBytes:
     """How near a SavedModel's answers to the bytes of files are.
 
     Attributes:
-        images: How many of the checked images are JPEGs or PNGs.
+        images: How many of the checked images the endpoint decodes.
         levels: By how many grey levels, of 255, the pixels differ from ours on average.
         most_levels: By how many the worst pixel differs.
         cosine: The lowest cosine of an answer to the stored prediction.
@@ -239,14 +239,14 @@ def _keras_answers(file: Path) -> Callable[[np.ndarray], np.ndarray]:
 def _write_savedmodel(
     model: Any, card: Mapping[str, Any], folder: Path, extractor: Extractor, checks: _Checks
 ) -> tuple[Difference, FromBytes | None]:
-    from pipeline.export.image_bytes import JPEG, PNG, decode_batch
+    from pipeline.export.image_bytes import decode_batch, is_decoded
     from pipeline.export.savedmodel import SavedModel, write_savedmodel
 
     takes_bytes = extractor.resize == "squash"
     write_savedmodel(model, card, folder, takes_bytes)
     written = SavedModel(folder)
     difference = check_answers(written.from_pixels(checks.pixels), checks.predictions, "savedmodel")
-    rows = [row for row, data in enumerate(checks.files) if takes_bytes and data.startswith((JPEG, PNG))]
+    rows = [row for row, data in enumerate(checks.files) if takes_bytes and is_decoded(data)]
     if not rows:
         return difference, None
     files = [checks.files[row] for row in rows]

@@ -46,6 +46,10 @@ SIGNATURES = {
 }
 # Formats whose writers leave the fourth byte of a pixel at zero where they mean no opacity.
 ZERO_ALPHA_IS_NONE = ("BMP", "DIB", "ICO", "TGA")
+# What decoding takes, in bytes a pixel: in most formats 4 for the image in Pillow, and sometimes as much again. The
+# libraries of others hold copies. At most BYTES_A_PIXEL for each pixel of MAX_PIXELS are taken, 1.4 GB.
+BYTES_A_PIXEL, BYTES_OF_FORMAT = 8, {"AVIF": 10, "HEIF": 10, "WEBP": 16, "JPEG2000": 20}
+MAX_PIXELS = 178_956_970  # Pillow's own limit
 ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 SIGNED = 2  # a sample format of TIFF
 
@@ -95,8 +99,7 @@ def open_picture(data: bytes, max_pixels: int) -> Iterator[Picture]:
                 opened = _open(data)
             with opened:
                 count = opened.width * opened.height
-                if count > max_pixels:
-                    raise ImageError(too_large(count, max_pixels))
+                _check_size(count, opened.format, max_pixels)
                 with _pillow_limit(max_pixels) if count > (Image.MAX_IMAGE_PIXELS or count) else nullcontext():
                     yield _file_picture(opened, data)
     except ImageError:
@@ -108,6 +111,14 @@ def open_picture(data: bytes, max_pixels: int) -> Iterator[Picture]:
         raise ImageError(_not_identified(data)) from error
     except Exception as error:  # Pillow's parsers raise many types for damaged files
         raise ImageError(first_line(error)) from error
+
+
+def _check_size(pixels: int, kind: str | None, max_pixels: int) -> None:
+    if pixels > max_pixels:
+        raise ImageError(too_large(pixels, max_pixels))
+    most = BYTES_A_PIXEL * max(max_pixels, MAX_PIXELS) // BYTES_OF_FORMAT.get(kind or "", BYTES_A_PIXEL)
+    if pixels > most:
+        raise ImageError(f"it has {pixels:,} pixels, more than the {most:,} of a {kind}, unless max_pixels is raised")
 
 
 def too_large(pixels: int, max_pixels: int) -> str:

@@ -8,7 +8,7 @@ from PIL import Image
 from pipeline.core.errors import ImageError
 from pipeline.data.image_files import Picture
 
-BAND_PIXELS = 2**22  # of a band; smaller images are one band
+BAND_PIXELS = 2**20  # of a band, which takes up to 20 bytes a pixel; smaller images are one band
 # How an image is turned upright, by its EXIF orientation (JEITA CP-3451, section 4.6.4).
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -1,4 +1,4 @@
-"""The bytes of a JPEG or PNG file -> pixels, in TensorFlow's own operations, for kinds where these equal `data.decoding`.
+"""The bytes of a JPEG or PNG file -> pixels, in TensorFlow's own operations, for kinds that these decode as we do.
 
 Those are baseline and progressive JPEGs in RGB, grey and CMYK, and PNGs, with what their EXIF and transparency say. All
 else is refused rather than answered otherwise. EXIF: JEITA CP-3451, sections 4.5 and 4.6; markers: ITU-T T.81, Annex B;
@@ -22,6 +22,7 @@ ENTRY = 12  # bytes of an entry of a TIFF directory
 GREY, PALETTE, HAS_ALPHA = 0, 3, (4, 6)  # colour types of PNG
 # What may hold an orientation that is not read here: XMP, and EXIF in text chunks of a PNG.
 OTHER_ORIENTATION = r"(?s)\C*(tiff:Orientation(=.|>)[2-8]|Raw profile type exif\x00|XML:com.adobe.xmp\x00\x01)\C*"
+ORIENTATION_BEHIND = r"(?s)\C*(eXIf|XML:com.adobe.xmp|Raw profile type exif)\C*"  # the data of a PNG
 
 
 def decode_batch(files: Any) -> Any:
@@ -40,6 +41,17 @@ def decode_batch(files: Any) -> Any:
 
     pixels = tf.TensorSpec((SIDE, SIDE, 3), tf.uint8)
     return tf.map_fn(_decode, tf.convert_to_tensor(files), fn_output_signature=pixels, parallel_iterations=1)
+
+
+def is_decoded(data: bytes) -> bool:
+    """Whether a file is of a kind that `decode_batch` decodes."""
+    import tensorflow as tf
+
+    try:
+        decode_batch([data])
+    except tf.errors.InvalidArgumentError:
+        return False
+    return True
 
 
 def _decode(data: Any) -> Any:
@@ -62,7 +74,7 @@ def _checked(*checks: tuple[Any, str]) -> Any:
 
 
 class _Bytes:
-    """The bytes of a file, and the numbers in it; behind its end are zeros, so that damaged files are not read beyond."""
+    """The bytes of a file, and the numbers in it. Behind its end come zeros, so that damaged files are not overrun."""
 
     def __init__(self, data: Any) -> None:
         import tensorflow as tf
@@ -192,8 +204,10 @@ def _png(data: Any) -> Any:
     depth, colour_type = file.number(24, 1), file.number(25, 1)
     orientation = tf.cond(parts.exif > 0, lambda: _orientation(file, parts.exif + 8), lambda: tf.constant(0))
     elsewhere = tf.strings.regex_full_match(file.text(0, parts.end), OTHER_ORIENTATION)
+    behind = tf.strings.regex_full_match(file.text(parts.end, file.length), ORIENTATION_BEHIND)
     with _checked(
         (_is_small(width, height), f"Images are read up to {MOST_PIXELS:,} pixels."),
+        (tf.logical_not(behind), "An orientation behind the data of a PNG is not read."),
         (tf.logical_not(elsewhere), "An orientation in the text of a PNG is not read."),
     ):
         has_alpha = tf.logical_or(parts.transparency > 0, tf.reduce_any(colour_type == tf.constant(HAS_ALPHA)))
@@ -213,7 +227,7 @@ def _deep_grey(data: Any) -> Any:
     import tensorflow as tf
 
     levels = tf.cast(tf.io.decode_png(data, channels=1, dtype=tf.uint16), tf.float32)
-    return tf.cast(tf.repeat(tf.round(levels * (255 / 65535)), 3, axis=-1), tf.uint8)
+    return tf.image.grayscale_to_rgb(tf.cast(tf.round(levels * (255 / 65535)), tf.uint8))
 
 
 def _on_white(data: Any) -> Any:

@@ -51,7 +51,7 @@ def test_predictions_are_those_of_plain_keras_in_three_formats(
     for suffix in ("npz", "npy", "parquet"):
         result = predict("--json", out=f"out.{suffix}").json
     assert (result["images"], result["computed"], result["cached"], result["dim"]) == (4, 0, 3, 3)
-    assert result["failed"] == [{"path": "bad.png", "error": "not an image of a format that Pillow reads"}]
+    assert result["failed"] == [{"path": "bad.png", "error": "not an image of a format that is read"}]
     assert (result["candidates"], result["nearest"]) == (None, [])
     paths = ["0000.png", "0001.png", "0002.png"]
     with np.load(tmp_path / "out.npz") as saved:

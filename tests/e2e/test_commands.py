@@ -43,7 +43,7 @@ def test_vectors_are_written_in_three_formats(run, folder: Path, tmp_path: Path)
     files = [tmp_path / f"out.{suffix}" for suffix in ("npz", "npy", "parquet")]
     for file in files:
         result = run("extract", folder, *SMALL, "--out", file, "--json").json
-    assert result["failed"] == [{"path": "red/bad.png", "error": "not an image of a format that Pillow reads"}]
+    assert result["failed"] == [{"path": "red/bad.png", "error": "not an image of a format that is read"}]
     assert result["images"] == 7
     with np.load(files[0]) as saved:
         paths, vectors = saved["paths"].tolist(), saved["features"]

@@ -54,3 +54,16 @@ def test_it_answers_files_and_refuses_others(server: str) -> None:
     assert np.abs(np.array(answered.json()) - means).max() < 1
     refused = requests.post(server, files=[("files", b"text")], timeout=60)
     assert (refused.status_code, "not a JPEG or PNG" in refused.text) == (422, True)
+
+
+def test_it_limits_what_it_reads(server: str) -> None:
+    photo = encoded(make_image(0), "PNG")
+    many = requests.post(server, files=[("files", photo)] * 17, timeout=60)
+    assert (many.status_code, "at most 16 files" in many.text) == (413, True)
+    large = requests.post(server, data=b"x", headers={"Content-Length": str(2**30)}, timeout=60)
+    assert (large.status_code, "at most 33554432 bytes" in large.text) == (413, True)
+    endless = requests.post(server, data=iter([b"x"] * 3), timeout=60)  # in chunks, of unknown length
+    assert endless.status_code == 411
+    header = photo[:16] + (60_000).to_bytes(4) * 2 + photo[24:]
+    bomb = requests.post(server, files=[("files", header)], timeout=60)
+    assert bomb.status_code == 422
