@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import ImageError, cause
+from pipeline.core.regular_files import open_regular
 
 MAX_BYTES = 2**30
 DIGEST = np.dtype("V16")  # of an array of content digests
 # A file written twice within one tick of the clock keeps its modification time, so a younger one has no version.
 TICK_NS = 2_000_000_000
-# A pipe must not be waited for; on Windows there are none, but there is a text mode.
-OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 READ_AT_ONCE = 16  # objects that are read together where they are not read by workers
 BUCKETS = ("s3://", "gs://", "az://")
 
@@ -56,7 +54,7 @@ class ImageRef:
         return is_bucket_url(self.uri)
 
     def version(self) -> str | None:
-        """What changes whenever the content does: size and modification time of a file, size and ETag of an object.
+        """What changes whenever the content does: size, times and inode of a file, size and ETag of an object.
 
         Returns:
             None where that is not known: the file cannot be read, or is so young that a change might leave no trace.
@@ -94,15 +92,14 @@ class ImageRef:
 
 def _file_version(status: os.stat_result) -> str | None:
     old_enough = time.time_ns() - status.st_mtime_ns > TICK_NS
-    return f"{status.st_size}-{status.st_mtime_ns}" if old_enough else None
+    version = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
+    return version if old_enough else None
 
 
 def _read_file(path: str) -> tuple[bytes, str | None]:
     try:
-        with open(os.open(path, OPEN_FLAGS), "rb") as opened:
+        with open_regular(path) as opened:
             status = os.fstat(opened.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not a regular file")
             if status.st_size > MAX_BYTES:
                 raise ImageError(f"the file is larger than {MAX_BYTES:,} bytes")
             data = opened.read()
@@ -176,11 +173,6 @@ class ImageSet:
         }
         targets = None if self.targets is None else self.targets[np.asarray(rows, np.intp)]
         return dataclasses.replace(self, **chosen, targets=targets)
-
-
-def as_text(path: str) -> str:
-    """A path as text that any format can hold: bytes that are not UTF-8 appear escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def file_ref(path: Path) -> ImageRef:

@@ -41,7 +41,9 @@ def test_no_match_at_all_is_an_error_that_shows_both_sides() -> None:
 
 
 def test_no_match_by_label_shows_the_first_label_if_there_is_one() -> None:
-    with pytest.raises(RequestError, match=r"by label \(the images have none\)"):
+    with pytest.raises(
+        RequestError, match=r"by label \(the images have none: no folders, and no label_pattern=REGEX\)"
+    ):
         match_targets(images("a"), table(cat=[1, 0]))
     with pytest.raises(RequestError, match=r"by label \(such as 'dog'\)"):
         match_targets(images("a", "dog/a"), table(cat=[1, 0]))
