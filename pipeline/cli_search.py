@@ -51,7 +51,9 @@ def search(images: str, data_dir: Path | None, **asked: Any) -> None:
 
     terminal.show_messages(asked["quiet"])
     given = {name: asked[name] for name in ("query", "k", "space", "model", "vocabulary", "html", "index")}
-    wanted = SearchOptions(find_images(images, data_dir), extractor=requested.extractor_overrides(asked), **given)
+    wanted = SearchOptions(
+        find_images(images, data_dir, root=asked["root"]), extractor=requested.extractor_overrides(asked), **given
+    )
     result = search(wanted, requested.extraction_options(asked))
     if asked["as_json"]:
         print(json.dumps(result.to_json(), indent=2))

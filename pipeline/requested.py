@@ -70,7 +70,7 @@ def repeatable(asked: dict[str, Any]) -> dict[str, Any]:
     unkept = ("cache", "workers", "as_json", "quiet", "models")
     kept = {name: value for name, value in asked.items() if value is not None and name not in unkept}
     kept["weights"] = asked["weights"] or "imagenet"
-    places = [name for name in ("images", "targets", "noise_ceiling", "data_dir") if name in kept]
+    places = [name for name in ("images", "targets", "noise_ceiling", "data_dir", "root") if name in kept]
     kept |= {name: str(Path(kept[name]).absolute()) for name in places if not _is_address(kept[name])}
     if Path(kept["weights"]).is_file():
         kept["weights"] = str(Path(kept["weights"]).absolute())
