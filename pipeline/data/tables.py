@@ -23,8 +23,8 @@ SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 KEYS = ("path", "label")
 LARGEST = 1e15  # of a number, so that sums of squares stay finite in float32
 # Columns that pandas writes for an index without a name.
-INDEX = re.compile(r"|index|level_\d+|unnamed: \d+|__index_level_\d+__", re.IGNORECASE)
-NUMBER_LIKE = re.compile(r"\s*[-+.]?\d")
+INDEX = re.compile(r"|index|level_\d+|unnamed: [\d.]+|__index_level_\d+__", re.IGNORECASE)
+NUMBER_LIKE = re.compile(r"\s*[-+]?\.?\d")
 
 
 class Column(NamedTuple):

@@ -4,7 +4,6 @@ A file is read from front to back, and only the rows of words that a label may s
 https://nlp.stanford.edu/projects/glove, https://code.google.com/archive/p/word2vec, https://fasttext.cc.
 """
 
-import functools
 import io
 import itertools
 import logging
@@ -224,7 +223,9 @@ def _parsed(file: Path, line: int, word: bytes, numbers: bytes) -> np.ndarray:
     except ValueError as error:
         raise RequestError(f"{_where(file, line)}: not a number ({error}).") from error
     if _kind(file) in BINARY_SUFFIXES and not _is_plausible(vector) and _is_plausible(vector.byteswap()):
-        raise RequestError(f"{_where(file, line)}: the numbers seem to be in big-endian byte order; write them as <f4.")
+        raise RequestError(
+            f"{_where(file, line)}: these numbers make sense in big-endian byte order only; write them as <f4."
+        )
     check_finite(vector, f"{_where(file, line)}: the vector of {_shown(word)}")
     return vector
 
@@ -254,7 +255,7 @@ def _text_rows(file: Path, opened: io.BufferedReader) -> Iterator[Row]:
     if (encoding := encoding_of(opened)) == "utf-16":
         raise RequestError(f"{file}: these word vectors are in UTF-16; save them in UTF-8.")
     opened.read(3 if encoding == "utf-8-sig" else 0)
-    lines = iter(functools.partial(opened.readline, LONGEST_LINE), b"")
+    lines = _lines(file, opened)
     header = _header(first := next(lines, b""))
     count, dim = header or (None, len(first.split()) - 1)
     if dim < 1:
@@ -268,8 +269,6 @@ def _text_rows(file: Path, opened: io.BufferedReader) -> Iterator[Row]:
     line, ended = begin - 1, True
     for line, text in enumerate(lines if header else itertools.chain([first], lines), begin):
         ended = text.endswith(b"\n")
-        if len(text) == LONGEST_LINE and not ended:
-            raise RequestError(f"{_where(file, line)}: longer than {LONGEST_LINE:,} bytes; is this a text file?")
         text = text.rstrip()
         if not text:
             raise RequestError(f"{_where(file, line)}: an empty line; each line holds a word and {dim} numbers.")
@@ -279,7 +278,9 @@ def _text_rows(file: Path, opened: io.BufferedReader) -> Iterator[Row]:
             fields = text.split()
             given = len(fields) - 1
             if given < dim or (given > dim and _is_number(fields[-dim - 1])):
-                raise RequestError(_ragged(file, line, given, dim, first=begin, ended=ended))
+                raise RequestError(
+                    _ragged(file, line, given, f"the header says {dim}" if header else f"line 1 has {dim}", ended)
+                )
             word, numbers = b" ".join(fields[:-dim]), b" ".join(fields[-dim:])
         yield line, word, numbers
     if count is not None and line - 1 != count:
@@ -292,6 +293,15 @@ def _text_rows(file: Path, opened: io.BufferedReader) -> Iterator[Row]:
             f"{_where(file, line)}: the last line does not end in a newline, so its last number may have lost digits. "
             "Download the file again, or end the line if it is complete."
         )
+
+
+def _lines(file: Path, opened: io.BufferedReader) -> Iterator[bytes]:
+    number = 0
+    while line := opened.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE:
+            raise RequestError(f"{_where(file, number)}: longer than {LONGEST_LINE:,} bytes; is this a text file?")
+        yield line
 
 
 def _header(line: bytes) -> tuple[int, int] | None:
@@ -308,9 +318,9 @@ def _is_number(text: bytes) -> bool:
     return b"_" not in text
 
 
-def _ragged(file: Path, line: int, given: int, dim: int, first: int, ended: bool) -> str:
+def _ragged(file: Path, line: int, given: int, known: str, ended: bool) -> str:
     numbers = counted(given, "number")
-    message = f"{_where(file, line)}: {numbers}, but line {first} has {dim}; all rows must have the same length."
+    message = f"{_where(file, line)}: {numbers}, but {known}; all rows must have the same length."
     return (
         message
         if ended

@@ -174,3 +174,36 @@ def test_word_vectors_are_matched_to_labels(tmp_path: Path, caplog: pytest.LogCa
     assert "'caat'" in caplog.text
     vectors = {label: found.vectors[row].tolist() for label, row in found.rows.items()}
     assert vectors == {"golden_retriever": [1, 2], "Cat": [5, 5]}
+
+
+def test_images_without_labels_say_where_labels_come_from(tmp_path: Path) -> None:
+    (tmp_path / "glove.txt").write_text("cat 1\n")
+    for on_missing in ("error", "skip"):
+        with pytest.raises(RequestError, match=r"images: the images have no labels.*folder.*label_pattern=REGEX"):
+            read(tmp_path / "glove.txt", "cat_1.png", "dog_1.png", on_missing=on_missing)
+    assert list(read(tmp_path / "glove.txt", "x.png", "cat/1.png").rows) == ["cat"]
+
+
+@pytest.mark.parametrize("name", ["t.xlsx", "t.ODS", "t.xls"])
+def test_spreadsheets_are_told_from_tables(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(RequestError, match="is a spreadsheet; save its sheet as CSV"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["1.png", "10.png", "2.png"], "'10.png' comes where '2.png'"),
+        (["a/9.png", "b/10.png", "b/9.png"], "'b/10.png' comes where 'b/9.png'"),
+        (["1.png", "2.png", "3.png"], ""),
+        (["01.png", "02.png", "10.png"], ""),
+    ],
+)
+def test_rows_in_the_order_of_numbers_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, paths: list[str], said: str
+) -> None:
+    np.save(tmp_path / "t.npy", np.eye(3))
+    read(tmp_path / "t.npy", *paths)
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.text)
