@@ -165,7 +165,7 @@ def _as_images(X: Any, resize: str) -> ImageSet:
     """The images that are meant, in the order given."""
     if isinstance(X, str | Path):
         return find_images(X)
-    if isinstance(X, Image.Image) or (isinstance(X, np.ndarray) and X.ndim == 3):
+    if isinstance(X, Image.Image) or (isinstance(X, np.ndarray) and X.ndim == 3 and X.shape[2] == 3):
         raise RequestError("X is one image; for a list of one, write [image].")
     if hasattr(X, "columns") and len(X.columns) != 1:
         columns = ", ".join(map(repr, X.columns))
