@@ -27,7 +27,7 @@ class TargetTable:
 
     Attributes:
         file: Where it was read from.
-        rows: Key (an image's path, or a label), in NFC -> row number in `vectors`.
+        rows: Key (an image's path, or a label; of a table in NFC) -> row number in `vectors`.
         vectors: The embeddings, shape (rows, D), float32.
         repeats: Key -> repeated measurements of its target, shape (R, D), where there are some; `vectors` has the mean.
         missing: Label of the images -> near spellings, where the table is known to lack it: `read_targets` said so.
