@@ -80,7 +80,7 @@ def extract(
     terminal.show_messages(asked["quiet"])
     share = None if shard is None else Shard.parse(shard)
     extractor, extraction = requested.extractor(asked), requested.extraction_options(asked)
-    result = extract(find_images(images, data_dir), extractor, extraction, out, share)
+    result = extract(find_images(images, data_dir, root=asked["root"]), extractor, extraction, out, share)
     terminal.print_result(result, asked["as_json"], terminal.print_extraction)
     if strict and (result.failed or result.passed_over):
         sys.exit(1)
@@ -168,12 +168,13 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     if asked["repeats"] > 1 and not asked["folds"]:
         raise RequestError("repeats is the number of times that folds are repeated; it needs folds=N.")
     untrained = requested.use_sample(asked)
-    images = find_images(asked["images"], asked["data_dir"], asked["label_pattern"])
+    images = find_images(asked["images"], asked["data_dir"], asked["label_pattern"], asked["root"])
     if asked["targets"] is None and images.targets is None:
         raise RequestError("To train on your own images, name their target embeddings with targets=FILE.")
     examples = ExampleOptions(
         images=images,
         targets=str(asked["targets"]) if asked["targets"] else None,
+        target_columns=asked["target_columns"],
         on_missing=asked["on_missing"],
         rule=SplitRule.parse(asked["split"]),
         seed=asked["seed"],
@@ -234,8 +235,9 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
         *models, images = models  # type: ignore[assignment]  # IMAGES as the last argument, as in earlier versions
     wanted = EvaluateOptions(
         models=models,
-        images=find_images(images, data_dir, asked["label_pattern"]) if images else None,
+        images=find_images(images, data_dir, asked["label_pattern"], asked["root"]) if images else None,
         targets=str(asked["targets"]) if asked["targets"] else None,
+        target_columns=asked["target_columns"],
         extractor=requested.extractor_overrides(asked),
         **{
             name: asked[name] for name in ("on_missing", "vocabulary", "shuffled", "noise_ceiling", "cluster", "report")
@@ -273,12 +275,10 @@ def predict(model: Path, images: str, data_dir: Path | None, **asked: Any) -> No
 
     terminal.show_messages(asked["quiet"])
     given = {name: asked[name] for name in ("out", "api", "nearest", "vocabulary")}
-    wanted = PredictOptions(
-        model, find_images(images, data_dir), extractor=requested.extractor_overrides(asked), **given
-    )
-    terminal.print_result(
-        predict(wanted, requested.extraction_options(asked)), asked["as_json"], terminal.print_prediction
-    )
+    found = find_images(images, data_dir, root=asked["root"])
+    wanted = PredictOptions(model, found, extractor=requested.extractor_overrides(asked), **given)
+    result = predict(wanted, requested.extraction_options(asked))
+    terminal.print_result(result, asked["as_json"], terminal.print_prediction)
 
 
 @cli.command()
@@ -310,10 +310,12 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
     terminal.show_messages(asked["quiet"])
     examples, rule = None, SplitRule.parse(asked["split"])
     if images or targets:
-        found = find_images(images, asked["data_dir"], asked["label_pattern"]) if images else None
+        place = (asked["data_dir"], asked["label_pattern"], asked["root"])
+        found = find_images(images, *place) if images else None
         if not found or (targets is None and found.targets is None):
             raise RequestError("To compare on your own data, name both: IMAGES and targets=FILE.")
-        own = ExampleOptions(found, str(targets) if targets else None, asked["on_missing"], rule)
+        named = str(targets) if targets else None
+        own = ExampleOptions(found, named, asked["on_missing"], rule, target_columns=asked["target_columns"])
         examples = own, requested.extractor(asked)
     config = dataclasses.replace(ORIGINAL, epochs=epochs)
     result = compare(seeds, config, requested.extraction_options(asked), examples, plot)
@@ -322,6 +324,8 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
 
 def _with_near_names(error: click.ClickException) -> str:
     """A message of click's, with suggestions only where one is likely meant."""
+    if isinstance(error, click.UsageError) and error.message.startswith("Got unexpected extra argument"):
+        return f"{error.message} IMAGES is one place; for several folders, name the one that holds them, or a list."
     if not isinstance(error, click.NoSuchOption):
         return " ".join(line.strip() for line in error.format_message().splitlines())
     near = difflib.get_close_matches(error.option_name, error.possibilities or [], cutoff=NEAR)

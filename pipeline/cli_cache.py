@@ -61,7 +61,7 @@ def prune(group: tuple[Path | str | None, bool], /, images: str | None, yes: boo
     from pipeline.features.cache import usual_folder
 
     folder, as_json = asked["folder"] or group[0] or usual_folder(), asked["as_json"] or group[1]
-    kept = find_images(images, asked["data_dir"]) if images else None
+    kept = find_images(images, asked["data_dir"], root=asked["root"]) if images else None
     pruning = plan_pruning(folder, asked["older_than"], kept, asked["set_aside"])
     terminal.print_pruning(pruning)
     if pruning and not yes:

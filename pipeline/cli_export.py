@@ -58,7 +58,7 @@ def export(source: str, images: str | None, data_dir: Path | None, **asked: Any)
     if asked["format"] in TABLES:
         _export_table(source, images, data_dir, asked)
         return
-    found = find_images(images, data_dir) if images else None
+    found = find_images(images, data_dir, root=asked["root"]) if images else None
     wanted = ExportOptions(Path(source), asked["format"], asked["out"], asked["api"], found)
     result = export(wanted, requested.extraction_options(asked))
     terminal.print_result(result, asked["as_json"], terminal.print_export)
@@ -71,7 +71,11 @@ def _export_table(source: str, images: str | None, data_dir: Path | None, asked:
 
     options = requested.extraction_options(asked)
     if asked["format"] == "parquet":
-        _refuse({**asked, "images": images, "data_dir": data_dir}, ("images", "data_dir"), "the images are the run's")
+        _refuse(
+            {**asked, "images": images, "data_dir": data_dir},
+            ("images", "data_dir", "root"),
+            "the images are the run's",
+        )
         result = export_run(Path(source), asked["out"], asked["api"], options)
     else:
         if requested.is_model(source):
@@ -79,7 +83,8 @@ def _export_table(source: str, images: str | None, data_dir: Path | None, asked:
                 f"{source} is a run; format='lance' takes IMAGES. The table of a run is format='parquet'."
             )
         _refuse({**asked, "images": images}, ("api", "images"), "it takes IMAGES in place of a run")
-        result = export_images(find_images(source, data_dir), requested.extractor(asked), asked["out"], options)
+        found = find_images(source, data_dir, root=asked["root"])
+        result = export_images(found, requested.extractor(asked), asked["out"], options)
     terminal.print_result(result, asked["as_json"], terminal.print_table)
 
 

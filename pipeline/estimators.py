@@ -11,23 +11,26 @@ Both keep scikit-learn's rules, so `clone`, `GridSearchCV`, `cross_val_predict`,
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, TransformerMixin
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
 
 from pipeline.core.errors import RequestError
 from pipeline.core.vectors import READ_AT_ONCE, cosines
-from pipeline.data.images import ImageSet, as_text
+from pipeline.data.images import ImageSet
 from pipeline.data.pixels import images_in_memory
 from pipeline.data.sources import find_images, image_refs
+from pipeline.data.text_files import as_text
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.presets import NETWORK
-from pipeline.decoders.spec import API_STYLES, DecoderSpec, build_decoder
+from pipeline.decoders.spec import API_STYLES, ApiStyle, DecoderSpec, build_decoder
 from pipeline.decoders.training import TrainingData, fit, predict
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
@@ -35,6 +38,20 @@ from pipeline.features.weights import weights_from
 
 DTYPES = (np.float64, np.float32)  # that predictions may have; the network computes in float32
 NAMED = 3  # how many unreadable images a message names
+POSITIVE = Interval(Integral, 1, None, closed="left")
+SCHEDULES, ENGINES = {"constant", "cosine"}, {"auto", "keras", "mnn"}
+
+
+def _check_parameters(estimator: Any) -> None:
+    """Check the parameters of an estimator as scikit-learn's own are.
+
+    Raises:
+        RequestError: One is of another type, or out of range.
+    """
+    try:
+        estimator._validate_params()
+    except InvalidParameterError as error:
+        raise RequestError(str(error)) from error
 
 
 class VGG16Features(TransformerMixin, BaseEstimator):
@@ -79,6 +96,19 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         self.workers = workers
         self.cache = cache
 
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        "weights": [str],
+        "layer": [str],
+        "precision": [str],
+        "pool": [str, None],
+        "project": [str, None],
+        "resize": [str],
+        "engine": [StrOptions(ENGINES)],
+        "batch_size": [POSITIVE, None],
+        "workers": [POSITIVE, None],
+        "cache": [str, Path, None],
+    }
+
     def fit(self, X: Any, y: Any = None) -> Self:
         """Do nothing; the network is given."""
         return self
@@ -95,11 +125,13 @@ class VGG16Features(TransformerMixin, BaseEstimator):
             The features, shape (N, F), float32.
 
         Raises:
-            RequestError: X is none of these, or an image cannot be read.
+            RequestError: X is none of these, an image cannot be read, or a parameter is wrong.
             PipelineError: The store, the weights or a worker failed, or no image can be read.
         """
+        _check_parameters(self)
         images = _as_images(X, self.resize)
-        options = ExtractionOptions(self.engine, self.batch_size, self.workers, progress=False)
+        batch_size, workers = (None if number is None else int(number) for number in (self.batch_size, self.workers))
+        options = ExtractionOptions(self.engine, batch_size, workers, progress=False)
         if self.cache is not None:
             options = replace(options, cache=self.cache)
         features = extract_features(images, self._extractor(), options)
@@ -133,9 +165,17 @@ def _as_images(X: Any, resize: str) -> ImageSet:
     """The images that are meant, in the order given."""
     if isinstance(X, str | Path):
         return find_images(X)
-    if getattr(X, "ndim", 1) == 2 and X.shape[1] == 1:  # a data frame of one column
+    if isinstance(X, Image.Image) or (isinstance(X, np.ndarray) and X.ndim == 3 and X.shape[2] == 3):
+        raise RequestError("X is one image; for a list of one, write [image].")
+    if hasattr(X, "columns") and len(X.columns) != 1:
+        columns = ", ".join(map(repr, X.columns))
+        raise RequestError(f"X is a table of {len(X.columns)} columns ({columns}); name the one of the images.")
+    if len(getattr(X, "shape", ())) == 2 and X.shape[1] == 1:  # a data frame of one column
         X = np.asarray(X).ravel()
-    items = list(X)
+    try:
+        items = list(X)
+    except TypeError as error:
+        raise RequestError(f"X must hold images; it is a {type(X).__name__}.") from error
     if not items:
         raise RequestError("X holds no images.")
     if all(isinstance(item, str | Path) for item in items):
@@ -153,7 +193,7 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     Unless given, the layers and their training are those of `train --preset network`.
 
     Args:
-        hidden: Units of each hidden layer.
+        hidden: Units of each hidden layer; a number for one layer.
         activation: Keras activation of the hidden layers.
         output_activation: Keras activation of the output.
         loss: Name of a Keras loss.
@@ -174,7 +214,7 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        hidden: Sequence[int] = NETWORK.decoder.hidden,
+        hidden: Sequence[int] | int = NETWORK.decoder.hidden,
         activation: str = NETWORK.decoder.activation,
         output_activation: str = NETWORK.decoder.output_activation,
         loss: str = NETWORK.loss,
@@ -184,7 +224,7 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         weight_decay: float | None = None,
         epochs: int = NETWORK.epochs,
         batch_size: int = NETWORK.batch_size,
-        api: str = "functional",
+        api: ApiStyle = "functional",
         random_state: Any = None,
     ) -> None:
         self.hidden = hidden
@@ -200,6 +240,21 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.api = api
         self.random_state = random_state
 
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        "hidden": ["array-like", POSITIVE],
+        "activation": [str],
+        "output_activation": [str],
+        "loss": [str],
+        "optimizer": [object],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "schedule": [StrOptions(SCHEDULES)],
+        "weight_decay": [Interval(Real, 0, None, closed="left"), None],
+        "epochs": [POSITIVE],
+        "batch_size": [POSITIVE],
+        "api": [StrOptions(set(API_STYLES))],
+        "random_state": ["random_state"],
+    }
+
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train from new initial weights.
 
@@ -210,9 +265,10 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 of weight 0 are left out.
 
         Raises:
-            RequestError: Keras does not know a name, or a number is out of range.
+            RequestError: Keras does not know a name, or a parameter is of another type or out of range.
             PipelineError: The loss became NaN or infinite.
         """
+        _check_parameters(self)
         x, y = validate_data(self, X, y, dtype=DTYPES, multi_output=True, y_numeric=True)
         x, targets = x.astype(np.float32, copy=False), y.astype(np.float32).reshape(len(y), -1)
         weights = None
@@ -222,8 +278,6 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
             if not counted.any():
                 raise RequestError("sample_weight is 0 for all images; nothing is left to train on.")
             x, targets, weights = x[counted], targets[counted], weights[counted] / weights[counted].mean()
-        if self.api not in API_STYLES:
-            raise RequestError(f"api {self.api!r} is unknown; choose from {', '.join(API_STYLES)}.")
         config = self._config()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         mean = np.average(targets, axis=0, weights=weights).astype(np.float32)
@@ -240,15 +294,22 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if decay is None:
             decay = NETWORK.weight_decay if self.optimizer == NETWORK.optimizer else 0.0
         return TrainingConfig(
-            DecoderSpec(tuple(self.hidden), self.activation, self.output_activation),
-            epochs=self.epochs,
-            batch_size=self.batch_size,
+            DecoderSpec(self._sizes(), self.activation, self.output_activation),
+            epochs=int(self.epochs),
+            batch_size=int(self.batch_size),
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             schedule=self.schedule,  # type: ignore[arg-type]
             loss=self.loss,
             weight_decay=decay,
         )
+
+    def _sizes(self) -> tuple[int, ...]:
+        """The units of the hidden layers as Python's integers, which Keras insists on."""
+        sizes = np.atleast_1d(np.asarray(self.hidden, object))
+        if sizes.ndim != 1 or not all(isinstance(units, Integral) for units in sizes):
+            raise RequestError(f"hidden must be a number of units or a sequence of them, not {self.hidden!r}.")
+        return tuple(map(int, sizes))
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict embeddings.

@@ -167,8 +167,15 @@ output_options = options(
 seed_option = click.option(
     "--seed", type=WholeNumber(0, 2**31 - 1), default=0, show_default=True, metavar="N", help="Random seed."
 )
-targets_option = click.option(
-    "--targets", type=EXISTING_FILE, help="Target embeddings: a table, an array, or a file of word vectors."
+targets_option = options(
+    click.option(
+        "--targets", type=EXISTING_FILE, help="Target embeddings: a table, an array, or a file of word vectors."
+    ),
+    click.option(
+        "--target-columns",
+        metavar="NAMES",
+        help="Columns of the table that are the embedding, such as x,y or 'd*'.  [its lists, else all numbers]",
+    ),
 )
 missing_option = click.option(
     "--on-missing",
@@ -194,8 +201,9 @@ noise_option = click.option(
     type=EXISTING_FILE,
     help="A table with repeated targets, from which the noise ceiling is estimated.",
 )
-data_option = click.option(
-    "--data-dir", type=FOLDER, help="Folder of TensorFlow data sets.  [tensorflow-datasets' own]"
+data_option = options(
+    click.option("--data-dir", type=FOLDER, help="Folder of TensorFlow data sets.  [tensorflow-datasets' own]"),
+    click.option("--root", type=FOLDER, help="Folder that the relative paths of a list start from.  [the list's own]"),
 )
 label_option = click.option(
     "--label-pattern",

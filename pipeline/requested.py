@@ -77,7 +77,7 @@ def repeatable(asked: dict[str, Any]) -> dict[str, Any]:
 
     kept = {name: value for name, value in asked.items() if value is not None and name not in UNKEPT}
     kept["weights"] = asked["weights"] or default_weights()
-    places = [name for name in ("images", "targets", "noise_ceiling", "data_dir") if name in kept]
+    places = [name for name in ("images", "targets", "noise_ceiling", "data_dir", "root") if name in kept]
     kept |= {name: str(Path(kept[name]).absolute()) for name in places if not _is_address(kept[name])}
     if Path(kept["weights"]).is_file():
         kept["weights"] = str(Path(kept["weights"]).absolute())

@@ -129,6 +129,10 @@ def test_features_have_names_and_may_be_a_data_frame(features: VGG16Features, pa
         ([1, 2], "not int"),
         ([], "no images"),
         ("gone", "gone does not exist"),
+        (Image.new("RGB", (8, 8)), r"X is one image; for a list of one, write \[image\]"),
+        (np.zeros((8, 8, 3), np.uint8), "X is one image"),
+        (7, "X must hold images; it is a int"),
+        (None, "X must hold images; it is a NoneType"),
         (["gone.jpg", str(IMAGES / "cat" / "0-0.jpg")], r"1 of 2 images cannot be read.*gone\.jpg"),
     ],
 )
@@ -203,12 +207,57 @@ def test_weights_count_in_the_loss() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"api": "subclassed"}, "api 'subclassed' is unknown; choose from functional, sequential"),
+        ({"api": "subclassed"}, "'api' parameter of KerasDecoder must be a str among .*Got 'subclassed'"),
         ({"output_activation": "nonsense"}, "output_activation 'nonsense' is unknown"),
         ({"optimizer": "nonsense"}, "optimizer .nonsense. is unknown"),
-        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 0}, "'epochs' parameter of KerasDecoder must be an int in the range"),
     ],
 )
 def test_wrong_parameters_are_refused_by_fit(options: dict, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         decoder(**options).fit(np.eye(6), np.eye(6))
+
+
+def test_a_table_of_several_columns_is_refused(features: VGG16Features, paths: list[str]) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"path": paths, "label": 0})
+    for columns in (["path", "label"], []):
+        with pytest.raises(RequestError, match=f"X is a table of {len(columns)} columns"):
+            features.transform(frame[columns])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (KerasDecoder(schedule="cosin"), "'schedule' parameter of KerasDecoder must be .*Got 'cosin'"),
+        (KerasDecoder(epochs=0), "'epochs'"),
+        (KerasDecoder(epochs=1.5), "'epochs'"),
+        (KerasDecoder(batch_size="8"), "'batch_size'"),
+        (KerasDecoder(learning_rate=float("nan")), "'learning_rate'"),
+        (KerasDecoder(weight_decay=-1), "'weight_decay'"),
+        (KerasDecoder(activation=None), "'activation'"),
+        (KerasDecoder(hidden="64"), "'hidden'|hidden must be"),
+        (KerasDecoder(hidden=(4.5,)), "hidden must be a number of units or a sequence of them"),
+        (KerasDecoder(hidden=0), "'hidden'"),
+        (KerasDecoder(hidden=[[4]]), "hidden must be"),
+        (KerasDecoder(random_state="0"), "'random_state'"),
+        (VGG16Features("random:0", engine="mn"), "'engine' parameter of VGG16Features must be"),
+        (VGG16Features("random:0", batch_size=0), "'batch_size'"),
+        (VGG16Features("random:0", workers=2.0), "'workers'"),
+        (VGG16Features(None), "'weights'"),
+    ],
+)
+def test_parameters_are_checked_before_any_work(estimator: object, message: str) -> None:
+    ask = estimator.fit if isinstance(estimator, KerasDecoder) else estimator.transform
+    given = (np.zeros((4, 3)), np.zeros((4, 2))) if isinstance(estimator, KerasDecoder) else (["gone.png"],)
+    with pytest.raises(RequestError, match=message):
+        ask(*given)
+
+
+@pytest.mark.parametrize("hidden", [4, np.int64(4), (np.int32(4),), np.array([4]), [4]])
+def test_integers_of_numpy_are_integers(hidden: object) -> None:
+    rng = np.random.default_rng(0)
+    decoder = KerasDecoder(hidden=hidden, epochs=np.int64(1), batch_size=np.int32(8), random_state=0)
+    decoder.fit(rng.random((12, 5)), rng.normal(size=(12, 3)))
+    assert [layer.units for layer in decoder.model_.layers if hasattr(layer, "units")] == [4, 3]
+    assert decoder.hidden is hidden

@@ -59,6 +59,7 @@ class EvaluateOptions:
         models: Folders of runs, and `.keras` files.
         images: The images; None for those that the first model's run held out.
         targets: A file of their target embeddings; None for those of the images' own list, or of the run.
+        target_columns: The columns of that file that are the embedding; None for the rule, or the run's.
         extractor: What is asked for in place of the model's own extractor.
         on_missing: "error" or "skip" images without a target.
         vocabulary: A file of word vectors to look predictions up among, beside the targets.
@@ -72,6 +73,7 @@ class EvaluateOptions:
     models: Sequence[str]
     images: ImageSet | None = None
     targets: str | None = None
+    target_columns: str | None = None
     extractor: ExtractorOverrides = field(default_factory=ExtractorOverrides)
     on_missing: str = "error"
     vocabulary: Path | None = None
@@ -214,15 +216,20 @@ def _predictions(file: Path, card: ModelCard, x: Vectors) -> DecoderPredictions:
 def _images_and_targets(wanted: EvaluateOptions, folder: Path) -> tuple[ImageSet, TargetTable, str]:
     """The images to evaluate on, their targets, and what to do where a target is missing."""
     if wanted.images is None:
-        return _of_run(folder, wanted.targets, wanted.noise_ceiling)
+        return _of_run(folder, wanted.targets, wanted.noise_ceiling, wanted.target_columns)
     if wanted.targets is None and wanted.images.targets is None:
         raise RequestError("To evaluate on your own images, name their target embeddings with targets=FILE.")
-    table = read_target_table(wanted.images, wanted.targets, wanted.on_missing, wanted.noise_ceiling)
+    table = read_target_table(
+        wanted.images, wanted.targets, wanted.on_missing, wanted.noise_ceiling, wanted.target_columns
+    )
     return wanted.images, table, wanted.on_missing
 
 
 def _of_run(
-    folder: Path, targets: str | None = None, noise_ceiling: Path | None = None
+    folder: Path,
+    targets: str | None = None,
+    noise_ceiling: Path | None = None,
+    target_columns: str | None = None,
 ) -> tuple[ImageSet, TargetTable, str]:
     """All images of a run, their targets (the run's, or others), and the run's `on_missing`."""
     options = read_run(folder).options
@@ -232,7 +239,7 @@ def _of_run(
         )
     if "images" not in options:
         raise RequestError(f"{folder} does not say where its images are; name them with images=IMAGES.")
-    return *images_and_targets(options, targets, noise_ceiling), options.get("on_missing", "error")
+    return *images_and_targets(options, targets, noise_ceiling, target_columns), options.get("on_missing", "error")
 
 
 def _unchanged(examples: Examples, wanted: Mapping[str, str], side: str) -> Examples:

@@ -53,17 +53,21 @@ class Examples:
 
 
 def read_target_table(
-    images: ImageSet, targets: str | None, on_missing: str, noise_ceiling: Path | None
+    images: ImageSet,
+    targets: str | None,
+    on_missing: str,
+    noise_ceiling: Path | None,
+    target_columns: str | None = None,
 ) -> TargetTable:
     """Read the targets of images, and repeated measurements of them where a file has some.
 
     Raises:
         RequestError: They cannot be read, or their dimensions differ.
     """
-    table = read_targets(targets, images, on_missing)
+    table = read_targets(targets, images, on_missing, target_columns)
     if noise_ceiling is None:
         return table
-    repeats = read_repeats(noise_ceiling)
+    repeats = read_repeats(noise_ceiling, target_columns)
     dim = next(iter(repeats.values())).shape[1]
     if dim != table.vectors.shape[1]:
         raise RequestError(
@@ -168,6 +172,7 @@ class ExampleOptions:
         rule: Which images to hold out.
         seed: Random seed of the split.
         noise_ceiling: A file of repeated targets, to estimate the noise ceiling from; None for those of the list.
+        target_columns: The columns of the targets' table that are the embedding; None for the rule.
         select: Whether a part of the training images chooses the best epoch, so that held-out images only score.
     """
 
@@ -177,6 +182,7 @@ class ExampleOptions:
     rule: SplitRule = field(default_factory=SplitRule)
     seed: int = 0
     noise_ceiling: Path | None = None
+    target_columns: str | None = None
     select: bool = False
 
 
@@ -245,7 +251,9 @@ def load_numbered_examples(
         RequestError: The targets do not fit the images.
         PipelineError: The feature stage failed.
     """
-    table = read_target_table(wanted.images, wanted.targets, wanted.on_missing, wanted.noise_ceiling)
+    table = read_target_table(
+        wanted.images, wanted.targets, wanted.on_missing, wanted.noise_ceiling, wanted.target_columns
+    )
     examples = load_examples(wanted.images, table, wanted.on_missing, extractor, options)
     features = examples.features
     duplicates = find_near_duplicates(features.digests, features.store.thumbnails, options.progress)

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractor_of, run_beside
+from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractor_of, images_of, run_beside
 from pipeline.core.atomic import atomic_folder, atomic_write, check_new_folder, check_output_file
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.model_files import ModelCard, load_decoder, load_model, read_card
@@ -18,7 +18,6 @@ from pipeline.core.vectors import cosines
 from pipeline.core.wording import counted
 from pipeline.data.decoding import decode
 from pipeline.data.images import ImageSet
-from pipeline.data.sources import find_images
 from pipeline.decoders.training import predict
 from pipeline.export import onnx_file
 from pipeline.export.keras_file import write_keras
@@ -181,8 +180,7 @@ def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
 def _images_of(file: Path, run: RunRecord | None) -> ImageSet:
     if run is None or "images" not in run.options:
         raise RequestError(f"There is no run beside {file} to take images from; name some to check on: images=IMAGES.")
-    data_dir = Path(run.options["data_dir"]) if "data_dir" in run.options else None
-    return find_images(run.options["images"], data_dir, run.options.get("label_pattern"))
+    return images_of(run.options)
 
 
 def _load_checks(

@@ -92,7 +92,10 @@ def warn_of_weak_decoder(file: Path) -> None:
 
 
 def images_and_targets(
-    options: Mapping[str, Any], targets: str | None = None, noise_ceiling: Path | None = None
+    options: Mapping[str, Any],
+    targets: str | None = None,
+    noise_ceiling: Path | None = None,
+    target_columns: str | None = None,
 ) -> tuple[ImageSet, TargetTable]:
     """All images of a run, and their targets.
 
@@ -100,15 +103,27 @@ def images_and_targets(
         options: The run's options; they name its images.
         targets: A file of other targets; None for the run's own.
         noise_ceiling: A file of other repeated targets; None for the run's own.
+        target_columns: The columns of other targets that are the embedding; None for the rule.
 
     Raises:
         RequestError: The images or the targets cannot be read.
     """
-    data_dir = Path(options["data_dir"]) if "data_dir" in options else None
-    images = find_images(options["images"], data_dir, options.get("label_pattern"))
+    images = images_of(options)
     repeats = noise_ceiling or (Path(options["noise_ceiling"]) if "noise_ceiling" in options else None)
-    on_missing = options.get("on_missing", "error")
-    return images, read_target_table(images, targets or options.get("targets"), on_missing, repeats)
+    on_missing, columns = options.get("on_missing", "error"), target_columns
+    if targets is None:
+        targets, columns = options.get("targets"), columns or options.get("target_columns")
+    return images, read_target_table(images, targets, on_missing, repeats, columns)
+
+
+def images_of(options: Mapping[str, Any]) -> ImageSet:
+    """All images of a run by its options.
+
+    Raises:
+        RequestError: They cannot be found.
+    """
+    data_dir, root = (Path(options[name]) if name in options else None for name in ("data_dir", "root"))
+    return find_images(options["images"], data_dir, options.get("label_pattern"), root)
 
 
 def extractor_of(card: ModelCard, asked: ExtractorOverrides | None = None) -> Extractor:

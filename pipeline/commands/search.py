@@ -20,11 +20,12 @@ from pipeline.commands.saved_decoders import (
 )
 from pipeline.commands.scoring import names_of
 from pipeline.core.atomic import check_output_file
-from pipeline.core.errors import ImageError, RequestError, cause
+from pipeline.core.errors import ImageError, RequestError
 from pipeline.core.model_files import load_decoder, read_card
 from pipeline.core.vectors import Vectors
 from pipeline.core.wording import counted
 from pipeline.data import decoding
+from pipeline.data.array_files import read_npy
 from pipeline.data.images import ImageRef, ImageSet, is_bucket_url
 from pipeline.data.sources import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.data.sources import find_images
@@ -288,11 +289,7 @@ def _query_vector(wanted: SearchOptions, space: _Space) -> np.ndarray:
 
 
 def _vector_of_file(file: Path) -> np.ndarray:
-    try:
-        vector = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = cause(error) if isinstance(error, OSError) else "not a .npy file of numbers"
-        raise RequestError(f"The query {file} cannot be read ({reason}).") from error
+    vector = read_npy(file)
     if vector.size != max(vector.shape, default=0) or vector.dtype.kind not in "fiu" or not np.isfinite(vector).all():
         raise RequestError(f"The query {file} must hold one vector of finite numbers, not {vector.shape}.")
     return vector.reshape(-1)

@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import ImageError, PipelineError, cause
+from pipeline.core.regular_files import open_regular
 
 MAX_BYTES = 2**30
 DIGEST = np.dtype("V16")  # of an array of content digests
 # A file that changes twice within one tick of the clock keeps its times, so a younger one has no version.
 TICK_NS = 2_000_000_000
-# A pipe must not be waited for; on Windows there are none, but there is a text mode.
-OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # what no image is to blame for, and none would be spared
 READ_AT_ONCE = 16  # objects that are read together where they are not read by workers
 BUCKETS = ("s3://", "gs://", "az://")
@@ -110,10 +108,8 @@ def _file_version(status: os.stat_result) -> str | None:
 
 def _read_file(path: str) -> tuple[bytes, str | None]:
     try:
-        with open(os.open(path, OPEN_FLAGS), "rb") as opened:
+        with open_regular(path) as opened:
             status = os.fstat(opened.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not a regular file")
             if status.st_size > MAX_BYTES:
                 raise ImageError(f"the file is larger than {MAX_BYTES:,} bytes")
             data = opened.read()
@@ -193,11 +189,6 @@ class ImageSet:
         }
         targets = None if self.targets is None else self.targets[np.asarray(rows, np.intp)]
         return dataclasses.replace(self, **chosen, targets=targets)
-
-
-def as_text(path: str) -> str:
-    """A path as text that any format can hold: bytes that are not UTF-8 appear escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def file_ref(path: Path) -> ImageRef:

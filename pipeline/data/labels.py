@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from pipeline.core.errors import RequestError
 from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
+from pipeline.data.text_files import nfc
 
 GROUP = "label"
 NAMED = 5  # how many examples a message names
@@ -49,4 +50,4 @@ def _label(pattern: re.Pattern[str], path: str, suffix: str) -> str:
     """What the group finds in a path, less the suffix where it has found all of that; "" for nothing."""
     match = pattern.search(path)
     label = str(match[GROUP] or "") if match else ""
-    return label.removesuffix(suffix) if match and match.end(GROUP) == len(path) else label
+    return nfc(label.removesuffix(suffix) if match and match.end(GROUP) == len(path) else label)

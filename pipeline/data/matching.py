@@ -1,7 +1,8 @@
 """Matching: which target belongs to which image."""
 
 import logging
-from collections import defaultdict
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 from pipeline.data.spelling import near_spellings
 from pipeline.data.targets import TargetTable
+from pipeline.data.text_files import nfc
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,9 @@ class MatchedTargets:
 def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error") -> MatchedTargets:
     """Give each image its target: the table's row for its path, or else the row for its label.
 
-    Where no label is spelled like that, upper and lower case are the same if that leaves one key of the table.
+    Spellings that look alike are the same (Unicode's NFC); a key may also be an absolute path, or have backslashes.
+    Where no label is spelled like that, upper and lower case are the same if that leaves one key of the table; those
+    labels are listed.
 
     Args:
         images: The images.
@@ -49,10 +53,18 @@ def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error
     Raises:
         RequestError: Images have no target and `on_missing` is "error", or no image has one.
     """
-    folded = _folded_keys(table)
+    slashed = _single({key: key.replace("\\", "/") for key in table.rows if "\\" in key})
+    folded = _single({key: key.casefold() for key in table.rows})
     keys = [
-        next((key for key in (path, label, folded.get(label.casefold())) if key in table.rows), None)
-        for path, label in zip(images.paths, images.labels, strict=True)
+        next(
+            (
+                key
+                for key in (path, nfc(path), ref.uri, label, slashed.get(nfc(path)), folded.get(label.casefold()))
+                if key in table.rows
+            ),
+            None,
+        )
+        for path, ref, label in zip(images.paths, images.refs, images.labels, strict=True)
     ]
     matched = [key for key in keys if key is not None]
     missing = [row for row, key in enumerate(keys) if key is None]
@@ -60,12 +72,13 @@ def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error
         raise RequestError(
             f"{table.file} has no target for any of the images, neither by path (such as {images.paths[0]!r}) "
             f"nor by label ({_first_label(images)}). Its keys begin with {_examples(list(table.rows))}."
+            f"{_suffix_hint(images, table)}"
         )
     if missing and on_missing == "error":
         raise RequestError(
             f"{table.file} has no target for {len(missing)} of {counted(len(keys), 'image')}: "
             f"{_missing_images(images, missing, table)}. "
-            "Add their rows, or leave these images out with on_missing='skip'."
+            f"Add their rows, or leave these images out with on_missing='skip'.{_suffix_hint(images, table)}"
         )
     if missing and all(images.labels[row] in table.missing for row in missing):  # which was said when it was read
         log.warning("Left out %s without a target.", counted(len(missing), "image"))
@@ -80,28 +93,32 @@ def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error
     return MatchedTargets(rows, matched, table.vectors[[table.rows[key] for key in matched]])
 
 
-def _folded_keys(table: TargetTable) -> dict[str, str]:
-    """Key without case -> key, where one key has that spelling."""
-    spellings = defaultdict(list)
-    for key in table.rows:
-        spellings[key.casefold()].append(key)
-    return {folded: keys[0] for folded, keys in spellings.items() if len(keys) == 1}
+def _single(spellings: Mapping[str, str]) -> dict[str, str]:
+    """Another spelling of a key -> the key, where one key has that spelling; from key -> its other spelling."""
+    counts = Counter(spellings.values())
+    return {spelling: key for key, spelling in spellings.items() if counts[spelling] == 1}
 
 
 def _log_other_case(images: ImageSet, keys: Sequence[str | None]) -> None:
     pairs = {
         label: key
-        for path, label, key in zip(images.paths, images.labels, keys, strict=True)
-        if key is not None and key not in (path, label)
+        for label, key in zip(images.labels, keys, strict=True)
+        if key is not None and key != label and key.casefold() == label.casefold()
     }
     if pairs:
-        label, key = next(iter(pairs.items()))
         log.info(
-            "%s matched targets by ignoring upper and lower case, such as %r and %r.",
+            "%s matched by ignoring upper and lower case: %s.",
             counted(len(pairs), "label"),
-            label,
-            key,
+            ", ".join(f"{label!r} by {key!r}" for label, key in pairs.items()),
         )
+
+
+def _suffix_hint(images: ImageSet, table: TargetTable) -> str:
+    """What to do where the keys are paths without the files' suffixes."""
+    for path in images.paths:
+        if (without := nfc(os.path.splitext(path)[0])) in table.rows:
+            return f" Paths need their suffix: {path!r}, not {without!r}."
+    return ""
 
 
 def _missing_images(images: ImageSet, rows: Sequence[int], table: TargetTable) -> str:
@@ -129,7 +146,7 @@ def _near_keys(labels: Sequence[str], table: TargetTable) -> dict[str, list[str]
 def _first_label(images: ImageSet) -> str:
     """An example of the labels, for a message."""
     label = next(filter(None, images.labels), None)
-    return f"such as {label!r}" if label else "the images have none"
+    return f"such as {label!r}" if label else "the images have none: no folders, and no label_pattern=REGEX"
 
 
 def _examples(names: Sequence[str]) -> str:

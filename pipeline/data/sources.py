@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,8 +14,10 @@ from pipeline.core.wording import counted
 from pipeline.data import lists
 from pipeline.data.buckets import find_versions, list_objects, place_of
 from pipeline.data.image_files import INSTALL_HEIF, READS_HEIF
-from pipeline.data.images import ImageRef, ImageSet, as_text, file_ref, is_bucket_url
+from pipeline.data.images import ImageRef, ImageSet, file_ref, is_bucket_url
 from pipeline.data.labels import label_by_pattern
+from pipeline.data.tables import SPREADSHEETS
+from pipeline.data.text_files import as_text, nfc
 from pipeline.data.tfds import find_examples
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,11 @@ NOT_READ = (
     *(".x3f", ".xcf"),
 )
 ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip")
+# Thumbnails, deleted files and settings of Synology, QNAP, macOS, Windows and Linux; names that begin with a dot, too.
+MACHINE_MADE = (
+    *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb", "__macosx"),
+    *("$recycle.bin", "recycler", "system volume information", "lost+found", "thumbs.db", "desktop.ini"),
+)
 URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 SUPPORTED = (
     f"a folder of images, one image, a list ({', '.join(lists.SUFFIXES)}) of image files, s3://BUCKET/PREFIX, "
@@ -41,17 +49,21 @@ SUPPORTED = (
 NAMED = 5  # how many examples a message names
 
 
-def find_images(source: str | Path, data_dir: Path | None = None, label_pattern: str | None = None) -> ImageSet:
+def find_images(
+    source: str | Path, data_dir: Path | None = None, label_pattern: str | None = None, root: Path | None = None
+) -> ImageSet:
     """Find the images of a folder (recursively), a file, a list, a bucket, or a TensorFlow data set.
 
     Args:
-        source: A folder, where names that begin with a dot are ignored; one image file; a list, whose paths are
-            relative to the list's own folder and stay inside it: a `.txt` (a path on each line), or a `.csv` or
-            `.parquet` with a column `path` and, where there, `label`, `split`, `group` and `target` (lists of numbers);
+        source: A folder, where names that begin with a dot and folders of MACHINE_MADE are ignored; one image file; a
+            list, whose paths are absolute or relative to the list's own folder: a `.txt` (a path on each line), or a
+            `.csv` or `.parquet` with a column `path` and, where there, `label`, `split`, `group` and `target` (lists of
+            numbers);
             the URL of a bucket, a prefix in it or one object (`s3://`, `gs://`, `az://`), which a list may name, too;
             or `tfds:NAME[/CONFIG]:SPLIT`.
         data_dir: Where tensorflow-datasets keeps its data; None for its own default.
         label_pattern: See `pipeline.data.labels.label_by_pattern`; None for the list's labels, or the folders' names.
+        root: The folder that relative paths of a list start from; None for the list's own.
 
     Returns:
         The images in path order, each path once.
@@ -61,32 +73,39 @@ def find_images(source: str | Path, data_dir: Path | None = None, label_pattern:
             finds no label in a path.
         PipelineError: A TensorFlow data set cannot be downloaded or read, or a bucket's server does not answer.
     """
+    if not str(source).strip():
+        raise RequestError(f"The name of the images is empty. IMAGES is {SUPPORTED}.")
     if str(source).startswith("tfds:"):
         images = find_examples(str(source), data_dir)
     else:
-        images = _bucket(str(source)) if is_bucket_url(source) else _find_files(source)
+        images = _bucket(str(source)) if is_bucket_url(source) else _find_files(source, root)
     return label_by_pattern(images, label_pattern) if label_pattern else images
 
 
-def _find_files(source: str | Path) -> ImageSet:
-    root, suffix = Path(source), Path(source).suffix.lower()
-    if root.is_dir():
-        return _folder(source, root)
+def _find_files(source: str | Path, root: Path | None) -> ImageSet:
+    place, suffix = Path(source), Path(source).suffix.lower()
+    if root and (suffix not in lists.SUFFIXES or place.is_dir()):
+        raise RequestError(f"root={str(root)!r} is for the relative paths of a list; {source} is none.")
+    if place.is_dir():
+        return _folder(source, place)
     if url := URL.match(str(source)):
         raise RequestError(
             f"{source}: {url[1]}:// addresses are not read. Copy the images to a folder first; IMAGES is {SUPPORTED}."
         )
-    if not root.exists():
+    if not place.exists():
         raise RequestError(f"{source} does not exist. IMAGES is {SUPPORTED}.")
-    if root.is_file() and suffix in lists.SUFFIXES:
-        paths, columns = lists.read_list(root)
-        return _image_set(source, paths, image_refs([_within(root.parent, path) for path in paths]), **columns)
-    if root.is_file() and suffix in SUFFIXES:
-        return _image_set(source, [root.name], [file_ref(root)])
+    if suffix in lists.SUFFIXES:
+        root = root or place.parent
+        paths, columns = lists.read_list(place, root)
+        return _image_set(source, paths, image_refs([_within(root, path) for path in paths]), **columns)
+    if place.is_file() and suffix in SUFFIXES:
+        return _image_set(source, [place.name], [file_ref(place)])
     if suffix in HEIF:
         raise RequestError(f"{source}: HEIC images need pillow-heif: {INSTALL_HEIF}.")
     if suffix in ARCHIVES:
         raise RequestError(f"{source} is an archive. Unpack it and name the folder.")
+    if suffix in SPREADSHEETS:
+        raise RequestError(f"{source} is a spreadsheet. Save its sheet as CSV (UTF-8), with a column 'path'.")
     raise RequestError(f"{source} is not {SUPPORTED}. Images end in {' '.join(SUFFIXES)}.")
 
 
@@ -119,15 +138,10 @@ def _folder(source: str | Path, root: Path) -> ImageSet:
 
 def _bucket(source: str) -> ImageSet:
     """The images below a prefix, or one object."""
-    root, versions, others = source.rstrip("/"), {}, []
-    for name, version in list_objects(root):
-        if name.startswith(".") or "/." in name:
-            continue
-        if (suffix := _suffix(name)) in SUFFIXES:
-            versions[name] = version
-        elif suffix in NOT_READ:
-            others.append(name)
-    passed_over = _pass_over(others)
+    root = source.rstrip("/")
+    versions = {name: version for name, version in list_objects(root) if not any(map(_is_ignored, name.split("/")))}
+    passed_over = _pass_over(versions)
+    versions = {name: version for name, version in versions.items() if _suffix(name) in SUFFIXES}
     if not versions and _suffix(root) in SUFFIXES:
         return _image_set(source, [PurePosixPath(root).name], image_refs([root]))
     if not versions:
@@ -138,8 +152,13 @@ def _bucket(source: str) -> ImageSet:
 
 
 def _pass_over(names: Iterable[str]) -> list[str]:
-    """The files whose format is not read, named in a warning."""
-    found = sorted(as_text(name) for name in names if _suffix(name) in NOT_READ)
+    """The files whose image format is not read, named in a warning; other files are counted in a message."""
+    left = sorted(as_text(name) for name in names if _suffix(name) not in SUFFIXES)
+    others = [name for name in left if _suffix(name) not in NOT_READ]
+    if others:
+        kinds = [suffix or "no suffix" for suffix, _ in Counter(map(_suffix, others)).most_common(NAMED)]
+        log.info("Passed over %s without the suffix of an image (%s).", counted(len(others), "file"), ", ".join(kinds))
+    found = [name for name in left if _suffix(name) in NOT_READ]
     if found:
         log.warning(_passed_over(found))
     return found
@@ -155,20 +174,44 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
+def _is_ignored(name: str) -> bool:
+    """Whether a file or folder is hidden or made by a machine."""
+    return name.startswith(".") or name.lower() in MACHINE_MADE
+
+
 def _walk(root: Path) -> Iterator[str]:
-    """The files below a folder, relative to it; links are followed, a folder that links lead back to is not."""
-    seen = set()
-    unreadable = lambda error: log.warning("skipped the folder %s: %s", error.filename, error.strerror)  # noqa: E731
-    for folder, subfolders, names in os.walk(root, onerror=unreadable, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            subfolders.clear()
+    """The files below a folder, relative to it.
+
+    Links are followed, except to a folder that holds the link. Within a linked folder they are followed once to each
+    folder, so that folders full of links to each other come to an end.
+    """
+    left_out: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    pending: list[tuple[str, tuple[tuple[int, int], ...], int]] = [("", (), 0)]
+    while pending:
+        folder, above, links = pending.pop()
+        try:
+            status = os.stat(root / folder)
+            entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
+        except OSError as error:
+            log.warning("skipped the folder %s: %s", root / folder, error.strerror)
             continue
-        seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in names:
-            if not name.startswith("."):
-                yield Path(folder, name).relative_to(root).as_posix()
+        identity = (status.st_dev, status.st_ino)
+        if identity in above or (links > 1 and os.path.islink(root / folder) and identity in seen):
+            left_out.append(folder)
+            continue
+        seen.add(identity)
+        for entry in entries:
+            if _is_ignored(entry.name):
+                continue
+            name, is_link = f"{folder}/{entry.name}" if folder else entry.name, entry.is_symlink()
+            if entry.is_dir(follow_symlinks=False) or (is_link and os.path.isdir(entry.path)):
+                pending.append((name, (*above, identity), links + is_link))
+            else:
+                yield name
+    if left_out:
+        named = ", ".join(map(repr, map(as_text, left_out[:NAMED]))) + (", ..." if len(left_out) > NAMED else "")
+        log.info("Left out %s to folders that were searched already: %s.", counted(len(left_out), "link"), named)
 
 
 def _image_set(
@@ -188,11 +231,14 @@ def _image_set(
             escaped[0],
         )
     own = [_folder_name(path) for path in texts]
-    known = [name if label is None else label for label, name in zip(labels or [None] * len(own), own, strict=True)]
+    known = [
+        nfc(name if label is None else label) for label, name in zip(labels or [None] * len(own), own, strict=True)
+    ]
     return ImageSet(str(source), texts, refs, known, **columns)
 
 
 def _folder_name(path: str) -> str:
     """The name of the folder that holds an image; "" for one at the top."""
     inside = place_of(path).key if is_bucket_url(path) else path
-    return sys.intern(PurePosixPath(inside).parent.name)
+    name = PurePosixPath(inside).parent.name
+    return sys.intern("" if name == ".." else name)

@@ -4,26 +4,33 @@ A file is read from front to back, and only the rows of words that a label may s
 https://nlp.stanford.edu/projects/glove, https://code.google.com/archive/p/word2vec, https://fasttext.cc.
 """
 
-import gzip
+import io
 import itertools
 import logging
 import re
+import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 
 from pipeline.core.errors import RequestError, cause
+from pipeline.core.regular_files import check_unpacked
 from pipeline.core.wording import counted
 from pipeline.data.spelling import near_spellings
+from pipeline.data.tables import LARGEST, check_finite
+from pipeline.data.text_files import LONGEST_LINE, encoding_of, nfc, open_unpacked
 
 log = logging.getLogger(__name__)
 
 TEXT_SUFFIXES, BINARY_SUFFIXES = (".txt", ".vec", ".glove"), (".bin",)
 LONGEST_WORD = 2000  # bytes; a binary file with a longer one is not a word2vec file, or its header is wrong
+HEADER = re.compile(rb"\s*(\d{1,12})\s+(\d{1,12})\s*")
+JOINERS = "\u200c\u200d"  # invisible characters within words of Persian and of Indian languages
+SMALLEST = 1e-30  # of the largest number of a vector: smaller ones are read in the wrong byte order
 READ_AT_ONCE = 2**22
+ROWS_AT_ONCE = 4096  # between two looks at how much was unpacked
 NAMED = 5  # how many missing labels get near spellings
 
 Row = tuple[int, bytes, bytes]  # number of the line (text) or row (binary), word, its numbers as they stand there
@@ -43,7 +50,9 @@ def read_word_vectors(file: Path, labels: Iterable[str]) -> tuple[dict[str, np.n
 
     A label stands for the entry of just its spelling; or in lower case; or with its words joined by "_", "-" or
     nothing, as phrases are published; or else for the mean of its words, each as it stands, in lower case or
-    capitalised. Words end at anything that is not a letter or digit, and where camelCase has a capital.
+    capitalised. Words end at anything that is not a letter, mark or digit, and where camelCase has a capital; numbers
+    beside other words ("001.cat") are left out. Labels that an entry of another spelling or a mean stands for are
+    listed.
 
     Args:
         file: The word vectors; see `is_word_vectors`.
@@ -58,20 +67,15 @@ def read_word_vectors(file: Path, labels: Iterable[str]) -> tuple[dict[str, np.n
             its header says, or gives a word two different vectors. The message names the line.
     """
     labels = dict.fromkeys(labels)
-    wanted = {spelling.encode() for label in labels for spelling in _all_spellings(label)}
-    found = _find(file, wanted)
-    entries = {label: vector for label in labels if (vector := _entry(label, found)) is not None}
-    means = {label: vector for label in labels if label not in entries and (vector := _mean(label, found)) is not None}
-    log.info(
-        "%s: %s found as an entry, %d as a mean of words%s.",
-        file,
-        counted(len(entries), "label"),
-        len(means),
-        f", such as {next(iter(means))!r}" if means else "",
-    )
-    either = entries | means
-    vectors = {label: either[label] for label in labels if label in either}
-    return vectors, _missing(file, [label for label in labels if label not in vectors], found)
+    entries = _Entries(file, {spelling for label in labels for spelling in _all_spellings(label)})
+    parts = {label: entries.parts_of(label) for label in labels}
+    vectors = {label: entries.mean(words) for label, words in parts.items() if words}
+    means = sum(len(words) > 1 for words in parts.values())
+    log.info("%s: %s found as an entry, %d as a mean of words.", file, counted(len(vectors) - means, "label"), means)
+    if other := [label for label in vectors if parts[label] != [nfc(label)]]:
+        listed = "; ".join(f"{label!r} by {' and '.join(map(repr, parts[label]))}" for label in other)
+        log.info("%s in another spelling: %s.", counted(len(other), "label"), listed)
+    return vectors, _missing(file, [label for label in labels if label not in vectors], entries)
 
 
 def read_vocabulary(file: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -91,19 +95,35 @@ def read_vocabulary(file: Path) -> Iterator[tuple[str, np.ndarray]]:
             f"{file}: a vocabulary is a file of word vectors (.txt, .vec, .glove, .bin, gzipped or not)."
         )
     for line, word, numbers in _rows(file):
-        yield word.decode(errors="backslashreplace"), _parsed(file, line, word, numbers)
+        yield nfc(word.decode(errors="backslashreplace")), _parsed(file, line, word, numbers)
 
 
 def _phrases(label: str) -> list[str]:
     """Spellings of a label as one entry, the likeliest first."""
-    words = _words(label)
-    joined = [separator.join(words) for separator in ("_", "-", " ", "")]
-    return list(dict.fromkeys([label, label.lower(), *joined, *(phrase.lower() for phrase in joined)]))
+    joined = [
+        separator.join(words) for words in (_split(label), _words(label)) for separator in ("_", "-", " ", "") if words
+    ]
+    return list(dict.fromkeys([nfc(label), nfc(label).lower(), *joined, *(phrase.lower() for phrase in joined)]))
+
+
+def _split(label: str) -> list[str]:
+    """The words and numbers of a label."""
+    text = nfc(label)
+    spaced = "".join(
+        f" {this}" if this.isupper() and before.islower() else this if _is_in_word(this) else " "
+        for before, this in zip(" " + text, text, strict=False)
+    )
+    return spaced.split()
+
+
+def _is_in_word(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LMN" or character in JOINERS
 
 
 def _words(label: str) -> list[str]:
-    """The words of a label."""
-    return re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label))
+    """The words of a label, without numbers where there is anything else."""
+    parts = _split(label)
+    return [part for part in parts if not part.isdecimal()] or parts
 
 
 def _forms(word: str) -> list[str]:
@@ -114,85 +134,140 @@ def _all_spellings(label: str) -> list[str]:
     return [*_phrases(label), *(form for word in _words(label) for form in _forms(word))]
 
 
-def _entry(label: str, found: Mapping[bytes, np.ndarray]) -> np.ndarray | None:
-    """The vector of the entry that is the label, in one of its spellings."""
-    return next((found[phrase.encode()] for phrase in _phrases(label) if phrase.encode() in found), None)
+class _Entries:
+    """The entries of a file that labels may stand for.
+
+    Args:
+        file: The word vectors, read as a whole.
+        spellings: The words to keep, in NFC.
+    """
+
+    def __init__(self, file: Path, spellings: Iterable[str]) -> None:
+        self._file = file
+        self._found: dict[str, np.ndarray] = {}
+        self._lines: dict[str, int] = {}
+        self._doubled: dict[str, int] = {}  # on which line a word has another vector
+        sought = {
+            form.encode("utf-8", "surrogateescape"): spelling
+            for spelling in spellings
+            for form in (unicodedata.normalize("NFD", spelling), spelling)
+        }
+        for line, word, numbers in _rows(file):
+            if (spelling := sought.get(word)) is not None:
+                vector = _parsed(file, line, word, numbers)
+                if not np.array_equal(self._found.setdefault(spelling, vector), vector):
+                    self._doubled.setdefault(spelling, line)
+                self._lines.setdefault(spelling, line)
+
+    def parts_of(self, label: str) -> list[str]:
+        """The entry that is the label, or those of its words; none where one is missing."""
+        if entry := self._first(_phrases(label)):
+            return [entry]
+        words = [self._first(_forms(word)) for word in _words(label)]
+        return [word for word in words if word] if all(words) else []
+
+    def has(self, word: str) -> bool:
+        """Whether there is an entry for a word."""
+        return self._first(_forms(word)) is not None
+
+    def mean(self, words: Sequence[str]) -> np.ndarray:
+        """The mean vector of some entries."""
+        for word in words:
+            if word in self._doubled:
+                where = _where(self._file, self._doubled[word])
+                before = f"{_unit(self._file)} {self._lines[word]}"
+                raise RequestError(f"{where}: {word!r} has another vector already on {before}.")
+        if len(words) == 1:
+            return self._found[words[0]]
+        return np.stack([self._found[word] for word in words]).mean(axis=0, dtype=np.float64).astype(np.float32)
+
+    def _first(self, spellings: Iterable[str]) -> str | None:
+        return next((spelling for spelling in spellings if spelling in self._found), None)
 
 
-def _mean(label: str, found: Mapping[bytes, np.ndarray]) -> np.ndarray | None:
-    """The mean vector of a label's words, if all of them are there."""
-    words = [vector for word in _words(label) if (vector := _word(word, found)) is not None]
-    if not words or len(words) < len(_words(label)):
-        return None
-    return np.stack(words).mean(axis=0, dtype=np.float64).astype(np.float32)
-
-
-def _word(word: str, found: Mapping[bytes, np.ndarray]) -> np.ndarray | None:
-    return next((found[form.encode()] for form in _forms(word) if form.encode() in found), None)
-
-
-def _missing(file: Path, labels: list[str], found: Mapping[bytes, np.ndarray]) -> dict[str, list[str]]:
+def _missing(file: Path, labels: Sequence[str], entries: _Entries) -> dict[str, list[str]]:
     """Words of the file that are spelled like missing labels, or like those of their words that are missing."""
     if not labels:
         return {}
     spellings = {
-        label: [label.lower(), *(word.lower() for word in _words(label) if _word(word, found) is None)]
+        label: [label.lower(), *(word.lower() for word in _words(label) if not entries.has(word))]
         for label in labels[:NAMED]
     }
-    words = (word.decode(errors="replace") for _, word, _ in _rows(file))
-    near = near_spellings(spellings, words)
+    near = near_spellings(spellings, _decoded(file))
     return {label: near.get(label, []) for label in labels}
 
 
-def _find(file: Path, wanted: set[bytes]) -> dict[bytes, np.ndarray]:
-    """Read the whole file; keep the wanted words' vectors."""
-    found: dict[bytes, np.ndarray] = {}
-    lines: dict[bytes, int] = {}
-    for line, word, numbers in _rows(file):
-        if word in wanted:
-            vector = _parsed(file, line, word, numbers)
-            if word in found and not np.array_equal(found[word], vector):
-                raise RequestError(
-                    f"{_where(file, line)}: {_shown(word)} has another vector already on {_unit(file)} {lines[word]}."
-                )
-            found.setdefault(word, vector)
-            lines.setdefault(word, line)
-    return found
+def _decoded(file: Path) -> Iterator[str]:
+    """All words of a file; a warning says where one is not in UTF-8."""
+    warned = False
+    for line, word, _ in _rows(file):
+        try:
+            yield word.decode()
+        except UnicodeDecodeError:
+            if not warned:
+                shown = word.decode("cp1252", "replace")
+                message = "%s: not in UTF-8 (in Windows-1252 it is %r). Words with such letters are not found."
+                log.warning(message, _where(file, line), shown)
+            warned = True
 
 
 def _parsed(file: Path, line: int, word: bytes, numbers: bytes) -> np.ndarray:
     try:
         if _kind(file) in BINARY_SUFFIXES:
             vector = np.frombuffer(numbers, "<f4").astype(np.float32)
+        elif b"_" in numbers:
+            raise ValueError(f"could not convert string to float: {numbers.decode(errors='replace')!r}")
         else:
-            vector = np.array(numbers.split(), np.float32)
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+                vector = np.array(numbers.split(), np.float32)
     except ValueError as error:
         raise RequestError(f"{_where(file, line)}: not a number ({error}).") from error
-    if not np.isfinite(vector).all():
-        raise RequestError(f"{_where(file, line)}: the vector of {_shown(word)} holds NaN or infinite values.")
+    if _kind(file) in BINARY_SUFFIXES and not _is_plausible(vector) and _is_plausible(vector.byteswap()):
+        raise RequestError(
+            f"{_where(file, line)}: these numbers make sense in big-endian byte order only; write them as <f4."
+        )
+    check_finite(vector, f"{_where(file, line)}: the vector of {_shown(word)}")
     return vector
+
+
+def _is_plausible(vector: np.ndarray) -> bool:
+    """Whether numbers are as large as those of a vector may be."""
+    largest = np.abs(vector).max(initial=0)
+    return bool(largest == 0 or SMALLEST <= largest <= LARGEST)
 
 
 def _rows(file: Path) -> Iterator[Row]:
     """The rows of a file of any format, all of the same length."""
     try:
-        with gzip.open(file) if file.suffix.lower() == ".gz" else open(file, "rb") as opened:
-            read = _binary_rows if _kind(file) in BINARY_SUFFIXES else _text_rows
-            yield from read(file, cast(IO[bytes], opened))
+        with open_unpacked(file) as opened:
+            rows = (_binary_rows if _kind(file) in BINARY_SUFFIXES else _text_rows)(file, opened)
+            for number, row in enumerate(rows):
+                if number % ROWS_AT_ONCE == 0:
+                    check_unpacked(file, opened.tell())
+                yield row
     except (EOFError, zlib.error) as error:
         raise RequestError(f"{file}: this file is damaged or cut short ({error}); download it again.") from error
     except OSError as error:
         raise RequestError(f"{file}: the word vectors cannot be read ({cause(error)}).") from error
 
 
-def _text_rows(file: Path, opened: IO[bytes]) -> Iterator[Row]:
-    header = _header(first := opened.readline())
+def _text_rows(file: Path, opened: io.BufferedReader) -> Iterator[Row]:
+    if (encoding := encoding_of(opened)) == "utf-16":
+        raise RequestError(f"{file}: these word vectors are in UTF-16; save them in UTF-8.")
+    opened.read(3 if encoding == "utf-8-sig" else 0)
+    lines = _lines(file, opened)
+    header = _header(first := next(lines, b""))
     count, dim = header or (None, len(first.split()) - 1)
     if dim < 1:
         raise RequestError(f"{file}, line 1: no word with numbers after it; is this a file of word vectors?")
+    if not header and not all(map(_is_number, first.split()[1:])):
+        raise RequestError(
+            f"{file}, line 1: not only numbers after the first word. The first line says how many there are; "
+            "if its word has spaces, put another line first."
+        )
     begin = 2 if header else 1
     line, ended = begin - 1, True
-    for line, text in enumerate(opened if header else itertools.chain([first], opened), begin):
+    for line, text in enumerate(lines if header else itertools.chain([first], lines), begin):
         ended = text.endswith(b"\n")
         text = text.rstrip()
         if not text:
@@ -203,7 +278,9 @@ def _text_rows(file: Path, opened: IO[bytes]) -> Iterator[Row]:
             fields = text.split()
             given = len(fields) - 1
             if given < dim or (given > dim and _is_number(fields[-dim - 1])):
-                raise RequestError(_ragged(file, line, given, dim, first=begin, ended=ended))
+                raise RequestError(
+                    _ragged(file, line, given, f"the header says {dim}" if header else f"line 1 has {dim}", ended)
+                )
             word, numbers = b" ".join(fields[:-dim]), b" ".join(fields[-dim:])
         yield line, word, numbers
     if count is not None and line - 1 != count:
@@ -218,10 +295,19 @@ def _text_rows(file: Path, opened: IO[bytes]) -> Iterator[Row]:
         )
 
 
+def _lines(file: Path, opened: io.BufferedReader) -> Iterator[bytes]:
+    number = 0
+    while line := opened.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE:
+            raise RequestError(f"{_where(file, number)}: longer than {LONGEST_LINE:,} bytes; is this a text file?")
+        yield line
+
+
 def _header(line: bytes) -> tuple[int, int] | None:
     """Rows and dimension, where a first line says so."""
-    fields = line.split()
-    return (int(fields[0]), int(fields[1])) if len(fields) == 2 and all(map(bytes.isdigit, fields)) else None
+    found = HEADER.fullmatch(line)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _is_number(text: bytes) -> bool:
@@ -229,12 +315,12 @@ def _is_number(text: bytes) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return b"_" not in text
 
 
-def _ragged(file: Path, line: int, given: int, dim: int, first: int, ended: bool) -> str:
+def _ragged(file: Path, line: int, given: int, known: str, ended: bool) -> str:
     numbers = counted(given, "number")
-    message = f"{_where(file, line)}: {numbers}, but line {first} has {dim}; all rows must have the same length."
+    message = f"{_where(file, line)}: {numbers}, but {known}; all rows must have the same length."
     return (
         message
         if ended
@@ -242,9 +328,9 @@ def _ragged(file: Path, line: int, given: int, dim: int, first: int, ended: bool
     )
 
 
-def _binary_rows(file: Path, opened: IO[bytes]) -> Iterator[Row]:
+def _binary_rows(file: Path, opened: io.BufferedReader) -> Iterator[Row]:
     header = _header(opened.readline(LONGEST_WORD))
-    if header is None or header[1] < 1:
+    if header is None or not 1 <= header[1] <= LONGEST_LINE:
         raise RequestError(
             f"{file}: a binary word2vec file begins with its number of rows and their length; this one does not."
         )

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import RequestError
-from pipeline.data.csv_files import read_csv
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.sources import find_images
+from pipeline.data.tables import CsvTable
 from pipeline.data.targets import read_targets
 
 IMAGES = ImageSet("images", ["cat/1.png"], [ImageRef("/cat/1.png")], ["cat"])
@@ -61,9 +61,9 @@ def test_pandas_own_tables_are_read(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (",0.5,0.25\n", "line 1: no path or label"),
-        ("cat;0,5;x\n", "line 1: no numbers after 'cat;0,5;x'|line 1: not a number"),
+        ("cat;0,5;x\n", "line 1: not a number"),
         ("cat,0.5\ndog;0,5;1\n", "line 2: not a number"),
-        ("cat\n", "line 1: no numbers after 'cat'"),
+        ("cat\n", "no numbers beside the path"),
         ("label,x\n", "holds no targets"),
         (",label,0\n0,,1\n", "line 2: no path or label"),
     ],
@@ -114,7 +114,7 @@ def test_lists_without_paths_are_refused(folder: Path) -> None:
         ("a.csv", "name,label\na.png,cat\n", "no column 'path' .it has 'name', 'label'"),
         ("b.csv", "path,label\n", "names no images"),
         ("c.csv", "", "names no images"),
-        ("d.csv", "path\n\0.png\n", "not a path"),
+        ("d.csv", "path\n\0.png\n", "line 2: a NUL character"),
     ]:
         (folder / name).write_text(text)
         with pytest.raises(RequestError, match=message):
@@ -122,8 +122,11 @@ def test_lists_without_paths_are_refused(folder: Path) -> None:
 
 
 def test_a_semicolon_in_a_name_separates_nothing(tmp_path: Path) -> None:
-    file = tmp_path / "table.csv"
-    file.write_text('a;b.png,0.5,1\n"Paris; France",2,3\n')
-    assert [cells for _, cells in read_csv(file)] == [["a;b.png", "0.5", "1"], ["Paris; France", "2", "3"]]
-    file.write_text('"Paris, France";0,5\n')
-    assert [cells for _, cells in read_csv(file)] == [["Paris, France", "0.5"]]
+    def read(text: str) -> list[tuple[str, list[float]]]:
+        (tmp_path / "table.csv").write_text(text)
+        table = CsvTable(tmp_path / "table.csv")
+        return [(row.cells[0], row.vector.tolist()) for row in table.rows([0], range(1, len(table.columns)))]
+
+    assert read('a;b.png,0.5,1\n"Paris; France",2,3\n') == [("a;b.png", [0.5, 1]), ("Paris; France", [2, 3])]
+    assert read('"Paris, France";0,5\n') == [("Paris, France", [0.5])]
+    assert read("Paris, France;0,5;1\n") == [("Paris, France", [0.5, 1])]

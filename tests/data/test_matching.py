@@ -1,4 +1,6 @@
+import dataclasses
 import logging
+import unicodedata
 
 import numpy as np
 import pytest
@@ -41,7 +43,9 @@ def test_no_match_at_all_is_an_error_that_shows_both_sides() -> None:
 
 
 def test_no_match_by_label_shows_the_first_label_if_there_is_one() -> None:
-    with pytest.raises(RequestError, match=r"by label \(the images have none\)"):
+    with pytest.raises(
+        RequestError, match=r"by label \(the images have none: no folders, and no label_pattern=REGEX\)"
+    ):
         match_targets(images("a"), table(cat=[1, 0]))
     with pytest.raises(RequestError, match=r"by label \(such as 'dog'\)"):
         match_targets(images("a", "dog/a"), table(cat=[1, 0]))
@@ -52,3 +56,27 @@ def test_targets_of_no_image_are_mentioned(caplog: pytest.LogCaptureFixture) -> 
     match_targets(images("cat/a"), table(cat=[1, 0], **{f"bird{number}": [1, 1] for number in range(7)}))
     assert "targets.csv has 7 targets without an image: 'bird0'" in caplog.text
     assert caplog.text.rstrip().endswith("'bird4', ....")
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("caf\u00e9", "cafe\u0301/1.png"),  # a folder as macOS writes it, a table as others do
+        ("caf\u00e9/1.png", "cafe\u0301/1.png"),
+        ("/cat/1.png", "cat/1.png"),
+        ("cat\\1.png", "cat/1.png"),
+        ("cat\\1.png", "cat\\1.png"),
+    ],
+)
+def test_keys_that_look_alike_match(key: str, name: str) -> None:
+    some = images(name)
+    some = dataclasses.replace(some, labels=[unicodedata.normalize("NFC", label) for label in some.labels])
+    assert match_targets(some, TargetTable("t.csv", {key: 0}, np.ones((1, 2)))).keys == [key]
+
+
+def test_a_missing_suffix_is_named() -> None:
+    keys = TargetTable("t.csv", {"cat/1": 0, "dog/1": 1}, np.ones((2, 2)))
+    with pytest.raises(RequestError, match=r"Paths need their suffix: 'cat/1\.png', not 'cat/1'"):
+        match_targets(images("cat/1.png", "dog/1.png"), keys)
+    with pytest.raises(RequestError, match=r"Paths need their suffix: 'dog/1\.png'"):
+        match_targets(images("cat/1.png", "dog/1.png"), dataclasses.replace(keys, rows={"cat": 0, "dog/1": 1}))

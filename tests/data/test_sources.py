@@ -1,4 +1,5 @@
 import csv
+import logging
 import os
 from pathlib import Path
 
@@ -49,10 +50,37 @@ def test_lists_name_paths_relative_to_themselves(folder: Path, kind: str) -> Non
     assert list(find_images(file).paths) == ["blue/0.png", "red/1.png"]
 
 
-@pytest.mark.parametrize("path", ["../secret.png", "/etc/secret.png", "a/../../secret.png", "."])
-def test_a_list_cannot_leave_its_folder(tmp_path: Path, path: str) -> None:
+def test_paths_of_a_list_may_lead_anywhere(tmp_path: Path) -> None:
+    project, photos = tmp_path / "project", tmp_path / "photos" / "cat"
+    project.mkdir()
+    photos.mkdir(parents=True)
+    for name in ("0.png", "1.png", "2.png"):
+        make_image(1).save(photos / name)
+    (project / "own.png").write_bytes((photos / "0.png").read_bytes())
+    lines = ["../photos/cat/0.png", str(photos / "1.png"), "x/../../photos/cat/2.png", str(project / "own.png")]
+    (project / "list.txt").write_text("\n".join(lines))
+    found = find_images(project / "list.txt")
+    assert found.paths == ["../photos/cat/0.png", "../photos/cat/2.png", (photos / "1.png").as_posix(), "own.png"]
+    assert found.labels == ["cat", "cat", "cat", ""]
+    assert all(Path(ref.uri).is_file() for ref in found.refs)
+
+
+def test_a_root_is_where_relative_paths_of_a_list_start(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text(f"path\nred/1.png\n{folder / 'blue' / '0.png'}\n")
+    found = find_images(file, root=folder)
+    assert found.paths == ["blue/0.png", "red/1.png"]
+    assert [ref.uri for ref in found.refs] == [str(folder / path) for path in found.paths]
+    with pytest.raises(RequestError, match=r"root=.* is for the relative paths of a list"):
+        find_images(folder, root=folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [(".", "'.' is a folder"), ("a/..", "'a/..' is a folder"), (" ", "no path")]
+)
+def test_a_list_names_files(tmp_path: Path, path: str, message: str) -> None:
     (tmp_path / "list.txt").write_text(path + "\n")
-    with pytest.raises(RequestError, match="is not inside the list's folder"):
+    with pytest.raises(RequestError, match=f"line 1: {message}"):
         find_images(tmp_path / "list.txt")
 
 
@@ -111,9 +139,9 @@ def test_lists_say_more_than_paths(folder: Path, name: str) -> None:
         (
             "l.csv",
             {"path": ["red/1.png"] * 2, "label": ["a", "b"]},
-            "entry 2: 'red/1.png' is listed before with another label",
+            "line 3: 'red/1.png' is listed before with another label",
         ),
-        ("l.csv", {"path": ["red/1.png"], "target": ["1 2"]}, "entry 1: the target is no"),
+        ("l.csv", {"path": ["red/1.png"], "target": ["1 2"]}, "line 2: the target is no"),
         (
             "l.parquet",
             {"path": ["red/1.png", "red/2.png"], "target": [[1.0], [1.0, 2.0]]},
@@ -121,15 +149,18 @@ def test_lists_say_more_than_paths(folder: Path, name: str) -> None:
         ),
         ("l.parquet", {"path": ["red/1.png", "red/2.png"], "target": [[1.0], None]}, "'red/2.png' has no target"),
         ("l.parquet", {"path": ["red/1.png"], "target": [[float("nan")]]}, "'red/1.png' holds NaN"),
-        ("l.csv", {"path": ["red/1.png"], "target": ["[1e39]"]}, "'red/1.png' holds NaN, infinite or too large"),
+        (
+            "l.csv",
+            {"path": ["red/1.png"], "target": ["[1e39]"]},
+            "'red/1.png' holds NaN or infinite values, or numbers above",
+        ),
         ("l.csv", {"path": ["red/1.png"], "target": ["[]"]}, "'red/1.png' has no target"),
         ("l.parquet", {"path": ["a.png", "b.png"], "target": [None, [1.0]]}, "'a.png' has no target"),
         ("l.parquet", {"path": ["a.png"], "target": [[0.1, None]]}, "'a.png' holds NaN|is no"),
         ("l.parquet", {"path": ["a.png"], "target": [0.5]}, "has a target of 1 number|is no"),
         ("l.parquet", {"path": [7]}, "7 is no"),
-        ("l.txt", {"r\0ed/1.png": []}, "is this list in UTF-8"),
-        ("l.parquet", {"path": [None]}, "None is not inside the list's folder"),
-        ("l.parquet", {"path": ["../x.png"]}, "is not inside the list's folder"),
+        ("l.txt", {"r\0ed/1.png": []}, "a NUL character"),
+        ("l.parquet", {"path": [None]}, "row 1: no path"),
     ],
 )
 def test_wrong_lists_are_refused(folder: Path, name: str, columns: dict, message: str) -> None:
@@ -139,8 +170,129 @@ def test_wrong_lists_are_refused(folder: Path, name: str, columns: dict, message
 
 def test_a_list_of_another_kind_is_refused(folder: Path) -> None:
     (folder / "l.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(RequestError, match=r"l\.parquet: cannot be read as a list"):
+    with pytest.raises(RequestError, match=r"l\.parquet: cannot be read"):
         find_images(folder / "l.parquet")
     (folder / "l.csv").write_text('path\n"unfinished')
-    with pytest.raises(RequestError, match=r"l\.csv: cannot be read as a list"):
+    with pytest.raises(RequestError, match=r"l\.csv: cannot be read"):
         find_images(folder / "l.csv")
+
+
+def names_of(found) -> list[str]:
+    return sorted(found.paths)
+
+
+def test_a_linked_folder_is_a_folder_of_its_own(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    (folder / "azure").symlink_to("blue")  # before and behind the folder that it leads to
+    (folder / "crimson").symlink_to(folder / "red")
+    (folder / "red" / "up").symlink_to("..")
+    found = find_images(folder)
+    assert names_of(found) == [f"{name}/{n}.png" for name in ("azure", "blue", "crimson", "red") for n in range(3)]
+    assert set(found.labels) == {"azure", "blue", "crimson", "red"}
+    assert "Left out 2 links to folders that were searched already: " in caplog.text
+    assert "'red/up'" in caplog.text
+
+
+def test_folders_full_of_links_to_each_other_come_to_an_end(tmp_path: Path) -> None:
+    count = 12
+    for name in range(count):
+        (tmp_path / f"{name}").mkdir()
+        make_image(name).save(tmp_path / f"{name}" / "image.png")
+        for other in set(range(count)) - {name}:
+            (tmp_path / f"{name}" / f"to{other}").symlink_to(f"../{other}")
+    found = find_images(tmp_path)
+    assert {f"{name}/image.png" for name in range(count)} <= set(found.paths)
+    assert len(found) <= count * count * count
+
+
+def test_what_machines_make_is_left_out(tmp_path: Path) -> None:
+    ours = ["a.png", "lost+found.png", "trash/b.png"]
+    theirs = ["@eaDir/a.png/thumb.jpg", "__MACOSX/c.png", "$RECYCLE.BIN/d.png", "x/#recycle/e.png", ".git/f.png"]
+    for name in ours + theirs + ["y/System Volume Information/g.png", "y/@Recycle/h.png"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        make_image(1).save(tmp_path / name)
+    assert names_of(find_images(tmp_path)) == ours
+    assert names_of(find_images(tmp_path / "__MACOSX")) == ["c.png"]
+
+
+def test_other_files_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    find_images(folder)
+    assert caplog.text == ""
+    for name in ("b", "c.jpg?size=large", "d.jpg.1", "e.pjpeg", "f.mpo", "g.jpg ", "Thumbs.db", ".DS_Store"):
+        (folder / name).write_bytes(b"x")
+    assert len(find_images(folder)) == 6
+    assert "Passed over 6 files without the suffix of an image (" in caplog.text
+
+
+@pytest.mark.parametrize("source", ["", " ", "\t"])
+def test_an_empty_name_is_not_the_working_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(RequestError, match="The name of the images is empty"):
+        find_images(source)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\na.png,Portland, OR\n", "line 2: 3 cells, but line 1 has 2"),
+        ("path,label,split\na.png\n", "line 2: 1 cell, but line 1 has 3"),
+        ("path,label,label\na.png,cat,dog\n", "line 1: the column 'label' is there twice"),
+        ("path,label\na.png,cat\npath,label\nb.png,dog\n", "line 3: the header again"),
+        ("path,label\n,cat\n", "line 2: no path"),
+        ("path,label\na.png,caf\xe9\n".encode("cp1252"), "line 2: .*Windows-1252"),
+        ("path\ncaf\xe9.png\n".encode("cp1252"), "line 2: .*Windows-1252"),
+    ],
+)
+def test_rows_of_lists_are_strict(tmp_path: Path, text: str | bytes, message: str) -> None:
+    (tmp_path / "l.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RequestError, match=message):
+        find_images(tmp_path / "l.csv")
+
+
+def test_empty_cells_are_no_labels_and_no_group(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("path,label,group,split\nx/a.png,, ,\nx/b.png,cat,7,test\n;,,,\n".replace(";", ""))
+    found = find_images(tmp_path / "l.csv")
+    assert (found.labels, found.groups, found.splits) == (["x", "cat"], [None, "7"], [None, "test"])
+
+
+def test_integers_beside_a_null_stay_integers(tmp_path: Path) -> None:
+    columns = {"path": ["a.png", "b.png"], "label": [7.0, None], "group": [float("nan"), 8.0]}
+    found = find_images(write_list(tmp_path / "l.parquet", columns))
+    assert (found.labels, found.groups) == (["7", ""], [None, "8"])
+
+
+def test_names_of_lists_are_read_as_they_are(tmp_path: Path) -> None:
+    odd = ["x\u2028y.png", "n\u0085m.png", "back\\slash.png", " lead.png", "nosuffix", "#hash.png", "~t.png"]
+    for name in odd:
+        make_image(1).save(tmp_path / name, "PNG")
+    (tmp_path / "sub").mkdir()
+    make_image(1).save(tmp_path / "sub" / "a.png")
+    (tmp_path / "l.txt").write_text("\ufeff" + "\r\n".join([*odd, "sub\\a.png"]) + "\r\n", newline="")
+    found = find_images(tmp_path / "l.txt")
+    assert names_of(found) == sorted([*odd, "sub/a.png"])
+    assert all(Path(ref.uri).is_file() for ref in found.refs)
+
+
+def test_names_that_are_not_utf_8_are_read_where_they_exist(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(name, "wb") as file:
+        make_image(1).save(file, "PNG")
+    (tmp_path / "l.txt").write_bytes(b"caf\xe9.png\n")
+    assert find_images(tmp_path / "l.txt").paths == ["caf\\xe9.png"]
+
+
+def test_labels_are_composed_and_names_are_not(tmp_path: Path) -> None:
+    (tmp_path / "cafe\u0301").mkdir()
+    make_image(1).save(tmp_path / "cafe\u0301" / "a.png")
+    found = find_images(tmp_path)
+    assert (found.labels, found.paths) == (["caf\u00e9"], ["cafe\u0301/a.png"])
+    (tmp_path / "l.csv").write_text("path,label\ncafe\u0301/a.png,cafe\u0301\n")
+    assert find_images(tmp_path / "l.csv").labels == ["caf\u00e9"]
+    assert find_images(tmp_path, label_pattern="(?P<label>.+)/").labels == ["caf\u00e9"]
+
+
+def test_a_spreadsheet_is_told_from_a_list(tmp_path: Path) -> None:
+    (tmp_path / "l.xlsx").write_bytes(b"PK")
+    with pytest.raises(RequestError, match=r"is a spreadsheet. Save its sheet as CSV"):
+        find_images(tmp_path / "l.xlsx")

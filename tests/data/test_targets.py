@@ -49,13 +49,13 @@ def test_equal_rows_for_one_key_are_fine(tmp_path: Path) -> None:
     [
         ("", "holds no targets"),
         ("label,0,1\n", "holds no targets"),
-        ("cat,1,2\ndog,3\n", "line 2: 1 number, but line 1 has 2"),
+        ("cat,1,2\ndog,3\n", "line 2: 2 cells, but line 1 has 3"),
         ("cat,1,2\ndog,3,x\n", "line 2: not a number"),
         ("cat,1,nan\n", "line 1: the target of 'cat' holds NaN"),
         (",1,2\n", "line 1: no path or label stands before the numbers"),
         ("cat,1,2\ndog,1,inf\n", "line 2: the target of 'dog' holds NaN or infinite"),
         ("cat,1,2\ndog,3,4\ncat,1,3\n", "line 3: 'cat' has another vector already on line 1"),
-        ("cat|1|2\n", "line 1: .*no numbers after 'cat.1.2'"),
+        ("cat|1|2\n", "no numbers beside the path or label; is the table separated by commas"),
     ],
 )
 def test_wrong_tables_are_refused_naming_the_line(tmp_path: Path, text: str, message: str) -> None:
@@ -69,7 +69,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="No such file"):
         read(tmp_path / "nowhere.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RequestError, match=r"binary\.csv: the targets cannot be read"):
+    with pytest.raises(RequestError, match=r"binary\.csv: cannot be read"):
         read(tmp_path / "binary.csv")
 
 
@@ -137,7 +137,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "arrays", "message"),
     [
-        ("t.npz", {"vectors": VECTORS}, "holds an array 'paths' or 'labels'.*this one holds vectors"),
+        ("t.npz", {"vectors": VECTORS}, "no column 'path' or 'label'; it has 'vectors'"),
         ("t.npz", {"labels": ["a"], "vectors": VECTORS}, "1 name, but 2 rows"),
         ("t.npz", {"labels": ["a", "a"], "vectors": VECTORS}, "row 2: 'a' has another vector already on row 1"),
         ("t.npz", {"labels": KEYS, "vectors": VECTORS * np.nan}, "row 1: the target of 'cat' holds NaN"),
@@ -155,10 +155,10 @@ def test_damaged_binary_files_are_refused(tmp_path: Path) -> None:
     for write, name in [(write_npz, "t.npz"), (write_lists, "t.parquet")]:
         write(tmp_path / name)
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-30])
-        with pytest.raises(RequestError, match="the targets cannot be read"):
+        with pytest.raises(RequestError, match="cannot be read"):
             read(tmp_path / name)
     pyarrow.parquet.write_table(pa.table({"label": KEYS, "v": [[1.0], None]}), tmp_path / "n.parquet")
-    with pytest.raises(RequestError, match="without a list of numbers"):
+    with pytest.raises(RequestError, match="row 2: the target of 'dog' has no numbers"):
         read(tmp_path / "n.parquet")
     pyarrow.parquet.write_table(pa.table({"name": KEYS}), tmp_path / "k.parquet")
     with pytest.raises(RequestError, match="no column 'path' or 'label'"):
@@ -174,3 +174,36 @@ def test_word_vectors_are_matched_to_labels(tmp_path: Path, caplog: pytest.LogCa
     assert "'caat'" in caplog.text
     vectors = {label: found.vectors[row].tolist() for label, row in found.rows.items()}
     assert vectors == {"golden_retriever": [1, 2], "Cat": [5, 5]}
+
+
+def test_images_without_labels_say_where_labels_come_from(tmp_path: Path) -> None:
+    (tmp_path / "glove.txt").write_text("cat 1\n")
+    for on_missing in ("error", "skip"):
+        with pytest.raises(RequestError, match=r"images: the images have no labels.*folder.*label_pattern=REGEX"):
+            read(tmp_path / "glove.txt", "cat_1.png", "dog_1.png", on_missing=on_missing)
+    assert list(read(tmp_path / "glove.txt", "x.png", "cat/1.png").rows) == ["cat"]
+
+
+@pytest.mark.parametrize("name", ["t.xlsx", "t.ODS", "t.xls"])
+def test_spreadsheets_are_told_from_tables(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(RequestError, match="is a spreadsheet; save its sheet as CSV"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["1.png", "10.png", "2.png"], "'10.png' comes where '2.png'"),
+        (["a/9.png", "b/10.png", "b/9.png"], "'b/10.png' comes where 'b/9.png'"),
+        (["1.png", "2.png", "3.png"], ""),
+        (["01.png", "02.png", "10.png"], ""),
+    ],
+)
+def test_rows_in_the_order_of_numbers_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, paths: list[str], said: str
+) -> None:
+    np.save(tmp_path / "t.npy", np.eye(3))
+    read(tmp_path / "t.npy", *paths)
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.text)

@@ -1,5 +1,7 @@
 import gzip
+import logging
 import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +99,7 @@ GLOVE = FORMATS["glove.txt"]
         ("glove.txt", b"cat 1 2\na 1 2\ncat 1 3\n", "line 3: 'cat' has another vector already on line 1"),
         ("glove.txt", b"", "line 1: no word with numbers"),
         ("word2vec.txt", b"5 3\n" + GLOVE, r"line 1\) says 5 rows, but line 9 is the last, which makes 8"),
-        ("word2vec.txt", b"8 4\n" + GLOVE, "line 2: 3 numbers, but line 2 has 4"),
+        ("word2vec.txt", b"8 4\n" + GLOVE, "line 2: 3 numbers, but the header says 4"),
         ("glove.txt.gz", FORMATS["glove.txt.gz"][:-12], "cut short"),
         ("glove.txt.gz", GLOVE, "cannot be read"),
         ("glove.txt.gz", FORMATS["glove.txt.gz"][:20] + b"\xff\xff" + FORMATS["glove.txt.gz"][22:], "glove.txt.gz"),
@@ -133,3 +135,108 @@ def test_only_wanted_rows_are_held(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert (len(found), missing) == (2, {})
     assert peak < 2**20
+
+
+def read(folder: Path, content: str | bytes, *labels: str, name: str = "w.txt") -> dict[str, list[float]]:
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return {label: vector.tolist() for label, vector in read_word_vectors(folder / name, labels)[0].items()}
+
+
+def nfd(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        (nfd("café"), [7]),
+        (nfd("Vögel"), [8]),
+        (nfd("Crème_Brûlée"), [10]),
+        ("बिल्ली_घर", [2]),
+        ("बिल्ली", [1]),
+        ("गाय", None),  # its letters have vectors, it has none
+        ("ไก่", None),
+        ("क्\u200dषण", [20]),
+        ("001.cat", [1]),
+        ("cat_07", [1]),
+        ("12.Sea-Lion.3", [6]),
+        ("001.new_york", [30]),
+        ("boeing_747", [40]),
+        ("747", [50]),
+        ("001", None),
+    ],
+)
+def test_words_keep_their_marks_and_running_numbers_are_none(
+    tmp_path: Path, label: str, expected: list[float] | None
+) -> None:
+    words = {"cafe": 5, "café": 7, "vo": 3, "gel": 0, "vögel": 8, nfd("crème"): 8, "brûlée": 12, "बिल्ली": 1, "घर": 3}
+    words |= {"ग": 1, "य": 2, "ก": 1, "ไ": 1, "क्\u200dषण": 20, "क्": 1, "षण": 2, "cat": 1, "sea": 4, "lion": 8}
+    words |= {"new_york": 30, "new": 0, "york": 0, "boeing_747": 40, "boeing": 1, "747": 50}
+    text = "".join(f"{word} {number}\n" for word, number in words.items())
+    assert read(tmp_path, text, label) == ({} if expected is None else {label: expected})
+
+
+def test_labels_in_another_spelling_are_all_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    labels = [
+        "cat",
+        nfd("café"),
+        "Dog",
+        "001.cat",
+        "sea_lion",
+        "golden retriever",
+        *(f"CAT{number}" for number in range(9)),
+    ]
+    text = "cat 1\ncafé 2\ndog 3\nsea 4\nlion 5\ngolden_retriever 6\n" + "".join(f"cat{n} 7\n" for n in range(9))
+    assert len(read(tmp_path, text, *labels)) == len(labels)
+    listed = (
+        "'Dog' by 'dog'; '001.cat' by 'cat'; 'sea_lion' by 'sea' and 'lion'; 'golden retriever' by 'golden_retriever'"
+    )
+    assert f"13 labels in another spelling: {listed}; 'CAT0' by 'cat0'" in caplog.text
+    assert "'CAT8' by 'cat8'." in caplog.text
+    assert "caf" not in caplog.text
+
+
+def test_a_word_that_is_there_twice_is_refused_where_a_label_needs_it(tmp_path: Path) -> None:
+    text = "Cat 4\ncat 1\ncat 2\nsea 1\nsea 2\nlion 3\nsea_lion 5\n"
+    assert read(tmp_path, text, "Cat", "sea_lion") == {"Cat": [4], "sea_lion": [5]}
+    for label, line in [("cat", 3), ("Sea", 5), ("lion_sea", 5)]:
+        with pytest.raises(RequestError, match=f"line {line}: '(cat|sea)' has another vector already on line"):
+            read(tmp_path, text, label)
+    with pytest.raises(RequestError, match="line 2: 'café' has another vector already on line 1"):
+        read(tmp_path, f"{nfd('café')} 1\ncafé 2\n", "café")
+
+
+def test_encodings_are_read_or_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = "cat 1\ncafé 2\n"
+    for name, content in [("w.txt", text.encode("utf-8-sig")), ("w.txt.gz", gzip.compress(text.encode("utf-8-sig")))]:
+        assert read(tmp_path, content, "cat", "café", name=name) == {"cat": [1], "café": [2]}
+    assert read(tmp_path, b"\xef\xbb\xbf2 1\n" + text.encode(), "cat") == {"cat": [1]}
+    for encoding in ("utf-16", "utf-16-be", "utf-16-le"):
+        content = ("\ufeff" if encoding != "utf-16" else "").encode(encoding) + text.encode(encoding)
+        with pytest.raises(RequestError, match="in UTF-16; save them in UTF-8"):
+            read(tmp_path, content, "cat")
+    assert caplog.text == ""
+    assert read(tmp_path, text.encode("cp1252"), "cat", "café") == {"cat": [1]}
+    assert "w.txt, line 2: not in UTF-8 (in Windows-1252 it is 'café')" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("w.txt", b". . . 1 2\ncat 1 0\n", "line 1: not only numbers after the first word"),
+        ("w.txt", b"New York 1 2\ncat 1 0\n", "line 1: not only numbers after the first word"),
+        ("w.txt", b"the 1 2\ncat 1_5 2\n", "line 2: not a number"),
+        (
+            "w.txt",
+            b"the 1 2\ncat 3e38 2\n",
+            "line 2: the vector of 'cat' holds NaN or infinite values, or numbers above",
+        ),
+        ("w.bin", b"1 2\ncat " + np.array([1, 0], ">f4").tobytes(), "row 1: .*big-endian byte order"),
+        ("w.bin", b"1 9\ncat " + np.linspace(-1, 1, 9).astype(">f4").tobytes(), "row 1: .*big-endian byte order"),
+        ("w.bin", b"1 1\ncat " + np.array([np.finfo(np.float32).max], "<f4").tobytes(), "row 1: .*numbers above"),
+    ],
+)
+def test_numbers_that_cannot_be_right_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        read(tmp_path, content, "cat", name=name)

@@ -84,7 +84,7 @@ def test_labels_match_in_other_case(run, folder: Path, tmp_path: Path) -> None:
         "--json",
     )
     done = run(*train)
-    assert "2 labels matched targets by ignoring upper and lower case, such as 'blue' and 'BLUE'" in done.err
+    assert "2 labels matched by ignoring upper and lower case: 'blue' by 'BLUE'" in done.err
     assert done.json["train"] + done.json["validation"] == 6
 
 

@@ -1,4 +1,4 @@
-"""Read mutated files of targets, and print how many were refused and how far memory grew, as JSON.
+"""Read mutated files of targets and lists of images, and print how many were refused and how far memory grew, as JSON.
 
 python fuzz_targets.py FOLDER COUNT   # FOLDER/images holds an image for each target
 """
@@ -36,7 +36,17 @@ np.savez(folder / "t.npz", labels=np.array(labels), vectors=vectors)
 np.save(folder / "t.npy", made.normal(size=(len(images), 5)))
 pa.parquet.write_table(pa.table({"label": labels, "vector": vectors.tolist()}), folder / "t.parquet")
 
-seeds = [(file.name, file.read_bytes()) for file in sorted(folder.glob("t.*"))]
+(folder / "t-utf-16.csv").write_bytes((folder / "t.csv").read_bytes().decode().encode("utf-16"))
+listed = [
+    [path, label, json.dumps(vector.tolist())]
+    for path, label, vector in zip(images.paths, labels, vectors, strict=False)
+]
+(folder / "t-list.csv").write_text("path;label;target\n" + "".join(f"{';'.join(row)}\n" for row in listed))
+(folder / "t-list.txt").write_text("".join(f"images/{path}\n" for path in images.paths))
+columns = {"path": list(images.paths[: len(labels)]), "label": labels, "target": vectors.tolist()}
+pa.parquet.write_table(pa.table(columns), folder / "t-list.parquet")
+
+seeds = [(file.name, file.read_bytes()) for file in sorted(folder.glob("t*.*"))]
 chance, refused = random.Random(0), []
 before = peak_memory()
 for _ in range(count):
@@ -44,6 +54,8 @@ for _ in range(count):
     (folder / name).write_bytes(mutated(data, chance))
     faulthandler.dump_traceback_later(20, exit=True)  # a hang ends this process
     try:
+        if name.startswith("t-list"):
+            find_images(folder / name)
         assert np.isfinite(read_targets(str(folder / name), images, "skip").vectors).all()
     except RequestError as error:
         refused.append((name, str(error)))
