@@ -366,7 +366,7 @@ def _run() -> int:
 
 def _report(error: BaseException) -> int | None:
     """Say on stderr what ended a command; returns the exit code, or None where the error is one of this program."""
-    from pipeline.terminal import print_error, print_interruption
+    from pipeline.terminal import option_names, print_error, print_interruption
 
     interrupt = arrived_interrupt()  # which libraries turn into other errors, in the middle of an import
     if interrupt or isinstance(error, (KeyboardInterrupt, click.Abort, Interrupted)):
@@ -374,9 +374,9 @@ def _report(error: BaseException) -> int | None:
         return 143 if isinstance(interrupt, Terminated) else 130
     if isinstance(error, click.ClickException):
         hint = f" See {error.ctx.command_path} --help." if isinstance(error, click.UsageError) and error.ctx else ""
-        print_error(f"{_with_near_names(error)}{hint}")
+        print_error(f"{_with_near_names(error)}{hint}", option_names(cli))
         return error.exit_code
     if isinstance(error, PipelineError):
-        print_error(str(error))
+        print_error(str(error), option_names(cli))
         return error.exit_code
     return None

@@ -6,10 +6,11 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import click
 import rich.box
 import rich.markup
 from rich.console import Console
@@ -46,26 +47,48 @@ def printable(text: str) -> str:
     )
 
 
-def as_options(message: str) -> str:
+def option_names(command: click.Command) -> frozenset[str]:
+    """The names of the options of a command and of its subcommands, as their parameters are called in Python."""
+    subcommands = command.commands.values() if isinstance(command, click.Group) else ()
+    own = (parameter.name for parameter in command.params if parameter.name)
+    return frozenset(own).union(*map(option_names, subcommands))
+
+
+def _running_options() -> frozenset[str]:
+    context = click.get_current_context(silent=True)
+    return option_names(context.find_root().command) if context else frozenset()
+
+
+def as_options(message: str, names: Container[str]) -> str:
     """Rewrite the parameters that library messages name as options: on_missing='skip' as --on-missing skip.
 
-    A flag, verify=True, becomes --verify. What stands in a path, such as year=2020/1.jpg, is left as it is.
+    A flag, verify=True, becomes --verify. What is no option, such as dpi=300, or stands in a path, such as
+    seed=3/1.jpg, is left as it is.
+
+    Args:
+        message: The message.
+        names: The names of the options.
     """
-    message = re.sub(r"(?<![\w/\\'.-])([a-z]+(?:_[a-z]+)*)=True\b", lambda found: _option(found[1]), message)
+
+    def option(match: re.Match[str]) -> str:
+        name, quoted, plain = match.groups()
+        if name not in names:
+            return match[0]
+        flag = f"--{name.replace('_', '-')}"
+        return flag if plain == "True" else f"{flag} {quoted or plain or repr('')}"
+
     return re.sub(
-        r"(?<![\w/\\'.-])([a-z]+(?:_[a-z]+)*)=(?:'([^']*)'|([A-Z]+|\d+))(?![\w/\\-]|\.\w)",
-        lambda found: " ".join((_option(found[1]), found[2] or found[3] or "''")),
-        message,
+        r"(?<![\w/\\'.-])([a-z]+(?:_[a-z]+)*)=(?:'([^']*)'|(True|[A-Z]+|\d+))(?![\w/\\-]|\.\w)", option, message
     )
 
 
-def _option(parameter: str) -> str:
-    return f"--{parameter.replace('_', '-')}"
-
-
 class _Formatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__()
+        self._names = _running_options()
+
     def format(self, record: logging.LogRecord) -> str:
-        message = printable(as_options(record.getMessage()))
+        message = printable(as_options(record.getMessage(), self._names))
         return f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
 
 
@@ -135,9 +158,9 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def print_error(message: str) -> None:
-    """Print an error to stderr."""
-    print(f"error: {printable(as_options(message))}", file=sys.stderr)
+def print_error(message: str, names: Container[str] = ()) -> None:
+    """Print an error to stderr; parameters with one of some names are written as options."""
+    print(f"error: {printable(as_options(message, names))}", file=sys.stderr)
 
 
 def print_interruption(message: str) -> None:
@@ -314,8 +337,9 @@ def print_evaluation(result: "EvaluationResult") -> None:
         question = result.clusters.question if over_clusters else f"new images of these {result.clusters.kind}s"
         table.caption, table.caption_justify = f"95 % intervals: for {question}", "left"
     _print(table)
+    names = _running_options()
     for sentence in result.conclusions:
-        _print(rich.markup.escape(printable(as_options(sentence))))
+        _print(rich.markup.escape(printable(as_options(sentence, names))))
     if result.report:
         print()
         _print_places(report=result.report)

@@ -5,9 +5,11 @@ import logging
 
 import pytest
 
+from pipeline.cli import cli
 from pipeline.terminal import (
     _percent,
     as_options,
+    option_names,
     print_error,
     print_interruption,
     print_result,
@@ -30,10 +32,12 @@ from pipeline.terminal import (
         ("skipped year=2020/1.png: damaged", "skipped year=2020/1.png: damaged"),
         ("skipped a/split=TRAIN.png: damaged", "skipped a/split=TRAIN.png: damaged"),
         ("skipped 'x=1': damaged", "skipped 'x=1': damaged"),
+        ("scan dpi=300 front.png cannot be read", "scan dpi=300 front.png cannot be read"),
+        ("year=2020 month='5' is=True", "year=2020 month='5' is=True"),
     ],
 )
 def test_parameters_become_options_and_paths_stay(message: str, shown: str) -> None:
-    assert as_options(message) == shown
+    assert as_options(message, option_names(cli)) == shown
 
 
 def test_no_share_is_below_zero_by_rounding() -> None:
