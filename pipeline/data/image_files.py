@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.IcoImagePlugin import IcoImageFile
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
@@ -166,7 +166,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _file_picture(image: Image.Image, data: bytes) -> Picture:
-    if image.format in ("JPEG", "MPO"):
+    if isinstance(image, ImageFile.ImageFile) and image.format in ("JPEG", "MPO"):
         image.tile = [image.tile[0]._replace(codec_name=jpeg_stream.CODEC)]
     if isinstance(image, _Tiff):
         return image.picture()
@@ -216,8 +216,8 @@ class _Tiff(TiffImageFile):
             # Pillow reads 8 bits of each sample.
             order = "L" if self.tag_v2.prefix == b"II" else "B"
             self.tile = [
-                tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:])) if len(tile.args[0]) == 1 else tile
-                for tile in self.tile
+                tile._replace(args=(f"{args[0]};16{order}", *args[1:])) if len(args[0]) == 1 else tile
+                for tile, args in ((tile, cast(tuple, tile.args)) for tile in self.tile)
             ]
 
     def load_end(self) -> None:

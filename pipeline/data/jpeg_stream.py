@@ -8,7 +8,7 @@ what it is fed. Markers: ITU-T T.81, Annex B.
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from PIL import Image
 
@@ -96,7 +96,7 @@ class PieceByPiece:
     pulls_fd = True  # Pillow then calls `decode` once, after `setfd`
 
     def __init__(self, mode: str, *args: Any) -> None:
-        self._inner = Image.core.jpeg_decoder(mode, *args)
+        self._inner = Image.core.jpeg_decoder(mode, *args)  # type: ignore[attr-defined]
         self._data, self._fed = b"", 0
         self._pending, self._error, self._done = b"", 0, False
 
@@ -167,4 +167,4 @@ class PieceByPiece:
         return self._done or not self._pending
 
 
-Image.register_decoder(CODEC, PieceByPiece)
+Image.register_decoder(CODEC, cast(Any, PieceByPiece))  # it has what Pillow calls of a PyDecoder

@@ -86,7 +86,7 @@ class _Converter:
             self._transparent is not None or image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or palette_has_alpha
         )
         if self._has_alpha and picture.zero_alpha_is_none and image.mode == "RGBA":
-            self._has_alpha = image.getextrema()[3] != (0, 0)
+            self._has_alpha = image.getchannel("A").getextrema() != (0, 0)
 
     @property
     def is_needless(self) -> bool:

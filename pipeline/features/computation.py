@@ -92,9 +92,9 @@ class Saver:
         """
         is_finite = np.logical_and.reduce([np.isfinite(each).all(axis=1) for each in features])
         if not is_finite.all():
-            self.not_finite.update(batch[row].digest for row in np.flatnonzero(~is_finite))
+            self.not_finite.update(batch[row].digest for row in np.flatnonzero(~is_finite).tolist())
             self._bar.update(int((~is_finite).sum()))
-            batch = [batch[row] for row in np.flatnonzero(is_finite)]
+            batch = [batch[row] for row in np.flatnonzero(is_finite).tolist()]
             features, thumbnails = [each[is_finite] for each in features], thumbnails[is_finite]
         if not batch:
             return

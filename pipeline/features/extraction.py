@@ -25,7 +25,7 @@ from pipeline.core.errors import PipelineError, RequestError, cause
 from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import moments
-from pipeline.data.decoding import MAX_PIXELS
+from pipeline.data.image_files import MAX_PIXELS
 from pipeline.data.images import ImageSet
 from pipeline.features.cache import cache_place, local_folder, usual_folder
 from pipeline.features.computation import STORE_BYTES, Computed, Saver, compute
