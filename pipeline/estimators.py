@@ -28,6 +28,7 @@ from pipeline.data.sources import find_images, image_refs
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.presets import NETWORK
 from pipeline.decoders.spec import API_STYLES, DecoderSpec, build_decoder
+from pipeline.decoders.target_scale import multiply_output, target_scale
 from pipeline.decoders.training import TrainingData, fit, predict
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
@@ -168,7 +169,7 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     Attributes:
         model_: The decoder, a plain `keras.Model` from (N, F) to (N, D).
-        history_: "loss": the mean training loss of each epoch.
+        history_: "loss": the mean training loss of each epoch, for a linear output of targets with a spread of 1.
         n_features_in_: F.
     """
 
@@ -226,11 +227,14 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise RequestError(f"api {self.api!r} is unknown; choose from {', '.join(API_STYLES)}.")
         config = self._config()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        scale = target_scale(targets, config.decoder.output_activation)
+        targets = targets / np.float32(scale)
         mean = np.average(targets, axis=0, weights=weights).astype(np.float32)
         model = build_decoder(config.decoder, self.api, x, mean[None], seed)
         # Nothing is held out here: scikit-learn's own splits do that. One row costs little.
         data = TrainingData(x, targets, x[:1], targets[:1], weights=weights)
         history = fit({"decoder": model}, data, config, seed)["decoder"]
+        multiply_output(model, scale)
         self.model_, self.history_ = model, {"loss": history.curves["loss"]}
         self._is_flat = y.ndim == 1
         return self
