@@ -212,3 +212,14 @@ def test_weights_count_in_the_loss() -> None:
 def test_wrong_parameters_are_refused_by_fit(options: dict, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         decoder(**options).fit(np.eye(6), np.eye(6))
+
+
+def test_the_unit_of_the_targets_does_not_matter() -> None:
+    random = np.random.default_rng(0)
+    x = np.maximum(random.normal(size=(60, 12)), 0).astype(np.float32)
+    y = x[:, :4] @ random.normal(size=(4, 5))
+    scores = [
+        KerasDecoder(hidden=(16,), epochs=20, api=api, random_state=0).fit(x[:45], scale * y[:45]).score(x[45:], y[45:])
+        for scale, api in ((1, "functional"), (1e-3, "sequential"), (1e2, "functional"))
+    ]
+    np.testing.assert_allclose(scores, scores[0], atol=5e-3)

@@ -105,11 +105,11 @@ def _fit_blend(
     seed: int,
     callbacks: Callbacks,
 ) -> FittedDecoders:
-    rows = len(data.x)
+    (rows, features), dim = data.x.shape, data.y.shape[1]
     log.info("The decoder chooses its strength by %d short trainings on the training images.", config.trainings(rows))
-    if (seconds := expected_seconds(config, *data.x.shape, data.y.shape[1])) > ANNOUNCED:
-        memory = config.memory(*data.x.shape, data.y.shape[1])
-        log.info("That takes about %.0f minutes on this processor, and %.1f GB.", max(1, seconds / 60), memory / 1e9)
+    if (seconds := expected_seconds(config, rows, features, dim)) > ANNOUNCED:
+        gigabytes = config.memory(rows, features, dim) / 1e9
+        log.info("That takes about %.0f minutes on this processor, and %.1f GB.", max(1, seconds / 60), gigabytes)
     start = time.perf_counter()
     blend = fit_blend(data.x, data.y, units, config, seed, callbacks.progress)
     seconds = time.perf_counter() - start

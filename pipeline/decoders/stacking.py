@@ -99,9 +99,9 @@ def stack(
     blended = (1 - weight) * mean + weight * blended
     scale = min(1.0, np.vdot(blended, y) / max(float(np.vdot(blended, blended)), np.finfo(np.float32).tiny))
     shares[shares < NEGLIGIBLE] = 0
-    if scale <= 0 or weight == 0 or not shares.any():  # nothing is better than the mean target
+    if scale * weight * shares.sum() < NEGLIGIBLE:  # nothing is better than the mean target
         return Shares(np.zeros(len(shares)), 1.0)
-    return Shares(scale * weight * shares, scale * (1 - weight + weight * trust))
+    return Shares(scale * weight * shares, float(scale * (1 - weight + weight * trust)))
 
 
 def _best_shares(deviations: np.ndarray, base: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -116,7 +116,9 @@ def _best_shares(deviations: np.ndarray, base: np.ndarray, y: np.ndarray) -> np.
         blended = base + (shares.astype(np.float32) @ flat).reshape(y.shape)
         if y.shape[1] == 1:
             error = blended - y
-            return float(np.square(error, dtype=np.float64).mean()), (flat @ error.ravel()).astype(np.float64) * 2 / len(y)
+            return float(np.square(error, dtype=np.float64).mean()), (flat @ error.ravel()).astype(
+                np.float64
+            ) * 2 / len(y)
         unit, norm = _unit_and_length(blended)
         cosine = np.einsum("nd,nd->n", unit, direction)[:, None]
         slope = (cosine * unit - direction) / norm
