@@ -116,9 +116,8 @@ def _best_shares(deviations: np.ndarray, base: np.ndarray, y: np.ndarray) -> np.
         blended = base + (shares.astype(np.float32) @ flat).reshape(y.shape)
         if y.shape[1] == 1:
             error = blended - y
-            return float(np.square(error, dtype=np.float64).mean()), (flat @ error.ravel()).astype(
-                np.float64
-            ) * 2 / len(y)
+            slope = (flat @ error.ravel()).astype(np.float64) * 2 / len(y)
+            return float(np.square(error, dtype=np.float64).mean()), slope
         unit, norm = _unit_and_length(blended)
         cosine = np.einsum("nd,nd->n", unit, direction)[:, None]
         slope = (cosine * unit - direction) / norm
