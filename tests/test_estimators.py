@@ -142,7 +142,7 @@ def test_a_pipeline_learns_and_survives_clone_and_pickle(
 ) -> None:
     import keras
 
-    model = make_pipeline(features, decoder(epochs=60)).fit(paths, embeddings)
+    model = make_pipeline(features, decoder(epochs=80)).fit(paths, embeddings)
     predicted = model.predict(paths)
     assert predicted.shape == embeddings.shape
     assert model.score(paths, embeddings) > 0.8
