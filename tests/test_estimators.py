@@ -154,7 +154,7 @@ def test_a_pipeline_learns_and_survives_clone_and_pickle(
     assert np.array_equal(other.predict(paths), predicted)
     assert isinstance(other[-1].model_, keras.Sequential)
     loss = model[-1].history_["loss"]
-    assert len(loss) == 60
+    assert len(loss) == 80
     assert loss[-1] < loss[0]
     by_keras = model[-1].model_.predict(features.transform(paths), verbose=0)
     assert np.allclose(by_keras, predicted, atol=1e-4)
