@@ -30,7 +30,8 @@ from pipeline.data.sources import find_images, image_refs
 from pipeline.data.text_files import as_text
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.presets import NETWORK
-from pipeline.decoders.spec import API_STYLES, ApiStyle, DecoderSpec, build_decoder
+from pipeline.decoders.spec import ApiStyle, DecoderSpec, build_decoder
+from pipeline.decoders.target_scale import multiply_output, target_scale
 from pipeline.decoders.training import TrainingData, fit, predict
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
@@ -208,7 +209,7 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     Attributes:
         model_: The decoder, a plain `keras.Model` from (N, F) to (N, D).
-        history_: "loss": the mean training loss of each epoch.
+        history_: "loss": the mean training loss of each epoch, for a linear output of targets with a spread of 1.
         n_features_in_: F.
     """
 
@@ -280,11 +281,14 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
             x, targets, weights = x[counted], targets[counted], weights[counted] / weights[counted].mean()
         config = self._config()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        scale = target_scale(targets, config.decoder.output_activation)
+        targets = targets / np.float32(scale)
         mean = np.average(targets, axis=0, weights=weights).astype(np.float32)
         model = build_decoder(config.decoder, self.api, x, mean[None], seed)
         # Nothing is held out here: scikit-learn's own splits do that. One row costs little.
         data = TrainingData(x, targets, x[:1], targets[:1], weights=weights)
         history = fit({"decoder": model}, data, config, seed)["decoder"]
+        multiply_output(model, scale)
         self.model_, self.history_ = model, {"loss": history.curves["loss"]}
         self._is_flat = y.ndim == 1
         return self

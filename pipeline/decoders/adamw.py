@@ -25,12 +25,12 @@ class NetworkConfig:
 
     Attributes:
         units: Units of the hidden layer.
-        epochs: Passes over the training images.
+        steps: Steps of BATCH images, in passes over the training images.
         weight_decay: AdamW's weight decay, on targets of variance 1.
     """
 
     units: int
-    epochs: int
+    steps: int
     weight_decay: float
 
 
@@ -65,7 +65,7 @@ def train_network(
     # The steps and the decay have a scale of their own, and the decay must not pull the mean target to zero.
     spread = max(float(np.sqrt(((y[rows] - mean) ** 2).mean())), float(np.finfo(np.float32).tiny))
     standardised = ((y - mean) / spread).astype(np.float32)
-    steps = config.epochs * -(-len(rows) // BATCH)
+    steps = config.steps
     order = np.concatenate([random.permutation(rows) for _ in range(-(-steps * BATCH // len(rows)))])
     order = order[: steps * BATCH].reshape(steps, BATCH).astype(np.int32)
     # He-normal in the features, of which there are `features * stretch**2`; longer coordinates need less.

@@ -1,9 +1,8 @@
 """The baselines that a decoder has to beat: the mean target, ridge regression, and ConSE."""
 
-import contextlib
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pipeline.core.vectors import Vectors, vector_digest
 from pipeline.decoders.blending import deal_folds
 from pipeline.decoders.coordinates import Coordinates
 from pipeline.decoders.ridge_regression import fit_ridge
+from pipeline.decoders.stacking import score
 from pipeline.decoders.training import predict
 
 log = logging.getLogger(__name__)
@@ -57,10 +57,12 @@ class Baselines:
             units: A number for each image, shape (N,), int; images with the same number share a fold.
             seed: Random seed of the folds.
         """
+        folds = deal_folds(y, units, seed, FOLDS)
         digests = sorted({vector_digest(target) for target in y})
-        models = {"ridge": _fit_ridge(x, y, deal_folds(y, units, seed, FOLDS))}
+        ridge = fit_ridge(x, y, folds)
+        models = {"ridge": _linear_model(ridge.coefficients, ridge.intercept, "linear", "ridge")}
         if 1 < len(digests) <= len(y) // 2 and len(y) * len(digests) <= CONSE_WORK and isinstance(x, np.ndarray):
-            models["conse"] = _fit_conse(x, y, seed)
+            models["conse"] = _fit_conse(x, y, folds, seed)
         return cls(
             mean=y.mean(axis=0, dtype=np.float64).astype(np.float32),
             deviation=y.std(axis=0, dtype=np.float64).astype(np.float32),
@@ -79,9 +81,15 @@ class Baselines:
     def save(self, folder: Path, card: ModelCard) -> None:
         """Save `ridge.keras`, `conse.keras` (plain Keras models) and FILE in a folder, each whole or not at all.
 
+        Args:
+            folder: The folder.
+            card: The decoder's card. The baselines' own say that their output is linear; ConSE has a softmax before
+                that, so it predicts weighted means of the training targets.
+
         Raises:
             PipelineError: They cannot be written.
         """
+        card = replace(card, output_activation="linear")
         for name, model in self.models.items():
             save_decoder(model, folder / f"{name}.keras", card)
         with atomic_write(folder / FILE) as unfinished, open(unfinished, "wb") as opened:
@@ -131,37 +139,25 @@ def _check(names: Sequence[str], mean: np.ndarray, deviation: np.ndarray, known:
         raise ValueError("its labels are no names")
 
 
-def _fit_ridge(x: Vectors, y: np.ndarray, folds: np.ndarray) -> Any:
-    """Ridge regression with one penalty, or with one for each dimension where the folds favour that."""
-    if len(np.unique(folds)) < 2:
-        return _linear_model(np.zeros((x.shape[1], y.shape[1])), y.mean(axis=0), "linear", "ridge")
-    fitted = min(fit_ridge(x, y, folds), key=lambda each: each.error)
-    return _linear_model(fitted.ridge.coefficients, fitted.ridge.intercept, "linear", "ridge")
+def _fit_conse(x: np.ndarray, y: np.ndarray, folds: np.ndarray, seed: int) -> Any:
+    """ConSE (Norouzi et al. 2014): the targets of all labels, weighted by logistic regression's probabilities.
 
-
-def _fit_conse(x: np.ndarray, y: np.ndarray, seed: int) -> Any:
-    """ConSE (Norouzi et al. 2014): the targets of all labels, weighted by logistic regression's probabilities."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
-
+    Its strength is the one with the highest score out of fold, or 1 / F where no fold leaves two labels to train on.
+    """
     targets, label = np.unique(y, axis=0, return_inverse=True)
     label = label.ravel()
     coordinates = Coordinates.of(x, seed)
     z = coordinates(coordinates.standardise(x)) / np.float32(coordinates.stretch)
-    strength = 1.0
-    folds = min(FOLDS, int(np.bincount(label).min()))
-    if folds > 1:
-        search = GridSearchCV(
-            LogisticRegression(max_iter=200),
-            {"C": CONSE_STRENGTHS / x.shape[1]},
-            cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
-            scoring="neg_log_loss",
-            refit=False,
-        )
-        with _unconverged():
-            strength = search.fit(z, label).best_params_["C"]
-    with _unconverged():
-        fitted = LogisticRegression(C=strength, max_iter=200).fit(z, label)
+    scores = np.zeros(len(CONSE_STRENGTHS))
+    for fold in np.unique(folds):
+        others = folds != fold
+        if len(np.unique(label[others])) > 1:
+            for number, strength in enumerate(CONSE_STRENGTHS / x.shape[1]):
+                fitted = _classifier(z[others], label[others], strength)
+                predicted = fitted.predict_proba(z[~others]) @ targets[fitted.classes_]
+                scores[number] += score(predicted, y[~others]).sum()
+    best = int(scores.argmax()) if scores.any() else CONSE_STRENGTHS.tolist().index(1)
+    fitted = _classifier(z, label, CONSE_STRENGTHS[best] / x.shape[1])
     kernel = fitted.coef_.T if len(targets) > 2 else np.hstack([-fitted.coef_.T / 2, fitted.coef_.T / 2])
     bias = fitted.intercept_ if len(targets) > 2 else np.array([-1, 1]) * fitted.intercept_ / 2
     if coordinates.basis is not None:
@@ -173,14 +169,14 @@ def _fit_conse(x: np.ndarray, y: np.ndarray, seed: int) -> Any:
     return model
 
 
-@contextlib.contextmanager
-def _unconverged() -> Iterator[None]:
-    """Accept a logistic regression that stops before it has converged: as a baseline it is good enough by then."""
+def _classifier(z: np.ndarray, label: np.ndarray, strength: float) -> Any:
+    """Logistic regression; one that has not converged by then is good enough as a baseline."""
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        yield
+        return LogisticRegression(C=strength, max_iter=200).fit(z, label)
 
 
 def _linear_model(kernel: np.ndarray, bias: np.ndarray, activation: str, name: str) -> Any:

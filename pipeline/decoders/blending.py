@@ -1,8 +1,9 @@
-"""The default decoder: a blend of networks, ridge regression and random ramps, each with the share it deserves.
+"""The default decoder: a blend of ridge regression, random ramps and small networks.
 
-No single method is best on every data set. Networks win with many images for each target, ridge regression with few
-images or noisy targets, and ramps (a smooth kernel) in between. The shares are chosen by out-of-fold predictions of the
-training images, as in Breiman's stacked regressions (1996): five folds and non-negative least squares.
+No single method is best on every data set. Networks win with many images, ramps (a smooth kernel) with few, ridge
+regression where targets are linear in the features. Their shares are chosen by out-of-fold predictions of the training
+images (`pipeline.decoders.stacking`). Of ridge regression and ramps no penalty is chosen: each of PENALTIES is a
+candidate of its own, which needs no nested folds and makes penalties in between.
 
 The blend is one network with one hidden layer of ReLU units, for each candidate is one:
 
@@ -10,13 +11,12 @@ The blend is one network with one hidden layer of ReLU units, for each candidate
 - A linear map a is relu(a) - relu(-a).
 - A ramp, which rises from 0 to 1 and stays there, is the difference of two ReLU units.
 
-With fewer images than features, ridge regression, ramps and the networks of the folds are fitted in the coordinates of
-the space that the training images span. The networks that are kept are trained on the features themselves: Adam treats
-each of them by itself, which is worth a few thousandths of cosine.
+With fewer images than features, all is fitted in the coordinates of the space that the training images span. With many
+images, one fold is held out instead of each in turn, and networks stop after MOST_STEPS.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,18 @@ from pipeline.core.keras_backend import import_keras
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import Vectors
 from pipeline.decoders.adamw import BATCH, NetworkConfig, train_network
-from pipeline.decoders.coordinates import Coordinates, orthogonal_directions
+from pipeline.decoders.coordinates import Coordinates
 from pipeline.decoders.hidden_layer import HiddenLayer
-from pipeline.decoders.ridge_regression import fit_ridge
+from pipeline.decoders.ramps import Ramps
+from pipeline.decoders.ridge_regression import fit_candidates, sums_memory
 from pipeline.decoders.spec import ApiStyle, stack_layers
+from pipeline.decoders.stacking import stack
 
-NEGLIGIBLE = 0.01  # a share that is not worth its units
+PENALTIES = 10.0 ** np.arange(-4, 3)  # of ridge regression and ramps; see `RidgePath`
+MANY = 5000  # images, from which one fold is enough to choose the shares by
+MOST_STEPS = 10_000  # of a network's training
+COMPARED = 2_000_000  # out-of-fold numbers of a candidate that shares are chosen by, at most; but
+COMPARED_ROWS = 500  # no fewer images than this
 
 
 @dataclass(frozen=True)
@@ -40,41 +46,39 @@ class BlendConfig:
     Attributes:
         weight_decays: A network is trained with each of these weight decays.
         units: Hidden units of each network.
-        epochs: Epochs of each network.
+        epochs: Epochs of each network; fewer where they would take more than MOST_STEPS.
         ramps: The number of random ramps.
         folds: Folds of the training images, by which the shares are chosen.
     """
 
-    weight_decays: tuple[float, ...] = (3.0, 10.0, 30.0)
+    weight_decays: tuple[float, ...] = (10.0, 30.0)
     units: int = 256
     epochs: int = 100
     ramps: int = 2048
     folds: int = 5
 
-    @property
-    def trainings(self) -> int:
-        """How many networks are trained in all."""
-        return len(self.weight_decays) * (self.folds + 1)
+    def trainings(self, rows: int) -> int:
+        """How many networks are trained on `rows` images in all."""
+        return len(self.weight_decays) * (1 + (1 if rows >= MANY else min(self.folds, rows)))
+
+    def steps(self, rows: int) -> int:
+        """How many steps a network is trained for on `rows` images."""
+        return min(self.epochs * -(-rows // BATCH), MOST_STEPS)
+
+    def memory(self, rows: int, features: int, dim: int) -> int:
+        """Bytes that fitting it takes for features (rows, features) and targets (rows, dim), these included."""
+        compared = min(rows, max(COMPARED // dim, COMPARED_ROWS))
+        candidates = 2 * len(PENALTIES) + len(self.weight_decays)
+        return (
+            4 * 4 * rows * (features + dim)  # as they are, standardised, in coordinates, and as tensors
+            + max(sums_memory(rows, features, dim, self.folds), sums_memory(rows, self.ramps, dim, self.folds))
+            + 4 * 3 * candidates * compared * dim
+        )
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "BlendConfig":
         """Read what `dataclasses.asdict` returned, after a round trip through JSON."""
         return cls(**{**document, "weight_decays": tuple(document["weight_decays"])})
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One method to blend.
-
-    Attributes:
-        name: Its name in results.
-        network: Fitted to all training images, on standardised features.
-        out_of_fold: Predictions for each training image, fitted to the other folds, shape (N, D).
-    """
-
-    name: str
-    network: HiddenLayer
-    out_of_fold: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,13 @@ class Blend:
         network: On standardised features, shape (F,).
         mean: Mean training feature, shape (F,).
         scale: Root of the mean variance of the training features.
-        shares: Candidate -> its share.
-        errors: Candidate -> its mean squared error out of fold; "blend" -> that of the blend.
+        shares: Candidate -> its share; all 0 where the blend is the mean target.
     """
 
     network: HiddenLayer
     mean: np.ndarray
     scale: float
     shares: dict[str, float]
-    errors: dict[str, float]
 
 
 def deal_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.ndarray:
@@ -112,8 +114,10 @@ def deal_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.nd
         units = np.arange(len(units))
     _, first, image = np.unique(units, return_index=True, return_inverse=True)
     _, target = np.unique(y[first], axis=0, return_inverse=True)
-    order = np.random.default_rng([seed, 0]).permutation(len(first))
-    order = order[np.argsort(target.ravel()[order], kind="stable")]  # sorted by target, shuffled within
+    random = np.random.default_rng([seed, 0])
+    order = random.permutation(len(first))
+    rank = random.permutation(target.max() + 1)[target.ravel()]
+    order = order[np.argsort(rank[order], kind="stable")]  # target by target, both targets and their images shuffled
     fold = np.empty(len(first), int)
     fold[order] = np.arange(len(first)) % min(count, len(first))
     return fold[image]
@@ -135,106 +139,77 @@ def fit_blend(
     Returns:
         The blend; of a single image, its target.
     """
-    if len(x) == 1:  # there is nothing to choose by
-        return Blend(HiddenLayer.linear(np.zeros((x.shape[1], y.shape[1])), y[0]), x[:][0], 1.0, shares={}, errors={})
-    coordinates = Coordinates.of(x, seed)
-    standardised = coordinates.standardise(x)
-    z = coordinates(standardised)
     folds = deal_folds(y, units, seed, config.folds)
-    closed_form = [*_ridges(z, y, folds), _ramps(z, y, folds, config.ramps, seed)]
-    candidates = [
-        *_networks(standardised, z, y, folds, config, coordinates.stretch, seed, progress),
-        *(replace(each, network=coordinates.on_features(each.network)) for each in closed_form),
-    ]
+    coordinates = Coordinates.of(x, seed)
     mean = y.mean(axis=0, dtype=np.float64)
-    stacked = np.stack([(candidate.out_of_fold - mean).ravel() for candidate in candidates], axis=1)
-    shares = _stack(stacked, (y - mean).ravel())
-    parts = [candidate.network for candidate, share in zip(candidates, shares, strict=True) if share > 0]
-    if parts:
-        network = HiddenLayer.blend(parts, shares[shares > 0], mean)
-    else:  # nothing predicts better than the mean
-        network = HiddenLayer.linear(np.zeros((x.shape[1], y.shape[1])), mean)
-    errors = {candidate.name: float(((candidate.out_of_fold - y) ** 2).mean()) for candidate in candidates}
-    errors["blend"] = float((((y - mean).ravel() - stacked @ shares) ** 2).mean())
+    if len(np.unique(folds)) < 2:  # there is nothing to choose by
+        nothing = HiddenLayer.linear(np.zeros((x.shape[1], y.shape[1])), mean)
+        return Blend(nothing, coordinates.mean, coordinates.scale, shares={})
+    rows = _compared_rows(folds, y.shape[1], seed)
+    z = coordinates(coordinates.standardise(x))
+    ramps = Ramps.draw(z, config.ramps, seed)
+    networks, predictions = _networks(z, y, folds, rows, config, coordinates.stretch, seed, progress)
+    linear = fit_candidates(z, y, folds, rows, PENALTIES)
+    smooth = fit_candidates(ramps, y, folds, rows, PENALTIES)
+    shares = stack([*linear.out_of_fold, *smooth.out_of_fold, *predictions], y, rows, folds, units)
+
+    of_linear, of_smooth, of_networks = np.split(shares.candidates, [len(PENALTIES), 2 * len(PENALTIES)])
+    ridge = linear.blended(of_linear)
+    candidates = [
+        ("ridge", HiddenLayer.linear(ridge.coefficients, ridge.intercept), 1.0, of_linear.sum()),
+        ("ramps", ramps.network(smooth.blended(of_smooth)), 1.0, of_smooth.sum()),
+        *(
+            (f"network, weight decay {decay:g}", network, share, share)
+            for decay, network, share in zip(config.weight_decays, networks, of_networks, strict=True)
+        ),
+    ]
+    used = [(coordinates.on_features(network), weight) for _, network, weight, share in candidates if share]
     return Blend(
-        network=network,
+        network=HiddenLayer.blend([part for part, _ in used], [weight for _, weight in used], mean, shares.mean)
+        if used
+        else HiddenLayer.linear(np.zeros((x.shape[1], y.shape[1])), mean),
         mean=coordinates.mean,
         scale=coordinates.scale,
-        shares={candidate.name: float(share) for candidate, share in zip(candidates, shares, strict=True)},
-        errors=errors,
+        shares={name: float(share) for name, _, _, share in candidates},
     )
 
 
-def _stack(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Non-negative shares with the least squared error, shape (candidates,); negligible ones are zero."""
-    from scipy.optimize import nnls
-
-    shares: np.ndarray = nnls(predictions, targets)[0]
-    used = shares >= NEGLIGIBLE
-    if used.any():
-        shares[used] = nnls(predictions[:, used], targets)[0]
-    shares[~used] = 0
-    return shares
+def _compared_rows(folds: np.ndarray, dim: int, seed: int) -> np.ndarray:
+    """The images whose out-of-fold predictions the shares are chosen by, sorted: all, or as many as are enough."""
+    rows = np.flatnonzero(folds == 0) if len(folds) >= MANY else np.arange(len(folds))
+    most = max(COMPARED // dim, COMPARED_ROWS)
+    return rows if len(rows) <= most else np.sort(np.random.default_rng([seed, 4]).choice(rows, most, replace=False))
 
 
 def _networks(
-    x: np.ndarray,
     z: np.ndarray,
     y: np.ndarray,
     folds: np.ndarray,
+    rows: np.ndarray,
     config: BlendConfig,
     stretch: float,
     seed: int,
     progress: bool,
-) -> list[Candidate]:
-    """A network for each weight decay: for each fold on coordinates z, and one to keep on standardised features x."""
-    everyone, numbers = np.arange(len(z)), np.unique(folds)
-    rounds = [int((folds != fold).sum()) for fold in numbers] + [len(z)]
-    steps = sum(config.epochs * -(-rows // BATCH) for rows in rounds) * len(config.weight_decays)
-    found = []
-    with progress_bar(steps, "step", "training", progress) as bar:
+) -> tuple[list[HiddenLayer], list[np.ndarray]]:
+    """A network for each weight decay, on coordinates z, and its out-of-fold predictions of some rows."""
+    everyone, held_out = np.arange(len(z)), np.unique(folds[rows])
+    sizes = [int((folds != fold).sum()) for fold in held_out] + [len(z)]
+    total = len(config.weight_decays) * sum(config.steps(size) for size in sizes)
+    networks, predictions = [], []
+    with progress_bar(total, "step", "training", progress) as bar:
         for decay in config.weight_decays:
-            wanted = NetworkConfig(config.units, config.epochs, decay)
-            out_of_fold = np.empty(y.shape, np.float32)
-            for fold in numbers:
-                rows = everyone[folds != fold]
-                network = train_network(z, y, rows, wanted, stretch, seed, bar.update)
-                out_of_fold[folds == fold] = network(z[folds == fold])
-            network = train_network(x, y, everyone, wanted, stretch=1.0, seed=seed, advance=bar.update)
-            found.append(Candidate(f"network, weight decay {decay:g}", network, out_of_fold))
-    return found
 
+            def train(some: np.ndarray, decay: float = decay) -> HiddenLayer:
+                recipe = NetworkConfig(config.units, config.steps(len(some)), decay)
+                return train_network(z, y, some, recipe, stretch, seed, bar.update)
 
-def _ridges(z: np.ndarray, y: np.ndarray, folds: np.ndarray) -> list[Candidate]:
-    fitted = zip(("ridge", "ridge, a penalty per dimension"), fit_ridge(z, y, folds), strict=True)
-    return [
-        Candidate(name, HiddenLayer.linear(each.ridge.coefficients, each.ridge.intercept), each.out_of_fold)
-        for name, each in fitted
-    ]
-
-
-def _ramps(z: np.ndarray, y: np.ndarray, folds: np.ndarray, count: int, seed: int) -> Candidate:
-    """Ridge regression on ramps as wide as the standard deviation of the training images, in random directions.
-
-    Ramps in all directions and at all offsets have the kernel -|x - x'|, which has no bandwidth to choose (Rahimi and
-    Recht 2007 for random features; Székely and Rizzo 2013 for this kernel).
-    """
-    random = np.random.default_rng([seed, 2])
-    kernel = orthogonal_directions(z.shape[1], count, random)
-    along = z @ kernel
-    deviation = along.std(axis=0)
-    deviation[deviation == 0] = 1
-    along, kernel = along / deviation, kernel / deviation
-    middle = np.sort(along, axis=0)[random.permutation(count) * len(z) // count, np.arange(count)]
-    fitted, _ = fit_ridge(np.clip(along - middle + 0.5, 0, 1), y, folds)
-    out = fitted.ridge.coefficients
-    network = HiddenLayer(
-        np.hstack([kernel, kernel]),
-        np.concatenate([0.5 - middle, -0.5 - middle]),
-        np.vstack([out, -out]),
-        fitted.ridge.intercept,
-    )
-    return Candidate("ramps", network, fitted.out_of_fold)
+            predicted = np.empty((len(rows), y.shape[1]), np.float32)
+            for fold in held_out:
+                here = folds[rows] == fold
+                predicted[here] = train(everyone[folds != fold])(z[rows[here]])
+            networks.append(train(everyone))
+            predictions.append(predicted)
+    return networks, predictions
 
 
 def build_blend(blend: Blend, style: ApiStyle) -> Any:

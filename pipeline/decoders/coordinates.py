@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.core.vectors import Vectors, in_blocks, moments
 from pipeline.decoders.hidden_layer import HiddenLayer
-from pipeline.decoders.ridge_regression import spanning
+from pipeline.decoders.ridge_regression import ROUNDING, spanning
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Coordinates:
     def of(cls, x: Vectors, seed: int) -> "Coordinates":
         """The coordinates of the space that features, shape (N, F), span, in a random rotation."""
         mean, variance = moments(x)
-        scale = max(variance, 1e-12) ** 0.5
+        scale = spread(mean, variance)
         rows, features = x.shape
         if rows > features:
             return cls(mean, scale, None, 1.0)
@@ -58,6 +58,17 @@ class Coordinates:
         if self.basis is None:
             return network
         return dataclasses.replace(network, kernel=self.basis @ network.kernel)
+
+
+def spread(mean: np.ndarray, variance: float) -> float:
+    """The number to divide features by: the root of their mean variance, or 1 where float32 cannot tell them apart.
+
+    Args:
+        mean: Mean feature, shape (F,).
+        variance: The mean of all variances.
+    """
+    squares = variance + float(np.square(mean, dtype=np.float64).mean())
+    return variance**0.5 if variance > ROUNDING * squares else 1.0
 
 
 def orthogonal_directions(dim: int, count: int, random: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +10,20 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import PipelineError
-from pipeline.decoders.blending import BlendConfig, build_blend, fit_blend
+from pipeline.decoders.adamw import BATCH
+from pipeline.decoders.blending import MANY, BlendConfig, build_blend, fit_blend
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.presets import NETWORK
 from pipeline.decoders.spec import ApiStyle, build_decoder
+from pipeline.decoders.target_scale import multiply_output, target_scale
 from pipeline.decoders.training import Callbacks, Diverged, History, TrainingData, fit
 
 log = logging.getLogger(__name__)
 
 Config = TrainingConfig | BlendConfig
-BLEND_COPIES = 3  # of the features, that fitting a blend holds
+OPERATIONS_OF_ADAM = 100  # for each weight: it is bound by memory, in whose time so many could be done
+OPERATIONS_OF_EIGH = 15  # for each cube of the matrix's side, with the products around it
+ANNOUNCED = 30.0  # seconds of training, from which an estimate is logged
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class FittedDecoders:
         models: API style -> `keras.Model`.
         histories: API style -> how the training went; without curves for a blend.
         epochs: API style -> the number of epochs trained.
-        shares: Candidate -> its share of a blend; empty for a single network.
+        shares: Candidate -> its share of a blend, all 0 if it is the mean target; empty for a single network.
         diverged: The error if the loss became NaN or infinite after some epochs; the models have finite weights.
     """
 
@@ -76,10 +79,21 @@ def fit_decoders(
 
 def effective_config(config: Config, data: TrainingData) -> Config:
     """The config that is used: a single network where the memory budget is too small for a blend of the features."""
-    fits = BLEND_COPIES * math.prod(data.x.shape) * data.x.dtype.itemsize <= data.memory
-    if isinstance(config, TrainingConfig) or fits:
+    if isinstance(config, TrainingConfig):
         return config
-    log.warning("The memory budget is too small for a blend of these features; a single network is trained.")
+    rows, dim = data.y.shape
+    needed = config.memory(rows, data.x.shape[1], dim)
+    if needed <= data.memory:
+        return config
+    log.warning(
+        "A blend of %s features of dimension %s for targets of dimension %s takes some %.1f GB, more than the memory "
+        "budget of %.1f GB; a single network is trained instead. Raise --memory (in Python: memory) for a blend.",
+        f"{rows:,}",
+        f"{data.x.shape[1]:,}",
+        f"{dim:,}",
+        needed / 1e9,
+        data.memory / 1e9,
+    )
     return NETWORK
 
 
@@ -91,7 +105,11 @@ def _fit_blend(
     seed: int,
     callbacks: Callbacks,
 ) -> FittedDecoders:
-    log.info("The decoder chooses its strength by %d short trainings on the training images.", config.trainings)
+    (rows, features), dim = data.x.shape, data.y.shape[1]
+    log.info("The decoder chooses its strength by %d short trainings on the training images.", config.trainings(rows))
+    if (seconds := expected_seconds(config, rows, features, dim)) > ANNOUNCED:
+        gigabytes = config.memory(rows, features, dim) / 1e9
+        log.info("That takes about %.0f minutes on this processor, and %.1f GB.", max(1, seconds / 60), gigabytes)
     start = time.perf_counter()
     blend = fit_blend(data.x, data.y, units, config, seed, callbacks.progress)
     seconds = time.perf_counter() - start
@@ -103,9 +121,41 @@ def _fit_blend(
     )
 
 
+def expected_seconds(config: BlendConfig, rows: int, features: int, dim: int) -> float:
+    """How long a blend takes on this processor, to a factor of about two, from its operations and their speed here.
+
+    Args:
+        config: The blend.
+        rows: Training images.
+        features: F, the dimension of the features.
+        dim: D, the dimension of the targets.
+    """
+    size = min(rows, features)
+    weights = config.units * (size + dim)
+    steps = config.trainings(rows) * config.steps(rows)
+    step_operations = BATCH * 6 * weights + OPERATIONS_OF_ADAM * weights
+    folds = 1 + (1 if rows >= MANY else config.folds)
+    sides = (size, min(rows, config.ramps))
+    closed_form = sum(2 * rows * side * (side + dim) + folds * OPERATIONS_OF_EIGH * side**3 for side in sides)
+    return (steps * step_operations + closed_form) / _operations_a_second()
+
+
+def _operations_a_second() -> float:
+    """The speed of matrix products of a network's size, measured."""
+    left, right = np.ones((BATCH, 2048), np.float32), np.ones((2048, 256), np.float32)
+    seconds = []
+    for _ in range(30):
+        start = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - start)
+    return 2 * left.size * right.shape[1] / min(seconds)  # other work on the processor only adds
+
+
 def _fit_networks(
     data: TrainingData, config: TrainingConfig, styles: Sequence[ApiStyle], seed: int, callbacks: Callbacks
 ) -> FittedDecoders:
+    scale = target_scale(data.y, config.decoder.output_activation)
+    data = dataclasses.replace(data, y=data.y / np.float32(scale), y_validation=data.y_validation / np.float32(scale))
     models: dict[str, Any] = {style: build_decoder(config.decoder, style, data.x, data.y, seed) for style in styles}
     diverged = None
     try:
@@ -116,6 +166,8 @@ def _fit_networks(
                 callbacks.checkpoint.unlink(missing_ok=True)
             raise
         diverged, histories = error, error.histories
+    for model in models.values():
+        multiply_output(model, scale)
     epochs = {style: history.epochs for style, history in histories.items()}
     return FittedDecoders(models, histories, epochs, diverged=diverged)
 

@@ -36,18 +36,21 @@ class HiddenLayer:
         return cls(kernel, np.zeros(kernel.shape[1]), np.vstack([second, -second]), intercept)
 
     @classmethod
-    def blend(cls, parts: Sequence["HiddenLayer"], shares: np.ndarray, mean: np.ndarray) -> "HiddenLayer":
-        """The network that predicts mean + the sum of share * (part - mean) over all parts.
+    def blend(
+        cls, parts: Sequence["HiddenLayer"], shares: Sequence[float], mean: np.ndarray, mean_share: float
+    ) -> "HiddenLayer":
+        """The network that predicts mean_share * mean + the sum of share * (part - mean) over all parts.
 
         Args:
             parts: At least one network.
-            shares: Their shares, shape (len(parts),).
+            shares: A share for each.
             mean: Shape (D,).
+            mean_share: The share of the mean.
         """
         deviations = [share * (part.intercept - mean) for part, share in zip(parts, shares, strict=True)]
         return cls(
             np.hstack([part.kernel for part in parts]),
             np.concatenate([part.bias for part in parts]),
             np.vstack([share * part.out for part, share in zip(parts, shares, strict=True)]),
-            mean + np.sum(deviations, axis=0),
+            mean_share * mean + np.sum(deviations, axis=0),
         )

@@ -1,31 +1,38 @@
-"""Ridge regression on any number of images: sums from a stream, all penalties from one eigendecomposition.
+"""Ridge regression on any number of images: sums from one read, all penalties from one eigendecomposition.
 
 The method is by Hoerl and Kennard 1970; the path of solutions is in Hastie, Tibshirani and Friedman 2009, section
 3.4.1: with the centred Gram matrix X'X = V diag(s) V', the coefficients for a penalty p are V diag(1 / (s + p)) V' X'Y.
+Squared errors follow from the sums of the held-out rows alone, so no prediction is kept.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
-from pipeline.core.vectors import Vectors, in_blocks
+from pipeline.core.vectors import Vectors
 
 # Relative to the mean squared length of a centred row. The least is interpolation, the largest the mean target.
 PENALTIES = 10.0 ** np.arange(-7, 5.1, 0.5)
 READ_AT_ONCE = 1024
 FLAT = 1e-7  # of the largest eigenvalue: a direction in which the training images do not differ
+ROUNDING = float(np.finfo(np.float32).eps) ** 2  # of the mean squared length of a row: below are rounding errors
 
 
 @dataclass(frozen=True)
 class Moments:
-    """The sums over some rows that ridge regression needs, in float64.
+    """The sums over some rows that ridge regression needs, about their means, in float64.
+
+    Sums about the means of parts are added by Chan, Golub and LeVeque's rule (1979); plain sums lose their digits where
+    features or targets are far from zero.
 
     Attributes:
         count: How many rows there are.
-        x: Sum of the features, shape (F,).
-        y: Sum of the targets, shape (D,).
-        xx: Sum of the outer products of each feature with itself, shape (F, F).
-        xy: Sum of the outer products of each feature with its target, shape (F, D).
+        x: Mean feature, shape (F,).
+        y: Mean target, shape (D,).
+        xx: Sum of the outer products of each centred feature with itself, shape (F, F).
+        xy: Sum of the outer products of each centred feature with its centred target, shape (F, D).
+        yy: Sum of the squares of the centred targets.
     """
 
     count: int
@@ -33,70 +40,87 @@ class Moments:
     y: np.ndarray
     xx: np.ndarray
     xy: np.ndarray
+    yy: float
 
     @classmethod
-    def of(cls, x: Vectors, y: np.ndarray, rows: np.ndarray) -> "Moments":
-        """Sum over some rows of features (N, F) and targets (N, D); reads READ_AT_ONCE rows at a time."""
-        features, dim = x.shape[1], y.shape[1]
-        sums = [np.zeros(features), np.zeros(dim), np.zeros((features, features)), np.zeros((features, dim))]
-        for start in range(0, len(rows), READ_AT_ONCE):
-            some = rows[start : start + READ_AT_ONCE]
-            block, targets = x[some].astype(np.float64), y[some].astype(np.float64)
-            sums[0] += block.sum(axis=0)
-            sums[1] += targets.sum(axis=0)
-            sums[2] += block.T @ block
-            sums[3] += block.T @ targets
-        return cls(len(rows), *sums)
+    def of(cls, x: "Vectors | Span", y: np.ndarray, rows: np.ndarray) -> "Moments":
+        """Sum over some rows, at least one, of features (N, F) and targets (N, D); reads READ_AT_ONCE at a time."""
+        blocks = (rows[start : start + READ_AT_ONCE] for start in range(0, len(rows), READ_AT_ONCE))
+        return reduce(cls.__add__, (cls._of_block(x[block], y[block]) for block in blocks))
+
+    @classmethod
+    def _of_block(cls, x: np.ndarray, y: np.ndarray) -> "Moments":
+        x, y = x.astype(np.float64), y.astype(np.float64)
+        mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
+        x, y = x - mean_x, y - mean_y
+        return cls(len(x), mean_x, mean_y, x.T @ x, x.T @ y, float((y**2).sum()))
 
     def __add__(self, other: "Moments") -> "Moments":
+        count = self.count + other.count
+        dx, dy = other.x - self.x, other.y - self.y
+        weight, share = self.count * other.count / count, other.count / count
         return Moments(
-            self.count + other.count, self.x + other.x, self.y + other.y, self.xx + other.xx, self.xy + other.xy
-        )
-
-    def __sub__(self, other: "Moments") -> "Moments":
-        return Moments(
-            self.count - other.count, self.x - other.x, self.y - other.y, self.xx - other.xx, self.xy - other.xy
+            count,
+            self.x + share * dx,
+            self.y + share * dy,
+            self.xx + other.xx + np.outer(weight * dx, dx),
+            self.xy + other.xy + np.outer(weight * dx, dy),
+            self.yy + other.yy + weight * float(dy @ dy),
         )
 
 
 class RidgePath:
-    """The solutions for all PENALTIES, from one eigendecomposition.
+    """The solutions for all penalties, from one eigendecomposition.
+
+    Directions in which the rows differ by less than float32 can tell are left out; if there are no others, the
+    solution for any penalty is the mean target.
 
     Args:
         moments: The training rows.
+        penalties: Relative to the mean squared length of a centred row, shape (P,).
 
     Attributes:
         mean_x: Mean feature, shape (F,).
         mean_y: Mean target, shape (D,).
-        penalties: PENALTIES times the mean squared length of a centred training row, shape (P,).
+        penalties: The penalties, absolute, shape (P,).
     """
 
-    def __init__(self, moments: Moments) -> None:
+    def __init__(self, moments: Moments, penalties: np.ndarray = PENALTIES) -> None:
         from scipy.linalg import eigh
 
-        self.mean_x, self.mean_y = moments.x / moments.count, moments.y / moments.count
-        values, self._vectors = eigh(moments.xx - np.outer(moments.x, self.mean_x), check_finite=False, driver="evd")
-        self._values = np.maximum(values, 0)
-        self._projected = self._vectors.T @ (moments.xy - np.outer(moments.x, self.mean_y))
-        # If all features are equal, only the intercept is left for any penalty.
-        self.penalties = PENALTIES * max(self._values.sum() / moments.count, np.finfo(np.float64).tiny)
+        self.mean_x, self.mean_y = moments.x, moments.y
+        values, vectors = eigh(moments.xx, check_finite=False, driver="evd")
+        kept = values > max(FLAT * FLAT * values[-1], ROUNDING * (values.sum() + moments.count * moments.x @ moments.x))
+        self._values, self._vectors = values[kept], vectors[:, kept]
+        self._projected = self._vectors.T @ moments.xy
+        self.penalties = penalties * self._values.sum() / moments.count
+
+    def _filters(self) -> np.ndarray:
+        """What each penalty multiplies each direction with, shape (P, R)."""
+        return 1 / (self._values + self.penalties[:, None])
 
     def predictions(self, x: np.ndarray) -> np.ndarray:
-        """Predictions for features of shape (M, F) with each penalty, shape (P, M, D), float64."""
+        """Predictions for features of shape (M, F) with each penalty, shape (P, M, D), float32."""
         turned = (x - self.mean_x) @ self._vectors
-        solutions = (self._projected / (self._values + penalty)[:, None] for penalty in self.penalties)
-        return np.stack([turned @ solution + self.mean_y for solution in solutions])
+        return np.stack(
+            [((turned * each) @ self._projected + self.mean_y).astype(np.float32) for each in self._filters()]
+        )
 
-    def coefficients(self, choice: np.ndarray) -> np.ndarray:
-        """Coefficients with a penalty for each target.
+    def squared_errors(self, held_out: Moments) -> np.ndarray:
+        """The squared errors on some rows, summed over rows and targets, for each penalty, shape (P,)."""
+        xx = self._vectors.T @ held_out.xx @ self._vectors
+        xy = self._vectors.T @ held_out.xy
+        dx, dy = (held_out.x - self.mean_x) @ self._vectors, held_out.y - self.mean_y
+        errors = []
+        for each in self._filters():
+            solution = each[:, None] * self._projected
+            about_means = held_out.yy - 2 * np.vdot(xy, solution) + np.vdot(xx @ solution, solution)
+            errors.append(about_means + held_out.count * np.square(dy - dx @ solution).sum())
+        return np.array(errors)
 
-        Args:
-            choice: Which of PENALTIES each target takes, shape (D,), int.
-
-        Returns:
-            Shape (F, D), float64.
-        """
-        return self._vectors @ (self._projected / (self._values[:, None] + self.penalties[choice]))
+    def coefficients(self, shares: np.ndarray) -> np.ndarray:
+        """The sum over all penalties of share times coefficients; shares (P,) -> (F, D), float64."""
+        return self._vectors @ ((shares @ self._filters())[:, None] * self._projected)
 
 
 @dataclass(frozen=True)
@@ -106,59 +130,116 @@ class Ridge:
     Attributes:
         coefficients: Shape (F, D), float32.
         intercept: Shape (D,), float32.
-        penalties: The penalty of each target, shape (D,), float64.
     """
 
     coefficients: np.ndarray
     intercept: np.ndarray
-    penalties: np.ndarray
 
-    def predict(self, x: Vectors) -> np.ndarray:
-        """Predictions for features of shape (N, F), shape (N, D), float32."""
-        return np.concatenate([block @ self.coefficients + self.intercept for block in in_blocks(x)])
+
+def fit_ridge(x: Vectors, y: np.ndarray, folds: np.ndarray) -> Ridge:
+    """Fit ridge regression with the one of PENALTIES that has the least squared error out of fold.
+
+    With more images than features, the features are read once, a block at a time; otherwise they are held in memory,
+    and the regression is done in the space that they span. See `sums_memory` for the memory that it takes.
+
+    Args:
+        x: Features, shape (N, F).
+        y: Targets, shape (N, D).
+        folds: The fold of each row, shape (N,), int. If there is but one, the mean target is returned.
+
+    Returns:
+        The regression.
+    """
+    span = Span.of(x)
+    parts = [Moments.of(span, y, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
+    errors = np.zeros(len(PENALTIES))
+    if len(parts) > 1:
+        for number, part in enumerate(parts):
+            errors += RidgePath(reduce(Moments.__add__, parts[:number] + parts[number + 1 :])).squared_errors(part)
+    path = RidgePath(reduce(Moments.__add__, parts))
+    choice = len(errors) - 1 - int(errors[::-1].argmin())  # of equal ones the largest
+    return span.on_features(path, float(len(parts) > 1) * np.eye(len(PENALTIES))[choice])
 
 
 @dataclass(frozen=True)
-class CrossValidatedRidge:
-    """Ridge regression with penalties that cross-validation chose.
+class RidgeCandidates:
+    """Ridge regressions with different penalties, to be blended.
 
     Attributes:
-        ridge: Fitted to all rows.
-        out_of_fold: Predictions for each row, fitted to the other folds, shape (N, D), float32.
-        error: Their mean squared error.
+        out_of_fold: With each penalty, predictions for some rows, fitted to the other folds; P of (M, D), float32.
+        path: Those fitted to all rows.
+        span: The space that they were fitted in.
     """
 
-    ridge: Ridge
-    out_of_fold: np.ndarray
-    error: float
+    out_of_fold: list[np.ndarray]
+    path: RidgePath
+    span: "Span"
 
-    def on_features(self, mean: np.ndarray, basis: np.ndarray) -> "CrossValidatedRidge":
-        """The same on features x, where this was fitted to (x - mean) @ basis; mean (F,), basis (F, R)."""
-        coefficients = basis @ self.ridge.coefficients
-        intercept = (self.ridge.intercept - mean @ coefficients).astype(np.float32)
-        return replace(self, ridge=Ridge(coefficients.astype(np.float32), intercept, self.ridge.penalties))
+    def blended(self, shares: np.ndarray) -> Ridge:
+        """The sum of shares (P,) times the regressions' deviations from the mean target, plus the mean target."""
+        return self.span.on_features(self.path, shares)
 
 
-def fit_ridge(x: Vectors, y: np.ndarray, folds: np.ndarray) -> tuple[CrossValidatedRidge, CrossValidatedRidge]:
-    """Fit ridge regression with one penalty for all targets, and with a penalty for each.
-
-    Both minimize the squared error out of fold. With more images than features, the features are read twice, a block at
-    a time; otherwise they are held in memory, and the regression is done in the space that they span.
+def fit_candidates(
+    x: Vectors, y: np.ndarray, folds: np.ndarray, rows: np.ndarray, penalties: np.ndarray
+) -> RidgeCandidates:
+    """Fit ridge regressions with all penalties, to all rows and to all but each fold of `rows`.
 
     Args:
         x: Features, shape (N, F).
         y: Targets, shape (N, D).
         folds: The fold of each row, shape (N,), int; at least two different ones.
+        rows: The rows to predict out of fold, shape (M,), int.
+        penalties: See `RidgePath`, shape (P,).
 
     Returns:
-        The one with one penalty, and the one with a penalty for each target.
+        The regressions.
     """
-    if len(x) <= x.shape[1]:
+    span = Span.of(x)
+    parts = [Moments.of(span, y, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
+    predicted = np.empty((len(penalties), len(rows), y.shape[1]), np.float32)
+    for number, fold in enumerate(np.unique(folds)):
+        here = folds[rows] == fold
+        if here.any():
+            path = RidgePath(reduce(Moments.__add__, parts[:number] + parts[number + 1 :]), penalties)
+            predicted[:, here] = path.predictions(span[rows[here]])
+    return RidgeCandidates(list(predicted), RidgePath(reduce(Moments.__add__, parts), penalties), span)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Features in the space that the rows span where there are at most as many rows as features, else as they are.
+
+    Attributes:
+        x: The features, shape (N, F), or with a basis their coordinates, (N, R), float64.
+        mean: Mean feature, shape (F,); None without a basis.
+        basis: Orthonormal vectors, shape (F, R), or None.
+    """
+
+    x: Vectors
+    mean: np.ndarray | None = None
+    basis: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, x: Vectors) -> "Span":
+        """Features of shape (N, F)."""
+        if len(x) > x.shape[1]:
+            return cls(x)
         mean = x[:].mean(axis=0, dtype=np.float64)
-        basis = spanning(x[:] - mean)
-        choices = _fit((x[:] - mean) @ basis, y, folds)
-        return choices[0].on_features(mean, basis), choices[1].on_features(mean, basis)
-    return _fit(x, y, folds)
+        centred = x[:] - mean
+        basis = spanning(centred)
+        return cls(centred @ basis, mean, basis)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.x[rows]
+
+    def on_features(self, path: RidgePath, shares: np.ndarray) -> Ridge:
+        """A share of each solution of a path, as one regression on features; see `RidgePath.coefficients`."""
+        coefficients, mean = path.coefficients(shares), path.mean_x
+        if self.basis is not None and self.mean is not None:
+            coefficients, mean = self.basis @ coefficients, self.mean + self.basis @ path.mean_x
+        intercept = path.mean_y - mean @ coefficients
+        return Ridge(coefficients.astype(np.float32), intercept.astype(np.float32))
 
 
 def spanning(centred: np.ndarray) -> np.ndarray:
@@ -174,24 +255,7 @@ def spanning(centred: np.ndarray) -> np.ndarray:
     return centred.T @ (vectors[:, kept] / np.sqrt(np.maximum(values[kept], np.finfo(np.float64).tiny)))
 
 
-def _fit(x: Vectors, y: np.ndarray, folds: np.ndarray) -> tuple[CrossValidatedRidge, CrossValidatedRidge]:
-    """See `fit_ridge`."""
-    parts = [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
-    total = Moments.of(x, y, np.arange(len(y)))
-    errors, found = np.zeros((len(PENALTIES), y.shape[1])), []
-    for part in parts:
-        predicted = RidgePath(total - Moments.of(x, y, part)).predictions(x[part])
-        errors += ((predicted - y[part]) ** 2).sum(axis=1)
-        found.append(predicted.astype(np.float32))
-    path = RidgePath(total)
-
-    def chosen(choice: np.ndarray) -> CrossValidatedRidge:
-        targets, out_of_fold = np.arange(y.shape[1]), np.empty(y.shape, np.float32)
-        for part, predicted in zip(parts, found, strict=True):
-            out_of_fold[part] = predicted[choice, :, targets].T
-        coefficients = path.coefficients(choice)
-        intercept = path.mean_y - path.mean_x @ coefficients
-        ridge = Ridge(coefficients.astype(np.float32), intercept.astype(np.float32), path.penalties[choice])
-        return CrossValidatedRidge(ridge, out_of_fold, float(errors[choice, targets].sum() / y.size))
-
-    return chosen(np.full(y.shape[1], errors.sum(axis=1).argmin())), chosen(errors.argmin(axis=0))
+def sums_memory(rows: int, features: int, dim: int, folds: int) -> int:
+    """Bytes that the sums of all folds and the regression of one of them take, beside features and targets."""
+    size = min(rows, features)
+    return 8 * ((folds + 4) * size * size + (folds + 3) * size * dim + (3 * rows * features if rows <= features else 0))

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.core.errors import RequestError, first_line
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.vectors import Vectors, moments
+from pipeline.decoders.coordinates import spread
 
 ApiStyle = Literal["functional", "sequential"]
 API_STYLES: tuple[ApiStyle, ...] = ("functional", "sequential")
@@ -109,7 +110,7 @@ def _layers(spec: DecoderSpec, x: Vectors, dim: int, seed: int) -> list:
     layers = []
     if spec.normalize:
         mean, variance = moments(x)
-        layers.append(keras.layers.Normalization(mean=mean, variance=np.full(x.shape[1], max(variance, 1e-12))))
+        layers.append(keras.layers.Normalization(mean=mean, variance=np.full(x.shape[1], spread(mean, variance) ** 2)))
     sizes = [*zip(spec.hidden, [spec.activation] * len(spec.hidden), strict=True), (dim, spec.output_activation)]
     for number, (units, activation) in enumerate(sizes):
         initializer = keras.initializers.get(spec.initializer)

@@ -32,10 +32,10 @@ def test_steps_in_several_calls_are_those_of_one(monkeypatch) -> None:
     done: list[int] = []
 
     def trained() -> np.ndarray:
-        return train_network(z, y, np.arange(40), NetworkConfig(8, 9, 1.0), 1.0, seed=1, advance=done.append).kernel
+        return train_network(z, y, np.arange(40), NetworkConfig(8, 18, 1.0), 1.0, seed=1, advance=done.append).kernel
 
     whole = trained()
-    assert done == [18]  # two batches of 32 for 40 rows
+    assert done == [18]
     monkeypatch.setattr(adamw, "STEPS_PER_CALL", 7)
     assert np.allclose(trained(), whole, atol=1e-6)
     assert done == [18, 7, 7, 4]

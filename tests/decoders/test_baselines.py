@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,51 @@ def test_conse_is_logistic_regression_with_the_targets_of_labels(labels: int) ->
     assert min(np.abs(candidate - predicted).max() for candidate in candidates) < 1e-2
 
 
+def test_a_label_with_a_single_image_leaves_conse_a_choice_of_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [*np.flatnonzero(LABELS < 2), np.flatnonzero(LABELS == 2)[0]]
+    strengths = []
+
+    def classifier(z: np.ndarray, label: np.ndarray, strength: float) -> LogisticRegression:
+        strengths.append(strength)
+        return LogisticRegression(C=strength, max_iter=200).fit(z, label)
+
+    monkeypatch.setattr("pipeline.decoders.baselines._classifier", classifier)
+    Baselines.fit(X[rows], Y[rows], np.arange(len(rows)))
+    assert len(strengths) == 3 * 5 + 1
+    assert max(strengths) <= 10 / X.shape[1]
+
+
+def test_the_strength_of_conse_is_chosen_on_other_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each image there twice, folds that tear the pairs apart would choose interpolation."""
+    random = np.random.default_rng(5)
+    labels = np.arange(40) % 4
+    x = np.repeat(random.normal(size=(40, 60)) + 0.8 * np.eye(4, 60)[labels], 2, 0).astype(np.float32)
+    y, units = np.repeat(np.eye(4, dtype=np.float32)[labels], 2, 0), np.repeat(np.arange(40), 2)
+    strengths = []
+
+    def classifier(z: np.ndarray, label: np.ndarray, strength: float) -> LogisticRegression:
+        strengths.append(strength)
+        return LogisticRegression(C=strength, max_iter=200).fit(z, label)
+
+    monkeypatch.setattr("pipeline.decoders.baselines._classifier", classifier)
+    chosen = []
+    for groups in (units, np.arange(80)):
+        Baselines.fit(x, y, groups)
+        chosen.append(strengths[-1])
+    assert chosen[0] < chosen[1]
+
+
+def test_small_and_flat_data_have_finite_baselines() -> None:
+    random = np.random.default_rng(7)
+    for count in range(1, 9):
+        x = random.normal(size=(count, 5)).astype(np.float32)
+        y = np.repeat(random.normal(size=(-(-count // 2), 2)), 2, 0)[:count].astype(np.float32)
+        cases = [(x, y), (x * 0 + np.float32(0.3), y), (x, y * 0), (x * 1e4, y * 1e-4), (x[[0] * count], y)]
+        for features, targets in cases:
+            found = Baselines.fit(features.astype(np.float32), targets.astype(np.float32), np.arange(count))
+            assert all(np.isfinite(each).all() for each in found.predict(x).values())
+
+
 def test_targets_without_labels_have_no_conse() -> None:
     assert set(Baselines.fit(X, X[:, :5].copy(), np.arange(60)).models) == {"ridge"}
 
@@ -66,9 +112,10 @@ def test_labels_and_groups_of_the_training_images_are_kept(fitted: Baselines, tm
 
 
 def test_they_are_saved_as_plain_keras_models(fitted: Baselines, tmp_path: Path) -> None:
-    fitted.save(tmp_path, CARD)
+    fitted.save(tmp_path, replace(CARD, output_activation="sigmoid"))  # of the decoder, not theirs
     assert {file.name for file in tmp_path.iterdir()} == {"ridge.keras", "conse.keras", FILE}
-    assert read_card(tmp_path / "ridge.keras") == CARD
+    for name in ("ridge", "conse"):
+        assert read_card(tmp_path / f"{name}.keras") == CARD
     loaded = Baselines.load(tmp_path)
     assert loaded
     for name, predicted in fitted.predict(X).items():

@@ -22,5 +22,5 @@ def test_a_blend_shares_the_deviations_from_the_mean() -> None:
     x, mean = RANDOM.normal(size=(6, 4)), RANDOM.normal(size=3)
     parts = [HiddenLayer.linear(RANDOM.normal(size=(4, 3)), RANDOM.normal(size=3)) for _ in range(3)]
     shares = np.array([0.5, 0.2, 0.7])
-    expected = mean + sum(share * (part(x) - mean) for part, share in zip(parts, shares, strict=True))
-    assert np.allclose(HiddenLayer.blend(parts, shares, mean)(x), expected)
+    expected = 0.9 * mean + sum(share * (part(x) - mean) for part, share in zip(parts, shares, strict=True))
+    assert np.allclose(HiddenLayer.blend(parts, shares, mean, 0.9)(x), expected)

@@ -1,8 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as Reference
 
-from pipeline.decoders.ridge_regression import PENALTIES, Moments, RidgePath, fit_ridge
+from pipeline.decoders.ridge_regression import PENALTIES, Moments, RidgePath, fit_candidates, fit_ridge
 
 
 @pytest.fixture(params=[(60, 8), (30, 80)], ids=["more images than features", "fewer"])
@@ -32,35 +34,97 @@ def mean_squared_length(x):
 
 def test_chooses_and_fits_as_scikit_learn_does(problem):
     x, y, folds = problem
-    errors = reference(x, y, folds, mean_squared_length)
-    together, each = fit_ridge(x, y, folds)
-    one = PENALTIES[errors.sum(axis=1).argmin()] * mean_squared_length(x)
-    several = PENALTIES[errors.argmin(axis=0)] * mean_squared_length(x)
-    assert np.allclose(together.ridge.penalties, one, rtol=1e-5)
-    assert np.allclose(each.ridge.penalties, several, rtol=1e-5)
-    for choice, penalty in ((together, np.full(3, one)), (each, several)):
-        expected = Reference(alpha=penalty).fit(x.astype(np.float64), y)
-        assert np.allclose(choice.ridge.predict(x), expected.predict(x), atol=1e-3)
+    errors = reference(x, y, folds, mean_squared_length).sum(axis=1)
+    penalty = PENALTIES[errors.argmin()] * mean_squared_length(x)
+    expected = Reference(alpha=penalty).fit(x.astype(np.float64), y)
+    ridge = fit_ridge(x, y, folds)
+    assert np.allclose(x @ ridge.coefficients + ridge.intercept, expected.predict(x), atol=1e-3)
 
 
-def test_out_of_fold_predictions_and_their_error(problem):
+def test_squared_errors_follow_from_moments_alone(problem):
     x, y, folds = problem
-    choice, _ = fit_ridge(x, y, folds)
-    errors = reference(x, y, folds, mean_squared_length)
-    assert choice.error == pytest.approx(((choice.out_of_fold - y) ** 2).mean(), rel=1e-5)
-    assert choice.error == pytest.approx(errors.sum(axis=1).min() / y.size, rel=1e-3)
+    held_out = folds == 0
+    path = RidgePath(Moments.of(x, y, np.flatnonzero(~held_out)))
+    expected = ((path.predictions(x[held_out]) - y[held_out]) ** 2).sum(axis=(1, 2))
+    found = path.squared_errors(Moments.of(x, y, np.flatnonzero(held_out)))
+    assert np.allclose(found, expected, rtol=1e-4)
 
 
-def test_equal_features_leave_the_mean_target():
-    x, y = np.ones((6, 4), np.float32), np.arange(12, dtype=np.float32).reshape(6, 2)
-    for choice in fit_ridge(x, y, np.arange(6) % 3):
-        assert np.allclose(choice.ridge.predict(x), y.mean(axis=0), atol=1e-4)
+def test_candidates_are_fitted_to_the_other_folds(problem):
+    x, y, folds = problem
+    rows, penalties = np.flatnonzero(folds < 2), np.array([0.1, 10.0])
+    candidates = fit_candidates(x, y, folds, rows, penalties)
+    for number, penalty in enumerate(penalties):
+        for fold in (0, 1):
+            train = folds != fold
+            model = Reference(alpha=penalty * mean_squared_length(x[train])).fit(x[train].astype(np.float64), y[train])
+            here = folds[rows] == fold
+            expected = model.predict(x[rows[here]])
+            assert np.allclose(candidates.out_of_fold[number][here], expected, atol=1e-2)
+    ridge = candidates.blended(np.array([0.5, 0.25]))
+    models = [Reference(alpha=penalty * mean_squared_length(x)).fit(x.astype(np.float64), y) for penalty in penalties]
+    mean = y.mean(axis=0)
+    expected = mean + 0.5 * (models[0].predict(x) - mean) + 0.25 * (models[1].predict(x) - mean)
+    assert np.allclose(x @ ridge.coefficients + ridge.intercept, expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1e4])
+def test_equal_features_leave_the_mean_target(value):
+    x, y = np.full((6, 4), value, np.float32), np.arange(12, dtype=np.float32).reshape(6, 2)
+    ridge = fit_ridge(x, y, np.arange(6) % 3)
+    assert np.allclose(x @ ridge.coefficients + ridge.intercept, y.mean(axis=0), atol=1e-4)
+
+
+def test_one_fold_leaves_the_mean_target(problem):
+    x, y, _ = problem
+    ridge = fit_ridge(x, y, np.zeros(len(x), int))
+    assert np.allclose(x @ ridge.coefficients + ridge.intercept, y.mean(axis=0), atol=1e-4)
+
+
+def test_an_equal_feature_among_others_changes_nothing(problem):
+    x, y, folds = problem
+    ridge = fit_ridge(np.hstack([x, np.full((len(x), 1), 0.3, np.float32)]), y, folds)
+    expected = fit_ridge(x, y, folds)
+    assert np.abs(ridge.coefficients[-1]).max() < 1e-6
+    assert np.allclose(ridge.coefficients[:-1], expected.coefficients, atol=1e-3)
 
 
 def test_moments_of_parts_add_up():
     random = np.random.default_rng(1)
     x, y = random.normal(size=(20, 5)), random.normal(size=(20, 2))
     whole = Moments.of(x, y, np.arange(20))
-    rest = whole - Moments.of(x, y, np.arange(7))
-    again = RidgePath(rest + Moments.of(x, y, np.arange(7)))
-    assert np.allclose(again.predictions(x), RidgePath(whole).predictions(x))
+    added = Moments.of(x, y, np.arange(7)) + Moments.of(x, y, np.arange(7, 20))
+    for name in ("x", "y", "xx", "xy", "yy"):
+        assert np.allclose(getattr(added, name), getattr(whole, name))
+
+
+def test_moments_keep_their_digits_far_from_zero():
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(3000, 3)), random.normal(size=(3000, 2))
+    near, far = Moments.of(x, y, np.arange(3000)), Moments.of(x + 1e7, y - 1e7, np.arange(3000))
+    assert np.allclose(far.xx, near.xx, rtol=1e-6)
+    assert np.allclose(far.xy, near.xy, rtol=1e-6, atol=1e-4)
+
+
+class Streamed:
+    """Features that are made when they are read, as if they were on disk."""
+
+    def __init__(self, rows, features):
+        self.shape, self.dtype = (rows, features), np.dtype(np.float32)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        rows = np.arange(len(self))[rows]
+        return np.sin(rows[:, None] * np.arange(1, self.shape[1] + 1, dtype=np.float32)).astype(np.float32)
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    x = Streamed(30_000, 16)
+    y = np.random.default_rng(0).normal(size=(30_000, 20)).astype(np.float32)
+    tracemalloc.start()
+    fit_ridge(x, y, np.arange(30_000) % 5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < y.nbytes  # predictions with all penalties would take 25 times that

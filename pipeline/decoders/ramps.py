@@ -1,0 +1,70 @@
+"""Random ramps: features whose ridge regression is one with a smooth kernel, at the cost of linear regression."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.decoders.coordinates import orthogonal_directions
+from pipeline.decoders.hidden_layer import HiddenLayer
+from pipeline.decoders.ridge_regression import Ridge
+
+
+@dataclass(frozen=True)
+class Ramps:
+    """Ramps as wide as the training images' standard deviation, in random directions, computed when they are read.
+
+    A ramp rises from 0 to 1 and stays there. Ramps in all directions and at all offsets have the kernel -|x - x'|,
+    which has no bandwidth to choose (Rahimi and Recht 2007 for random features; Székely and Rizzo 2013 for this
+    kernel).
+
+    Attributes:
+        z: Coordinates of the training images, shape (N, R), float32.
+        kernel: A direction for each ramp, in units of its width, shape (R, H), float32.
+        middle: Where along it the ramp is at 0.5, shape (H,), float32.
+    """
+
+    z: np.ndarray
+    kernel: np.ndarray
+    middle: np.ndarray
+
+    @classmethod
+    def draw(cls, z: np.ndarray, count: int, seed: int) -> "Ramps":
+        """Draw `count` ramps, each through one of the training images."""
+        random = np.random.default_rng([seed, 2])
+        kernel = orthogonal_directions(z.shape[1], count, random).astype(np.float32)
+        through = random.permutation(count) * len(z) // count
+        middle = np.empty(count, np.float32)
+        for ramp in range(0, count, 256):
+            some = slice(ramp, ramp + 256)
+            along = z @ kernel[:, some]
+            deviation = along.std(axis=0)
+            deviation[deviation == 0] = 1
+            kernel[:, some] /= deviation
+            middle[some] = np.take_along_axis(np.sort(along, axis=0), through[None, some], 0)[0] / deviation
+        return cls(z, kernel, middle)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, H)."""
+        return len(self.z), len(self.middle)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32."""
+        return np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        along = self.z[rows] @ self.kernel - self.middle + np.float32(0.5)
+        return np.clip(along, 0, 1, out=along)
+
+    def network(self, ridge: Ridge) -> HiddenLayer:
+        """The regression on ramps as a network on coordinates: a ramp is the difference of two ReLU units."""
+        return HiddenLayer(
+            np.hstack([self.kernel, self.kernel]),
+            np.concatenate([0.5 - self.middle, -0.5 - self.middle]),
+            np.vstack([ridge.coefficients, -ridge.coefficients]),
+            ridge.intercept,
+        )

@@ -1,0 +1,156 @@
+"""Stacking: how much of a blend each candidate gets, from predictions of training images that it was not fitted to.
+
+A blend predicts
+
+    scale * (mean_share * mean + sum of share * (candidate - mean))
+
+and its shares have the highest score out of fold, as in ensemble selection (Caruana et al. 2004) and stacked
+regressions (Breiman 1996): they are not negative and add up to at most 1. Four things keep few or noisy images from
+misleading it:
+
+- The score is the one that is reported, the mean cosine. Squared error returns the mean target long before the
+  direction of a prediction is useless. Each dimension counts alike (divided by its root mean square). A single
+  dimension has no direction; there the score is the squared error.
+- A prediction deviates from the mean of the images that *its fold* was fitted to. About the overall mean, it would seem
+  to be anti-correlated with its target, as that mean contains the target.
+- The mean target of few images is noisy itself; it is shrunk as James and Stein (1961) shrink means.
+- How much better the blend is than the mean target, and how certain that is, are measured with shares from the other
+  folds; by that the blend is shrunk to the mean target, as far as that is one (a mean that is all noise is no refuge).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.core.vectors import cosines
+
+TOLERANCE = 1e-7  # of the score
+NEGLIGIBLE = 1e-3  # a share that is not worth its units
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What a blend is made of; see the module.
+
+    Attributes:
+        candidates: The share of each candidate, shape (K,); all 0 where the blend is the mean target.
+        mean: The share of the mean target.
+    """
+
+    candidates: np.ndarray
+    mean: float
+
+
+def score(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The score of each prediction, which the decoder is to raise: shape (N, D) twice -> (N,), float64.
+
+    The cosine; with D = 1, where a cosine is but a sign, minus the squared error.
+    """
+    if targets.shape[1] == 1:
+        return -np.square(predictions.astype(np.float64) - targets).ravel()
+    return cosines(predictions, targets)
+
+
+def reliability(targets: np.ndarray) -> float:
+    """How much of the mean target is not noise, from 0 to 1: the positive-part James-Stein factor; targets (N, D)."""
+    mean, count = targets.mean(axis=0, dtype=np.float64), len(targets)
+    noise = float(np.square(targets - mean).sum()) / max(count - 1, 1) / count
+    length = float(mean @ mean)
+    return max(0.0, 1 - noise / length) if length > 0 else 1.0
+
+
+def stack(
+    predictions: Sequence[np.ndarray], targets: np.ndarray, rows: np.ndarray, folds: np.ndarray, units: np.ndarray
+) -> Shares:
+    """Choose the shares.
+
+    Args:
+        predictions: Out-of-fold predictions of each candidate for some rows, K of shape (M, D).
+        targets: All training targets, shape (N, D).
+        rows: Which rows these are, shape (M,), int.
+        folds: The fold of each training image, shape (N,), int; at least two different ones.
+        units: A number for each training image, shape (N,), int; images with the same number are one observation.
+
+    Returns:
+        The shares.
+    """
+    size = np.sqrt(np.square(targets, dtype=np.float64).mean(axis=0)).astype(np.float32)
+    size[size == 0] = 1
+    targets = targets / size
+    y = targets[rows]
+    mean, shrunk = np.empty_like(y), np.empty_like(y)
+    for fold in np.unique(folds[rows]):
+        others, here = targets[folds != fold], folds[rows] == fold
+        mean[here] = others.mean(axis=0, dtype=np.float64)
+        shrunk[here] = reliability(others) * mean[here]
+    deviations = np.stack([each / size - mean for each in predictions])
+    shares = _best_shares(deviations, shrunk, y)
+
+    parts = folds[rows] if len(np.unique(folds[rows])) > 1 else np.arange(len(rows)) % 2
+    blended = np.empty_like(y)
+    for part in np.unique(parts):
+        here, others = parts == part, parts != part
+        crossed = _best_shares(deviations[:, others], shrunk[others], y[others])
+        blended[here] = shrunk[here] + np.tensordot(crossed, deviations[:, here], 1)
+    confidence = _confidence(score(blended, y) - score(mean, y), units[rows])
+    trust = reliability(targets)
+    weight = 1 - trust * (1 - confidence)
+    blended = (1 - weight) * mean + weight * blended
+    scale = min(1.0, np.vdot(blended, y) / max(float(np.vdot(blended, blended)), np.finfo(np.float32).tiny))
+    shares[shares < NEGLIGIBLE] = 0
+    if scale * weight * shares.sum() < NEGLIGIBLE:  # nothing is better than the mean target
+        return Shares(np.zeros(len(shares)), 1.0)
+    return Shares(scale * weight * shares, float(scale * (1 - weight + weight * trust)))
+
+
+def _best_shares(deviations: np.ndarray, base: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The shares (K,) with the highest mean score of base (M, D) + shares @ deviations (K, M, D); targets y (M, D)."""
+    from scipy.optimize import LinearConstraint, minimize
+
+    count = len(deviations)
+    flat = deviations.reshape(count, -1)
+    direction, _ = _unit_and_length(y)
+
+    def loss(shares: np.ndarray) -> tuple[float, np.ndarray]:
+        blended = base + (shares.astype(np.float32) @ flat).reshape(y.shape)
+        if y.shape[1] == 1:
+            error = blended - y
+            slope = (flat @ error.ravel()).astype(np.float64) * 2 / len(y)
+            return float(np.square(error, dtype=np.float64).mean()), slope
+        unit, norm = _unit_and_length(blended)
+        cosine = np.einsum("nd,nd->n", unit, direction)[:, None]
+        slope = (cosine * unit - direction) / norm
+        return -float(cosine.mean(dtype=np.float64)), (flat @ slope.ravel()).astype(np.float64) / len(y)
+
+    result = minimize(
+        loss,
+        np.full(count, 1 / count),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * count,
+        constraints=LinearConstraint(np.ones((1, count)), -np.inf, 1),
+        options={"ftol": TOLERANCE},
+    )
+    shares: np.ndarray = np.clip(result.x, 0, 1)
+    return shares / max(1.0, float(shares.sum()))
+
+
+def _unit_and_length(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (N, D) scaled to length 1, and their lengths (N, 1); zero vectors stay zero, with length 1."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    length[length == 0] = 1
+    return vectors / length, length
+
+
+def _confidence(gains: np.ndarray, units: np.ndarray) -> float:
+    """How far gains in score, shape (M,), can be trusted, from 0 to 1: m^2 / (m^2 + variance of m), m their mean.
+
+    The variance is that of Student's t over the units; with three or fewer, it is infinite.
+    """
+    _, number = np.unique(units, return_inverse=True)
+    gain = np.bincount(number, gains) / np.bincount(number)
+    mean, count = float(gain.mean()), len(gain)
+    if mean <= TOLERANCE or count <= 3:
+        return 0.0
+    return mean**2 / (mean**2 + float(gain.var()) / (count - 3))
