@@ -30,7 +30,7 @@ from pipeline.data.sources import find_images, image_refs
 from pipeline.data.text_files import as_text
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.presets import NETWORK
-from pipeline.decoders.spec import ApiStyle, DecoderSpec, build_decoder
+from pipeline.decoders.spec import API_STYLES, ApiStyle, DecoderSpec, build_decoder
 from pipeline.decoders.target_scale import multiply_output, target_scale
 from pipeline.decoders.training import TrainingData, fit, predict
 from pipeline.features.extraction import ExtractionOptions, extract_features

@@ -180,7 +180,7 @@ class Outcome:
 
 def fit_ridge_alone(x: np.ndarray, y: np.ndarray, units: np.ndarray, seed: int) -> Predict:
     """The pipeline's ridge regression, with one penalty."""
-    return fit_ridge(x, y, deal_folds(y, units, seed, FOLDS))[0].ridge.predict
+    return fit_ridge(x, y, deal_folds(y, units, seed, FOLDS)).predict
 
 
 def fit_default(x: np.ndarray, y: np.ndarray, units: np.ndarray, seed: int) -> Predict:
