@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.commands.examples import Examples
 from pipeline.core.errors import RequestError
 from pipeline.core.runs import RunRecord
+from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 from pipeline.data.splits import SplitRule, first_empty
 from pipeline.data.targets import TargetTable
@@ -131,6 +132,7 @@ def score_decoders(
     """
     kind = inputs.cluster or _natural_cluster(inputs.examples)
     evaluated = _evaluation_set(inputs, vocabulary, kind)
+    log.info("Scoring %s on %s.", ", ".join(inputs.decoders), counted(len(inputs.examples.targets), "image"))
     ceilings = {
         name: output_ceiling(decoder.output_activation, evaluated.targets) for name, decoder in inputs.decoders.items()
     }
@@ -159,6 +161,7 @@ def score_decoders(
             folder=inputs.folder,
             shares=inputs.shares,
         )
+        log.info("Writing the report %s.", report)
         write_report(report, content)
     return result
 

@@ -18,6 +18,8 @@ from pipeline.core.errors import Interrupted, RequestError
 from pipeline.core.runs import RunRecord, alone_in, can_resume, check_can_save, new_run, read_run, write_run
 from pipeline.data.images import content_digest
 from pipeline.data.splits import Split
+from pipeline.decoders.compilation import check_names
+from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.fitting import effective_config
 from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor
@@ -62,6 +64,8 @@ def _train(
         log.info("%s is already finished.", resumed)
         return TrainResult.from_record(resumed, finished)
     check_clusters(wanted.examples.images, wanted.cluster)
+    if isinstance(wanted.config, TrainingConfig):
+        check_names(wanted.config)
     examples = _load_all(wanted, extractor, options) if wanted.folds else None
     chosen = replace(wanted.examples, select=wanted.keeps_best)
     examples = examples or load_split_examples(chosen, extractor, options)

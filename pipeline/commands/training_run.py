@@ -223,6 +223,7 @@ def _fit(
     data, units, seed = _training_data(examples, wanted), examples.training_units, wanted.examples.seed
     checkpoint, logs = folder / CHECKPOINT_FILE, folder / TENSORBOARD_FOLDER if wanted.tensorboard else None
     fitted = fit_decoders(data, wanted.config, wanted.styles, units, seed, Callbacks(progress, checkpoint, logs))
+    log.info("Fitting the baselines.")
     images = examples.examples.features.images.subset(examples.train)
     baselines = Baselines.fit(data.x, data.y, units, seed).of_images(images.labels, images.groups)
     _save(folder, fitted.models, baselines, data, wanted, extractor, examples.examples.features.scales)

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 KINDS = ("random", "group", "classes", "column")
 FRACTION = 0.2
 SIDES = {"train": "train", "training": "train"} | dict.fromkeys(
-    ("validation", "valid", "val", "dev", "test"), "held out"
+    ("validation", "valid", "val", "dev", "test", "held-out"), "held out"
 )
 
 
@@ -49,6 +49,8 @@ class SplitRule:
             fraction = float(share) if share else None
         except ValueError:
             fraction = 0.0
+        if kind in KINDS and fraction and not 0 < fraction < 1:
+            raise RequestError(f"The split {text!r} names a share of {share}; it is between 0 and 1, as in {kind}:0.2.")
         if kind not in KINDS or not 0 < cls(kind, fraction).share < 1 or (kind == "column" and share):
             raise RequestError(
                 f"The split {text!r} is unknown; choose random:SHARE, group:SHARE, classes:SHARE (a share between 0 "

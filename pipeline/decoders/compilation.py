@@ -1,12 +1,16 @@
 """Compile decoders: the optimizer and the loss that they are trained with."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pipeline.core.errors import RequestError, first_line
 from pipeline.core.keras_backend import import_keras
 from pipeline.decoders.config import TrainingConfig
+from pipeline.decoders.spec import build_decoder
 
 
 def compile_decoders(models: Mapping[str, Any], config: TrainingConfig, rows: int) -> None:
@@ -32,6 +36,22 @@ def compile_decoders(models: Mapping[str, Any], config: TrainingConfig, rows: in
             model.compute_loss(y=probe, y_pred=probe)
         except Exception as error:  # Keras and its backends raise many types for an unsuitable loss
             raise RequestError(f"The decoder cannot be compiled: {first_line(error)}") from error
+
+
+def check_names(config: TrainingConfig) -> None:
+    """Refuse what Keras does not know, before any image is read: by a decoder of one weight.
+
+    Args:
+        config: The layers and their training; an optimizer is looked up where it is a name.
+
+    Raises:
+        RequestError: Keras does not know the activation, the initializer, the optimizer or the loss.
+    """
+    x, y = np.zeros((1, 1), np.float32), np.zeros((1, 2), np.float32)
+    spec = dataclasses.replace(config.decoder, hidden=(1,) * len(config.decoder.hidden))
+    model = build_decoder(spec, "sequential", x, y, seed=0)
+    if isinstance(config.optimizer, str):
+        compile_decoders({"sequential": model}, config, rows=1)
 
 
 def _named_optimizer(config: TrainingConfig, rows: int) -> Any:

@@ -25,6 +25,7 @@ from pipeline.core.errors import PipelineError, RequestError, cause
 from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import moments
+from pipeline.core.wording import counted
 from pipeline.data.image_files import MAX_PIXELS
 from pipeline.data.images import ImageSet
 from pipeline.features.cache import cache_place, local_folder, usual_folder
@@ -43,6 +44,8 @@ from pipeline.features.survey import Failure, Survey
 from pipeline.features.workers import CHUNK, CHUNKS_AHEAD, decode_ahead
 
 log = logging.getLogger(__name__)
+
+NAMED = 5  # skipped images
 
 USUAL_BATCH = 32  # for the number of slots where no batch size is asked for; no engine's own is larger
 
@@ -272,9 +275,11 @@ def extract_features(
 
 
 def _warn_of(failed: Sequence[Failure], images: ImageSet, may_all_fail: bool) -> None:
-    """Name the images that were skipped; if these are all, that is an error unless they may be."""
-    for each in failed:
+    """Name the first images that were skipped; if these are all, that is an error unless they may be."""
+    for each in failed[:NAMED]:
         log.warning("skipped %s: %s", each.path, each.error)
+    if len(failed) > NAMED:
+        log.warning("skipped %s more; --json names all.", counted(len(failed) - NAMED, "image"))
     if failed and len(failed) == len(images) and not may_all_fail:
         raise PipelineError(
             f"None of the {len(images)} images of {images.source} could be read; "

@@ -26,6 +26,9 @@ def test_rules_are_read() -> None:
     assert SplitRule("random").share == 0.2
     assert str(SplitRule.parse("classes:0.25")) == "classes:0.25"
     assert str(SplitRule.parse("column")) == "column"
+    for wrong in ("random:20", "group:1.5", "classes:-0.2", "random:1"):
+        with pytest.raises(RequestError, match="names a share of .* between 0 and 1"):
+            SplitRule.parse(wrong)
     for wrong in ("half", "random:0", "random:1", "random:x", "column:0.2", "group:-1", ""):
         with pytest.raises(RequestError, match="split"):
             SplitRule.parse(wrong)
@@ -88,7 +91,7 @@ def test_classes_are_held_out_whole_and_their_near_duplicates_left_out(caplog: p
 
 
 def test_a_column_says_the_split_and_near_duplicates_are_moved(caplog: pytest.LogCaptureFixture) -> None:
-    splits = ["train", "val", "Training", "test", "validation", "train"]
+    splits = ["train", "held-out", "Training", "test", "validation", "train"]
     found = split(images_of("aabbcc", splits=splits), "column", [0, 0, 2, 3, 4, 5])
     assert found.train.tolist() == [0, 1, 2, 5]
     assert found.validation.tolist() == [3, 4]

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from pipeline.core.errors import RequestError
+from pipeline.decoders.compilation import check_names
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.presets import NETWORK, ORIGINAL
 from pipeline.decoders.spec import DecoderSpec
@@ -34,3 +35,22 @@ def test_configs_survive_json(config: TrainingConfig) -> None:
 def test_wrong_configs_are_refused_by_parameter(wrong: dict, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         TrainingConfig(DecoderSpec(()), **{"epochs": 1} | wrong)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TrainingConfig(DecoderSpec((4,), activation="wiggle"), epochs=1), "cannot be built"),
+        (TrainingConfig(DecoderSpec((4,), initializer="zero-ish"), epochs=1), "cannot be built"),
+        (TrainingConfig(DecoderSpec((4,)), epochs=1, optimizer="downhill"), "'downhill' is unknown"),
+        (TrainingConfig(DecoderSpec((4,)), epochs=1, loss="gain"), "cannot be compiled"),
+    ],
+)
+def test_names_that_keras_does_not_know_are_refused_without_data(config: TrainingConfig, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        check_names(config)
+
+
+def test_presets_are_made_of_names_that_keras_knows() -> None:
+    check_names(NETWORK)
+    check_names(ORIGINAL)

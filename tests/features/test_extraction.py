@@ -61,6 +61,18 @@ def test_only_new_content_is_computed(folder: Path, options: ExtractionOptions) 
     assert not np.array_equal(found["new.png"], found["twice.png"])
 
 
+def test_the_first_of_many_failures_are_named_and_the_others_counted(
+    folder: Path, options: ExtractionOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(8):
+        (folder / f"broken{number}.png").write_bytes(b"broken")
+    features = extract_features(find_images(folder), EXTRACTOR, options)
+    assert len(features.failed) == 8
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.partition(":")[0] for message in messages[:5]] == [f"skipped broken{at}.png" for at in range(5)]
+    assert messages[5:] == ["skipped 3 images more; --json names all."]
+
+
 def test_vectors_follow_images_that_exchange_their_names(tmp_path: Path, options: ExtractionOptions) -> None:
     images = tmp_path / "bitmaps"
     for name in ("a/1.bmp", "a/2.bmp", "b/1.bmp", "b/2.bmp"):
