@@ -27,7 +27,7 @@ def test_rules_are_read() -> None:
     assert str(SplitRule.parse("classes:0.25")) == "classes:0.25"
     assert str(SplitRule.parse("column")) == "column"
     for wrong in ("random:20", "group:1.5", "classes:-0.2", "random:1"):
-        with pytest.raises(RequestError, match="names a share of .* between 0 and 1"):
+        with pytest.raises(RequestError, match=r"names a share of .* between 0 and 1"):
             SplitRule.parse(wrong)
     for wrong in ("half", "random:0", "random:1", "random:x", "column:0.2", "group:-1", ""):
         with pytest.raises(RequestError, match="split"):
