@@ -167,7 +167,7 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     _refuse_changes(context, config, resume)
     if asked["repeats"] > 1 and not asked["folds"]:
         raise RequestError("repeats is the number of times that folds are repeated; it needs folds=N.")
-    untrained = requested.use_sample(asked)
+    rule, untrained = SplitRule.parse(asked["split"]), requested.use_sample(asked)
     images = find_images(asked["images"], asked["data_dir"], asked["label_pattern"], asked["root"])
     if asked["targets"] is None and images.targets is None:
         raise RequestError("To train on your own images, name their target embeddings with targets=FILE.")
@@ -176,7 +176,7 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
         targets=str(asked["targets"]) if asked["targets"] else None,
         target_columns=asked["target_columns"],
         on_missing=asked["on_missing"],
-        rule=SplitRule.parse(asked["split"]),
+        rule=rule,
         seed=asked["seed"],
         noise_ceiling=asked["noise_ceiling"],
     )

@@ -125,7 +125,7 @@ def test_one_image_is_a_set_of_one_and_the_written_file_is_named(run, folder: Pa
     with np.load(out) as loaded:
         assert loaded["paths"].tolist() == ["1.png"]
         assert loaded["features"].shape == (1, 512)
-    assert run("extract", image, *SMALL, "--out", out, "--json").json["out"] == str(out)
+    assert run("extract", image, *SMALL, "--out", out, "--overwrite", "--json").json["out"] == str(out)
     assert run("extract", image, *SMALL, "--json").json["out"] is None
 
 
