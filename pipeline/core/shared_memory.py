@@ -1,10 +1,13 @@
 """Memory that a process shares with those it starts."""
 
+import errno
+import math
 import mmap
 import os
 import weakref
 from multiprocessing import get_context
 from multiprocessing.reduction import DupFd
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +65,8 @@ class SharedMemory:
 
 def _allocated(size: int) -> int:
     """The descriptor of a file without a name, in memory, whose bytes are allocated."""
+    if size > _available():  # Linux would end other programs to make room
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     descriptor = os.memfd_create("image-vectors")
     try:
         os.posix_fallocate(descriptor, 0, size)
@@ -69,3 +74,12 @@ def _allocated(size: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _available() -> float:
+    """How many bytes of memory programs can take without swapping; infinite where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return math.inf
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)

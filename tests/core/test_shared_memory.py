@@ -47,6 +47,11 @@ def test_a_lack_of_memory_is_an_error_when_it_is_allocated() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def test_more_than_the_system_has_is_refused_at_once() -> None:
+    with pytest.raises(PipelineError, match="The system has no 1000000000 MB of memory"):
+        SharedMemory(10**15)
+
+
 def test_what_was_not_shared_holds_no_descriptor() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(10):
