@@ -144,7 +144,9 @@ def test_a_model_that_answers_otherwise_is_not_kept(run, small_run, tmp_path: Pa
     names = {"keras": "model.keras", "savedmodel": "model", "onnx": "model.onnx", "litert": "model.tflite"}
     (tmp_path / "model.onnx").write_text("an older export")
     for kind, name in names.items():
-        finished = run("export", small_run.folder, "--format", kind, "--out", tmp_path / name, "--quiet", code=1)
+        finished = run(
+            "export", small_run.folder, "--format", kind, "--out", tmp_path / name, "--overwrite", "--quiet", code=1
+        )
         assert "differs from the stored predictions" in finished.err
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("model.onnx", "an older export")]
 
@@ -174,7 +176,9 @@ def test_a_decoder_that_predicts_the_same_for_all_images_is_checked_by_lengths()
 def test_an_older_file_is_replaced(run, photo_run: PhotoRun, layered_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.onnx"
     out.write_text("an older export")
-    run("export", layered_run, "--format", "onnx", "--out", out, "--cache", photo_run.cache, "--quiet")
+    command = ("export", layered_run, "--format", "onnx", "--out", out, "--cache", photo_run.cache, "--quiet")
+    assert "--overwrite" in run(*command, code=2).err
+    run(*command, "--overwrite")
     assert len(ask_elsewhere("onnx", out, photo_run)["embeddings"]) == 6
 
 
@@ -211,9 +215,9 @@ def test_wrong_requests_are_named_and_leave_nothing(run, small_run, tmp_path: Pa
     for arguments, message in [
         ((small_run.folder, "--format", "savedmodel", "--out", tmp_path / "full"), "exists"),
         ((small_run.folder, "--format", "savedmodel", "--out", tmp_path / "no" / "x"), "does not exist"),
-        ((small_run.folder, "--format", "keras", "--out", tmp_path / "x.h5"), "must be one of .keras"),
-        ((small_run.folder, "--format", "onnx", "--out", tmp_path / "x.keras"), "must be one of .onnx"),
-        ((small_run.folder, "--format", "litert", "--out", tmp_path / "x.onnx"), "must be one of .tflite"),
+        ((small_run.folder, "--format", "keras", "--out", tmp_path / "x.h5"), "must end in .keras"),
+        ((small_run.folder, "--format", "onnx", "--out", tmp_path / "x.keras"), "must end in .onnx"),
+        ((small_run.folder, "--format", "litert", "--out", tmp_path / "x.onnx"), "must end in .tflite"),
         ((small_run.folder, "--format", "litert", "--out", tmp_path / "no" / "x.tflite"), "does not exist"),
         ((small_run.folder, "--format", "abacus", "--out", tmp_path / "x"), "'abacus' is not one of"),
         ((small_run.folder, "--api", "sequential", "--format", "keras", "--out", tmp_path / "x.keras"), "no decoder"),

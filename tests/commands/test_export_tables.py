@@ -147,7 +147,7 @@ def test_wrong_requests_are_named_and_leave_nothing(run, two_labels: TwoLabels, 
     before = sorted(tmp_path.rglob("*"))
     table, lance = ("--format", "parquet", "--out"), ("--format", "lance", "--out")
     for arguments, message in [
-        ((two_labels.folder, *table, tmp_path / "x.csv"), "must be one of .parquet"),
+        ((two_labels.folder, *table, tmp_path / "x.csv"), "must end in .parquet"),
         ((two_labels.folder, *table, tmp_path / "no" / "x.parquet"), "does not exist"),
         ((two_labels.folder, *table, tmp_path / "x.parquet", "--layer", "fc1"), "does not take --layer"),
         ((two_labels.folder, *table, tmp_path / "x.parquet", "--images", tmp_path), "does not take --images"),

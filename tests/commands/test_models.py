@@ -10,7 +10,7 @@ from pipeline.commands.models import list_runs
 from pipeline.core.errors import RequestError
 from pipeline.core.runs import RunRecord, SplitRecord, write_run
 
-SPLIT = SplitRecord("random:0.2", train={"a.png": "1", "b.png": "2"}, validation={"c.png": "3"})
+SPLIT = SplitRecord("random:0.2", train={"a.png": "01", "b.png": "02"}, validation={"c.png": "03"})
 UNFINISHED = RunRecord({"images": "/data/photos", "targets": "/t.csv"}, {}, {}, 0, SPLIT, "", {})
 RESULT = {
     "validation": 1,

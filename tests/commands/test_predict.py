@@ -32,7 +32,7 @@ def predict(run, small_run: SmallRun, tmp_path: Path) -> Callable:
     (images / "bad.png").write_bytes(b"bad")
 
     def command(*options: object, model: Path = small_run.folder, out: str = "out.npz", code: int = 0):
-        return run("predict", model, images, "--out", tmp_path / out, "--quiet", *options, code=code)
+        return run("predict", model, images, "--out", tmp_path / out, "--overwrite", "--quiet", *options, code=code)
 
     return command
 
@@ -104,8 +104,8 @@ def test_wrong_requests_are_named(predict, small_run: SmallRun, vocabulary: Path
     assert "no decoder 'sequential'; it has functional, ridge" in predict("--api", "sequential", code=2).err
     assert "--api ridge chooses among those of a run" in predict("--api", "ridge", model=small_run.model, code=2).err
     assert "say how many with --nearest K" in predict("--vocabulary", vocabulary, code=2).err
-    assert "take .npz or .parquet" in predict("--nearest", 1, out="out.npy", code=2).err
-    assert "must be one of .npz, .npy, .parquet" in predict(out="out.csv", code=2).err
+    assert "take .npz, .parquet or .csv" in predict("--nearest", 1, out="out.npy", code=2).err
+    assert "must end in .npz or .npy or .parquet or .csv" in predict(out="out.txt", code=2).err
     assert "no such model" in predict(model=tmp_path / "gone.keras", code=2).err
     assert "is not a run" in predict(model=tmp_path / "new", code=2).err
     vocabulary.write_text("cat 1 2\ndog 3 4\n")

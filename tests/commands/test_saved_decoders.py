@@ -6,7 +6,7 @@ import pytest
 from pipeline.commands.saved_decoders import warn_of_weak_decoder
 from pipeline.core.runs import RunRecord, SplitRecord, write_run
 
-RECORD = RunRecord({}, {}, {}, 0, SplitRecord("random:0.2", {}, {}), "", {})
+RECORD = RunRecord({"images": "photos"}, {}, {}, 0, SplitRecord("random:0.2", {}, {}), "", {})
 RESULT = {
     "models": {"functional": {"validation_cosine": 0.302}},
     "baselines": {"mean": 0.392},

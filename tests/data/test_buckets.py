@@ -435,8 +435,8 @@ def test_a_run_on_a_bucket(run: Run, photos: str, tmp_path: Path) -> None:
     assert evaluated["models"]["functional"]["worst"][0]["path"].startswith(("blue/", "red/"))
     assert report.read_text().count("data:image/jpeg;base64,") >= evaluated["images"]
     found = run("search", f"s3://{photos}", "--query", f"s3://{photos}/red/1.png", *SMALL, "--json").json["found"]
-    assert found[0]["path"] != found[1]["path"]
-    assert found[0]["cosine"] == pytest.approx(1, abs=1e-4)
+    assert "red/1.png" not in [each["path"] for each in found]
+    assert len({each["path"] for each in found}) == len(found) > 1
     missing = run("search", f"s3://{photos}", "--query", f"s3://{photos}/red/9.png", *SMALL, code=2)
     assert "there is no such object" in missing.err
 
