@@ -180,7 +180,8 @@ class Outcome:
 
 def fit_ridge_alone(x: np.ndarray, y: np.ndarray, units: np.ndarray, seed: int) -> Predict:
     """The pipeline's ridge regression, with one penalty."""
-    return fit_ridge(x, y, deal_folds(y, units, seed, FOLDS)).predict
+    ridge = fit_ridge(x, y, deal_folds(y, units, seed, FOLDS))
+    return lambda pool: pool @ ridge.coefficients + ridge.intercept
 
 
 def fit_default(x: np.ndarray, y: np.ndarray, units: np.ndarray, seed: int) -> Predict:
