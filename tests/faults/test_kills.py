@@ -181,7 +181,7 @@ def test_an_extraction_killed_at_random_moments_resumes(run, start, fresh_cache,
         before, stored = stored, stored_vectors(cache)
         assert before.items() <= stored.items()
         if finished or kills == KILLS[0] * times:
-            run(*command, cache, "--out", tmp_path / "killed.npy")
+            run(*command, cache, "--out", tmp_path / "killed.npy", "--overwrite")
             assert np.array_equal(np.load(tmp_path / "killed.npy"), np.load(tmp_path / "undisturbed.npy"))
             assert len(stored_vectors(cache)) == 400
             assert unfinished_files(cache) == []

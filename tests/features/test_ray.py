@@ -100,7 +100,7 @@ def test_ray_gives_what_a_run_without_it_gives(
     options = (images, *SMALL, "--max-pixels", 50_000, "--json")
     finished = {}
     for name, where in (("here", ()), ("ray", ("--ray", "local", "--actors", 2))):
-        out = ("--cache", fresh_cache(name), "--out", tmp_path / f"{name}.npz")
+        out = ("--cache", fresh_cache(name), "--out", tmp_path / f"{name}.npz", "--overwrite")
         finished[name] = run_process("extract", *options, *out, *where, RAY_TEST=str(tmp_path))
     assert finished["ray"].err == finished["here"].err  # nothing of Ray's own
     assert has_ended("RAY_TEST", str(tmp_path))
@@ -123,7 +123,7 @@ def test_a_bucket_fills_the_same_store_with_and_without_ray(
     s3.create_bucket("ray-vectors")
 
     def extract(name: str, *where: object) -> Finished:
-        place = ("--cache", f"s3://ray-vectors/{name}", "--out", tmp_path / f"{name}.npz")
+        place = ("--cache", f"s3://ray-vectors/{name}", "--out", tmp_path / f"{name}.npz", "--overwrite")
         return run_process("extract", "s3://ray-photos", *SMALL, *place, *where, "--json", **s3.variables)
 
     assert extract("ray", "--ray", "local").json["computed"] == extract("plain").json["computed"] == 12
