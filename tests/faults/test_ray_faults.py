@@ -58,7 +58,9 @@ def check_store(run: Callable[..., Finished], fresh_cache: Callable[[str], Path]
         vectors = []
         for cache in (extraction.cache, fresh_cache("here")):
             out = cache / "vectors.npz"
-            result = run("extract", extraction.images, *SMALL, "--cache", cache, "--out", out, "--overwrite", "--json").json
+            result = run(
+                "extract", extraction.images, *SMALL, "--cache", cache, "--out", out, "--overwrite", "--json"
+            ).json
             assert result["failed"] == []
             vectors.append(np.load(out)["features"])
             if cache == extraction.cache:
