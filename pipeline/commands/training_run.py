@@ -200,7 +200,7 @@ def train_in(
         evaluation = score_decoders(inputs, folder / REPORT_FILE)
         result = _result(folder, record, examples, evaluation, out_of_fold)
         write_run(folder, replace(record, fitted=None, result=result.record()))
-    except Exception as error:  # whatever it is, the decoders are trained, and the message has to say so
+    except Exception as error:  # of any kind: the message must say that the decoders are saved
         raise PipelineError(
             f"The decoders are trained and saved in {folder}, but scoring them failed ({type(error).__name__}: "
             f"{cause(error)}). Score them with: python -m pipeline train --resume {folder}"
