@@ -199,6 +199,12 @@ def are_close(ours: np.ndarray, theirs: np.ndarray) -> bool:
     return bool((np.linalg.norm(ours - theirs, axis=1) < 1e-3 * np.linalg.norm(theirs, axis=1)).all())
 
 
+def load_npz(file: Path) -> dict[str, np.ndarray]:
+    """Load all arrays of an `.npz`, and close it."""
+    with np.load(file) as saved:
+        return dict(saved)
+
+
 def wait_for_tick(*folders: Path) -> None:
     """Wait until the files in folders are so old that the file index records them."""
     newest = max(file.stat().st_ctime for folder in folders for file in [folder, *folder.rglob("*")])

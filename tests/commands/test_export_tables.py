@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import SMALL, make_images, wait_until, write_targets
+from helpers import SMALL, load_npz, make_images, wait_until, write_targets
 from PIL import Image
 
 from pipeline.core.vectors import cosines, unit
@@ -56,7 +56,7 @@ def test_a_run_as_a_table(run, two_labels: TwoLabels, tmp_path: Path) -> None:
     rows = export_table(run, two_labels, tmp_path / "run.parquet")
     run("extract", two_labels.images, *SMALL, "--out", tmp_path / "vectors.npz")
     run("predict", two_labels.folder, two_labels.images, "--out", tmp_path / "predictions.npy", "--quiet")
-    vectors, predictions = np.load(tmp_path / "vectors.npz"), np.load(tmp_path / "predictions.npy")
+    vectors, predictions = load_npz(tmp_path / "vectors.npz"), np.load(tmp_path / "predictions.npy")
     assert rows["path"] == vectors["paths"].tolist()
     assert rows["label"] == [path.partition("/")[0] for path in rows["path"]]
     split = json.loads((two_labels.folder / "run.json").read_text())["split"]
@@ -177,7 +177,7 @@ def test_lancedb_finds_an_image_by_its_own_vector(run, two_labels: TwoLabels, tm
     printed = run("export", two_labels.images, "--format", "lance", "--out", tmp_path / "again.lance", *SMALL).out
     assert printed.startswith("8 rows, with vector (512 numbers)\n0 computed, 8 cached, 0 failed\n")
     run("extract", two_labels.images, *SMALL, "--out", tmp_path / "vectors.npz")
-    expected = np.load(tmp_path / "vectors.npz")
+    expected = load_npz(tmp_path / "vectors.npz")
     table = lancedb.connect(tmp_path).open_table("images")
     rows = table.to_arrow().to_pydict()
     assert rows["path"] == expected["paths"].tolist()
@@ -195,7 +195,7 @@ def test_several_layers_have_a_column_each(run, two_labels: TwoLabels, tmp_path:
     result = run("export", two_labels.images, "--format", "lance", "--out", out, *options, "--json").json
     assert result["columns"] == {"block5_pool": 512, "block3_conv1:pre": 256}
     run("extract", two_labels.images, *options, "--out", tmp_path / "layers.npz")
-    expected = np.load(tmp_path / "layers.npz")
+    expected = load_npz(tmp_path / "layers.npz")
     table = lancedb.connect(tmp_path).open_table("layers")
     for layer in result["columns"]:
         assert np.array_equal(table.to_arrow().to_pydict()[layer], expected[layer])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SmallRun
-from helpers import SMALL, make_images
+from helpers import SMALL, load_npz, make_images
 
 from pipeline.core.vectors import cosines
 
@@ -87,7 +87,7 @@ def test_a_word_of_a_vocabulary(run, images: Path, small_run: SmallRun, words: P
     np.save(tmp_path / "dog.npy", WORDS["dog"])
     assert by_word == run(*query, tmp_path / "dog.npy").json["found"]
     run("predict", small_run.folder, images, "--out", tmp_path / "out.npz", "--quiet")
-    predicted = np.load(tmp_path / "out.npz")
+    predicted = load_npz(tmp_path / "out.npz")
     near = cosines(predicted["predictions"], np.tile(WORDS["dog"], (4, 1)))
     assert [each["path"] for each in by_word] == predicted["paths"][np.argsort(-near)].tolist()
     assert np.allclose([each["cosine"] for each in by_word], np.sort(near)[::-1], atol=1e-6)

@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import lance
-import numpy as np
 import psutil
 import pytest
-from helpers import ROOT, SMALL, Finished, are_close, has_ended, make_images, processes_with, run_program, wait_until
+from helpers import (
+    ROOT,
+    SMALL,
+    Finished,
+    are_close,
+    has_ended,
+    load_npz,
+    make_images,
+    processes_with,
+    run_program,
+    wait_until,
+)
 
 IMAGES = 500
 
@@ -62,7 +72,7 @@ def check_store(run: Callable[..., Finished], fresh_cache: Callable[[str], Path]
                 "extract", extraction.images, *SMALL, "--cache", cache, "--out", out, "--overwrite", "--json"
             ).json
             assert result["failed"] == []
-            vectors.append(np.load(out)["features"])
+            vectors.append(load_npz(out)["features"])
             if cache == extraction.cache:
                 assert result["computed"] == 0
                 assert lance.dataset(result["store"]).count_rows() == IMAGES

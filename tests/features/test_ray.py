@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from helpers import ROOT, SMALL, Finished, are_close, encoded, has_ended, make_image, make_images, run_program
+from helpers import ROOT, SMALL, Finished, are_close, encoded, has_ended, load_npz, make_image, make_images, run_program
 from object_storage import S3Server
 
 from pipeline.core.errors import RequestError
@@ -110,7 +109,7 @@ def test_ray_gives_what_a_run_without_it_gives(
         name: value for name, value in there.items() if name not in differing
     }
     assert (here["nodes"], here["actors"], there["nodes"], there["actors"]) == (None, None, 1, 2)
-    ours, theirs = (np.load(tmp_path / f"{name}.npz") for name in ("ray", "here"))
+    ours, theirs = (load_npz(tmp_path / f"{name}.npz") for name in ("ray", "here"))
     assert ours["paths"].tolist() == theirs["paths"].tolist()
     assert are_close(ours["features"], theirs["features"])
 
@@ -127,7 +126,7 @@ def test_a_bucket_fills_the_same_store_with_and_without_ray(
         return run_process("extract", "s3://ray-photos", *SMALL, *place, *where, "--json", **s3.variables)
 
     assert extract("ray", "--ray", "local").json["computed"] == extract("plain").json["computed"] == 12
-    ours, theirs = (np.load(tmp_path / f"{name}.npz") for name in ("ray", "plain"))
+    ours, theirs = (load_npz(tmp_path / f"{name}.npz") for name in ("ray", "plain"))
     assert ours["paths"].tolist() == theirs["paths"].tolist()
     assert are_close(ours["features"], theirs["features"])
     before = len(s3.requests("GET", "/ray-photos/"))
