@@ -2,7 +2,8 @@
 
 Each seed makes another split, other initial weights and other folds; all methods see the same images. Every method is
 tuned by five folds of the training images, as the default decoder is. The table holds held-out mean cosines, averaged
-over the seeds; `gap` is the default decoder minus the best of the others but `network`.
+over the seeds; `gap` is the default decoder minus the best of the others but `network`, with its standard error over
+the splits. The last columns hold what the default decoder loses without a candidate of its blend.
 
 | name | method |
 | --- | --- |
@@ -19,9 +20,11 @@ over the seeds; `gap` is the default decoder minus the best of the others but `n
     python scripts/make_digits.py SETS/digits
     python scripts/make_check_sets.py SETS
     python scripts/check_decoder.py SETS [--seeds 5] [--only NAME ...] [--no-mlp]      # hours on two cores
+    python scripts/check_decoder.py SETS --images 5 8 20 50 --seeds 8                  # with few training images
 """
 
 import argparse
+import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -37,13 +40,14 @@ from pipeline.data.sample import SAMPLE
 from pipeline.data.sources import find_images
 from pipeline.data.splits import SplitRule, split_images
 from pipeline.decoders.baselines import Baselines
-from pipeline.decoders.blending import deal_folds
+from pipeline.decoders.blending import BlendConfig, Candidates, deal_folds
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.coordinates import Coordinates
 from pipeline.decoders.fitting import fit_decoders
 from pipeline.decoders.presets import PRESETS
 from pipeline.decoders.ridge_regression import PENALTIES as RIDGE_PENALTIES
 from pipeline.decoders.spec import DecoderSpec
+from pipeline.decoders.stacking import Shares, stack
 from pipeline.decoders.streaming import in_memory
 from pipeline.decoders.training import Callbacks, TrainingData, predict
 from pipeline.features.extraction import ExtractionOptions
@@ -58,6 +62,10 @@ PENALTIES = 10.0 ** np.arange(-5, 2)  # of the kernel ridge regression
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
 NEIGHBOURS = (1, 2, 3, 5, 8, 12, 20, 35)
 MLP_PENALTIES = (1.0, 10.0, 100.0)
+DEFAULT = PRESETS["default"]
+assert isinstance(DEFAULT, BlendConfig)
+RIVALS = ("mean", "ridge", "ridge-each", "kernel", "pls", "neighbours", "mlp", "conse")
+COLUMNS = ("mean", "network", *RIVALS[1:], "ours")
 
 
 @dataclass(frozen=True)
@@ -189,9 +197,25 @@ def methods(problem: Problem, mlp: bool) -> dict[str, np.ndarray]:
         )
     if "conse" in baselines:
         found["conse"] = baselines["conse"]
-    for name, config in (("network", EARLIER), ("ours", PRESETS["default"])):
-        fitted = fit_decoders(data, config, ["functional"], problem.duplicates, seed, Callbacks())
-        found[name] = predict(fitted.models["functional"], data.x_validation)
+    fitted = fit_decoders(data, EARLIER, ["functional"], problem.duplicates, seed, Callbacks())
+    found["network"] = predict(fitted.models["functional"], data.x_validation)
+    return found | blends(problem)
+
+
+def blends(problem: Problem) -> dict[str, np.ndarray]:
+    """Predictions of the default decoder, "ours", and of it without each of its candidates, "without NAME"."""
+    data, folds = problem.data, problem.folds
+    candidates = Candidates.fit(data.x, data.y, folds, DEFAULT, problem.seed, Callbacks())
+    names, out_of_fold = np.array(candidates.names), candidates.out_of_fold
+    found = {}
+    for left_out in ("", *dict.fromkeys(candidates.names)):
+        kept = np.flatnonzero(names != left_out)
+        some = stack([out_of_fold[number] for number in kept], data.y, candidates.rows, folds, problem.duplicates)
+        shares = np.zeros(len(names))
+        shares[kept] = some.candidates
+        blend = candidates.blend(Shares(shares, some.mean))
+        predicted = blend.network((data.x_validation[:] - blend.mean) / blend.scale)
+        found[f"without {left_out}" if left_out else "ours"] = predicted
     return found
 
 
@@ -215,30 +239,40 @@ def held_out(check: CheckSet, seeds: int, mlp: bool, options: ExtractionOptions)
     return found
 
 
+def row(name: str, found: dict[str, list[float]], splits: int, seconds: float) -> list[str]:
+    """A row of the table, from the held-out cosines of each method."""
+    means = {method: float(np.mean(values)) for method, values in found.items()}
+    best = max((method for method in RIVALS if method in means), key=lambda method: means[method])
+    gaps = np.subtract(found["ours"], found[best])
+    error = f" ({gaps.std(ddof=1) / splits**0.5:.4f})" if splits > 1 else ""
+    losses = [f"{means['ours'] - means[method]:+.4f}" for method in means if method.startswith("without ")]
+    cells = [f"{means[column]:.4f}" if column in means else "" for column in COLUMNS]
+    return [name, *cells, best, f"{gaps.mean():+.4f}{error}", *losses, f"{seconds:.0f}"]
+
+
 def main() -> None:
     """Check all sets, a row of the table as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("sets", type=Path, metavar="SETS", help="what make_digits.py and make_check_sets.py wrote")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="*", metavar="NAME", help="the data sets to check")
+    parser.add_argument("--images", nargs="*", type=int, metavar="N", help="train on N images, a row for each N")
     parser.add_argument("--no-mlp", action="store_true", help="leave out scikit-learn's MLPRegressor, the slowest")
     parser.add_argument("--cache", type=Path)
-    asked = parser.parse_args()
-    options = ExtractionOptions(**({"cache": asked.cache} if asked.cache else {}))
-    columns = ["mean", "network", "ridge", "ridge-each", "kernel", "pls", "neighbours", "mlp", "conse", "ours"]
-    rivals = ["mean", "ridge", "ridge-each", "kernel", "pls", "neighbours", "mlp", "conse"]
-    table((f"{asked.seeds} splits", *columns, "gap", "seconds"), [])
-    for name, check in check_sets(asked.sets).items():
-        if asked.only and name not in asked.only:
+    options = parser.parse_args()
+    extraction = ExtractionOptions(**({"cache": options.cache} if options.cache else {}))
+    decays = [f"without network {decay:g}" for decay in DEFAULT.weight_decays]
+    losses = ["without ridge", "without ramps", *decays]
+    table((f"{options.seeds} splits", *COLUMNS, "best other", "gap", *losses, "seconds"), [])
+    for name, check in check_sets(options.sets).items():
+        if options.only and name not in options.only:
             continue
-        start = time.monotonic()
-        means = {
-            method: float(np.mean(values))
-            for method, values in held_out(check, asked.seeds, not asked.no_mlp, options).items()
-        }
-        gap = means["ours"] - max(means[rival] for rival in rivals if rival in means)
-        cells = [f"{means[column]:.4f}" if column in means else "" for column in columns]
-        print(f"| {name} | {' | '.join(cells)} | {gap:+.4f} | {time.monotonic() - start:.0f} |", flush=True)
+        for images in options.images or [check.training_images]:
+            start = time.monotonic()
+            some = dataclasses.replace(check, training_images=images)
+            found = held_out(some, options.seeds, not options.no_mlp, extraction)
+            label = f"{name}, {images}" if options.images else name
+            print(f"| {' | '.join(row(label, found, options.seeds, time.monotonic() - start))} |", flush=True)
 
 
 if __name__ == "__main__":

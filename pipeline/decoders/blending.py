@@ -15,7 +15,10 @@ With fewer images than features, all is fitted in the coordinates of the space t
 images, one fold is held out instead of each in turn, and networks stop after MOST_STEPS.
 """
 
-from collections.abc import Mapping
+import functools
+import itertools
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +28,14 @@ from pipeline.core.keras_backend import import_keras
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import Vectors
 from pipeline.decoders.adamw import BATCH, NetworkConfig, train_network
+from pipeline.decoders.checkpoints import FinishedSteps
 from pipeline.decoders.coordinates import Coordinates
 from pipeline.decoders.hidden_layer import HiddenLayer
 from pipeline.decoders.ramps import Ramps
-from pipeline.decoders.ridge_regression import fit_candidates, sums_memory
+from pipeline.decoders.ridge_regression import RidgeCandidates, fit_candidates, sums_memory
 from pipeline.decoders.spec import ApiStyle, stack_layers
-from pipeline.decoders.stacking import stack
+from pipeline.decoders.stacking import Shares, stack
+from pipeline.decoders.training import Callbacks
 
 PENALTIES = 10.0 ** np.arange(-4, 3)  # of ridge regression and ramps; see `RidgePath`
 MANY = 5000  # images, from which one fold is enough to choose the shares by
@@ -123,8 +128,86 @@ def deal_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.nd
     return fold[image]
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What a blend is made of, fitted to all training images, and predictions of images that were held out.
+
+    Attributes:
+        linear: Ridge regressions on coordinates.
+        smooth: Ridge regressions on ramps.
+        ramps: The ramps.
+        networks: Weight decay -> the network, and its out-of-fold predictions of `rows`, shape (M, D).
+        coordinates: Of the features.
+        mean: Mean training target, shape (D,).
+        rows: The training images whose out-of-fold predictions there are, shape (M,), int.
+        folds: The fold of each training image, shape (N,), int; at least two different ones.
+    """
+
+    linear: RidgeCandidates
+    smooth: RidgeCandidates
+    ramps: Ramps
+    networks: dict[float, tuple[HiddenLayer, np.ndarray]]
+    coordinates: Coordinates
+    mean: np.ndarray
+    rows: np.ndarray
+    folds: np.ndarray
+
+    @classmethod
+    def fit(
+        cls, x: Vectors, y: np.ndarray, folds: np.ndarray, config: BlendConfig, seed: int, callbacks: Callbacks
+    ) -> "Candidates":
+        """Fit all candidates; see `fit_blend` and the attributes."""
+        coordinates = Coordinates.of(x, seed)
+        rows = _compared_rows(folds, y.shape[1], seed)
+        z = coordinates(coordinates.standardise(x))
+        ramps = Ramps.draw(z, config.ramps, seed)
+        trainings = _Trainings(z, y, folds, rows, config, coordinates.stretch, seed)
+        return cls(
+            networks=trainings.run(callbacks),
+            linear=fit_candidates(z, y, folds, rows, PENALTIES),
+            smooth=fit_candidates(ramps, y, folds, rows, PENALTIES),
+            ramps=ramps,
+            coordinates=coordinates,
+            mean=y.mean(axis=0, dtype=np.float64),
+            rows=rows,
+            folds=folds,
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each candidate; those of all penalties share one."""
+        decays = [f"network, weight decay {decay:g}" for decay in self.networks]
+        return ["ridge"] * len(PENALTIES) + ["ramps"] * len(PENALTIES) + decays
+
+    @property
+    def out_of_fold(self) -> list[np.ndarray]:
+        """Predictions of `rows` by each candidate, fitted without the fold of each, shape (M, D)."""
+        predictions = [predicted for _, predicted in self.networks.values()]
+        return [*self.linear.out_of_fold, *self.smooth.out_of_fold, *predictions]
+
+    def blend(self, shares: Shares) -> Blend:
+        """The candidates as one network, with a share for each."""
+        of_linear, of_smooth, of_networks = np.split(shares.candidates, [len(PENALTIES), 2 * len(PENALTIES)])
+        parts: list[tuple[HiddenLayer, float]] = []
+        if of_linear.any():
+            ridge = self.linear.blended(of_linear)
+            parts.append((HiddenLayer.linear(ridge.coefficients, ridge.intercept), 1.0))
+        if of_smooth.any():
+            parts.append((self.ramps.network(self.smooth.blended(of_smooth)), 1.0))
+        networks = [network for network, _ in self.networks.values()]
+        parts += [(network, share) for network, share in zip(networks, of_networks, strict=True) if share]
+        by_name = dict.fromkeys(self.names, 0.0)
+        for name, share in zip(self.names, shares.candidates, strict=True):
+            by_name[name] += float(share)
+        if not parts:
+            return _mean_target(self.coordinates, self.mean, by_name)
+        on_features = [self.coordinates.on_features(part) for part, _ in parts]
+        network = HiddenLayer.blend(on_features, [weight for _, weight in parts], self.mean, shares.mean)
+        return Blend(network, self.coordinates.mean, self.coordinates.scale, by_name)
+
+
 def fit_blend(
-    x: Vectors, y: np.ndarray, units: np.ndarray, config: BlendConfig, seed: int = 0, progress: bool = False
+    x: Vectors, y: np.ndarray, units: np.ndarray, config: BlendConfig, seed: int = 0, callbacks: Callbacks | None = None
 ) -> Blend:
     """Fit all candidates and blend them.
 
@@ -134,44 +217,24 @@ def fit_blend(
         units: A number for each image, shape (N,), int; images with the same number share a fold.
         config: How to fit it.
         seed: Random seed of folds, initial weights, the order of the images, and the ramps.
-        progress: Whether to show a progress bar on stderr.
+        callbacks: Progress bar and checkpoint, from which finished networks are taken.
 
     Returns:
         The blend; of a single image, its target.
+
+    Raises:
+        PipelineError: The checkpoint is damaged, of another training, or cannot be written.
     """
     folds = deal_folds(y, units, seed, config.folds)
-    coordinates = Coordinates.of(x, seed)
-    mean = y.mean(axis=0, dtype=np.float64)
     if len(np.unique(folds)) < 2:  # there is nothing to choose by
-        nothing = HiddenLayer.linear(np.zeros((x.shape[1], y.shape[1])), mean)
-        return Blend(nothing, coordinates.mean, coordinates.scale, shares={})
-    rows = _compared_rows(folds, y.shape[1], seed)
-    z = coordinates(coordinates.standardise(x))
-    ramps = Ramps.draw(z, config.ramps, seed)
-    networks, predictions = _networks(z, y, folds, rows, config, coordinates.stretch, seed, progress)
-    linear = fit_candidates(z, y, folds, rows, PENALTIES)
-    smooth = fit_candidates(ramps, y, folds, rows, PENALTIES)
-    shares = stack([*linear.out_of_fold, *smooth.out_of_fold, *predictions], y, rows, folds, units)
+        return _mean_target(Coordinates.of(x, seed), y.mean(axis=0, dtype=np.float64), {})
+    candidates = Candidates.fit(x, y, folds, config, seed, callbacks or Callbacks())
+    return candidates.blend(stack(candidates.out_of_fold, y, candidates.rows, folds, units))
 
-    of_linear, of_smooth, of_networks = np.split(shares.candidates, [len(PENALTIES), 2 * len(PENALTIES)])
-    ridge = linear.blended(of_linear)
-    candidates = [
-        ("ridge", HiddenLayer.linear(ridge.coefficients, ridge.intercept), 1.0, of_linear.sum()),
-        ("ramps", ramps.network(smooth.blended(of_smooth)), 1.0, of_smooth.sum()),
-        *(
-            (f"network, weight decay {decay:g}", network, share, share)
-            for decay, network, share in zip(config.weight_decays, networks, of_networks, strict=True)
-        ),
-    ]
-    used = [(coordinates.on_features(network), weight) for _, network, weight, share in candidates if share]
-    return Blend(
-        network=HiddenLayer.blend([part for part, _ in used], [weight for _, weight in used], mean, shares.mean)
-        if used
-        else HiddenLayer.linear(np.zeros((x.shape[1], y.shape[1])), mean),
-        mean=coordinates.mean,
-        scale=coordinates.scale,
-        shares={name: float(share) for name, _, _, share in candidates},
-    )
+
+def _mean_target(coordinates: Coordinates, mean: np.ndarray, shares: dict[str, float]) -> Blend:
+    nothing = HiddenLayer.linear(np.zeros((len(coordinates.mean), len(mean))), mean)
+    return Blend(nothing, coordinates.mean, coordinates.scale, shares)
 
 
 def _compared_rows(folds: np.ndarray, dim: int, seed: int) -> np.ndarray:
@@ -181,35 +244,42 @@ def _compared_rows(folds: np.ndarray, dim: int, seed: int) -> np.ndarray:
     return rows if len(rows) <= most else np.sort(np.random.default_rng([seed, 4]).choice(rows, most, replace=False))
 
 
-def _networks(
-    z: np.ndarray,
-    y: np.ndarray,
-    folds: np.ndarray,
-    rows: np.ndarray,
-    config: BlendConfig,
-    stretch: float,
-    seed: int,
-    progress: bool,
-) -> tuple[list[HiddenLayer], list[np.ndarray]]:
-    """A network for each weight decay, on coordinates z, and its out-of-fold predictions of some rows."""
-    everyone, held_out = np.arange(len(z)), np.unique(folds[rows])
-    sizes = [int((folds != fold).sum()) for fold in held_out] + [len(z)]
-    total = len(config.weight_decays) * sum(config.steps(size) for size in sizes)
-    networks, predictions = [], []
-    with progress_bar(total, "step", "training", progress) as bar:
-        for decay in config.weight_decays:
+@dataclass(frozen=True)
+class _Trainings:
+    """Networks on coordinates z, shape (N, R): one for each weight decay, and one more for each fold of `rows`."""
 
-            def train(some: np.ndarray, decay: float = decay) -> HiddenLayer:
-                recipe = NetworkConfig(config.units, config.steps(len(some)), decay)
-                return train_network(z, y, some, recipe, stretch, seed, bar.update)
+    z: np.ndarray
+    y: np.ndarray
+    folds: np.ndarray
+    rows: np.ndarray
+    config: BlendConfig
+    stretch: float
+    seed: int
 
-            predicted = np.empty((len(rows), y.shape[1]), np.float32)
-            for fold in held_out:
-                here = folds[rows] == fold
-                predicted[here] = train(everyone[folds != fold])(z[rows[here]])
-            networks.append(train(everyone))
-            predictions.append(predicted)
-    return networks, predictions
+    def run(self, callbacks: Callbacks) -> dict[float, tuple[HiddenLayer, np.ndarray]]:
+        """Weight decay -> the network, and its out-of-fold predictions of `rows`, shape (M, D)."""
+        decays = self.config.weight_decays
+        parts = {f"without fold {fold}": self.folds != fold for fold in np.unique(self.folds[self.rows])}
+        parts["all"] = np.full(len(self.z), True)
+        networks, predicted = {}, {decay: np.empty((len(self.rows), self.y.shape[1]), np.float32) for decay in decays}
+        total = sum(self.config.steps(int(part.sum())) for part in parts.values()) * len(decays)
+        finished, done = FinishedSteps(callbacks.checkpoint, self._identity()), 0
+        with progress_bar(total, "step", "training", callbacks.progress) as bar:
+            for decay, (name, part) in itertools.product(decays, parts.items()):
+                train = functools.partial(self._train, np.flatnonzero(part), decay, bar.update)
+                networks[decay] = HiddenLayer(*finished.result(f"{decay:g}, {name}", train))
+                here = ~part[self.rows]
+                predicted[decay][here] = networks[decay](self.z[self.rows[here]])
+                done += self.config.steps(int(part.sum()))
+                bar.update(done - bar.n)  # of a network from the checkpoint
+        return {decay: (networks[decay], predicted[decay]) for decay in decays}
+
+    def _train(self, rows: np.ndarray, decay: float, advance: Callable[[int], object]) -> list[np.ndarray]:
+        recipe = NetworkConfig(self.config.units, self.config.steps(len(rows)), decay)
+        return train_network(self.z, self.y, rows, recipe, self.stretch, self.seed, advance).arrays
+
+    def _identity(self) -> np.ndarray:
+        return np.array([*self.z.shape, *self.y.shape, len(self.rows), self.seed, zlib.crc32(self.y.tobytes())])
 
 
 def build_blend(blend: Blend, style: ApiStyle) -> Any:

@@ -1,7 +1,8 @@
 """Checkpoints: the state of a training on disk, to resume from."""
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,46 @@ import numpy as np
 from pipeline.core.archives import read_npz
 from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import PipelineError, first_line
+
+CHECKPOINT_EVERY = 10.0  # seconds
+
+
+class FinishedSteps:
+    """The results of a training's steps, kept in a checkpoint, so that a resumed training repeats none.
+
+    Args:
+        file: The checkpoint; None keeps nothing on disk.
+        training: What tells this training from others, shape (M,), int.
+
+    Raises:
+        PipelineError: The file is damaged, or is of another training.
+    """
+
+    def __init__(self, file: Path | None, training: np.ndarray) -> None:
+        self._file, self._saved = file, time.monotonic()
+        self._arrays = read_checkpoint(file) if file and file.exists() else {"training": training}
+        if not np.array_equal(self._arrays.get("training", ()), training):
+            raise PipelineError(f"{file} is the checkpoint of another training; retrain.")
+
+    def result(self, step: str, compute: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """The arrays that a step results in, read or computed.
+
+        Args:
+            step: Its name.
+            compute: Computes them.
+
+        Raises:
+            PipelineError: The checkpoint cannot be written.
+        """
+        names = [name for name in self._arrays if name.startswith(f"{step}/")]
+        if not names:
+            results = {f"{step}/{number}": array for number, array in enumerate(compute())}
+            self._arrays |= results
+            names = list(results)
+            if self._file and time.monotonic() - self._saved > CHECKPOINT_EVERY:
+                write_checkpoint(self._file, self._arrays)
+                self._saved = time.monotonic()
+        return [self._arrays[name] for name in names]
 
 
 def write_checkpoint(file: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -111,7 +111,7 @@ def _fit_blend(
         gigabytes = config.memory(rows, features, dim) / 1e9
         log.info("That takes about %.0f minutes on this processor, and %.1f GB.", max(1, seconds / 60), gigabytes)
     start = time.perf_counter()
-    blend = fit_blend(data.x, data.y, units, config, seed, callbacks.progress)
+    blend = fit_blend(data.x, data.y, units, config, seed, callbacks)
     seconds = time.perf_counter() - start
     return FittedDecoders(
         models={style: build_blend(blend, style) for style in styles},

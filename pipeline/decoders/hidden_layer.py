@@ -27,6 +27,11 @@ class HiddenLayer:
         predictions: np.ndarray = np.maximum(x @ self.kernel + self.bias, 0) @ self.out + self.intercept
         return predictions
 
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The attributes, in order."""
+        return [self.kernel, self.bias, self.out, self.intercept]
+
     @classmethod
     def linear(cls, coefficients: np.ndarray, intercept: np.ndarray) -> "HiddenLayer":
         """The linear map x @ coefficients + intercept, for a = relu(a) - relu(-a)."""

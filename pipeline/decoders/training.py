@@ -14,6 +14,7 @@ from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import Vectors, in_blocks
+from pipeline.decoders import checkpoints
 from pipeline.decoders.checkpoints import read_checkpoint, write_checkpoint
 from pipeline.decoders.compilation import compile_decoders
 from pipeline.decoders.config import TrainingConfig
@@ -23,7 +24,6 @@ from pipeline.decoders.train_state import TrainingState
 
 CURVES = ("loss", "validation_loss", "validation_cosine")
 MEMORY = 4 * 2**30
-CHECKPOINT_EVERY = 10.0  # seconds
 CALL_SECONDS = 0.5  # the time a block of epochs should take, so that progress shows and Ctrl-C works
 MOST_ORDERS = 1_000_000  # row numbers that a block of epochs takes along
 MOST_EPOCHS = 256
@@ -184,7 +184,7 @@ def fit(
             bar.set_postfix_str(_last_values(new), refresh=False)
             bar.update(loop.epoch - bar.n)
             finite = all(np.isfinite(rows).all() for rows in new.values())
-            if callbacks.checkpoint and finite and time.monotonic() - saved > CHECKPOINT_EVERY:
+            if callbacks.checkpoint and finite and time.monotonic() - saved > checkpoints.CHECKPOINT_EVERY:
                 loop.save(callbacks.checkpoint)
                 saved = time.monotonic()
     return loop.close()

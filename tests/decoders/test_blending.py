@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeCV
 
+from pipeline.core.errors import PipelineError
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.vectors import cosines
+from pipeline.decoders import blending, checkpoints
 from pipeline.decoders.blending import MANY, MOST_STEPS, Blend, BlendConfig, build_blend, deal_folds, fit_blend
+from pipeline.decoders.training import Callbacks
 
 CONFIG = BlendConfig(weight_decays=(3.0, 10.0), units=32, epochs=30, ramps=64)
 
@@ -158,3 +161,27 @@ def test_two_images_are_enough() -> None:
     x, y = np.eye(2, 8, dtype=np.float32), np.eye(2, dtype=np.float32)
     blend = fit_blend(x, y, np.arange(2), CONFIG)
     assert np.isfinite(blend.network(x)).all()
+
+
+def test_a_blend_resumes_after_the_last_network_that_was_trained(monkeypatch, tmp_path) -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(30, 12)).astype(np.float32), random.normal(size=(30, 4)).astype(np.float32)
+    undisturbed = fit_blend(x, y, np.arange(30), CONFIG)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY", 0.0)
+    callbacks, trained, train_network = Callbacks(checkpoint=tmp_path / "checkpoint.npz"), [], blending.train_network
+
+    def interrupted(*arguments):
+        trained.append(arguments)
+        if len(trained) == 8:
+            raise KeyboardInterrupt
+        return train_network(*arguments)
+
+    monkeypatch.setattr(blending, "train_network", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_blend(x, y, np.arange(30), CONFIG, callbacks=callbacks)
+    resumed = fit_blend(x, y, np.arange(30), CONFIG, callbacks=callbacks)
+    assert len(trained) == 1 + CONFIG.trainings(30)  # the eighth one twice
+    assert resumed.shares == undisturbed.shares
+    assert np.array_equal(resumed.network.out, undisturbed.network.out)
+    with pytest.raises(PipelineError, match="checkpoint of another training"):
+        fit_blend(x, y + 1, np.arange(30), CONFIG, callbacks=callbacks)

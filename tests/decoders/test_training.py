@@ -8,7 +8,7 @@ from helpers import are_equal, run_program
 
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.vectors import cosines
-from pipeline.decoders import training
+from pipeline.decoders import checkpoints, training
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.presets import ORIGINAL
 from pipeline.decoders.spec import API_STYLES, DecoderSpec, build_decoder
@@ -200,7 +200,7 @@ def test_training_resumes_from_a_checkpoint_to_the_same_bits(tmp_path: Path, mon
     config, data = dataclasses.replace(CONFIG, epochs=40, keep="best"), make_data()
     undisturbed, whole = train(config, data)
 
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY", 0.0)
     checkpoint = tmp_path / "checkpoint.npz"
 
     class Killed(Exception):
