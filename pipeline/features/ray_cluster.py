@@ -139,6 +139,7 @@ def _watched() -> Iterator[None]:
         [sys.executable, "-I", program, raylet, context.gcs_address],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
+        stderr=_message_stream(),
         start_new_session=True,  # Ctrl-C is not for it
     )
     try:
@@ -146,6 +147,14 @@ def _watched() -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             watch.communicate(b"done")
+
+
+def _message_stream() -> int | None:
+    """The descriptor of `sys.stderr`, which is not 2 where libraries are silenced; None if it has none."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError):  # closed, or a notebook's
+        return None
 
 
 def _init(**settings: Any) -> None:

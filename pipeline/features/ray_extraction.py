@@ -6,6 +6,7 @@ There are no tasks but the actors' own: the blocks are in Ray's object store fro
 processors of a cluster, and nothing waits for one that is never free. Pixels never leave a node.
 """
 
+import contextlib
 import logging
 import pickle
 import time
@@ -63,7 +64,7 @@ def compute_on_ray(
             was computed before is stored.
     """
     left = dict.fromkeys([*survey.unknown, *survey.suspects])
-    with connected(options.address):
+    with connected(options.address), _rays_errors_named():
         fleet = current_fleet(options, -(-len(left) // actor.block))
         computed = Computed(fleet=fleet)
         log.info("Ray: %s; they start.", fleet)
@@ -117,7 +118,6 @@ def _answers(
     """Let the actors compute images; their answers, block by block, in the order in which they come.
 
     Raises:
-        PipelineError: An actor, or Ray, failed.
         _NoProgress: No answer came for PATIENCE seconds.
     """
     import ray
@@ -145,6 +145,15 @@ def _answers(
         yield from stage.iter_batches(batch_size=None, batch_format="pyarrow")
     except ray.data.exceptions.ExecutionTimeoutError as error:
         raise _NoProgress from error
+
+
+@contextlib.contextmanager
+def _rays_errors_named() -> Iterator[None]:
+    """Turn what Ray raises for itself or for an actor into a PipelineError with one line."""
+    import ray
+
+    try:
+        yield
     except ray.exceptions.RayError as error:
         original = error.cause if isinstance(error, ray.exceptions.RayTaskError) else None
         message = str(original or error).partition(ADVICE)[0].strip()

@@ -193,12 +193,15 @@ def test_an_extraction_killed_at_random_moments_resumes(run, start, fresh_cache,
 def test_a_training_killed_at_random_moments_resumes(run, start, train: tuple, times: int, tmp_path: Path) -> None:
     moments = random.Random(0)
     undisturbed = run(*train, "--models", tmp_path / "undisturbed", "--json").json
+    started = time.monotonic()
+    assert start(*train, "--models", tmp_path / "timed", program="frequent_checkpoints").wait() == 0
+    duration = time.monotonic() - started
     models, kills, finished = tmp_path / "killed", 0, []
     while kills < KILLS[1] * times:
         open_runs = [folder for folder in models.glob("*") if folder not in finished]
         command = ("train", "--resume", open_runs[0], "--quiet") if open_runs else (*train, "--models", models)
         process = start(*command, program="frequent_checkpoints")
-        time.sleep(moments.uniform(4, 12))
+        time.sleep(moments.uniform(0.3, 1) * duration)
         if process.poll() is None:
             kill(process)
             kills += 1

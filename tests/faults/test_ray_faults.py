@@ -190,6 +190,22 @@ def test_the_end_of_rays_own_programs_is_said(program: str, extract_on_ray: Call
 
 
 @pytest.mark.faults
+def test_the_end_of_the_raylet_before_the_first_image_is_said(
+    start, fresh_cache: Callable[[str], Path], tmp_path: Path
+) -> None:
+    images = make_images(tmp_path / "images", range(4))
+    process = start("extract", images, *SMALL, "--cache", fresh_cache("ray"), "--ray", "local", RAY_TEST=str(tmp_path))
+    driver = psutil.Process(process.pid)
+    wait_until(lambda: any("ray_watch.py" in " ".join(each.cmdline()) for each in driver.children()), process)
+    [raylet] = [each for each in driver.children() if Path(each.cmdline()[0]).name == "raylet"]
+    raylet.kill()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "the same command resumes" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.faults
 def test_sigterm_while_ray_starts_says_how_to_resume(start, fresh_cache: Callable[[str], Path], tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(4))
     process = start("extract", images, *SMALL, "--cache", fresh_cache("ray"), "--ray", "local", RAY_TEST=str(tmp_path))
