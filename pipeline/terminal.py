@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WIDTH = 80
+LEAST_SHARE = 0.005  # of a blend's candidate that is worth a word
 SHOWN = ("weights", "layer", "precision", "pool", "project")  # of an extractor's description
 
 
@@ -278,7 +279,7 @@ def _part(candidate: str) -> str:
 def _training_sentences(result: "TrainResult") -> list[str]:
     """The verdict, and what a blend consists of."""
     sentences = [f"{result.headline}."]
-    if used := {name: share for name, share in result.shares.items() if share > 0}:
+    if used := {name: share for name, share in result.shares.items() if share >= LEAST_SHARE}:
         parts = (f"{share:.2f} {_part(name)}" for name, share in used.items())
         sentences.append(f"The decoder is a blend: {' + '.join(parts)}.")
     elif result.shares:
@@ -302,8 +303,8 @@ def _fold_table(folds: "FoldResult") -> Table:
     return table
 
 
-def _interval(bounds: tuple[float, float] | None, sign: str = "", digits: int = 3) -> str:
-    return f"{bounds[0]:{sign}.{digits}f} to {bounds[1]:{sign}.{digits}f}" if bounds else "-"
+def _interval(bounds: tuple[float, float] | None, sign: str = "") -> str:
+    return f"{bounds[0]:{sign}.3f} to {bounds[1]:{sign}.3f}" if bounds else "-"
 
 
 def _percent(share: float) -> str:
@@ -322,17 +323,17 @@ def print_evaluation(result: "EvaluationResult") -> None:
             cosine = scores.cosine
             table.add_row(
                 rich.markup.escape(printable(name)),
-                f"{cosine.mean:.4f}",
-                _interval(cosine.ci95 if over_clusters else cosine.ci95_same_labels, digits=2),
+                f"{cosine.mean:.3f}",
+                _interval(cosine.ci95 if over_clusters else cosine.ci95_same_labels),
                 f"{scores.centred_cosine.mean:.3f}",
                 "-" if scores.progress is None else _percent(scores.progress),
                 _percent(scores.retrieval.top1),
                 _percent(scores.retrieval.top5),
             )
         table.add_section()
-    table.add_row("output ceiling", f"{result.ceiling:.4f}")
+    table.add_row("output ceiling", f"{result.ceiling:.3f}")
     if result.noise_ceiling is not None:
-        table.add_row("noise ceiling", f"{result.noise_ceiling:.4f}", _interval(result.noise_ceiling_ci95, digits=2))
+        table.add_row("noise ceiling", f"{result.noise_ceiling:.3f}", _interval(result.noise_ceiling_ci95))
     if over_clusters or any(scores.cosine.ci95_same_labels for rows in parts for scores in rows.values()):
         question = result.clusters.question if over_clusters else f"new images of these {result.clusters.kind}s"
         table.caption, table.caption_justify = f"95 % intervals: for {question}", "left"

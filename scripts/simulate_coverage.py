@@ -27,7 +27,6 @@ from dataclasses import dataclass
 import numpy as np
 from measuring import table
 
-from pipeline.commands.cross_validation import FoldOptions, fold_result
 from pipeline.core.vectors import cosines
 from pipeline.data.folds import fold_images
 from pipeline.data.images import ImageRef, ImageSet
@@ -38,7 +37,7 @@ from pipeline.decoders.fitting import fit_decoders
 from pipeline.decoders.presets import PRESETS
 from pipeline.decoders.ridge_regression import fit_ridge
 from pipeline.decoders.training import Callbacks, TrainingData, predict
-from pipeline.evaluation.intervals import across, within
+from pipeline.evaluation.intervals import across, over_folds, within
 from pipeline.evaluation.results import Bounds
 
 FEATURES, LATENT, DIM = 64, 8, 20
@@ -295,24 +294,16 @@ def outcomes(world: World, setting: Setting, run: int, decoder: str) -> Iterator
         pooled = np.concatenate(values[name])
         truth_same = float(np.concatenate(same[name]).mean())
         truth_new = truth_same if kind == "random" else float(np.mean([each.mean() for each in new[name]]))
+        if setting.folds:
+            interval = over_folds(pooled, np.repeat(np.arange(setting.folds), [len(each) for each in values[name]]))
+            question = f"another training and {f'new images of {these}' if kind == 'random' else what}"
+            yield Outcome(question, name, interval.bounds(largest) if interval else None, truth_new, label_set)
+            continue
         for question, interval, truth in (
             (f"new images of {these}", within(pooled, held_out), truth_same),
             (what, across(pooled, held_out), truth_new),
         ):
             yield Outcome(question, name, interval.bounds(largest) if interval else None, truth, label_set)
-        if setting.folds:
-            bounds = over_folds(values[name], name, setting.folds)
-            question = f"over folds: {f'new images of {these}' if kind == 'random' else what}"
-            yield Outcome(question, name, bounds, truth_new, label_set)
-
-
-def over_folds(values: Sequence[np.ndarray], of: str, folds: int) -> Bounds | None:
-    """The interval of the mean over folds, of a decoder's cosines or of its differences."""
-    means = [float(each.mean()) for each in values]
-    if of == "decoder":
-        return fold_result({of: means}, [of], FoldOptions(folds)).validation_cosine[of].ci95
-    [difference] = fold_result({of: [0.0] * folds, "decoder": means}, ["decoder"], FoldOptions(folds)).differences
-    return difference.ci95
 
 
 def simulated(setting: Setting, runs: int, decoder: str) -> list[list[str]]:

@@ -1,5 +1,6 @@
 """Cross-validation: every image is held out once, and predicted by decoders that were trained on the others."""
 
+import functools
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.fitting import Config, fit_decoders
 from pipeline.decoders.spec import ApiStyle
 from pipeline.decoders.training import Callbacks, TrainingData, predict
-from pipeline.evaluation.intervals import corrected_resampled_interval
+from pipeline.evaluation.intervals import FEWEST_IMAGES, corrected_resampled_interval
 
 log = logging.getLogger(__name__)
 
@@ -156,26 +157,30 @@ def cross_validate(
         decoders={style: found[style] for style in styles},
         baselines={name: found[name] for name in complete if name not in styles},
         training=TrainingTargets(moments[0], moments[1], seen, seen_groups, fold_of),
-        result=fold_result(complete, styles, options),
+        result=fold_result(complete, styles, options, len(y)),
     )
 
 
-def fold_result(scores: Mapping[str, Sequence[float]], styles: Sequence[str], options: FoldOptions) -> FoldResult:
+def fold_result(
+    scores: Mapping[str, Sequence[float]], styles: Sequence[str], options: FoldOptions, images: int
+) -> FoldResult:
     """Sum up the scores of a cross-validation.
 
     Args:
         scores: Name of a decoder or a baseline -> its mean cosine in each fold of each repeat.
         styles: Which of the names are decoders.
         options: Folds and repeats.
+        images: How many images there are; fewer than FEWEST_IMAGES have no intervals.
     """
     baselines = [name for name in scores if name not in styles]
+    over_folds = functools.partial(_over_folds, options=options, images=images)
     return FoldResult(
         folds=options.folds,
         repeats=options.repeats,
-        validation_cosine={style: FoldScore(*_over_folds(scores[style], 1.0, options)) for style in styles},
-        baselines={name: FoldScore(*_over_folds(scores[name], 1.0, options)) for name in baselines},
+        validation_cosine={style: FoldScore(*over_folds(scores[style], 1.0)) for style in styles},
+        baselines={name: FoldScore(*over_folds(scores[name], 1.0)) for name in baselines},
         differences=[
-            FoldDifference(*_over_folds(np.subtract(scores[style], scores[name]), 2.0, options), style, name)
+            FoldDifference(*over_folds(np.subtract(scores[style], scores[name]), 2.0), style, name)
             for style in styles
             for name in baselines
         ],
@@ -183,8 +188,10 @@ def fold_result(scores: Mapping[str, Sequence[float]], styles: Sequence[str], op
 
 
 def _over_folds(
-    values: Sequence[float] | np.ndarray, largest: float, options: FoldOptions
+    values: Sequence[float] | np.ndarray, largest: float, options: FoldOptions, images: int
 ) -> tuple[float, tuple[float, float] | None]:
     """The mean over folds and its interval. Only the ratio of the sides' sizes counts: one fold to the others."""
-    interval = corrected_resampled_interval(np.asarray(values), options.folds - 1, 1)
+    interval = None
+    if images >= FEWEST_IMAGES:
+        interval = corrected_resampled_interval(np.asarray(values), options.folds - 1, 1)
     return float(np.mean(values)), interval.bounds(largest) if interval else None

@@ -139,7 +139,9 @@ def score_decoders(
     shuffled = {"shuffled": next(iter(ceilings.values()))}  # it is built like the first decoder
     predictions = {name: decoder.predictions for name, decoder in inputs.decoders.items()} | dict(inputs.baselines)
     scored = score_predictions(predictions, evaluated, shuffled | ceilings)
-    clusters = Clusters(kind, len(set(evaluated.clusters)), _trained_on(inputs, kind))
+    clusters = Clusters(
+        kind, len(set(evaluated.clusters)), _trained_on(inputs, kind), over_folds=evaluated.folds is not None
+    )
     result = evaluation_result(scored, list(inputs.decoders), evaluated, clusters)
     context = _context(inputs)
     result = dataclasses.replace(

@@ -26,7 +26,7 @@ from pipeline.core.runs import (
 from pipeline.core.vectors import cosines
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.fitting import Config, fit_decoders
+from pipeline.decoders.fitting import Config, announce, fit_decoders
 from pipeline.decoders.presets import PRESETS
 from pipeline.decoders.spec import API_STYLES, ApiStyle, output_ceiling
 from pipeline.decoders.tensorboard import require_tensorboard
@@ -220,6 +220,8 @@ def _fit(
     progress: bool,
 ) -> RunRecord:
     """Fit decoders and baselines, and save them; returns the record with how that went."""
+    if not wanted.folds:
+        _announce(wanted, examples)
     data, units, seed = _training_data(examples, wanted), examples.training_units, wanted.examples.seed
     checkpoint, logs = folder / CHECKPOINT_FILE, folder / TENSORBOARD_FOLDER if wanted.tensorboard else None
     fitted = fit_decoders(data, wanted.config, wanted.styles, units, seed, Callbacks(progress, checkpoint, logs))
@@ -261,6 +263,7 @@ def _warn_of_low_ceiling(activation: str, targets: np.ndarray) -> None:
 
 
 def _cross_validate(wanted: TrainOptions, folds: FoldOptions, examples: SplitExamples) -> OutOfFold:
+    _announce(wanted, examples, times=folds.folds * folds.repeats + 1)
     return cross_validate(
         examples.examples,
         examples.duplicates,
@@ -271,6 +274,11 @@ def _cross_validate(wanted: TrainOptions, folds: FoldOptions, examples: SplitExa
         wanted.examples.seed,
         wanted.memory,
     )
+
+
+def _announce(wanted: TrainOptions, examples: SplitExamples, times: int = 1) -> None:
+    features, dim = examples.examples.features, examples.examples.targets.shape[1]
+    announce(wanted.config, (len(examples.train), features.dim), dim, wanted.memory, times)
 
 
 def _training_data(examples: SplitExamples, wanted: TrainOptions) -> TrainingData:

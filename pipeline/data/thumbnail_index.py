@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.progress import progress_bar
+from pipeline.core.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ def unit_vectors(crops: np.ndarray) -> np.ndarray:
 
 def _say_how_long(seconds: float, count: int) -> None:
     if seconds > LONG:
-        log.info("Looking for near-duplicates among %d images takes about %.0f minutes.", count, max(1, seconds / 60))
+        minutes = counted(max(1, round(seconds / 60)), "minute")
+        log.info("Looking for near-duplicates among %d images takes about %s.", count, minutes)
 
 
 def _some(count: int) -> np.ndarray:

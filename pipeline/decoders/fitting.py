@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.wording import counted
 from pipeline.decoders.adamw import BATCH
 from pipeline.decoders.blending import MANY, BlendConfig, build_blend, fit_blend
 from pipeline.decoders.config import TrainingConfig
@@ -105,11 +106,6 @@ def _fit_blend(
     seed: int,
     callbacks: Callbacks,
 ) -> FittedDecoders:
-    (rows, features), dim = data.x.shape, data.y.shape[1]
-    log.info("The decoder chooses its strength by %d short trainings on the training images.", config.trainings(rows))
-    if (seconds := expected_seconds(config, rows, features, dim)) > ANNOUNCED:
-        gigabytes = config.memory(rows, features, dim) / 1e9
-        log.info("That takes about %.0f minutes on this processor, and %.1f GB.", max(1, seconds / 60), gigabytes)
     start = time.perf_counter()
     blend = fit_blend(data.x, data.y, units, config, seed, callbacks)
     seconds = time.perf_counter() - start
@@ -119,6 +115,28 @@ def _fit_blend(
         epochs=dict.fromkeys(styles, config.epochs),
         shares=blend.shares,
     )
+
+
+def announce(config: Config, shape: tuple[int, int], dim: int, memory: int, times: int = 1) -> None:
+    """Log how many trainings a blend is, and how long they take where that is long.
+
+    Args:
+        config: The config.
+        shape: That of the training features, (N, F).
+        dim: D, the dimension of the targets.
+        memory: The memory budget in bytes; above it no blend is trained, see `effective_config`.
+        times: How many blends are fitted, such as one for each fold.
+    """
+    if isinstance(config, TrainingConfig) or (needed := config.memory(*shape, dim)) > memory:
+        return
+    trainings = f"{config.trainings(shape[0])} short trainings on its training images"
+    if times > 1:
+        log.info("Each of %d decoders chooses its strength by %s.", times, trainings)
+    else:
+        log.info("The decoder chooses its strength by %s.", trainings)
+    if (seconds := times * expected_seconds(config, *shape, dim)) > ANNOUNCED:
+        minutes = counted(max(1, round(seconds / 60)), "minute")
+        log.info("That takes about %s on this processor, and up to %.1f GB of memory.", minutes, needed / 1e9)
 
 
 def expected_seconds(config: BlendConfig, rows: int, features: int, dim: int) -> float:

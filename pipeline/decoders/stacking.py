@@ -27,6 +27,7 @@ from pipeline.core.vectors import cosines
 
 TOLERANCE = 1e-7  # of the score
 NEGLIGIBLE = 1e-3  # a share that is not worth its units
+NOTHING = 5e-3  # shares of all candidates together that are not worth a decoder
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def stack(
     blended = (1 - weight) * mean + weight * blended
     scale = min(1.0, np.vdot(blended, y) / max(float(np.vdot(blended, blended)), np.finfo(np.float32).tiny))
     shares[shares < NEGLIGIBLE] = 0
-    if scale * weight * shares.sum() < NEGLIGIBLE:  # nothing is better than the mean target
+    if scale * weight * shares.sum() < NOTHING:  # nothing is better than the mean target
         return Shares(np.zeros(len(shares)), 1.0)
     return Shares(scale * weight * shares, float(scale * (1 - weight + weight * trust)))
 

@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from pipeline.core.wording import counted
 from pipeline.evaluation.intervals import FEWEST_CLUSTERS, FEWEST_IMAGES
-from pipeline.evaluation.results import NEGLIGIBLE, CosineSummary, Difference, EvaluationResult
+from pipeline.evaluation.results import NEGLIGIBLE, Clusters, CosineSummary, Difference, EvaluationResult
 
 LOW_CEILING = 0.999
 GAP = 0.1  # how far the training cosine may be above the held-out one before it is mentioned
@@ -185,7 +185,7 @@ def _nothing_to_tell(result: EvaluationResult, name: str, found: Standing) -> st
         )
     if found is Standing.TOO_FEW:
         beside = f" beside {_value(result, 'mean')} of the mean baseline" if "mean" in result.baselines else ""
-        return f"{reached} on {images}{beside}: so few show neither what it is worth nor whether it is chance."
+        return f"{reached} on {images}{beside}: too few to show what it is worth, or whether it is chance."
     difference = result.difference(name, "mean")
     assert difference is not None  # or it could not be at chance
     return (
@@ -286,13 +286,17 @@ def _against_baselines(result: EvaluationResult, name: str) -> list[str]:
     return sentences
 
 
+def _chance(candidates: int) -> str:
+    return f"{1 / candidates:.0%}" if candidates <= 200 else f"{1 / candidates:.1g}"
+
+
 def _retrieval(result: EvaluationResult, name: str) -> list[str]:
     scores, count = result.models[name].scores, result.candidates
     if result.target_dim == 1:  # where the nearest by cosine are all those of a sign
         return []
     sentences = [
         f"The right target is the nearest of {count} for {scores.retrieval.top1:.0%} of the images "
-        f"(chance: {1 / count:.2g})."
+        f"(chance: {_chance(count)})."
     ]
     if scores.patterns.identification is not None and not scores.retrieval_of_unseen:
         sentences.append(
@@ -373,10 +377,8 @@ def _certainty(result: EvaluationResult, name: str, context: Context) -> list[st
     if cosine.ci95 is None:
         sentences.append(_no_interval(result))
     elif result.lead == "cosine" and (width := cosine.ci95[1] - cosine.ci95[0]) > WIDE:
-        sentences.append(
-            f"The interval for {clusters.question} is {width:.2f} wide.{_narrower(clusters.kind, context)}"
-        )
-    if cosine.ci95 or cosine.ci95_same_labels:
+        sentences.append(f"The interval for {clusters.question} is {width:.2f} wide.{_narrower(clusters, context)}")
+    if (cosine.ci95 or cosine.ci95_same_labels) and not clusters.over_folds:
         sentences.append(
             "All intervals take the decoder as it is: how another training would differ is in none of them."
         )
@@ -397,15 +399,15 @@ def _no_interval(result: EvaluationResult) -> str:
         )
     return (
         f"There is no interval for {clusters.question}: a few {clusters.kind}s score so differently from the others "
-        f"that {clusters.count} do not show the mean of more."
+        f"that {clusters.count} are too few for one."
     )
 
 
-def _narrower(kind: str, context: Context) -> str:
+def _narrower(clusters: Clusters, context: Context) -> str:
     """What narrows an interval, where it was not done already."""
-    if context.held_out_by == "random" and kind == "image":
+    if context.held_out_by == "random" and clusters.kind == "image":
         return " Cross-validation (folds=5) scores every image once."
-    return f" More {kind}s narrow it."
+    return f" More {'image' if clusters.over_folds and clusters.trained_on else clusters.kind}s narrow it."
 
 
 def _not_new(result: EvaluationResult, context: Context) -> list[str]:

@@ -2,7 +2,9 @@
 
 Images that share a label or a group resemble each other, so they say less than as many independent ones. What a mean
 can be trusted for depends on the question: new images of the same labels (`within`), or other labels or groups
-(`across`). Both take any value per image: a cosine, or the difference of two models' cosines on the same images.
+(`across`). Both take any value per image: a cosine, or the difference of two models' cosines on the same images. Under
+cross-validation each fold has a decoder of its own, so intervals are over folds (`over_folds`), and hold for another
+training, too.
 
 **When there is none.** A t interval needs units enough for the mean to be nearly normal, and values that show how they
 spread. A mean over fewer than 29 images (`FEWEST_IMAGES`) has no interval: what befalls one image in ten is among 29 in
@@ -135,6 +137,22 @@ def _bell_mccaffrey(shares: np.ndarray) -> float:
     low_rank = 2 * (aa * bb + ab**2) - 4 * total * aa * ab + (total * aa) ** 2
     mixed = (d * (total * np.square(a) - 2 * a * b)).sum()
     return float(trace**2 / (d @ d + low_rank + 2 * mixed))
+
+
+def over_folds(values: np.ndarray, folds: np.ndarray) -> Interval | None:
+    """The interval of a mean for another training and new images: see `corrected_resampled_interval`.
+
+    Args:
+        values: A value for each image, shape (N,).
+        folds: The fold that held each image out, shape (N,), int.
+
+    Returns:
+        None for fewer than FEWEST_IMAGES images or two folds.
+    """
+    values, rows, sizes = _grouped(values, folds)
+    if len(values) < FEWEST_IMAGES:
+        return None
+    return corrected_resampled_interval(np.bincount(rows, values) / sizes, len(sizes) - 1, 1)
 
 
 def corrected_resampled_interval(values_per_fold: np.ndarray, train_size: float, test_size: float) -> Interval | None:

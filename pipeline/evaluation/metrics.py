@@ -17,7 +17,7 @@ from pipeline.core.vectors import cosines
 from pipeline.evaluation import dimensions
 from pipeline.evaluation.hubs import csls_ranking, largest_hub
 from pipeline.evaluation.imagenet import is_imagenet_class
-from pipeline.evaluation.intervals import Interval, across, within
+from pipeline.evaluation.intervals import Interval, across, over_folds, within
 from pipeline.evaluation.noise_ceiling import CosineCeiling, noise_corrected
 from pipeline.evaluation.results import (
     Bounds,
@@ -89,6 +89,17 @@ class EvaluationSet:
     def centres(self) -> np.ndarray:
         """The centre of each image, shape (D,) or (N, D)."""
         return self.centre if self.folds is None else self.centre[self.folds]
+
+    def intervals(self, values: np.ndarray, largest: float) -> tuple[Bounds | None, Bounds | None]:
+        """The 95 % intervals of a mean: over clusters, or else over folds, and for new images of the same labels.
+
+        Args:
+            values: A value for each image, shape (N,).
+            largest: What no mean can exceed.
+        """
+        if self.folds is not None:
+            return _bounds(over_folds(values, self.folds), largest), None
+        return _bounds(across(values, self.clusters), largest), _bounds(within(values, self.clusters), largest)
 
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The rows of images that share a centre, with that centre and deviation, each of shape (D,)."""
@@ -167,13 +178,14 @@ def _noise_ceiling(images: EvaluationSet) -> float | None:
 def summarize_cosines(values: np.ndarray, images: EvaluationSet) -> CosineSummary:
     """Summarize a cosine for each image, shape (N,)."""
     p05, median, p95 = np.percentile(values, [5, 50, 95])
+    ci95, ci95_same_labels = images.intervals(values, LARGEST_COSINE)
     return CosineSummary(
         mean=float(values.mean()),
         median=float(median),
         p05=float(p05),
         p95=float(p95),
-        ci95=_bounds(across(values, images.clusters), LARGEST_COSINE),
-        ci95_same_labels=_bounds(within(values, images.clusters), LARGEST_COSINE),
+        ci95=ci95,
+        ci95_same_labels=ci95_same_labels,
     )
 
 
@@ -312,15 +324,16 @@ def _difference(
     images: EvaluationSet,
 ) -> Difference:
     values, r2 = scored[of].cosines - scored[minus].cosines, explained[of] - explained[minus]
-    largest = 2 * LARGEST_COSINE
+    ci95, ci95_same_labels = images.intervals(values, 2 * LARGEST_COSINE)
+    r2_ci95, r2_ci95_same_labels = images.intervals(r2, math.inf)
     return Difference(
         of=of,
         minus=minus,
         mean=float(values.mean()),
-        ci95=_bounds(across(values, images.clusters), largest),
-        ci95_same_labels=_bounds(within(values, images.clusters), largest),
+        ci95=ci95,
+        ci95_same_labels=ci95_same_labels,
         r2=float(r2.mean()),
-        r2_ci95=_bounds(across(r2, images.clusters) or within(r2, images.clusters), math.inf),
+        r2_ci95=r2_ci95 or r2_ci95_same_labels,
         is_zero=not values.any(),
     )
 

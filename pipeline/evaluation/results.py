@@ -26,8 +26,8 @@ class CosineSummary:
         median: Their median.
         p05: Their 5th percentile.
         p95: Their 95th percentile.
-        ci95: The 95 % interval of the mean over clusters (`pipeline.evaluation.intervals.across`), or None; what it
-            holds for depends on `Clusters.trained_on`.
+        ci95: The 95 % interval of the mean over clusters (`pipeline.evaluation.intervals.across`) or, under
+            cross-validation, over folds (`over_folds`), or None; `Clusters.question` says what it holds for.
         ci95_same_labels: The 95 % interval for new images of the same labels (`within`), or None.
     """
 
@@ -198,15 +198,20 @@ class Clusters:
         kind: "group", "label" or "image".
         count: How many there are among the images.
         trained_on: Whether these labels or groups were also in training; None where only some were, or that is unknown.
+        over_folds: Whether several folds held the images out; `ci95` then includes how another training would differ.
     """
 
     kind: str
     count: int
     trained_on: bool | None = None
+    over_folds: bool = False
 
     @property
     def question(self) -> str:
         """What `ci95` holds for, such as "new labels"."""
+        if self.over_folds:
+            new = f"images of these {self.kind}s" if self.trained_on and self.kind != "image" else f"{self.kind}s"
+            return f"another training and new {new}"
         if self.kind == "image":
             return "new images"
         if self.trained_on:

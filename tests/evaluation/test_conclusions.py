@@ -239,7 +239,7 @@ def test_a_few_images_show_nothing(images: int) -> None:
     few = replace(case, train=np.arange(100 + images) < 100)
     assert "too few to show anything" in verdict(few)
     [sentence] = conclude(*evaluated(few))
-    assert "so few show neither what it is worth nor whether it is chance" in sentence
+    assert "too few to show what it is worth, or whether it is chance" in sentence
     assert "better" not in sentence
 
 
@@ -418,3 +418,15 @@ def test_zero_vectors_are_counted() -> None:
     y = PLAIN.y.copy()
     y[PLAIN.labels == "label 003"] = 0
     assert "the cosine of 10 targets counts as 0" in said(replace(PLAIN, y=y))
+
+
+def test_over_folds_an_interval_is_for_another_training() -> None:
+    assert Clusters("label", 20, True, over_folds=True).question == "another training and new images of these labels"
+    assert Clusters("label", 20, False, over_folds=True).question == "another training and new labels"
+    assert Clusters("image", 20, None, over_folds=True).question == "another training and new images"
+    result, context = evaluated(PLAIN)
+    assert "how another training would differ" in " ".join(conclude(result, context))
+    result = replace(result, clusters=replace(result.clusters, over_folds=True))
+    text = " ".join(conclude(result, context))
+    assert "for another training and new images of these labels" in text
+    assert "how another training would differ" not in text

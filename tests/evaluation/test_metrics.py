@@ -89,6 +89,24 @@ def test_each_fold_has_a_centre_of_its_own() -> None:
     assert mean.patterns.identification == 0.5
 
 
+def test_intervals_of_a_cross_validation_are_those_of_its_folds() -> None:
+    """Over images as if one decoder had predicted them, the difference would be shown; by the folds it is not."""
+    folds = np.repeat(np.arange(4), 10)
+    shift = np.array([0.0, 0.1, 0.3, 0.8])[folds, None] * (NEAR - Y)
+    predictions = {"ours": NEAR - shift, "theirs": NEAR}
+    known = {"folds": folds, "centre": np.zeros((4, 7)), "deviation": np.ones((4, 7))}
+    scored = score_predictions(predictions, evaluation_set(**known), {})
+    [over_folds] = differences(scored, ["ours", "theirs"], evaluation_set(**known))
+    [over_images] = differences(scored, ["ours", "theirs"], evaluation_set())
+    assert over_images.is_positive()
+    assert not over_folds.is_positive()
+    of_folds = [(scored["ours"].cosines - scored["theirs"].cosines)[folds == fold].mean() for fold in range(4)]
+    half = 3.1824 * (np.var(of_folds, ddof=1) * (1 / 4 + 1 / 3)) ** 0.5  # t(0.975; 3) = 3.1824
+    assert over_folds.ci95 == pytest.approx((np.mean(of_folds) - half, np.mean(of_folds) + half), abs=1e-4)
+    assert over_folds.ci95_same_labels is None
+    assert scored["ours"].scores.cosine.ci95_same_labels is None
+
+
 def test_labels_that_training_never_saw_are_counted_apart() -> None:
     seen = np.arange(40) < 30
     found = scores_of(np.where(seen[:, None], Y, -Y), evaluation_set(seen=seen))

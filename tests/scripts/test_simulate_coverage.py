@@ -13,11 +13,8 @@ def test_a_few_runs_fill_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row[3] for row in rows] == ["100%", "100%"]
     rows = simulated(Setting("folds", CLASSES, labels=12, folds=3), 2, "ridge")
     assert [row[2] for row in rows] == [
-        "new images of these labels",
-        "unseen labels",
-        "unseen labels, retrained",
-        "over folds: unseen labels",
-        "over folds: unseen labels, retrained",
+        "another training and unseen labels",
+        "another training and unseen labels, retrained",
     ]
     assert all(row[4].endswith("%") for row in rows if row[3] != "0%")
 
