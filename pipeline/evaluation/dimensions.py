@@ -14,7 +14,7 @@ BINS = 20
 VALUES = 2**22  # correlations compared at a time, in float64
 # Float64 correlations of equal pairs differ by their rounding; this is a tie.
 TIE = 1e-12
-FEWEST_IN_FOLD = 3  # two values always correlate by 1 or -1
+FEWEST_FOR_R = 3  # two values always correlate by 1 or -1
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class DimensionScores:
     """How well each dimension is predicted.
 
     Attributes:
-        pearson: Correlation over images, shape (D,), float64; NaN where prediction or target is constant, and where
-            folds hold out fewer than three images.
+        pearson: Correlation over images, shape (D,), float64; NaN where prediction or target is constant, and of fewer
+            than three images (in each fold).
         r2: Coefficient of determination, shape (D,), float64; NaN where the target is constant.
     """
 
@@ -91,11 +91,11 @@ def dimension_scores(predictions: np.ndarray, targets: np.ndarray, folds: np.nda
 def _correlations_within(predictions: np.ndarray, targets: np.ndarray, folds: np.ndarray | None) -> np.ndarray:
     """Pearson's r of each dimension, shape (D,): over all images, or within folds and averaged by their sizes."""
     if folds is None:
-        return correlations(predictions.T, targets.T)
+        folds = np.zeros(len(targets), int)
     sums, images = np.zeros((2, targets.shape[1]))
     for fold in np.unique(folds):
         rows = folds == fold
-        if (size := rows.sum()) >= FEWEST_IN_FOLD:
+        if (size := rows.sum()) >= FEWEST_FOR_R:
             r = correlations(predictions[rows].T, targets[rows].T)
             sums += size * np.nan_to_num(r)
             images += size * ~np.isnan(r)

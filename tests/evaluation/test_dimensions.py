@@ -63,6 +63,7 @@ def test_r_is_averaged_over_folds_and_not_pooled() -> None:
     pairs = dimension_scores(PREDICTIONS, TARGETS, np.arange(40) // 2)
     assert np.isnan(pairs.pearson).all()
     assert not np.isnan(pairs.r2).any()
+    assert np.isnan(dimension_scores(PREDICTIONS[:2], TARGETS[:2]).pearson).all()
 
 
 def test_a_cosine_sees_the_largest_dimensions() -> None:
