@@ -218,8 +218,12 @@ def test_intervals_say_whether_their_labels_were_trained_on(
         kind: run("evaluate", trained["run"], *(("--cluster", kind) if kind else ()), "--json", "--quiet").json
         for kind in ("", "label", "image")
     }
-    assert found[""]["clusters"] == found["label"]["clusters"] == {"kind": "label", "count": 4, "trained_on": True}
-    assert found["image"]["clusters"] == {"kind": "image", "count": 12, "trained_on": None}
+    assert (
+        found[""]["clusters"]
+        == found["label"]["clusters"]
+        == {"kind": "label", "count": 4, "trained_on": True, "over_folds": False}
+    )
+    assert found["image"]["clusters"] == {"kind": "image", "count": 12, "trained_on": None, "over_folds": False}
     for result in found.values():  # 12 images are too few for any interval
         cosine = result["models"]["functional"]["cosine"]
         assert cosine["ci95"] is cosine["ci95_same_labels"] is None
