@@ -1,0 +1,60 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from pipeline.commands.examples import Examples
+from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, score_decoders
+from pipeline.data.images import ImageRef, ImageSet
+from pipeline.data.targets import TargetTable
+
+IMAGES = 60
+
+
+@dataclass
+class Named:
+    """Features of which only the images' names are looked at."""
+
+    images: ImageSet
+
+    @property
+    def paths(self) -> Sequence[str]:
+        return self.images.paths
+
+
+def inputs_of(labels: Sequence[str], groups: Sequence[str] | None = None, **options) -> EvaluationInputs:
+    """A target for each image, as of responses to single pictures."""
+    random = np.random.default_rng(0)
+    paths = [f"{number:02}.png" for number in range(IMAGES)]
+    images = ImageSet("images", paths, [ImageRef(path) for path in paths], labels, groups)
+    targets = random.normal(size=(IMAGES, 5)).astype(np.float32)
+    table = TargetTable("targets.csv", dict(zip(paths, range(IMAGES), strict=True)), targets)
+    examples = Examples(Named(images), paths, targets, table, images)
+    predictions = targets + random.normal(size=targets.shape).astype(np.float32)
+    decoders = {"functional": DecoderPredictions(predictions, "linear")}
+    baselines = {"mean": np.tile(targets.mean(axis=0), (IMAGES, 1))}
+    return EvaluationInputs(examples, decoders, baselines, None, "random:0", **options)
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "cluster", "kind", "count"),
+    [
+        ([f"category {number % 12}" for number in range(IMAGES)], None, None, "label", 12),
+        (
+            [f"category {number % 12}" for number in range(IMAGES)],
+            [f"{n % 15}" for n in range(IMAGES)],
+            None,
+            "group",
+            15,
+        ),
+        ([f"category {number % 12}" for number in range(IMAGES)], None, "image", "image", IMAGES),
+        (["all alike"] * IMAGES, None, None, "image", IMAGES),
+        ([f"{number:02}" for number in range(IMAGES)], None, None, "image", IMAGES),
+    ],
+)
+def test_intervals_generalize_over_what_several_images_share(labels, groups, cluster, kind, count) -> None:
+    """Images of a category resemble each other, also where each has a target of its own."""
+    result = score_decoders(inputs_of(labels, groups, cluster=cluster))
+    assert (result.clusters.kind, result.clusters.count) == (kind, count)
+    assert f"{kind}s" in result.clusters.question
