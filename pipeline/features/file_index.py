@@ -41,6 +41,13 @@ LOOKED_UP = 1000  # images that are looked up under one lock
 CRASHED = b""  # in the place of a digest: decoding this image ended the process
 
 
+class _Damage(Exception):
+    """A row is not what was recorded."""
+
+
+UNUSABLE = (sqlite3.Error, UnicodeDecodeError, _Damage)  # SQLite's messages quote what they stumble over
+
+
 class FileIndex:
     """The images that were read before, in an SQLite database in the cache folder.
 
@@ -78,7 +85,15 @@ class FileIndex:
         """
         try:
             return use()
-        except (sqlite3.Error, UnicodeDecodeError, _Damage) as error:  # SQLite's messages quote what they stumble over
+        except UNUSABLE as error:
+            if not self._is_damaged(error):
+                raise
+        try:  # SQLite says of some read errors of the system, too, that the database is malformed
+            self.path.read_bytes()
+            self._database.close()
+            self._open()
+            return use()
+        except UNUSABLE as error:
             if not self._is_damaged(error):
                 raise
             log.warning(
@@ -190,10 +205,6 @@ class FileIndex:
     def close(self) -> None:
         """Close the database."""
         self._database.close()
-
-
-class _Damage(Exception):
-    """A row is not what was recorded."""
 
 
 def _checksum(uri: bytes, version: bytes, digest: bytes) -> int:
