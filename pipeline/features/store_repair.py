@@ -178,9 +178,8 @@ def _damage(path: Path, dataset: lance.LanceDataset, fragment: lance.LanceFragme
         if not may_be_damage(error):
             raise
         if _numbers(dataset.data_storage_version) > _numbers(_usual_format()):
-            raise ValueError(
-                f"this version of pylance cannot read its storage format {dataset.data_storage_version}; upgrade pylance"
-            ) from error
+            version = dataset.data_storage_version
+            raise ValueError(f"its storage format {version} needs a later pylance; upgrade it") from error
         return lance_cause(error)
     return None
 

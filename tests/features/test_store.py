@@ -165,10 +165,10 @@ def test_a_store_of_a_later_version_is_refused_and_left_as_it_is(tmp_path: Path,
 
 
 def test_what_may_be_a_storage_format_to_come_is_no_damage(tmp_path: Path) -> None:
-    """As with pylance 14.0.2 and 9.0.0, which panics over the 2.3 of the newer one, here one that is not read.
+    """Another version reads a format of its own that the one here fails to decode; here its bytes are zeros.
 
-    Of the real pair, tried by hand: 9.0.0 reads and fills what 14.0.2 writes by default (2.2), with and without stable
-    row ids, indexes, tags, branches and deletions; it refuses 2.3, and files that lie in other places.
+    The real pair, by hand: pylance 9.0.0 opens and fills what 14.0.2 writes in its usual format, 2.2, also with stable
+    row ids, indexes, tags, branches and deletions. Over 2.3 it panics; such a store is refused and left as it is.
     """
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
@@ -179,7 +179,7 @@ def test_what_may_be_a_storage_format_to_come_is_no_damage(tmp_path: Path) -> No
     [file] = (store.path / "data").iterdir()
     file.write_bytes(bytes(file.stat().st_size - 100) + file.read_bytes()[-100:])
     before = content(tmp_path)
-    with pytest.raises(PipelineError, match=r"cannot read its storage format.*Nothing in it was changed"):
+    with pytest.raises(PipelineError, match=r"needs a later pylance.*Nothing in it was changed"):
         FeatureStore(tmp_path, EXTRACTOR)
     assert content(tmp_path) == before
 
