@@ -282,6 +282,15 @@ def stores_in(cache: Path | str) -> Mapping[str, StorePlace]:
     return {str(store.path): store for store in stores}
 
 
+def has_store(cache: Path | str, fingerprint: str) -> bool:
+    """Whether a cache has a store for an extractor.
+
+    Raises:
+        PipelineError: The cache cannot be listed.
+    """
+    return str(store_place(cache, fingerprint).path) in stores_in(cache)
+
+
 def folder_size_and_use(path: Path) -> tuple[int, float]:
     """Bytes of a file or folder, and the latest time that a file of it was read or written."""
     size, used = 0, 0.0
