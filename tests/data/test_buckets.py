@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import re
 import socket
 import sys
 import threading
@@ -244,6 +245,19 @@ def test_an_odd_key_spoils_no_bucket(faulty: Callable[..., FaultyServer], odd: s
 def test_keys_with_dots_as_a_segment_are_hidden_ones(faulty: Callable[..., FaultyServer]) -> None:
     faulty(dict.fromkeys(("a.png", "red/./b.png", "red/../c.png", "./d.png"), b"x"))
     assert find_images("s3://bucket").paths == ["a.png"]
+
+
+@pytest.mark.parametrize("odd", ["tab\there.png", "//two.png", "red//x.png", "red/../z.png"])
+def test_an_odd_key_is_named_where_no_client_lists_it(
+    faulty: Callable[..., FaultyServer], odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """obstore refuses the whole listing, and botocore has no credentials for other clouds; Azurite gave the same."""
+    server = faulty({key: key.encode() for key in ("a.png", "red/b.png", "z/c.png", odd)})
+    monkeypatch.setenv("GOOGLE_BASE_URL", server.url)
+    monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "token")
+    with pytest.raises(RequestError, match=rf'gs://bucket: .*"{re.escape(odd)}".*Rename this object'):
+        find_images("gs://bucket")
+    assert find_images("gs://bucket/z").paths == ["c.png"]
 
 
 @pytest.mark.parametrize("odd", [(), ("b//c.png",)])
