@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers import SMALL, are_close, environment_at, make_images, wait_for_tick
 
+from pipeline.data.images import DIGEST
 from pipeline.data.sources import find_images
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
@@ -45,7 +46,8 @@ def run_faulty(home: Path) -> Callable[..., Faulty]:
 
     def command(folder: Path, fault: str, *arguments: object) -> Faulty:
         call, record = fault.partition(":")[0], folder.with_suffix(".calls")
-        places = [] if call in SHARED else [word for each in folder.rglob("*") for word in ("-P", str(each))]
+        files = [] if call in SHARED else [folder, *folder.rglob("*")]
+        places = [word for each in files for word in ("-P", str(each))]
         injection = ["-e", f"trace={call}", "-e", f"inject={fault}"]
         finished = subprocess.run(
             ["strace", "-f", "-qq", "-o", record, *places, *injection, sys.executable, *map(str, arguments)],
@@ -108,6 +110,42 @@ def test_a_disk_that_fails_now_and_then_costs_nothing(run, run_faulty, fresh_cac
         shutil.rmtree(cache)
     assert count > 0.4 * 20 * times
     assert failed > 0
+
+
+def test_a_cache_that_cannot_be_read_is_named(run_faulty, tmp_path: Path) -> None:
+    data = FeatureStore(tmp_path / "cache", EXTRACTOR).path / "data"
+    data.mkdir()
+    finished = run_faulty(data, "openat:error=EIO:when=1+", "-m", "pipeline", "cache", "--cache", tmp_path / "cache")
+    assert finished.count
+    assert finished.err.startswith(f"error: The cache {tmp_path / 'cache'} cannot be listed ([Errno 5] Input/output")
+
+
+OPEN_STORE = """
+import sys
+from pathlib import Path
+from pipeline.core.errors import PipelineError
+from pipeline.features.extractor import Extractor
+from pipeline.features.store import FeatureStore
+from pipeline.features.weights import weights_from
+
+try:
+    FeatureStore(Path(sys.argv[1]), Extractor(weights_from("random:0"), "block5_pool")).drop_damaged()
+except PipelineError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+@pytest.mark.parametrize("moment", ["1+", "2+2"])
+def test_a_read_error_of_a_data_file_is_no_damage(run_faulty, moment: str, tmp_path: Path) -> None:
+    """Of a sector that Lance reads, while the length and the end of the file, its first signs of damage, are right."""
+    store, random = FeatureStore(tmp_path, EXTRACTOR), np.random.default_rng(0)
+    digests = np.frombuffer(random.bytes(64), DIGEST)
+    store.append(digests, random.random((4, 512), np.float32), np.zeros((4, 24, 24), np.uint8), np.arange(4))
+    finished = run_faulty(store.path / "data", f"pread64:error=EIO:when={moment}", "-c", OPEN_STORE, tmp_path)
+    assert finished.count
+    assert finished.code == 1
+    check_named(finished, store.path)
+    assert FeatureStore(tmp_path, EXTRACTOR).contains(digests).all()
 
 
 READ_INDEX = """
