@@ -318,6 +318,21 @@ def test_bad_objects_are_named_by_a_run_which_goes_on(
 
 
 @pytest.mark.usefixtures("impatient")
+def test_an_odd_key_that_comes_too_slowly_is_a_failure_of_that_image(
+    faulty: Callable[..., FaultyServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "LONG", timedelta(seconds=1))
+    server = faulty({"a//1.png": bytes(400), "a//2.png": b"b"}, **{"a//1.png": "trickle"})
+    bad, good = find_images("s3://bucket").refs
+    with pytest.raises(ImageError, match="comes too slowly: not all of it in 1 s"):
+        bad.read()
+    assert good.read()[0] == b"b"
+    server.faults[""] = "trickle"
+    with pytest.raises(PipelineError, match="does not answer"):
+        find_images("s3://bucket/a//")
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", ["cut", "trickle"])
 def test_a_listing_that_breaks_off_is_a_failure_of_the_work(faulty: Callable[..., FaultyServer], fault: str) -> None:
     faulty({"a.png": b"x"}, **{"": fault})
