@@ -262,6 +262,8 @@ def _digests(images: ImageSet, folder: Path) -> np.ndarray:
     Raises:
         PipelineError: An image cannot be read, or images may be missing.
     """
+    if images.unread:
+        raise PipelineError(f"{images.unread[0]} cannot be read; nothing was removed.")
     with contextlib.closing(FileIndex(folder)) as index:
         if os.path.isdir(images.source):
             _check_folders(images.source, index)

@@ -4,7 +4,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import SMALL, are_close, environment_at, make_images, wait_for_tick
 
-from pipeline.data.images import DIGEST
+from pipeline.data.images import DIGEST, content_digest
 from pipeline.data.sources import find_images
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
@@ -71,6 +71,15 @@ def check_named(finished: Faulty, folder: Path) -> None:
         assert str(folder) in line
 
 
+def filled_store(cache: Path, contents: Sequence[bytes]) -> tuple[FeatureStore, np.ndarray]:
+    """A store with vectors of images of some contents, and their digests."""
+    store, count = FeatureStore(cache, EXTRACTOR), len(contents)
+    digests = np.frombuffer(b"".join(map(content_digest, contents)), DIGEST)
+    vectors = np.random.default_rng(0).random((count, 512), np.float32)
+    store.append(digests, vectors, np.zeros((count, 24, 24), np.uint8), np.arange(count))
+    return store, digests
+
+
 @pytest.mark.faults
 def test_a_disk_that_fails_now_and_then_costs_nothing(run, run_faulty, fresh_cache, times: int, tmp_path: Path) -> None:
     known, more = make_images(tmp_path / "known", range(12)), make_images(tmp_path / "more", range(14))
@@ -120,6 +129,22 @@ def test_a_cache_that_cannot_be_read_is_named(run_faulty, tmp_path: Path) -> Non
     assert finished.err.startswith(f"error: The cache {tmp_path / 'cache'} cannot be listed ([Errno 5] Input/output")
 
 
+@pytest.mark.parametrize(
+    "fault", ["openat:error=EIO:when=2", "openat:error=EMFILE:when=3", "getdents64:error=EIO:when=4"]
+)
+def test_features_below_a_folder_that_could_not_be_listed_are_kept(run, run_faulty, fault: str, tmp_path: Path) -> None:
+    """Also where it can be listed again a moment later, when nothing else is amiss."""
+    for label in ("a", "b"):
+        make_images(tmp_path / "images" / label, [ord(label)])
+    _, digests = filled_store(tmp_path / "cache", [ref.read()[0] for ref in find_images(tmp_path / "images").refs])
+    prune = ("cache", "prune", "--not-in", tmp_path / "images", "--yes", "--cache", tmp_path / "cache")
+    finished = run_faulty(tmp_path / "images", fault, "-m", "pipeline", *prune)
+    assert finished.count
+    assert "cannot be read; nothing was removed" in finished.err
+    assert FeatureStore(tmp_path / "cache", EXTRACTOR).contains(digests).all()
+    assert run(*prune, "--json").json["rows"] == {}
+
+
 OPEN_STORE = """
 import sys
 from pathlib import Path
@@ -138,9 +163,7 @@ except PipelineError as error:
 @pytest.mark.parametrize("moment", ["1+", "2+2"])
 def test_a_read_error_of_a_data_file_is_no_damage(run_faulty, moment: str, tmp_path: Path) -> None:
     """Of a sector that Lance reads, while the length and the end of the file, its first signs of damage, are right."""
-    store, random = FeatureStore(tmp_path, EXTRACTOR), np.random.default_rng(0)
-    digests = np.frombuffer(random.bytes(64), DIGEST)
-    store.append(digests, random.random((4, 512), np.float32), np.zeros((4, 24, 24), np.uint8), np.arange(4))
+    store, digests = filled_store(tmp_path, [b"1", b"2", b"3", b"4"])
     finished = run_faulty(store.path / "data", f"pread64:error=EIO:when={moment}", "-c", OPEN_STORE, tmp_path)
     assert finished.count
     assert finished.code == 1
