@@ -42,7 +42,7 @@ from pipeline.options import (
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 NEAR = 0.8  # of 1: how similar an option must be to a misspelled one to be suggested
 # Options that may differ when a run is resumed; all others are those it began with.
-FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet")
+FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet", "data_dir")
 RESUME = "Interrupted. The features computed so far are stored; the same command resumes."
 
 
@@ -236,6 +236,7 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
     wanted = EvaluateOptions(
         models=models,
         images=find_images(images, data_dir, asked["label_pattern"], asked["root"]) if images else None,
+        data_dir=data_dir,
         targets=str(asked["targets"]) if asked["targets"] else None,
         target_columns=asked["target_columns"],
         extractor=requested.extractor_overrides(asked),
@@ -276,7 +277,7 @@ def predict(model: Path, images: str, data_dir: Path | None, **asked: Any) -> No
     terminal.show_messages(asked["quiet"])
     given = {name: asked[name] for name in ("out", "api", "nearest", "vocabulary")}
     found = find_images(images, data_dir, root=asked["root"])
-    wanted = PredictOptions(model, found, extractor=requested.extractor_overrides(asked), **given)
+    wanted = PredictOptions(model, found, extractor=requested.extractor_overrides(asked), data_dir=data_dir, **given)
     result = predict(wanted, requested.extraction_options(asked))
     terminal.print_result(result, asked["as_json"], terminal.print_prediction)
 

@@ -59,7 +59,7 @@ def export(source: str, images: str | None, data_dir: Path | None, **asked: Any)
         _export_table(source, images, data_dir, asked)
         return
     found = find_images(images, data_dir, root=asked["root"]) if images else None
-    wanted = ExportOptions(Path(source), asked["format"], asked["out"], asked["api"], found)
+    wanted = ExportOptions(Path(source), asked["format"], asked["out"], asked["api"], found, data_dir)
     result = export(wanted, requested.extraction_options(asked))
     terminal.print_result(result, asked["as_json"], terminal.print_export)
 
@@ -71,12 +71,8 @@ def _export_table(source: str, images: str | None, data_dir: Path | None, asked:
 
     options = requested.extraction_options(asked)
     if asked["format"] == "parquet":
-        _refuse(
-            {**asked, "images": images, "data_dir": data_dir},
-            ("images", "data_dir", "root"),
-            "the images are the run's",
-        )
-        result = export_run(Path(source), asked["out"], asked["api"], options)
+        _refuse({**asked, "images": images}, ("images", "root"), "the images are the run's")
+        result = export_run(Path(source), asked["out"], asked["api"], options, data_dir)
     else:
         if requested.is_model(source):
             raise RequestError(

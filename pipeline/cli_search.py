@@ -53,7 +53,10 @@ def search(images: str, data_dir: Path | None, **asked: Any) -> None:
     terminal.show_messages(asked["quiet"])
     given = {name: asked[name] for name in ("query", "k", "space", "model", "vocabulary", "report", "index")}
     wanted = SearchOptions(
-        find_images(images, data_dir, root=asked["root"]), extractor=requested.extractor_overrides(asked), **given
+        find_images(images, data_dir, root=asked["root"]),
+        extractor=requested.extractor_overrides(asked),
+        data_dir=data_dir,
+        **given,
     )
     result = search(wanted, requested.extraction_options(asked))
     terminal.print_result(result, asked["as_json"], terminal.print_search)

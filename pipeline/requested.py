@@ -10,8 +10,9 @@ import click
 from pipeline.core.errors import RequestError
 from pipeline.options import EXTRACTION, EXTRACTOR
 
-# Options that change no result: `run.json` does not keep them, and none is taken from it.
-UNKEPT = ("cache", "workers", "as_json", "quiet", "models", "name", "config", "resume")
+# Options that change no result, and that say where files are written: `run.json` keeps none of them, and none is taken
+# from it. (Data sets are downloaded to `data_dir`.)
+UNKEPT = ("cache", "workers", "as_json", "quiet", "models", "name", "config", "resume", "data_dir")
 
 if TYPE_CHECKING:
     from pipeline.decoders.fitting import Config
@@ -77,7 +78,7 @@ def repeatable(asked: dict[str, Any]) -> dict[str, Any]:
 
     kept = {name: value for name, value in asked.items() if value is not None and name not in UNKEPT}
     kept["weights"] = asked["weights"] or default_weights()
-    places = [name for name in ("images", "targets", "noise_ceiling", "data_dir", "root") if name in kept]
+    places = [name for name in ("images", "targets", "noise_ceiling", "root") if name in kept]
     kept |= {name: str(Path(kept[name]).absolute()) for name in places if not _is_address(kept[name])}
     if Path(kept["weights"]).is_file():
         kept["weights"] = str(Path(kept["weights"]).absolute())

@@ -157,9 +157,17 @@ def list_cache(folder: Path | str) -> CacheContents:
 
     Raises:
         RequestError: There is no such folder.
-        PipelineError: The bucket cannot be listed.
+        PipelineError: It cannot be listed.
     """
     folder = cache_place(folder)
+    try:
+        return _contents(folder)
+    except OSError as error:
+        raise PipelineError(f"The cache {folder} cannot be listed ({error}); check its disk.") from error
+
+
+def _contents(folder: Path | str) -> CacheContents:
+    """What a cache folder holds; what the system refuses is an OSError."""
     stores = [_store(path, place) for path, place in stores_in(folder).items()]
     if isinstance(folder, str):
         return CacheContents(folder, stores, networks=[], leftovers=[], set_aside=[], indexed=0)
@@ -254,6 +262,8 @@ def _digests(images: ImageSet, folder: Path) -> np.ndarray:
     Raises:
         PipelineError: An image cannot be read, or images may be missing.
     """
+    if images.unread:
+        raise PipelineError(f"{images.unread[0]} cannot be read; nothing was removed.")
     with contextlib.closing(FileIndex(folder)) as index:
         if os.path.isdir(images.source):
             _check_folders(images.source, index)

@@ -58,6 +58,7 @@ class EvaluateOptions:
     Attributes:
         models: Folders of runs, and `.keras` files.
         images: The images; None for those that the first model's run held out.
+        data_dir: Where tensorflow-datasets keeps the data of a run's images; None for its own default.
         targets: A file of their target embeddings; None for those of the images' own list, or of the run.
         target_columns: The columns of that file that are the embedding; None for the rule, or the run's.
         extractor: What is asked for in place of the model's own extractor.
@@ -72,6 +73,7 @@ class EvaluateOptions:
 
     models: Sequence[str]
     images: ImageSet | None = None
+    data_dir: Path | None = None
     targets: str | None = None
     target_columns: str | None = None
     extractor: ExtractorOverrides = field(default_factory=ExtractorOverrides)
@@ -123,7 +125,8 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
         log.warning("There are no baselines beside %s; they are left out.", first)
     baselines = fitted.predict(x) if fitted else {}
     if wanted.shuffled:
-        baselines["shuffled"] = predict(_shuffled_decoder(first.parent, extractor, first_card, options), x)
+        shuffled = _shuffled_decoder(first.parent, wanted.data_dir, extractor, first_card, options)
+        baselines["shuffled"] = predict(shuffled, x)
     run = run_beside(first)
     folders = {file.parent for file in files.values()}
     inputs = EvaluationInputs(
@@ -216,7 +219,7 @@ def _predictions(file: Path, card: ModelCard, x: Vectors) -> DecoderPredictions:
 def _images_and_targets(wanted: EvaluateOptions, folder: Path) -> tuple[ImageSet, TargetTable, str]:
     """The images to evaluate on, their targets, and what to do where a target is missing."""
     if wanted.images is None:
-        return _of_run(folder, wanted.targets, wanted.noise_ceiling, wanted.target_columns)
+        return _of_run(folder, wanted.data_dir, wanted.targets, wanted.noise_ceiling, wanted.target_columns)
     if wanted.targets is None and wanted.images.targets is None:
         raise RequestError("To evaluate on your own images, name their target embeddings with targets=FILE.")
     table = read_target_table(
@@ -227,6 +230,7 @@ def _images_and_targets(wanted: EvaluateOptions, folder: Path) -> tuple[ImageSet
 
 def _of_run(
     folder: Path,
+    data_dir: Path | None,
     targets: str | None = None,
     noise_ceiling: Path | None = None,
     target_columns: str | None = None,
@@ -239,7 +243,8 @@ def _of_run(
         )
     if "images" not in options:
         raise RequestError(f"{folder} does not say where its images are; name them with images=IMAGES.")
-    return *images_and_targets(options, targets, noise_ceiling, target_columns), options.get("on_missing", "error")
+    images, table = images_and_targets(options, targets, noise_ceiling, target_columns, data_dir)
+    return images, table, options.get("on_missing", "error")
 
 
 def _unchanged(examples: Examples, wanted: Mapping[str, str], side: str) -> Examples:
@@ -305,10 +310,12 @@ def _count_near_training_images(examples: Examples, folder: Path, progress: bool
     return int(near.sum())
 
 
-def _shuffled_decoder(folder: Path, extractor: Extractor, card: ModelCard, options: ExtractionOptions) -> Any:
+def _shuffled_decoder(
+    folder: Path, data_dir: Path | None, extractor: Extractor, card: ModelCard, options: ExtractionOptions
+) -> Any:
     """A decoder trained like those of a run, on shuffled targets."""
     run = read_run(folder)
-    examples = load_examples(*_of_run(folder), extractor, options)
+    examples = load_examples(*_of_run(folder, data_dir), extractor, options)
     train = _unchanged(examples, run.split.train, "training")
     held_out = _unchanged(examples, run.split.validation, "held-out")
     data = TrainingData(_scaled(train, card), train.targets, _scaled(held_out, card), held_out.targets)

@@ -48,6 +48,7 @@ class ExportOptions:
         out: The folder or the file.
         api: Which of the run's decoders; None for the first it has.
         images: The images to check it on; None for those of the run.
+        data_dir: Where tensorflow-datasets keeps the data of a run's images; None for its own default.
     """
 
     model: Path
@@ -55,6 +56,7 @@ class ExportOptions:
     out: Path
     api: DecoderName | None = None
     images: ImageSet | None = None
+    data_dir: Path | None = None
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -149,7 +151,7 @@ def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
     check_exportable(extractor, decoder.count_params(), wanted.format)
     if wanted.format == "onnx":
         onnx_file.check_decoder(decoder)
-    images = wanted.images or _images_of(file, run)
+    images = wanted.images or _images_of(file, run, wanted.data_dir)
     checks = _load_checks(images, run, extractor, card, decoder, options)
     described, from_bytes = _describe(file, card, run), None
     log.info(
@@ -177,10 +179,10 @@ def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
     )
 
 
-def _images_of(file: Path, run: RunRecord | None) -> ImageSet:
+def _images_of(file: Path, run: RunRecord | None, data_dir: Path | None) -> ImageSet:
     if run is None or "images" not in run.options:
         raise RequestError(f"There is no run beside {file} to take images from; name some to check on: images=IMAGES.")
-    return images_of(run.options)
+    return images_of(run.options, data_dir)
 
 
 def _load_checks(

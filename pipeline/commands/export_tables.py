@@ -51,7 +51,9 @@ class TableResult:
         return asdict(self)
 
 
-def export_run(model: Path, out: Path, api: DecoderName | None, options: ExtractionOptions) -> TableResult:
+def export_run(
+    model: Path, out: Path, api: DecoderName | None, options: ExtractionOptions, data_dir: Path | None = None
+) -> TableResult:
     """Write the images of a run with their vectors, predictions and scores to a Parquet file.
 
     Args:
@@ -59,6 +61,7 @@ def export_run(model: Path, out: Path, api: DecoderName | None, options: Extract
         out: A `.parquet` file.
         api: Which of the run's decoders; None for the first it has.
         options: How to run the feature stage.
+        data_dir: Where tensorflow-datasets keeps the data of a run's images; None for its own default.
 
     Returns:
         What was written.
@@ -73,7 +76,7 @@ def export_run(model: Path, out: Path, api: DecoderName | None, options: Extract
     if run is None or "images" not in run.options:
         raise RequestError(f"There is no run beside {file} to take images from.")
     extractor, decoder = extractor_of(card, None), load_decoder(file)
-    images, targets = images_and_targets(run.options)
+    images, targets = images_and_targets(run.options, data_dir=data_dir)
     examples = load_examples(images, targets, run.options.get("on_missing", "error"), extractor, options)
     features = examples.features
     table = EmbeddingTable(

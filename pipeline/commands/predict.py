@@ -40,6 +40,7 @@ class PredictOptions:
         nearest: How many of the nearest names to find for each image; None for none.
         vocabulary: A file of word vectors to find them in; None for the labels that the run was trained on.
         extractor: What is asked for in place of the decoder's own extractor.
+        data_dir: Where tensorflow-datasets keeps the data of a run's images; None for its own default.
     """
 
     model: Path
@@ -49,6 +50,7 @@ class PredictOptions:
     nearest: int | None = None
     vocabulary: Path | None = None
     extractor: ExtractorOverrides = field(default_factory=ExtractorOverrides)
+    data_dir: Path | None = None
 
     def __post_init__(self) -> None:
         check_output_file(self.out, SUFFIXES, "out")
@@ -172,7 +174,7 @@ def _candidates(wanted: PredictOptions, file: Path, dim: int) -> Candidates:
     run = run_beside(file)
     if run is None or "images" not in run.options:
         raise RequestError(f"There is no run beside {file} to take labels from; name words with vocabulary=FILE.")
-    images, table = images_and_targets(run.options)
+    images, table = images_and_targets(run.options, data_dir=wanted.data_dir)
     return Candidates(names_of(table, images))
 
 

@@ -12,6 +12,7 @@ from pipeline.core.runs import RUN_FILE, RunRecord, read_run
 from pipeline.data.images import ImageSet
 from pipeline.data.sources import find_images
 from pipeline.data.targets import TargetTable
+from pipeline.data.tfds_reader import check_on_disk
 from pipeline.decoders.spec import API_STYLES
 from pipeline.features.extractor import Extractor, ExtractorOverrides, described_extractor
 from pipeline.features.weights import weights_from
@@ -96,6 +97,7 @@ def images_and_targets(
     targets: str | None = None,
     noise_ceiling: Path | None = None,
     target_columns: str | None = None,
+    data_dir: Path | None = None,
 ) -> tuple[ImageSet, TargetTable]:
     """All images of a run, and their targets.
 
@@ -104,11 +106,12 @@ def images_and_targets(
         targets: A file of other targets; None for the run's own.
         noise_ceiling: A file of other repeated targets; None for the run's own.
         target_columns: The columns of other targets that are the embedding; None for the rule.
+        data_dir: Where tensorflow-datasets keeps the data of a run's images; None for its own default.
 
     Raises:
         RequestError: The images or the targets cannot be read.
     """
-    images = images_of(options)
+    images = images_of(options, data_dir)
     repeats = noise_ceiling or (Path(options["noise_ceiling"]) if "noise_ceiling" in options else None)
     on_missing, columns = options.get("on_missing", "error"), target_columns
     if targets is None:
@@ -116,14 +119,22 @@ def images_and_targets(
     return images, read_target_table(images, targets, on_missing, repeats, columns)
 
 
-def images_of(options: Mapping[str, Any]) -> ImageSet:
+def images_of(options: Mapping[str, Any], data_dir: Path | None = None) -> ImageSet:
     """All images of a run by its options.
+
+    A run may come from elsewhere: it does not say where data sets are kept, and none is downloaded for it.
+
+    Args:
+        options: The run's options.
+        data_dir: Where tensorflow-datasets keeps its data; None for its own default.
 
     Raises:
         RequestError: They cannot be found.
     """
-    data_dir, root = (Path(options[name]) if name in options else None for name in ("data_dir", "root"))
-    return find_images(options["images"], data_dir, options.get("label_pattern"), root)
+    source, root = options["images"], Path(options["root"]) if "root" in options else None
+    if source.startswith("tfds:"):
+        check_on_disk(source, data_dir)
+    return find_images(source, data_dir, options.get("label_pattern"), root)
 
 
 def extractor_of(card: ModelCard, asked: ExtractorOverrides | None = None) -> Extractor:

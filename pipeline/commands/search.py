@@ -61,6 +61,7 @@ class SearchOptions:
         index: Whether to search features by the index of their store, where there are many images.
         index_above: How many images are not many.
         extractor: What is asked for in place of the model's own extractor.
+        data_dir: Where tensorflow-datasets keeps the data of a run's images; None for its own default.
     """
 
     images: ImageSet
@@ -73,6 +74,7 @@ class SearchOptions:
     index: bool = False
     index_above: int = INDEXED_ABOVE
     extractor: ExtractorOverrides = field(default_factory=ExtractorOverrides)
+    data_dir: Path | None = None
 
     def __post_init__(self) -> None:
         if self.report:
@@ -305,7 +307,7 @@ def _word_vector(wanted: SearchOptions, space: _Space) -> np.ndarray:
         run = run_beside(space.file) if space.file else None
         if run is None or "images" not in run.options:
             raise RequestError(f"There is no run beside {space.file} to take words from; name vocabulary=FILE.")
-        images, table = images_and_targets(run.options)
+        images, table = images_and_targets(run.options, data_dir=wanted.data_dir)
         vectors = dict(names_of(table, images))
         near = {} if word in vectors else near_spellings({word: [word]}, vectors)
         where, advice = "the labels of the run", " Name a file of word vectors that has it with vocabulary=FILE."

@@ -7,6 +7,8 @@ from typing import IO
 
 import numpy as np
 
+from pipeline.core.regular_files import open_regular
+
 RATIO = 4  # how many times as large as their archive members may be; what this pipeline writes is hardly compressed
 SMALL = 2**24  # bytes that they may always have
 
@@ -28,13 +30,15 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
     Raises:
         Exception: It is damaged, or declares more than it has; NumPy and zipfile raise many types.
     """
-    with zipfile.ZipFile(file) as archive:
-        check_members(archive, file)
-        for member in archive.infolist():
-            with archive.open(member) as opened:
-                _check_array(opened, member)
-    with open(file, "rb") as opened_file, np.load(opened_file, allow_pickle=False) as saved:
-        return dict(saved)
+    with open_regular(file) as content:
+        with zipfile.ZipFile(content) as archive:
+            check_members(archive, file)
+            for member in archive.infolist():
+                with archive.open(member) as opened:
+                    _check_array(opened, member)
+        content.seek(0)
+        with np.load(content, allow_pickle=False) as saved:
+            return dict(saved)
 
 
 def _check_array(opened: IO[bytes], member: zipfile.ZipInfo) -> None:

@@ -20,6 +20,7 @@ from pipeline.core.errors import RequestError, first_line
 from pipeline.core.hdf5_files import check_contained
 from pipeline.core.json_values import parse_json, typed
 from pipeline.core.keras_backend import import_keras
+from pipeline.core.regular_files import open_regular
 
 CARD = "pipeline.json"
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how a file begins
@@ -224,7 +225,7 @@ def load_model(file: Path) -> Any:
 
     keras = import_keras()
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_regular(file) as content, zipfile.ZipFile(content) as archive:
             check_members(archive, file)
             with archive.open(WEIGHTS) as opened, h5py.File(opened, "r") as root:
                 check_contained(root, archive.getinfo(WEIGHTS).file_size)
@@ -253,7 +254,7 @@ def _check_archive(file: Path) -> None:
     """
     import h5py
 
-    with zipfile.ZipFile(file) as archive:
+    with open_regular(file) as content, zipfile.ZipFile(content) as archive:
         check_members(archive, file)
         needed, size = 4 * _weight_count(parse_json(_member(archive, CONFIG))), archive.getinfo(WEIGHTS).file_size
         if needed > size:

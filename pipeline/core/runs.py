@@ -33,7 +33,7 @@ STRINGS = (
     "images",
     "targets",
     "noise_ceiling",
-    "data_dir",
+    "root",
     "label_pattern",
     "on_missing",
 )  # options that commands read

@@ -283,7 +283,7 @@ def _odd_keys(place: _Place) -> OddKeys:
         RequestError: botocore is missing.
     """
     try:
-        return _connect_odd(place.bucket, _settings(place))
+        return _connect_odd(place.bucket, (SHORT, LONG), _settings(place))
     except ImportError as error:
         raise RequestError(
             f"s3://{place.bucket}: keys as in this bucket need botocore; install it with "
@@ -292,10 +292,10 @@ def _odd_keys(place: _Place) -> OddKeys:
 
 
 @functools.lru_cache
-def _connect_odd(bucket: str, settings: tuple[tuple[str, str], ...]) -> OddKeys:
+def _connect_odd(bucket: str, limits: tuple[timedelta, timedelta], settings: tuple[tuple[str, str], ...]) -> OddKeys:
     variables = dict(settings)
     endpoint = next(filter(None, (variables.get(name) for name in KINDS["s3"].endpoints)), None)
-    return OddKeys(bucket, endpoint, variables)
+    return OddKeys(bucket, limits, endpoint, variables)
 
 
 @functools.lru_cache

@@ -166,6 +166,7 @@ class ImageSet:
         targets: Their target embeddings, shape (N, D), float32, or None.
         repeats: Repeated measurements of each one's target, shape (R, D), whose mean is the target; or None.
         passed_over: Files of the folder or bucket that look like images, but whose format is not read.
+        unread: Folders below the folder that could not be listed.
     """
 
     source: str
@@ -177,6 +178,7 @@ class ImageSet:
     targets: np.ndarray | None = None
     repeats: Sequence[np.ndarray] | None = None
     passed_over: Sequence[str] = ()
+    unread: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import RequestError, cause
 from pipeline.core.wording import counted
 from pipeline.data import lists
 from pipeline.data.buckets import find_versions, list_objects, place_of
@@ -78,7 +78,10 @@ def find_images(
     if str(source).startswith("tfds:"):
         images = find_examples(str(source), data_dir)
     else:
-        images = _bucket(str(source)) if is_bucket_url(source) else _find_files(source, root)
+        try:
+            images = _bucket(str(source)) if is_bucket_url(source) else _find_files(source, root)
+        except OSError as error:
+            raise RequestError(f"{source} cannot be read ({cause(error)}).") from error
     return label_by_pattern(images, label_pattern) if label_pattern else images
 
 
@@ -128,12 +131,13 @@ def image_refs(places: Iterable[str | Path]) -> list[ImageRef]:
 
 
 def _folder(source: str | Path, root: Path) -> ImageSet:
-    names = list(_walk(root))
+    unread: list[str] = []
+    names = list(_walk(root, unread))
     paths = sorted(name for name in names if _suffix(name) in SUFFIXES)
     passed_over = _pass_over(names)
     if not paths:
         raise RequestError(f"{source}: no images in this folder or below (looked for {' '.join(SUFFIXES)}).")
-    return _image_set(source, paths, [file_ref(root / path) for path in paths], passed_over=passed_over)
+    return _image_set(source, paths, [file_ref(root / path) for path in paths], passed_over=passed_over, unread=unread)
 
 
 def _bucket(source: str) -> ImageSet:
@@ -179,8 +183,8 @@ def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in MACHINE_MADE
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """The files below a folder, relative to it.
+def _walk(root: Path, unread: list[str]) -> Iterator[str]:
+    """The files below a folder, relative to it; folders below that cannot be listed are added to `unread`.
 
     Links are followed, except to a folder that holds the link. Within a linked folder they are followed once to each
     folder, so that folders full of links to each other come to an end.
@@ -194,7 +198,10 @@ def _walk(root: Path) -> Iterator[str]:
             status = os.stat(root / folder)
             entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
         except OSError as error:
+            if not folder:
+                raise
             log.warning("skipped the folder %s: %s", root / folder, error.strerror)
+            unread.append(str(root / folder))
             continue
         identity = (status.st_dev, status.st_ino)
         if identity in above or (links > 1 and os.path.islink(root / folder) and identity in seen):

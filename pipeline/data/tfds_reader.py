@@ -54,14 +54,13 @@ class ExampleReader:
     """
 
     def __init__(self, source: str, data_dir: Path | None) -> None:
-        asked = SOURCE.fullmatch(source)
-        if not asked:
-            raise RequestError(f"{source}: name a data set as tfds:NAME[/CONFIG]:SPLIT, such as tfds:cifar10:train.")
+        self._split = _parts_of(source)["split"]
         import_keras()  # sets up TensorFlow's threads and its log before TensorFlow is loaded
         import tensorflow_datasets as tfds
 
         with _known_features_only(source):
-            self._builder, self._split = _builder(source, asked["name"], data_dir), asked["split"]
+            self._builder = _builder(source, data_dir)
+            _prepare(source, self._builder)
             kinds = self._builder.info.features.items()
         self._image = next((name for name, kind in kinds if isinstance(kind, tfds.features.Image)), None)
         self._label = next((name for name, kind in kinds if isinstance(kind, tfds.features.ClassLabel)), None)
@@ -177,18 +176,49 @@ def _known_features_only(source: str) -> Iterator[None]:
         connector.cls_from_name = original
 
 
-def _builder(source: str, name: str, data_dir: Path | None) -> Any:
-    """The data set's builder, its data on disk."""
+def check_on_disk(source: str, data_dir: Path | None) -> None:
+    """Refuse a data set that would have to be downloaded.
+
+    Args:
+        source: `tfds:NAME[/CONFIG]:SPLIT`.
+        data_dir: Where the data set is kept; None for tensorflow-datasets' own default.
+
+    Raises:
+        RequestError: It is not on disk, or there is no such data set.
+    """
+    import_keras()  # as above
+    with _known_features_only(source):
+        builder = _builder(source, data_dir)
+    if not builder.is_prepared():
+        raise RequestError(
+            f"{source} is not in {builder.data_dir}. Name a folder that holds it with data_dir=FOLDER, or download it "
+            f"first: python -m pipeline extract {source}"
+        )
+
+
+def _builder(source: str, data_dir: Path | None) -> Any:
+    """The builder of a data set."""
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        return tfds.builder(_parts_of(source)["name"], data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         raise RequestError(f"{source}: tensorflow-datasets does not know this data set.") from error
     except RequestError:
         raise
     except Exception as error:  # an unknown config or version; or its files on disk say what no data set says
         raise RequestError(f"{source}: {first_line(error)}") from error
+
+
+def _parts_of(source: str) -> re.Match[str]:
+    """The name of a data set, and its split."""
+    if not (parts := SOURCE.fullmatch(source)):
+        raise RequestError(f"{source}: name a data set as tfds:NAME[/CONFIG]:SPLIT, such as tfds:cifar10:train.")
+    return parts
+
+
+def _prepare(source: str, builder: Any) -> None:
+    """Download a data set that is not on disk."""
     if not builder.is_prepared():
         try:
             builder.download_and_prepare()
@@ -197,7 +227,6 @@ def _builder(source: str, name: str, data_dir: Path | None) -> Any:
                 f"{source} is not in {builder.data_dir}, and cannot be downloaded ({first_line(error)}). "
                 f"{_way_out(error)}"
             ) from error
-    return builder
 
 
 def _way_out(error: BaseException) -> str:

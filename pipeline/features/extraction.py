@@ -40,6 +40,7 @@ from pipeline.features.side_by_side import SideBySide
 from pipeline.features.slots import Slots
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_group import StoreGroup
+from pipeline.features.store_place import has_store
 from pipeline.features.survey import Failure, Survey
 from pipeline.features.workers import CHUNK, CHUNKS_AHEAD, decode_ahead
 
@@ -240,6 +241,8 @@ def extract_features(
     start = time.monotonic()
     check_precision(options.engine, extractor.precision)
     _make_folder(options.cache, options.folder)
+    if not all(has_store(options.cache, part.fingerprint) for part in extractor.parts):
+        ensure_weights(options.engine, extractor.parts, options.folder)  # and leave no empty store without them
     stores = [FeatureStore(options.cache, part) for part in extractor.parts]
     if options.verify:
         for store in stores:

@@ -1,6 +1,7 @@
 """The file index: URI and version -> content digest, so that unchanged images are not read again."""
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -93,7 +94,19 @@ class FileIndex:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         if code == sqlite3.SQLITE_READONLY:  # also said of a format that this SQLite does not write
             return self.path.read_bytes()[18:20] not in FORMATS
+        if code == sqlite3.SQLITE_CORRUPT and isinstance(error, sqlite3.Error) and not self._is_malformed():
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error  # of which SQLite says that, too
         return code not in NOT_DAMAGE
+
+    def _is_malformed(self) -> bool:
+        """Whether SQLite finds fault with the content of the database, read into memory."""
+        content = self.path.read_bytes()
+        with contextlib.closing(sqlite3.connect(":memory:")) as database:
+            try:
+                database.deserialize(content[:18] + FORMATS[0] + content[20:])
+                return database.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",)
+            except (sqlite3.Error, UnicodeDecodeError):
+                return True
 
     def _recreate(self) -> None:
         self._database.close()

@@ -42,7 +42,7 @@ IN_FOLDER = {
         "cannot be written ({}). What was stored before is kept; make room, or choose another cache folder, and run "
         "the same command again."
     ),
-    "tidy": f"cannot be tidied ({{}}). {RUN_AGAIN}",
+    "tidy": f"cannot be tidied ({{}}). What was computed is stored; if a data file of it is missing: {RUN_AGAIN}",
     "repair": (
         "cannot be checked ({}). What it holds is left as it is. Remove the cause, or delete this store to compute its "
         "features again."
@@ -268,19 +268,27 @@ def stores_in(cache: Path | str) -> Mapping[str, StorePlace]:
     """The stores of a cache by their paths, in the order of their names.
 
     Raises:
-        PipelineError: The bucket cannot be listed.
+        PipelineError: The cache cannot be listed.
     """
-    if isinstance(cache, str):
-        try:
+    try:
+        if isinstance(cache, str):
             names = bucket.folders_in(f"{cache}/features")
-        except UNREADABLE as error:
-            raise PipelineError(
-                f"The cache {cache} cannot be listed: {bucket.meaning(error) or bucket.short_cause(error)}."
-            ) from error
-    else:
-        names = sorted(path.name for path in cache.glob("features/*.lance"))
+        else:
+            names = sorted(path.name for path in cache.glob("features/*.lance"))
+    except UNREADABLE as error:
+        meant = bucket.meaning(error) if isinstance(cache, str) else None
+        raise PipelineError(f"The cache {cache} cannot be listed: {meant or bucket.short_cause(error)}.") from error
     stores = [store_place(cache, name.removesuffix(".lance")) for name in names if name.endswith(".lance")]
     return {str(store.path): store for store in stores}
+
+
+def has_store(cache: Path | str, fingerprint: str) -> bool:
+    """Whether a cache has a store for an extractor.
+
+    Raises:
+        PipelineError: The cache cannot be listed.
+    """
+    return str(store_place(cache, fingerprint).path) in stores_in(cache)
 
 
 def folder_size_and_use(path: Path) -> tuple[int, float]:

@@ -134,9 +134,12 @@ def drop_damaged_files(path: Path) -> tuple[lance.LanceDataset, int]:
     dataset = lance.dataset(path)
     os.listdir(path / "data")
     columns = [field.id() for field in dataset.lance_schema.fields()]
-    if any(list(file.fields) != columns for each in dataset.get_fragments() for file in each.data_files()):
+    files = [file for fragment in dataset.get_fragments() for file in fragment.data_files()]
+    if any(list(file.fields) != columns for file in files):
         raise ValueError("its manifest has columns that its data files lack")
-    damages = {fragment.fragment_id: _damage(path, fragment) for fragment in dataset.get_fragments()}
+    if any(file.base_id is not None for file in files):
+        raise ValueError("its data files lie in other places, too")
+    damages = {fragment.fragment_id: _damage(path, dataset, fragment) for fragment in dataset.get_fragments()}
     damaged = {number: damage for number, damage in damages.items() if damage}
     if damaged:
         log.warning(
@@ -150,8 +153,8 @@ def drop_damaged_files(path: Path) -> tuple[lance.LanceDataset, int]:
     return dataset, len(damaged)
 
 
-def _damage(path: Path, fragment: lance.LanceFragment) -> str | None:
-    """What shows that a file of a fragment is damaged; None for an intact one.
+def _damage(path: Path, dataset: lance.LanceDataset, fragment: lance.LanceFragment) -> str | None:
+    """What shows that a file of a fragment of a dataset is damaged; None for an intact one.
 
     Raises:
         OSError, ValueError, RuntimeError: It cannot be read for another reason.
@@ -174,5 +177,17 @@ def _damage(path: Path, fragment: lance.LanceFragment) -> str | None:
     except UNREADABLE as error:
         if not may_be_damage(error):
             raise
+        if _numbers(dataset.data_storage_version) > _numbers(_usual_format()):
+            version = dataset.data_storage_version
+            raise ValueError(f"its storage format {version} needs a later pylance; upgrade it") from error
         return lance_cause(error)
     return None
+
+
+def _usual_format() -> str:
+    """The storage format in which this version of Lance writes, unless it is told another; it can read this one."""
+    return lance.write_dataset(pa.table({"x": [0]}), "memory://usual", mode="overwrite").data_storage_version
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]

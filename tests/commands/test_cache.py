@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faulty_storage import faulty_storage
-from helpers import SMALL, encoded, make_image, make_images, wait_for_tick, wait_until
+from helpers import SMALL, encoded, make_image, make_images, no_file_descriptors, wait_for_tick, wait_until
 
+from pipeline.commands.cache import list_cache, plan_pruning
+from pipeline.commands.cache_merge import merge_caches
+from pipeline.core.errors import PipelineError
 from pipeline.data.images import DIGEST, content_digest
 from pipeline.data.sources import find_images
 from pipeline.features.extractor import Extractor
@@ -222,3 +225,12 @@ def test_wrong_requests(run, cache: Path, tmp_path: Path) -> None:
     assert "There is no cache folder" in run("cache", "--cache", tmp_path / "none", code=2).err
     assert "does not exist" in run("cache", "prune", "--not-in", tmp_path / "none", "--cache", cache, code=2).err
     assert "--older-than" in run("cache", "prune", "--older-than", -1, "--cache", cache, code=2).err
+
+
+def test_a_cache_that_cannot_be_listed_is_named(fresh_cache, tmp_path: Path) -> None:
+    cache = fresh_cache("cache")
+    FeatureStore(cache, Extractor(weights_from("random:0"), "block5_pool"))
+    with no_file_descriptors():
+        for task in (list_cache, plan_pruning, lambda folder: merge_caches([folder], tmp_path / "other")):
+            with pytest.raises(PipelineError, match=rf"{cache} cannot be listed.*Too many open files"):
+                task(cache)

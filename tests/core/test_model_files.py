@@ -1,4 +1,5 @@
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,16 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import PipelineError, RequestError
-from pipeline.core.model_files import CARD, FORMAT, ModelCard, load_decoder, read_card, save_decoder
+from pipeline.core.model_files import (
+    CARD,
+    FORMAT,
+    ModelCard,
+    is_decoder,
+    load_decoder,
+    load_model,
+    read_card,
+    save_decoder,
+)
 
 DESCRIPTION = {"network": "vgg16", "layer": "fc2", "precision": "float32"}
 EXAMPLE = ModelCard("imagenet", "f00d", DESCRIPTION, feature_dim=4, target_dim=2, output_activation="linear")
@@ -208,6 +218,13 @@ def relink(link: object) -> Callable[[h5py.File], object]:
 def test_weights_that_are_not_in_the_file_are_refused(saved: Path, tmp_path: Path, change: Callable) -> None:
     with pytest.raises(RequestError, match=r"a\.keras cannot be loaded \((its arrays need|the values of|'0' in)"):
         load_decoder(changed_weights(saved, tmp_path, change))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.keras")
+    for read in (load_decoder, load_model, read_card, is_decoder):
+        with pytest.raises(RequestError, match=r"a\.keras.*(no such model|not a regular file)"):
+            read(tmp_path / "a.keras")
 
 
 def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:

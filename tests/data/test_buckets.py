@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import re
 import socket
 import sys
 import threading
@@ -246,6 +247,19 @@ def test_keys_with_dots_as_a_segment_are_hidden_ones(faulty: Callable[..., Fault
     assert find_images("s3://bucket").paths == ["a.png"]
 
 
+@pytest.mark.parametrize("odd", ["tab\there.png", "//two.png", "red//x.png", "red/../z.png"])
+def test_an_odd_key_is_named_where_no_client_lists_it(
+    faulty: Callable[..., FaultyServer], odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """obstore refuses the whole listing, and botocore has no credentials for other clouds; Azurite gave the same."""
+    server = faulty({key: key.encode() for key in ("a.png", "red/b.png", "z/c.png", odd)})
+    monkeypatch.setenv("GOOGLE_BASE_URL", server.url)
+    monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "token")
+    with pytest.raises(RequestError, match=rf'gs://bucket: .*"{re.escape(odd)}".*Rename this object'):
+        find_images("gs://bucket")
+    assert find_images("gs://bucket/z").paths == ["c.png"]
+
+
 @pytest.mark.parametrize("odd", [(), ("b//c.png",)])
 def test_markers_of_folders_are_no_images(faulty: Callable[..., FaultyServer], odd: tuple[str, ...]) -> None:
     images = ("cats.jpg/1.png", "empty.png", *odd)
@@ -301,6 +315,21 @@ def test_bad_objects_are_named_by_a_run_which_goes_on(
     server.faults.clear()
     again = extract(run, "s3://bucket", cache).json
     assert (again["computed"], again["cached"], again["failed"]) == (2, 10, [])
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_odd_key_that_comes_too_slowly_is_a_failure_of_that_image(
+    faulty: Callable[..., FaultyServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "LONG", timedelta(seconds=1))
+    server = faulty({"a//1.png": bytes(400), "a//2.png": b"b"}, **{"a//1.png": "trickle"})
+    bad, good = find_images("s3://bucket").refs
+    with pytest.raises(ImageError, match="comes too slowly: not all of it in 1 s"):
+        bad.read()
+    assert good.read()[0] == b"b"
+    server.faults[""] = "trickle"
+    with pytest.raises(PipelineError, match="does not answer"):
+        find_images("s3://bucket/a//")
 
 
 @pytest.mark.usefixtures("impatient")

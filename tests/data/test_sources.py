@@ -23,6 +23,11 @@ def test_folder_is_searched_recursively_in_path_order(folder: Path) -> None:
     assert [ref.uri for ref in found.refs] == [str(folder / path) for path in found.paths]
 
 
+def test_a_place_that_the_system_does_not_read_is_named(folder: Path) -> None:
+    with pytest.raises(RequestError, match=r"cannot be read \(File name too long\)"):
+        find_images(folder / ("a" * 300))
+
+
 def test_links_are_followed_but_not_in_circles(folder: Path) -> None:
     (folder / "red" / "up").symlink_to(folder)
     assert len(find_images(folder)) == 6

@@ -2,17 +2,22 @@
 
 import json
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SmallRun
 
+from pipeline.cli import cli
+from pipeline.commands.saved_decoders import images_of
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.data.images import content_digest
 from pipeline.data.sources import find_images
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
 from pipeline.features.weights import weights_from
+from pipeline.requested import repeated
 
 FEATURES = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
 EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")
@@ -118,3 +123,26 @@ def test_features_that_are_none_are_one_message(tfds_dir: Path, tmp_path: Path, 
     (folder / "features.json").write_text(content)
     with pytest.raises(RequestError, match=r"^tfds:brought:train"):
         find_images("tfds:brought:train", tmp_path)
+
+
+def test_a_run_does_not_say_where_data_sets_are(
+    run, small_run: SmallRun, tfds_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may come from elsewhere, and would have data sets downloaded to a folder of its choice."""
+    shutil.copytree(small_run.folder, tmp_path / "brought")
+    file = tmp_path / "brought" / "run.json"
+    record = json.loads(file.read_text())
+    del record["checksum"]
+    record["options"] |= {"images": "tfds:small_images/plain:train", "data_dir": str(tfds_dir)}
+    checksum = f"{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"
+    file.write_text(json.dumps(record | {"checksum": checksum}))
+    monkeypatch.setattr("tensorflow_datasets.core.DatasetBuilder.download_and_prepare", lambda _: pytest.fail("loaded"))
+    for command in (
+        ("evaluate", tmp_path / "brought"),
+        ("export", tmp_path / "brought", "--format", "parquet", "--out", tmp_path / "a.parquet"),
+        ("predict", tmp_path / "brought", small_run.images, "--nearest", 1, "--out", tmp_path / "a.npz"),
+        ("search", small_run.images, "--query", "red", "--model", tmp_path / "brought"),
+    ):
+        assert "Name a folder that holds it with --data-dir FOLDER" in run(*command, "--quiet", code=2).err
+    assert len(images_of(record["options"], tfds_dir)) == 12
+    assert "data_dir" not in repeated(record["options"], cli.commands["train"])
