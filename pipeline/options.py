@@ -174,7 +174,8 @@ targets_option = options(
     click.option(
         "--target-columns",
         metavar="NAMES",
-        help="Columns of the table that are the embedding, such as x,y or 'd*'.  [its lists, else all numbers]",
+        help="Columns of the table that are the embedding, such as x,y or 'd*'; the table of --noise-ceiling has the "
+        "same.  [its lists, else all numbers]",
     ),
 )
 missing_option = click.option(

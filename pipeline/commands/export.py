@@ -152,11 +152,7 @@ def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
     images = wanted.images or _images_of(file, run)
     checks = _load_checks(images, run, extractor, card, decoder, options)
     described, from_bytes = _describe(file, card, run), None
-    log.info(
-        "Writing VGG16 and the decoder as %s, and checking the file on %s.",
-        wanted.format,
-        counted(len(checks.files), "image"),
-    )
+    log.info("Joining VGG16 and the decoder, and writing them as %s.", wanted.format)
     if wanted.format == "savedmodel":
         with atomic_folder(wanted.out) as unfinished:
             model = join_models(extractor, card, decoder)
@@ -165,6 +161,7 @@ def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
         # Keras wants the suffix; the name of an unfinished file ends as the file's does.
         with atomic_write(wanted.out) as unfinished:
             answer = _write_file(wanted.format, extractor, card, decoder, described, unfinished)
+            log.info("Checking the file on %s.", counted(len(checks.files), "image"))
             difference = check_answers(answer(checks.pixels), checks.predictions, wanted.format)
     return ExportResult(
         model=str(file),
@@ -242,11 +239,13 @@ def _write_savedmodel(
 
     takes_bytes = extractor.resize == "squash"
     write_savedmodel(model, card, folder, takes_bytes)
+    log.info("Loading it, and checking it on the pixels of %s.", counted(len(checks.files), "image"))
     written = SavedModel(folder)
     difference = check_answers(written.from_pixels(checks.pixels), checks.predictions, "savedmodel")
     rows = [row for row, data in enumerate(checks.files) if takes_bytes and is_decoded(data)]
     if not rows:
         return difference, None
+    log.info("Checking it on the bytes of %s.", counted(len(rows), "file"))
     files = [checks.files[row] for row in rows]
     apart = np.abs(decode_batch(files).numpy().astype(int) - checks.pixels[rows])
     near = cosines(written.from_bytes(files), checks.predictions[rows])

@@ -35,6 +35,8 @@ NOT_READ = (
     *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
     *(".x3f", ".xcf"),
 )
+# Descriptions, labels and targets that lie beside images.
+DOCUMENTS = (".csv", ".html", ".json", ".jsonl", ".md", ".npy", ".npz", ".parquet", ".pdf", ".tsv", ".txt", ".xml", ".yaml")
 ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip")
 # Thumbnails, deleted files and settings of Synology, QNAP, macOS, Windows and Linux; names that begin with a dot, too.
 MACHINE_MADE = (
@@ -152,8 +154,8 @@ def _bucket(source: str) -> ImageSet:
 
 
 def _pass_over(names: Iterable[str]) -> list[str]:
-    """The files whose image format is not read, named in a warning; other files are counted in a message."""
-    left = sorted(as_text(name) for name in names if _suffix(name) not in SUFFIXES)
+    """The files whose image format is not read, named in a warning; others are counted, unless they are documents."""
+    left = sorted(as_text(name) for name in names if _suffix(name) not in (*SUFFIXES, *DOCUMENTS))
     others = [name for name in left if _suffix(name) not in NOT_READ]
     if others:
         kinds = [suffix or "no suffix" for suffix, _ in Counter(map(_suffix, others)).most_common(NAMED)]
