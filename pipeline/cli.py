@@ -166,11 +166,11 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     terminal.show_messages(asked["quiet"])
     _refuse_changes(context, config, resume)
     if asked["repeats"] > 1 and not asked["folds"]:
-        raise RequestError("repeats is the number of times that folds are repeated; it needs folds=N.")
+        raise RequestError("repeats is the number of times that folds are repeated; it needs --folds N.")
     rule, untrained = SplitRule.parse(asked["split"]), requested.use_sample(asked)
     images = find_images(asked["images"], asked["data_dir"], asked["label_pattern"], asked["root"])
     if asked["targets"] is None and images.targets is None:
-        raise RequestError("To train on your own images, name their target embeddings with targets=FILE.")
+        raise RequestError("To train on your own images, name their target embeddings with --targets FILE.")
     examples = ExampleOptions(
         images=images,
         targets=str(asked["targets"]) if asked["targets"] else None,
@@ -313,7 +313,7 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
         place = (asked["data_dir"], asked["label_pattern"], asked["root"])
         found = find_images(images, *place) if images else None
         if not found or (targets is None and found.targets is None):
-            raise RequestError("To compare on your own data, name both: IMAGES and targets=FILE.")
+            raise RequestError("To compare on your own data, name both: IMAGES and --targets FILE.")
         named = str(targets) if targets else None
         own = ExampleOptions(found, named, asked["on_missing"], rule, target_columns=asked["target_columns"])
         examples = own, requested.extractor(asked)
@@ -366,7 +366,7 @@ def _run() -> int:
 
 def _report(error: BaseException) -> int | None:
     """Say on stderr what ended a command; returns the exit code, or None where the error is one of this program."""
-    from pipeline.terminal import option_names, print_error, print_interruption
+    from pipeline.terminal import print_error, print_interruption
 
     interrupt = arrived_interrupt()  # which libraries turn into other errors, in the middle of an import
     if interrupt or isinstance(error, (KeyboardInterrupt, click.Abort, Interrupted)):
@@ -374,9 +374,9 @@ def _report(error: BaseException) -> int | None:
         return 143 if isinstance(interrupt, Terminated) else 130
     if isinstance(error, click.ClickException):
         hint = f" See {error.ctx.command_path} --help." if isinstance(error, click.UsageError) and error.ctx else ""
-        print_error(f"{_with_near_names(error)}{hint}", option_names(cli))
+        print_error(f"{_with_near_names(error)}{hint}")
         return error.exit_code
     if isinstance(error, PipelineError):
-        print_error(str(error), option_names(cli))
+        print_error(error)
         return error.exit_code
     return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import SplitRecord
 from pipeline.data.images import ImageSet
 from pipeline.data.matching import match_targets
@@ -234,8 +234,12 @@ def set_apart(
         inner = split_images(images.subset(train), SplitRule(kind, SELECTION), duplicates[train], seed)
     except RequestError as error:
         raise RequestError(
-            f"keep='best' sets training images apart to choose an epoch, as the split {rule} holds images out. {error} "
-            "Use keep='last'."
+            Parameter("keep", "best"),
+            f" sets training images apart to choose an epoch, as the split {rule} holds images out. ",
+            error,
+            " Use ",
+            Parameter("keep", "last"),
+            ".",
         ) from error
     moved = train[inner.moved]
     left = Split(np.setdiff1d(train, moved), split.validation, np.union1d(split.moved, moved))

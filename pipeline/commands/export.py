@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractor_of, images_of, run_beside
 from pipeline.core.atomic import atomic_folder, atomic_write, check_new_folder, check_output_file
-from pipeline.core.errors import PipelineError, RequestError
+from pipeline.core.errors import Parameter, PipelineError, RequestError
 from pipeline.core.model_files import ModelCard, load_decoder, load_model, read_card
 from pipeline.core.runs import RunRecord
 from pipeline.core.vectors import cosines
@@ -176,7 +176,11 @@ def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
 
 def _images_of(file: Path, run: RunRecord | None) -> ImageSet:
     if run is None or "images" not in run.options:
-        raise RequestError(f"There is no run beside {file} to take images from; name some to check on: images=IMAGES.")
+        raise RequestError(
+            f"There is no run beside {file} to take images from; name some to check on: ",
+            Parameter("images", "IMAGES"),
+            ".",
+        )
     return images_of(run.options)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.wording import counted
 from pipeline.data import lists
 from pipeline.data.buckets import find_versions, list_objects, place_of
@@ -36,7 +36,9 @@ NOT_READ = (
     *(".x3f", ".xcf"),
 )
 # Descriptions, labels and targets that lie beside images.
-DOCUMENTS = (".csv", ".html", ".json", ".jsonl", ".md", ".npy", ".npz", ".parquet", ".pdf", ".tsv", ".txt", ".xml", ".yaml")
+DOCUMENTS = (
+    *(".csv", ".html", ".json", ".jsonl", ".md", ".npy", ".npz", ".parquet", ".pdf", ".tsv", ".txt", ".xml", ".yaml"),
+)
 ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip")
 # Thumbnails, deleted files and settings of Synology, QNAP, macOS, Windows and Linux; names that begin with a dot, too.
 MACHINE_MADE = (
@@ -87,7 +89,7 @@ def find_images(
 def _find_files(source: str | Path, root: Path | None) -> ImageSet:
     place, suffix = Path(source), Path(source).suffix.lower()
     if root and (suffix not in lists.SUFFIXES or place.is_dir()):
-        raise RequestError(f"root={str(root)!r} is for the relative paths of a list; {source} is none.")
+        raise RequestError(Parameter("root", str(root)), f" is for the relative paths of a list; {source} is none.")
     if place.is_dir():
         return _folder(source, place)
     if url := URL.match(str(source)):

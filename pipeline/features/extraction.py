@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.cores import usable_cores
-from pipeline.core.errors import PipelineError, RequestError, cause
+from pipeline.core.errors import Parameter, PipelineError, RequestError, cause
 from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import moments
@@ -291,10 +291,9 @@ def _make_folder(cache: Path | str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        other = "Set XDG_CACHE_HOME to" if isinstance(cache, str) else "Choose another with cache=DIR:"
-        raise PipelineError(
-            f"The cache folder {folder} cannot be created ({cause(error)}). {other} a folder that is writable."
-        ) from error
+        other = "XDG_CACHE_HOME" if isinstance(cache, str) else Parameter("cache", "DIR")
+        message = f"The cache folder {folder} cannot be created ({cause(error)}). Name one that is writable with "
+        raise PipelineError(message, other, ".") from error
 
 
 def _compute_unknown(
@@ -307,12 +306,13 @@ def _compute_unknown(
     for extractor in extractors:
         if extractor.pooling and extractor.pooling.kind == "flat" and not extractor.projection:
             log.warning(
-                "All positions of layer %s take %.1f MB an image, %.1f GB for %d; pool='mean' or project='4096' keeps "
-                "less.",
+                "All positions of layer %s take %.1f MB an image, %.1f GB for %d; %s or %s keeps less.",
                 extractor.layer,
                 extractor.dim * 4e-6,
                 extractor.dim * 4e-9 * unknown,
                 unknown,
+                Parameter("pool", "mean"),
+                Parameter("project", "4096"),
             )
     known = len(images) - unknown
     with progress_bar(len(images), "image", "features", options.progress, known) as bar:

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from pipeline.core.archives import check_members
-from pipeline.core.errors import PipelineError, RequestError, first_line
+from pipeline.core.errors import Parameter, PipelineError, RequestError, first_line
 from pipeline.core.hdf5_files import check_stored_here, linked, small_attribute
 from pipeline.core.keras_backend import import_keras
 from pipeline.features.vgg16 import Arrays, weighted_layers
@@ -120,8 +120,11 @@ def _imagenet_file() -> Path:
     except Exception as error:  # get_file raises a bare Exception when a download fails
         raise PipelineError(
             f"The ImageNet weights are not at {path} and could not be downloaded ({_reason(error)}). "
-            f"Connect to the network once, or put {IMAGENET_URL} there (MD5 {IMAGENET_MD5}), or name that file with "
-            "weights=FILE, or try untrained weights with weights='random:0'."
+            f"Connect to the network once, or put {IMAGENET_URL} there (MD5 {IMAGENET_MD5}), or name that file with ",
+            Parameter("weights", "FILE"),
+            ", or try untrained weights with ",
+            Parameter("weights", "random:0"),
+            ".",
         ) from error
 
 
