@@ -176,6 +176,15 @@ def test_types_of_parquet_are_read(tmp_path: Path, key: pa.Array, vectors: pa.Ar
     assert read(parquet(tmp_path, {"label": key, "v": vectors})) == {"cat": [1.5, 2]}
 
 
+@pytest.mark.parametrize("cell", [["cat"], {"name": "cat"}, [["cat", "dog"]]])
+def test_a_key_that_is_no_text_is_refused(tmp_path: Path, cell: object) -> None:
+    with pytest.raises(RequestError, match="row 1: text or a number is due here, not a list"):
+        read(parquet(tmp_path, {"label": [cell], "a": [1.0]}))
+    pyarrow.parquet.write_table(pa.table({"path": ["a.png"], "label": [cell]}), tmp_path / "l.parquet")
+    with pytest.raises(RequestError, match="not a list"):
+        find_images(tmp_path / "l.parquet")
+
+
 def test_numbers_of_any_type_are_read(tmp_path: Path) -> None:
     import decimal
 

@@ -39,7 +39,7 @@ def test_other_inputs_say_what_is_read(run, tmp_path: Path) -> None:
     (tmp_path / "list.xlsx").write_bytes(b"PK")
     np.save(tmp_path / "query.npy", np.zeros(3))
     for arguments, message in [
-        (("extract", "photos", "photos"), "unexpected extra argument .*name the one that holds them, or a list"),
+        (("extract", "photos", "photos"), r"unexpected extra argument \(photos\)\. IMAGES is one place; .*name the one that holds them, or a list"),
         (("extract", "list.xlsx"), "is a spreadsheet. Save its sheet as CSV"),
         (("extract", ""), "The name of the images is empty"),
         (("extract", "photos", "--root", "."), r"--root '?\.'? is for the relative paths of a list"),
