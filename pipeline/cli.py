@@ -325,7 +325,8 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
 def _with_near_names(error: click.ClickException) -> str:
     """A message of click's, with suggestions only where one is likely meant."""
     if isinstance(error, click.UsageError) and error.message.startswith("Got unexpected extra argument"):
-        return f"{error.message.rstrip('.')}. IMAGES is one place; for several folders, name the one that holds them, or a list."
+        message = error.message.rstrip(".")
+        return f"{message}. IMAGES is one place; for several folders, name the one that holds them, or a list."
     if not isinstance(error, click.NoSuchOption):
         return " ".join(line.strip() for line in error.format_message().splitlines())
     near = difflib.get_close_matches(error.option_name, error.possibilities or [], cutoff=NEAR)

@@ -26,6 +26,7 @@ from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import moments
 from pipeline.core.wording import counted
+from pipeline.data import lists
 from pipeline.data.image_files import MAX_PIXELS
 from pipeline.data.images import ImageSet
 from pipeline.features.cache import cache_place, local_folder, usual_folder
@@ -46,6 +47,7 @@ from pipeline.features.workers import CHUNK, CHUNKS_AHEAD, decode_ahead
 log = logging.getLogger(__name__)
 
 NAMED = 5  # skipped images
+LIST_HINT = (" Relative paths of a list start from its own folder, or from ", Parameter("root", "DIR"), ".")
 
 USUAL_BATCH = 32  # for the number of slots where no batch size is asked for; no engine's own is larger
 
@@ -279,11 +281,12 @@ def _warn_of(failed: Sequence[Failure], images: ImageSet, may_all_fail: bool) ->
     for each in failed[:NAMED]:
         log.warning("skipped %s: %s", each.path, each.error)
     if len(failed) > NAMED:
-        log.warning("skipped %s more; --json names all.", counted(len(failed) - NAMED, "image"))
+        log.warning("skipped %s; --json names all.", counted(len(failed) - NAMED, "more image"))
     if failed and len(failed) == len(images) and not may_all_fail:
         raise PipelineError(
             f"None of the {len(images)} images of {images.source} could be read; "
-            f"the first is {failed[0].path}: {failed[0].error}."
+            f"the first is {failed[0].path}: {failed[0].error}.",
+            *(LIST_HINT if Path(images.source).suffix.lower() in lists.SUFFIXES else ()),
         )
 
 
