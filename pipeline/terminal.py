@@ -123,6 +123,7 @@ def _print(table: Table | str) -> None:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(*columns[:1], box=rich.box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    table.min_width = min(len(title), WIDTH)  # the title is one line where it can be
     for column in columns[1:]:
         table.add_column(column, justify="right")
     return table

@@ -92,8 +92,7 @@ class SearchOptions:
             raise RequestError(
                 f"The query {self.query!r} is no file, and a word is looked up among embeddings: name a model with ",
                 Parameter("model", "RUN"),
-                ", without ",
-                Parameter("space", "features"),
+                *((", without ", Parameter("space", "features")) if self.space else ()),
                 ".",
             )
         if self.is_image and not is_bucket_url(self.query) and not Path(self.query).is_file():

@@ -33,6 +33,7 @@ IMAGENET_URL = (
 )
 IMAGENET_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
 IMAGENET_SIZE = "553 MB"
+FORMATS = ".h5 (Keras's published layout), .weights.h5 or .keras"
 VARIABLE = "IMAGE_VECTORS_WEIGHTS"  # of the environment
 
 
@@ -69,7 +70,7 @@ def weights_from(option: str) -> Weights:
         The weights, not yet read.
 
     Raises:
-        RequestError: The option is not one of these, or the file does not exist.
+        RequestError: The option is not one of these, or the file does not exist or is of another format.
     """
     if option == "imagenet":
         digest = f"imagenet-md5-{IMAGENET_MD5}"
@@ -82,8 +83,10 @@ def weights_from(option: str) -> Weights:
     if not path.is_file():
         raise RequestError(
             f"weights {option!r} is neither 'imagenet', 'random[:SEED]' nor a file that exists. "
-            "A file may be .h5 (Keras's published layout), .weights.h5 or .keras."
+            f"A file may be {FORMATS}."
         )
+    if path.suffix.lower() not in (".h5", ".hdf5", ".keras"):
+        raise RequestError(f"weights {option!r} is of another format than is read: {FORMATS}.")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return Weights(str(path), f"file-blake2b-{digest}", lambda layer: _read_file(path, layer))

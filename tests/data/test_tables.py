@@ -152,6 +152,14 @@ def test_columns_may_be_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         read(tmp_path / "t.npy", "a")
 
 
+def test_repeated_targets_have_the_chosen_columns_too(tmp_path: Path) -> None:
+    file = csv(tmp_path, "d0,label,d1,trial\n1,cat,2,1\n3,cat,4,2\n")
+    assert read_repeats(file, "d*")["cat"].tolist() == [[1, 2], [3, 4]]
+    assert read_repeats(file)["cat"].tolist() == [[1, 2, 1], [3, 4, 2]]
+    with pytest.raises(RequestError, match="no column 'x' beside the key; it has 'd0', 'd1', 'trial'"):
+        read_repeats(file, "x")
+
+
 def test_a_row_without_a_key_is_no_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for label in ([None, "dog"], [float("nan"), 7.0]):
         file = parquet(tmp_path, {"label": pa.array(label), "a": [1.0, 2.0]})
