@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WIDTH = 80
+NAME = 24  # characters of a run's name that stay in one line
 SHOWN = ("weights", "layer", "precision", "pool", "project")  # of an extractor's description
 
 
@@ -122,8 +123,10 @@ def _print(table: Table | str) -> None:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(*columns[:1], box=rich.box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    table = Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     table.min_width = min(len(title), WIDTH)  # the title is one line where it can be
+    for column in columns[:1]:
+        table.add_column(column, overflow="fold")  # a name that is cut cannot be copied
     for column in columns[1:]:
         table.add_column(column, justify="right")
     return table
@@ -334,6 +337,7 @@ def print_comparison(result: "CompareResult") -> None:
 def print_runs(result: "RunList") -> None:
     """Print the result of `models`: a row for each run."""
     table = _table(f"Runs in {printable(result.folder)}", "", "images", "trained on", "held out", "cosine", "baseline")
+    table.columns[0].min_width = min(NAME, max((len(run.name) for run in result.runs), default=0))
     for run in result.runs:
         baseline = max(run.baselines, key=lambda name: run.baselines[name], default=None)
         table.add_row(

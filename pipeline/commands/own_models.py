@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.errors import ImageError, Parameter, PipelineError, RequestError
+from pipeline.core.errors import ImageError, PipelineError, RequestError
 from pipeline.core.model_files import ModelCard, is_decoder, load_decoder, load_model, read_card
 from pipeline.core.progress import progress_bar
 from pipeline.data.decoding import SIDE, decode

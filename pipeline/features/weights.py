@@ -79,14 +79,14 @@ def weights_from(option: str) -> Weights:
     if random:
         seed = int(random[1] or 0)
         return Weights(f"random:{seed}", f"random-he-normal-{seed}", lambda layer: _random(seed, layer))
+    said = f"weights {option!r}" + (f" (from {VARIABLE})" if option == os.environ.get(VARIABLE) else "")
     path = Path(option).absolute()  # it is read by other processes, too, which may run in other folders
     if not path.is_file():
         raise RequestError(
-            f"weights {option!r} is neither 'imagenet', 'random[:SEED]' nor a file that exists. "
-            f"A file may be {FORMATS}."
+            f"{said} is neither 'imagenet', 'random[:SEED]' nor a file that exists. A file may be {FORMATS}."
         )
     if path.suffix.lower() not in (".h5", ".hdf5", ".keras"):
-        raise RequestError(f"weights {option!r} is of another format than is read: {FORMATS}.")
+        raise RequestError(f"{said} is of another format than is read: {FORMATS}.")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return Weights(str(path), f"file-blake2b-{digest}", lambda layer: _read_file(path, layer))

@@ -46,6 +46,16 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
         list_runs(tmp_path / "gone")
 
 
+def test_names_of_runs_are_never_cut(folder: Path, run: Callable[..., Finished]) -> None:
+    long = "a-name-" * 12
+    for name in ("2026-11-30_20-13-53", long):
+        (folder / name).mkdir()
+        write_run(folder / name, replace(UNFINISHED, result=RESULT, options={"images": "/data/" + "x" * 60}))
+    lines = run("models", folder).out.splitlines()
+    assert any(line.split()[:1] == ["2026-11-30_20-13-53"] for line in lines)
+    assert long in "".join(line[2:26] for line in lines)
+
+
 def test_the_command_prints_a_row_for_each_run(folder: Path, run: Callable[..., Finished]) -> None:
     printed = run("models", folder).out
     row = next(line for line in printed.splitlines() if "one" in line)

@@ -240,6 +240,9 @@ def test_unknown_layers_and_precisions_are_refused() -> None:
 def test_the_environment_names_the_weights_where_no_option_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMAGE_VECTORS_WEIGHTS", raising=False)
     assert default_weights() == "imagenet"
+    monkeypatch.setenv("IMAGE_VECTORS_WEIGHTS", "nonsense")
+    with pytest.raises(RequestError, match=r"weights 'nonsense' \(from IMAGE_VECTORS_WEIGHTS\) is neither 'imagenet'"):
+        weights_from(default_weights())
     monkeypatch.setenv("IMAGE_VECTORS_WEIGHTS", "random:7")
     assert ExtractorOverrides().extractor().weights.name == "random:7"
     assert ExtractorOverrides(weights="random:1").extractor().weights.name == "random:1"
