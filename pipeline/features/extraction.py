@@ -41,6 +41,7 @@ from pipeline.features.side_by_side import SideBySide
 from pipeline.features.slots import Slots
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_group import StoreGroup
+from pipeline.features.store_place import is_new
 from pipeline.features.survey import Failure, Survey
 from pipeline.features.workers import CHUNK, CHUNKS_AHEAD, decode_ahead
 
@@ -242,6 +243,9 @@ def extract_features(
     start = time.monotonic()
     check_precision(options.engine, extractor.precision)
     _make_folder(options.cache, options.folder)
+    new = [part for part in extractor.parts if is_new(options.cache, part.fingerprint)]
+    if new:  # before a store is created that would stay empty
+        ensure_weights(options.engine, new, options.folder)
     stores = [FeatureStore(options.cache, part) for part in extractor.parts]
     if options.verify:
         for store in stores:

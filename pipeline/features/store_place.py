@@ -258,6 +258,12 @@ def is_conflict(error: BaseException) -> bool:
     return "conflict" in str(error)
 
 
+def is_new(cache: Path | str, fingerprint: str) -> bool:
+    """Whether a cache in a folder has no such store yet; False in a bucket, which is not asked."""
+    path = store_place(cache, fingerprint).path
+    return isinstance(path, Path) and not path.exists()
+
+
 def store_place(cache: Path | str, fingerprint: str) -> StorePlace:
     """Where the features of an extractor lie in a cache."""
     name = f"features/{fingerprint}.lance"
