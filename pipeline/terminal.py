@@ -337,7 +337,10 @@ def print_comparison(result: "CompareResult") -> None:
 def print_runs(result: "RunList") -> None:
     """Print the result of `models`: a row for each run."""
     table = _table(f"Runs in {printable(result.folder)}", "", "images", "trained on", "held out", "cosine", "baseline")
-    table.columns[0].min_width = min(NAME, max((len(run.name) for run in result.runs), default=0))
+    table.columns[0].no_wrap = all(len(run.name) <= NAME for run in result.runs)
+    table.columns[1].overflow = "fold"
+    for column in table.columns[2:]:
+        column.no_wrap = True
     for run in result.runs:
         baseline = max(run.baselines, key=lambda name: run.baselines[name], default=None)
         table.add_row(
