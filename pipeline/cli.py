@@ -80,9 +80,10 @@ def extract(
     terminal.show_messages(asked["quiet"])
     share = None if shard is None else Shard.parse(shard)
     extractor, extraction = requested.extractor(asked), requested.extraction_options(asked)
-    result = extract(find_images(images, data_dir, root=asked["root"]), extractor, extraction, out, share)
+    found = find_images(images, data_dir, root=asked["root"])
+    result = extract(found, extractor, extraction, out, share)
     terminal.print_result(result, asked["as_json"], terminal.print_extraction)
-    if strict and (result.failed or result.passed_over):
+    if strict and (result.failed or result.passed_over or found.unread):
         sys.exit(1)
 
 
@@ -166,11 +167,11 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     terminal.show_messages(asked["quiet"])
     _refuse_changes(context, config, resume)
     if asked["repeats"] > 1 and not asked["folds"]:
-        raise RequestError("repeats is the number of times that folds are repeated; it needs folds=N.")
+        raise RequestError("repeats is the number of times that folds are repeated; it needs --folds N.")
     rule, untrained = SplitRule.parse(asked["split"]), requested.use_sample(asked)
     images = find_images(asked["images"], asked["data_dir"], asked["label_pattern"], asked["root"])
     if asked["targets"] is None and images.targets is None:
-        raise RequestError("To train on your own images, name their target embeddings with targets=FILE.")
+        raise RequestError("To train on your own images, name their target embeddings with --targets FILE.")
     examples = ExampleOptions(
         images=images,
         targets=str(asked["targets"]) if asked["targets"] else None,
@@ -314,7 +315,7 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
         place = (asked["data_dir"], asked["label_pattern"], asked["root"])
         found = find_images(images, *place) if images else None
         if not found or (targets is None and found.targets is None):
-            raise RequestError("To compare on your own data, name both: IMAGES and targets=FILE.")
+            raise RequestError("To compare on your own data, name both: IMAGES and --targets FILE.")
         named = str(targets) if targets else None
         own = ExampleOptions(found, named, asked["on_missing"], rule, target_columns=asked["target_columns"])
         examples = own, requested.extractor(asked)
@@ -326,7 +327,8 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
 def _with_near_names(error: click.ClickException) -> str:
     """A message of click's, with suggestions only where one is likely meant."""
     if isinstance(error, click.UsageError) and error.message.startswith("Got unexpected extra argument"):
-        return f"{error.message} IMAGES is one place; for several folders, name the one that holds them, or a list."
+        message = error.message.rstrip(".")
+        return f"{message}. IMAGES is one place; for several folders, name the one that holds them, or a list."
     if not isinstance(error, click.NoSuchOption):
         return " ".join(line.strip() for line in error.format_message().splitlines())
     near = difflib.get_close_matches(error.option_name, error.possibilities or [], cutoff=NEAR)
@@ -367,7 +369,7 @@ def _run() -> int:
 
 def _report(error: BaseException) -> int | None:
     """Say on stderr what ended a command; returns the exit code, or None where the error is one of this program."""
-    from pipeline.terminal import option_names, print_error, print_interruption
+    from pipeline.terminal import print_error, print_interruption
 
     interrupt = arrived_interrupt()  # which libraries turn into other errors, in the middle of an import
     if interrupt or isinstance(error, (KeyboardInterrupt, click.Abort, Interrupted)):
@@ -375,9 +377,9 @@ def _report(error: BaseException) -> int | None:
         return 143 if isinstance(interrupt, Terminated) else 130
     if isinstance(error, click.ClickException):
         hint = f" See {error.ctx.command_path} --help." if isinstance(error, click.UsageError) and error.ctx else ""
-        print_error(f"{_with_near_names(error)}{hint}", option_names(cli))
+        print_error(f"{_with_near_names(error)}{hint}")
         return error.exit_code
     if isinstance(error, PipelineError):
-        print_error(str(error), option_names(cli))
+        print_error(error)
         return error.exit_code
     return None

@@ -76,7 +76,7 @@ def _export_table(source: str, images: str | None, data_dir: Path | None, asked:
     else:
         if requested.is_model(source):
             raise RequestError(
-                f"{source} is a run; format='lance' takes IMAGES. The table of a run is format='parquet'."
+                f"{source} is a run; --format lance takes IMAGES. The table of a run is --format parquet."
             )
         _refuse({**asked, "images": images}, ("api", "images"), "it takes IMAGES in place of a run")
         found = find_images(source, data_dir, root=asked["root"])
@@ -88,4 +88,4 @@ def _refuse(asked: dict[str, Any], names: tuple[str, ...], why: str) -> None:
     """Refuse options that a format has no use for."""
     given = [f"--{name}".replace("_", "-") for name in names if asked[name] is not None]
     if given:
-        raise RequestError(f"format={asked['format']!r} does not take {', '.join(given)}: {why}.")
+        raise RequestError(f"--format {asked['format']} does not take {', '.join(given)}: {why}.")

@@ -7,13 +7,30 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
 EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 SMALLEST_MEMORY = 64 * 2**20
 EXTRACTOR = ("layer", "precision", "pool", "project", "resize")  # options that are fields of Extractor
 EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "verify", "cache")  # and of ExtractionOptions
 
 Decorator = Callable[[Callable], Callable]
+
+
+class Folder(click.Path):
+    """A folder; an empty name, as an unset variable gives, is not the working folder."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(
+        self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Check that it has a name."""
+        if not str(value).strip():
+            self.fail("the name of the folder is empty.", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+FOLDER = Folder()
 
 
 class OutputFile(click.Path):
@@ -56,13 +73,10 @@ class WholeNumber(click.IntRange):
 COUNT = WholeNumber(1)
 
 
-class CachePlace(click.Path):
+class CachePlace(Folder):
     """A folder, or the URL of a bucket, which stays a string."""
 
     name = "directory or URL"
-
-    def __init__(self) -> None:
-        super().__init__(file_okay=False, path_type=Path)
 
     def convert(
         self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
@@ -76,7 +90,7 @@ class CachePlace(click.Path):
         except RequestError as error:
             self.fail(str(error), parameter, context)
         if isinstance(place, Path):
-            super().convert(place, parameter, context)
+            super().convert(value, parameter, context)
         return place
 
 
@@ -174,7 +188,8 @@ targets_option = options(
     click.option(
         "--target-columns",
         metavar="NAMES",
-        help="Columns of the table that are the embedding, such as x,y or 'd*'.  [its lists, else all numbers]",
+        help="Columns of the table that are the embedding, such as x,y or 'd*'; the table of --noise-ceiling has the "
+        "same.  [its lists, else all numbers]",
     ),
 )
 missing_option = click.option(

@@ -48,7 +48,9 @@ def _ray(asked: dict[str, Any]) -> "RayOptions | None":
     if asked.get("ray"):
         return RayOptions(asked["ray"], **given)
     if given:
-        raise RequestError(f"{next(iter(given))}=N is for actors on Ray; it needs ray='auto' or ray='local'.")
+        raise RequestError(
+            f"--{next(iter(given)).replace('_', '-')} is for actors on Ray; it needs --ray auto or --ray local."
+        )
     return None
 
 
@@ -64,7 +66,7 @@ def use_sample(asked: dict[str, Any]) -> bool:
     from pipeline.data.sample import SAMPLE, SAMPLE_TARGETS, SAMPLE_WEIGHTS
 
     if SAMPLE is None:
-        raise RequestError("This installation lacks the sample; name your own IMAGES and targets=FILE.")
+        raise RequestError("This installation lacks the sample; name your own IMAGES and --targets FILE.")
     asked["images"] = str(SAMPLE)
     asked["targets"] = asked["targets"] or SAMPLE / SAMPLE_TARGETS
     untrained = not asked["weights"]

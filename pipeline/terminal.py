@@ -3,20 +3,19 @@
 import json
 import logging
 import math
-import re
 import sys
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import click
 import rich.box
 import rich.markup
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from pipeline.core.errors import Parameter, PipelineError
 from pipeline.core.standard_streams import silence_libraries
 from pipeline.core.wording import counted
 
@@ -38,6 +37,7 @@ log = logging.getLogger(__name__)
 
 WIDTH = 80
 LEAST_SHARE = 0.005  # of a blend's candidate that is worth a word
+NAME = 24  # characters of a run's name that stay in one line
 SHOWN = ("weights", "layer", "precision", "pool", "project")  # of an extractor's description
 
 
@@ -48,48 +48,18 @@ def printable(text: str) -> str:
     )
 
 
-def option_names(command: click.Command) -> frozenset[str]:
-    """The names of the options of a command and of its subcommands, as their parameters are called in Python."""
-    subcommands = command.commands.values() if isinstance(command, click.Group) else ()
-    own = (parameter.name for parameter in command.params if parameter.name)
-    return frozenset(own).union(*map(option_names, subcommands))
-
-
-def _running_options() -> frozenset[str]:
-    context = click.get_current_context(silent=True)
-    return option_names(context.find_root().command) if context else frozenset()
-
-
-def as_options(message: str, names: Container[str]) -> str:
-    """Rewrite the parameters that library messages name as options: on_missing='skip' as --on-missing skip.
-
-    A flag, verify=True, becomes --verify. What is no option, such as dpi=300, or stands in a path, such as
-    seed=3/1.jpg, is left as it is.
-
-    Args:
-        message: The message.
-        names: The names of the options.
-    """
-
-    def option(match: re.Match[str]) -> str:
-        name, quoted, plain = match.groups()
-        if name not in names:
-            return match[0]
-        flag = f"--{name.replace('_', '-')}"
-        return flag if plain == "True" else f"{flag} {quoted or plain or repr('')}"
-
-    return re.sub(
-        r"(?<![\w/\\'.-])([a-z]+(?:_[a-z]+)*)=(?:'([^']*)'|(True|[A-Z]+|\d+))(?![\w/\\-]|\.\w)", option, message
-    )
+def as_option(part: object) -> str:
+    """A part of a message as the command line writes it: a parameter, on_missing='skip', is --on-missing skip."""
+    if isinstance(part, Parameter):
+        return part.option
+    return part.text(as_option) if isinstance(part, PipelineError) else str(part)
 
 
 class _Formatter(logging.Formatter):
-    def __init__(self) -> None:
-        super().__init__()
-        self._names = _running_options()
-
     def format(self, record: logging.LogRecord) -> str:
-        message = printable(as_options(record.getMessage(), self._names))
+        values = record.args if isinstance(record.args, tuple) else ()
+        named = tuple(as_option(each) if isinstance(each, Parameter | PipelineError) else each for each in values)
+        message = printable(str(record.msg) % named if named else record.getMessage())
         return f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
 
 
@@ -112,6 +82,7 @@ def show_messages(quiet: bool) -> None:
     handler.setFormatter(_Formatter())
     logger = logging.getLogger("pipeline")
     logger.handlers[:] = [handler]
+    logger.propagate = False  # libraries give the root logger a handler, which would print them again
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     # It warns of every decoder after the fourth that is compiled, as each must be.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -153,15 +124,18 @@ def _print(table: Table | str) -> None:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(*columns[:1], box=rich.box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    table = Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    table.min_width = min(len(title), WIDTH)  # the title is one line where it can be
+    for column in columns[:1]:
+        table.add_column(column, overflow="fold")  # a name that is cut cannot be copied
     for column in columns[1:]:
         table.add_column(column, justify="right")
     return table
 
 
-def print_error(message: str, names: Container[str] = ()) -> None:
-    """Print an error to stderr; parameters with one of some names are written as options."""
-    print(f"error: {printable(as_options(message, names))}", file=sys.stderr)
+def print_error(error: PipelineError | str) -> None:
+    """Print an error to stderr; the parameters that it names are written as options."""
+    print(f"error: {printable(as_option(error))}", file=sys.stderr)
 
 
 def print_interruption(message: str) -> None:
@@ -338,9 +312,8 @@ def print_evaluation(result: "EvaluationResult") -> None:
         question = result.clusters.question if over_clusters else f"new images of these {result.clusters.kind}s"
         table.caption, table.caption_justify = f"95 % intervals: for {question}", "left"
     _print(table)
-    names = _running_options()
     for sentence in result.conclusions:
-        _print(rich.markup.escape(printable(as_options(sentence, names))))
+        _print(rich.markup.escape(printable(sentence)))
     if result.report:
         print()
         _print_places(report=result.report)
@@ -365,6 +338,10 @@ def print_comparison(result: "CompareResult") -> None:
 def print_runs(result: "RunList") -> None:
     """Print the result of `models`: a row for each run."""
     table = _table(f"Runs in {printable(result.folder)}", "", "images", "trained on", "held out", "cosine", "baseline")
+    table.columns[0].no_wrap = all(len(run.name) <= NAME for run in result.runs)
+    table.columns[1].overflow = "fold"
+    for column in table.columns[2:]:
+        column.no_wrap = True
     for run in result.runs:
         baseline = max(run.baselines, key=lambda name: run.baselines[name], default=None)
         table.add_row(

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import logging
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ from helpers import (
     Finished,
     check_ended,
     environment_at,
+    forget_messages,
     make_image,
     make_images,
     run_main,
@@ -53,9 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _messages_as_before() -> Iterator[None]:
     """Undo what a command in this process did to the messages of those that follow, such as `--quiet`."""
     yield
-    logger = logging.getLogger("pipeline")
-    logger.handlers.clear()
-    logger.setLevel(logging.NOTSET)
+    forget_messages()
 
 
 @pytest.fixture(scope="session")

@@ -72,9 +72,16 @@ def run_main(arguments: Iterable[object], cwd: Path, variables: Mapping[str, str
             _set_environment(before)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            logging.getLogger("pipeline").handlers.clear()
-            logging.getLogger("pipeline").setLevel(logging.NOTSET)
+            forget_messages()
     return Finished(code, out.getvalue(), err.getvalue())
+
+
+def forget_messages() -> None:
+    """Leave the logger of the package as it was before a command showed its messages."""
+    logger = logging.getLogger("pipeline")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 def _set_environment(variables: Mapping[str, str]) -> None:

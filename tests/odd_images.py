@@ -210,6 +210,9 @@ def read() -> Iterator[tuple[str, bytes, np.ndarray]]:
     for name, tag, at in (("tif", 282, struct.pack("<ii", -1, 0)), ("zero.tif", 282, struct.pack("<II", 0, 0))):
         tags = {274: (3, struct.pack("<H", 6)), tag: (10 if name == "tif" else 5, at)}
         yield f"resolution.{name}", tiff([SIDEWAYS], 2, tags=tags), RGB
+    yield "signed 16.tif", tiff([np.rint(GREY / 255 * 32767).astype(np.int16)], 1), rgb_of(GREY)
+    yield "32 bits for 16.tif", tiff([DEEP.astype(np.uint32)], 1), rgb_of(GREY)
+    yield "32 bits of black.tif", tiff([np.zeros_like(GREY, np.int32)], 1), rgb_of(GREY * 0)
     over = (GREY / 255).astype(np.float32)
     over[0, :3] = 1.004, 1.06, -0.03  # as resampling leaves them
     yield "floats a little over 1.tif", tiff([over], 1), rgb_of(GREY)

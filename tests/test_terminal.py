@@ -2,14 +2,15 @@
 
 import json
 import logging
+import pickle
 
 import pytest
+from helpers import forget_messages
 
-from pipeline.cli import cli
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.terminal import (
     _percent,
-    as_options,
-    option_names,
+    as_option,
     print_error,
     print_interruption,
     print_result,
@@ -19,25 +20,55 @@ from pipeline.terminal import (
 
 
 @pytest.mark.parametrize(
-    ("message", "shown"),
+    ("name", "value", "in_python", "on_the_command_line"),
     [
-        ("leave them out with on_missing='skip'.", "leave them out with --on-missing skip."),
-        ("run it with verify=True to check them", "run it with --verify to check them"),
-        ("name them with targets=FILE.", "name them with --targets FILE."),
-        ("more than max_pixels=10", "more than --max-pixels 10"),
-        ("fewer processes (workers=N)", "fewer processes (--workers N)"),
-        ("try weights='random:0'.", "try --weights random:0."),
-        ("skipped dt=2020-01-01/x.jpg", "skipped dt=2020-01-01/x.jpg"),
-        ("shard='' is not one", "--shard '' is not one"),
-        ("skipped year=2020/1.png: damaged", "skipped year=2020/1.png: damaged"),
-        ("skipped a/split=TRAIN.png: damaged", "skipped a/split=TRAIN.png: damaged"),
-        ("skipped 'x=1': damaged", "skipped 'x=1': damaged"),
-        ("scan dpi=300 front.png cannot be read", "scan dpi=300 front.png cannot be read"),
-        ("year=2020 month='5' is=True", "year=2020 month='5' is=True"),
+        ("on_missing", "skip", "on_missing='skip'", "--on-missing skip"),
+        ("verify", True, "verify=True", "--verify"),
+        ("targets", "FILE", "targets=FILE", "--targets FILE"),
+        ("max_pixels", 10, "max_pixels=10", "--max-pixels 10"),
+        ("weights", "random:0", "weights='random:0'", "--weights random:0"),
+        ("shard", "", "shard=''", "--shard ''"),
+        ("root", "/DATA", "root='/DATA'", "--root /DATA"),
     ],
 )
-def test_parameters_become_options_and_paths_stay(message: str, shown: str) -> None:
-    assert as_options(message, option_names(cli)) == shown
+def test_parameters_are_options_on_the_command_line(
+    name: str, value: object, in_python: str, on_the_command_line: str
+) -> None:
+    error = RequestError("Leave them out with ", Parameter(name, value), ".")
+    assert str(error) == f"Leave them out with {in_python}."
+    assert as_option(error) == f"Leave them out with {on_the_command_line}."
+    assert as_option(RequestError("In all: ", error)) == f"In all: Leave them out with {on_the_command_line}."
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+USERS_TEXT = "seed=3 targets=FILE verify=True 'on_missing='skip' 50%s.png"
+
+
+def test_what_a_user_wrote_is_never_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    show_messages(quiet=True)
+    try:
+        logging.getLogger("pipeline.test").warning("skipped %s; try %s", USERS_TEXT, Parameter("workers", 1))
+        logging.getLogger("pipeline.test").warning(f"skipped {USERS_TEXT}")
+    finally:
+        forget_messages()
+    print_error(RequestError(f"{USERS_TEXT} is damaged; try ", Parameter("workers", 1)))
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: skipped {USERS_TEXT}; try --workers 1",
+        f"warning: skipped {USERS_TEXT}",
+        f"error: {USERS_TEXT} is damaged; try --workers 1",
+    ]
+
+
+def test_a_handler_of_a_library_prints_no_message_again(capsys: pytest.CaptureFixture[str]) -> None:
+    library = logging.StreamHandler()
+    logging.getLogger().addHandler(library)
+    show_messages(quiet=False)
+    try:
+        logging.getLogger("pipeline.test").info("Writing it.")
+    finally:
+        logging.getLogger().removeHandler(library)
+        forget_messages()
+    assert capsys.readouterr().err == "Writing it.\n"
 
 
 def test_no_share_is_below_zero_by_rounding() -> None:
@@ -52,7 +83,7 @@ def test_what_a_message_quotes_stays_in_its_line(capsys: pytest.CaptureFixture[s
     try:
         logging.getLogger("pipeline.test").warning("skipped %s", FORGED)
     finally:
-        logging.getLogger("pipeline").handlers.clear()
+        forget_messages()
     print_error(f"{FORGED}: damaged")
     print_interruption(FORGED)
     out, err = capsys.readouterr()

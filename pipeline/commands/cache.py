@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock
 
 from pipeline.core.atomic import UNFINISHED
-from pipeline.core.errors import ImageError, PipelineError, RequestError, cause
+from pipeline.core.errors import ImageError, Parameter, PipelineError, RequestError, cause
 from pipeline.core.wording import counted
 from pipeline.data.images import DIGEST, READ_AT_ONCE, ImageRef, ImageSet, content_digest
 from pipeline.features.cache import cache_place, local_folder
@@ -172,7 +172,7 @@ def _contents(folder: Path | str) -> CacheContents:
     if isinstance(folder, str):
         return CacheContents(folder, stores, networks=[], leftovers=[], set_aside=[], indexed=0)
     if not folder.is_dir():
-        raise RequestError(f"There is no cache folder {folder}; name another with cache=DIR.")
+        raise RequestError(f"There is no cache folder {folder}; name another with ", Parameter("cache", "DIR"), ".")
     networks = [file for file in _sorted(folder, "networks/*") if file.suffix not in (".lock", "")]
     leftovers = _sorted(folder, f"networks/{UNFINISHED}*")
     return CacheContents(
@@ -235,8 +235,9 @@ def plan_pruning(
     """
     if older_than is not None and isinstance(folder, str):
         raise RequestError(
-            "older_than=DAYS does not work in a bucket, where nobody notes when a store was last read; remove a store "
-            "there with the tools of its provider."
+            Parameter("older_than", "DAYS"),
+            " does not work in a bucket, where nobody notes when a store was last read; remove a store there with the "
+            "tools of its provider.",
         )
     contents = list_cache(folder)
     before = 0.0 if older_than is None else time.time() - older_than * DAY

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.commands.cache import CacheContents, CachedStore, list_cache
-from pipeline.core.errors import Interrupted, PipelineError, RequestError
+from pipeline.core.errors import Interrupted, Parameter, PipelineError, RequestError
 from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
@@ -102,7 +102,11 @@ def _contents(source: Path | str, folder: Path | str) -> CacheContents:
     if isinstance(source, Path) and not source.is_dir():
         raise RequestError(f"There is no cache folder {source}.")
     if source == folder or _is_same_folder(source, folder):
-        raise RequestError(f"{source} is the cache to merge into; name the others, or another one with cache=DIR.")
+        raise RequestError(
+            f"{source} is the cache to merge into; name the others, or another one with ",
+            Parameter("cache", "DIR"),
+            ".",
+        )
     contents = list_cache(source)
     if not (contents.used or contents.leftovers or contents.indexed):
         raise RequestError(f"{source} is not a cache folder: it holds neither features nor networks.")

@@ -1,5 +1,6 @@
 """`compare`: the study of why two identical models differ."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from pipeline.features.extractor import Extractor
 from pipeline.studies.plots import SUFFIXES, plot_study
 from pipeline.studies.shared_optimizer import original_data, run_study
 from pipeline.studies.verdicts import Scenario, study_ceiling, summarize
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,4 +77,5 @@ def compare(
     ceiling = study_ceiling(study)
     if plot:
         plot_study(study, ceiling, plot)
+        log.info("The learning curves are in %s.", plot)
     return CompareResult(summarize(study), ceiling, study.equivalence.equivalent, study.seconds)

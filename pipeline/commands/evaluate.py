@@ -27,7 +27,7 @@ from pipeline.commands.scoring import (
     score_decoders,
 )
 from pipeline.core.atomic import check_output_file
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.model_files import ModelCard
 from pipeline.core.runs import EVALUATION_FILE, RUN_FILE, read_run
 from pipeline.core.vectors import Vectors
@@ -46,6 +46,8 @@ from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor, ExtractorOverrides
 
 log = logging.getLogger(__name__)
+
+IMAGES, TARGETS = Parameter("images", "IMAGES"), Parameter("targets", "FILE")
 
 LONGEST_NAME = 60  # of images, in the name of a report
 BASELINES = ("mean", "ridge", "conse", "shuffled")
@@ -164,7 +166,7 @@ def _evaluate_pixel_models(
 ) -> EvaluationResult:
     """Evaluate Keras models of one's own that take pixels; there are no features, and no baselines of them."""
     if wanted.images is None:
-        raise RequestError("Models that take pixels have no run; name the images to evaluate on with images=IMAGES.")
+        raise RequestError("Models that take pixels have no run; name the images to evaluate on with ", IMAGES, ".")
     if not all(map(takes_pixels, files.values())):
         raise RequestError("Models that take pixels and models that take features are evaluated apart.")
     images, table, on_missing = _images_and_targets(wanted, next(iter(files.values())).parent)
@@ -221,7 +223,7 @@ def _images_and_targets(wanted: EvaluateOptions, folder: Path) -> tuple[ImageSet
     if wanted.images is None:
         return _of_run(folder, wanted.data_dir, wanted.targets, wanted.noise_ceiling, wanted.target_columns)
     if wanted.targets is None and wanted.images.targets is None:
-        raise RequestError("To evaluate on your own images, name their target embeddings with targets=FILE.")
+        raise RequestError("To evaluate on your own images, name their target embeddings with ", TARGETS, ".")
     table = read_target_table(
         wanted.images, wanted.targets, wanted.on_missing, wanted.noise_ceiling, wanted.target_columns
     )
@@ -239,10 +241,10 @@ def _of_run(
     options = read_run(folder).options
     if not read_run(folder).split.validation:
         raise RequestError(
-            f"{folder} was cross-validated and then trained on all of its images; name others with images=IMAGES."
+            f"{folder} was cross-validated and then trained on all of its images; name others with ", IMAGES, "."
         )
     if "images" not in options:
-        raise RequestError(f"{folder} does not say where its images are; name them with images=IMAGES.")
+        raise RequestError(f"{folder} does not say where its images are; name them with ", IMAGES, ".")
     images, table = images_and_targets(options, targets, noise_ceiling, target_columns, data_dir)
     return images, table, options.get("on_missing", "error")
 
@@ -254,7 +256,11 @@ def _unchanged(examples: Examples, wanted: Mapping[str, str], side: str) -> Exam
     if changed:
         raise RequestError(
             f"{len(changed)} of the {len(wanted)} {side} images changed or are gone since the run, the first is "
-            f"{changed[0]!r}. Restore them, or name images to evaluate on: images=IMAGES targets=FILE."
+            f"{changed[0]!r}. Restore them, or name images to evaluate on: ",
+            IMAGES,
+            " ",
+            TARGETS,
+            ".",
         )
     return examples.subset([row for row, path in enumerate(examples.features.paths) if path in wanted])
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import SplitRecord
 from pipeline.data.images import ImageSet
 from pipeline.data.matching import match_targets
 from pipeline.data.near_duplicates import duplicate_groups, find_near_duplicates
-from pipeline.data.splits import Split, SplitRule, held_out_units, split_images
+from pipeline.data.splits import Split, SplitRule, check_split_column, held_out_units, split_images
 from pipeline.data.targets import TargetTable, read_repeats, read_targets
 from pipeline.decoders.training import MEMORY, TrainingData
 from pipeline.features.extraction import ExtractionOptions, Features, extract_features
@@ -234,8 +234,12 @@ def set_apart(
         inner = split_images(images.subset(train), SplitRule(kind, SELECTION), duplicates[train], seed)
     except RequestError as error:
         raise RequestError(
-            f"keep='best' sets training images apart to choose an epoch, as the split {rule} holds images out. {error} "
-            "Use keep='last'."
+            Parameter("keep", "best"),
+            f" sets training images apart to choose an epoch, as the split {rule} holds images out. ",
+            error,
+            " Use ",
+            Parameter("keep", "last"),
+            ".",
         ) from error
     moved = train[inner.moved]
     left = Split(np.setdiff1d(train, moved), split.validation, np.union1d(split.moved, moved))
@@ -248,9 +252,10 @@ def load_numbered_examples(
     """Load examples, and a number for each, shape (N,), int, that near-duplicates share.
 
     Raises:
-        RequestError: The targets do not fit the images.
+        RequestError: The targets do not fit the images, or these lack the column of the split rule.
         PipelineError: The feature stage failed.
     """
+    check_split_column(wanted.images, wanted.rule)
     table = read_target_table(
         wanted.images, wanted.targets, wanted.on_missing, wanted.noise_ceiling, wanted.target_columns
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractor_of, images_of, run_beside
 from pipeline.core.atomic import atomic_folder, atomic_write, check_new_folder, check_output_file
-from pipeline.core.errors import PipelineError, RequestError
+from pipeline.core.errors import Parameter, PipelineError, RequestError
 from pipeline.core.model_files import ModelCard, load_decoder, load_model, read_card
 from pipeline.core.runs import RunRecord
 from pipeline.core.vectors import cosines
@@ -154,11 +154,7 @@ def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
     images = wanted.images or _images_of(file, run, wanted.data_dir)
     checks = _load_checks(images, run, extractor, card, decoder, options)
     described, from_bytes = _describe(file, card, run), None
-    log.info(
-        "Writing VGG16 and the decoder as %s, and checking the file on %s.",
-        wanted.format,
-        counted(len(checks.files), "image"),
-    )
+    log.info("Joining VGG16 and the decoder, and writing them as %s.", wanted.format)
     if wanted.format == "savedmodel":
         with atomic_folder(wanted.out) as unfinished:
             model = join_models(extractor, card, decoder)
@@ -167,6 +163,7 @@ def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
         # Keras wants the suffix; the name of an unfinished file ends as the file's does.
         with atomic_write(wanted.out) as unfinished:
             answer = _write_file(wanted.format, extractor, card, decoder, described, unfinished)
+            log.info("Checking the file on %s.", counted(len(checks.files), "image"))
             difference = check_answers(answer(checks.pixels), checks.predictions, wanted.format)
     return ExportResult(
         model=str(file),
@@ -181,7 +178,11 @@ def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
 
 def _images_of(file: Path, run: RunRecord | None, data_dir: Path | None) -> ImageSet:
     if run is None or "images" not in run.options:
-        raise RequestError(f"There is no run beside {file} to take images from; name some to check on: images=IMAGES.")
+        raise RequestError(
+            f"There is no run beside {file} to take images from; name some to check on: ",
+            Parameter("images", "IMAGES"),
+            ".",
+        )
     return images_of(run.options, data_dir)
 
 
@@ -244,11 +245,13 @@ def _write_savedmodel(
 
     takes_bytes = extractor.resize == "squash"
     write_savedmodel(model, card, folder, takes_bytes)
+    log.info("Loading it, and checking it on the pixels of %s.", counted(len(checks.files), "image"))
     written = SavedModel(folder)
     difference = check_answers(written.from_pixels(checks.pixels), checks.predictions, "savedmodel")
     rows = [row for row, data in enumerate(checks.files) if takes_bytes and is_decoded(data)]
     if not rows:
         return difference, None
+    log.info("Checking it on the bytes of %s.", counted(len(rows), "file"))
     files = [checks.files[row] for row in rows]
     apart = np.abs(decode_batch(files).numpy().astype(int) - checks.pixels[rows])
     near = cosines(written.from_bytes(files), checks.predictions[rows])

@@ -16,7 +16,7 @@ from pipeline.commands.saved_decoders import (
 )
 from pipeline.commands.scoring import names_of, words_of
 from pipeline.core.atomic import check_output_file
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.vector_files import SUFFIXES, NearestNames, write_vectors
 from pipeline.data.images import ImageSet
 from pipeline.decoders.prediction import Predictions
@@ -55,7 +55,8 @@ class PredictOptions:
     def __post_init__(self) -> None:
         check_output_file(self.out, SUFFIXES, "out")
         if self.vocabulary and self.nearest is None:
-            raise RequestError("vocabulary is where the nearest words are looked for; say how many with nearest=K.")
+            count = Parameter("nearest", "K")
+            raise RequestError("vocabulary is where the nearest words are looked for; say how many with ", count, ".")
         if self.nearest is not None and self.nearest < 1:
             raise RequestError(f"nearest must be at least 1, not {self.nearest}.")
         if self.nearest and self.out.suffix.lower() == ".npy":
@@ -173,7 +174,11 @@ def _candidates(wanted: PredictOptions, file: Path, dim: int) -> Candidates:
         return Candidates(words_of(wanted.vocabulary, dim))
     run = run_beside(file)
     if run is None or "images" not in run.options:
-        raise RequestError(f"There is no run beside {file} to take labels from; name words with vocabulary=FILE.")
+        raise RequestError(
+            f"There is no run beside {file} to take labels from; name words with ",
+            Parameter("vocabulary", "FILE"),
+            ".",
+        )
     images, table = images_and_targets(run.options, data_dir=wanted.data_dir)
     return Candidates(names_of(table, images))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.commands.examples import read_target_table
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.model_files import ModelCard
 from pipeline.core.runs import RUN_FILE, RunRecord, read_run
 from pipeline.data.images import ImageSet
@@ -56,7 +56,7 @@ def decoder_of(model: Path, api: DecoderName | None) -> Path:
     if api is None:
         return found[0]
     if not model.is_dir():
-        raise RequestError(f"{model} is one decoder; api={api!r} chooses among those of a run.")
+        raise RequestError(f"{model} is one decoder; ", Parameter("api", api), " chooses among those of a run.")
     file = model / f"{api}.keras"
     if not file.is_file():
         has = ", ".join(each.stem for each in sorted(model.glob("*.keras")))

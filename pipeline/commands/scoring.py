@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.commands.examples import Examples
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import RunRecord
 from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
@@ -237,7 +237,11 @@ def _groups(images: ImageSet) -> Sequence[str]:
         lacking = f"; {images.paths[empty or 0]!r} has none" if images.groups is not None else ""
         raise RequestError(
             "Intervals for new groups need a .csv or .parquet list with the column 'group' for all images"
-            f"{lacking}. Choose cluster='label' or cluster='image', or fill the column."
+            f"{lacking}. Choose ",
+            Parameter("cluster", "label"),
+            " or ",
+            Parameter("cluster", "image"),
+            ", or fill the column.",
         )
     return [str(group) for group in images.groups]
 

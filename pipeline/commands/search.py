@@ -20,7 +20,7 @@ from pipeline.commands.saved_decoders import (
 )
 from pipeline.commands.scoring import names_of
 from pipeline.core.atomic import check_output_file
-from pipeline.core.errors import ImageError, RequestError
+from pipeline.core.errors import ImageError, Parameter, RequestError
 from pipeline.core.model_files import load_decoder, read_card
 from pipeline.core.vectors import Vectors
 from pipeline.core.wording import counted
@@ -82,16 +82,20 @@ class SearchOptions:
         if self.k < 1:
             raise RequestError(f"k must be at least 1, not {self.k}.")
         if self.space == "embeddings" and self.model is None:
-            raise RequestError("Embeddings are those of a model; name it with model=RUN.")
+            raise RequestError("Embeddings are those of a model; name it with ", Parameter("model", "RUN"), ".")
         if self.index and self.in_space == "embeddings":
             raise RequestError(
-                "index=True is for features; embeddings are predicted while they are searched. Leave it out, or search "
-                "with space='features'."
+                Parameter("index", True),
+                " is for features; embeddings are predicted while they are searched. Leave it out, or search with ",
+                Parameter("space", "features"),
+                ".",
             )
         if self.is_word and self.in_space == "features":
             raise RequestError(
-                f"The query {self.query!r} is no file, and a word is looked up among embeddings: name a model with "
-                "model=RUN, without space='features'."
+                f"The query {self.query!r} is no file, and a word is looked up among embeddings: name a model with ",
+                Parameter("model", "RUN"),
+                *((", without ", Parameter("space", "features")) if self.space else ()),
+                ".",
             )
         if self.is_image and not is_bucket_url(self.query) and not Path(self.query).is_file():
             raise RequestError(f"The query {self.query} does not exist.")
@@ -167,7 +171,12 @@ def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
     """
     space = _Space.of(wanted)
     if wanted.index and len(space.extractor.layers) > 1:
-        raise RequestError("index=True is for the features of one layer; name one with layer=NAME, or leave it out.")
+        raise RequestError(
+            Parameter("index", True),
+            " is for the features of one layer; name one with ",
+            Parameter("layer", "NAME"),
+            ", or leave it out.",
+        )
     if wanted.index:
         in_folder(options.cache)
     query = None if wanted.is_image else _query_vector(wanted, space)
@@ -300,17 +309,21 @@ def _vector_of_file(file: Path) -> np.ndarray:
 def _word_vector(wanted: SearchOptions, space: _Space) -> np.ndarray:
     """The vector of a word in the vocabulary; without one, of a label of the run, or of a word of its targets' file."""
     word = wanted.query
+    advice: tuple[object, ...] = ()
     if wanted.vocabulary:
         vectors, near = read_word_vectors(wanted.vocabulary, [word])
-        where, advice = f"the vocabulary {wanted.vocabulary}", ""
+        where = f"the vocabulary {wanted.vocabulary}"
     else:
         run = run_beside(space.file) if space.file else None
         if run is None or "images" not in run.options:
-            raise RequestError(f"There is no run beside {space.file} to take words from; name vocabulary=FILE.")
+            raise RequestError(
+                f"There is no run beside {space.file} to take words from; name ", Parameter("vocabulary", "FILE"), "."
+            )
         images, table = images_and_targets(run.options, data_dir=wanted.data_dir)
         vectors = dict(names_of(table, images))
         near = {} if word in vectors else near_spellings({word: [word]}, vectors)
-        where, advice = "the labels of the run", " Name a file of word vectors that has it with vocabulary=FILE."
+        where = "the labels of the run"
+        advice = " Name a file of word vectors that has it with ", Parameter("vocabulary", "FILE"), "."
         targets = run.options.get("targets")
         if word not in vectors and targets and is_word_vectors(Path(targets)):
             vectors, near = read_word_vectors(Path(targets), [word])
@@ -318,4 +331,4 @@ def _word_vector(wanted: SearchOptions, space: _Space) -> np.ndarray:
     if word in vectors:
         return vectors[word]
     similar = f" Near spellings: {', '.join(near[word])}." if near.get(word) else ""
-    raise RequestError(f"The word {word!r} is not among {where}.{similar}{advice}")
+    raise RequestError(f"The word {word!r} is not among {where}.{similar}", *advice)

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.commands.cross_validation import FoldOptions, FoldResult, OutOfFold, cross_validate
 from pipeline.commands.examples import ExampleOptions, Examples, SplitExamples
 from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, TrainingTargets, score_decoders
-from pipeline.core.errors import PipelineError, RequestError, cause
+from pipeline.core.errors import Parameter, PipelineError, RequestError, cause
 from pipeline.core.json_values import typed
 from pipeline.core.model_files import ModelCard, load_decoder, save_decoder
 from pipeline.core.runs import (
@@ -69,15 +69,18 @@ class TrainOptions:
         if self.name:
             check_run_name(self.models, self.name)
         if self.tensorboard and not isinstance(self.config, TrainingConfig):
-            raise RequestError("tensorboard shows the curves of a single network; choose preset='network' with it.")
+            network = Parameter("preset", "network")
+            raise RequestError("tensorboard shows the curves of a single network; choose ", network, " with it.")
         if self.tensorboard:
             require_tensorboard()
         if self.folds and self.keeps_best:
-            raise RequestError("folds hold out all images in turn and leave none to choose an epoch; use keep='last'.")
+            last = Parameter("keep", "last")
+            raise RequestError("folds hold out all images in turn and leave none to choose an epoch; use ", last, ".")
         if self.folds and self.examples.rule.fraction is not None:
             raise RequestError(
-                f"{self.folds.folds} folds hold out a share of 1/{self.folds.folds} each; leave out the share of "
-                f"split='{self.examples.rule}', or the folds."
+                f"{self.folds.folds} folds hold out a share of 1/{self.folds.folds} each; leave out the share of ",
+                Parameter("split", str(self.examples.rule)),
+                ", or the folds.",
             )
 
     @property

@@ -65,7 +65,7 @@ def quietly() -> Iterator[None]:
         try:
             with open(1, "w", encoding="utf-8", errors="replace", closefd=False) as printed, redirect_stdout(printed):
                 yield
-        except BaseException:
+        except Exception:  # an interrupt has nothing to explain
             held.seek(0)
             os.write(err, held.read())
             raise

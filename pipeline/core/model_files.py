@@ -180,7 +180,7 @@ def is_decoder(file: Path) -> bool:
         if _starts_with(file, HDF5):
             raise RequestError(
                 f"{file} is a model in Keras's legacy HDF5 format; convert it once with "
-                'keras.models.load_model("FILE.h5", compile=False).save("FILE.keras").'
+                f'keras.models.load_model("{file.name}", compile=False).save("{file.stem}.keras").'
             ) from error
         raise RequestError(f"{file} is damaged or not a .keras file ({first_line(error)}).") from error
 
@@ -231,7 +231,10 @@ def load_model(file: Path) -> Any:
                 check_contained(root, archive.getinfo(WEIGHTS).file_size)
         return keras.saving.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many types for damaged files
-        raise RequestError(f"{file} cannot be loaded ({first_line(error)}).") from error
+        reason = first_line(error)
+        if "unsafe_deserialization" in reason:  # Keras's advice is to run it
+            reason = "a Lambda layer in it would run code; build it of other layers"
+        raise RequestError(f"{file} cannot be loaded ({reason}).") from error
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.errors import PipelineError, cause
+from pipeline.core.errors import Parameter, PipelineError, cause
 
 
 class SharedMemory:
@@ -39,7 +39,11 @@ class SharedMemory:
         except (OSError, MemoryError) as error:
             raise PipelineError(
                 f"The system has no {self._size / 1e6:.0f} MB of memory for processes to share ({cause(error)}). Use "
-                "fewer workers=N, or a smaller batch_size=N."
+                "fewer ",
+                Parameter("workers", "N"),
+                ", or a smaller ",
+                Parameter("batch_size", "N"),
+                ".",
             ) from error
 
     def _map(self, descriptor: int) -> None:

@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from pipeline.core.atomic import atomic_write
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.vectors import Vectors, in_blocks, rows_at_once
 
 SUFFIXES = (".npz", ".npy", ".parquet", ".csv")
@@ -90,7 +90,9 @@ def check_layers_fit(file: Path, count: int) -> None:
     """
     if count > 1 and file.suffix.lower() in (".npy", ".csv"):
         raise RequestError(
-            f"{file} would hold one array; for {count} layers name a .npz or .parquet file with out=FILE."
+            f"{file} would hold one array; for {count} layers name a .npz or .parquet file with ",
+            Parameter("out", "FILE"),
+            ".",
         )
 
 

@@ -64,6 +64,7 @@ class Picture:
         image: The image, not necessarily loaded.
         orientation: How it has to be turned, by EXIF's numbers; 1 for upright.
         white: The value of white where grey has more than 8 bits.
+        dimmest: What the highest of such integers must reach, unless all are 0: lower ones may have fewer bits.
         white_is_zero: Whether such grey is stored as a negative.
         has_alpha: Whether transparency counts.
         zero_alpha_is_none: Whether alpha that is zero everywhere means none.
@@ -72,6 +73,7 @@ class Picture:
     image: Image.Image
     orientation: int = 1
     white: int = 65535
+    dimmest: int = 0
     white_is_zero: bool = False
     has_alpha: bool = True
     zero_alpha_is_none: bool = False
@@ -128,7 +130,7 @@ def too_large(pixels: int, max_pixels: int) -> str:
         pixels: Its size, in pixels.
         max_pixels: The largest size allowed.
     """
-    return f"it has {pixels:,} pixels, more than max_pixels={max_pixels}"
+    return f"it has {pixels:,} pixels, more than the limit of {max_pixels:,} (max_pixels)"
 
 
 def picture_in_memory(image: Image.Image) -> Picture:
@@ -224,12 +226,14 @@ class _Tiff(TiffImageFile):
         self._size = self._tile_size  # not turned here, as Pillow does
 
     def picture(self) -> Picture:
-        if self._bits == 8 and SIGNED in self.tag_v2.get(SAMPLEFORMAT, ()):
+        is_signed = SIGNED in self.tag_v2.get(SAMPLEFORMAT, ())
+        if self._bits == 8 and is_signed:
             raise ImageError("it is a TIFF of signed bytes, which are no levels of an image")
         return Picture(
             self,
             _orientation(self),
-            white=4095 if self._bits == 12 else 65535,
+            white={12: 4095, 16: 32767 if is_signed else 65535}.get(self._bits, 65535),
+            dimmest=256 if self._bits == 32 else 0,
             white_is_zero=self._white_is_zero,
             zero_alpha_is_none=EXTRASAMPLES not in self.tag_v2,
         )

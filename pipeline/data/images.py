@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.errors import ImageError, PipelineError, cause
+from pipeline.core.errors import ImageError, Parameter, PipelineError, cause
 from pipeline.core.regular_files import open_regular
 
 MAX_BYTES = 2**30
@@ -116,9 +116,10 @@ def _read_file(path: str) -> tuple[bytes, str | None]:
     except OSError as error:
         if error.errno in EXHAUSTED:
             raise PipelineError(
-                f"{path} cannot be read, nor can any other image: {cause(error)}. Use fewer workers=N, end other "
-                "programs or raise the limit of open files (ulimit -n), and run the same command again; what was "
-                "computed is stored."
+                f"{path} cannot be read, nor can any other image: {cause(error)}. Use fewer ",
+                Parameter("workers", "N"),
+                ", end other programs or raise the limit of open files (ulimit -n), and run the same command again; "
+                "what was computed is stored.",
             ) from error
         raise ImageError(cause(error)) from error
     if not data:

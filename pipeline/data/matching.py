@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 from pipeline.data.spelling import near_spellings
@@ -71,14 +71,16 @@ def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error
     if not matched:
         raise RequestError(
             f"{table.file} has no target for any of the images, neither by path (such as {images.paths[0]!r}) "
-            f"nor by label ({_first_label(images)}). Its keys begin with {_examples(list(table.rows))}."
-            f"{_suffix_hint(images, table)}"
+            "nor by label (",
+            *_first_label(images),
+            f"). Its keys begin with {_examples(list(table.rows))}.{_suffix_hint(images, table)}",
         )
     if missing and on_missing == "error":
         raise RequestError(
             f"{table.file} has no target for {len(missing)} of {counted(len(keys), 'image')}: "
-            f"{_missing_images(images, missing, table)}. "
-            f"Add their rows, or leave these images out with on_missing='skip'.{_suffix_hint(images, table)}"
+            f"{_missing_images(images, missing, table)}. Add their rows, or leave these images out with ",
+            Parameter("on_missing", "skip"),
+            f".{_suffix_hint(images, table)}",
         )
     if missing and all(images.labels[row] in table.missing for row in missing):  # which was said when it was read
         log.warning("Left out %s without a target.", counted(len(missing), "image"))
@@ -143,10 +145,12 @@ def _near_keys(labels: Sequence[str], table: TargetTable) -> dict[str, list[str]
     return {label: [keys[each] for each in found] for label, found in near.items()}
 
 
-def _first_label(images: ImageSet) -> str:
-    """An example of the labels, for a message."""
+def _first_label(images: ImageSet) -> Sequence[object]:
+    """An example of the labels, as parts of a message."""
     label = next(filter(None, images.labels), None)
-    return f"such as {label!r}" if label else "the images have none: no folders, and no label_pattern=REGEX"
+    if label:
+        return (f"such as {label!r}",)
+    return "the images have none: no folders, and no ", Parameter("label_pattern", "REGEX")
 
 
 def _examples(names: Sequence[str]) -> str:

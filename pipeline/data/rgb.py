@@ -131,6 +131,8 @@ def _white(picture: Picture) -> float:
             raise ImageError(
                 f"its levels are from {low:,.0f} to {high:,.0f}; integers are read from 0 to {picture.white:,}"
             )
+        if 0 < high < picture.dimmest:
+            raise ImageError(f"its levels are at most {high:,.0f}: integers of 32 bits may be meant as 8 bits or as 16")
         return picture.white
     white = 1.0 if high <= 1 + OVERSHOOT else 255.0
     if low < -OVERSHOOT * white or high > (1 + OVERSHOOT) * white or 1 + OVERSHOOT < high < DIMMEST:

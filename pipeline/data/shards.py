@@ -5,7 +5,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.data.images import ImageSet
 
 
@@ -31,14 +31,15 @@ class Shard:
         Raises:
             RequestError: It is not two whole numbers, or there is no such shard.
         """
+        shard = Parameter("shard", text)
         found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
         if not found:
-            raise RequestError(f"shard={text!r} is not NUMBER/COUNT, such as 3/16, the third of sixteen shards.")
+            raise RequestError(shard, " is not NUMBER/COUNT, such as 3/16, the third of sixteen shards.")
         number, count = int(found[1]), int(found[2])
         if not count:
-            raise RequestError(f"shard={text!r} does not exist; there is at least one, 1/1.")
+            raise RequestError(shard, " does not exist; there is at least one, 1/1.")
         if not 1 <= number <= count:
-            raise RequestError(f"shard={text!r} does not exist; the first is 1/{count}, the last {count}/{count}.")
+            raise RequestError(shard, f" does not exist; the first is 1/{count}, the last {count}/{count}.")
         return cls(number, count)
 
     def holds(self, name: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.core.errors import RequestError, cause
+from pipeline.core.errors import Parameter, RequestError, cause
 from pipeline.core.wording import counted
 from pipeline.data import lists
 from pipeline.data.buckets import find_versions, list_objects, place_of
@@ -34,6 +34,10 @@ NOT_READ = (
     *(".ai", ".dcm", ".dds", ".eps", ".exr", ".hdr", ".icns", ".jxl", ".pcx", ".psb", ".psd", ".qoi", ".svg", ".svgz"),
     *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
     *(".x3f", ".xcf"),
+)
+# Descriptions, labels and targets that lie beside images.
+DOCUMENTS = (
+    *(".csv", ".html", ".json", ".jsonl", ".md", ".npy", ".npz", ".parquet", ".pdf", ".tsv", ".txt", ".xml", ".yaml"),
 )
 ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip")
 # Thumbnails, deleted files and settings of Synology, QNAP, macOS, Windows and Linux; names that begin with a dot, too.
@@ -88,7 +92,7 @@ def find_images(
 def _find_files(source: str | Path, root: Path | None) -> ImageSet:
     place, suffix = Path(source), Path(source).suffix.lower()
     if root and (suffix not in lists.SUFFIXES or place.is_dir()):
-        raise RequestError(f"root={str(root)!r} is for the relative paths of a list; {source} is none.")
+        raise RequestError(Parameter("root", str(root)), f" is for the relative paths of a list; {source} is none.")
     if place.is_dir():
         return _folder(source, place)
     if url := URL.match(str(source)):
@@ -156,8 +160,8 @@ def _bucket(source: str) -> ImageSet:
 
 
 def _pass_over(names: Iterable[str]) -> list[str]:
-    """The files whose image format is not read, named in a warning; other files are counted in a message."""
-    left = sorted(as_text(name) for name in names if _suffix(name) not in SUFFIXES)
+    """The files whose image format is not read, named in a warning; others are counted, unless they are documents."""
+    left = sorted(as_text(name) for name in names if _suffix(name) not in (*SUFFIXES, *DOCUMENTS))
     others = [name for name in left if _suffix(name) not in NOT_READ]
     if others:
         kinds = [suffix or "no suffix" for suffix, _ in Counter(map(_suffix, others)).most_common(NAMED)]

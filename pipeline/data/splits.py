@@ -124,6 +124,17 @@ def split_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, seed
     return Split(np.flatnonzero(train), np.flatnonzero(validation), np.flatnonzero(moved))
 
 
+def check_split_column(images: ImageSet, rule: SplitRule) -> None:
+    """Refuse a rule whose column the images lack altogether, before any work is spent on them.
+
+    Raises:
+        RequestError: There is no such column.
+    """
+    column = {"group": images.groups, "column": images.splits}.get(rule.kind, ())
+    if column is None:
+        _column(None, "group" if rule.kind == "group" else "split", rule.kind)
+
+
 def _random(labels: np.ndarray, duplicates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Hold out a share of the different images, the same share of each label; labels of one image count as one."""
     from sklearn.model_selection import train_test_split

@@ -112,8 +112,10 @@ def cell_text(value: object, where: str) -> str | None:
     """A cell as text in NFC: integers without ".0", bytes as UTF-8; None for one that is empty, null or NaN.
 
     Raises:
-        RequestError: It is not in UTF-8.
+        RequestError: It is not in UTF-8, or is a list.
     """
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        raise RequestError(f"{where}: text or a number is due here, not a list.")
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
     elif isinstance(value, float) and value.is_integer():  # integers beside a null

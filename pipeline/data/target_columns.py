@@ -5,13 +5,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.data.tables import KEYS, Table, find_column
 
 log = logging.getLogger(__name__)
 
 NEVER = ("path", "label", "split", "group")  # known columns, which are no part of an embedding
 LIKELY = ("embedding", "embeddings", "vector", "vectors", "target", "targets", "features", "predictions")
+CHOICE = Parameter("target_columns", "NAMES")
 NAMED = 10  # how many columns a message names
 
 
@@ -57,12 +58,16 @@ def choose_columns(table: Table, chosen: str | None = None) -> TargetColumns:
     if "list" in kinds and len(numbers) > 1:
         raise RequestError(
             f"{table.file}: the embedding is one column of lists, or columns of numbers; {_named(table, numbers)} are "
-            "not. Choose with target_columns=NAMES."
+            "not. Choose with ",
+            CHOICE,
+            ".",
         )
     if other := [number for number in numbers if table.columns[number].kind in ("text", "other")]:
         raise RequestError(
             f"{table.file}: the columns {_named(table, other)} hold neither numbers nor lists of numbers. Leave them "
-            "out of the table, or choose with target_columns=NAMES."
+            "out of the table, or choose with ",
+            CHOICE,
+            ".",
         )
     if not numbers:
         raise RequestError(
@@ -93,8 +98,9 @@ def _lists(table: Table, possible: Sequence[int]) -> list[int]:
     likely = [number for number in lists if table.columns[number].name.lower() in LIKELY]
     if len(lists) > 1 and len(likely) != 1:
         raise RequestError(
-            f"{table.file}: the columns {_named(table, lists)} hold lists of numbers. Choose the embedding with "
-            "target_columns=NAME."
+            f"{table.file}: the columns {_named(table, lists)} hold lists of numbers. Choose the embedding with ",
+            CHOICE,
+            ".",
         )
     return likely if len(lists) > 1 else lists
 

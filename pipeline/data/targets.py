@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 from pipeline.data.tables import SPREADSHEETS, Row, Table, as_vector, cell_text, check_finite, read_table
@@ -74,7 +74,7 @@ def read_targets(
         chosen = choose_columns(table, columns)
         targets = _read_rows(table, chosen, on_missing).table()
     elif columns:
-        raise RequestError(f"target_columns={columns!r} chooses columns of a table: {', '.join(TABLES)}.")
+        raise RequestError(Parameter("target_columns", columns), f" chooses columns of a table: {', '.join(TABLES)}.")
     else:
         targets, chosen = _read_other(file, images, on_missing), None
     count, dim = targets.vectors.shape
@@ -92,7 +92,11 @@ def _read_other(file: str | Path | None, images: ImageSet, on_missing: str) -> T
     """Read targets that are in no table."""
     if file is None:
         if images.targets is None:
-            raise RequestError(f"{images.source} has no column 'target'; name the target embeddings with targets=FILE.")
+            raise RequestError(
+                f"{images.source} has no column 'target'; name the target embeddings with ",
+                Parameter("targets", "FILE"),
+                ".",
+            )
         rows = {path: row for row, path in enumerate(images.paths)}
         repeats = dict(zip(images.paths, images.repeats or (), strict=False))
         return TargetTable(images.source, rows, images.targets, repeats)
@@ -234,7 +238,9 @@ def _read_words(file: Path, images: ImageSet, on_missing: str) -> TargetTable:
     if not labels:
         raise RequestError(
             f"{images.source}: the images have no labels, by which {file} could be searched. A label is the name of "
-            "the folder that holds an image, or what label_pattern=REGEX finds in its path."
+            "the folder that holds an image, or what ",
+            Parameter("label_pattern", "REGEX"),
+            " finds in its path.",
         )
     vectors, missing = read_word_vectors(file, labels)
     if missing:
@@ -245,7 +251,9 @@ def _read_words(file: Path, images: ImageSet, on_missing: str) -> TargetTable:
         listed = "; ".join(named) + ("; ..." if len(missing) > NAMED else "")
         said = f"{file} has no vector for {len(missing)} of {counted(len(vectors) + len(missing), 'label')}: {listed}."
         if on_missing == "error" or not vectors:
-            raise RequestError(f"{said} Rename them, or leave their images out with on_missing='skip'.")
+            raise RequestError(
+                f"{said} Rename them, or leave their images out with ", Parameter("on_missing", "skip"), "."
+            )
         log.warning(said)
     rows = {label: row for row, label in enumerate(vectors)}
     return TargetTable(str(file), rows, np.stack(list(vectors.values())), missing=missing)

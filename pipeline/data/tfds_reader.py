@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-from pipeline.core.errors import PipelineError, RequestError, first_line
+from pipeline.core.errors import Parameter, PipelineError, RequestError, first_line
 from pipeline.core.keras_backend import import_keras
 
 SOURCE = re.compile(r"tfds:(?P<name>\w+(?:/[\w.-]+)*(?::\d+\.\d+\.\d+)?):(?P<split>[^:]+(?:\[.*\])?)")
@@ -224,23 +224,23 @@ def _prepare(source: str, builder: Any) -> None:
             builder.download_and_prepare()
         except Exception as error:  # the data set's own code and the network raise many types
             raise PipelineError(
-                f"{source} is not in {builder.data_dir}, and cannot be downloaded ({first_line(error)}). "
-                f"{_way_out(error)}"
+                f"{source} is not in {builder.data_dir}, and cannot be downloaded ({first_line(error)}). ",
+                *_way_out(error),
             ) from error
 
 
-def _way_out(error: BaseException) -> str:
-    """What to do about an error while a data set was downloaded and prepared."""
+def _way_out(error: BaseException) -> Sequence[object]:
+    """What to do about an error while a data set was downloaded and prepared, as parts of a message."""
     import requests
     import tensorflow_datasets as tfds
 
     network = (requests.RequestException, URLError, ConnectionError, TimeoutError, tfds.download.DownloadError)
-    causes = list(_causes(error))
+    causes, folder = list(_causes(error)), Parameter("data_dir", "FOLDER")
     if missing := next((each.name for each in causes if isinstance(each, ImportError) and each.name), None):
-        return f"It needs the Python package {missing.partition('.')[0]!r}; install it with pip."
+        return (f"It needs the Python package {missing.partition('.')[0]!r}; install it with pip.",)
     if any(isinstance(each, network) for each in causes):
-        return "Check the network connection, or name a folder that holds the data set with data_dir=FOLDER."
-    return "Name a folder that holds the data set with data_dir=FOLDER, or use another data set."
+        return "Check the network connection, or name a folder that holds the data set with ", folder, "."
+    return "Name a folder that holds the data set with ", folder, ", or use another data set."
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

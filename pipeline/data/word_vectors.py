@@ -71,7 +71,8 @@ def read_word_vectors(file: Path, labels: Iterable[str]) -> tuple[dict[str, np.n
     parts = {label: entries.parts_of(label) for label in labels}
     vectors = {label: entries.mean(words) for label, words in parts.items() if words}
     means = sum(len(words) > 1 for words in parts.values())
-    log.info("%s: %s found as an entry, %d as a mean of words.", file, counted(len(vectors) - means, "label"), means)
+    of_means = f" ({means} as the mean of several words)" if means else ""
+    log.info("%s: %d of %s found%s.", file, len(vectors), counted(len(labels), "label"), of_means)
     if other := [label for label in vectors if parts[label] != [nfc(label)]]:
         listed = "; ".join(f"{label!r} by {' and '.join(map(repr, parts[label]))}" for label in other)
         log.info("%s in another spelling: %s.", counted(len(other), "label"), listed)

@@ -171,11 +171,10 @@ def _fit_conse(x: np.ndarray, y: np.ndarray, folds: np.ndarray, seed: int) -> An
 
 def _classifier(z: np.ndarray, label: np.ndarray, strength: float) -> Any:
     """Logistic regression; one that has not converged by then is good enough as a baseline."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", UserWarning)  # of convergence, and of labels with fewer than two images each
         return LogisticRegression(C=strength, max_iter=200).fit(z, label)
 
 

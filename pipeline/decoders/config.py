@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.core.errors import RequestError
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.decoders.spec import DecoderSpec
 
 
@@ -53,4 +53,6 @@ class TrainingConfig:
         if self.batch_size < 1:
             raise RequestError(f"batch_size must be at least 1, not {self.batch_size}.")
         if self.patience is not None and self.keep != "best":
-            raise RequestError("patience stops some epochs after the best one; it needs keep='best'.")
+            raise RequestError(
+                "patience stops some epochs after the best one; it needs ", Parameter("keep", "best"), "."
+            )

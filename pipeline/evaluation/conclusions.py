@@ -342,7 +342,7 @@ def _output_ceiling(result: EvaluationResult, name: str, context: Context) -> li
         return []
     return [
         f"Its {activation} output has no negative values, but the targets do: it can never exceed {ceiling:.3f}. Train "
-        "with output_activation='linear'."
+        "with a linear output activation."
     ]
 
 
@@ -365,7 +365,7 @@ def _advice(result: EvaluationResult, name: str, context: Context) -> list[str]:
     if not context.tuned and weak and weak.interval() and not weak.is_positive():
         return [
             f"Its cosine on training images ({training:.3f}) is hardly higher: it may not have learned enough. Try "
-            "more epochs or another learning rate, or preset='default'."
+            "more epochs or another learning rate, or the default preset."
         ]
     return []
 
@@ -383,7 +383,7 @@ def _certainty(result: EvaluationResult, name: str, context: Context) -> list[st
             "All intervals take the decoder as it is: how another training would differ is in none of them."
         )
     if clusters.kind == "label" and clusters.trained_on and context.held_out_by in ("random", "folds", "column"):
-        sentences.append("Training had images of these labels; split='classes' measures labels it never saw.")
+        sentences.append("Training had images of these labels; the split 'classes' measures labels it never saw.")
     return sentences
 
 
@@ -406,7 +406,7 @@ def _no_interval(result: EvaluationResult) -> str:
 def _narrower(clusters: Clusters, context: Context) -> str:
     """What narrows an interval, where it was not done already."""
     if context.held_out_by == "random" and clusters.kind == "image":
-        return " Cross-validation (folds=5) scores every image once."
+        return " Cross-validation scores every image once."
     return f" More {'image' if clusters.over_folds and clusters.trained_on else clusters.kind}s narrow it."
 
 

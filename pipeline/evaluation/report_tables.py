@@ -20,7 +20,7 @@ CURVES = ("loss", "validation_loss", "validation_cosine")
 LISTED = 1000  # labels
 
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>')
-_OPTION = re.compile(r"(?<![\w-])[a-z]+(?:_[a-z]+)*=(?:&#39;[^&]*&#39;|\d+)")
+_OPTION = re.compile(r"--[a-z]+(?:-[a-z]+)* \w+")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def curve_rows(curves: Mapping[str, Mapping[str, Sequence[float | None]]]) -> li
 
 
 def with_code(sentence: str) -> Markup:
-    """A sentence as HTML, the options in it, such as folds=5, marked as code."""
+    """A sentence as HTML, the options in it, such as --folds 5, marked as code."""
     return Markup(_OPTION.sub(r"<code>\g<0></code>", str(escape(sentence))))
 
 

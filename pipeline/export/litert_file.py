@@ -1,6 +1,7 @@
 """A LiteRT (TensorFlow Lite) file from pixels to embeddings, by TensorFlow's converter."""
 
 import json
+import logging
 import shutil
 import warnings
 import zipfile
@@ -15,6 +16,8 @@ from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.keras_backend import quietly
 from pipeline.core.model_files import CARD
 from pipeline.export.savedmodel import FROM_PIXELS, write_savedmodel
+
+log = logging.getLogger(__name__)
 
 
 def write_litert(model: Any, card: Mapping[str, Any], file: Path) -> None:
@@ -35,6 +38,7 @@ def write_litert(model: Any, card: Mapping[str, Any], file: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # what a kill left behind
     try:
         write_savedmodel(model, card, folder, takes_bytes=False)
+        log.info("Converting it to LiteRT.")
         file.write_bytes(_convert(folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.cores import usable_cores
-from pipeline.core.errors import PipelineError, RequestError, cause
+from pipeline.core.errors import Parameter, PipelineError, RequestError, cause
 from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import moments
 from pipeline.core.wording import counted
+from pipeline.data import lists
 from pipeline.data.image_files import MAX_PIXELS
 from pipeline.data.images import ImageSet
 from pipeline.features.cache import cache_place, local_folder, usual_folder
@@ -47,6 +48,7 @@ from pipeline.features.workers import CHUNK, CHUNKS_AHEAD, decode_ahead
 log = logging.getLogger(__name__)
 
 NAMED = 5  # skipped images
+LIST_HINT = (" Relative paths of a list start from its own folder, or from ", Parameter("root", "DIR"), ".")
 
 USUAL_BATCH = 32  # for the number of slots where no batch size is asked for; no engine's own is larger
 
@@ -241,8 +243,9 @@ def extract_features(
     start = time.monotonic()
     check_precision(options.engine, extractor.precision)
     _make_folder(options.cache, options.folder)
-    if not all(has_store(options.cache, part.fingerprint) for part in extractor.parts):
-        ensure_weights(options.engine, extractor.parts, options.folder)  # and leave no empty store without them
+    new = [part for part in extractor.parts if not has_store(options.cache, part.fingerprint)]
+    if new:  # before a store is created that would stay empty
+        ensure_weights(options.engine, new, options.folder)
     stores = [FeatureStore(options.cache, part) for part in extractor.parts]
     if options.verify:
         for store in stores:
@@ -282,11 +285,12 @@ def _warn_of(failed: Sequence[Failure], images: ImageSet, may_all_fail: bool) ->
     for each in failed[:NAMED]:
         log.warning("skipped %s: %s", each.path, each.error)
     if len(failed) > NAMED:
-        log.warning("skipped %s more; --json names all.", counted(len(failed) - NAMED, "image"))
+        log.warning("skipped %s; --json names all.", counted(len(failed) - NAMED, "more image"))
     if failed and len(failed) == len(images) and not may_all_fail:
         raise PipelineError(
             f"None of the {len(images)} images of {images.source} could be read; "
-            f"the first is {failed[0].path}: {failed[0].error}."
+            f"the first is {failed[0].path}: {failed[0].error}.",
+            *(LIST_HINT if Path(images.source).suffix.lower() in lists.SUFFIXES else ()),
         )
 
 
@@ -294,10 +298,9 @@ def _make_folder(cache: Path | str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        other = "Set XDG_CACHE_HOME to" if isinstance(cache, str) else "Choose another with cache=DIR:"
-        raise PipelineError(
-            f"The cache folder {folder} cannot be created ({cause(error)}). {other} a folder that is writable."
-        ) from error
+        other = "XDG_CACHE_HOME" if isinstance(cache, str) else Parameter("cache", "DIR")
+        message = f"The cache folder {folder} cannot be created ({cause(error)}). Name one that is writable with "
+        raise PipelineError(message, other, ".") from error
 
 
 def _compute_unknown(
@@ -310,12 +313,13 @@ def _compute_unknown(
     for extractor in extractors:
         if extractor.pooling and extractor.pooling.kind == "flat" and not extractor.projection:
             log.warning(
-                "All positions of layer %s take %.1f MB an image, %.1f GB for %d; pool='mean' or project='4096' keeps "
-                "less.",
+                "All positions of layer %s take %.1f MB an image, %.1f GB for %d; %s or %s keeps less.",
                 extractor.layer,
                 extractor.dim * 4e-6,
                 extractor.dim * 4e-9 * unknown,
                 unknown,
+                Parameter("pool", "mean"),
+                Parameter("project", "4096"),
             )
     known = len(images) - unknown
     with progress_bar(len(images), "image", "features", options.progress, known) as bar:

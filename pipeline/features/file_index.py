@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.core.errors import PipelineError, first_line
+from pipeline.core.errors import Parameter, PipelineError, first_line
 from pipeline.data.images import ImageRef
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,9 @@ class FileIndex:
         except (OSError, sqlite3.Error) as error:
             raise PipelineError(
                 f"The file index {self.path} cannot be used ({error}). Check that its disk has room and is writable, "
-                "or choose another folder with cache=DIR (beside a cache in a bucket, with XDG_CACHE_HOME)."
+                "or choose another folder with ",
+                Parameter("cache", "DIR"),
+                " (beside a cache in a bucket, with XDG_CACHE_HOME).",
             ) from error
 
     def digest(self, image: ImageRef) -> bytes | None:

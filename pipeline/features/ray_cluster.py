@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.core.child_processes import blocked
 from pipeline.core.cores import usable_cores
-from pipeline.core.errors import PipelineError, RequestError, first_line
+from pipeline.core.errors import Parameter, PipelineError, RequestError, first_line
 from pipeline.core.keras_backend import quietly
 from pipeline.core.temporary_folder import shared_folder
 from pipeline.core.wording import counted
@@ -57,16 +57,18 @@ class RayOptions:
             raise RequestError(
                 f"{place}: extraction does not run through Ray's client, whose connection all results would "
                 "have to take. Submit it as a job: ray job submit --address http://HOST:8265 -- "
-                "python -m pipeline extract ... with ray='auto'."
+                "python -m pipeline extract ... --ray auto."
             )
         if self.address not in ("auto", "local"):
             raise RequestError(f"ray {self.address!r} is neither 'auto' nor 'local'.")
         if self.actors is not None and self.actors < 1:
             raise RequestError(f"actors must be at least 1, not {self.actors}.")
         if self.gpus_each < 0 or (self.gpus_each > 1 and self.gpus_each != int(self.gpus_each)):
-            raise RequestError(f"gpus_each=X is a share of a GPU or a whole number of them, not {self.gpus_each}.")
+            raise RequestError(f"gpus_each is a share of a GPU or a whole number of them, not {self.gpus_each}.")
         if not (find_spec("ray") and find_spec("pandas")):  # which Ray Data needs, and Ray without it lacks
-            raise RequestError(f"ray={self.address!r} needs Ray with Ray Data, which is not installed: {INSTALL}.")
+            raise RequestError(
+                Parameter("ray", self.address), f" needs Ray with Ray Data, which is not installed: {INSTALL}."
+            )
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,11 @@ def _init(**settings: Any) -> None:
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **settings)
     except ConnectionError as error:
         raise RequestError(
-            "ray='auto' finds no Ray cluster. Run it on a node of one (ray start --head), name one by the variable "
-            "RAY_ADDRESS, or start Ray here with ray='local'."
+            Parameter("ray", "auto"),
+            " finds no Ray cluster. Run it on a node of one (ray start --head), name one by the variable RAY_ADDRESS, "
+            "or start Ray here with ",
+            Parameter("ray", "local"),
+            ".",
         ) from error
     except Exception as error:  # Ray raises several types, and a plain Exception where its programs do not answer
         raise PipelineError(f"Ray does not start ({first_line(error)}).") from error
@@ -220,7 +225,11 @@ def fleet_for(nodes: Sequence[Mapping[str, float]], options: RayOptions, most: i
         raise RequestError(
             f"The Ray cluster ({counted(len(usable), 'node')}, {counted(cpus, 'CPU')}, {counted(gpus, 'GPU')}) has "
             f"room for {counted(room, 'actor')} with {each}, not for {max(actors, 1)}; give it more nodes, or ask for "
-            "fewer with actors=N and gpus_each=X."
+            "fewer with ",
+            Parameter("actors", "N"),
+            " and ",
+            Parameter("gpus_each", "X"),
+            ".",
         )
     actors = min(actors, most or actors)
     largest = int(max(node["CPU"] for node in usable))

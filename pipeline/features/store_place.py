@@ -29,7 +29,7 @@ from pipeline.features.store_repair import (
 
 # Versions that merging has replaced are kept for a reader that opened the store before.
 KEEP_OLD_VERSIONS = timedelta(days=1)
-RUN_AGAIN = "Run extract with verify=True on these images to compute the lost features again."
+RUN_AGAIN = "Run extract --verify on these images to compute the lost features again."
 
 # What failed -> the rest of a message.
 IN_FOLDER = {

@@ -17,7 +17,7 @@ import lance
 import numpy as np
 from filelock import FileLock
 
-from pipeline.core.errors import PipelineError, RequestError
+from pipeline.core.errors import Parameter, PipelineError, RequestError
 from pipeline.data.images import DIGEST
 from pipeline.features.store import MERGED_ROWS, FeatureStore
 from pipeline.features.store_repair import UNREADABLE, lance_cause, may_be_damage
@@ -76,7 +76,9 @@ class VectorIndex:
             found = self.dataset.to_table(columns=["digest", "_distance"], nearest=wanted)["digest"].to_pylist()
         except UNREADABLE as error:
             raise PipelineError(
-                f"The vector index of {self.path} cannot be read ({lance_cause(error)}); search without index=True."
+                f"The vector index of {self.path} cannot be read ({lance_cause(error)}); search without ",
+                Parameter("index", True),
+                ".",
             ) from error
         return np.frombuffer(b"".join(found), DIGEST)
 
@@ -108,7 +110,9 @@ def open_index(store: FeatureStore) -> VectorIndex | None:
     except (*UNREADABLE, KeyError, TypeError) as error:
         if not may_be_damage(error):
             raise PipelineError(
-                f"The vector index of {store.path} cannot be opened ({lance_cause(error)}); search without index=True."
+                f"The vector index of {store.path} cannot be opened ({lance_cause(error)}); search without ",
+                Parameter("index", True),
+                ".",
             ) from error
         log.warning("The vector index of %s cannot be opened (%s); it is built again.", store.path, lance_cause(error))
         return None
@@ -157,7 +161,9 @@ def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) ->
         return VectorIndex(path, dataset, partitions, recall)
     except UNREADABLE as error:
         raise PipelineError(
-            f"The vector index of {store.path} cannot be built ({lance_cause(error)}); search without index=True."
+            f"The vector index of {store.path} cannot be built ({lance_cause(error)}); search without ",
+            Parameter("index", True),
+            ".",
         ) from error
 
 
@@ -170,8 +176,9 @@ def in_folder(place: Path | str) -> Path:
     if isinstance(place, Path):
         return place
     raise RequestError(
-        f"index=True needs a store in a folder, not in a bucket ({place}): each search checks all files of the index. "
-        "Search without it, or bring the store into a folder (cache merge)."
+        Parameter("index", True),
+        f" needs a store in a folder, not in a bucket ({place}): each search checks all files of the index. "
+        "Search without it, or bring the store into a folder (cache merge).",
     )
 
 

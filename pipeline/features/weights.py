@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from pipeline.core.archives import check_members
-from pipeline.core.errors import PipelineError, RequestError, first_line
+from pipeline.core.errors import Parameter, PipelineError, RequestError, first_line
 from pipeline.core.hdf5_files import check_stored_here, linked, small_attribute
 from pipeline.core.keras_backend import import_keras
 from pipeline.features.vgg16 import Arrays, weighted_layers
@@ -33,6 +33,7 @@ IMAGENET_URL = (
 )
 IMAGENET_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
 IMAGENET_SIZE = "553 MB"
+FORMATS = ".h5 (Keras's published layout), .weights.h5 or .keras"
 VARIABLE = "IMAGE_VECTORS_WEIGHTS"  # of the environment
 
 
@@ -69,7 +70,7 @@ def weights_from(option: str) -> Weights:
         The weights, not yet read.
 
     Raises:
-        RequestError: The option is not one of these, or the file does not exist.
+        RequestError: The option is not one of these, or the file does not exist or is of another format.
     """
     if option == "imagenet":
         digest = f"imagenet-md5-{IMAGENET_MD5}"
@@ -78,12 +79,14 @@ def weights_from(option: str) -> Weights:
     if random:
         seed = int(random[1] or 0)
         return Weights(f"random:{seed}", f"random-he-normal-{seed}", lambda layer: _random(seed, layer))
+    said = f"weights {option!r}" + (f" (from {VARIABLE})" if option == os.environ.get(VARIABLE) else "")
     path = Path(option).absolute()  # it is read by other processes, too, which may run in other folders
     if not path.is_file():
         raise RequestError(
-            f"weights {option!r} is neither 'imagenet', 'random[:SEED]' nor a file that exists. "
-            "A file may be .h5 (Keras's published layout), .weights.h5 or .keras."
+            f"{said} is neither 'imagenet', 'random[:SEED]' nor a file that exists. A file may be {FORMATS}."
         )
+    if path.suffix.lower() not in (".h5", ".hdf5", ".keras"):
+        raise RequestError(f"{said} is of another format than is read: {FORMATS}.")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return Weights(str(path), f"file-blake2b-{digest}", lambda layer: _read_file(path, layer))
@@ -120,8 +123,11 @@ def _imagenet_file() -> Path:
     except Exception as error:  # get_file raises a bare Exception when a download fails
         raise PipelineError(
             f"The ImageNet weights are not at {path} and could not be downloaded ({_reason(error)}). "
-            f"Connect to the network once, or put {IMAGENET_URL} there (MD5 {IMAGENET_MD5}), or name that file with "
-            "weights=FILE, or try untrained weights with weights='random:0'."
+            f"Connect to the network once, or put {IMAGENET_URL} there (MD5 {IMAGENET_MD5}), or name that file with ",
+            Parameter("weights", "FILE"),
+            ", or try untrained weights with ",
+            Parameter("weights", "random:0"),
+            ".",
         ) from error
 
 

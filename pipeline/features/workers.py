@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.core.child_processes import end, end_with_parent, start_spawned
-from pipeline.core.errors import ImageError, PipelineError, cause
+from pipeline.core.errors import ImageError, Parameter, PipelineError, cause
 from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.core.shared_memory import SharedMemory
 from pipeline.data.decoding import decode_with_thumbnail
@@ -137,8 +137,10 @@ class _Worker:
             start_spawned(self.process)
         except OSError as error:
             raise PipelineError(
-                f"The system starts no process that reads images ({cause(error)}). Use fewer workers=N, or raise the "
-                "limits of processes and open files (ulimit -u, ulimit -n). The features computed so far are stored."
+                f"The system starts no process that reads images ({cause(error)}). Use fewer ",
+                Parameter("workers", "N"),
+                ", or raise the limits of processes and open files (ulimit -u, ulimit -n). The features computed "
+                "so far are stored.",
             ) from error
         theirs.close()
         self.is_ready = False

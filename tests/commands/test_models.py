@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,18 @@ def test_runs_are_listed_with_their_scores(folder: Path) -> None:
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"no folder .*gone"):
         list_runs(tmp_path / "gone")
+
+
+def test_names_of_runs_are_never_cut(tmp_path: Path, run: Callable[..., Finished]) -> None:
+    record = replace(UNFINISHED, result=RESULT, options={"images": "/data/" + "x" * 60})
+    usual, long = "2026-11-30_20-13-53", "a-name-" * 12
+    for name in (usual, long):
+        (tmp_path / name).mkdir()
+    write_run(tmp_path / usual, record)
+    row = next(line for line in run("models", tmp_path).out.splitlines() if usual in line)
+    assert row.split()[-3:] == ["0.7500", "ridge", "0.5000"]
+    write_run(tmp_path / long, record)
+    assert long in "".join(re.findall(r"^  ([a-z0-9_-]+)", run("models", tmp_path).out, re.MULTILINE))
 
 
 def test_the_command_prints_a_row_for_each_run(folder: Path, run: Callable[..., Finished]) -> None:

@@ -41,6 +41,12 @@ PROGRAMS = {
         "out\n",
         "why\n",
     ),
+    "nothing to show of an interrupt": (
+        "try:\n    with quietly():\n        os.write(2, b'noise')\n        raise KeyboardInterrupt\n"
+        "except KeyboardInterrupt:\n    print('out')",
+        "out\n",
+        "",
+    ),
 }
 
 

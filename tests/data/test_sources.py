@@ -230,6 +230,14 @@ def test_other_files_are_counted(folder: Path, caplog: pytest.LogCaptureFixture)
     assert "Passed over 6 files without the suffix of an image (" in caplog.text
 
 
+def test_documents_beside_images_are_no_images_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for name in ("README.md", "targets.csv", "red/LABELS.TXT", "vectors.npz"):
+        (folder / name).write_bytes(b"x")
+    find_images(folder)
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("source", ["", " ", "\t"])
 def test_an_empty_name_is_not_the_working_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.chdir(folder)

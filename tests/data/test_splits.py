@@ -1,9 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from pipeline.core.errors import RequestError
 from pipeline.data.images import ImageRef, ImageSet
-from pipeline.data.splits import Split, SplitRule, split_images
+from pipeline.data.splits import Split, SplitRule, check_split_column, split_images
 
 
 def images_of(labels: str, **columns) -> ImageSet:
@@ -117,6 +119,16 @@ def test_a_column_says_the_split_and_near_duplicates_are_moved(caplog: pytest.Lo
 def test_impossible_splits_are_refused(images: ImageSet, rule: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         split(images, rule)
+
+
+def test_a_column_that_is_missing_is_noticed_before_any_work() -> None:
+    plain = ImageSet("images", ["a.png"], [ImageRef("a.png")], ["a"])
+    for rule, column in (("group", "group"), ("column", "split")):
+        with pytest.raises(RequestError, match=f"The split '{rule}' needs .* with the column '{column}'"):
+            check_split_column(plain, SplitRule(rule))
+    for rule in ("random", "classes"):
+        check_split_column(plain, SplitRule(rule))
+    check_split_column(dataclasses.replace(plain, splits=[None], groups=[None]), SplitRule("column"))
 
 
 def test_duplicates_alone_cannot_be_split() -> None:

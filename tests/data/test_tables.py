@@ -152,6 +152,14 @@ def test_columns_may_be_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         read(tmp_path / "t.npy", "a")
 
 
+def test_repeated_targets_have_the_chosen_columns_too(tmp_path: Path) -> None:
+    file = csv(tmp_path, "d0,label,d1,trial\n1,cat,2,1\n3,cat,4,2\n")
+    assert read_repeats(file, "d*")["cat"].tolist() == [[1, 2], [3, 4]]
+    assert read_repeats(file)["cat"].tolist() == [[1, 2, 1], [3, 4, 2]]
+    with pytest.raises(RequestError, match="no column 'x' beside the key; it has 'd0', 'd1', 'trial'"):
+        read_repeats(file, "x")
+
+
 def test_a_row_without_a_key_is_no_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for label in ([None, "dog"], [float("nan"), 7.0]):
         file = parquet(tmp_path, {"label": pa.array(label), "a": [1.0, 2.0]})
@@ -174,6 +182,15 @@ def test_a_row_without_a_key_is_no_key(tmp_path: Path, caplog: pytest.LogCapture
 )
 def test_types_of_parquet_are_read(tmp_path: Path, key: pa.Array, vectors: pa.Array) -> None:
     assert read(parquet(tmp_path, {"label": key, "v": vectors})) == {"cat": [1.5, 2]}
+
+
+@pytest.mark.parametrize("cell", [["cat"], {"name": "cat"}, [["cat", "dog"]]])
+def test_a_key_that_is_no_text_is_refused(tmp_path: Path, cell: object) -> None:
+    with pytest.raises(RequestError, match="row 1: text or a number is due here, not a list"):
+        read(parquet(tmp_path, {"label": [cell], "a": [1.0]}))
+    pyarrow.parquet.write_table(pa.table({"path": ["a.png"], "label": [cell]}), tmp_path / "l.parquet")
+    with pytest.raises(RequestError, match="not a list"):
+        find_images(tmp_path / "l.parquet")
 
 
 def test_numbers_of_any_type_are_read(tmp_path: Path) -> None:

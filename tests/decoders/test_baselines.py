@@ -63,6 +63,13 @@ def test_a_label_with_a_single_image_leaves_conse_a_choice_of_strengths(monkeypa
     assert max(strengths) <= 10 / X.shape[1]
 
 
+def test_many_labels_of_few_images_are_no_reason_to_warn() -> None:
+    targets = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
+    features = np.random.default_rng(2).normal(size=(32, 8)).astype(np.float32)
+    fitted = Baselines.fit(features, targets[np.arange(32) % 16], np.arange(32))
+    assert set(fitted.models) == {"ridge", "conse"}
+
+
 def test_the_strength_of_conse_is_chosen_on_other_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """With each image there twice, folds that tear the pairs apart would choose interpolation."""
     random = np.random.default_rng(5)

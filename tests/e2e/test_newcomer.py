@@ -43,7 +43,7 @@ def test_the_size_limit_holds_for_stored_images(run, folder: Path, fresh_cache) 
     command = ("extract", folder, *SMALL, "--cache", fresh_cache("cache"), "--json")
     assert run(*command).json["computed"] == 6
     refused = run(*command, "--max-pixels", 10, code=1)
-    assert "more than --max-pixels 10" in refused.err
+    assert "more than the limit of 10 (max_pixels)" in refused.err
 
 
 def test_files_that_look_like_images_are_named(run, folder: Path) -> None:
@@ -92,6 +92,9 @@ def test_labels_match_in_other_case(run, folder: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("extract", "IMAGES", "--cache", "/proc/x"), "cache folder /proc/x cannot be created .* with --cache DIR"),
+        (("extract", "IMAGES", "--cache="), "'--cache': the name of the folder is empty"),
+        (("train", "--models", ""), "'--models': the name of the folder is empty"),
+        (("extract", "l.txt", "--root", " "), "'--root': the name of the folder is empty"),
         (("extract", "https://example.org/images"), "https:// addresses are not read"),
         (("extract", "hdfs://host/images"), "hdfs:// addresses are not read"),
         (("train", "--epoch", 3), r"No such option '--epoch'\. Did you mean --epochs\? See"),

@@ -27,6 +27,16 @@ def test_a_run_keeps_its_root_and_its_columns(run, folder: Path, tmp_path: Path)
     assert again.json["images"] > 0
 
 
+def test_a_list_whose_images_lie_elsewhere_says_where_paths_start(run, tmp_path: Path) -> None:
+    make_images(tmp_path / "photos", range(2))
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "l.txt").write_text("0000.png\n0001.png\n")
+    command = ("extract", tmp_path / "project" / "l.txt", *CHOSEN)
+    assert "error: None of the 2 images" in (err := run(*command, code=1).err)
+    assert "Relative paths of a list start from its own folder, or from --root DIR." in err
+    assert run(*command, "--root", tmp_path / "photos", "--json").json["failed"] == []
+
+
 def test_a_flat_folder_and_word_vectors_say_where_labels_come_from(run, tmp_path: Path) -> None:
     make_images(tmp_path / "flat", range(2))
     (tmp_path / "glove.txt").write_text("cat 1 2\n")
@@ -39,7 +49,10 @@ def test_other_inputs_say_what_is_read(run, tmp_path: Path) -> None:
     (tmp_path / "list.xlsx").write_bytes(b"PK")
     np.save(tmp_path / "query.npy", np.zeros(3))
     for arguments, message in [
-        (("extract", "photos", "photos"), "unexpected extra argument .*name the one that holds them, or a list"),
+        (
+            ("extract", "photos", "photos"),
+            r"unexpected extra argument \(photos\)\. IMAGES is one place; .*name the one that holds them, or a list",
+        ),
         (("extract", "list.xlsx"), "is a spreadsheet. Save its sheet as CSV"),
         (("extract", ""), "The name of the images is empty"),
         (("extract", "photos", "--root", "."), r"--root '?\.'? is for the relative paths of a list"),

@@ -437,16 +437,16 @@ def test_folds_say_how_r_is_averaged(tmp_path: Path) -> None:
 
 
 def test_options_are_code_and_names_stay_text() -> None:
-    said = with_code("Try folds=5 or output_activation='linear' for <b>x=y</b>.")
+    said = with_code("Try --folds 5 or --output-activation linear for <b>x=y -- z</b>.")
     assert said == (
-        "Try <code>folds=5</code> or <code>output_activation=&#39;linear&#39;</code> for &lt;b&gt;x=y&lt;/b&gt;."
+        "Try <code>--folds 5</code> or <code>--output-activation linear</code> for &lt;b&gt;x=y -- z&lt;/b&gt;."
     )
     assert isinstance(said, Markup)
 
 
 def test_an_option_does_not_break_in_two(tmp_path: Path, open_page) -> None:
     report = report_on(tmp_path / "images", images_of("ab"))
-    sentences = [f"{'x' * number} output_activation='linear'" for number in range(60)]
+    sentences = [f"{'x' * number} --output-activation linear" for number in range(60)]
     report = replace(report, result=replace(report.result, conclusions=sentences))
     page = opened_report(report, tmp_path, open_page, width=375)
     lines = page.locator("code").evaluate_all("options => options.map(option => option.getClientRects().length)")

@@ -168,7 +168,7 @@ def test_a_changed_vector_is_found_and_dropped(cache: str, tmp_path: Path) -> No
     (tmp_path / "data").write_bytes(data)
     session.upload_file(str(tmp_path / "data"), name)
     opened = FeatureStore(cache, EXTRACTOR)
-    with pytest.raises(PipelineError, match=r"damaged.*verify=True"):
+    with pytest.raises(PipelineError, match=r"damaged.*extract --verify"):
         opened.features(digests)
     assert opened.drop_damaged() == 1
     kept = np.arange(10) != 2

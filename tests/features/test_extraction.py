@@ -70,7 +70,7 @@ def test_the_first_of_many_failures_are_named_and_the_others_counted(
     assert len(features.failed) == 8
     messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [message.partition(":")[0] for message in messages[:5]] == [f"skipped broken{at}.png" for at in range(5)]
-    assert messages[5:] == ["skipped 3 images more; --json names all."]
+    assert messages[5:] == ["skipped 3 more images; --json names all."]
 
 
 def test_vectors_follow_images_that_exchange_their_names(tmp_path: Path, options: ExtractionOptions) -> None:

@@ -36,7 +36,7 @@ def test_stored_images_are_refused_like_new_ones(sizes: Path, tmp_path: Path) ->
     def summary(features):
         return list(features.paths), [(failure.path, failure.error) for failure in features.failed]
 
-    small_only = ["010.png"], [("100.png", "it has 10,000 pixels, more than max_pixels=9999")]
+    small_only = ["010.png"], [("100.png", "it has 10,000 pixels, more than the limit of 9,999 (max_pixels)")]
     assert summary(extracted(sizes, 9999)) == small_only  # new
     assert summary(extracted(sizes, 10_000)) == (["010.png", "100.png"], [])
     assert summary(extracted(sizes, 9999)) == small_only  # stored
@@ -44,7 +44,7 @@ def test_stored_images_are_refused_like_new_ones(sizes: Path, tmp_path: Path) ->
     again = extracted(renamed, 9999)
     assert summary(again) == small_only  # stored under another name
     assert again.computed == 0
-    with pytest.raises(PipelineError, match=r"None of the 2 images.*more than max_pixels=10"):
+    with pytest.raises(PipelineError, match=r"None of the 2 images.*more than the limit of 10 "):
         extracted(renamed, 10)
 
 

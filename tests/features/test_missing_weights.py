@@ -26,7 +26,7 @@ def test_weights_are_missed_before_images_are_read(tmp_path: Path, engine: str) 
     options = ExtractionOptions(engine=engine, cache=tmp_path / "cache", progress=False)
     with pytest.raises(PipelineError, match="no weights"):
         extract_features(find_images(tmp_path), EXTRACTOR, options)
-    assert not list((tmp_path / "cache").rglob("*.lance"))
+    assert list((tmp_path / "cache").glob("features/*")) == []
 
 
 def test_weights_are_missed_before_they_are_converted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -75,7 +75,7 @@ def test_a_size_that_changed_on_disk_skips_no_image(
     data[data.index((2400).to_bytes(8, "little")) + 5] ^= 64
     file.write_bytes(data)
     opened = FeatureStore(tmp_path / "cache", EXTRACTOR)
-    with pytest.raises(PipelineError, match=r"damaged.*verify=True"):
+    with pytest.raises(PipelineError, match=r"damaged.*extract --verify"):
         Survey(images, StoreGroup([opened]), index, 10**6)
     opened.drop_damaged()
     assert len(Survey(images, StoreGroup([opened]), index, 10**6).unknown) == 4 - len(opened)

@@ -77,6 +77,13 @@ def test_files_that_keras_saves_are_read(tmp_path: Path, suffix: str) -> None:
     assert_same(weights_from(str(file)).read("block5_pool"), expected)
 
 
+@pytest.mark.parametrize("name", ["vgg16.pth", "targets.csv", "vgg16.safetensors"])
+def test_files_of_other_formats_are_refused_before_any_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(RequestError, match=rf"{name}' is of another format than is read: \.h5 "):
+        weights_from(str(tmp_path / name))
+
+
 def test_wrong_files_are_refused(tmp_path: Path) -> None:
     whole = write_published(tmp_path / "whole.h5", small())
     with pytest.raises(RequestError, match="no layer 'fc1', which the layer 'fc2' needs"):
@@ -233,6 +240,9 @@ def test_unknown_layers_and_precisions_are_refused() -> None:
 def test_the_environment_names_the_weights_where_no_option_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMAGE_VECTORS_WEIGHTS", raising=False)
     assert default_weights() == "imagenet"
+    monkeypatch.setenv("IMAGE_VECTORS_WEIGHTS", "nonsense")
+    with pytest.raises(RequestError, match=r"weights 'nonsense' \(from IMAGE_VECTORS_WEIGHTS\) is neither 'imagenet'"):
+        weights_from(default_weights())
     monkeypatch.setenv("IMAGE_VECTORS_WEIGHTS", "random:7")
     assert ExtractorOverrides().extractor().weights.name == "random:7"
     assert ExtractorOverrides(weights="random:1").extractor().weights.name == "random:1"

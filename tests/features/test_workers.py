@@ -56,7 +56,7 @@ def test_images_come_in_their_order_with_digest_and_pixels(tmp_path: Path) -> No
 def test_large_images_are_errors(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(make_image(0, 11, 10)))
     [found] = decoded(tmp_path, Slots(CHUNK), max_pixels=100)
-    assert found.error == "it has 110 pixels, more than max_pixels=100"
+    assert found.error == "it has 110 pixels, more than the limit of 100 (max_pixels)"
 
 
 def test_no_more_is_decoded_than_there_are_slots(tmp_path: Path) -> None:
