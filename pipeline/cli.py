@@ -80,10 +80,10 @@ def extract(
     terminal.show_messages(asked["quiet"])
     share = None if shard is None else Shard.parse(shard)
     extractor, extraction = requested.extractor(asked), requested.extraction_options(asked)
-    found = find_images(images, data_dir, root=asked["root"])
-    result = extract(found, extractor, extraction, out, share)
+    image_set = find_images(images, data_dir, root=asked["root"])
+    result = extract(image_set, extractor, extraction, out, share)
     terminal.print_result(result, asked["as_json"], terminal.print_extraction)
-    if strict and (result.failed or result.passed_over or found.unread):
+    if strict and (result.failed or result.passed_over or image_set.unread):
         sys.exit(1)
 
 
@@ -277,7 +277,7 @@ def predict(model: Path, images: str, data_dir: Path | None, **asked: Any) -> No
 
     terminal.show_messages(asked["quiet"])
     given = {name: asked[name] for name in ("out", "api", "nearest", "vocabulary")}
-    found = find_images(images, data_dir, root=asked["root"])
+    image_set = find_images(images, data_dir, root=asked["root"])
     wanted = PredictOptions(model, found, extractor=requested.extractor_overrides(asked), data_dir=data_dir, **given)
     result = predict(wanted, requested.extraction_options(asked))
     terminal.print_result(result, asked["as_json"], terminal.print_prediction)
