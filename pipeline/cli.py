@@ -278,7 +278,9 @@ def predict(model: Path, images: str, data_dir: Path | None, **asked: Any) -> No
     terminal.show_messages(asked["quiet"])
     given = {name: asked[name] for name in ("out", "api", "nearest", "vocabulary")}
     image_set = find_images(images, data_dir, root=asked["root"])
-    wanted = PredictOptions(model, image_set, extractor=requested.extractor_overrides(asked), data_dir=data_dir, **given)
+    wanted = PredictOptions(
+        model, image_set, extractor=requested.extractor_overrides(asked), data_dir=data_dir, **given
+    )
     result = predict(wanted, requested.extraction_options(asked))
     terminal.print_result(result, asked["as_json"], terminal.print_prediction)
 
