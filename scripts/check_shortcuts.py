@@ -1,0 +1,73 @@
+"""What the blend's shortcuts for many images cost: one fold instead of five, and at most 10,000 steps of a network.
+
+Both blends are fitted to the same simulated images, whose targets are linear in the features, the output of a random
+network, or in between, under noise; the table has their cosines on images that are held out, and their times.
+
+    python scripts/check_shortcuts.py [--images 6000 12000]      # ~15 minutes on two cores
+"""
+
+import argparse
+import time
+
+import numpy as np
+from measuring import table
+
+from pipeline.core.vectors import cosines
+from pipeline.decoders import blending
+from pipeline.decoders.blending import BlendConfig, fit_blend
+from pipeline.decoders.presets import PRESETS
+
+FEATURES, HIDDEN, DIM = 512, 64, 50
+HELD_OUT = 4000
+NOISE = 1.0  # of a target, relative to what can be predicted
+CURVED = (0.0, 0.5, 1.0)  # the share of a target's variance that is not linear in the features
+
+
+def simulate(count: int, curved: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features (count, FEATURES), as after ReLU, and noisy targets (count, DIM)."""
+    random = np.random.default_rng(seed)
+    latent = random.normal(size=(count, HIDDEN))
+    x = np.maximum(latent @ random.normal(size=(HIDDEN, FEATURES)) / HIDDEN**0.5, 0)
+    linear = latent @ random.normal(size=(HIDDEN, DIM)) / HIDDEN**0.5
+    bent = np.abs(latent @ random.normal(size=(HIDDEN, HIDDEN)) / HIDDEN**0.5) @ random.normal(size=(HIDDEN, DIM))
+    bent = (bent - bent.mean(axis=0)) / bent.std(axis=0)
+    signal = np.sqrt(1 - curved) * linear / linear.std(axis=0) + np.sqrt(curved) * bent
+    y = signal + NOISE * random.normal(size=signal.shape)
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def held_out_cosine(x: np.ndarray, y: np.ndarray, config: BlendConfig, seed: int) -> tuple[float, float]:
+    """The mean cosine of a blend on the last HELD_OUT images, and the seconds that fitting it takes."""
+    start = time.monotonic()
+    rows = len(x) - HELD_OUT
+    blend = fit_blend(x[:rows], y[:rows], np.arange(rows), config, seed)
+    seconds = time.monotonic() - start
+    predicted = blend.network((x[rows:] - blend.mean) / blend.scale)
+    return float(cosines(predicted, y[rows:]).mean()), seconds
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[6000, 12000], help="training images")
+    parser.add_argument("--seeds", type=int, default=2)
+    options = parser.parse_args()
+    default = PRESETS["default"]
+    assert isinstance(default, BlendConfig)
+    shortcuts = {"with": (blending.MANY, blending.MOST_STEPS), "without": (10**9, 10**9)}
+    table(("training images", "curved", "with", "without", "difference", "seconds with", "without"), [])
+    for images in options.images:
+        for curved in CURVED:
+            results = []
+            for seed in range(options.seeds):
+                x, y = simulate(images + HELD_OUT, curved, seed)
+                for many, steps in shortcuts.values():
+                    blending.MANY, blending.MOST_STEPS = many, steps
+                    results.append(held_out_cosine(x, y, default, seed))
+            (ours, fast), (whole, slow) = np.array(results).reshape(-1, 2, 2).mean(axis=0)
+            cells = (str(images), f"{curved:.0%}", f"{ours:.4f}", f"{whole:.4f}", f"{ours - whole:+.4f}")
+            print(f"| {' | '.join(cells)} | {fast:.0f} | {slow:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
