@@ -102,7 +102,7 @@ def test_labels_and_groups_of_the_training_images_are_kept(fitted: Baselines, tm
     for number, (groups, known) in enumerate(((None, set()), (["a", "b"], {"a", "b"}))):
         folder = tmp_path / str(number)
         folder.mkdir()
-        fitted.of_images(["cat", "", "chien \N{DOG FACE}"], groups).save(folder, CARD)
+        fitted.with_labels(["cat", "", "chien \N{DOG FACE}"], groups).save(folder, CARD)
         loaded = Baselines.load(folder)
         assert (loaded.labels, loaded.groups) == ({"cat", "chien \N{DOG FACE}"}, known)
     unnamed = tmp_path / "unnamed"

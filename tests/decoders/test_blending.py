@@ -6,7 +6,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.vectors import cosines
 from pipeline.decoders import blending, checkpoints
-from pipeline.decoders.blending import MANY, MOST_STEPS, Blend, BlendConfig, build_blend, deal_folds, fit_blend
+from pipeline.decoders.blending import MANY, MOST_STEPS, Blend, BlendConfig, build_blend, assign_folds, fit_blend
 from pipeline.decoders.training import Callbacks
 
 CONFIG = BlendConfig(weight_decays=(3.0, 10.0), units=32, epochs=30, ramps=64)
@@ -50,7 +50,7 @@ def test_folds_deal_each_target_evenly_and_keep_duplicates_together() -> None:
     targets = np.repeat(np.eye(4), 10, axis=0)
     duplicates = np.arange(40)
     duplicates[[1, 2]] = 0
-    folds = deal_folds(targets, duplicates, seed=0, count=5)
+    folds = assign_folds(targets, duplicates, seed=0, count=5)
     assert len(set(folds[:3])) == 1
     for label in range(1, 4):
         assert (np.bincount(folds[10 * label : 10 * label + 10], minlength=5) == 2).all()
@@ -58,7 +58,7 @@ def test_folds_deal_each_target_evenly_and_keep_duplicates_together() -> None:
 
 def test_the_seed_deals_other_folds_where_all_targets_differ() -> None:
     targets = np.random.default_rng(0).normal(size=(40, 3))
-    first, second = (deal_folds(targets, np.arange(40), seed, 5) for seed in (0, 1))
+    first, second = (assign_folds(targets, np.arange(40), seed, 5) for seed in (0, 1))
     assert (first != second).any()
     assert (np.bincount(first) == 8).all()
 
@@ -146,7 +146,7 @@ def test_its_memory_counts_features_targets_and_sums() -> None:
 
 def test_one_label_is_enough() -> None:
     x, y = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32), np.ones((6, 2), np.float32)
-    assert sorted(np.bincount(deal_folds(y, np.zeros(6, int), seed=0, count=5))) == [1, 1, 1, 1, 2]
+    assert sorted(np.bincount(assign_folds(y, np.zeros(6, int), seed=0, count=5))) == [1, 1, 1, 1, 2]
     blend = fit_blend(x, y, np.zeros(6, int), CONFIG)
     assert np.allclose(blend.network(x), 1)
 
