@@ -188,9 +188,7 @@ class Candidates:
 
     def blend(self, shares: Shares) -> Blend:
         """Blend the candidates into one network."""
-        linear_shares, smooth_shares, network_shares = np.split(
-            shares.candidates, [len(PENALTIES), 2 * len(PENALTIES)]
-        )
+        linear_shares, smooth_shares, network_shares = np.split(shares.candidates, [len(PENALTIES), 2 * len(PENALTIES)])
         parts: list[tuple[HiddenLayer, float]] = []
         if linear_shares.any():
             ridge = self.linear.blended(linear_shares)

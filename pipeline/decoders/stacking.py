@@ -146,7 +146,7 @@ def _unit_and_length(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _confidence(gains: np.ndarray, units: np.ndarray) -> float:
-    """The confidence in gains of the score, shape (M,), from 0 to 1: m^2 / (m^2 + variance of m), where m is their mean.
+    """The confidence in gains of the score, shape (M,), from 0 to 1: m^2 / (m^2 + variance of m), with m their mean.
 
     The variance is that of Student's t over the units; with three units or fewer, it is infinite.
     """

@@ -6,7 +6,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.vectors import cosines
 from pipeline.decoders import blending, checkpoints
-from pipeline.decoders.blending import MANY, MOST_STEPS, Blend, BlendConfig, build_blend, assign_folds, fit_blend
+from pipeline.decoders.blending import MANY, MOST_STEPS, Blend, BlendConfig, assign_folds, build_blend, fit_blend
 from pipeline.decoders.training import Callbacks
 
 CONFIG = BlendConfig(weight_decays=(3.0, 10.0), units=32, epochs=30, ramps=64)
