@@ -215,7 +215,7 @@ class Clusters:
         if self.kind == "image":
             return "new images"
         if self.trained_on:
-            return f"other {self.kind}s, had they been trained on too"
+            return f"other {self.kind}s that are also trained on"
         return f"other {self.kind}s" if self.trained_on is None else f"new {self.kind}s"
 
 

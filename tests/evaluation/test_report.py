@@ -179,7 +179,7 @@ def test_intervals_say_which_question_they_answer(tmp_path: Path, open_page) -> 
     report = report_on(tmp_path / "images", images_of("abcdefghijkl", count=4))
     rows = table(opened_report(report, tmp_path, open_page), "Cosines")
     assert rows[""][1:3] == [
-        "95 % interval for other labels, had they been trained on too",
+        "95 % interval for other labels that are also trained on",
         "for new images of these labels",
     ]
     cosine = report.result.models["functional"].scores.cosine
