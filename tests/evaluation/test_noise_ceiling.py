@@ -176,5 +176,5 @@ def test_the_seed_decides() -> None:
 def test_too_little_to_tell() -> None:
     assert cosine_ceiling([np.ones((3, 2))]) is None
     for ceiling in (cosine_ceiling, split_half_reliability):
-        with pytest.raises(ValueError, match=r"repeats\[1\] holds fewer than two targets"):
+        with pytest.raises(ValueError, match=r"repeats\[1\] has fewer than two targets"):
             ceiling([np.ones((2, 4)), np.ones((1, 4))])

@@ -20,10 +20,10 @@ from pipeline.evaluation.report_tables import (
     LISTED,
     confusion_cells,
     difference_rows,
+    informative_hits,
     listed_labels,
     repeat_command,
     score_rows,
-    telling_hits,
     with_code,
 )
 from pipeline.evaluation.results import Clusters, LabelScores
@@ -196,9 +196,9 @@ def test_images_of_their_own_have_one_interval(tmp_path: Path, open_page) -> Non
 
 
 def test_hits_that_chance_reaches_are_hidden() -> None:
-    assert telling_hits(1000) == [1, 2, 5, 10, 20]
-    assert telling_hits(20) == [1, 2, 5]
-    assert telling_hits(2) == [1]
+    assert informative_hits(1000) == [1, 2, 5, 10, 20]
+    assert informative_hits(20) == [1, 2, 5]
+    assert informative_hits(2) == [1]
 
 
 def test_retrieval_dimensions_and_patterns_are_in_tables(tmp_path: Path, open_page) -> None:
@@ -415,7 +415,7 @@ def test_the_command_to_repeat_a_run_is_quoted_for_a_shell() -> None:
 def test_a_blend_without_shares_ignores_the_image(tmp_path: Path) -> None:
     html = render(report_on(tmp_path / "images", images_of("ab"), shares={"ridge": 0.0, "ramps": 0.0}))
     assert "It ignores the image" in html
-    assert "What they lack of 100 %" not in html
+    assert "missing from 100 %" not in html
 
 
 def test_equal_embeddings_have_no_map(tmp_path: Path) -> None:
