@@ -1,4 +1,4 @@
-"""Random ramps: features that turn ridge regression into kernel regression, at the cost of linear regression."""
+"""Random ramps: features whose ridge regression approximates a smooth kernel's, at the cost of linear regression."""
 
 from dataclasses import dataclass
 

@@ -165,9 +165,10 @@ def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.nd
         rows = slice(start, start + step)
         margins = similarity_to_own[rows, None] - directions[rows] @ candidates.T
         below[rows] = ((margins > TIE) + (np.abs(margins) <= TIE) / 2) @ images
-    others = len(targets) - images[own]
     below -= images[own] / 2  # the tie with its own target
-    accuracy: np.ndarray = np.divide(below, others, out=np.full(len(others), np.nan), where=others > 0)
+    alternatives = len(targets) - images[own]
+    undefined = np.full(len(alternatives), np.nan)
+    accuracy: np.ndarray = np.divide(below, alternatives, out=undefined, where=alternatives > 0)
     return accuracy
 
 

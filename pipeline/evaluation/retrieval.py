@@ -128,10 +128,10 @@ def retrieve(predictions: np.ndarray, targets: np.ndarray, candidates: Candidate
     best = np.full((len(true), kept), -np.inf)
     nearest = np.zeros((len(true), kept), np.int64)
     for first, block in candidates.blocks():
-        others = unit(block).T
+        candidate_directions = unit(block).T
         for start in range(0, len(true), ROWS):
             rows = slice(start, start + ROWS)
-            similarity = directions[rows] @ others
+            similarity = directions[rows] @ candidate_directions
             own = true[rows, None]
             close = (similarity >= own - TIE).sum(axis=1)
             above = (similarity > own + TIE).sum(axis=1)
@@ -158,8 +158,8 @@ def find_nearest(vectors: Vectors, candidates: Candidates, count: int) -> Neares
     for block in in_blocks(vectors, ROWS):
         directions = unit(block)
         best, nearest = np.full((len(block), kept), -np.inf), np.zeros((len(block), kept), np.int64)
-        for first, others in candidates.blocks():
-            best, nearest = _merge(best, nearest, directions @ unit(others).T, first)
+        for first, candidate_block in candidates.blocks():
+            best, nearest = _merge(best, nearest, directions @ unit(candidate_block).T, first)
         rows = slice(start, start := start + len(block))
         numbers[rows], cosines[rows] = nearest, best.clip(-1, 1)
     return NearestNames(candidates.names, numbers, cosines)
