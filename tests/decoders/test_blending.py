@@ -29,13 +29,13 @@ def test_it_predicts_better_than_the_mean(fitted: tuple[np.ndarray, np.ndarray, 
 def test_both_styles_have_the_same_bits_and_load_in_safe_mode(fitted, tmp_path) -> None:
     keras = import_keras()
     x, _, blend = fitted
-    found = {}
+    predictions = {}
     for style in ("functional", "sequential"):
         build_blend(blend, style).save(tmp_path / f"{style}.keras")
         loaded = keras.saving.load_model(tmp_path / f"{style}.keras", safe_mode=True)
-        found[style] = keras.ops.convert_to_numpy(loaded(x[60:]))
-    assert np.array_equal(found["functional"], found["sequential"])
-    assert np.allclose(found["functional"], blend.network((x[60:] - blend.mean) / blend.scale), atol=1e-3)
+        predictions[style] = keras.ops.convert_to_numpy(loaded(x[60:]))
+    assert np.array_equal(predictions["functional"], predictions["sequential"])
+    assert np.allclose(predictions["functional"], blend.network((x[60:] - blend.mean) / blend.scale), atol=1e-3)
 
 
 def test_noise_about_a_mean_gets_next_to_no_share() -> None:
@@ -65,7 +65,7 @@ def test_the_seed_deals_other_folds_where_all_targets_differ() -> None:
 
 def test_few_noisy_images_are_not_answered_with_the_mean_target() -> None:
     """Where targets are centred, their mean says nothing, and a weak prediction is better than none."""
-    found = []
+    scores = []
     for seed in range(4):
         random = np.random.default_rng(seed)
         x = np.maximum(random.normal(size=(120, 5)) @ random.normal(size=(5, 64)), 0).astype(np.float32)
@@ -74,8 +74,8 @@ def test_few_noisy_images_are_not_answered_with_the_mean_target() -> None:
         blend = fit_blend(x[:20], y[:20], np.arange(20), CONFIG, seed)
         predicted = blend.network((x[20:] - blend.mean) / blend.scale)
         ridge = RidgeCV(np.logspace(-2, 5, 15)).fit(x[:20], y[:20]).predict(x[20:])
-        found.append([cosines(each, y[20:]).mean() for each in (predicted, ridge)])
-    ours, theirs = np.mean(found, axis=0)
+        scores.append([cosines(prediction, y[20:]).mean() for prediction in (predicted, ridge)])
+    ours, theirs = np.mean(scores, axis=0)
     assert ours > theirs + 0.02
 
 

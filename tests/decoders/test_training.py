@@ -124,9 +124,9 @@ def overfitting() -> tuple[TrainingConfig, TrainingData]:
 def test_the_best_epoch_is_kept_where_asked() -> None:
     config, data = overfitting()
     model, history = train(dataclasses.replace(config, keep="best"), data)
-    found = history.curves["validation_cosine"]
-    assert history.kept_epoch == 1 + int(np.argmax(found)) < 60
-    assert cosine(model, data) == pytest.approx(max(found), rel=1e-5)
+    curve = history.curves["validation_cosine"]
+    assert history.kept_epoch == 1 + int(np.argmax(curve)) < 60
+    assert cosine(model, data) == pytest.approx(max(curve), rel=1e-5)
     assert train(config, data)[1].kept_epoch == 60
 
 

@@ -176,9 +176,9 @@ def test_what_an_interval_is_for_depends_on_what_was_trained_on() -> None:
     assert "split='classes'" in said(PLAIN)
     assert "split='classes'" not in zero_shot
     assert "split='classes'" not in said(unlabelled())
-    some = said(replace(PLAIN, train=PLAIN.train & (np.arange(400) >= 100)))
-    assert "for other labels; 0" in some
-    assert "new labels" not in some
+    text = said(replace(PLAIN, train=PLAIN.train & (np.arange(400) >= 100)))
+    assert "for other labels; 0" in text
+    assert "new labels" not in text
     assert "for new images) on" in said(unlabelled())
 
 
@@ -246,10 +246,10 @@ def test_a_few_images_show_nothing(images: int) -> None:
 
 def test_without_an_interval_nothing_is_shown() -> None:
     case = unlabelled(120)
-    some = replace(case, train=np.arange(120) < 100)
-    assert "20 images are too few for an interval, which needs 29." in said(some)
-    assert verdict(some).endswith(", without an interval")
-    assert "better" not in verdict(some)
+    few = replace(case, train=np.arange(120) < 100)
+    assert "20 images are too few for an interval, which needs 29." in said(few)
+    assert verdict(few).endswith(", without an interval")
+    assert "better" not in verdict(few)
     labels = replace(labelled(6, 40), known={"held_out_by": "random"})
     assert "An interval for other labels that are also trained on needs 10 labels; there are 6." in said(labels)
     assert "needs 10 labels" not in said(PLAIN)
@@ -259,8 +259,8 @@ def test_scores_that_differ_too_much_have_no_interval() -> None:
     case = unlabelled(400)
     failing = np.arange(400) % 100 == 1  # some held-out images are of another world
     clear = replace(case, y=case.x @ TO_TARGETS + 2 * np.random.default_rng(1).normal(size=case.y.shape))
-    some = replace(clear, x=np.where(failing[:, None], -3 * case.x, case.x))
-    assert "a few images score so differently from the others" in said(some)
+    outliers = replace(clear, x=np.where(failing[:, None], -3 * case.x, case.x))
+    assert "a few images score so differently from the others" in said(outliers)
     assert "score so differently" not in said(case)
 
 
@@ -341,13 +341,13 @@ def test_a_low_ceiling_is_said() -> None:
 
 def test_labels_that_training_never_saw_are_counted_apart() -> None:
     case = labelled(30, 10)
-    some = replace(case, train=(np.arange(300) % 2 == 0) & (np.arange(300) < 150))
-    assert "For labels that training never saw it is" in said(some)
-    assert "for the others" in said(some)
+    unseen = replace(case, train=(np.arange(300) % 2 == 0) & (np.arange(300) < 150))
+    assert "For labels that training never saw it is" in said(unseen)
+    assert "for the others" in said(unseen)
     assert "never saw it is" not in said(case)
     names = np.where(case.labels == "label 029", "goldfish", case.labels)
-    assert "classes of ImageNet" in said(replace(some, labels=names, imagenet=True))
-    assert "classes of ImageNet" not in said(replace(some, labels=names))
+    assert "classes of ImageNet" in said(replace(unseen, labels=names, imagenet=True))
+    assert "classes of ImageNet" not in said(replace(unseen, labels=names))
 
 
 def test_shuffled_targets_as_a_baseline() -> None:

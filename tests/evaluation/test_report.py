@@ -149,7 +149,8 @@ def test_the_size_of_a_report_is_bounded(tmp_path: Path) -> None:
         clusters=[few.evaluated.labels[row] for row in rows],
         targets=few.evaluated.targets[rows],
     )
-    scored = score_predictions({name: each.predictions[rows] for name, each in few.scored.items()}, evaluated, {})
+    predictions = {name: scores.predictions[rows] for name, scores in few.scored.items()}
+    scored = score_predictions(predictions, evaluated, {})
     html = render(replace(few, evaluated=evaluated, scored=scored, images=few.images.subset(rows)))
     assert f"{MAPPED} of {MAPPED * 10} images, chosen at random" in html
     assert len(re.findall('"image": "data:', html)) == MAPPED
@@ -293,8 +294,8 @@ def test_zero_shot_scores_and_labels_of_imagenet(tmp_path: Path, open_page) -> N
     known = {"seen": np.repeat([True, False, False, False], 2), "imagenet_weights": True}
     report = report_on(tmp_path / "images", names, known=known)
     page = opened_report(report, tmp_path, open_page)
-    found = report.result.models["functional"].scores.zero_shot
-    shown = (found.unseen_among_unseen, found.unseen_among_all, found.seen_among_all, found.harmonic_mean)
+    scores = report.result.models["functional"].scores.zero_shot
+    shown = (scores.unseen_among_unseen, scores.unseen_among_all, scores.seen_among_all, scores.harmonic_mean)
     assert table(page, "Zero-shot accuracy")["functional"] == [f"{100 * value:.0f} %" for value in shown]
     parts = page.locator("[aria-label=Retrieval] th.part").all_inner_texts()[:4]
     assert parts == [
@@ -327,9 +328,9 @@ def test_many_labels_are_folded_sorted_and_filtered(tmp_path: Path, open_page) -
     assert [head.get_attribute("aria-sort") for head in heads.all()] == ["ascending"] + ["none"] * 4
     confused = page.locator("#labels-table tbody td:nth-child(5)").all_inner_texts()
     page.get_by_label("Filter").fill("LABEL 44")
-    wanted = sum("label 44" in f"{label} {other}" for label, other in zip(labels, confused, strict=True))
-    assert page.locator("#labels-table tbody tr:visible").count() == wanted < len(labels)
-    assert page.get_by_role("status").inner_text() == f"{wanted} of 45 shown"
+    matches = sum("label 44" in f"{label} {other}" for label, other in zip(labels, confused, strict=True))
+    assert page.locator("#labels-table tbody tr:visible").count() == matches < len(labels)
+    assert page.get_by_role("status").inner_text() == f"{matches} of 45 shown"
 
 
 def test_few_labels_are_not_folded(tmp_path: Path, open_page) -> None:
