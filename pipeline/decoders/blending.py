@@ -191,10 +191,10 @@ class Candidates:
         linear_shares, smooth_shares, network_shares = np.split(shares.candidates, [len(PENALTIES), 2 * len(PENALTIES)])
         parts: list[tuple[HiddenLayer, float]] = []
         if linear_shares.any():
-            ridge = self.linear.blended(linear_shares)
+            ridge = self.linear.blend(linear_shares)
             parts.append((HiddenLayer.linear(ridge.coefficients, ridge.intercept), 1.0))
         if smooth_shares.any():
-            parts.append((self.ramps.network(self.smooth.blended(smooth_shares)), 1.0))
+            parts.append((self.ramps.network(self.smooth.blend(smooth_shares)), 1.0))
         networks = [network for network, _ in self.networks.values()]
         parts += [(network, share) for network, share in zip(networks, network_shares, strict=True) if share]
         by_name = dict.fromkeys(self.names, 0.0)

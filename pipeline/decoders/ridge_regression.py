@@ -175,7 +175,7 @@ class RidgeCandidates:
     path: RidgePath
     span: "Span"
 
-    def blended(self, shares: np.ndarray) -> Ridge:
+    def blend(self, shares: np.ndarray) -> Ridge:
         """The mean target plus the regressions' deviations from it, weighted by shares (P,) and summed."""
         return self.span.on_features(self.path, shares)
 

@@ -102,7 +102,7 @@ def _correlations_within(predictions: np.ndarray, targets: np.ndarray, folds: np
     return mean
 
 
-def standardised(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+def z_scores(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     """Z-score each dimension by the training images, so that no dimension counts more for its scale.
 
     Args:
@@ -114,14 +114,14 @@ def standardised(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -
         Shape (N, D'), float64, without the dimensions whose deviation is 0.
     """
     varies = np.asarray(deviation) > 0
-    scores: np.ndarray = (np.asarray(vectors, np.float64)[:, varies] - mean[varies]) / deviation[varies]
-    return scores
+    z: np.ndarray = (np.asarray(vectors, np.float64)[:, varies] - mean[varies]) / deviation[varies]
+    return z
 
 
 def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Pearson correlation of each row with the same row of another matrix.
 
-    For `standardised` predictions and targets this is the pattern correlation of each image (Horikawa and Kamitani
+    For z-scored predictions and targets this is the pattern correlation of each image (Horikawa and Kamitani
     2017, "Generic decoding of seen and imagined objects using hierarchical visual features", Nature Communications 8).
 
     Args:
@@ -147,8 +147,8 @@ def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.nd
     ties as wrong, including the tie with every image of the same target, so it is lower where targets repeat.
 
     Args:
-        predictions: Shape (P, D), usually `standardised`.
-        targets: Shape (N, D), usually `standardised`.
+        predictions: Shape (P, D), usually z-scored.
+        targets: Shape (N, D), usually z-scored.
         own_rows: The row of each prediction's own target, shape (P,), int; None if both are in the same order.
 
     Returns:

@@ -234,8 +234,8 @@ def _score_patterns(predicted: np.ndarray, images: EvaluationSet) -> PatternScor
     by_dimension = dimensions.dimension_scores(predicted, images.targets, images.folds)
     pattern, identification = np.empty((2, len(predicted)))
     for rows, *moments in images.parts():
-        z_scored = dimensions.standardised(predicted[rows], *moments)
-        targets = dimensions.standardised(images.targets, *moments)
+        z_scored = dimensions.z_scores(predicted[rows], *moments)
+        targets = dimensions.z_scores(images.targets, *moments)
         pattern[rows] = dimensions.correlations(z_scored, targets[rows])
         identification[rows] = dimensions.identification(z_scored, targets, rows)
     corrected = noise_corrected(by_dimension.pearson, images.noise.reliability) if images.noise else None
@@ -264,8 +264,8 @@ def _explained(predicted: np.ndarray, images: EvaluationSet) -> np.ndarray:
     """The explained variance of each image, shape (N,): minus its squared error, in units of the training variance."""
     explained = np.empty(len(predicted))
     for rows, *moments in images.parts():
-        z_scored = dimensions.standardised(predicted[rows], *moments)
-        targets = dimensions.standardised(images.targets[rows], *moments)
+        z_scored = dimensions.z_scores(predicted[rows], *moments)
+        targets = dimensions.z_scores(images.targets[rows], *moments)
         explained[rows] = -np.square(z_scored - targets).sum(axis=1) / max(z_scored.shape[1], 1)
     return explained
 

@@ -61,7 +61,7 @@ def test_candidates_are_fitted_to_the_other_folds(problem):
             held_out = folds[rows] == fold
             expected = model.predict(x[rows[held_out]])
             assert np.allclose(candidates.out_of_fold[number][held_out], expected, atol=1e-2)
-    ridge = candidates.blended(np.array([0.5, 0.25]))
+    ridge = candidates.blend(np.array([0.5, 0.25]))
     models = [Reference(alpha=penalty * mean_squared_length(x)).fit(x.astype(np.float64), y) for penalty in penalties]
     mean = y.mean(axis=0)
     expected = mean + 0.5 * (models[0].predict(x) - mean) + 0.25 * (models[1].predict(x) - mean)

@@ -15,7 +15,7 @@ from pipeline.evaluation.dimensions import (
     effective_rank,
     identification,
     large_dimensions,
-    standardised,
+    z_scores,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def test_a_constant_dimension_has_no_score() -> None:
 def test_pattern_correlations_are_scipys_after_scikit_learns_scaling() -> None:
     training = RANDOM.normal(loc=3, scale=np.arange(7), size=(50, 7))  # the first dimension is constant
     scaler = StandardScaler().fit(training)
-    predicted, true = (standardised(vectors, training.mean(0), training.std(0)) for vectors in (PREDICTIONS, TARGETS))
+    predicted, true = (z_scores(vectors, training.mean(0), training.std(0)) for vectors in (PREDICTIONS, TARGETS))
     assert predicted == pytest.approx(scaler.transform(PREDICTIONS.astype(np.float64))[:, 1:])
     expected = [pearsonr(first, second).statistic for first, second in zip(predicted, true, strict=True)]
     assert correlations(predicted, true) == pytest.approx(expected)

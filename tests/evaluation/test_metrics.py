@@ -4,7 +4,7 @@ from sklearn.metrics import mean_squared_error
 from sklearn.metrics.pairwise import cosine_similarity
 
 from pipeline.core.vectors import cosines
-from pipeline.evaluation.dimensions import correlations, identification, standardised
+from pipeline.evaluation.dimensions import correlations, identification, z_scores
 from pipeline.evaluation.metrics import (
     EvaluationSet,
     differences,
@@ -77,9 +77,7 @@ def test_each_fold_has_a_centre_of_its_own() -> None:
     whole = scores_of(NEAR, evaluation_set(centre=centres, deviation=deviations, folds=folds))
     centred = np.where(folds, *(cosines(NEAR - centre, Y - centre) for centre in centres[::-1]))
     assert whole.centred_cosine.mean == pytest.approx(centred.mean())
-    z_scored = [
-        [standardised(each, *moments) for each in (NEAR, Y)] for moments in zip(centres, deviations, strict=True)
-    ]
+    z_scored = [[z_scores(each, *moments) for each in (NEAR, Y)] for moments in zip(centres, deviations, strict=True)]
     identified = np.where(folds, *(identification(*each) for each in z_scored[::-1]))
     assert whole.patterns.identification == pytest.approx(identified.mean())
     pattern = np.where(folds, *(correlations(*each) for each in z_scored[::-1]))
