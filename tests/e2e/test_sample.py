@@ -86,7 +86,7 @@ def test_evaluation_of_the_run_repeats_its_cosine(trained: Finished, evaluated: 
         *("target_dim", "large_dimensions", "above_mean"),
     }
     assert (result["images"], result["candidates"]) == (trained.json["validation"], 16)
-    assert result["clusters"] == {"kind": "label", "count": 16, "trained_on": True}
+    assert result["clusters"] == {"kind": "label", "count": 16, "trained_on": True, "over_folds": False}
     assert result["report"] == str(Path(trained.json["run"]) / "evaluation.html")
     assert "What the decoder consists of" in Path(result["report"]).read_text()
     for name, model in trained.json["models"].items():
