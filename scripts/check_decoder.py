@@ -40,7 +40,7 @@ from pipeline.data.sample import SAMPLE
 from pipeline.data.sources import find_images
 from pipeline.data.splits import SplitRule, split_images
 from pipeline.decoders.baselines import Baselines
-from pipeline.decoders.blending import BlendConfig, Candidates, deal_folds
+from pipeline.decoders.blending import BlendConfig, Candidates, assign_folds
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.coordinates import Coordinates
 from pipeline.decoders.fitting import fit_decoders
@@ -101,7 +101,7 @@ class Problem:
 
     def __init__(self, data: TrainingData, duplicates: np.ndarray, seed: int) -> None:
         self.data, self.duplicates, self.seed = data, duplicates, seed
-        self.folds = deal_folds(data.y, duplicates, seed, FOLDS)
+        self.folds = assign_folds(data.y, duplicates, seed, FOLDS)
         coordinates = Coordinates.of(data.x, seed)
         self.z, self.z_held_out = (
             coordinates(coordinates.standardise(x)) / np.float32(coordinates.stretch)

@@ -32,7 +32,7 @@ from pipeline.data.folds import fold_images
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.splits import Split, SplitRule, held_out_units, split_images
 from pipeline.decoders.baselines import Baselines
-from pipeline.decoders.blending import deal_folds
+from pipeline.decoders.blending import assign_folds
 from pipeline.decoders.fitting import fit_decoders
 from pipeline.decoders.presets import PRESETS
 from pipeline.decoders.ridge_regression import fit_ridge
@@ -179,7 +179,7 @@ class Outcome:
 
 def fit_ridge_alone(x: np.ndarray, y: np.ndarray, units: np.ndarray, seed: int) -> Predict:
     """The pipeline's ridge regression, with one penalty."""
-    ridge = fit_ridge(x, y, deal_folds(y, units, seed, FOLDS))
+    ridge = fit_ridge(x, y, assign_folds(y, units, seed, FOLDS))
     return lambda pool: pool @ ridge.coefficients + ridge.intercept
 
 

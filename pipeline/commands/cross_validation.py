@@ -143,7 +143,7 @@ def cross_validate(
             log.info("fold %d of %d%s: held-out cosine %.4f", number + 1, options.folds, repeats, scores[styles[0]][-1])
             if repeat == 0:
                 trained = images.subset(rows)
-                known = baselines.of_images(trained.labels, trained.groups)
+                known = baselines.with_labels(trained.labels, trained.groups)
                 training = TrainingTargets.of(known, images.subset(held_out))
                 fold_of[held_out], seen[held_out] = number, training.seen
                 if seen_groups is not None:

@@ -19,12 +19,13 @@ from pipeline.data.targets import TargetTable
 from pipeline.data.word_vectors import read_vocabulary
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.spec import output_ceiling
-from pipeline.evaluation.conclusions import Context, conclude, headline
+from pipeline.evaluation.conclusions import conclude
 from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, evaluation_result, score_predictions
 from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability
 from pipeline.evaluation.report import Report, write_report
 from pipeline.evaluation.results import Clusters, EvaluationResult
 from pipeline.evaluation.retrieval import Candidates
+from pipeline.evaluation.standing import Context, headline
 
 log = logging.getLogger(__name__)
 

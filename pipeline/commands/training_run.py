@@ -230,7 +230,7 @@ def _fit(
     fitted = fit_decoders(data, wanted.config, wanted.styles, units, seed, Callbacks(progress, checkpoint, logs))
     log.info("Fitting the baselines.")
     images = examples.examples.features.images.subset(examples.train)
-    baselines = Baselines.fit(data.x, data.y, units, seed).of_images(images.labels, images.groups)
+    baselines = Baselines.fit(data.x, data.y, units, seed).with_labels(images.labels, images.groups)
     _save(folder, fitted.models, baselines, data, wanted, extractor, examples.examples.features.scales)
     record = replace(
         record,

@@ -1,7 +1,7 @@
-"""Small networks trained by AdamW (Loshchilov and Hutter 2019) in one XLA function, for many trainings in a row.
+"""Train many small networks in a row by AdamW (Loshchilov and Hutter 2019), in one XLA function.
 
-`pipeline.decoders.training` trains any Keras model; this trains one kind of network, several times as fast to start:
-the function is compiled once for all folds and weight decays.
+`pipeline.decoders.training` trains any Keras model. This module trains one kind of network and starts several times as
+fast, because the function is compiled once for all folds and weight decays.
 """
 
 import functools
@@ -16,16 +16,16 @@ from pipeline.decoders.hidden_layer import HiddenLayer
 
 BATCH = 32
 LEARNING_RATE = 1e-3
-STEPS_PER_CALL = 500  # so that progress shows and Ctrl-C works
+STEPS_PER_CALL = 500  # few enough for progress to show and Ctrl-C to work
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A network and its training.
+    """The size and the training of a network.
 
     Attributes:
         units: Units of the hidden layer.
-        steps: Steps of BATCH images, in passes over the training images.
+        steps: Training steps of BATCH images each, in repeated passes over the training images.
         weight_decay: AdamW's weight decay, on targets of variance 1.
     """
 
@@ -43,13 +43,13 @@ def train_network(
     seed: int,
     advance: Callable[[int], object] = lambda steps: None,
 ) -> HiddenLayer:
-    """Train a hidden layer of ReLU units, starting from the mean target, with a cosine schedule.
+    """Train a network with one hidden layer of ReLU units, starting at the mean target, with a cosine schedule.
 
     Args:
         z: Coordinates of all training images, shape (N, R), float32.
         y: Their targets, shape (N, D), float32.
         rows: The rows to train on.
-        config: The network and its training.
+        config: The size and the training of the network.
         stretch: See `pipeline.decoders.coordinates.Coordinates`.
         seed: Random seed of the initial weights and the order of the rows.
         advance: Called with the number of steps done since the last call.
@@ -57,36 +57,36 @@ def train_network(
     Returns:
         The network.
     """
-    import_keras()  # sets up TensorFlow's threads and its log before TensorFlow is loaded
+    import_keras()  # configures TensorFlow's threads and logging before TensorFlow is loaded
     import tensorflow as tf
 
     random = np.random.default_rng([seed, 3])
     features, mean = z.shape[1], y[rows].mean(axis=0, dtype=np.float64)
-    # The steps and the decay have a scale of their own, and the decay must not pull the mean target to zero.
+    # Learning rate and weight decay have a fixed scale, and the decay must not pull the mean target to zero.
     spread = max(float(np.sqrt(((y[rows] - mean) ** 2).mean())), float(np.finfo(np.float32).tiny))
     standardised = ((y - mean) / spread).astype(np.float32)
     steps = config.steps
     order = np.concatenate([random.permutation(rows) for _ in range(-(-steps * BATCH // len(rows)))])
     order = order[: steps * BATCH].reshape(steps, BATCH).astype(np.int32)
-    # He-normal in the features, of which there are `features * stretch**2`; longer coordinates need less.
+    # He-normal for the original `features * stretch**2` features; longer coordinates need smaller weights.
     kernel = random.normal(size=(features, config.units)) * (2 / features) ** 0.5 / stretch**2
-    start = [kernel, np.zeros(config.units), np.zeros((config.units, y.shape[1])), np.zeros(y.shape[1])]
-    weights = [tf.constant(value, tf.float32) for value in start]
+    initial = [kernel, np.zeros(config.units), np.zeros((config.units, y.shape[1])), np.zeros(y.shape[1])]
+    weights = [tf.constant(value, tf.float32) for value in initial]
     state = (weights, [tf.zeros_like(value) for value in weights], [tf.zeros_like(value) for value in weights])
     x, targets, decay = tf.constant(z), tf.constant(standardised), tf.constant(config.weight_decay, tf.float32)
     for begin in range(0, steps, STEPS_PER_CALL):
         batches = order[begin : begin + STEPS_PER_CALL]
-        padded = np.zeros((STEPS_PER_CALL, BATCH), np.int32)  # one shape is compiled once
+        padded = np.zeros((STEPS_PER_CALL, BATCH), np.int32)  # a fixed shape, so that it is compiled once
         padded[: len(batches)] = batches
-        numbers = (tf.constant(value) for value in (begin, begin + len(batches), steps))
-        state = _compiled()(x, targets, tf.constant(padded), *numbers, decay, state)
+        bounds = (tf.constant(value) for value in (begin, begin + len(batches), steps))
+        state = _compiled_steps()(x, targets, tf.constant(padded), *bounds, decay, state)
         advance(len(batches))
     kernel, bias, out, intercept = (value.numpy() for value in state[0])
     return HiddenLayer(kernel, bias, spread * out, spread * intercept + mean)
 
 
 @functools.cache
-def _compiled() -> Any:
+def _compiled_steps() -> Any:
     import tensorflow as tf
 
     return tf.function(_trace_steps, jit_compile=True, reduce_retracing=True)
@@ -95,20 +95,20 @@ def _compiled() -> Any:
 def _trace_steps(
     x: Any, y: Any, batches: Any, begin: Any, end: Any, steps: Any, decay: Any, state: tuple[list, list, list]
 ) -> tuple[list, list, list]:
-    """Steps `begin` to `end` of AdamW as Keras has it, on the mean squared error; weights and both averages."""
+    """Take steps `begin` to `end` of Keras's AdamW on the mean squared error; return weights and both averages."""
     import tensorflow as tf
 
     def step(number: Any, weights: list, first: list, second: list) -> tuple[Any, list, list, list]:
         rows = batches[number - begin]
         batch, targets = tf.gather(x, rows), tf.gather(y, rows)
-        before = batch @ weights[0] + weights[1]
-        after = tf.nn.relu(before)
-        error = (after @ weights[2] + weights[3] - targets) * (2.0 / tf.cast(tf.size(targets), tf.float32))
-        back = tf.where(before > 0, error @ tf.transpose(weights[2]), 0.0)
+        preactivation = batch @ weights[0] + weights[1]
+        hidden = tf.nn.relu(preactivation)
+        error = (hidden @ weights[2] + weights[3] - targets) * (2.0 / tf.cast(tf.size(targets), tf.float32))
+        hidden_error = tf.where(preactivation > 0, error @ tf.transpose(weights[2]), 0.0)
         gradients = [
-            tf.transpose(batch) @ back,
-            tf.reduce_sum(back, 0),
-            tf.transpose(after) @ error,
+            tf.transpose(batch) @ hidden_error,
+            tf.reduce_sum(hidden_error, 0),
+            tf.transpose(hidden) @ error,
             tf.reduce_sum(error, 0),
         ]
         done = tf.cast(number, tf.float32)
@@ -117,8 +117,8 @@ def _trace_steps(
         first = [mean + 0.1 * (gradient - mean) for mean, gradient in zip(first, gradients, strict=True)]
         second = [mean + 0.001 * (gradient**2 - mean) for mean, gradient in zip(second, gradients, strict=True)]
         weights = [
-            value * (1 - rate * decay) - corrected * up / (tf.sqrt(down) + 1e-7)
-            for value, up, down in zip(weights, first, second, strict=True)
+            value * (1 - rate * decay) - corrected * mean / (tf.sqrt(square) + 1e-7)
+            for value, mean, square in zip(weights, first, second, strict=True)
         ]
         return number + 1, weights, first, second
 

@@ -15,7 +15,7 @@ from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.model_files import ModelCard, load_decoder, save_decoder
 from pipeline.core.vectors import Vectors, vector_digest
-from pipeline.decoders.blending import deal_folds
+from pipeline.decoders.blending import assign_folds
 from pipeline.decoders.coordinates import Coordinates
 from pipeline.decoders.ridge_regression import fit_ridge
 from pipeline.decoders.stacking import score
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FILE = "baselines.npz"
 FOLDS = 5
-CONSE_WORK = 2_000_000  # images times labels, at most; logistic regression takes minutes beyond
+CONSE_WORK = 2_000_000  # the most images times labels; beyond that, logistic regression takes minutes
 CONSE_STRENGTHS = np.array([0.1, 1, 10])  # inverse penalties of logistic regression, divided by the feature dimension
 
 
@@ -37,8 +37,8 @@ class Baselines:
         mean: The mean target, shape (D,): the same prediction for every image.
         deviation: The standard deviation of each dimension of the targets, shape (D,).
         models: "ridge" and, where targets belong to labels, "conse" -> `keras.Model` from (N, F) to (N, D).
-        labels: The labels of the training images; None where they are not known.
-        groups: Their groups, likewise.
+        labels: The labels of the training images; None where unknown.
+        groups: The groups of the training images; None where unknown.
     """
 
     mean: np.ndarray
@@ -49,15 +49,15 @@ class Baselines:
 
     @classmethod
     def fit(cls, x: Vectors, y: np.ndarray, units: np.ndarray, seed: int = 0) -> "Baselines":
-        """Fit the baselines; their penalties are chosen by five folds of the training images.
+        """Fit the baselines, with penalties chosen by five-fold cross-validation on the training images.
 
         Args:
-            x: Training features, shape (N, F); any number, in memory or on disk.
+            x: Training features, shape (N, F); any number of rows, in memory or on disk.
             y: Training targets, shape (N, D).
             units: A number for each image, shape (N,), int; images with the same number share a fold.
             seed: Random seed of the folds.
         """
-        folds = deal_folds(y, units, seed, FOLDS)
+        folds = assign_folds(y, units, seed, FOLDS)
         digests = sorted({vector_digest(target) for target in y})
         ridge = fit_ridge(x, y, folds)
         models = {"ridge": _linear_model(ridge.coefficients, ridge.intercept, "linear", "ridge")}
@@ -69,12 +69,12 @@ class Baselines:
             models=models,
         )
 
-    def of_images(self, labels: Iterable[str], groups: Iterable[str | None] | None) -> "Baselines":
-        """These baselines with the labels ("" for none) and groups of the training images, to know them again."""
+    def with_labels(self, labels: Iterable[str], groups: Iterable[str | None] | None) -> "Baselines":
+        """A copy with the labels ("" for none) and groups of the training images, by which they are recognised."""
         return replace(self, labels=frozenset(labels) - {""}, groups=frozenset(filter(None, groups or ())))
 
     def predict(self, x: Vectors) -> dict[str, np.ndarray]:
-        """Predictions for features of shape (N, F): name -> shape (N, D); "mean" and those of `models`."""
+        """Predict from features of shape (N, F): "mean" and the names of `models` -> predictions, shape (N, D)."""
         mean = np.broadcast_to(self.mean, (len(x), len(self.mean)))
         return {"mean": mean} | {name: predict(model, x) for name, model in self.models.items()}
 
@@ -83,25 +83,25 @@ class Baselines:
 
         Args:
             folder: The folder.
-            card: The decoder's card. The baselines' own say that their output is linear; ConSE has a softmax before
-                that, so it predicts weighted means of the training targets.
+            card: The decoder's card. The cards of the baselines have a linear output activation: ConSE's softmax comes
+                before its output layer, so ConSE predicts weighted means of the training targets.
 
         Raises:
-            PipelineError: They cannot be written.
+            PipelineError: A file cannot be written.
         """
         card = replace(card, output_activation="linear")
         for name, model in self.models.items():
             save_decoder(model, folder / f"{name}.keras", card)
-        with atomic_write(folder / FILE) as unfinished, open(unfinished, "wb") as opened:
+        with atomic_write(folder / FILE) as unfinished, open(unfinished, "wb") as stream:
             arrays: dict[str, Any] = {"mean": self.mean, "deviation": self.deviation, "models": list(self.models)}
             for name, names in (("labels", self.labels), ("groups", self.groups)):
                 if names is not None:
                     arrays[name] = np.array(sorted(names), str)
-            np.savez(opened, **arrays)
+            np.savez(stream, **arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "Baselines | None":
-        """Load what `save` wrote; None where a folder has no baselines.
+        """Load the baselines that `save` wrote; None for a folder without baselines.
 
         Raises:
             RequestError: A model is damaged.
@@ -118,31 +118,31 @@ class Baselines:
             labels, groups = (
                 frozenset(arrays[name].tolist()) if name in arrays else None for name in ("labels", "groups")
             )
-        except Exception as error:  # NumPy and zipfile raise many types for damaged files
+        except Exception as error:  # NumPy and zipfile raise many types of errors for damaged files
             raise PipelineError(f"{file} is damaged ({first_line(error)}); retrain to write it again.") from error
         models = {name: load_decoder(folder / f"{name}.keras") for name in names}
         return cls(mean, deviation, models, labels, groups)
 
 
-def _check(names: Sequence[str], mean: np.ndarray, deviation: np.ndarray, known: Mapping[str, np.ndarray]) -> None:
+def _check(models: Sequence[str], mean: np.ndarray, deviation: np.ndarray, names: Mapping[str, np.ndarray]) -> None:
     """Refuse arrays that `save` does not write.
 
     Raises:
-        ValueError: They are of another shape or type, or not finite.
+        ValueError: An array has another shape or type, or is not finite.
     """
-    if names not in (["ridge"], ["ridge", "conse"]):
-        raise ValueError("its models are others")
+    if models not in (["ridge"], ["ridge", "conse"]):
+        raise ValueError("it names unknown models")
     for array in (mean, deviation):
         if array.dtype != np.float32 or array.shape != mean.shape or mean.ndim != 1 or not np.isfinite(array).all():
-            raise ValueError("its means are no vectors of finite numbers")
-    if any(array.dtype.kind != "U" or array.ndim != 1 for array in known.values()):
-        raise ValueError("its labels are no names")
+            raise ValueError("its means are not vectors of finite numbers")
+    if any(array.dtype.kind != "U" or array.ndim != 1 for array in names.values()):
+        raise ValueError("its labels are not names")
 
 
 def _fit_conse(x: np.ndarray, y: np.ndarray, folds: np.ndarray, seed: int) -> Any:
-    """ConSE (Norouzi et al. 2014): the targets of all labels, weighted by logistic regression's probabilities.
+    """Fit ConSE (Norouzi et al. 2014): the targets of all labels, weighted by logistic regression's probabilities.
 
-    Its strength is the one with the highest score out of fold, or 1 / F where no fold leaves two labels to train on.
+    The inverse penalty has the highest out-of-fold score; it is 1 / F where no fold leaves two labels to train on.
     """
     targets, label = np.unique(y, axis=0, return_inverse=True)
     label = label.ravel()
@@ -150,16 +150,16 @@ def _fit_conse(x: np.ndarray, y: np.ndarray, folds: np.ndarray, seed: int) -> An
     z = coordinates(coordinates.standardise(x)) / np.float32(coordinates.stretch)
     scores = np.zeros(len(CONSE_STRENGTHS))
     for fold in np.unique(folds):
-        others = folds != fold
-        if len(np.unique(label[others])) > 1:
+        training = folds != fold
+        if len(np.unique(label[training])) > 1:
             for number, strength in enumerate(CONSE_STRENGTHS / x.shape[1]):
-                fitted = _classifier(z[others], label[others], strength)
-                predicted = fitted.predict_proba(z[~others]) @ targets[fitted.classes_]
-                scores[number] += score(predicted, y[~others]).sum()
+                classifier = _fit_classifier(z[training], label[training], strength)
+                predicted = classifier.predict_proba(z[~training]) @ targets[classifier.classes_]
+                scores[number] += score(predicted, y[~training]).sum()
     best = int(scores.argmax()) if scores.any() else CONSE_STRENGTHS.tolist().index(1)
-    fitted = _classifier(z, label, CONSE_STRENGTHS[best] / x.shape[1])
-    kernel = fitted.coef_.T if len(targets) > 2 else np.hstack([-fitted.coef_.T / 2, fitted.coef_.T / 2])
-    bias = fitted.intercept_ if len(targets) > 2 else np.array([-1, 1]) * fitted.intercept_ / 2
+    classifier = _fit_classifier(z, label, CONSE_STRENGTHS[best] / x.shape[1])
+    kernel = classifier.coef_.T if len(targets) > 2 else np.hstack([-classifier.coef_.T / 2, classifier.coef_.T / 2])
+    bias = classifier.intercept_ if len(targets) > 2 else np.array([-1, 1]) * classifier.intercept_ / 2
     if coordinates.basis is not None:
         kernel = coordinates.basis @ kernel / coordinates.stretch
     kernel = kernel / coordinates.scale
@@ -169,8 +169,8 @@ def _fit_conse(x: np.ndarray, y: np.ndarray, folds: np.ndarray, seed: int) -> An
     return model
 
 
-def _classifier(z: np.ndarray, label: np.ndarray, strength: float) -> Any:
-    """Logistic regression; one that has not converged by then is good enough as a baseline."""
+def _fit_classifier(z: np.ndarray, label: np.ndarray, strength: float) -> Any:
+    """Fit logistic regression; if it has not converged after 200 iterations, it is good enough as a baseline."""
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():

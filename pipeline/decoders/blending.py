@@ -2,17 +2,17 @@
 
 No single method is best on every data set. Networks win with many images, ramps (a smooth kernel) with few, ridge
 regression where targets are linear in the features. Their shares are chosen by out-of-fold predictions of the training
-images (`pipeline.decoders.stacking`). Of ridge regression and ramps no penalty is chosen: each of PENALTIES is a
-candidate of its own, which needs no nested folds and makes penalties in between.
+images (`pipeline.decoders.stacking`). The penalty of ridge regression and of ramps is not chosen: each of PENALTIES
+makes a candidate, which avoids nested folds, and their blend acts as a penalty in between.
 
-The blend is one network with one hidden layer of ReLU units, for each candidate is one:
+Every candidate is a network with one hidden layer of ReLU units, and so is the blend:
 
-- A network's share is absorbed by its output kernel.
+- The share of a network goes into its output kernel.
 - A linear map a is relu(a) - relu(-a).
 - A ramp, which rises from 0 to 1 and stays there, is the difference of two ReLU units.
 
-With fewer images than features, all is fitted in the coordinates of the space that the training images span. With many
-images, one fold is held out instead of each in turn, and networks stop after MOST_STEPS.
+With fewer images than features, candidates are fitted in the coordinates of the space that the training images span.
+With many images, a single fold is held out instead of each in turn, and networks stop after MOST_STEPS.
 """
 
 import functools
@@ -38,10 +38,10 @@ from pipeline.decoders.stacking import Shares, stack
 from pipeline.decoders.training import Callbacks
 
 PENALTIES = 10.0 ** np.arange(-4, 3)  # of ridge regression and ramps; see `RidgePath`
-MANY = 5000  # images, from which one fold is enough to choose the shares by
-MOST_STEPS = 10_000  # of a network's training
-COMPARED = 2_000_000  # out-of-fold numbers of a candidate that shares are chosen by, at most; but
-COMPARED_ROWS = 500  # no fewer images than this
+MANY = 5000  # images; from here on, one held-out fold is enough to choose the shares
+MOST_STEPS = 10_000  # per network
+COMPARED = 2_000_000  # the most out-of-fold numbers of a candidate that choose the shares ...
+COMPARED_ROWS = 500  # ... but at least this many images
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class BlendConfig:
     """How a blend is fitted.
 
     Attributes:
-        weight_decays: A network is trained with each of these weight decays.
+        weight_decays: Weight decays; one network is trained with each.
         units: Hidden units of each network.
         epochs: Epochs of each network; fewer where they would take more than MOST_STEPS.
         ramps: The number of random ramps.
-        folds: Folds of the training images, by which the shares are chosen.
+        folds: Folds of the training images for choosing the shares.
     """
 
     weight_decays: tuple[float, ...] = (10.0, 30.0)
@@ -63,26 +63,26 @@ class BlendConfig:
     folds: int = 5
 
     def trainings(self, rows: int) -> int:
-        """How many networks are trained on `rows` images in all."""
+        """The number of networks that a blend trains on `rows` images."""
         return len(self.weight_decays) * (1 + (1 if rows >= MANY else min(self.folds, rows)))
 
     def steps(self, rows: int) -> int:
-        """How many steps a network is trained for on `rows` images."""
+        """The number of training steps of a network on `rows` images."""
         return min(self.epochs * -(-rows // BATCH), MOST_STEPS)
 
     def memory(self, rows: int, features: int, dim: int) -> int:
-        """Bytes that fitting it takes for features (rows, features) and targets (rows, dim), these included."""
+        """Bytes needed to fit a blend to features (rows, features) and targets (rows, dim), including these."""
         compared = min(rows, max(COMPARED // dim, COMPARED_ROWS))
         candidates = 2 * len(PENALTIES) + len(self.weight_decays)
         return (
-            4 * 4 * rows * (features + dim)  # as they are, standardised, in coordinates, and as tensors
+            4 * 4 * rows * (features + dim)  # raw, standardised, as coordinates, and as tensors
             + max(sums_memory(rows, features, dim, self.folds), sums_memory(rows, self.ramps, dim, self.folds))
             + 4 * 3 * candidates * compared * dim
         )
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "BlendConfig":
-        """Read what `dataclasses.asdict` returned, after a round trip through JSON."""
+        """Rebuild a config from `dataclasses.asdict` after a round trip through JSON."""
         return cls(**{**document, "weight_decays": tuple(document["weight_decays"])})
 
 
@@ -91,7 +91,7 @@ class Blend:
     """A fitted blend.
 
     Attributes:
-        network: On standardised features, shape (F,).
+        network: The network, on standardised features of shape (F,).
         mean: Mean training feature, shape (F,).
         scale: Root of the mean variance of the training features.
         shares: Candidate -> its share; all 0 where the blend is the mean target.
@@ -103,26 +103,27 @@ class Blend:
     shares: dict[str, float]
 
 
-def deal_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.ndarray:
-    """Deal training images into folds, the images of each target evenly.
+def assign_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.ndarray:
+    """Assign training images to folds, spreading the images of each target evenly.
 
     Args:
         y: Targets, shape (N, D).
-        units: A number for each image, shape (N,), int; images with the same number share a fold, unless all do.
+        units: A number for each image, shape (N,), int; images with the same number share a fold, unless all images
+            have the same.
         seed: Random seed.
-        count: The number of folds; fewer where there are fewer different images.
+        count: The number of folds; fewer if there are fewer different images.
 
     Returns:
         The fold of each image, shape (N,), int.
     """
-    if len(np.unique(units)) == 1:  # such as one label, whose images are all that is left to tell apart
+    if len(np.unique(units)) == 1:  # for example a single label, whose images have to be split
         units = np.arange(len(units))
     _, first, image = np.unique(units, return_index=True, return_inverse=True)
     _, target = np.unique(y[first], axis=0, return_inverse=True)
     random = np.random.default_rng([seed, 0])
     order = random.permutation(len(first))
     rank = random.permutation(target.max() + 1)[target.ravel()]
-    order = order[np.argsort(rank[order], kind="stable")]  # target by target, both targets and their images shuffled
+    order = order[np.argsort(rank[order], kind="stable")]  # target by target; targets and their images are shuffled
     fold = np.empty(len(first), int)
     fold[order] = np.arange(len(first)) % min(count, len(first))
     return fold[image]
@@ -130,16 +131,16 @@ def deal_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.nd
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a blend is made of, fitted to all training images, and predictions of images that were held out.
+    """The candidates of a blend, fitted to all training images, and their out-of-fold predictions.
 
     Attributes:
         linear: Ridge regressions on coordinates.
         smooth: Ridge regressions on ramps.
         ramps: The ramps.
-        networks: Weight decay -> the network, and its out-of-fold predictions of `rows`, shape (M, D).
-        coordinates: Of the features.
+        networks: Weight decay -> the network, and its out-of-fold predictions for `rows`, shape (M, D).
+        coordinates: The coordinates of the features.
         mean: Mean training target, shape (D,).
-        rows: The training images whose out-of-fold predictions there are, shape (M,), int.
+        rows: The training images with out-of-fold predictions, shape (M,), int.
         folds: The fold of each training image, shape (N,), int; at least two different ones.
     """
 
@@ -175,27 +176,27 @@ class Candidates:
 
     @property
     def names(self) -> list[str]:
-        """The name of each candidate; those of all penalties share one."""
+        """The name of each candidate; all penalties of a method share a name."""
         decays = [f"network, weight decay {decay:g}" for decay in self.networks]
         return ["ridge"] * len(PENALTIES) + ["ramps"] * len(PENALTIES) + decays
 
     @property
     def out_of_fold(self) -> list[np.ndarray]:
-        """Predictions of `rows` by each candidate, fitted without the fold of each, shape (M, D)."""
+        """Predictions for `rows` by each candidate, fitted without the fold of the row; shape (M, D) each."""
         predictions = [predicted for _, predicted in self.networks.values()]
         return [*self.linear.out_of_fold, *self.smooth.out_of_fold, *predictions]
 
     def blend(self, shares: Shares) -> Blend:
-        """The candidates as one network, with a share for each."""
-        of_linear, of_smooth, of_networks = np.split(shares.candidates, [len(PENALTIES), 2 * len(PENALTIES)])
+        """Blend the candidates into one network."""
+        linear_shares, smooth_shares, network_shares = np.split(shares.candidates, [len(PENALTIES), 2 * len(PENALTIES)])
         parts: list[tuple[HiddenLayer, float]] = []
-        if of_linear.any():
-            ridge = self.linear.blended(of_linear)
+        if linear_shares.any():
+            ridge = self.linear.blend(linear_shares)
             parts.append((HiddenLayer.linear(ridge.coefficients, ridge.intercept), 1.0))
-        if of_smooth.any():
-            parts.append((self.ramps.network(self.smooth.blended(of_smooth)), 1.0))
+        if smooth_shares.any():
+            parts.append((self.ramps.network(self.smooth.blend(smooth_shares)), 1.0))
         networks = [network for network, _ in self.networks.values()]
-        parts += [(network, share) for network, share in zip(networks, of_networks, strict=True) if share]
+        parts += [(network, share) for network, share in zip(networks, network_shares, strict=True) if share]
         by_name = dict.fromkeys(self.names, 0.0)
         for name, share in zip(self.names, shares.candidates, strict=True):
             by_name[name] += float(share)
@@ -217,28 +218,28 @@ def fit_blend(
         units: A number for each image, shape (N,), int; images with the same number share a fold.
         config: How to fit it.
         seed: Random seed of folds, initial weights, the order of the images, and the ramps.
-        callbacks: Progress bar and checkpoint, from which finished networks are taken.
+        callbacks: Progress bar, and a checkpoint from which finished networks are reused.
 
     Returns:
-        The blend; of a single image, its target.
+        The blend; for a single image, it always predicts the image's target.
 
     Raises:
-        PipelineError: The checkpoint is damaged, of another training, or cannot be written.
+        PipelineError: The checkpoint is damaged, belongs to another training, or cannot be written.
     """
-    folds = deal_folds(y, units, seed, config.folds)
-    if len(np.unique(folds)) < 2:  # there is nothing to choose by
+    folds = assign_folds(y, units, seed, config.folds)
+    if len(np.unique(folds)) < 2:  # no held-out fold to choose the shares by
         return _mean_target(Coordinates.of(x, seed), y.mean(axis=0, dtype=np.float64), {})
     candidates = Candidates.fit(x, y, folds, config, seed, callbacks or Callbacks())
     return candidates.blend(stack(candidates.out_of_fold, y, candidates.rows, folds, units))
 
 
 def _mean_target(coordinates: Coordinates, mean: np.ndarray, shares: dict[str, float]) -> Blend:
-    nothing = HiddenLayer.linear(np.zeros((len(coordinates.mean), len(mean))), mean)
-    return Blend(nothing, coordinates.mean, coordinates.scale, shares)
+    constant = HiddenLayer.linear(np.zeros((len(coordinates.mean), len(mean))), mean)
+    return Blend(constant, coordinates.mean, coordinates.scale, shares)
 
 
 def _compared_rows(folds: np.ndarray, dim: int, seed: int) -> np.ndarray:
-    """The images whose out-of-fold predictions the shares are chosen by, sorted: all, or as many as are enough."""
+    """The images whose out-of-fold predictions choose the shares, sorted: all of them, or enough of them."""
     rows = np.flatnonzero(folds == 0) if len(folds) >= MANY else np.arange(len(folds))
     most = max(COMPARED // dim, COMPARED_ROWS)
     return rows if len(rows) <= most else np.sort(np.random.default_rng([seed, 4]).choice(rows, most, replace=False))
@@ -246,7 +247,7 @@ def _compared_rows(folds: np.ndarray, dim: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Trainings:
-    """Networks on coordinates z, shape (N, R): one for each weight decay, and one more for each fold of `rows`."""
+    """The trainings on coordinates z, shape (N, R): for each weight decay, one per fold of `rows`, and one on all."""
 
     z: np.ndarray
     y: np.ndarray
@@ -257,7 +258,7 @@ class _Trainings:
     seed: int
 
     def run(self, callbacks: Callbacks) -> dict[float, tuple[HiddenLayer, np.ndarray]]:
-        """Weight decay -> the network, and its out-of-fold predictions of `rows`, shape (M, D)."""
+        """Train: weight decay -> the network, and its out-of-fold predictions for `rows`, shape (M, D)."""
         decays = self.config.weight_decays
         parts = {f"without fold {fold}": self.folds != fold for fold in np.unique(self.folds[self.rows])}
         parts["all"] = np.full(len(self.z), True)
@@ -268,26 +269,26 @@ class _Trainings:
             for decay, (name, part) in itertools.product(decays, parts.items()):
                 train = functools.partial(self._train, np.flatnonzero(part), decay, bar.update)
                 networks[decay] = HiddenLayer(*finished.result(f"{decay:g}, {name}", train))
-                here = ~part[self.rows]
-                predicted[decay][here] = networks[decay](self.z[self.rows[here]])
+                held_out = ~part[self.rows]
+                predicted[decay][held_out] = networks[decay](self.z[self.rows[held_out]])
                 done += self.config.steps(int(part.sum()))
-                bar.update(done - bar.n)  # of a network from the checkpoint
+                bar.update(done - bar.n)  # the steps of a network from the checkpoint
         return {decay: (networks[decay], predicted[decay]) for decay in decays}
 
     def _train(self, rows: np.ndarray, decay: float, advance: Callable[[int], object]) -> list[np.ndarray]:
-        recipe = NetworkConfig(self.config.units, self.config.steps(len(rows)), decay)
-        return train_network(self.z, self.y, rows, recipe, self.stretch, self.seed, advance).arrays
+        config = NetworkConfig(self.config.units, self.config.steps(len(rows)), decay)
+        return train_network(self.z, self.y, rows, config, self.stretch, self.seed, advance).arrays
 
     def _identity(self) -> np.ndarray:
         return np.array([*self.z.shape, *self.y.shape, len(self.rows), self.seed, zlib.crc32(self.y.tobytes())])
 
 
 def build_blend(blend: Blend, style: ApiStyle) -> Any:
-    """The blend as a Keras model of standard layers: Normalization, Dense (ReLU), Dense.
+    """Build a blend as a Keras model of standard layers: Normalization, Dense (ReLU), Dense.
 
     Args:
         blend: The blend.
-        style: "functional" or "sequential"; the weights are the same bits.
+        style: "functional" or "sequential"; both have bit-identical weights.
 
     Returns:
         A `keras.Model` from (N, F) to (N, D), not compiled.

@@ -15,14 +15,14 @@ CHECKPOINT_EVERY = 10.0  # seconds
 
 
 class FinishedSteps:
-    """The results of a training's steps, kept in a checkpoint, so that a resumed training repeats none.
+    """The results of a training's finished steps, kept in a checkpoint so that a resumed training skips them.
 
     Args:
-        file: The checkpoint; None keeps nothing on disk.
-        training: What tells this training from others, shape (M,), int.
+        file: The checkpoint; None for no file.
+        training: Numbers that identify the training, shape (M,), int.
 
     Raises:
-        PipelineError: The file is damaged, or is of another training.
+        PipelineError: The file is damaged, or belongs to another training.
     """
 
     def __init__(self, file: Path | None, training: np.ndarray) -> None:
@@ -32,11 +32,11 @@ class FinishedSteps:
             raise PipelineError(f"{file} is the checkpoint of another training; retrain.")
 
     def result(self, step: str, compute: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """The arrays that a step results in, read or computed.
+        """The resulting arrays of a step, from the checkpoint or computed now.
 
         Args:
-            step: Its name.
-            compute: Computes them.
+            step: The name of the step.
+            compute: Called for the result if the step is not finished.
 
         Raises:
             PipelineError: The checkpoint cannot be written.
@@ -53,26 +53,26 @@ class FinishedSteps:
 
 
 def write_checkpoint(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a checkpoint; a kill at any moment leaves the previous or the new one.
+    """Write a checkpoint atomically: a kill at any moment leaves the previous or the new one.
 
     Raises:
-        PipelineError: It cannot be written.
+        PipelineError: The file cannot be written.
     """
-    with atomic_write(file) as unfinished, open(unfinished, "wb") as opened:
-        np.savez(opened, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes the names for options
-        opened.flush()
-        os.fsync(opened.fileno())
+    with atomic_write(file) as unfinished, open(unfinished, "wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # NumPy's stub mistakes the array names for options
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def read_checkpoint(file: Path) -> dict[str, np.ndarray]:
-    """Read what `write_checkpoint` wrote; the archive's CRCs are checked.
+    """Read a checkpoint that `write_checkpoint` wrote, and check the archive's CRCs.
 
     Raises:
         PipelineError: The file is damaged.
     """
     try:
         return read_npz(file)
-    except Exception as error:  # NumPy and zipfile raise many types for damaged files
+    except Exception as error:  # NumPy and zipfile raise many types of errors for damaged files
         raise PipelineError(
             f"{file} is damaged ({first_line(error)}); delete it to train from the first epoch."
         ) from error

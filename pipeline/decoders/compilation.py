@@ -1,4 +1,4 @@
-"""Compile decoders: the optimizer and the loss that they are trained with."""
+"""Compile decoders with the optimizer and the loss of a config."""
 
 import dataclasses
 import math
@@ -14,12 +14,12 @@ from pipeline.decoders.spec import build_decoder
 
 
 def compile_decoders(models: Mapping[str, Any], config: TrainingConfig, rows: int) -> None:
-    """Give each decoder its loss and an optimizer of its own.
+    """Compile each decoder with the loss and its own optimizer.
 
     Args:
         models: Name -> `keras.Model`.
         config: Optimizer, learning rate, schedule, loss, batch size and number of epochs.
-        rows: The number of training images; with it the schedule knows its end.
+        rows: The number of training images; it sets the length of the schedule.
 
     Raises:
         RequestError: Keras does not know the optimizer or loss, or several decoders share one optimizer.
@@ -34,15 +34,15 @@ def compile_decoders(models: Mapping[str, Any], config: TrainingConfig, rows: in
             model.compile(optimizer=optimizer, loss=loss)
             probe = keras.ops.ones((1, model.output_shape[-1]))
             model.compute_loss(y=probe, y_pred=probe)
-        except Exception as error:  # Keras and its backends raise many types for an unsuitable loss
+        except Exception as error:  # Keras and its backends raise many types of errors for an unsuitable loss
             raise RequestError(f"The decoder cannot be compiled: {first_line(error)}") from error
 
 
 def check_names(config: TrainingConfig) -> None:
-    """Refuse what Keras does not know, before any image is read: by a decoder of one weight.
+    """Refuse names that Keras does not know before any image is read, by compiling a tiny decoder.
 
     Args:
-        config: The layers and their training; an optimizer is looked up where it is a name.
+        config: The layers and their training; an optimizer object is not checked.
 
     Raises:
         RequestError: Keras does not know the activation, the initializer, the optimizer or the loss.
@@ -55,29 +55,29 @@ def check_names(config: TrainingConfig) -> None:
 
 
 def _named_optimizer(config: TrainingConfig, rows: int) -> Any:
-    """A new optimizer with its schedule."""
+    """Create the optimizer that the config names, with its schedule."""
     keras = import_keras()
     try:
-        kind = type(keras.optimizers.get(config.optimizer))
-    except (ValueError, TypeError, KeyError) as error:  # KeyError: one that wraps another
+        optimizer = type(keras.optimizers.get(config.optimizer))
+    except (ValueError, TypeError, KeyError) as error:  # KeyError: an optimizer that wraps another
         raise RequestError(
-            f"optimizer {config.optimizer!r} is unknown; name one of Keras, such as adam, adamw or sgd."
+            f"optimizer {config.optimizer!r} is unknown; use a Keras optimizer, such as adam, adamw or sgd."
         ) from error
     rate = config.learning_rate
     if config.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, config.epochs * math.ceil(rows / config.batch_size))
     decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
-    return kind(learning_rate=rate, **decay)
+    return optimizer(learning_rate=rate, **decay)
 
 
 def _refuse_shared(optimizer: Any, decoders: int) -> None:
     steps = int(optimizer.iterations)
     if decoders > 1 or optimizer.built:
-        so_far = f", now at {steps}" if steps else ""
+        count = f", now at {steps}" if steps else ""
         raise RequestError(
-            f"One {type(optimizer).__name__} cannot train several decoders. It has a step counter{so_far}, and Adam "
-            "corrects the bias of its averages by that count; the second decoder would start without the correction, "
-            "with first steps about three times too large, which saturates sigmoid layers "
-            "(`python -m pipeline compare` shows it). Give each decoder an optimizer of its own: a name such as "
-            "'adam', or a new object for each call of fit."
+            f"One {type(optimizer).__name__} cannot train several decoders. It has a step counter{count}, and Adam "
+            "uses the counter to correct the bias of its averages. The second decoder would start without that "
+            "correction: its first steps would be about three times too large and would saturate sigmoid layers "
+            "(`python -m pipeline compare` shows it). Give each decoder its own optimizer: a name such as 'adam', or "
+            "a new object for each call of fit."
         )

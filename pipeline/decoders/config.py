@@ -1,4 +1,4 @@
-"""How a single network is trained."""
+"""The config of a single network's training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,20 +10,21 @@ from pipeline.decoders.spec import DecoderSpec
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A decoder and how it is trained.
+    """The layers of a decoder and how they are trained.
 
     Attributes:
         decoder: The layers.
         epochs: Passes over the training images.
-        batch_size: Images a step.
-        optimizer: Name of a Keras optimizer, or a new `keras.optimizers.Optimizer`, whose own learning rate or schedule
-            then counts.
-        learning_rate: Its learning rate at the start.
+        batch_size: Images per step.
+        optimizer: Name of a Keras optimizer, or a new `keras.optimizers.Optimizer`, which then keeps its own learning
+            rate or schedule.
+        learning_rate: The initial learning rate.
         schedule: "constant", or "cosine" for a decay to zero over the whole training (Loshchilov and Hutter 2017).
         loss: Name of a Keras loss.
         weight_decay: The optimizer's weight decay; 0 for none.
-        keep: The weights to end with: of the "last" epoch, or of the "best" one by validation cosine.
-        patience: Stop after so many epochs in a row without a better validation cosine; None for never. Needs "best".
+        keep: Which weights to keep: those of the "last" epoch, or of the one with the "best" validation cosine.
+        patience: Stop after this many epochs in a row without a better validation cosine; None never stops early. Needs
+            `keep="best"`.
     """
 
     decoder: DecoderSpec
@@ -39,7 +40,7 @@ class TrainingConfig:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "TrainingConfig":
-        """Read what `dataclasses.asdict` returned, after a round trip through JSON."""
+        """Rebuild a config from `dataclasses.asdict` after a round trip through JSON."""
         decoder = DecoderSpec(**{**document["decoder"], "hidden": tuple(document["decoder"]["hidden"])})
         return cls(**{**document, "decoder": decoder})
 
@@ -54,5 +55,5 @@ class TrainingConfig:
             raise RequestError(f"batch_size must be at least 1, not {self.batch_size}.")
         if self.patience is not None and self.keep != "best":
             raise RequestError(
-                "patience stops some epochs after the best one; it needs ", Parameter("keep", "best"), "."
+                "patience counts the epochs since the best one; it needs ", Parameter("keep", "best"), "."
             )

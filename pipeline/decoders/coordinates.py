@@ -1,7 +1,7 @@
 """Coordinates: with fewer images than features, decoders are fitted in the space that the training images span.
 
-An image's component outside of that space cannot be learned from, and fitting in fewer dimensions is several times
-faster. What was fitted is then expressed in the features again.
+Nothing can be learned about directions outside that space, and fitting in fewer dimensions is several times faster. A
+fitted network is then rewritten in terms of the features.
 """
 
 import dataclasses
@@ -11,20 +11,20 @@ import numpy as np
 
 from pipeline.core.vectors import Vectors, in_blocks, moments
 from pipeline.decoders.hidden_layer import HiddenLayer
-from pipeline.decoders.ridge_regression import ROUNDING, spanning
+from pipeline.decoders.ridge_regression import ROUNDING, spanning_basis
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """The coordinates of features.
+    """A map from features to coordinates.
 
     Attributes:
         mean: Mean feature, shape (F,), float32.
         scale: Root of the mean variance of the features.
         basis: Orthonormal vectors, shape (F, R), float32, times `stretch`; None where the coordinates are the
             standardised features themselves.
-        stretch: See `basis`. A step of Adam moves each weight by the learning rate, so it changes a unit's output less
-            where there are fewer weights; longer coordinates make up for that.
+        stretch: The factor of `basis`. A step of Adam moves each weight by the learning rate, so with fewer weights it
+            changes a unit's output less; longer coordinates make up for that.
     """
 
     mean: np.ndarray
@@ -34,19 +34,19 @@ class Coordinates:
 
     @classmethod
     def of(cls, x: Vectors, seed: int) -> "Coordinates":
-        """The coordinates of the space that features, shape (N, F), span, in a random rotation."""
+        """The coordinates, randomly rotated, of the space that features of shape (N, F) span."""
         mean, variance = moments(x)
         scale = spread(mean, variance)
         rows, features = x.shape
         if rows > features:
             return cls(mean, scale, None, 1.0)
-        basis = spanning((x[:].astype(np.float64) - mean) / scale)
+        basis = spanning_basis((x[:].astype(np.float64) - mean) / scale)
         rotation = orthogonal_directions(basis.shape[1], basis.shape[1], np.random.default_rng([seed, 1]))
         stretch = (features / basis.shape[1]) ** 0.5
         return cls(mean, scale, (stretch * basis @ rotation).astype(np.float32), stretch)
 
     def standardise(self, x: Vectors) -> np.ndarray:
-        """Features minus their mean, divided by the scale; shape (N, F), float32."""
+        """Subtract the mean from features and divide by the scale; shape (N, F), float32."""
         return np.concatenate([(block - self.mean) / np.float32(self.scale) for block in in_blocks(x)])
 
     def __call__(self, standardised: np.ndarray) -> np.ndarray:
@@ -54,14 +54,14 @@ class Coordinates:
         return standardised if self.basis is None else standardised @ self.basis
 
     def on_features(self, network: HiddenLayer) -> HiddenLayer:
-        """A network on coordinates as one on standardised features."""
+        """Rewrite a network on coordinates as a network on standardised features."""
         if self.basis is None:
             return network
         return dataclasses.replace(network, kernel=self.basis @ network.kernel)
 
 
 def spread(mean: np.ndarray, variance: float) -> float:
-    """The number to divide features by: the root of their mean variance, or 1 where float32 cannot tell them apart.
+    """The scale of features: the root of their mean variance, or 1 where float32 cannot tell them apart.
 
     Args:
         mean: Mean feature, shape (F,).

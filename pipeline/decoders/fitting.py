@@ -22,9 +22,9 @@ from pipeline.decoders.training import Callbacks, Diverged, History, TrainingDat
 log = logging.getLogger(__name__)
 
 Config = TrainingConfig | BlendConfig
-OPERATIONS_OF_ADAM = 100  # for each weight: it is bound by memory, in whose time so many could be done
-OPERATIONS_OF_EIGH = 15  # for each cube of the matrix's side, with the products around it
-ANNOUNCED = 30.0  # seconds of training, from which an estimate is logged
+OPERATIONS_OF_ADAM = 100  # per weight; Adam is bound by memory, and this many operations would take as long
+OPERATIONS_OF_EIGH = 15  # times the cube of the matrix's side, including the products around it
+ANNOUNCED = 30.0  # seconds; an estimate is logged for longer trainings
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FittedDecoders:
         models: API style -> `keras.Model`.
         histories: API style -> how the training went; without curves for a blend.
         epochs: API style -> the number of epochs trained.
-        shares: Candidate -> its share of a blend, all 0 if it is the mean target; empty for a single network.
+        shares: Candidate -> its share of a blend, all 0 if the blend is the mean target; empty for a single network.
         diverged: The error if the loss became NaN or infinite after some epochs; the models have finite weights.
     """
 
@@ -54,13 +54,13 @@ def fit_decoders(
     seed: int,
     callbacks: Callbacks,
 ) -> FittedDecoders:
-    """Fit a decoder in each API style; all styles get the same bits.
+    """Fit a decoder in each API style; all styles get bit-identical weights.
 
     Args:
-        data: Training and validation data, loaded; a blend does not look at the validation data. Features that are
-            not in memory are streamed, through a single network.
+        data: Training and validation data, loaded. A blend ignores the validation data; a single network streams
+            features that are not in memory.
         config: A blend, or a single network.
-        styles: The API styles to build it in.
+        styles: The API styles to build.
         units: A number for each training image, shape (N,), int; images with the same number share a fold.
         seed: Random seed.
         callbacks: Progress bar, checkpoint and TensorBoard.
@@ -79,7 +79,7 @@ def fit_decoders(
 
 
 def effective_config(config: Config, data: TrainingData) -> Config:
-    """The config that is used: a single network where the memory budget is too small for a blend of the features."""
+    """The config to train: a single network if the memory budget is too small for a blend of the features."""
     if isinstance(config, TrainingConfig):
         return config
     rows, dim = data.y.shape
@@ -87,7 +87,7 @@ def effective_config(config: Config, data: TrainingData) -> Config:
     if needed <= data.memory:
         return config
     log.warning(
-        "A blend of %s features of dimension %s for targets of dimension %s takes some %.1f GB, more than the memory "
+        "A blend of %s features of dimension %s for targets of dimension %s takes about %.1f GB, more than the memory "
         "budget of %.1f GB; a single network is trained instead. Raise --memory (in Python: memory) for a blend.",
         f"{rows:,}",
         f"{data.x.shape[1]:,}",
@@ -118,11 +118,11 @@ def _fit_blend(
 
 
 def announce(config: Config, shape: tuple[int, int], dim: int, memory: int, times: int = 1) -> None:
-    """Log how many trainings a blend is, and how long they take where that is long.
+    """Log how many trainings a blend takes and, if that is long, for how long.
 
     Args:
         config: The config.
-        shape: That of the training features, (N, F).
+        shape: The shape of the training features, (N, F).
         dim: D, the dimension of the targets.
         memory: The memory budget in bytes; above it no blend is trained, see `effective_config`.
         times: How many blends are fitted, such as one for each fold.
@@ -140,13 +140,16 @@ def announce(config: Config, shape: tuple[int, int], dim: int, memory: int, time
 
 
 def expected_seconds(config: BlendConfig, rows: int, features: int, dim: int) -> float:
-    """How long a blend takes on this processor, to a factor of about two, from its operations and their speed here.
+    """Estimate how long a blend takes, within a factor of about two, from its operations and this processor's speed.
 
     Args:
         config: The blend.
         rows: Training images.
         features: F, the dimension of the features.
         dim: D, the dimension of the targets.
+
+    Returns:
+        Seconds.
     """
     size = min(rows, features)
     weights = config.units * (size + dim)
@@ -155,18 +158,18 @@ def expected_seconds(config: BlendConfig, rows: int, features: int, dim: int) ->
     folds = 1 + (1 if rows >= MANY else config.folds)
     sides = (size, min(rows, config.ramps))
     closed_form = sum(2 * rows * side * (side + dim) + folds * OPERATIONS_OF_EIGH * side**3 for side in sides)
-    return (steps * step_operations + closed_form) / _operations_a_second()
+    return (steps * step_operations + closed_form) / _operations_per_second()
 
 
-def _operations_a_second() -> float:
-    """The speed of matrix products of a network's size, measured."""
+def _operations_per_second() -> float:
+    """The measured speed of matrix products of a network's size."""
     left, right = np.ones((BATCH, 2048), np.float32), np.ones((2048, 256), np.float32)
     seconds = []
     for _ in range(30):
         start = time.perf_counter()
         left @ right
         seconds.append(time.perf_counter() - start)
-    return 2 * left.size * right.shape[1] / min(seconds)  # other work on the processor only adds
+    return 2 * left.size * right.shape[1] / min(seconds)  # the minimum: other work on the processor only adds time
 
 
 def _fit_networks(
@@ -191,7 +194,7 @@ def _fit_networks(
 
 
 def fit_shuffled(data: TrainingData, config: Config, units: np.ndarray, seed: int) -> Any:
-    """Fit a decoder to shuffled targets: what it reaches needs no relation between images and targets.
+    """Fit a decoder to shuffled targets: its score needs no relation between images and targets.
 
     Args:
         data: Training and validation data, loaded; only the training targets are shuffled.
@@ -209,5 +212,5 @@ def fit_shuffled(data: TrainingData, config: Config, units: np.ndarray, seed: in
 
 
 def config_from_json(document: Mapping[str, Any]) -> Config:
-    """Read what `dataclasses.asdict` returned for a config, after a round trip through JSON."""
+    """Rebuild a config from `dataclasses.asdict` after a round trip through JSON."""
     return TrainingConfig.from_json(document) if "decoder" in document else BlendConfig.from_json(document)

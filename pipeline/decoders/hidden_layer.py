@@ -1,4 +1,4 @@
-"""Networks with one hidden layer of ReLU units as arrays, which add up to one network of the same kind."""
+"""Networks with one hidden layer of ReLU units, as arrays; a blend of them is a network of the same kind."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class HiddenLayer:
 
     @classmethod
     def linear(cls, coefficients: np.ndarray, intercept: np.ndarray) -> "HiddenLayer":
-        """The linear map x @ coefficients + intercept, for a = relu(a) - relu(-a)."""
+        """The linear map x @ coefficients + intercept as a network, since a = relu(a) - relu(-a)."""
         features, dim = coefficients.shape
         first, second = (coefficients, np.eye(dim)) if dim <= features else (np.eye(features), coefficients)
         kernel = np.hstack([first, -first])
@@ -48,7 +48,7 @@ class HiddenLayer:
 
         Args:
             parts: At least one network.
-            shares: A share for each.
+            shares: The share of each part.
             mean: Shape (D,).
             mean_share: The share of the mean.
         """

@@ -1,4 +1,4 @@
-"""Training through Keras's own `fit`, for backends other than TensorFlow: slower, with the same results."""
+"""Training through Keras's own `fit` for backends other than TensorFlow: slower, with the same results."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,17 +37,17 @@ class KerasTrainer:
         return self.state.model.fit(batches, shuffle=False, verbose=0).history["loss"][0] * len(order)
 
     def evaluate(self, x: Any, y: Any) -> np.ndarray:
-        """Sums of loss and cosine over some rows; see `pipeline.decoders.training.Trainer`."""
+        """Sum loss and cosine over rows; see `pipeline.decoders.training.Trainer`."""
         ops = import_keras().ops
         return ops.convert_to_numpy(self.state.evaluate(x, ops.convert_to_tensor(y)))
 
     def end_epoch(self, row: np.ndarray) -> bool:
-        """Close an epoch of blocks; see `pipeline.decoders.training.Trainer`."""
+        """Finish an epoch of blocks; see `pipeline.decoders.training.Trainer`."""
         return bool(self.state.end_epoch(row))
 
 
 def _batches(arrays: Sequence[np.ndarray], order: np.ndarray, size: int) -> Any:
-    """A `keras.utils.PyDataset` of the rows of arrays (features, targets and perhaps weights) in an order."""
+    """A `keras.utils.PyDataset` of batches of arrays (features, targets and optional weights) in the given order."""
 
     dataset: Any = import_keras().utils.PyDataset
 

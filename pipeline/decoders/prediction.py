@@ -1,4 +1,4 @@
-"""Predictions that are made when they are read, so that any number of them takes the memory of a block."""
+"""Predictions computed on access, so that any number of them needs the memory of one block."""
 
 from dataclasses import dataclass
 from typing import Any

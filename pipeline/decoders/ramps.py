@@ -1,4 +1,4 @@
-"""Random ramps: features whose ridge regression is one with a smooth kernel, at the cost of linear regression."""
+"""Random ramps: features whose ridge regression approximates a smooth kernel's, at the cost of linear regression."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from pipeline.decoders.ridge_regression import Ridge
 
 @dataclass(frozen=True)
 class Ramps:
-    """Ramps as wide as the training images' standard deviation, in random directions, computed when they are read.
+    """Ramps in random directions, as wide as the training images' standard deviation, computed on access.
 
     A ramp rises from 0 to 1 and stays there. Ramps in all directions and at all offsets have the kernel -|x - x'|,
     which has no bandwidth to choose (Rahimi and Recht 2007 for random features; Székely and Rizzo 2013 for this
@@ -19,8 +19,8 @@ class Ramps:
 
     Attributes:
         z: Coordinates of the training images, shape (N, R), float32.
-        kernel: A direction for each ramp, in units of its width, shape (R, H), float32.
-        middle: Where along it the ramp is at 0.5, shape (H,), float32.
+        kernel: The direction of each ramp, in units of its width, shape (R, H), float32.
+        middle: The position along its direction where each ramp is 0.5, shape (H,), float32.
     """
 
     z: np.ndarray
@@ -29,18 +29,18 @@ class Ramps:
 
     @classmethod
     def draw(cls, z: np.ndarray, count: int, seed: int) -> "Ramps":
-        """Draw `count` ramps, each through one of the training images."""
+        """Draw `count` ramps, each with its middle at one of the training images."""
         random = np.random.default_rng([seed, 2])
         kernel = orthogonal_directions(z.shape[1], count, random).astype(np.float32)
-        through = random.permutation(count) * len(z) // count
+        ranks = random.permutation(count) * len(z) // count
         middle = np.empty(count, np.float32)
-        for ramp in range(0, count, 256):
-            some = slice(ramp, ramp + 256)
-            along = z @ kernel[:, some]
+        for start in range(0, count, 256):
+            block = slice(start, start + 256)
+            along = z @ kernel[:, block]
             deviation = along.std(axis=0)
             deviation[deviation == 0] = 1
-            kernel[:, some] /= deviation
-            middle[some] = np.take_along_axis(np.sort(along, axis=0), through[None, some], 0)[0] / deviation
+            kernel[:, block] /= deviation
+            middle[block] = np.take_along_axis(np.sort(along, axis=0), ranks[None, block], 0)[0] / deviation
         return cls(z, kernel, middle)
 
     @property
@@ -61,7 +61,7 @@ class Ramps:
         return np.clip(along, 0, 1, out=along)
 
     def network(self, ridge: Ridge) -> HiddenLayer:
-        """The regression on ramps as a network on coordinates: a ramp is the difference of two ReLU units."""
+        """Rewrite a regression on ramps as a network on coordinates: a ramp is the difference of two ReLU units."""
         return HiddenLayer(
             np.hstack([self.kernel, self.kernel]),
             np.concatenate([0.5 - self.middle, -0.5 - self.middle]),

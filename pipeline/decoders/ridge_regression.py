@@ -1,8 +1,8 @@
 """Ridge regression on any number of images: sums from one read, all penalties from one eigendecomposition.
 
-The method is by Hoerl and Kennard 1970; the path of solutions is in Hastie, Tibshirani and Friedman 2009, section
+The method is Hoerl and Kennard's (1970). For the path of solutions see Hastie, Tibshirani and Friedman (2009), section
 3.4.1: with the centred Gram matrix X'X = V diag(s) V', the coefficients for a penalty p are V diag(1 / (s + p)) V' X'Y.
-Squared errors follow from the sums of the held-out rows alone, so no prediction is kept.
+Squared errors follow from the sums of the held-out rows alone, so predictions are not stored.
 """
 
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ import numpy as np
 
 from pipeline.core.vectors import Vectors
 
-# Relative to the mean squared length of a centred row. The least is interpolation, the largest the mean target.
+# Relative to the mean squared length of a centred row. The smallest interpolates, the largest predicts the mean target.
 PENALTIES = 10.0 ** np.arange(-7, 5.1, 0.5)
 READ_AT_ONCE = 1024
-FLAT = 1e-7  # of the largest eigenvalue: a direction in which the training images do not differ
-ROUNDING = float(np.finfo(np.float32).eps) ** 2  # of the mean squared length of a row: below are rounding errors
+FLAT = 1e-7  # of the largest eigenvalue; below that, the training images do not vary in a direction
+ROUNDING = float(np.finfo(np.float32).eps) ** 2  # of the mean squared length of a row; anything less is rounding
 
 
 @dataclass(frozen=True)
 class Moments:
-    """The sums over some rows that ridge regression needs, about their means, in float64.
+    """The sums over rows that ridge regression needs, about their means, in float64.
 
-    Sums about the means of parts are added by Chan, Golub and LeVeque's rule (1979); plain sums lose their digits where
+    Sums about the means of parts are added by Chan, Golub and LeVeque's rule (1979); plain sums lose precision where
     features or targets are far from zero.
 
     Attributes:
-        count: How many rows there are.
+        count: The number of rows.
         x: Mean feature, shape (F,).
         y: Mean target, shape (D,).
         xx: Sum of the outer products of each centred feature with itself, shape (F, F).
@@ -44,7 +44,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: "Vectors | Span", y: np.ndarray, rows: np.ndarray) -> "Moments":
-        """Sum over some rows, at least one, of features (N, F) and targets (N, D); reads READ_AT_ONCE at a time."""
+        """Sum at least one of the rows of features (N, F) and targets (N, D), reading READ_AT_ONCE rows at a time."""
         blocks = (rows[start : start + READ_AT_ONCE] for start in range(0, len(rows), READ_AT_ONCE))
         return reduce(cls.__add__, (cls._of_block(x[block], y[block]) for block in blocks))
 
@@ -72,8 +72,8 @@ class Moments:
 class RidgePath:
     """The solutions for all penalties, from one eigendecomposition.
 
-    Directions in which the rows differ by less than float32 can tell are left out; if there are no others, the
-    solution for any penalty is the mean target.
+    Directions in which the rows differ by less than the precision of float32 are left out; if no direction is left, the
+    solution for every penalty is the mean target.
 
     Args:
         moments: The training rows.
@@ -96,30 +96,30 @@ class RidgePath:
         self.penalties = penalties * self._values.sum() / moments.count
 
     def _filters(self) -> np.ndarray:
-        """What each penalty multiplies each direction with, shape (P, R)."""
+        """The factor of each direction for each penalty, shape (P, R)."""
         return 1 / (self._values + self.penalties[:, None])
 
     def predictions(self, x: np.ndarray) -> np.ndarray:
         """Predictions for features of shape (M, F) with each penalty, shape (P, M, D), float32."""
-        turned = (x - self.mean_x) @ self._vectors
+        rotated = (x - self.mean_x) @ self._vectors
         return np.stack(
-            [((turned * each) @ self._projected + self.mean_y).astype(np.float32) for each in self._filters()]
+            [((rotated * factors) @ self._projected + self.mean_y).astype(np.float32) for factors in self._filters()]
         )
 
     def squared_errors(self, held_out: Moments) -> np.ndarray:
-        """The squared errors on some rows, summed over rows and targets, for each penalty, shape (P,)."""
+        """The squared errors on held-out rows, summed over rows and dimensions, for each penalty, shape (P,)."""
         xx = self._vectors.T @ held_out.xx @ self._vectors
         xy = self._vectors.T @ held_out.xy
         dx, dy = (held_out.x - self.mean_x) @ self._vectors, held_out.y - self.mean_y
         errors = []
-        for each in self._filters():
-            solution = each[:, None] * self._projected
+        for factors in self._filters():
+            solution = factors[:, None] * self._projected
             about_means = held_out.yy - 2 * np.vdot(xy, solution) + np.vdot(xx @ solution, solution)
             errors.append(about_means + held_out.count * np.square(dy - dx @ solution).sum())
         return np.array(errors)
 
     def coefficients(self, shares: np.ndarray) -> np.ndarray:
-        """The sum over all penalties of share times coefficients; shares (P,) -> (F, D), float64."""
+        """The coefficients of all penalties, weighted by shares (P,) and summed: shape (F, D), float64."""
         return self._vectors @ ((shares @ self._filters())[:, None] * self._projected)
 
 
@@ -137,18 +137,18 @@ class Ridge:
 
 
 def fit_ridge(x: Vectors, y: np.ndarray, folds: np.ndarray) -> Ridge:
-    """Fit ridge regression with the one of PENALTIES that has the least squared error out of fold.
+    """Fit ridge regression with the penalty, one of PENALTIES, that has the lowest squared error out of fold.
 
-    With more images than features, the features are read once, a block at a time; otherwise they are held in memory,
-    and the regression is done in the space that they span. See `sums_memory` for the memory that it takes.
+    With more images than features, the features are read once, a block at a time; otherwise they are loaded into
+    memory, and the regression is fitted in the space that they span. `sums_memory` says how much memory that needs.
 
     Args:
         x: Features, shape (N, F).
         y: Targets, shape (N, D).
-        folds: The fold of each row, shape (N,), int. If there is but one, the mean target is returned.
+        folds: The fold of each row, shape (N,), int.
 
     Returns:
-        The regression.
+        The regression; for a single fold, the mean target.
     """
     span = Span.of(x)
     parts = [Moments.of(span, y, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
@@ -157,7 +157,7 @@ def fit_ridge(x: Vectors, y: np.ndarray, folds: np.ndarray) -> Ridge:
         for number, part in enumerate(parts):
             errors += RidgePath(reduce(Moments.__add__, parts[:number] + parts[number + 1 :])).squared_errors(part)
     path = RidgePath(reduce(Moments.__add__, parts))
-    choice = len(errors) - 1 - int(errors[::-1].argmin())  # of equal ones the largest
+    choice = len(errors) - 1 - int(errors[::-1].argmin())  # the largest of equally good penalties
     return span.on_features(path, float(len(parts) > 1) * np.eye(len(PENALTIES))[choice])
 
 
@@ -166,24 +166,24 @@ class RidgeCandidates:
     """Ridge regressions with different penalties, to be blended.
 
     Attributes:
-        out_of_fold: With each penalty, predictions for some rows, fitted to the other folds; P of (M, D), float32.
-        path: Those fitted to all rows.
-        span: The space that they were fitted in.
+        out_of_fold: Out-of-fold predictions for selected rows, an array of shape (M, D), float32, for each penalty.
+        path: The regressions fitted to all rows.
+        span: The space in which they were fitted.
     """
 
     out_of_fold: list[np.ndarray]
     path: RidgePath
     span: "Span"
 
-    def blended(self, shares: np.ndarray) -> Ridge:
-        """The sum of shares (P,) times the regressions' deviations from the mean target, plus the mean target."""
+    def blend(self, shares: np.ndarray) -> Ridge:
+        """The mean target plus the regressions' deviations from it, weighted by shares (P,) and summed."""
         return self.span.on_features(self.path, shares)
 
 
 def fit_candidates(
     x: Vectors, y: np.ndarray, folds: np.ndarray, rows: np.ndarray, penalties: np.ndarray
 ) -> RidgeCandidates:
-    """Fit ridge regressions with all penalties, to all rows and to all but each fold of `rows`.
+    """Fit ridge regressions with all penalties, to all rows and without each fold of `rows`.
 
     Args:
         x: Features, shape (N, F).
@@ -199,16 +199,16 @@ def fit_candidates(
     parts = [Moments.of(span, y, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
     predicted = np.empty((len(penalties), len(rows), y.shape[1]), np.float32)
     for number, fold in enumerate(np.unique(folds)):
-        here = folds[rows] == fold
-        if here.any():
+        held_out = folds[rows] == fold
+        if held_out.any():
             path = RidgePath(reduce(Moments.__add__, parts[:number] + parts[number + 1 :]), penalties)
-            predicted[:, here] = path.predictions(span[rows[here]])
+            predicted[:, held_out] = path.predictions(span[rows[held_out]])
     return RidgeCandidates(list(predicted), RidgePath(reduce(Moments.__add__, parts), penalties), span)
 
 
 @dataclass(frozen=True)
 class Span:
-    """Features in the space that the rows span where there are at most as many rows as features, else as they are.
+    """Features as coordinates of the space that their rows span; unchanged if there are more rows than features.
 
     Attributes:
         x: The features, shape (N, F), or with a basis their coordinates, (N, R), float64.
@@ -222,19 +222,19 @@ class Span:
 
     @classmethod
     def of(cls, x: Vectors) -> "Span":
-        """Features of shape (N, F)."""
+        """The span of features of shape (N, F)."""
         if len(x) > x.shape[1]:
             return cls(x)
         mean = x[:].mean(axis=0, dtype=np.float64)
         centred = x[:] - mean
-        basis = spanning(centred)
+        basis = spanning_basis(centred)
         return cls(centred @ basis, mean, basis)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         return self.x[rows]
 
     def on_features(self, path: RidgePath, shares: np.ndarray) -> Ridge:
-        """A share of each solution of a path, as one regression on features; see `RidgePath.coefficients`."""
+        """The solutions of a path, weighted by shares, as one regression on features; see `RidgePath.coefficients`."""
         coefficients, mean = path.coefficients(shares), path.mean_x
         if self.basis is not None and self.mean is not None:
             coefficients, mean = self.basis @ coefficients, self.mean + self.basis @ path.mean_x
@@ -242,10 +242,11 @@ class Span:
         return Ridge(coefficients.astype(np.float32), intercept.astype(np.float32))
 
 
-def spanning(centred: np.ndarray) -> np.ndarray:
+def spanning_basis(centred: np.ndarray) -> np.ndarray:
     """Orthonormal vectors that span the rows of a matrix (N, F) with N <= F: shape (F, R), float64, R >= 1.
 
-    From the eigendecomposition of the N x N matrix of dot products, which is cheaper than the matrix's own.
+    They come from the eigendecomposition of the N x N matrix of dot products, which is cheaper than decomposing the
+    matrix itself.
     """
     from scipy.linalg import eigh
 
@@ -256,6 +257,6 @@ def spanning(centred: np.ndarray) -> np.ndarray:
 
 
 def sums_memory(rows: int, features: int, dim: int, folds: int) -> int:
-    """Bytes that the sums of all folds and the regression of one of them take, beside features and targets."""
+    """Bytes needed for the sums of all folds and one fold's regression, in addition to features and targets."""
     size = min(rows, features)
     return 8 * ((folds + 4) * size * size + (folds + 3) * size * dim + (3 * rows * features if rows <= features else 0))

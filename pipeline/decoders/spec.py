@@ -1,4 +1,4 @@
-"""Decoders: one specification, built in Keras's two API styles."""
+"""Decoders: one specification, built in both of Keras's API styles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class DecoderSpec:
         output_activation: Keras activation of the output, one of OUTPUT_ACTIVATIONS.
         initializer: Keras initializer of the kernels; biases start at zero.
         normalize: Whether a first layer centres the features on their mean over the training images and divides all of
-            them by one number, the root of their mean variance. (Dividing each by its own would amplify those that
-            are almost always zero.)
+            them by one number, the root of their mean variance. (Dividing each feature by its own deviation would
+            amplify features that are almost always zero.)
         start_at_mean: Whether a linear output layer starts as the mean baseline (kernel zero, bias the mean training
             target), so that training only adds what the features contribute.
     """
@@ -62,8 +62,8 @@ def build_decoder(spec: DecoderSpec, style: ApiStyle, x: Vectors, y: np.ndarray,
     Args:
         spec: The layers.
         style: "functional" or "sequential".
-        x: Training features, shape (N, F), float32, whose mean and variance the first layer uses.
-        y: Training targets, shape (N, D), float32, whose mean the output layer may start at.
+        x: Training features, shape (N, F), float32; the first layer uses their mean and variance.
+        y: Training targets, shape (N, D), float32; the output layer may start at their mean.
         seed: Random seed of the initial weights.
 
     Returns:
@@ -105,7 +105,7 @@ def stack_layers(layers: Sequence[Any], style: ApiStyle, features: int) -> Any:
 
 
 def _layers(spec: DecoderSpec, x: Vectors, dim: int, seed: int) -> list:
-    """The layers of a decoder, in order, each with a seed of its own."""
+    """The layers of a decoder, in order, each with its own seed."""
     keras = import_keras()
     layers = []
     if spec.normalize:
@@ -123,9 +123,9 @@ def _layers(spec: DecoderSpec, x: Vectors, dim: int, seed: int) -> list:
 def output_ceiling(output_activation: str, targets: np.ndarray) -> float:
     """The highest mean cosine that any decoder with this output activation can reach.
 
-    An output without negative values is in the positive orthant. The unit vector there that is nearest to a target y
-    is max(y, 0), normalized, at a cosine of ||max(y, 0)|| / ||y||; where y has no positive component, it is the axis of
-    the largest one. Signed activations reach every direction.
+    An output without negative values lies in the positive orthant. The nearest unit vector there to a target y is
+    max(y, 0), normalized, with a cosine of ||max(y, 0)|| / ||y||; if y has no positive component, it is the axis of the
+    largest component. Signed activations reach every direction.
 
     Args:
         output_activation: One of OUTPUT_ACTIVATIONS.

@@ -1,21 +1,22 @@
-"""Stacking: how much of a blend each candidate gets, from predictions of training images that it was not fitted to.
+"""Stacking: the share of each candidate in a blend, chosen by out-of-fold predictions of the training images.
 
 A blend predicts
 
     scale * (mean_share * mean + sum of share * (candidate - mean))
 
-and its shares have the highest score out of fold, as in ensemble selection (Caruana et al. 2004) and stacked
-regressions (Breiman 1996): they are not negative and add up to at most 1. Four things keep few or noisy images from
-misleading it:
+with the shares that have the highest score out of fold, as in ensemble selection (Caruana et al. 2004) and stacked
+regressions (Breiman 1996): shares are not negative and add up to at most 1. Four measures keep few or noisy images from
+misleading the choice:
 
-- The score is the one that is reported, the mean cosine. Squared error returns the mean target long before the
-  direction of a prediction is useless. Each dimension counts alike (divided by its root mean square). A single
+- The score is the one that is reported, the mean cosine. Squared error falls back to the mean target long before the
+  direction of a prediction is useless. All dimensions count alike (each is divided by its root mean square). A single
   dimension has no direction; there the score is the squared error.
-- A prediction deviates from the mean of the images that *its fold* was fitted to. About the overall mean, it would seem
-  to be anti-correlated with its target, as that mean contains the target.
-- The mean target of few images is noisy itself; it is shrunk as James and Stein (1961) shrink means.
-- How much better the blend is than the mean target, and how certain that is, are measured with shares from the other
-  folds; by that the blend is shrunk to the mean target, as far as that is one (a mean that is all noise is no refuge).
+- A prediction's deviation is taken from the mean of the images that *its fold* was fitted to. About the overall mean, a
+  prediction would seem to be anti-correlated with its target, because that mean contains the target.
+- The mean target of few images is itself noisy; it is shrunk as James and Stein (1961) shrink means.
+- The gain of the blend over the mean target, and its certainty, are measured with shares from the other folds. The less
+  certain the gain, the more the blend is shrunk to the mean target, as far as the mean is not noise (a mean that is all
+  noise is no refuge).
 """
 
 from collections.abc import Sequence
@@ -26,13 +27,13 @@ import numpy as np
 from pipeline.core.vectors import cosines
 
 TOLERANCE = 1e-7  # of the score
-NEGLIGIBLE = 1e-3  # a share that is not worth its units
-NOTHING = 5e-3  # shares of all candidates together that are not worth a decoder
+NEGLIGIBLE = 1e-3  # smaller shares are not worth their units
+NEGLIGIBLE_SUM = 5e-3  # with a smaller sum of all shares, the blend is the mean target
 
 
 @dataclass(frozen=True)
 class Shares:
-    """What a blend is made of; see the module.
+    """The shares of a blend; see the module.
 
     Attributes:
         candidates: The share of each candidate, shape (K,); all 0 where the blend is the mean target.
@@ -44,9 +45,9 @@ class Shares:
 
 
 def score(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The score of each prediction, which the decoder is to raise: shape (N, D) twice -> (N,), float64.
+    """The score of each prediction, shape (N, D), for its target, shape (N, D): shape (N,), float64; higher is better.
 
-    The cosine; with D = 1, where a cosine is but a sign, minus the squared error.
+    The cosine; for D = 1, where a cosine is only a sign, minus the squared error.
     """
     if targets.shape[1] == 1:
         return -np.square(predictions.astype(np.float64) - targets).ravel()
@@ -67,40 +68,40 @@ def stack(
     """Choose the shares.
 
     Args:
-        predictions: Out-of-fold predictions of each candidate for some rows, K of shape (M, D).
+        predictions: Out-of-fold predictions of each candidate for `rows`, K arrays of shape (M, D).
         targets: All training targets, shape (N, D).
-        rows: Which rows these are, shape (M,), int.
+        rows: The predicted rows, shape (M,), int.
         folds: The fold of each training image, shape (N,), int; at least two different ones.
         units: A number for each training image, shape (N,), int; images with the same number are one observation.
 
     Returns:
         The shares.
     """
-    size = np.sqrt(np.square(targets, dtype=np.float64).mean(axis=0)).astype(np.float32)
-    size[size == 0] = 1
-    targets = targets / size
+    rms = np.sqrt(np.square(targets, dtype=np.float64).mean(axis=0)).astype(np.float32)
+    rms[rms == 0] = 1
+    targets = targets / rms
     y = targets[rows]
     mean, shrunk = np.empty_like(y), np.empty_like(y)
     for fold in np.unique(folds[rows]):
-        others, here = targets[folds != fold], folds[rows] == fold
-        mean[here] = others.mean(axis=0, dtype=np.float64)
-        shrunk[here] = reliability(others) * mean[here]
-    deviations = np.stack([each / size - mean for each in predictions])
+        training_targets, held_out = targets[folds != fold], folds[rows] == fold
+        mean[held_out] = training_targets.mean(axis=0, dtype=np.float64)
+        shrunk[held_out] = reliability(training_targets) * mean[held_out]
+    deviations = np.stack([predicted / rms - mean for predicted in predictions])
     shares = _best_shares(deviations, shrunk, y)
 
     parts = folds[rows] if len(np.unique(folds[rows])) > 1 else np.arange(len(rows)) % 2
     blended = np.empty_like(y)
     for part in np.unique(parts):
-        here, others = parts == part, parts != part
-        crossed = _best_shares(deviations[:, others], shrunk[others], y[others])
-        blended[here] = shrunk[here] + np.tensordot(crossed, deviations[:, here], 1)
+        held_out, kept = parts == part, parts != part
+        shares_without = _best_shares(deviations[:, kept], shrunk[kept], y[kept])
+        blended[held_out] = shrunk[held_out] + np.tensordot(shares_without, deviations[:, held_out], 1)
     confidence = _confidence(score(blended, y) - score(mean, y), units[rows])
     trust = reliability(targets)
     weight = 1 - trust * (1 - confidence)
     blended = (1 - weight) * mean + weight * blended
     scale = min(1.0, np.vdot(blended, y) / max(float(np.vdot(blended, blended)), np.finfo(np.float32).tiny))
     shares[shares < NEGLIGIBLE] = 0
-    if scale * weight * shares.sum() < NOTHING:  # nothing is better than the mean target
+    if scale * weight * shares.sum() < NEGLIGIBLE_SUM:  # no candidate is better than the mean target
         return Shares(np.zeros(len(shares)), 1.0)
     return Shares(scale * weight * shares, float(scale * (1 - weight + weight * trust)))
 
@@ -145,9 +146,9 @@ def _unit_and_length(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _confidence(gains: np.ndarray, units: np.ndarray) -> float:
-    """How far gains in score, shape (M,), can be trusted, from 0 to 1: m^2 / (m^2 + variance of m), m their mean.
+    """The confidence in gains of the score, shape (M,), from 0 to 1: m^2 / (m^2 + variance of m), with m their mean.
 
-    The variance is that of Student's t over the units; with three or fewer, it is infinite.
+    The variance is that of Student's t over the units; with three units or fewer, it is infinite.
     """
     _, number = np.unique(units, return_inverse=True)
     gain = np.bincount(number, gains) / np.bincount(number)

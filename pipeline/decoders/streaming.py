@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.core.vectors import READ_AT_ONCE, Vectors
 
 CHUNK = 64  # neighbouring rows that stay together when blocks are shuffled, so that disks read 1 MB at a time
-ALIGNMENT = 64  # bytes; what TensorFlow asks of memory that it shares
+ALIGNMENT = 64  # bytes; TensorFlow needs it for memory that it shares
 
 
 def aligned_empty(rows: int, columns: int) -> np.ndarray:
@@ -26,22 +26,22 @@ def is_aligned(array: np.ndarray) -> bool:
 
 
 def in_memory(x: Vectors) -> np.ndarray:
-    """All rows in memory; an array that is aligned already is not copied.
+    """Load all rows into memory; an aligned array is not copied.
 
     Returns:
         Shape (N, F), float32, aligned for TensorFlow.
     """
     if isinstance(x, np.ndarray) and is_aligned(x):
         return x
-    held = aligned_empty(len(x), x.shape[1])
-    _read(x, np.arange(len(x)), held)
-    return held
+    loaded = aligned_empty(len(x), x.shape[1])
+    _read(x, np.arange(len(x)), loaded)
+    return loaded
 
 
 def _read(x: Vectors, rows: np.ndarray, into: np.ndarray) -> None:
     for start in range(0, len(rows), READ_AT_ONCE):
-        some = rows[start : start + READ_AT_ONCE]
-        into[start : start + len(some)] = x[some]
+        block = rows[start : start + READ_AT_ONCE]
+        into[start : start + len(block)] = x[block]
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
@@ -61,7 +61,7 @@ class Stream:
     Args:
         x: The features, shape (N, F).
         y: Their targets, shape (N, D).
-        rows: Rows of a block, a multiple of the batch size.
+        rows: Rows per block, a multiple of the batch size.
     """
 
     def __init__(self, x: Vectors, y: np.ndarray, rows: int) -> None:
@@ -69,11 +69,11 @@ class Stream:
         self._buffers = [aligned_empty(min(rows, len(x)), x.shape[1]) for _ in range(2)]
 
     def epoch(self, seed: int, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The blocks of an epoch, each to be used up before the next is asked for.
+        """Read the blocks of an epoch; the next block invalidates the previous one.
 
         Yields:
             Features (rows, F), of which the last block of an epoch fills only the first part; targets (used, D); and
-            the order to take them in, a permutation, shape (used,), int32.
+            the order in which to train on them, a permutation, shape (used,), int32.
         """
         random = np.random.default_rng([seed, epoch])
         chunks = random.permutation(-(-len(self._x) // CHUNK))

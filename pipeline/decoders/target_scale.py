@@ -1,26 +1,26 @@
-"""The unit of targets: a single network is trained on targets of spread 1, and predicts in the user's units.
+"""Scaling of targets: a single network is trained on targets of spread 1 and predicts in the user's units.
 
-Otherwise steps, weight decay and the loss's own constants would make scores depend on the unit of the targets.
+Otherwise the learning rate, the weight decay and constants of the loss would make scores depend on the unit of targets.
 """
 
 from typing import Any
 
 import numpy as np
 
-# Activations f with f(c * x) = c * f(x) for c > 0: the scale moves into the weights. The others have a range of their
-# own, to which the targets belong as they are.
+# Activations f with f(c * x) = c * f(x) for c > 0: the scale moves into the weights. The others have a fixed range, so
+# targets are not scaled for them.
 HOMOGENEOUS = ("linear", "relu")
 
 
 def target_scale(y: np.ndarray, output_activation: str) -> float:
-    """What to divide targets by: the root of their mean variance.
+    """The number to divide targets by: the root of their mean variance.
 
     Args:
         y: Training targets, shape (N, D).
-        output_activation: Of the network; for one that has a range of its own the scale is 1.
+        output_activation: The network's output activation; for one with a fixed range the scale is 1.
 
     Returns:
-        The scale; of equal targets their root mean square, and 1 if all are zero.
+        The scale; for equal targets their root mean square, and 1 if all are zero.
     """
     if output_activation not in HOMOGENEOUS:
         return 1.0
@@ -31,7 +31,7 @@ def target_scale(y: np.ndarray, output_activation: str) -> float:
 
 
 def multiply_output(model: Any, scale: float) -> None:
-    """Multiply the predictions of a network, whose output is one of HOMOGENEOUS, by a number."""
+    """Multiply a network's predictions by a number; its output activation must be one of HOMOGENEOUS."""
     if scale != 1:
         output = model.layers[-1]
         output.set_weights([weight * np.float32(scale) for weight in output.get_weights()])

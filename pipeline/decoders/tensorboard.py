@@ -1,4 +1,4 @@
-"""Learning curves as TensorBoard reads them: the files and names that `keras.callbacks.TensorBoard` writes."""
+"""Learning curves for TensorBoard, with the files and names that `keras.callbacks.TensorBoard` writes."""
 
 import contextlib
 import importlib.util
@@ -14,10 +14,10 @@ WriteCurves = Callable[[str, np.ndarray, int], None]
 
 
 def require_tensorboard() -> None:
-    """Make sure of the package that TensorFlow's summaries are made by.
+    """Check that the package tensorboard, which TensorFlow's summaries need, is installed.
 
     Raises:
-        RequestError: It is not installed.
+        RequestError: The package is not installed.
     """
     if importlib.util.find_spec("tensorboard") is None:
         raise RequestError("TensorBoard curves need the package tensorboard: pip install tensorboard.")

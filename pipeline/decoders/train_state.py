@@ -1,6 +1,6 @@
 """A decoder in training: its optimizer, its best weights, and its evaluation after each epoch.
 
-Written with Keras operations, so that the same lines run inside a compiled TensorFlow function and outside of one.
+Written with Keras operations, so that the same code runs inside and outside a compiled TensorFlow function.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class TrainingState:
     """Everything that changes while a decoder is trained.
 
     Args:
-        model: The decoder, compiled with its loss and an optimizer of its own.
+        model: The decoder, compiled with a loss and its own optimizer.
         config: Batch size, early stopping and which weights to keep.
 
     Attributes:
@@ -34,12 +34,12 @@ class TrainingState:
         self._best_epoch = keras.Variable(0, trainable=False, dtype="int32")
         self._epoch = keras.Variable(0, trainable=False, dtype="int32")
         kept = model.trainable_variables if config.keep == "best" else []
-        # Copies: made from a tf.Variable, a Keras variable would be that very variable.
+        # Copies, because a Keras variable made from a tf.Variable is that same variable.
         best = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in kept]
         self._best_weights = [keras.Variable(weights, trainable=False) for weights in best]
 
     def evaluate(self, x: Any, y: Any) -> Any:
-        """Sums of loss and cosine over the rows of x (N, F) and y (N, D); a tensor of shape (2,), float32."""
+        """Sum loss and cosine over the rows of x (N, F) and y (N, D); a tensor of shape (2,), float32."""
         ops = self._ops
         predicted = self.model(x, training=False)
         loss = self.model.compute_loss(x=x, y=y, y_pred=predicted, training=False)
@@ -55,7 +55,7 @@ class TrainingState:
             row: Training loss, validation loss and validation cosine, shape (3,).
 
         Returns:
-            Whether to continue: all are finite, and the best epoch is recent enough.
+            Whether to continue: all three are finite, and the best epoch is recent enough.
         """
         ops = self._ops
         self._epoch.assign(self._epoch.value + 1)
@@ -64,18 +64,18 @@ class TrainingState:
             self._best_epoch.assign(self._epoch.value)
             for best, variable in zip(self._best_weights, self.model.trainable_variables, strict=False):
                 best.assign(variable.value)
-        going = ops.all(ops.isfinite(row))
+        proceed = ops.all(ops.isfinite(row))
         if self._patience is not None:
-            going = ops.logical_and(going, self._epoch.value - self._best_epoch.value < self._patience)
-        return going
+            proceed = ops.logical_and(proceed, self._epoch.value - self._best_epoch.value < self._patience)
+        return proceed
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the highest validation cosine so far, counted from 1; 0 before there is one."""
+        """The epoch with the highest validation cosine so far, counted from 1; 0 before the first epoch."""
         return int(self._best_epoch.value)
 
     def restore_best(self) -> None:
-        """Give the decoder the weights of its best epoch; they are only kept with `keep="best"`."""
+        """Set the decoder to the weights of its best epoch; needs `keep="best"`."""
         for best, variable in zip(self._best_weights, self.model.trainable_variables, strict=True):
             variable.assign(best.value)
 
@@ -84,10 +84,10 @@ class TrainingState:
         return [np.array(self._ops.convert_to_numpy(variable.value)) for variable in self._variables()]
 
     def assign(self, values: Sequence[np.ndarray]) -> None:
-        """Restore what `values` returned."""
+        """Restore values that `values` returned."""
         for variable, value in zip(self._variables(), values, strict=True):
             variable.assign(value)
 
     def _variables(self) -> list:
-        marks = [self._best_cosine, self._best_epoch, self._epoch]
-        return [*self.model.variables, *self.optimizer.variables, *marks, *self._best_weights]
+        counters = [self._best_cosine, self._best_epoch, self._epoch]
+        return [*self.model.variables, *self.optimizer.variables, *counters, *self._best_weights]

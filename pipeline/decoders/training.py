@@ -1,4 +1,4 @@
-"""Training: fit decoders to features and targets, all of them from one read of the features."""
+"""Training: fit several decoders to the same features and targets, sharing each read of the features."""
 
 import dataclasses
 import math
@@ -24,23 +24,23 @@ from pipeline.decoders.train_state import TrainingState
 
 CURVES = ("loss", "validation_loss", "validation_cosine")
 MEMORY = 4 * 2**30
-CALL_SECONDS = 0.5  # the time a block of epochs should take, so that progress shows and Ctrl-C works
-MOST_ORDERS = 1_000_000  # row numbers that a block of epochs takes along
+CALL_SECONDS = 0.5  # the time a block of epochs should take, short enough for progress to show and Ctrl-C to work
+MOST_ORDERS = 1_000_000  # row numbers in the orders of a block of epochs
 MOST_EPOCHS = 256
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Features and targets to train on, and others to evaluate each epoch on.
+    """Features and targets to train on, and others to evaluate after each epoch.
 
     Attributes:
         x: Training features, shape (N, F), float32.
         y: Training targets, shape (N, D), float32.
         x_validation: Validation features, shape (M, F), float32.
         y_validation: Validation targets, shape (M, D), float32.
-        memory: Bytes of features to hold at a time. Features on disk that are larger are streamed.
-        weights: How much each training image counts in the loss, shape (N,), float32, with a mean of 1; None for all
-            alike. For features in memory only.
+        memory: Bytes of features to keep in memory. Larger features on disk are streamed.
+        weights: The weight of each training image in the loss, shape (N,), float32, with a mean of 1; None for equal
+            weights. For features in memory only.
     """
 
     x: Vectors
@@ -51,7 +51,7 @@ class TrainingData:
     weights: np.ndarray | None = None
 
     def loaded(self) -> "TrainingData":
-        """The same data, with those features in memory that the budget allows; training does this by itself."""
+        """Load as many of the features into memory as the budget allows; `fit` does so by itself."""
         validation_size = _size(self.x_validation)
         whole = isinstance(self.x, np.ndarray) or _size(self.x) + validation_size <= self.memory
         small = whole or validation_size <= self.memory // 4
@@ -69,13 +69,13 @@ def _size(x: Vectors) -> int:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What happens beside a training.
+    """Progress bar, checkpoint and TensorBoard curves of a training.
 
     Attributes:
         progress: Whether to show a progress bar on stderr.
-        checkpoint: A file to save the state to every CHECKPOINT_EVERY seconds; training resumes from one that exists.
+        checkpoint: A file to save the state to every CHECKPOINT_EVERY seconds; if it exists, training resumes from it.
         tensorboard: A folder for TensorBoard's curves, as `keras.callbacks.TensorBoard` writes them.
-        title: What the progress bar is called.
+        title: The title of the progress bar.
     """
 
     progress: bool = False
@@ -104,7 +104,7 @@ class History:
         return len(self.curves["loss"])
 
     def finite_curves(self) -> dict[str, list[float | None]]:
-        """The curves as JSON can hold them: None for values that are not finite."""
+        """The curves for JSON, with None for values that are not finite."""
         return {
             name: [value if math.isfinite(value) else None for value in curve] for name, curve in self.curves.items()
         }
@@ -123,23 +123,23 @@ class Diverged(PipelineError):
 
 
 class Trainer(Protocol):
-    """What runs the steps. Rows are Keras tensors or arrays: x (N, F), y (N, D), float32; orders are int32."""
+    """Runs the training steps. Rows are Keras tensors or arrays: x (N, F), y (N, D), float32; orders are int32."""
 
     state: TrainingState
 
     def epochs(
         self, x: Any, y: Any, orders: np.ndarray, x_validation: Any, y_validation: Any, weights: Any = None
     ) -> np.ndarray:
-        """Train an epoch for each order (E, N) of the rows, or fewer where `end_epoch` says so; curves (done, 3)."""
+        """Train an epoch for each order of the rows (E, N), or until `end_epoch` stops; return curves (done, 3)."""
 
     def block(self, x: Any, y: Any, order: np.ndarray) -> float:
-        """Take the steps of one pass over some rows in this order, shape (N,); the losses summed over the rows."""
+        """Train one pass over a block in this order, shape (N,); return the loss summed over the rows."""
 
     def evaluate(self, x: Any, y: Any) -> np.ndarray:
-        """Loss and cosine of some rows, each summed over them, shape (2,)."""
+        """Sum loss and cosine over the rows, shape (2,)."""
 
     def end_epoch(self, row: np.ndarray) -> bool:
-        """Close an epoch of blocks whose means are `row` (3,); see `TrainingState.end_epoch`."""
+        """Finish an epoch of blocks, with its means in `row` (3,); see `TrainingState.end_epoch`."""
 
 
 def fit(
@@ -149,11 +149,11 @@ def fit(
     seed: int = 0,
     callbacks: Callbacks | None = None,
 ) -> dict[str, History]:
-    """Train decoders in place, each with an optimizer of its own, on the same batches in the same order.
+    """Train decoders in place, each with its own optimizer, on the same batches in the same order.
 
-    On TensorFlow, blocks of epochs are one compiled call (`pipeline.decoders.xla_trainer`); other backends train
-    through Keras's `fit`, with the same results within rounding. Validation data choose nothing unless the config keeps
-    the best epoch.
+    On TensorFlow, a block of epochs is one compiled call (`pipeline.decoders.xla_trainer`); other backends train
+    through Keras's `fit`, with the same results within rounding. Validation data have no influence unless the config
+    keeps the best epoch.
 
     Args:
         models: Name -> `keras.Model` from (N, F) to (N, D).
@@ -211,19 +211,19 @@ class TrainingLoop:
         self._trainers = {
             name: _trainer(TrainingState(model, config), self._most_epochs) for name, model in models.items()
         }
-        # The state after the last block of epochs without a NaN, and its epoch: what is left if training diverges.
+        # The state after the last block of epochs without a NaN, and its epoch, to return to if training diverges.
         self._finite = {name: (trainer.state.values(), 0) for name, trainer in self._trainers.items()}
         self._x_validation, self._y_validation = data.x_validation, data.y_validation
         self._stream: Stream | None = None
         if isinstance(data.x, np.ndarray):
-            self._x, self._y = _placed(data.x), _placed(data.y)
-            self._weights = None if data.weights is None else _placed(data.weights)
+            self._x, self._y = _for_trainer(data.x), _for_trainer(data.y)
+            self._weights = None if data.weights is None else _for_trainer(data.weights)
         else:
-            # Two blocks of a quarter each; the other half is for the validation features and for reading.
+            # Two blocks of a quarter of the memory each; the other half is for the validation features and for reading.
             rows = data.memory // 4 // (data.x.shape[1] * 4) // config.batch_size * config.batch_size
             if not rows:
                 raise RequestError(
-                    f"A batch of {config.batch_size} does not fit a quarter of the memory budget; lower the batch "
+                    f"A batch of {config.batch_size} does not fit into a quarter of the memory budget; lower the batch "
                     "size or raise the budget."
                 )
             self._stream = Stream(data.x, data.y, rows)
@@ -263,7 +263,7 @@ class TrainingLoop:
     def _train_epochs(self, names: list[str]) -> dict[str, np.ndarray]:
         epoch, count = self.epoch, min(self._epochs_per_call, self._config.epochs - self.epoch)
         orders = np.stack([epoch_order(self._rows, self._seed, epoch + number) for number in range(count)])
-        validation = _placed(self._x_validation), _placed(self._y_validation)
+        validation = _for_trainer(self._x_validation), _for_trainer(self._y_validation)
         start, new = time.perf_counter(), {}
         for name in names:
             self._finite[name] = (self._trainers[name].state.values(), epoch)
@@ -280,15 +280,15 @@ class TrainingLoop:
         for name in names:
             self._finite[name] = (self._trainers[name].state.values(), self.epoch)
         for x, y, rows in self._stream.epoch(self._seed, self.epoch):
-            placed = _placed(x), _placed(y)
+            block = _for_trainer(x), _for_trainer(y)
             for name in names:
-                losses[name] += self._timed(name, self._trainers[name].block, *placed, rows)
+                losses[name] += self._timed(name, self._trainers[name].block, *block, rows)
         scores = {name: np.zeros(2) for name in names}
         done = 0
         for x in in_blocks(self._x_validation):
             y = self._y_validation[done : (done := done + len(x))]
             for name in names:
-                scores[name] += self._timed(name, self._trainers[name].evaluate, _placed(x), _placed(y))
+                scores[name] += self._timed(name, self._trainers[name].evaluate, _for_trainer(x), _for_trainer(y))
         new = {name: np.array([losses[name] / self._rows, *scores[name] / done]) for name in names}
         for name, row in new.items():
             self._trainers[name].end_epoch(row)
@@ -301,7 +301,7 @@ class TrainingLoop:
         return result
 
     def close(self) -> dict[str, History]:
-        """Give the decoders the weights that the config keeps, and return the histories."""
+        """Set the decoders to the weights that the config keeps, and return the histories."""
         for name, history in self.histories.items():
             history.kept_epoch = history.epochs
             if self._config.keep == "best":
@@ -311,10 +311,10 @@ class TrainingLoop:
         return self.histories
 
     def _diverged(self, name: str) -> Diverged:
-        """Go back to finite weights; the error that says so."""
-        for each, history in self.histories.items():
-            state = self._trainers[each].state
-            values, history.kept_epoch = self._finite[each]
+        """Go back to finite weights; return the error to raise."""
+        for decoder, history in self.histories.items():
+            state = self._trainers[decoder].state
+            values, history.kept_epoch = self._finite[decoder]
             state.assign(values)
             if self._config.keep == "best":
                 state.restore_best()
@@ -330,7 +330,7 @@ class TrainingLoop:
         )
 
     def save(self, file: Path) -> None:
-        """Write a checkpoint; a kill at any moment leaves the previous or the new one."""
+        """Write a checkpoint atomically: a kill at any moment leaves the previous or the new one."""
         arrays: dict[str, np.ndarray] = {}
         for name, history in self.histories.items():
             values = self._trainers[name].state.values()
@@ -343,7 +343,7 @@ class TrainingLoop:
         """Resume from a checkpoint.
 
         Raises:
-            PipelineError: The file is damaged, or is of another training.
+            PipelineError: The file is damaged, or belongs to another training.
         """
         arrays = read_checkpoint(file)
         try:
@@ -366,7 +366,7 @@ def _trainer(state: TrainingState, most_epochs: int) -> Trainer:
     return KerasTrainer(state)
 
 
-def _placed(array: Any) -> Any:
+def _for_trainer(array: Any) -> Any:
     """An array in the form that the trainer takes."""
     if import_keras().backend.backend() == "tensorflow":
         from pipeline.decoders.xla_trainer import as_tensor
@@ -391,5 +391,5 @@ def predict(model: Any, x: Vectors) -> np.ndarray:
         Predicted embeddings, shape (N, D), float32.
     """
     convert = import_keras().ops.convert_to_numpy
-    # Called, not `predict`: that compiles a function for each model and shape, which costs more than it saves here.
+    # Not `model.predict`, which compiles a function for each model and shape; that costs more than it saves here.
     return np.concatenate([convert(model(block, training=False)) for block in in_blocks(x)])

@@ -10,20 +10,20 @@ import altair as alt
 import numpy as np
 
 from pipeline.evaluation.dimensions import Distribution
-from pipeline.evaluation.embedding_map import HEIGHT, LONGEST_LABEL, MARGIN, EmbeddingMap
+from pipeline.evaluation.embedding_map import HEIGHT, LONGEST_LABEL, MARGIN, Dot, EmbeddingMap
 from pipeline.evaluation.metrics import ScoredPredictions
 
-# Of Okabe and Ito, told apart by the colour-blind, and at least 3:1 against white and against near-black.
+# From Okabe and Ito's palette for the colour-blind, with a contrast of at least 3:1 to white and to near-black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#8a6fb0", "#767676")
 TRUE, RIGHT, WRONG = "#767676", "#0072b2", "#d55e00"
 LONGEST_NAME = 120  # pixels
-PLACE = ("x", "y", "true x", "true y")  # of a dot on the map
+POSITION = ("x", "y", "true x", "true y")  # of a dot on the map
 
 _RIGHT_OR_WRONG = alt.Color("nearest is:N", scale=alt.Scale(domain=["right", "wrong"], range=[RIGHT, WRONG]))
 
 
 def _styled(chart: Any, height: int) -> dict:
-    """A chart as wide as its place, without a ground of its own, so that it suits light and dark pages."""
+    """A chart as wide as its container, with a transparent background for light and dark pages."""
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     return (
         chart.properties(width="container", height=height, background="transparent", autosize=fit)
@@ -40,8 +40,8 @@ def _values(rows: Iterable[Mapping], name: str | None = None) -> Any:
     return chart.properties(name=name) if name else chart
 
 
-def _coloured(names: Sequence[str]) -> alt.Scale:
-    return alt.Scale(domain=list(names), range=[COLOURS[at % len(COLOURS)] for at in range(len(names))])
+def _colour_scale(names: Sequence[str]) -> alt.Scale:
+    return alt.Scale(domain=list(names), range=[COLOURS[number % len(COLOURS)] for number in range(len(names))])
 
 
 def distributions(
@@ -54,21 +54,25 @@ def distributions(
 
     Args:
         scored: Name -> scored predictions.
-        output_ceilings: Where to draw a dotted line.
-        noise_ceiling: Where to draw a dashed line, or None.
-        rows: Which images to draw.
+        output_ceilings: Drawn as dotted lines.
+        noise_ceiling: Drawn as a dashed line, or None.
+        rows: The images that get a tick.
     """
-    ticks = [{"name": name, "cosine": float(each.cosines[row])} for name, each in scored.items() for row in rows]
+    ticks = [
+        {"name": name, "cosine": float(predictions.cosines[row])}
+        for name, predictions in scored.items()
+        for row in rows
+    ]
     means = [
         {"name": name, "mean": cosine.mean, "low": low, "high": high}
-        for name, cosine in ((name, each.scores.cosine) for name, each in scored.items())
+        for name, cosine in ((name, predictions.scores.cosine) for name, predictions in scored.items())
         for low, high in [cosine.ci95 or (cosine.mean, cosine.mean)]
     ]
     ceilings = [{"ceiling": ceiling, "of": "output"} for ceiling in output_ceilings]
     if noise_ceiling is not None:
         ceilings.append({"ceiling": noise_ceiling, "of": "noise"})
     y = alt.Y("name:N", sort=list(scored), title=None)
-    colour = alt.Color("name:N", scale=_coloured(list(scored)), legend=None)
+    colour = alt.Color("name:N", scale=_colour_scale(list(scored)), legend=None)
     x = alt.X("cosine:Q", title="cosine to the target", scale=alt.Scale(zero=False, nice=True))
     dashes = alt.Scale(domain=["output", "noise"], range=[[2, 3], [8, 4]])
     layers = [
@@ -83,12 +87,12 @@ def distributions(
 
 
 def histogram(values: Distribution, title: str, counted: str) -> dict:
-    """How values spread, with their median dashed.
+    """A histogram of values, with a dashed line at their median.
 
     Args:
-        values: Their histogram.
-        title: What they are.
-        counted: What is counted, such as "images".
+        values: The distribution of the values.
+        title: The title of the horizontal axis.
+        counted: The title of the vertical axis, such as "images".
     """
     bars = [
         {"low": low, "high": high, "count": count}
@@ -106,19 +110,19 @@ def histogram(values: Distribution, title: str, counted: str) -> dict:
 
 
 def learning_curves(curves: Mapping[str, Mapping[str, Sequence[float | None]]], name: str, title: str) -> dict:
-    """One of the curves of each model, epoch by epoch, with logarithmic epochs.
+    """One learning curve of each model over epochs, on a logarithmic axis.
 
     Args:
         curves: Model -> curves.
-        name: Which of them, such as "loss".
-        title: What the vertical axis is called.
+        name: The name of the curve, such as "loss".
+        title: The title of the vertical axis.
     """
     values = [
         {"model": model, "epoch": epoch, "value": value}
-        for model, each in curves.items()
-        for epoch, value in thinned(each[name])
+        for model, curves_of_model in curves.items()
+        for epoch, value in thin_out(curves_of_model[name])
     ]
-    # Where one line covers the other, both are seen.
+    # Dashes keep both lines visible where one covers the other.
     dashes = alt.Scale(domain=list(curves), range=[[1, 0], [6, 5], [2, 2]])
     chart = _values(values).mark_line(strokeWidth=2)
     return _styled(
@@ -126,50 +130,36 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[float | None]]], 
             alt.X("epoch:Q", scale=alt.Scale(type="log", nice=False), title="epoch"),
             alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
             alt.StrokeDash("model:N", scale=dashes),
-            color=alt.Color("model:N", scale=_coloured(list(curves))),
+            color=alt.Color("model:N", scale=_colour_scale(list(curves))),
         ),
         220,
     )
 
 
-def thinned(curve: Sequence[float | None], most: int = 200) -> list[tuple[int, float]]:
-    """At most so many points of a curve, the epochs evenly apart on a logarithmic scale, the last among them."""
+def thin_out(curve: Sequence[float | None], most: int = 200) -> list[tuple[int, float]]:
+    """At most `most` points of a curve, with epochs evenly spaced on a logarithmic scale, including the last epoch."""
     epochs = np.unique(np.geomspace(1, max(1, len(curve)), most).round().astype(int)).tolist() if curve else []
     return [(epoch, value) for epoch in epochs if (value := curve[epoch - 1]) is not None]
 
 
-def map_of_embeddings(places: EmbeddingMap, previews: Mapping[int, str]) -> dict:
-    """Predicted embeddings as circles (right) and squares (wrong), joined to the true ones, crosses with labels.
+def map_of_embeddings(embeddings: EmbeddingMap, previews: Mapping[int, str]) -> dict:
+    """Predicted embeddings as circles (right) and squares (wrong), joined to the true ones, which are labelled crosses.
 
     Args:
-        places: Where they are.
-        previews: Row of an image -> a small version of it as a data URI, which pointing at it shows.
+        embeddings: Their positions.
+        previews: Row of an image -> its preview as a data URI, for the tooltip.
     """
-    dots = [
-        {
-            "x": dot.x,
-            "y": dot.y,
-            "true x": dot.true_x,
-            "true y": dot.true_y,
-            **({"image": previews[dot.row]} if dot.row in previews else {}),
-            "title": dot.path,
-            "label": dot.label,
-            "cosine": f"{dot.cosine:.3f}",
-            "nearest": ", ".join(dot.nearest),
-            "nearest is": "right" if dot.is_right else "wrong",
-        }
-        for dot in places.dots
-    ]
-    landmarks = [asdict(landmark) for landmark in places.landmarks]
-    tooltip = [key for key in dict.fromkeys(itertools.chain(*dots)) if key not in PLACE]
-    x, y = _map_axes(dots + landmarks, places.margin)
+    dots = [_dot(dot, previews.get(dot.row)) for dot in embeddings.dots]
+    landmarks = [asdict(landmark) for landmark in embeddings.landmarks]
+    tooltip = [key for key in dict.fromkeys(itertools.chain(*dots)) if key not in POSITION]
+    x, y = _map_axes(dots + landmarks, embeddings.margin)
     crosses = (
         _values(landmarks, name="truths")
         .mark_point(shape="cross", size=70, filled=True, color=TRUE, opacity=1)
         .encode(x, y)
     )
     joins = (
-        _values([{key: dot[key] for key in (*PLACE, "nearest is")} for dot in dots if landmarks], name="joins")
+        _values([{key: dot[key] for key in (*POSITION, "nearest is")} for dot in dots if landmarks], name="joins")
         .mark_rule(strokeWidth=1, opacity=0.4)
         .encode(x, y, x2="true x:Q", y2="true y:Q", color=_RIGHT_OR_WRONG)
     )
@@ -194,26 +184,42 @@ def map_of_embeddings(places: EmbeddingMap, previews: Mapping[int, str]) -> dict
     return _styled(alt.layer(joins, crosses, predictions, *labels), HEIGHT)
 
 
+def _dot(dot: Dot, preview: str | None) -> dict[str, Any]:
+    """The position and the tooltip of a predicted embedding."""
+    return {
+        "x": dot.x,
+        "y": dot.y,
+        "true x": dot.true_x,
+        "true y": dot.true_y,
+        **({"image": preview} if preview else {}),
+        "title": dot.path,
+        "label": dot.label,
+        "cosine": f"{dot.cosine:.3f}",
+        "nearest": ", ".join(dot.nearest),
+        "nearest is": "right" if dot.is_right else "wrong",
+    }
+
+
 def _map_axes(points: Sequence[Mapping], margin: float) -> tuple[alt.X, alt.Y]:
     """Axes that leave room for labels around the outermost points."""
     axis = alt.Axis(labels=False, ticks=False, grid=False, domain=False)
     x, y = ([min(values), max(values)] for values in ([point[key] for point in points] for key in "xy"))
     return (
-        alt.X("x:Q", title="first principal component", axis=axis, scale=_exact(x, margin)),
-        alt.Y("y:Q", title="second", axis=axis, scale=_exact(y, MARGIN)),
+        alt.X("x:Q", title="first principal component", axis=axis, scale=_exact_scale(x, margin)),
+        alt.Y("y:Q", title="second", axis=axis, scale=_exact_scale(y, MARGIN)),
     )
 
 
-def _exact(domain: Sequence[float], margin: float) -> alt.Scale:
+def _exact_scale(domain: Sequence[float], margin: float) -> alt.Scale:
     return alt.Scale(domain=domain, padding=margin, nice=False, zero=False)
 
 
 def confusion(cells: Sequence[Mapping], labels: Sequence[str]) -> dict:
-    """Which names are nearest to the predictions for each label, in numbers: right ones blue, others orange.
+    """How many predictions of each label have which name nearest: right ones blue, wrong ones orange.
 
     Args:
         cells: `label`, `nearest` and `images`.
-        labels: In which order to show them.
+        labels: The labels in the order in which to show them.
     """
     order = [*labels, *sorted({cell["nearest"] for cell in cells} - set(labels))]
     of_label: Counter[str] = Counter()
@@ -231,10 +237,10 @@ def confusion(cells: Sequence[Mapping], labels: Sequence[str]) -> dict:
         alt.X("nearest:N", scale=alt.Scale(domain=order), title="nearest to the prediction"),
         alt.Y("label:N", scale=alt.Scale(domain=list(labels)), title="true"),
     )
-    # Never so full that the number in it cannot be read, in a light or a dark page.
-    fullness = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.15, 0.6]), legend=None)
+    # Transparent enough to read the numbers on a light or a dark page.
+    opacity = alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.15, 0.6]), legend=None)
     layers = [
-        chart.mark_rect().encode(_RIGHT_OR_WRONG, fullness),
+        chart.mark_rect().encode(_RIGHT_OR_WRONG, opacity),
         chart.mark_text(fontSize=10).encode(text="images:Q"),
     ]
     return _styled(alt.layer(*layers), 18 * len(labels))

@@ -1,140 +1,20 @@
 """Conclusions: what the numbers of an evaluation mean in plain words, and what to try when they are poor.
 
-First comes the standing of the best model (`Standing`). Where there is nothing to tell, or the prediction is at chance,
-one sentence says so, and no other number is interpreted.
+The standing of the best model (`pipeline.evaluation.standing`) decides what is said. Where its score means nothing or
+is at chance, one sentence says so, and no other number is interpreted.
 """
-
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum, auto
 
 from pipeline.core.wording import counted
 from pipeline.evaluation.intervals import FEWEST_CLUSTERS, FEWEST_IMAGES
 from pipeline.evaluation.results import NEGLIGIBLE, Clusters, CosineSummary, Difference, EvaluationResult
+from pipeline.evaluation.standing import Context, Standing, comparison, leading_scores, leading_value, standing
 
 LOW_CEILING = 0.999
-GAP = 0.1  # how far the training cosine may be above the held-out one before it is mentioned
-WIDE = 0.1  # of an interval
-TOO_FEW = 10  # images; fewer show nothing
-CORRELATED = 2.0  # times 1 / sqrt(n): a correlation of n independent pairs that chance exceeds in 2.5 %
-ALIKE = 1 - 1e-6  # the cosine of the mean baseline where training has no other target
+GAP = 0.1  # between training and held-out cosine; smaller gaps are not mentioned
+WIDE = 0.1  # width of an interval; narrower ones are not mentioned
 COLLAPSED = 0.5  # of the targets' effective rank
-HUB = 0.2  # the least share of predictions that makes a candidate a hub ...
-HUB_RATIO = 3  # ... where it is this many times the share of images whose target it is
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the numbers alone do not say.
-
-    Attributes:
-        training_cosines: Model -> mean cosine on its training images, where it is known.
-        activations: Model -> output activation of the decoder.
-        weights: The `weights` option that the features were computed with.
-        trained_on: How many of the images the decoders were trained on.
-        near_trained_on: How many others are detected near-duplicates of images that they were trained on.
-        tuned: Whether the decoders chose their own strength, so advice on epochs does not apply.
-        held_out_by: What held the images out: "folds", or the kind of a split rule; None for images from elsewhere.
-    """
-
-    training_cosines: Mapping[str, float]
-    activations: Mapping[str, str]
-    weights: str = "imagenet"
-    trained_on: int = 0
-    near_trained_on: int = 0
-    tuned: bool = False
-    held_out_by: str | None = None
-
-
-class Standing(Enum):
-    """What can be said of the best model at all."""
-
-    NO_DIRECTION = auto()  # all targets are zero vectors
-    ALL_ALIKE = auto()  # all targets are the same
-    CONSTANT = auto()  # all predictions are the same
-    TOO_FEW = auto()  # too few images to say anything
-    CHANCE = auto()  # nothing shows that predictions depend on the image
-    MEASURED = auto()
-
-
-def standing(result: EvaluationResult) -> Standing:
-    """What can be said of the best model."""
-    name = result.best_model
-    mean = result.difference(name, "mean")
-    if result.zero_targets == result.images:
-        return Standing.NO_DIRECTION
-    if result.candidates < 2 or (mean and result.target_rank is None and result.baselines["mean"].cosine.mean > ALIKE):
-        return Standing.ALL_ALIKE
-    if result.is_constant:
-        return Standing.CONSTANT
-    if result.images < TOO_FEW:
-        return Standing.TOO_FEW
-    if result.above_mean is False:
-        return Standing.MEASURED if _depends_on_the_image(result, name) else Standing.CHANCE
-    return Standing.MEASURED
-
-
-def _depends_on_the_image(result: EvaluationResult, name: str) -> bool:
-    """Whether predictions are shown to rise and fall with targets, though they may be worse than the mean target."""
-    scores = result.models[name].scores
-    if result.lead == "r2":
-        r = scores.patterns.pearson.median
-        return r is not None and r > CORRELATED / math.sqrt(result.clusters.count)
-    centred = scores.centred_cosine.ci95 or scores.centred_cosine.ci95_same_labels
-    return centred is not None and centred[0] > 0
-
-
-def headline(result: EvaluationResult, context: Context) -> str:
-    """The verdict on the best model in a line, such as "Mean cosine 0.302: below the mean baseline of 0.392"."""
-    found = standing(result)
-    if found is Standing.NO_DIRECTION:
-        return "All targets are zero vectors: there is nothing to predict"
-    if found is Standing.ALL_ALIKE:
-        return "All targets are the same: there is nothing to tell apart"
-    reached = _leading_scores(result, result.best_model)
-    if found is Standing.CONSTANT:
-        return f"{reached}: the decoder ignores the image"
-    if context.trained_on:
-        return f"{reached}, but {context.trained_on} of {counted(result.images, 'image')} were trained on"
-    if found is Standing.TOO_FEW:
-        return f"{reached} on {counted(result.images, 'image')}: too few to show anything"
-    baseline = "mean" if found is Standing.CHANCE else result.best_baseline
-    if baseline is None:
-        return f"{reached}, with no baseline to compare it with"
-    difference = result.difference(result.best_model, baseline)
-    chance = "at chance, " if found is Standing.CHANCE else ""
-    unsure = "" if difference and difference.interval(result.lead) else ", without an interval"
-    relation = _relation(difference, result)
-    return f"{reached}: {chance}{relation} the {baseline} baseline of {_value(result, baseline)}{unsure}"
-
-
-def _leading_scores(result: EvaluationResult, name: str) -> str:
-    """The score that counts, in words."""
-    patterns = result.models[name].scores.patterns
-    if result.lead == "cosine" or patterns.r2.median is None:
-        return f"Mean cosine {result.models[name].scores.cosine.mean:.3f}"
-    r = "undefined" if patterns.pearson.median is None else f"{patterns.pearson.median:.2f}"
-    if result.target_dim == 1:
-        return f"Pearson's r {r}, R² {_two_digits(patterns.r2.median)}"
-    return f"Median over dimensions: Pearson's r {r}, R² {_two_digits(patterns.r2.median)}"
-
-
-def _value(result: EvaluationResult, name: str) -> str:
-    return f"{result.value(name):.3f}" if result.lead == "cosine" else f"R² {_two_digits(result.value(name))}"
-
-
-def _two_digits(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}"  # never -0.00
-
-
-def _relation(difference: Difference | None, result: EvaluationResult) -> str:
-    if difference is None or difference.interval(result.lead) is None:
-        size = 0.0 if difference is None else difference.r2 if result.lead == "r2" else difference.mean
-        return "above" if size > 0 else "not above"
-    if difference.is_positive(result.lead):
-        return "better than"
-    return "worse than" if difference.is_negative(result.lead) else "not shown to be better than"
+HUB = 0.2  # the smallest share of predictions that makes a candidate a hub ...
+HUB_RATIO = 3  # ... if it is this many times the share of images whose target it is
 
 
 def conclude(result: EvaluationResult, context: Context) -> list[str]:
@@ -142,17 +22,17 @@ def conclude(result: EvaluationResult, context: Context) -> list[str]:
 
     Args:
         result: The evaluation.
-        context: What else is known.
+        context: Facts that the numbers do not include.
 
     Returns:
-        Sentences: first what the best model reached, then what that is worth, then what to try. One, and what spoils
-        it, where there is nothing to tell (see `Standing`).
+        Sentences: first the score of the best model, then what it is worth, then what to try. Where the score means
+        nothing (see `Standing`), a sentence that says so, and warnings of images that are not new.
     """
-    name, found = result.best_model, standing(result)
-    if found is not Standing.MEASURED:
-        return [_nothing_to_tell(result, name, found), *_not_new(result, context)]
+    name, status = result.best_model, standing(result)
+    if status is not Standing.MEASURED:
+        return [_meaningless(result, name, status), *_not_new(result, context)]
     return [
-        _reached(result, name),
+        _score(result, name),
         *_blind_cosine(result),
         *_against_noise(result, name),
         *_against_baselines(result, name),
@@ -168,30 +48,30 @@ def conclude(result: EvaluationResult, context: Context) -> list[str]:
     ]
 
 
-def _nothing_to_tell(result: EvaluationResult, name: str, found: Standing) -> str:
-    reached = _leading_scores(result, name)
+def _meaningless(result: EvaluationResult, name: str, status: Standing) -> str:
+    """Why the score of the best model means nothing."""
+    score = leading_scores(result, name)
     images = counted(result.images, "image")
-    if found is Standing.NO_DIRECTION:
+    if status is Standing.NO_DIRECTION:
         return f"The targets of all {images} are zero vectors, which have no direction: there is nothing to predict."
-    if found is Standing.ALL_ALIKE:
+    if status is Standing.ALL_ALIKE:
         return (
-            f"{reached} on {images}, all with the same target: answering that target is always right, so no number "
-            "here says what the decoder makes of an image."
+            f"{score} on {images}, all with the same target: always predicting that target is right, so these numbers "
+            "do not show what the decoder makes of an image."
         )
-    if found is Standing.CONSTANT:
+    if status is Standing.CONSTANT:
         return (
-            f"{reached} on {images}, but {name} ignores the image: its answer is the same for all of them, or nearly. "
-            "It found nothing in the training images that predicts the targets."
+            f"{score} on {images}, but {name} ignores the image: its prediction is the same for every image, or "
+            "nearly. It found nothing in the training images that predicts the targets."
         )
-    if found is Standing.TOO_FEW:
-        beside = f" beside {_value(result, 'mean')} of the mean baseline" if "mean" in result.baselines else ""
-        return f"{reached} on {images}{beside}: too few to show what it is worth, or whether it is chance."
+    if status is Standing.TOO_FEW:
+        mean = f" (mean baseline: {leading_value(result, 'mean')})" if "mean" in result.baselines else ""
+        return f"{score} on {images}{mean}: too few to judge the score, or to tell it from chance."
     difference = result.difference(name, "mean")
-    assert difference is not None  # or it could not be at chance
+    assert difference is not None  # otherwise it could not be at chance
     return (
-        f"{reached} on {images}: at chance. {name} is {_no_better(difference, result)} than always answering the mean "
-        f"target ({_difference(difference, result)}). If that surprises you, check that each target belongs to its "
-        "image."
+        f"{score} on {images}: at chance. {name} is {_no_better(difference, result)} than the mean baseline "
+        f"({_difference(difference, result)}). If that surprises you, check that each target belongs to its image."
     )
 
 
@@ -200,25 +80,26 @@ def _no_better(difference: Difference, result: EvaluationResult) -> str:
     return "no better" if interval and interval[1] < NEGLIGIBLE else "not shown to be better"
 
 
-def _reached(result: EvaluationResult, name: str) -> str:
+def _score(result: EvaluationResult, name: str) -> str:
+    """The score of the best model, and how far it is from the mean baseline to the output ceiling."""
     scores, images = result.models[name].scores, counted(result.images, "image")
     if result.lead == "r2":
-        return f"{name}: {_leading_scores(result, name)} on {images}."
+        return f"{name}: {leading_scores(result, name)} on {images}."
     ceiling = result.models[name].ceiling
-    reached = (
+    score = (
         f"{name} reaches a mean cosine of {scores.cosine.mean:.3f} ({_intervals(scores.cosine, result)}) on {images}"
     )
     if scores.progress is None or scores.progress < 0.005:
-        return f"{reached}; the output ceiling is {ceiling:.3f}."
+        return f"{score}; the output ceiling is {ceiling:.3f}."
     mean = result.baselines["mean"].cosine.mean
     return (
-        f"{reached}: {scores.progress:.0%} of the way from always answering the mean target ({mean:.3f}) to the "
-        f"output ceiling ({ceiling:.3f})."
+        f"{score}: {scores.progress:.0%} of the way from the mean baseline ({mean:.3f}) to the output ceiling "
+        f"({ceiling:.3f})."
     )
 
 
 def _intervals(values: CosineSummary | Difference, result: EvaluationResult, sign: str = "") -> str:
-    """The intervals, each with the question that it answers."""
+    """The intervals, each with the question it answers."""
     parts = []
     if values.ci95:
         parts.append(f"{values.ci95[0]:{sign}.3f} to {values.ci95[1]:{sign}.3f} for {result.clusters.question}")
@@ -229,7 +110,7 @@ def _intervals(values: CosineSummary | Difference, result: EvaluationResult, sig
 
 
 def _difference(difference: Difference, result: EvaluationResult) -> str:
-    """A difference of the leading score with its intervals."""
+    """A difference in the leading score, with its intervals."""
     if result.lead == "cosine":
         return f"{difference.mean:+.3f}; {_intervals(difference, result, '+')}"
     interval = difference.r2_ci95
@@ -238,16 +119,16 @@ def _difference(difference: Difference, result: EvaluationResult) -> str:
 
 
 def _blind_cosine(result: EvaluationResult) -> list[str]:
-    """Why a cosine says little, where it does."""
+    """Why the cosine says little, if it does."""
     if result.lead == "cosine":
         return []
     if result.target_dim == 1:
-        return ["The targets have one dimension, where a cosine only compares signs: r and R² are the scores to read."]
-    few = counted(result.large_dimensions, "dimension")
+        return ["The targets have one dimension, where a cosine only compares signs: read r and R² instead."]
+    large = result.large_dimensions
     return [
-        f"{few} of {result.target_dim} hold{'s' * (result.large_dimensions == 1)} 90 % of the targets' squared length. "
-        "A cosine sees hardly more than that, so r and R² of each dimension are the scores to read; or give all "
-        "dimensions one scale."
+        f"{large} of {result.target_dim} dimensions {'holds' if large == 1 else 'hold'} 90 % of the targets' squared "
+        "length, and a cosine measures little else. Read r and R² of each dimension instead, or give all dimensions "
+        "the same scale."
     ]
 
 
@@ -257,9 +138,9 @@ def _against_noise(result: EvaluationResult, name: str) -> list[str]:
         return []
     low, high = result.noise_ceiling_ci95 or (result.noise_ceiling,) * 2
     return [
-        f"The targets are noisy: the noise ceiling, what noise-free targets would reach, is {result.noise_ceiling:.3f} "
+        f"The targets are noisy: the noise ceiling, the score of noise-free targets, is {result.noise_ceiling:.3f} "
         f"(95 % interval {low:.3f} to {high:.3f}), if noise is independent from repeat to repeat and alike for all "
-        f"images. It is {max(progress, 0):.0%} of the way from the mean baseline to that."
+        f"images. {name} is {max(progress, 0):.0%} of the way from the mean baseline to the noise ceiling."
     ]
 
 
@@ -268,20 +149,20 @@ def _against_baselines(result: EvaluationResult, name: str) -> list[str]:
     mean, shuffled = (result.difference(name, baseline) for baseline in ("mean", "shuffled"))
     if mean and result.above_mean is False:
         sentences.append(
-            f"It is {_no_better(mean, result)} than always answering the mean target ({_difference(mean, result)}), "
-            "though its answers do depend on the image: "
-            f"{'the centred cosine' if result.lead == 'cosine' else 'r'} is above 0."
+            f"It is {_no_better(mean, result)} than the mean baseline ({_difference(mean, result)}), though its "
+            f"predictions do depend on the image: {'the centred cosine' if result.lead == 'cosine' else 'r'} is above "
+            "0."
         )
     best = result.best_baseline
     if best and best != "mean" and (difference := result.difference(name, best)):
-        relation = _relation(difference, result)
+        relation = comparison(difference, result)
         sentences.append(
             f"It is {relation} the {best} baseline, the best of the baselines ({_difference(difference, result)})."
         )
     if shuffled and shuffled.interval(result.lead) and not shuffled.is_positive(result.lead):
         sentences.append(
-            "It is not shown to be better than a decoder trained on shuffled targets: perhaps nothing depends on which "
-            "target belongs to which image. Check that they belong together."
+            "It is not shown to be better than a decoder trained on shuffled targets: perhaps it does not matter which "
+            "target belongs to which image. Check that images and targets belong together."
         )
     return sentences
 
@@ -292,7 +173,7 @@ def _chance(candidates: int) -> str:
 
 def _retrieval(result: EvaluationResult, name: str) -> list[str]:
     scores, count = result.models[name].scores, result.candidates
-    if result.target_dim == 1:  # where the nearest by cosine are all those of a sign
+    if result.target_dim == 1:  # by cosine, all candidates with the same sign are equally near
         return []
     sentences = [
         f"The right target is the nearest of {count} for {scores.retrieval.top1:.0%} of the images "
@@ -347,19 +228,19 @@ def _output_ceiling(result: EvaluationResult, name: str, context: Context) -> li
 
 
 def _advice(result: EvaluationResult, name: str, context: Context) -> list[str]:
-    """What to try: more training, or less of it, or more images."""
-    training, reached = context.training_cosines.get(name), result.models[name].scores.cosine.mean
+    """What to try: more training, less training, or more images."""
+    training, held_out = context.training_cosines.get(name), result.models[name].scores.cosine.mean
     if training is None or context.trained_on or result.lead == "r2":
         return []
     best = result.best_baseline
-    if training - reached >= GAP:
+    if training - held_out >= GAP:
         more = (
             "labels" if context.held_out_by == "classes" else "groups" if context.held_out_by == "group" else "images"
         )
-        remedy = "" if context.tuned else " A smaller hidden layer or a higher weight decay may help, too."
+        remedy = "" if context.tuned else " A smaller hidden layer or a higher weight decay may also help."
         return [
-            f"On its training images it reaches {training:.3f}, {training - reached:.2f} more. Training on more {more} "
-            f"usually narrows that.{remedy}"
+            f"On its training images it reaches {training:.3f}, {training - held_out:.2f} more. Training on more "
+            f"{more} usually narrows that gap.{remedy}"
         ]
     weak = result.difference(name, best) if best else None
     if not context.tuned and weak and weak.interval() and not weak.is_positive():
@@ -371,7 +252,7 @@ def _advice(result: EvaluationResult, name: str, context: Context) -> list[str]:
 
 
 def _certainty(result: EvaluationResult, name: str, context: Context) -> list[str]:
-    """How sure the numbers are, and what would make them surer."""
+    """How certain the numbers are, and what would narrow their intervals."""
     cosine, clusters = result.models[name].scores.cosine, result.clusters
     sentences = []
     if cosine.ci95 is None:
@@ -379,11 +260,9 @@ def _certainty(result: EvaluationResult, name: str, context: Context) -> list[st
     elif result.lead == "cosine" and (width := cosine.ci95[1] - cosine.ci95[0]) > WIDE:
         sentences.append(f"The interval for {clusters.question} is {width:.2f} wide.{_narrower(clusters, context)}")
     if (cosine.ci95 or cosine.ci95_same_labels) and not clusters.over_folds:
-        sentences.append(
-            "All intervals take the decoder as it is: how another training would differ is in none of them."
-        )
+        sentences.append("The intervals hold for this decoder: they do not show how another training would differ.")
     if clusters.kind == "label" and clusters.trained_on and context.held_out_by in ("random", "folds", "column"):
-        sentences.append("Training had images of these labels; the split 'classes' measures labels it never saw.")
+        sentences.append("Training included images of these labels; the split 'classes' measures labels it never saw.")
     return sentences
 
 
@@ -394,17 +273,17 @@ def _no_interval(result: EvaluationResult) -> str:
         return f"{counted(images, 'image')} are too few for an interval, which needs {FEWEST_IMAGES}."
     if clusters.count < FEWEST_CLUSTERS:
         return (
-            f"An interval for {clusters.question} needs {FEWEST_CLUSTERS} {clusters.kind}s; here "
+            f"An interval for {clusters.question} needs {FEWEST_CLUSTERS} {clusters.kind}s; there "
             f"{'is' if clusters.count == 1 else 'are'} {clusters.count}."
         )
     return (
         f"There is no interval for {clusters.question}: a few {clusters.kind}s score so differently from the others "
-        f"that {clusters.count} are too few for one."
+        f"that {clusters.count} are too few."
     )
 
 
 def _narrower(clusters: Clusters, context: Context) -> str:
-    """What narrows an interval, where it was not done already."""
+    """What would narrow an interval, unless it was done already."""
     if context.held_out_by == "random" and clusters.kind == "image":
         return " Cross-validation scores every image once."
     return f" More {'image' if clusters.over_folds and clusters.trained_on else clusters.kind}s narrow it."
@@ -416,12 +295,12 @@ def _not_new(result: EvaluationResult, context: Context) -> list[str]:
     if context.trained_on:
         sentences.append(
             f"The decoders were trained on {context.trained_on} of {images}: the cosine is not an estimate for new "
-            "ones."
+            "images."
         )
     if context.near_trained_on:
         sentences.append(
             f"{context.near_trained_on} of {images} are detected near-duplicates of training images: the cosine is not "
-            "an estimate for new ones."
+            "an estimate for new images."
         )
     return sentences
 

@@ -1,7 +1,7 @@
 """Dimensions and patterns: which parts of a target are predicted, and whether predictions tell images apart.
 
-A cosine says neither. Here a dimension is scored over images, a pattern (the dimensions of one image, each measured
-against its own mean and deviation) over dimensions, and a set of predictions by how many dimensions it really uses.
+A cosine shows neither. Here a dimension is scored over images, a pattern (the z-scored dimensions of one image) over
+dimensions, and a set of predictions by the number of dimensions that it effectively uses.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,7 @@ from pipeline.core.vectors import unit
 
 BINS = 20
 VALUES = 2**22  # correlations compared at a time, in float64
-# Float64 correlations of equal pairs differ by their rounding; this is a tie.
-TIE = 1e-12
+TIE = 1e-12  # correlations of equal pairs differ by the rounding of float64
 FEWEST_FOR_R = 3  # two values always correlate by 1 or -1
 
 
@@ -22,8 +21,8 @@ class DimensionScores:
     """How well each dimension is predicted.
 
     Attributes:
-        pearson: Correlation over images, shape (D,), float64; NaN where prediction or target is constant, and of fewer
-            than three images (in each fold).
+        pearson: Correlation over images, shape (D,), float64; NaN where prediction or target is constant, and for fewer
+            than three images (in every fold).
         r2: Coefficient of determination, shape (D,), float64; NaN where the target is constant.
     """
 
@@ -33,15 +32,15 @@ class DimensionScores:
 
 @dataclass(frozen=True)
 class Distribution:
-    """How values spread.
+    """Quartiles and a histogram of values.
 
     Attributes:
-        lower_quartile: None, like the other two, where no value is defined.
-        median: See `lower_quartile`.
-        upper_quartile: See `lower_quartile`.
-        edges: Of the histogram's bins, one more than `counts`.
-        counts: Values in each bin; those beyond the edges are in the first and the last.
-        undefined: Values that are left out because they are not defined (NaN).
+        lower_quartile: The lower quartile; None if no value is defined.
+        median: The median; None if no value is defined.
+        upper_quartile: The upper quartile; None if no value is defined.
+        edges: The edges of the histogram's bins, one more than `counts`.
+        counts: The number of values in each bin; values beyond the edges are in the first and the last bin.
+        undefined: The number of undefined values (NaN), which are left out.
     """
 
     lower_quartile: float | None
@@ -56,7 +55,7 @@ def distribution(values: np.ndarray, low: float = -1.0, high: float = 1.0) -> Di
     """Summarise values, such as a score for each dimension or image.
 
     Args:
-        values: Shape (N,); NaN where not defined.
+        values: Shape (N,); NaN where undefined.
         low: The histogram's lower end.
         high: Its upper end.
     """
@@ -71,14 +70,14 @@ def distribution(values: np.ndarray, low: float = -1.0, high: float = 1.0) -> Di
 def dimension_scores(predictions: np.ndarray, targets: np.ndarray, folds: np.ndarray | None = None) -> DimensionScores:
     """Score each dimension over images.
 
-    Predictions by the decoders of several folds differ in their means: a fold whose held-out targets are high was
-    trained on lower ones. Over all folds together Pearson's r would be biased downwards (of the mean baseline, leaving
-    one image out, it is -1), so it is computed within each fold of three images or more, and averaged by their numbers.
+    Predictions by the decoders of several folds differ in their means: a fold with high held-out targets was trained on
+    lower ones. Over all folds together, Pearson's r would be biased downwards (for the mean baseline, leaving one image
+    out, it is -1). So r is computed within each fold of three images or more and averaged, weighted by their numbers.
 
     Args:
         predictions: Shape (N, D).
         targets: Shape (N, D).
-        folds: The fold that held each image out, shape (N,), int, where there were several.
+        folds: The fold that held each image out, shape (N,), int; None without folds.
     """
     targets = np.asarray(targets, np.float64)
     errors = np.square(targets - predictions).sum(axis=0)
@@ -89,7 +88,7 @@ def dimension_scores(predictions: np.ndarray, targets: np.ndarray, folds: np.nda
 
 
 def _correlations_within(predictions: np.ndarray, targets: np.ndarray, folds: np.ndarray | None) -> np.ndarray:
-    """Pearson's r of each dimension, shape (D,): over all images, or within folds and averaged by their sizes."""
+    """Pearson's r of each dimension, shape (D,): over all images, or within folds, averaged by fold size."""
     if folds is None:
         folds = np.zeros(len(targets), int)
     sums, images = np.zeros((2, targets.shape[1]))
@@ -99,31 +98,31 @@ def _correlations_within(predictions: np.ndarray, targets: np.ndarray, folds: np
             r = correlations(predictions[rows].T, targets[rows].T)
             sums += size * np.nan_to_num(r)
             images += size * ~np.isnan(r)
-    found: np.ndarray = np.divide(sums, images, out=np.full(len(sums), np.nan), where=images > 0)
-    return found
+    mean: np.ndarray = np.divide(sums, images, out=np.full(len(sums), np.nan), where=images > 0)
+    return mean
 
 
-def standardised(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+def z_scores(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     """Z-score each dimension by the training images, so that no dimension counts more for its scale.
 
     Args:
         vectors: Predictions or targets, shape (N, D).
-        mean: Of the training targets, shape (D,).
-        deviation: Their standard deviation, shape (D,).
+        mean: Mean of the training targets, shape (D,).
+        deviation: Standard deviation of the training targets, shape (D,).
 
     Returns:
         Shape (N, D'), float64, without the dimensions whose deviation is 0.
     """
     varies = np.asarray(deviation) > 0
-    scores: np.ndarray = (np.asarray(vectors, np.float64)[:, varies] - mean[varies]) / deviation[varies]
-    return scores
+    z: np.ndarray = (np.asarray(vectors, np.float64)[:, varies] - mean[varies]) / deviation[varies]
+    return z
 
 
 def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Pearson correlation of each row with the same row of another matrix.
 
-    Of `standardised` predictions and targets it is the pattern correlation of each image (Horikawa and Kamitani 2017,
-    "Generic decoding of seen and imagined objects using hierarchical visual features", Nature Communications 8).
+    For z-scored predictions and targets this is the pattern correlation of each image (Horikawa and Kamitani
+    2017, "Generic decoding of seen and imagined objects using hierarchical visual features", Nature Communications 8).
 
     Args:
         first: Shape (N, D).
@@ -132,29 +131,29 @@ def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Returns:
         Shape (N,), float64, from -1 to 1; NaN where either row is constant.
     """
-    found: np.ndarray = np.einsum("nd,nd->n", _deviations(first), _deviations(second)).clip(-1, 1)
-    found[_constant(first) | _constant(second)] = np.nan
-    return found
+    r: np.ndarray = np.einsum("nd,nd->n", _deviations(first), _deviations(second)).clip(-1, 1)
+    r[_constant(first) | _constant(second)] = np.nan
+    return r
 
 
 def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.ndarray | None = None) -> np.ndarray:
     """Pairwise identification accuracy of each image; chance is 0.5.
 
     The share of other images whose target correlates less with the prediction than the image's own target does; a tie
-    counts half (Horikawa and Kamitani 2017). Images with the same target as its own are no alternatives and are left
-    out; several images that share another target count each. Exact, in blocks.
+    counts half (Horikawa and Kamitani 2017). Images with the same target are not alternatives and are left out; images
+    that share another target all count. Exact, in blocks.
 
-    bdpy's `pairwise_identification` gives the same where no two targets are equal and nothing ties; it counts ties as
-    wrong, among them that with every image of the same target, so it is lower where targets repeat.
+    bdpy's `pairwise_identification` gives the same result if no two targets are equal and there are no ties. It counts
+    ties as wrong, including the tie with every image of the same target, so it is lower where targets repeat.
 
     Args:
-        predictions: Shape (P, D), as a rule `standardised`.
-        targets: Shape (N, D), likewise.
-        own_rows: The row of each prediction's own target, shape (P,), int; None where they are in the same order.
+        predictions: Shape (P, D), usually z-scored.
+        targets: Shape (N, D), usually z-scored.
+        own_rows: The row of each prediction's own target, shape (P,), int; None if both are in the same order.
 
     Returns:
-        Shape (P,), float64; NaN where all images have the same target. A constant prediction correlates with nothing,
-        which is a tie with every target.
+        Shape (P,), float64; NaN where all images have the same target. A constant prediction has no correlation, which
+        counts as a tie with every target.
     """
     different, own, images = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
     own = own if own_rows is None else own[own_rows]
@@ -166,22 +165,24 @@ def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.nd
         rows = slice(start, start + step)
         margins = similarity_to_own[rows, None] - directions[rows] @ candidates.T
         below[rows] = ((margins > TIE) + (np.abs(margins) <= TIE) / 2) @ images
-    others = len(targets) - images[own]
-    found: np.ndarray = np.divide(below - images[own] / 2, others, out=np.full(len(others), np.nan), where=others > 0)
-    return found
+    below -= images[own] / 2  # the tie with its own target
+    alternatives = len(targets) - images[own]
+    undefined = np.full(len(alternatives), np.nan)
+    accuracy: np.ndarray = np.divide(below, alternatives, out=undefined, where=alternatives > 0)
+    return accuracy
 
 
 def large_dimensions(vectors: np.ndarray, share: float = 0.9) -> int:
-    """How many dimensions, the largest first, hold a share of the squared length of vectors, shape (N, D)."""
+    """The number of largest dimensions that hold a share of the squared length of vectors, shape (N, D)."""
     squares = np.sort(np.square(np.asarray(vectors, np.float64)).sum(axis=0))[::-1]
     return int(np.searchsorted(np.cumsum(squares), share * squares.sum() * (1 - TIE))) + 1
 
 
 def effective_rank(vectors: np.ndarray) -> float | None:
-    """How many dimensions a set of vectors really uses, from 1 to D.
+    """The number of dimensions that vectors effectively use, from 1 to D.
 
     The exponential of the entropy of the singular values' shares (Roy and Vetterli 2007, "The effective rank: a
-    measure of effective dimensionality", EUSIPCO), here of the vectors minus their mean.
+    measure of effective dimensionality", EUSIPCO), here for the vectors minus their mean.
 
     Args:
         vectors: Shape (N, D).
@@ -198,13 +199,13 @@ def effective_rank(vectors: np.ndarray) -> float | None:
 
 
 def _constant(rows: np.ndarray) -> np.ndarray:
-    """Whether all values of a row are the same, shape (N,); exactly, for rounding gives a mean of them a residue."""
+    """Whether all values of a row are equal, shape (N,); compared exactly, because their mean may be rounded."""
     same: np.ndarray = (rows == rows[:, :1]).all(axis=1)
     return same
 
 
 def _deviations(rows: np.ndarray) -> np.ndarray:
-    """Each row minus its mean, at length 1; constant rows become zero."""
+    """Each row minus its mean, scaled to length 1; constant rows become zero."""
     rows = np.asarray(rows, np.float64)
-    means = rows.sum(axis=1, keepdims=True) / max(rows.shape[1], 1)  # there may be no dimension that varies
+    means = rows.sum(axis=1, keepdims=True) / max(rows.shape[1], 1)  # rows may have no dimensions
     return unit(np.where(_constant(rows)[:, None], 0, rows - means))

@@ -1,4 +1,4 @@
-"""The map of embeddings: predicted and true ones in two dimensions, with labels that do not overlap."""
+"""The map of embeddings: predicted and true embeddings in two dimensions, with labels that do not overlap."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -62,8 +62,8 @@ class Landmark:
         x: Its first principal component.
         y: Its second.
         label: Its label.
-        from_width: The narrowest map that has room for the label; None where none has.
-        offset: How far the label is below the cross; negative above it.
+        from_width: The narrowest map with room for the label; None if no map has room.
+        offset: The distance of the label below the cross; negative above it.
     """
 
     x: float
@@ -79,7 +79,7 @@ class EmbeddingMap:
 
     Attributes:
         dots: The predicted embeddings.
-        landmarks: The true ones, each once; none where there are more than `MOST_LANDMARKS`.
+        landmarks: The true embeddings, each once; empty if there are more than `MOST_LANDMARKS`.
         margin: The space for labels left and right of the outermost points.
     """
 
@@ -89,31 +89,31 @@ class EmbeddingMap:
 
 
 def embedding_map(scored: ScoredPredictions, evaluated: EvaluationSet, rows: np.ndarray) -> EmbeddingMap | None:
-    """Place some predictions and their targets by their first two principal components.
+    """Map predictions and their targets by their first two principal components.
 
     Args:
         scored: The predictions.
         evaluated: The images with their targets.
-        rows: Which images to place, shape (n,).
+        rows: The images to map, shape (n,).
 
     Returns:
-        The map; None where there are fewer than two dimensions or three points, or all are equal.
+        The map; None if there are fewer than two dimensions or three points, or all points are equal.
     """
     targets, first, own = np.unique(evaluated.targets[rows], axis=0, return_index=True, return_inverse=True)
     predictions = scored.predictions[rows]
     plane = fit_plane(predictions, targets)
     if plane is None:
         return None
-    places = place(plane, np.concatenate([predictions, targets]))
-    truths = places[len(rows) :]
-    ends = np.hstack([places[: len(rows)], truths[own.ravel()]]).tolist()
-    dots = [_dot(row, place, scored, evaluated) for row, place in zip(rows.tolist(), ends, strict=True)]
+    points = project(plane, np.concatenate([predictions, targets]))
+    truths = points[len(rows) :]
+    ends = np.hstack([points[: len(rows)], truths[own.ravel()]]).tolist()
+    dots = [_dot(row, position, scored, evaluated) for row, position in zip(rows.tolist(), ends, strict=True)]
     if len(targets) > MOST_LANDMARKS:
         return EmbeddingMap(dots, [], OFFSET)
-    labels = [evaluated.labels[rows[at]] for at in first]
+    labels = [evaluated.labels[row] for row in rows[first]]
     landmarks = [Landmark(x, y, label) for (x, y), label in zip(truths.tolist(), labels, strict=True)]
     margin = max(2 * OFFSET, *map(label_width, labels)) / 2
-    spans = np.ptp(places, axis=0)
+    spans = np.ptp(points, axis=0)
     return EmbeddingMap(dots, place_labels(landmarks, spans, margin), margin)
 
 
@@ -125,7 +125,7 @@ def fit_plane(predictions: np.ndarray, targets: np.ndarray) -> "PCA | None":
         targets: The different targets, shape (M, D).
 
     Returns:
-        The plane, for `place`; None where there are fewer than two dimensions or three points, or all are equal.
+        The plane, for `project`; None if there are fewer than two dimensions or three points, or all points are equal.
     """
     from sklearn.decomposition import PCA
 
@@ -135,13 +135,13 @@ def fit_plane(predictions: np.ndarray, targets: np.ndarray) -> "PCA | None":
     return PCA(2, svd_solver="full").fit(points)
 
 
-def place(plane: "PCA", embeddings: np.ndarray) -> np.ndarray:
-    """The places of embeddings, shape (n, D), on a map; shape (n, 2)."""
+def project(plane: "PCA", embeddings: np.ndarray) -> np.ndarray:
+    """Project embeddings, shape (n, D), onto the plane of a map; shape (n, 2)."""
     return plane.transform(unit(embeddings)).round(4)
 
 
-def _dot(row: int, place: Sequence[float], scored: ScoredPredictions, evaluated: EvaluationSet) -> Dot:
-    x, y, true_x, true_y = place
+def _dot(row: int, position: Sequence[float], scored: ScoredPredictions, evaluated: EvaluationSet) -> Dot:
+    x, y, true_x, true_y = position
     return Dot(
         row=row,
         x=x,
@@ -157,18 +157,18 @@ def _dot(row: int, place: Sequence[float], scored: ScoredPredictions, evaluated:
 
 
 def label_width(label: str) -> float:
-    """About how wide a label is drawn."""
+    """The approximate width of a label."""
     letters = sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in label)
     return min(LONGEST_LABEL, CHARACTER * letters)
 
 
 def place_labels(landmarks: Sequence[Landmark], spans: np.ndarray, margin: float) -> list[Landmark]:
-    """Put each label above or below its cross where it covers no other, on the narrowest map with room for it.
+    """Place each label above or below its cross, on the narrowest map where it covers nothing else.
 
-    Labels are centred on their crosses, so those that are apart on a map stay apart on a wider one.
+    Labels are centred on their crosses, so labels that do not overlap on a map do not overlap on a wider one.
 
     Args:
-        landmarks: The landmarks; those that come first are placed first.
+        landmarks: The landmarks; the first ones are placed first.
         spans: The extent of all points, shape (2,).
         margin: The space left and right of the outermost points.
 
@@ -184,16 +184,16 @@ def place_labels(landmarks: Sequence[Landmark], spans: np.ndarray, margin: float
             if number in placed:
                 continue
             for offset in (-OFFSET, OFFSET):
-                tried = replace(landmark, from_width=width, offset=offset)
-                others = [*crosses[:number], *crosses[number + 1 :], *placed.values()]
-                if not any(_overlap(tried, other, scale) for other in others):
-                    placed[number] = tried
+                candidate = replace(landmark, from_width=width, offset=offset)
+                obstacles = [*crosses[:number], *crosses[number + 1 :], *placed.values()]
+                if not any(_overlap(candidate, obstacle, scale) for obstacle in obstacles):
+                    placed[number] = candidate
                     break
     return [placed.get(number, landmark) for number, landmark in enumerate(landmarks)]
 
 
 def _overlap(first: Landmark, second: Landmark, scale: np.ndarray) -> bool:
-    """Whether a label covers another label, or a cross (with no offset)."""
+    """Whether a label covers another label, or a cross (offset 0)."""
     apart_x = abs(first.x - second.x) * scale[0]
     height = LINE if second.offset else (LINE + CROSS) / 2
     apart_y = abs((second.y - first.y) * scale[1] - (second.offset - first.offset))

@@ -1,4 +1,4 @@
-"""Hubs: candidates that are nearest to many predictions, and CSLS, a similarity that takes them back."""
+"""Hubs: candidates that are nearest to many predictions, and CSLS, a similarity that corrects for them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,7 @@ from pipeline.core.vectors import unit
 
 NEIGHBOURS = 10  # as in Conneau et al. 2018
 VALUES = 2**22  # similarities compared at a time, in float64
-# Float64 similarities of equal pairs differ by their rounding; this is a tie.
-TIE = 1e-12
+TIE = 1e-12  # similarities of equal pairs differ by the rounding of float64
 
 
 @dataclass(frozen=True)
@@ -18,9 +17,9 @@ class Hub:
     """The candidate that is nearest to the most predictions.
 
     Attributes:
-        candidate: Its name.
+        candidate: The candidate's name.
         share: The share of predictions that it is nearest to.
-        own: The share of images whose own target it is; a share far above this one is a hub's.
+        own: The share of images of which it is the target; if `share` is far larger, the candidate is a hub.
     """
 
     candidate: str
@@ -59,18 +58,18 @@ class Ranking:
 def csls_ranking(
     predictions: np.ndarray, candidates: np.ndarray, own: np.ndarray, neighbours: int = NEIGHBOURS
 ) -> Ranking:
-    """Rank each prediction's own target by cross-domain similarity local scaling, which takes hubs back.
+    """Rank each prediction's own target by cross-domain similarity local scaling, which corrects for hubs.
 
-    CSLS is 2 cos(x, y) - r(x) - r(y), where r is the mean cosine to the `neighbours` nearest of the other side
+    CSLS is 2 cos(x, y) - r(x) - r(y), where r is the mean cosine to the `neighbours` nearest on the other side
     (Conneau et al. 2018, "Word translation without parallel data", ICLR). r(x) is the same for all candidates and is
-    left out. r(y) depends on all predictions together, so the rank of one is not its own alone: a comparison, not
-    what a single new image gets.
+    left out. r(y) depends on all predictions, so a rank depends on the other predictions: it serves as a comparison and
+    is not what a single new image gets.
 
     Args:
         predictions: Shape (N, D).
         candidates: Shape (M, D), no two equal.
         own: The number of each prediction's own target among the candidates, shape (N,).
-        neighbours: How many neighbours; all predictions where there are fewer.
+        neighbours: The number of neighbours; all predictions if there are fewer.
     """
     directions = unit(predictions)
     kept = min(neighbours, len(directions))
@@ -81,9 +80,9 @@ def csls_ranking(
 
 
 def _rank(directions: np.ndarray, candidates: np.ndarray, own: np.ndarray, penalties: np.ndarray) -> Ranking:
-    """Rank by cosine minus a penalty of each candidate."""
+    """Rank by cosine minus each candidate's penalty."""
     true = np.einsum("nd,nd->n", directions, unit(candidates[own])) - penalties[own]
-    above, level = np.zeros(len(true)), np.full(len(true), -1.0)  # its own target is level with itself
+    above, level = np.zeros(len(true)), np.full(len(true), -1.0)  # less the own target, which is level with itself
     best, nearest = np.full(len(true), -np.inf), np.zeros(len(true), np.int64)
     for columns, similarity in _blocks(directions, candidates):
         scores = similarity - penalties[columns]
@@ -98,7 +97,7 @@ def _rank(directions: np.ndarray, candidates: np.ndarray, own: np.ndarray, penal
 
 
 def _blocks(directions: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """The cosines of all predictions to some candidates at a time: which ones, and shape (N, n)."""
+    """The cosines of all predictions to a block of candidates at a time: their slice, and shape (N, n)."""
     step = max(1, VALUES // len(directions))
     for start in range(0, len(candidates), step):
         columns = slice(start, start + step)

@@ -1,4 +1,4 @@
-"""Which labels are classes of ImageNet, on which VGG16's published weights were trained.
+"""Labels that are classes of ImageNet, on which VGG16's published weights were trained.
 
 Zero-shot accuracy on such labels says little: the features have seen them (Xian et al. 2017).
 """
@@ -9,7 +9,7 @@ from importlib.resources import files
 
 
 def is_imagenet_class(label: str) -> bool:
-    """Whether a label is the name of one of ImageNet's 1,000 classes, in any of the usual spellings.
+    """Whether a label names one of ImageNet's 1,000 classes, in any of the usual spellings.
 
     The names are those of torchvision's `ResNet50_Weights.IMAGENET1K_V2.meta["categories"]`.
     """

@@ -1,22 +1,23 @@
-"""Intervals: how far a mean over images may be from the mean over all images that it stands for.
+"""Intervals: how far the mean over a sample of images may be from the mean over all images that it stands for.
 
-Images that share a label or a group resemble each other, so they say less than as many independent ones. What a mean
-can be trusted for depends on the question: new images of the same labels (`within`), or other labels or groups
-(`across`). Both take any value per image: a cosine, or the difference of two models' cosines on the same images. Under
-cross-validation each fold has a decoder of its own, so intervals are over folds (`over_folds`), and hold for another
-training, too.
+Images that share a label or a group resemble each other, so they carry less information than as many independent
+images. The interval of a mean depends on the question: new images of the same labels (`within`), or other labels or
+groups (`across`). Both take any value per image: a cosine, or the difference of two models' cosines on the same images.
+Under cross-validation each fold has its own decoder, so intervals are over folds (`over_folds`) and also hold for
+another training.
 
-**When there is none.** A t interval needs units enough for the mean to be nearly normal, and values that show how they
-spread. A mean over fewer than 29 images (`FEWEST_IMAGES`) has no interval: what befalls one image in ten is among 29 in
-95 % of cases (0.9^29 = 0.05), among 10 in 65 %. `across` needs 10 clusters (`FEWEST_CLUSTERS`), `within` 10 degrees of
-freedom. Where values are skewed, as where most are near 1 and some near 0, coverage depends on n / skewness^2, n the
-number of units (Cochran 1977, "Sampling Techniques", section 2.15: 25 for an error below 6 %); 10 (`SKEWNESS`) keeps it
-above 92 %. For two values that is about ten images of the rarer one. Equal values show no spread at all.
+**When there is no interval.** A t interval needs enough units for the mean to be nearly normal, and values that show
+their spread. A mean over fewer than 29 images (`FEWEST_IMAGES`) has no interval: what happens to one image in ten
+happens among 29 images in 95 % of cases (0.9^29 = 0.05), among 10 images in 65 %. `across` needs 10 clusters
+(`FEWEST_CLUSTERS`), `within` 10 degrees of freedom. For skewed values, such as many near 1 and some near 0, coverage
+depends on n / skewness^2, where n is the number of units (Cochran 1977, "Sampling Techniques", section 2.15: 25 for an
+error below 6 %); 10 (`SKEWNESS`) keeps it above 92 %. For two values that is about ten images of the rarer one. Equal
+values show no spread at all.
 
-Simulated (`tests/evaluation/test_intervals.py`) with 10 to 100 clusters of 1 to 30 images: of normal and skewed scores
-at least 92 % of the intervals cover; where scores have two values, or one image in ten fails, at most 9 % of
-evaluations see an interval that does not, instead of 12 to 80 %. Two things no interval shows: failures so rare that no
-image at hand is among them, and how another training would differ, for the decoder is taken as it is.
+In simulations (`tests/evaluation/test_intervals.py`) with 10 to 100 clusters of 1 to 30 images, at least 92 % of the
+intervals cover for normal and skewed scores; where scores have two values, or one image in ten fails, at most 9 % of
+evaluations see an interval that does not cover, instead of 12 to 80 %. Intervals do not show failures so rare that none
+is among the evaluated images, or how another training would differ, because the decoder is fixed.
 """
 
 from collections.abc import Sequence
@@ -27,9 +28,9 @@ from scipy.special import stdtrit
 
 LEVEL = 0.95
 FEWEST_IMAGES = 29
-FEWEST_CLUSTERS = 10  # and degrees of freedom within labels
+FEWEST_CLUSTERS = 10  # also the fewest degrees of freedom within labels
 SKEWNESS = 10  # the fewest units for each unit of squared skewness
-EQUAL = 1e-12  # a spread below this is rounding
+EQUAL = 1e-12  # a smaller spread is rounding
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Interval:
         mean: The mean over images.
         low: The lower end.
         high: The upper end.
-        degrees_of_freedom: Of the t distribution; few mean that the interval rests on little.
+        degrees_of_freedom: Degrees of freedom of the t distribution; with few, the interval rests on little data.
     """
 
     mean: float
@@ -49,24 +50,24 @@ class Interval:
     degrees_of_freedom: float
 
     def bounds(self, largest: float) -> tuple[float, float]:
-        """Both ends, cut where no mean can be: beyond `largest` and its negative."""
+        """Both ends, clipped to [-largest, largest], because no mean lies beyond."""
         return max(self.low, -largest), min(self.high, largest)
 
 
 def within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Interval | None:
     """The interval of a mean for new images of the same labels: a stratified t interval.
 
-    The target is the mean of the labels' own expectations, weighted by their numbers of images. Each label's variance
-    is estimated from its own images, that of a label with one image from all other labels' together. The degrees of
+    The estimated quantity is the mean of the labels' expectations, weighted by their numbers of images. The variance of
+    a label is estimated from its own images; for a label with one image, from all other labels together. The degrees of
     freedom are Welch's (1947, "The generalization of 'Student's' problem", Biometrika 34), which also suit labels
     with two images; Satterthwaite's are too few there.
 
     Args:
         values: A value for each image, shape (N,).
-        labels: Their labels, N of them.
+        labels: The images' labels, N of them.
 
     Returns:
-        None where the values are too few, too skewed or all equal; see the top of the module.
+        None if the values are too few, too skewed or all equal; see the top of the module.
     """
     values, rows, sizes = _grouped(values, labels)
     repeated = sizes > 1
@@ -74,7 +75,7 @@ def within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Interval |
         return None
     means = np.bincount(rows, values) / sizes
     deviations = values - means[rows]
-    # Of pairs, deviations are symmetrical; the skewness of their values shows in those from the overall mean.
+    # Deviations within pairs are symmetrical; their skewness only shows in the deviations from the overall mean.
     if not (_is_nearly_normal(deviations) and _is_nearly_normal(values - values.mean())):
         return None
     squares = np.bincount(rows, np.square(deviations))[repeated]
@@ -85,7 +86,7 @@ def within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Interval |
 
 
 def _welch(parts: np.ndarray, freedom: np.ndarray) -> float:
-    """Degrees of freedom of a sum of estimated variances, each with its own."""
+    """Degrees of freedom of a sum of estimated variances with their own degrees of freedom."""
     uncertainty = (np.square(parts) / (freedom + 2)).sum()
     if uncertainty == 0:
         return float(freedom.sum())
@@ -95,21 +96,21 @@ def _welch(parts: np.ndarray, freedom: np.ndarray) -> float:
 def across(values: np.ndarray, clusters: Sequence[str] | np.ndarray) -> Interval | None:
     """The interval of a mean for other labels or groups: a cluster-robust t interval.
 
-    It is for labels as those of the images: for new ones where these were not trained on, and for others that are
-    trained on alike where they were.
+    It holds for labels like those of the images: for new labels if the decoder was not trained on these, for other
+    labels that are also trained on if it was.
 
     The variance is the CR2 estimate of Bell and McCaffrey (2002); see Cameron and Miller (2015), "A Practitioner's
-    Guide to Cluster-Robust Inference", Journal of Human Resources 50, section VI. The degrees of freedom are Bell and
-    McCaffrey's too, for values that are equal within a cluster, the cautious assumption of Carter, Schnepel and
-    Steigerwald (2017). G clusters of equal size have G - 1, clusters of unequal size fewer. Where each image is a
-    cluster of its own, this is Student's interval.
+    Guide to Cluster-Robust Inference", Journal of Human Resources 50, section VI. The degrees of freedom are also Bell
+    and McCaffrey's, for values that are equal within a cluster, the cautious assumption of Carter, Schnepel and
+    Steigerwald (2017). G clusters of equal size have G - 1, clusters of unequal size fewer. If each image is its own
+    cluster, this is Student's interval.
 
     Args:
         values: A value for each image, shape (N,).
         clusters: The label or group of each image, N of them.
 
     Returns:
-        None where the values are too few, too skewed or all equal; see the top of the module.
+        None if the values are too few, too skewed or all equal; see the top of the module.
     """
     values, rows, sizes = _grouped(values, clusters)
     if len(values) < FEWEST_IMAGES or len(sizes) < FEWEST_CLUSTERS:
@@ -126,7 +127,7 @@ def _bell_mccaffrey(shares: np.ndarray) -> float:
     """Degrees of freedom of the CR2 variance, tr(C)^2 / tr(C C), from each cluster's share of the images.
 
     C is the covariance of the clusters' scaled residual sums. With d = shares^2 / (1 - shares) on its diagonal it is
-    diag(d) - b a' - a b' + (sum of shares^2) a a'; its entries are never formed, for there may be as many clusters as
+    diag(d) - b a' - a b' + (sum of shares^2) a a'. The matrix is never formed, because there may be as many clusters as
     images.
     """
     scale = 1 / np.sqrt(1 - shares)
@@ -147,7 +148,7 @@ def over_folds(values: np.ndarray, folds: np.ndarray) -> Interval | None:
         folds: The fold that held each image out, shape (N,), int.
 
     Returns:
-        None for fewer than FEWEST_IMAGES images or two folds.
+        None for fewer than FEWEST_IMAGES images or fewer than two folds.
     """
     values, rows, sizes = _grouped(values, folds)
     if len(values) < FEWEST_IMAGES:
@@ -158,15 +159,15 @@ def over_folds(values: np.ndarray, folds: np.ndarray) -> Interval | None:
 def corrected_resampled_interval(values_per_fold: np.ndarray, train_size: float, test_size: float) -> Interval | None:
     """The interval of a mean over repeated splits that overlap: Nadeau and Bengio's corrected resampled t interval.
 
-    Scores of splits that share training images are not independent; test_size / train_size stands for their
+    Scores of splits that share training images are not independent; test_size / train_size corrects for their
     correlation. See Nadeau and Bengio (2003), "Inference for the Generalization Error", Machine Learning 52, and for
     repeated cross-validation Bouckaert and Frank (2004).
 
     Args:
         values_per_fold: A score, or a paired difference of scores, of each split, shape (J,); K folds repeated R
             times are J = K R.
-        train_size: Images that each split trains on (their mean number, where it varies).
-        test_size: Images that each split holds out.
+        train_size: The number of images that each split trains on (the mean, if it varies).
+        test_size: The number of images that each split holds out.
 
     Returns:
         None for fewer than two splits.
@@ -188,7 +189,7 @@ def _is_nearly_normal(deviations: np.ndarray) -> bool:
 
 
 def _grouped(values: np.ndarray, groups: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The values in float64, the number of each one's group, and the groups' sizes."""
+    """The values in float64, the group number of each value, and the groups' sizes."""
     _, rows, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     return np.asarray(values, np.float64), rows, sizes
 

@@ -1,9 +1,9 @@
-"""Metrics: what a cosine similarity to the target is worth, in numbers.
+"""Metrics: numbers that show what a cosine similarity to the target is worth.
 
-A mean cosine says little by itself. Beside it stand its intervals; the same with the mean target subtracted from both
-sides, for targets that all point one way; the share of the way from the mean baseline to the output ceiling and to the
-noise ceiling; the squared error; the rank of the right target among all; correlations of dimensions and patterns; and
-the labels and images where it goes wrong.
+A mean cosine says little by itself. It comes with its intervals; the same cosine with the mean target subtracted from
+both sides, for targets that all point one way; the progress from the mean baseline to the output ceiling and to the
+noise ceiling; the squared error; the rank of the right target among all targets; correlations of dimensions and
+patterns; and the labels and images that are predicted worst.
 """
 
 import math
@@ -36,14 +36,14 @@ from pipeline.evaluation.retrieval import Candidates, RetrievalResult, Retrieval
 from pipeline.evaluation.zero_shot import ZeroShot, zero_shot
 
 LARGEST_COSINE = 1.0
-CONFUSIONS = 3  # that are named for a label
-NAMED = 10  # worst and best images that are named
-CSLS_CANDIDATES = 50_000  # at most; CSLS compares all predictions with all candidates twice
+CONFUSIONS = 3  # listed for a label
+NAMED = 10  # worst and best images that are listed
+CSLS_CANDIDATES = 50_000  # at most, because CSLS compares all predictions with all candidates twice
 
 
 @dataclass(frozen=True)
 class NoiseCeiling:
-    """What a perfect prediction would score on noisy targets.
+    """The scores of a perfect prediction on noisy targets.
 
     Attributes:
         cosine: The noise ceiling of the mean cosine, or None.
@@ -60,17 +60,17 @@ class EvaluationSet:
 
     Attributes:
         paths: The images' names, N of them.
-        labels: Their labels, "" where they have none.
-        targets: Their target embeddings, shape (N, D).
-        candidates: The vectors among which predictions are looked up; all targets are among them.
-        centre: The mean target, of the training images where they are known, shape (D,); of each fold's, shape (K, D).
-        deviation: The standard deviation of each dimension of those targets, likewise.
+        labels: The images' labels, "" for none.
+        targets: The target embeddings, shape (N, D).
+        candidates: The vectors among which predictions are looked up; they include all targets.
+        centre: The mean target, of the training images if known, shape (D,); with folds, one for each, shape (K, D).
+        deviation: The standard deviation of each dimension of those targets, shape (D,) or (K, D).
         clusters: What images have in common, such as a label or a group, N of them; intervals generalize over them.
-        seen: Whether each image's label was one of a training image, shape (N,), bool; None if that is not known, or
-            has no meaning because no two images share a label.
-        noise: The noise ceiling, where targets were repeated.
+        seen: Whether each image's label was a training image's, shape (N,), bool; None if unknown, or if it has no
+            meaning because no two images share a label.
+        noise: The noise ceiling; None without repeated targets.
         imagenet_weights: Whether the features come from weights that were trained on ImageNet.
-        folds: The fold that held each image out, shape (N,), int, where there were several; else None.
+        folds: The fold that held each image out, shape (N,), int; None without cross-validation.
     """
 
     paths: Sequence[str]
@@ -91,18 +91,18 @@ class EvaluationSet:
         return self.centre if self.folds is None else self.centre[self.folds]
 
     def intervals(self, values: np.ndarray, largest: float) -> tuple[Bounds | None, Bounds | None]:
-        """The 95 % intervals of a mean: over clusters, or else over folds, and for new images of the same labels.
+        """The 95 % intervals of a mean: over clusters or folds, and for new images of the same labels.
 
         Args:
             values: A value for each image, shape (N,).
-            largest: What no mean can exceed.
+            largest: The largest possible absolute mean.
         """
         if self.folds is not None:
             return _bounds(over_folds(values, self.folds), largest), None
         return _bounds(across(values, self.clusters), largest), _bounds(within(values, self.clusters), largest)
 
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The rows of images that share a centre, with that centre and deviation, each of shape (D,)."""
+        """The rows of images that share a centre, with their centre and deviation, shape (D,) each."""
         if self.folds is None:
             yield np.arange(len(self.paths)), self.centre, self.deviation
             return
@@ -112,14 +112,14 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class ScoredPredictions:
-    """Predictions for all images of an evaluation set, and how good they are.
+    """Predictions for all images of an evaluation set, with their scores.
 
     Attributes:
         predictions: Shape (N, D).
-        cosines: To the targets, shape (N,).
-        retrieval: The search for the targets.
-        ceiling: The output ceiling: the highest mean cosine that this output can reach.
-        scores: The numbers.
+        cosines: Cosines to the targets, shape (N,).
+        retrieval: The ranks of the targets, and the nearest candidates.
+        ceiling: The output ceiling: the highest mean cosine that the output can reach.
+        scores: The scores.
     """
 
     predictions: np.ndarray
@@ -135,40 +135,40 @@ def score_predictions(
     """Score several predictions of the same images.
 
     Args:
-        predictions: Name -> predicted embeddings, shape (N, D). Progress is counted from those of "mean".
+        predictions: Name -> predicted embeddings, shape (N, D). Progress starts from "mean".
         images: The images with their targets.
         ceilings: Name -> output ceiling; 1 for names that are missing.
 
     Returns:
         Name -> scored predictions.
     """
-    base = float(cosines(predictions["mean"], images.targets).mean()) if "mean" in predictions else None
-    return {name: _score(predicted, images, ceilings.get(name, 1.0), base) for name, predicted in predictions.items()}
+    mean = float(cosines(predictions["mean"], images.targets).mean()) if "mean" in predictions else None
+    return {name: _score(predicted, images, ceilings.get(name, 1.0), mean) for name, predicted in predictions.items()}
 
 
-def _score(predicted: np.ndarray, images: EvaluationSet, ceiling: float, base: float | None) -> ScoredPredictions:
+def _score(predicted: np.ndarray, images: EvaluationSet, ceiling: float, baseline: float | None) -> ScoredPredictions:
     values = cosines(predicted, images.targets)
-    found = retrieve(predicted, images.targets, images.candidates)
+    retrieval = retrieve(predicted, images.targets, images.candidates)
     own = images.candidates.numbers(images.targets)
     seen = images.seen if images.seen is not None and not images.seen.all() else None
     mean = float(values.mean())
     scores = Scores(
         cosine=summarize_cosines(values, images),
         centred_cosine=summarize_cosines(cosines(predicted - images.centres, images.targets - images.centres), images),
-        progress=_progress(mean, base, ceiling),
-        progress_to_noise_ceiling=_progress(mean, base, _noise_ceiling(images)),
+        progress=_progress(mean, baseline, ceiling),
+        progress_to_noise_ceiling=_progress(mean, baseline, _noise_ceiling(images)),
         mse=float(np.square(np.subtract(predicted, images.targets, dtype=np.float64)).mean()),
-        retrieval=summarize_ranks(found.ranks),
+        retrieval=summarize_ranks(retrieval.ranks),
         retrieval_csls=_csls(predicted, images.candidates, own),
-        retrieval_of_seen=_summary_of(found, seen),
-        retrieval_of_unseen=_summary_of(found, None if seen is None else ~seen),
-        retrieval_of_imagenet=_summary_of(found, _seen_by_vgg16(images)),
-        zero_shot=None if seen is None else _zero_shot(predicted, found, images, seen),
-        hub=largest_hub(found.nearest[:, 0], own, images.candidates.names),
+        retrieval_of_seen=_summary_of(retrieval, seen),
+        retrieval_of_unseen=_summary_of(retrieval, None if seen is None else ~seen),
+        retrieval_of_imagenet=_summary_of(retrieval, _seen_by_vgg16(images)),
+        zero_shot=None if seen is None else _zero_shot(predicted, retrieval, images, seen),
+        hub=largest_hub(retrieval.nearest[:, 0], own, images.candidates.names),
         patterns=_score_patterns(predicted, images),
         zero_vectors=int((~predicted.any(axis=1)).sum()),
     )
-    return ScoredPredictions(predicted, values, found, ceiling, scores)
+    return ScoredPredictions(predicted, values, retrieval, ceiling, scores)
 
 
 def _noise_ceiling(images: EvaluationSet) -> float | None:
@@ -176,7 +176,7 @@ def _noise_ceiling(images: EvaluationSet) -> float | None:
 
 
 def summarize_cosines(values: np.ndarray, images: EvaluationSet) -> CosineSummary:
-    """Summarize a cosine for each image, shape (N,)."""
+    """Summarize the cosines of all images, shape (N,)."""
     p05, median, p95 = np.percentile(values, [5, 50, 95])
     ci95, ci95_same_labels = images.intervals(values, LARGEST_COSINE)
     return CosineSummary(
@@ -193,10 +193,10 @@ def _bounds(interval: Interval | None, largest: float) -> Bounds | None:
     return interval.bounds(largest) if interval else None
 
 
-def _progress(mean: float, base: float | None, ceiling: float | None) -> float | None:
-    if base is None or ceiling is None or ceiling - base < 1e-9:
+def _progress(mean: float, baseline: float | None, ceiling: float | None) -> float | None:
+    if baseline is None or ceiling is None or ceiling - baseline < 1e-9:
         return None
-    return (mean - base) / (ceiling - base)
+    return (mean - baseline) / (ceiling - baseline)
 
 
 def _csls(predicted: np.ndarray, candidates: Candidates, own: np.ndarray) -> RetrievalSummary | None:
@@ -205,21 +205,21 @@ def _csls(predicted: np.ndarray, candidates: Candidates, own: np.ndarray) -> Ret
     return summarize_ranks(csls_ranking(predicted, candidates.vectors(), own).ranks)
 
 
-def _summary_of(found: RetrievalResult, rows: np.ndarray | None) -> RetrievalSummary | None:
-    return summarize_ranks(found.ranks[rows]) if rows is not None and rows.any() else None
+def _summary_of(retrieval: RetrievalResult, rows: np.ndarray | None) -> RetrievalSummary | None:
+    return summarize_ranks(retrieval.ranks[rows]) if rows is not None and rows.any() else None
 
 
 def _seen_by_vgg16(images: EvaluationSet) -> np.ndarray | None:
-    """Whether each image has a label that the decoder's training never saw but that of VGG16's weights did."""
+    """Whether each image has a label that the training of VGG16's weights saw, but the decoder's did not."""
     if images.seen is None or not images.imagenet_weights:
         return None
     return ~images.seen & np.array([is_imagenet_class(label) for label in images.labels], bool)
 
 
 def _zero_shot(
-    predicted: np.ndarray, found: RetrievalResult, images: EvaluationSet, seen: np.ndarray
+    predicted: np.ndarray, retrieval: RetrievalResult, images: EvaluationSet, seen: np.ndarray
 ) -> ZeroShot | None:
-    """Zero-shot scores, where a label has one target, and labels that training saw are among the candidates."""
+    """Zero-shot scores, if each label has one target and labels that training saw are among the candidates."""
     unseen = images.candidates.subset(images.targets[~seen])
     targets = images.candidates.numbers(images.targets)
     if len(set(zip(images.labels, targets.tolist(), strict=True))) > len(set(images.labels)):
@@ -227,14 +227,15 @@ def _zero_shot(
     if len(unseen) == len(images.candidates):
         return None
     among_unseen = retrieve(predicted[~seen], images.targets[~seen], unseen)
-    return zero_shot(found.ranks, among_unseen.ranks, images.labels, seen)
+    return zero_shot(retrieval.ranks, among_unseen.ranks, images.labels, seen)
 
 
 def _score_patterns(predicted: np.ndarray, images: EvaluationSet) -> PatternScores:
     by_dimension = dimensions.dimension_scores(predicted, images.targets, images.folds)
     pattern, identification = np.empty((2, len(predicted)))
     for rows, *moments in images.parts():
-        z_scored, targets = (dimensions.standardised(each, *moments) for each in (predicted[rows], images.targets))
+        z_scored = dimensions.z_scores(predicted[rows], *moments)
+        targets = dimensions.z_scores(images.targets, *moments)
         pattern[rows] = dimensions.correlations(z_scored, targets[rows])
         identification[rows] = dimensions.identification(z_scored, targets, rows)
     corrected = noise_corrected(by_dimension.pearson, images.noise.reliability) if images.noise else None
@@ -250,7 +251,7 @@ def _score_patterns(predicted: np.ndarray, images: EvaluationSet) -> PatternScor
 
 
 def _spread(predicted: np.ndarray, images: EvaluationSet) -> float | None:
-    """How far predictions are from their mean, or the mean target of their fold, as a share of how far targets are."""
+    """The distance of predictions from their mean, or from their fold's mean target, as a share of the targets'."""
     targets = np.square(images.targets - images.targets.mean(axis=0, dtype=np.float64)).sum()
     if not targets:
         return None
@@ -261,11 +262,12 @@ def _spread(predicted: np.ndarray, images: EvaluationSet) -> float | None:
 
 def _explained(predicted: np.ndarray, images: EvaluationSet) -> np.ndarray:
     """The explained variance of each image, shape (N,): minus its squared error, in units of the training variance."""
-    found = np.empty(len(predicted))
+    explained = np.empty(len(predicted))
     for rows, *moments in images.parts():
-        z_scored, targets = (dimensions.standardised(each[rows], *moments) for each in (predicted, images.targets))
-        found[rows] = -np.square(z_scored - targets).sum(axis=1) / max(z_scored.shape[1], 1)
-    return found
+        z_scored = dimensions.z_scores(predicted[rows], *moments)
+        targets = dimensions.z_scores(images.targets[rows], *moments)
+        explained[rows] = -np.square(z_scored - targets).sum(axis=1) / max(z_scored.shape[1], 1)
+    return explained
 
 
 def evaluation_result(
@@ -274,15 +276,15 @@ def evaluation_result(
     """The result of an evaluation, before its conclusions.
 
     Args:
-        scored: All scored predictions by name.
-        models: Which of them are models; the others are baselines.
+        scored: Name -> scored predictions.
+        models: The names of the models; the others are baselines.
         images: The images.
-        clusters: What `images.clusters` are.
+        clusters: A description of `images.clusters`.
     """
     noise = images.noise.cosine if images.noise else None
     return EvaluationResult(
         models={name: score_model(scored[name], images) for name in models},
-        baselines={name: each.scores for name, each in scored.items() if name not in models},
+        baselines={name: baseline.scores for name, baseline in scored.items() if name not in models},
         differences=differences(scored, models, images),
         ceiling=max(scored[name].ceiling for name in models),
         noise_ceiling=noise.cosine if noise else None,
@@ -300,11 +302,11 @@ def evaluation_result(
 def differences(
     scored: Mapping[str, ScoredPredictions], models: Sequence[str], images: EvaluationSet
 ) -> list[Difference]:
-    """Paired differences of cosines on the same images: of every two models, and of each model from each baseline.
+    """Paired differences of cosines on the same images: between all models, and between each model and each baseline.
 
     Args:
-        scored: All scored predictions by name.
-        models: Which of them are models; the others are baselines.
+        scored: Name -> scored predictions.
+        models: The names of the models; the others are baselines.
         images: The images.
 
     Returns:
@@ -312,7 +314,7 @@ def differences(
     """
     pairs = [(first, second) for number, first in enumerate(models) for second in models[number + 1 :]]
     pairs += [(model, baseline) for model in models for baseline in scored if baseline not in models]
-    explained = {name: _explained(each.predictions, images) for name, each in scored.items()}
+    explained = {name: _explained(scores.predictions, images) for name, scores in scored.items()}
     return [_difference(of, minus, scored, explained, images) for of, minus in pairs]
 
 
@@ -339,7 +341,7 @@ def _difference(
 
 
 def score_model(scored: ScoredPredictions, images: EvaluationSet) -> ModelScores:
-    """A model's scores in detail."""
+    """The detailed scores of a model."""
     order = np.argsort(scored.cosines, kind="stable").tolist()
     return ModelScores(
         scores=scored.scores,
@@ -351,26 +353,26 @@ def score_model(scored: ScoredPredictions, images: EvaluationSet) -> ModelScores
 
 
 def _score_labels(scored: ScoredPredictions, images: EvaluationSet) -> list[LabelScores]:
-    """The scores on each label; a confusion names the candidate that was nearest in place of the right one."""
+    """The scores on each label; a confusion names the candidate that was nearest instead of the right one."""
     rows: dict[str, list[int]] = defaultdict(list)
     for row, label in enumerate(images.labels):
         rows[label].append(row)
     nearest = [images.candidates.names[number] for number in scored.retrieval.nearest[:, 0]]
     hits = scored.retrieval.hits
-    found = []
+    scores = []
     for label in sorted(rows):
-        some = rows[label]
-        wrong = Counter(nearest[row] for row in some if not hits[row] and nearest[row] != label)
-        found.append(
+        of_label = rows[label]
+        wrong = Counter(nearest[row] for row in of_label if not hits[row] and nearest[row] != label)
+        scores.append(
             LabelScores(
                 label=label,
-                images=len(some),
-                cosine=float(scored.cosines[some].mean()),
-                top1=float(hits[some].mean()),
+                images=len(of_label),
+                cosine=float(scored.cosines[of_label].mean()),
+                top1=float(hits[of_label].mean()),
                 confused_with=[Confusion(name, count) for name, count in wrong.most_common(CONFUSIONS)],
             )
         )
-    return found
+    return scores
 
 
 def _score_image(scored: ScoredPredictions, images: EvaluationSet, row: int) -> ImageScores:

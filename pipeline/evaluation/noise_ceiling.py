@@ -1,6 +1,6 @@
-"""Noise ceilings: what a perfect prediction would score where targets are measured, and measured with noise.
+"""Noise ceilings: the score of a perfect prediction where targets are measured with noise.
 
-Repeated measurements of one image's target say how much of it is noise. All functions assume that the noise of repeats
+Repeated measurements of an image's target show how much of it is noise. All functions assume that the noise of repeats
 is independent of the signal and from repeat to repeat, has mean zero and is distributed alike for all images, and that
 predictions are compared with the mean over all repeats of an image. Dimensions may be correlated, in signal and noise.
 """
@@ -17,11 +17,11 @@ from pipeline.core.vectors import unit
 from pipeline.evaluation.dimensions import correlations
 
 SPLITS = 100
-FALSE_DISCOVERIES = 0.05  # at most, among the dimensions that are called reliable
+FALSE_DISCOVERIES = 0.05  # the largest share among the dimensions that count as reliable
 FEWEST_IMAGES = 10
-CLEAR = 6.0  # standard errors that the signal must be above 0; with fewer, chance alone raises the ceiling
-MOST_IMAGES = 2000  # that the ceiling of the cosine is estimated from; more are sampled
-GROUPS = 20  # of images, each left out once for the interval
+CLEAR = 6.0  # standard errors by which the signal must exceed 0; with fewer, chance alone raises the ceiling
+MOST_IMAGES = 2000  # for estimating the ceiling of the cosine; of more, a sample is used
+GROUPS = 20  # of images; the interval leaves out each in turn
 LEVEL = 0.95
 QUANTILES = (np.arange(24) + 0.5) / 24
 GRID = 64  # signals for which the expected cosine is tabulated
@@ -32,7 +32,7 @@ class CosineCeiling:
     """The noise ceiling of a mean cosine.
 
     Attributes:
-        cosine: The highest mean cosine that any prediction can expect.
+        cosine: The highest expected mean cosine of any prediction.
         low: The lower end of its 95 % interval over images.
         high: The upper end.
     """
@@ -46,17 +46,18 @@ def split_half_reliability(repeats: Sequence[np.ndarray], splits: int = SPLITS, 
     """Reliability of each dimension of the mean targets, by split halves with the Spearman-Brown correction.
 
     The repeats of each image are split into random halves; r is the correlation over images of the halves' means,
-    averaged over splits. A half has fewer repeats than the whole, so Spearman-Brown's k r / (1 + (k - 1) r) corrects it
+    averaged over splits. A half has fewer repeats than the whole, so Spearman-Brown's k r / (1 + (k - 1) r) corrects r
     (Spearman 1910; Brown 1910). k is 2 for even numbers of repeats; in general it is the ratio of the two mean noise
     variances, mean(1 / half) / mean(1 / all), which also holds for odd and for unequal numbers of repeats.
 
-    A dimension counts as reliable where r is above 0 by more than chance: one-sided, with at most 5 % false discoveries
-    among all dimensions (Benjamini and Hochberg 1995). A reliability of noise, cut at 0, would be above 0 on average.
+    A dimension counts as reliable if r is above 0 by more than chance: one-sided, with at most 5 % false discoveries
+    among all dimensions (Benjamini and Hochberg 1995). The reliability of pure noise, clipped at 0, would be above 0 on
+    average.
 
     Args:
         repeats: Targets of each image, shape (R_i, D), R_i >= 2.
-        splits: How many random splits.
-        seed: Seeds the splits.
+        splits: The number of random splits.
+        seed: Random seed of the splits.
 
     Returns:
         Shape (D,), float64, from 0 to 1: the share of the variance over images that is signal. NaN where it is not
@@ -74,7 +75,7 @@ def split_half_reliability(repeats: Sequence[np.ndarray], splits: int = SPLITS, 
 
 
 def _above_zero(r: np.ndarray, images: int) -> np.ndarray:
-    """Whether each of several correlations is above 0 by more than chance, by Fisher's z; shape (D,), bool."""
+    """Whether each correlation is above 0 by more than chance, by Fisher's z; shape (D,), bool."""
     above, tested = np.zeros(len(r), bool), ~np.isnan(r)
     if images > 3 and tested.any():
         with np.errstate(divide="ignore"):
@@ -89,7 +90,7 @@ def correlation_ceiling(reliability: np.ndarray) -> np.ndarray:
     It is the root of the reliability (correction for attenuation; Spearman 1904).
 
     Args:
-        reliability: Of each dimension, shape (D,), from `split_half_reliability`.
+        reliability: The reliability of each dimension, shape (D,), from `split_half_reliability`.
 
     Returns:
         Shape (D,); NaN where the reliability is not above 0.
@@ -103,7 +104,7 @@ def noise_corrected(pearson: np.ndarray, reliability: np.ndarray) -> np.ndarray:
 
     Args:
         pearson: r of each dimension, shape (D,).
-        reliability: Of each dimension, shape (D,).
+        reliability: The reliability of each dimension, shape (D,).
 
     Returns:
         Shape (D,); NaN where the reliability is not shown to be above 0.
@@ -115,24 +116,24 @@ def noise_corrected(pearson: np.ndarray, reliability: np.ndarray) -> np.ndarray:
 def cosine_ceiling(repeats: Sequence[np.ndarray], splits: int = SPLITS, seed: int = 0) -> CosineCeiling | None:
     """The noise ceiling of the mean cosine: the expected cosine of the noise-free target with the measured one.
 
-    Where half of the repeats are compared with the other half, the expected cosine is the square of the ceiling for
-    half of the repeats, image by image, whatever the noise is like. What that means for all repeats depends on three
-    moments, which repeats tell without assuming independent dimensions: the variance of the noise along the signal,
-    the distribution of its squared length, and how far images differ in squared signal (taken to be lognormal). The
-    mean signal is then set so that the halves' cosine comes out as measured.
+    If one half of the repeats is compared with the other, the expected cosine is the square of the ceiling for half of
+    the repeats, image by image, whatever the noise. The ceiling for all repeats follows with three moments, which
+    repeats provide without assuming independent dimensions: the variance of the noise along the signal, the
+    distribution of its squared length, and how far images differ in squared signal (assumed to be lognormal). The mean
+    signal is then set so that the halves' cosine comes out as measured.
 
-    `scripts/simulate_noise_ceiling.py` compares it with the truth: with 200 images within 0.02 from five dimensions on
-    and within 0.04 with two, where signal and noise are correlated, sparse, or differ from image to image. With 30
-    images whose signal is barely clear, chance lets those pass whose ceiling comes out 0.02 to 0.04 too high.
+    `scripts/simulate_noise_ceiling.py` compares the ceiling with the truth. With 200 images it is within 0.02 for five
+    dimensions or more and within 0.04 for two, where signal and noise are correlated, sparse, or differ from image to
+    image. With 30 images and a barely clear signal, the ceilings that pass by chance are 0.02 to 0.04 too high.
 
     Args:
         repeats: Targets of each image, shape (R_i, D), R_i >= 2.
-        splits: How many random splits.
-        seed: Seeds the splits.
+        splits: The number of random splits.
+        seed: Random seed of the splits.
 
     Returns:
-        None for fewer than 10 images, and where the halves' cosine or the signal is less than 6 standard errors above
-        0: the ceilings of such noise are too high by chance.
+        None for fewer than 10 images, and if the halves' cosine or the signal is less than 6 standard errors above 0:
+        ceilings of such noisy targets are too high by chance.
 
     Raises:
         ValueError: An image has fewer than two repeats.
@@ -151,15 +152,15 @@ def cosine_ceiling(repeats: Sequence[np.ndarray], splits: int = SPLITS, seed: in
 
 @dataclass(frozen=True)
 class _Moments:
-    """What repeats say of each image, shape (N,) each; their means over images are unbiased moments.
+    """Estimates for each image from its repeats, shape (N,) each; their means over images are unbiased moments.
 
     Attributes:
-        counts: Its number of repeats.
-        halves: The cosine between halves of its repeats.
-        signal: The squared length of its signal.
+        counts: The number of repeats.
+        halves: The cosine between halves of the repeats.
+        signal: The squared length of the signal.
         noise: The squared length of the noise of one repeat.
-        across_noise: The squared inner product of its noise with that of other images: tr(C^2), C the covariance.
-        across_mean: The squared inner product of its mean target with the noise of other images.
+        across_noise: The squared inner product of the noise with that of other images: tr(C^2), C the covariance.
+        across_mean: The squared inner product of the mean target with the noise of other images.
     """
 
     counts: np.ndarray
@@ -172,11 +173,11 @@ class _Moments:
     @classmethod
     def of(cls, repeats: Sequence[np.ndarray], splits: int, seed: int) -> "_Moments":
         random, counts = np.random.default_rng(seed), _counts(repeats)
-        halves = sum(_cosines(*each) for each in _halves(repeats, splits, seed)) / splits
-        targets = [np.asarray(each, np.float64) for each in repeats]
-        sums = np.array([each.sum(axis=0) for each in targets])
-        squares = np.array([np.square(each).sum() for each in targets])
-        noise = np.array([_contrast(len(each), random) @ each for each in targets])
+        halves = sum(_cosines(first, second) for first, second in _halves(repeats, splits, seed)) / splits
+        images = [np.asarray(targets, np.float64) for targets in repeats]
+        sums = np.array([targets.sum(axis=0) for targets in images])
+        squares = np.array([np.square(targets).sum() for targets in images])
+        noise = np.array([_contrast(len(targets), random) @ targets for targets in images])
         return cls(
             counts=counts,
             halves=np.asarray(halves),
@@ -187,14 +188,15 @@ class _Moments:
         )
 
     def of_rows(self, rows: np.ndarray) -> "_Moments":
-        """Those of some images."""
+        """The estimates for the images in `rows`."""
         return _Moments(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
     @property
     def are_clear(self) -> bool:
-        """Whether there is signal beyond doubt."""
-        errors = [each.std(ddof=1) / np.sqrt(len(each)) for each in (self.halves, self.signal)]
-        return all(each.mean() > CLEAR * error for each, error in zip((self.halves, self.signal), errors, strict=True))
+        """Whether there is clearly a signal."""
+        return all(
+            values.mean() > CLEAR * (values.std(ddof=1) / np.sqrt(len(values))) for values in (self.halves, self.signal)
+        )
 
     def ceiling(self) -> float:
         """The expected cosine of the signal with the mean of all repeats."""
@@ -216,11 +218,11 @@ class _Moments:
         for _ in range(40):
             middle = float(np.sqrt(low * high))
             low, high = (middle, high) if np.square(expected(middle)).mean() < halves else (low, middle)
-        # The cosine depends on the ratio of signal and noise alone, and all repeats have less noise than half of them.
+        # The cosine only depends on the ratio of signal to noise, and the mean of all repeats has less noise.
         return float(expected(low * in_halves / in_all).mean())
 
     def half_interval(self, random: np.random.Generator) -> float:
-        """Half the 95 % t interval of the ceiling, by leaving groups of images out in turn (jackknife)."""
+        """Half the width of the ceiling's 95 % t interval, by leaving out groups of images in turn (jackknife)."""
         images = len(self.counts)
         groups = min(GROUPS, images)
         group = random.permutation(np.arange(images) % groups)
@@ -229,11 +231,11 @@ class _Moments:
         return float(stdtrit(groups - 1, (1 + LEVEL) / 2) * error)
 
     def _along(self) -> float:
-        """The variance of the noise of a repeat along the signal, times the squared signal."""
+        """The variance of a repeat's noise along the signal, times the squared signal."""
         return max(float(self.across_mean.mean() - self.across_noise.mean() * (1 / self.counts).mean()), 0.0)
 
     def _spread(self) -> np.ndarray:
-        """Quantiles of the squared signal over images, with a mean of 1: lognormal, without the noise's variance."""
+        """Quantiles of the squared signal over images, with a mean of 1: lognormal, the noise's variance removed."""
         counts, mean = self.counts, self.signal.mean()
         pairs = (2 / (counts * (counts - 1))).mean()
         by_noise = (4 / counts).mean() * self._along() + pairs * self.across_noise.mean()
@@ -247,7 +249,7 @@ class _Moments:
 
         Args:
             signals: Squared lengths of signals.
-            variance: Of the noise, as a share of that of one repeat.
+            variance: The variance of the noise, as a share of that of one repeat.
         """
         noise = self.noise.mean()
         along = min(self._along() / self.signal.mean(), noise)
@@ -258,12 +260,12 @@ class _Moments:
             across = gamma_distribution.ppf(QUANTILES, rest**2 / spread) * spread / rest
         parallel = np.sqrt(signals)[:, None, None] + np.sqrt(variance * along) * ndtri(QUANTILES)[:, None]
         lengths = np.sqrt(np.square(parallel) + variance * across)
-        found: np.ndarray = (parallel / lengths).mean(axis=(1, 2))
-        return found
+        expected: np.ndarray = (parallel / lengths).mean(axis=(1, 2))
+        return expected
 
 
 def _contrast(count: int, random: np.random.Generator) -> np.ndarray:
-    """Weights of repeats that cancel the signal and leave the noise of one repeat, shape (count,)."""
+    """Weights for repeats that cancel the signal and leave the noise of one repeat, shape (count,)."""
     weights = random.normal(size=count)
     weights -= weights.mean()
     contrast: np.ndarray = weights / np.linalg.norm(weights)
@@ -273,19 +275,19 @@ def _contrast(count: int, random: np.random.Generator) -> np.ndarray:
 def _mean_square_with_others(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The mean squared inner product of each vector with those of other rows, shape (N,)."""
     products = np.square(vectors @ others.T)
-    found: np.ndarray = (products.sum(axis=1) - np.diag(products)) / (len(vectors) - 1)
-    return found
+    means: np.ndarray = (products.sum(axis=1) - np.diag(products)) / (len(vectors) - 1)
+    return means
 
 
 def _counts(repeats: Sequence[np.ndarray]) -> np.ndarray:
-    counts = np.array([len(each) for each in repeats])
+    counts = np.array([len(targets) for targets in repeats])
     if (counts < 2).any():
-        raise ValueError(f"repeats[{(counts < 2).argmax()}] holds fewer than two targets: a noise ceiling needs two.")
+        raise ValueError(f"repeats[{(counts < 2).argmax()}] has fewer than two targets; a noise ceiling needs two.")
     return counts
 
 
 def _halves(repeats: Sequence[np.ndarray], splits: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The means of two random halves of each image's repeats, shape (N, D) each; one repeat of an odd number rests."""
+    """The means of two random halves of each image's repeats, shape (N, D) each; an odd repeat is left out."""
     random, counts = np.random.default_rng(seed), _counts(repeats)
     groups = [np.flatnonzero(counts == count) for count in np.unique(counts)]
     stacks = [np.stack([repeats[row] for row in rows.tolist()]).astype(np.float64) for rows in groups]
@@ -302,12 +304,12 @@ def _halves(repeats: Sequence[np.ndarray], splits: int, seed: int) -> Iterator[t
 
 def _spearman_brown(reliability: np.ndarray, longer: np.ndarray | float) -> np.ndarray:
     """The reliability of a measurement that is longer by a factor."""
-    # Halves disagree by chance alone, and the formula has a pole below 0.
+    # By chance halves may correlate negatively, and the formula has a pole below 0.
     reliability = np.maximum(reliability, 0)
     corrected: np.ndarray = longer * reliability / (1 + (longer - 1) * reliability)
     return corrected
 
 
 def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    found: np.ndarray = np.einsum("nd,nd->n", unit(first), unit(second))
-    return found
+    cosines: np.ndarray = np.einsum("nd,nd->n", unit(first), unit(second))
+    return cosines

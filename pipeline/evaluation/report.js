@@ -1,6 +1,6 @@
-for (const place of document.querySelectorAll("[data-chart]")) {
-  const chart = JSON.parse(document.getElementById(place.dataset.chart).textContent);
-  vegaEmbed(place, chart, {actions: false, ast: true, renderer: "svg"});
+for (const container of document.querySelectorAll("[data-chart]")) {
+  const chart = JSON.parse(document.getElementById(container.dataset.chart).textContent);
+  vegaEmbed(container, chart, {actions: false, ast: true, renderer: "svg"});
 }
 
 const words = new Intl.Collator(undefined, {numeric: true});
@@ -14,15 +14,15 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
     const sign = order === "ascending" ? 1 : -1;
     const text = row => row.cells[column].textContent;
     table.tBodies[0].append(...[...table.tBodies[0].rows].sort((a, b) => sign * compare(text(a), text(b))));
-    headers.forEach(each => each.setAttribute("aria-sort", each === header ? order : "none"));
+    headers.forEach(other => other.setAttribute("aria-sort", other === header ? order : "none"));
   }));
 }
 
 for (const filter of document.querySelectorAll("input[data-filters]")) {
   const rows = [...document.getElementById(filter.dataset.filters).tBodies[0].rows];
   filter.addEventListener("input", () => {
-    const wanted = filter.value.trim().toLowerCase();
-    for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    const text = filter.value.trim().toLowerCase();
+    for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(text);
     const shown = rows.filter(row => !row.hidden).length;
     document.getElementById(filter.dataset.counts).textContent = `${shown} of ${rows.length} shown`;
   });

@@ -1,8 +1,8 @@
-"""The report: one HTML file with charts, tables and images that loads nothing from any other address.
+"""The report: one HTML file with charts, tables and images that loads nothing from elsewhere.
 
-Text goes through Jinja (https://jinja.palletsprojects.com), which escapes it; charts are drawn in the browser by
-Vega-Lite (https://vega.github.io), whose code is in the file. A content security policy lets no other script run and no
-request leave, so a file name cannot either.
+Jinja (https://jinja.palletsprojects.com) escapes all text; Vega-Lite (https://vega.github.io), whose code is in the
+file, draws the charts in the browser. A content security policy blocks all other scripts and all requests, so a file
+name cannot run or load anything either.
 """
 
 import base64
@@ -32,7 +32,7 @@ SUFFIXES = (".html", ".htm")
 PREVIEW = 128  # pixels of the longer side
 MAPPED = 300  # images on the map, with their previews
 TICKS = 2000  # images in the distributions
-MOST_LABELS = 40  # in the confusion, where more cannot be read, and in a table that is not folded
+MOST_LABELS = 40  # in a readable confusion chart, and in a table that is not folded
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Report:
         result: The evaluation.
         scored: Name -> scored predictions of each model and baseline.
         evaluated: The images with their targets.
-        images: The same images, to show them.
-        curves: Model -> learning curves, where they are known.
-        validation_of: Model -> what its validation curves are of: "held-out", "selection" or "training" images.
+        images: References to the same images, for previews.
+        curves: Model -> learning curves, where known.
+        validation_of: Model -> the images of its validation curves: "held-out", "selection" or "training".
         run: The record of the first model's run, or None.
         folder: The folder of that run.
-        shares: Candidate -> its share of the first model, where that is a blend.
+        shares: Candidate -> its share of the first model, if that is a blend.
     """
 
     result: EvaluationResult
@@ -66,15 +66,15 @@ def write_report(file: Path, report: Report) -> None:
     """Write a report, whole or not at all.
 
     Args:
-        file: Where to write it.
-        report: Its content.
+        file: The file to write.
+        report: The content.
 
     Raises:
-        PipelineError: It cannot be written.
+        PipelineError: The file cannot be written.
     """
     html = render(report)
     with atomic_write(file) as unfinished:
-        # A folder's name may hold bytes that are not UTF-8; they appear escaped.
+        # A folder's name may contain bytes that are not UTF-8; they are escaped.
         unfinished.write_text(html, encoding="utf-8", errors="backslashreplace")
 
 
@@ -84,11 +84,11 @@ def render(report: Report) -> str:
     name = result.best_model
     mapped = _sample(len(evaluated.paths), MAPPED)
     previews = _previews(report, mapped)
-    places = embedding_map(report.scored[name], evaluated, mapped)
+    embeddings = embedding_map(report.scored[name], evaluated, mapped)
     cells = tables.confusion_cells(report.scored[name], evaluated)
     drawn = _charts(report, cells)
-    if places:
-        drawn["map"] = charts.map_of_embeddings(places, previews)
+    if embeddings:
+        drawn["map"] = charts.map_of_embeddings(embeddings, previews)
     script = javascript()
     rows = tables.score_rows(result)
     with_labels = result.clusters.kind != "image"
@@ -99,15 +99,15 @@ def render(report: Report) -> str:
         images=report.images.source,
         rows=rows,
         differences=tables.difference_rows(result),
-        hits=tables.telling_hits(result.candidates),
-        retrieval=[each for row in rows for each in tables.retrieval_rows(row, with_labels)],
+        hits=tables.informative_hits(result.candidates),
+        retrieval=[part for row in rows for part in tables.retrieval_rows(row, with_labels)],
         with_labels=with_labels,
         labels=tables.listed_labels(result.models[name].labels),
         many_labels=MOST_LABELS,
         previews=previews,
         charts=drawn,
-        places=places,
-        of_all=None if len(mapped) == len(evaluated.paths) else len(evaluated.paths),
+        map=embeddings,
+        sampled_from=None if len(mapped) == len(evaluated.paths) else len(evaluated.paths),
         cells=cells,
         curves=tables.curve_rows(report.curves),
         curve_titles=tables.curve_titles(report.validation_of.values()),
@@ -121,7 +121,7 @@ def render(report: Report) -> str:
 
 
 def template(name: str) -> jinja2.Template:
-    """A template of this folder; what is put into it is escaped."""
+    """Load a template from this folder; it escapes all values."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.evaluation", "."),
         autoescape=True,
@@ -129,7 +129,6 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["with_code"] = tables.with_code
     environment.filters["contents"] = tables.contents
     return environment.get_template(name)
 
@@ -144,13 +143,13 @@ def javascript() -> str:
 
 
 def _charts(report: Report, cells: Sequence[Mapping]) -> dict[str, dict]:
-    """All charts but the map: name -> Vega-Lite document."""
+    """All charts except the map: name -> Vega-Lite document."""
     result = report.result
     patterns = result.models[result.best_model].scores.patterns
     output_ceilings = sorted({round(model.ceiling, 6) for model in result.models.values()})
     ticks = _sample(len(report.evaluated.paths), TICKS)
     equal = {name for names in tables.models_by_scores(result) for name in names[1:]}
-    shown = {name: each for name, each in report.scored.items() if name not in equal}
+    shown = {name: predictions for name, predictions in report.scored.items() if name not in equal}
     drawn = {"distributions": charts.distributions(shown, output_ceilings, result.noise_ceiling, ticks)}
     histograms = {
         "pearson": (patterns.pearson, "Pearson's r", "dimensions"),
@@ -170,12 +169,12 @@ def _charts(report: Report, cells: Sequence[Mapping]) -> dict[str, dict]:
 
 
 def _sample(count: int, most: int) -> np.ndarray:
-    """At most so many row numbers, chosen at random where there are more."""
+    """All row numbers, or a random sample of `most`."""
     return np.sort(np.random.default_rng(0).permutation(count)[:most])
 
 
 def _previews(report: Report, mapped: np.ndarray) -> dict[int, str]:
-    """Previews of the images that are on the map, or among the best and the worst."""
+    """Previews of the images on the map and of the best and the worst images."""
     model = report.result.models[report.result.best_model]
     shown = sorted({*mapped.tolist(), *(image.row for image in (*model.worst, *model.best))})
     previews = preview_uris([report.images.refs[row] for row in shown])
@@ -183,9 +182,9 @@ def _previews(report: Report, mapped: np.ndarray) -> dict[int, str]:
 
 
 def preview_uris(refs: Sequence[ImageRef]) -> list[str | None]:
-    """Small versions of images as data URIs; None for one that can no longer be read."""
+    """Small versions of images as data URIs; None for images that can no longer be read."""
     previews: list[str | None] = []
-    with contextlib.suppress(PipelineError):  # no more can be read there
+    with contextlib.suppress(PipelineError):  # the remaining images cannot be read
         previews.extend(map(_preview_uri, contents_of(refs)))
     return previews + [None] * (len(refs) - len(previews))
 

@@ -1,4 +1,4 @@
-"""The rows of the report's tables, as the template shows them."""
+"""The rows of the report's tables."""
 
 import re
 import shlex
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from pipeline.core.runs import RUN_FILE, RunRecord
 from pipeline.evaluation import charts
@@ -20,7 +20,6 @@ CURVES = ("loss", "validation_loss", "validation_cosine")
 LISTED = 1000  # labels
 
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>')
-_OPTION = re.compile(r"--[a-z]+(?:-[a-z]+)* \w+")
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RetrievalRow:
-    """Retrieval of a model or a baseline: over all images, by another similarity, or over some images."""
+    """Retrieval of a model or a baseline: over all images, by another similarity, or over part of the images."""
 
     title: str
     summary: RetrievalSummary
@@ -41,7 +40,7 @@ class RetrievalRow:
 
 
 def score_rows(result: EvaluationResult) -> list[Row]:
-    """A row for each model and each baseline; models with equal scores share one."""
+    """A row for each model and each baseline; models with equal scores share a row."""
     rows: list[Row] = []
     for names in models_by_scores(result):
         rows.append(Row(" = ".join(names), result.models[names[0]].scores))
@@ -49,7 +48,7 @@ def score_rows(result: EvaluationResult) -> list[Row]:
 
 
 def models_by_scores(result: EvaluationResult) -> list[list[str]]:
-    """The names of the models, those with equal scores together."""
+    """The names of the models, grouped by equal scores."""
     groups: list[list[str]] = []
     for name, model in result.models.items():
         same = next((group for group in groups if result.models[group[0]].scores == model.scores), None)
@@ -61,23 +60,23 @@ def models_by_scores(result: EvaluationResult) -> list[list[str]]:
 
 
 def difference_rows(result: EvaluationResult) -> list[Difference]:
-    """The differences, those of models with equal scores once."""
+    """The differences, listed once for models with equal scores."""
     first = {name: group[0] for group in models_by_scores(result) for name in group}
     rows = [row for row in result.differences if first.get(row.of) == row.of]
     return [row for row in rows if first.get(row.minus, row.minus) == row.minus]
 
 
-def telling_hits(candidates: int) -> list[int]:
-    """The k of hits@k that say something: the first, and those that chance does not reach half the time."""
+def informative_hits(candidates: int) -> list[int]:
+    """The k for which hits@k is informative: 1, and those that chance reaches less than half the time."""
     return [k for k in HITS if k == 1 or 2 * k < candidates]
 
 
 def retrieval_rows(row: Row, with_labels: bool) -> list[RetrievalRow]:
-    """Retrieval of a model or a baseline: by cosine, by CSLS, and apart for labels seen and unseen.
+    """Retrieval of a model or a baseline: by cosine, by CSLS, and separately for seen and unseen labels.
 
     Args:
         row: The model or the baseline.
-        with_labels: Whether images share labels, so that seen and unseen ones are told apart.
+        with_labels: Whether images share labels, so that seen and unseen labels are listed separately.
     """
     parts = [("by CSLS", row.scores.retrieval_csls)]
     if with_labels:
@@ -91,23 +90,23 @@ def retrieval_rows(row: Row, with_labels: bool) -> list[RetrievalRow]:
 
 
 def listed_labels(labels: Sequence[LabelScores]) -> list[LabelScores]:
-    """The labels in order; of more than `LISTED`, those with the lowest cosines."""
+    """The labels in order; if there are more than `LISTED`, those with the lowest cosines."""
     worst = sorted(labels, key=lambda label: label.cosine)[:LISTED]
     return sorted(worst, key=lambda label: label.label)
 
 
 def confusion_cells(scored: ScoredPredictions, evaluated: EvaluationSet) -> list[dict]:
-    """How many images of each label have which name nearest."""
+    """Count the images of each label by the name that is nearest to their prediction."""
     nearest = [evaluated.candidates.names[number] for number in scored.retrieval.nearest[:, 0]]
     counted = Counter(zip(evaluated.labels, nearest, strict=True))
     return [{"label": label, "nearest": near, "images": count} for (label, near), count in sorted(counted.items())]
 
 
 def curve_titles(validation_of: Iterable[str]) -> dict[str, str]:
-    """Curve -> its title, which names the images that it is of.
+    """Curve -> its title, which names the images that it was measured on.
 
     Args:
-        validation_of: What the validation curves of each model are of: "held-out", "selection" or "training".
+        validation_of: The images of each model's validation curves: "held-out", "selection" or "training".
     """
     of = " or ".join(sorted(set(validation_of))) or "held-out"
     return {
@@ -118,26 +117,21 @@ def curve_titles(validation_of: Iterable[str]) -> dict[str, str]:
 
 
 def curve_rows(curves: Mapping[str, Mapping[str, Sequence[float | None]]]) -> list[tuple]:
-    """Rows of some epochs: model, epoch, and a number for each curve."""
+    """Rows for selected epochs: model, epoch, and a number for each curve."""
     return [
-        (model, epoch, [each[name][epoch - 1] for name in CURVES])
-        for model, each in curves.items()
-        for epoch, _ in charts.thinned(each["loss"], 12)
+        (model, epoch, [curves_of_model[name][epoch - 1] for name in CURVES])
+        for model, curves_of_model in curves.items()
+        for epoch, _ in charts.thin_out(curves_of_model["loss"], 12)
     ]
 
 
-def with_code(sentence: str) -> Markup:
-    """A sentence as HTML, the options in it, such as --folds 5, marked as code."""
-    return Markup(_OPTION.sub(r"<code>\g<0></code>", str(escape(sentence))))
-
-
 def contents(html: Markup) -> list[tuple[str, Markup]]:
-    """The id and the title of each section of a page."""
+    """The ids and titles of the sections of a page."""
     return [(id_, Markup(title)) for id_, title in _HEADING.findall(html)]
 
 
 def how_made(run: RunRecord) -> list[tuple[str, str]]:
-    """How a run was trained: what, and how."""
+    """How a run was trained: pairs of a title and a text."""
     return [
         ("images", str(run.options.get("images", ""))),
         ("targets", str(run.options.get("targets", "in the list of images"))),
@@ -170,8 +164,8 @@ def _blend_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
     decays = ", ".join(f"{decay:g}" for decay in training["weight_decays"])
     blended = (
         f"a blend of ridge regression, {training['ramps']} random ramps and networks of {training['units']} units "
-        f"with weight decay {decays}, {training['epochs']} epochs each; shares by {training['folds']} folds of the "
-        "training images"
+        f"with weight decay {decays}, {training['epochs']} epochs each; shares chosen on {training['folds']} folds of "
+        "the training images"
     )
     return [("decoder", blended)]
 

@@ -12,9 +12,9 @@ from pipeline.evaluation.zero_shot import ZeroShot
 
 Bounds = tuple[float, float]
 
-CONSTANT = 0.01  # of the targets' spread; predictions that spread less are one answer
-NEGLIGIBLE = 0.01  # a difference of cosines that nobody would notice
-FEW_DIMENSIONS = 10  # a cosine leads where its 90 % are spread over more than one dimension in ten
+CONSTANT = 0.01  # of the targets' spread; predictions with less spread count as constant
+NEGLIGIBLE = 0.01  # a difference in cosine that nobody would notice
+FEW_DIMENSIONS = 10  # the cosine leads where 90 % of it is spread over more than one dimension in ten
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CosineSummary:
         p05: Their 5th percentile.
         p95: Their 95th percentile.
         ci95: The 95 % interval of the mean over clusters (`pipeline.evaluation.intervals.across`) or, under
-            cross-validation, over folds (`over_folds`), or None; `Clusters.question` says what it holds for.
+            cross-validation, over folds (`over_folds`), or None; `Clusters.question` says what it is for.
         ci95_same_labels: The 95 % interval for new images of the same labels (`within`), or None.
     """
 
@@ -41,17 +41,17 @@ class CosineSummary:
 
 @dataclass(frozen=True)
 class PatternScores:
-    """How well single dimensions and single images are told apart.
+    """Scores of dimensions and of patterns.
 
     Attributes:
-        pearson: Pearson's r of each dimension over images; within folds and averaged over them, where there are some.
+        pearson: Pearson's r of each dimension over images; under cross-validation within folds, averaged over them.
         r2: The coefficient of determination of each dimension over images.
         pattern: The correlation of each image's z-scored prediction and target over dimensions.
         identification: Pairwise identification accuracy (chance 0.5), the mean over images; None for a single target.
-        effective_rank: The effective rank of the predictions; None where they are all equal.
-        spread: How far predictions are from their mean, or that of their fold, as a share of how far targets are; None
-            where all targets are equal.
-        pearson_of_ceiling: Pearson's r divided by its noise ceiling, where targets were repeated.
+        effective_rank: The effective rank of the predictions; None if they are all equal.
+        spread: The distance of predictions from their mean, or from their fold's mean target, as a share of the
+            targets'; None if all targets are equal.
+        pearson_of_ceiling: Pearson's r divided by its noise ceiling; None without repeated targets.
     """
 
     pearson: Distribution
@@ -65,23 +65,23 @@ class PatternScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """The numbers of one model or baseline.
+    """The scores of one model or baseline.
 
     Attributes:
-        cosine: To the target.
-        centred_cosine: The same, with the mean target subtracted from both sides.
-        progress: From the mean baseline at 0 to the output ceiling at 1; None where they are equal or unknown.
-        progress_to_noise_ceiling: From the mean baseline at 0 to the noise ceiling at 1; None where that is unknown.
-        mse: The mean squared error.
-        retrieval: The rank of the right target.
-        retrieval_csls: The same by CSLS, which takes hubs back; None where candidates are too many.
-        retrieval_of_seen: For images whose label training saw, where others are held out.
+        cosine: Cosine to the target.
+        centred_cosine: The same with the mean target subtracted from both sides.
+        progress: From the mean baseline at 0 to the output ceiling at 1; None if they are equal or unknown.
+        progress_to_noise_ceiling: From the mean baseline at 0 to the noise ceiling at 1; None if that is unknown.
+        mse: Mean squared error.
+        retrieval: Rank of the right target.
+        retrieval_csls: The same by CSLS, which corrects for hubs; None for too many candidates.
+        retrieval_of_seen: For images whose label training saw, if other labels are held out.
         retrieval_of_unseen: For images whose label training never saw.
-        retrieval_of_imagenet: For images of an unseen label that is one of ImageNet's classes, with its weights.
-        zero_shot: Class-averaged accuracy on seen and unseen labels, where labels are held out.
+        retrieval_of_imagenet: For images with an unseen label that is a class of ImageNet, with ImageNet weights.
+        zero_shot: Class-averaged accuracy on seen and unseen labels, if labels are held out.
         hub: The candidate that is nearest to the most predictions.
         patterns: Dimensions, patterns and identification.
-        zero_vectors: How many predictions are zero and have no direction.
+        zero_vectors: The number of predictions that are zero vectors, which have no direction.
     """
 
     cosine: CosineSummary
@@ -102,7 +102,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean difference of cosines on the same images, `of` minus `minus`.
+    """The mean difference in cosine on the same images, `of` minus `minus`.
 
     Attributes:
         of: A model.
@@ -110,7 +110,7 @@ class Difference:
         mean: The mean difference.
         ci95: Its 95 % interval over clusters, or None.
         ci95_same_labels: Its 95 % interval for new images of the same labels, or None.
-        r2: The difference of the mean explained variance of dimensions; a dimension counts by its variance in training.
+        r2: The difference in mean explained variance of dimensions, each relative to its variance in training.
         r2_ci95: Its 95 % interval over clusters, or else for new images of the same labels, or None.
         is_zero: Whether both have the same cosine on every image.
     """
@@ -125,7 +125,7 @@ class Difference:
     is_zero: bool
 
     def interval(self, lead: str = "cosine") -> Bounds | None:
-        """The interval that decides: that over clusters, or else that for new images of the same labels.
+        """The decisive interval: the one over clusters, or else the one for new images of the same labels.
 
         Args:
             lead: "cosine" or "r2", the score that is compared.
@@ -145,7 +145,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many images of a label have another label's target nearest."""
+    """The number of images of a label that have another label's target nearest."""
 
     label: str
     images: int
@@ -164,7 +164,7 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """A model's scores on one image: its row and path, its label, the rank of its target, and the nearest names."""
+    """A model's scores on one image: cosine, rank of the target, and the nearest names."""
 
     row: int
     path: str
@@ -176,7 +176,7 @@ class ImageScores:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """The numbers of a model in detail: by label, and its worst and best images."""
+    """The detailed scores of a model: overall, by label, and of its worst and best images."""
 
     scores: Scores
     ceiling: float
@@ -196,8 +196,8 @@ class Clusters:
 
     Attributes:
         kind: "group", "label" or "image".
-        count: How many there are among the images.
-        trained_on: Whether these labels or groups were also in training; None where only some were, or that is unknown.
+        count: The number of clusters among the images.
+        trained_on: Whether these labels or groups were also in training; None if only some were, or if unknown.
         over_folds: Whether several folds held the images out; `ci95` then includes how another training would differ.
     """
 
@@ -208,14 +208,14 @@ class Clusters:
 
     @property
     def question(self) -> str:
-        """What `ci95` holds for, such as "new labels"."""
+        """What `ci95` is for, such as "new labels"."""
         if self.over_folds:
             new = f"images of these {self.kind}s" if self.trained_on and self.kind != "image" else f"{self.kind}s"
             return f"another training and new {new}"
         if self.kind == "image":
             return "new images"
         if self.trained_on:
-            return f"other {self.kind}s, had they been trained on too"
+            return f"other {self.kind}s that are also trained on"
         return f"other {self.kind}s" if self.trained_on is None else f"new {self.kind}s"
 
 
@@ -226,18 +226,18 @@ class EvaluationResult:
     Attributes:
         models: Name -> scores.
         baselines: Name -> scores.
-        differences: Of every two models, and of each model from each baseline.
+        differences: Differences between all models, and between each model and each baseline.
         ceiling: The highest output ceiling of the models.
-        noise_ceiling: The noise ceiling of the mean cosine, where targets were repeated; otherwise None.
+        noise_ceiling: The noise ceiling of the mean cosine; None without repeated targets.
         noise_ceiling_ci95: Its 95 % interval over images, or None.
-        images: How many images were evaluated.
+        images: The number of images evaluated.
         clusters: The units that `ci95` generalizes over.
-        candidates: How many different targets predictions were looked up among.
+        candidates: The number of different targets among which predictions were looked up.
         target_dim: The dimension of the targets.
-        large_dimensions: How many dimensions hold 90 % of the targets' squared length, which is what a cosine sees.
-        target_rank: The effective rank of the targets; None where they are all equal.
-        zero_targets: How many targets are zero vectors.
-        headline: The verdict on the best model, in a line.
+        large_dimensions: How many dimensions hold 90 % of the targets' squared length, which is what a cosine measures.
+        target_rank: The effective rank of the targets; None if they are all equal.
+        zero_targets: The number of targets that are zero vectors.
+        headline: The verdict on the best model in a line.
         conclusions: What the numbers mean, in sentences.
         report: The report's file, or None.
     """
@@ -261,7 +261,7 @@ class EvaluationResult:
 
     @property
     def lead(self) -> str:
-        """The score that counts: "cosine", or "r2" where a cosine sees hardly more than one or a few dimensions."""
+        """The leading score: "cosine", or "r2" where a cosine measures little more than one or a few dimensions."""
         return "r2" if self.large_dimensions <= max(1, self.target_dim // FEW_DIMENSIONS) else "cosine"
 
     def value(self, name: str) -> float:
@@ -278,18 +278,18 @@ class EvaluationResult:
 
     @property
     def best_baseline(self) -> str | None:
-        """The name of the baseline with the highest leading score, shuffled targets apart; None without baselines."""
+        """The name of the baseline with the highest leading score, except "shuffled"; None without baselines."""
         return max((name for name in self.baselines if name != "shuffled"), key=self.value, default=None)
 
     @property
     def is_constant(self) -> bool:
-        """Whether the best model gives all images one answer, or nearly, and gains nothing by what differs."""
+        """Whether the best model predicts the same for all images, or nearly, without any gain over the mean."""
         spread, mean = self.models[self.best_model].scores.patterns.spread, self.difference(self.best_model, "mean")
         return spread is not None and spread < CONSTANT and (mean is None or mean.mean < NEGLIGIBLE)
 
     @property
     def above_mean(self) -> bool | None:
-        """Whether the best model is shown to be better than always answering the mean; None where that is unknown."""
+        """Whether the best model is shown to be better than the mean baseline; None if that is unknown."""
         difference = self.difference(self.best_model, "mean")
         if difference is None:
             return None
@@ -300,10 +300,11 @@ class EvaluationResult:
         return False if (difference.r2 if self.lead == "r2" else difference.mean) <= 0 else None
 
     def difference(self, of: str, minus: str) -> Difference | None:
-        """The difference of two by name, if it was computed."""
-        return next((each for each in self.differences if (each.of, each.minus) == (of, minus)), None)
+        """The difference between two models or a model and a baseline, by name; None if it was not computed."""
+        pair = (of, minus)
+        return next((difference for difference in self.differences if (difference.of, difference.minus) == pair), None)
 
     def to_json(self) -> dict[str, Any]:
-        """The `evaluate` document of the contract."""
+        """The JSON document of `evaluate`."""
         models = {name: model.to_json() for name, model in self.models.items()}
         return {**asdict(self), "models": models, "above_mean": self.above_mean}

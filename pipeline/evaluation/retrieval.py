@@ -10,17 +10,16 @@ from pipeline.core.vectors import Vectors, in_blocks, unit, vector_digest
 
 BLOCK = 4096  # candidates compared at a time
 ROWS = 1024  # predictions compared at a time
-NEAREST = 5
+NEAREST = 5  # candidates listed for a prediction
 HITS = (1, 2, 5, 10, 20)
-# Float64 cosines of equal pairs differ by their rounding, some 1e-14 for a thousand dimensions; this is a tie.
-TIE = 1e-12
+TIE = 1e-12  # cosines of equal pairs differ by the rounding of float64, about 1e-14 for a thousand dimensions
 
 
 class Candidates:
-    """The vectors among which predictions are looked up; equal ones count once, under the first of their names.
+    """The vectors among which predictions are looked up; equal vectors count once, under their first name.
 
     Args:
-        rows: A name and a vector, shape (D,), float32, for each.
+        rows: Pairs of a name and a vector, shape (D,), float32.
 
     Attributes:
         names: The names, in order.
@@ -35,22 +34,22 @@ class Candidates:
             if digest in self._numbers:
                 continue
             self._numbers[digest] = len(self.names)
-            at = len(self.names) % BLOCK
-            if at == 0:
+            row = len(self.names) % BLOCK
+            if row == 0:
                 self._blocks.append(np.empty((BLOCK, len(vector)), np.float32))
-            self._blocks[-1][at] = vector
+            self._blocks[-1][row] = vector
             self.names.append(name)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """The vectors, at most BLOCK at a time: the number of the first, and shape (n, D), float32."""
+        """The vectors in blocks of at most BLOCK: the number of the first vector, and the block (n, D), float32."""
         for start, block in zip(range(0, len(self), BLOCK), self._blocks, strict=True):
             yield start, block[: len(self) - start]
 
     def numbers(self, targets: np.ndarray) -> np.ndarray:
-        """The number of each of some targets, shape (N, D), among the candidates; shape (N,), int64."""
+        """The candidate number of each target, shape (N, D): shape (N,), int64."""
         return np.array([self._numbers[vector_digest(target)] for target in targets], np.int64)
 
     def vectors(self) -> np.ndarray:
@@ -58,7 +57,7 @@ class Candidates:
         return np.concatenate([block for _, block in self.blocks()])
 
     def subset(self, targets: np.ndarray) -> "Candidates":
-        """Those candidates that are among some targets, shape (N, D)."""
+        """The candidates that are among targets of shape (N, D)."""
         return Candidates((self.names[self._numbers[vector_digest(target)]], target) for target in targets)
 
 
@@ -83,11 +82,11 @@ class RetrievalSummary:
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """The search for each prediction's own target.
+    """The rank of each prediction's own target, and the nearest candidates.
 
     Attributes:
-        ranks: 1 + the number of candidates that are strictly nearer + half of those exactly as near, shape (N,); so a
-            prediction that cannot tell targets apart gains nothing.
+        ranks: 1 + the number of candidates that are strictly nearer + half of those exactly as near, shape (N,), so
+            that a prediction that cannot tell targets apart gains nothing.
         nearest: The numbers of the nearest candidates, the nearest first, shape (N, up to NEAREST).
     """
 
@@ -101,7 +100,7 @@ class RetrievalResult:
 
 
 def summarize_ranks(ranks: np.ndarray) -> RetrievalSummary:
-    """Summarize the ranks of some images' own targets, shape (N,), with ties counted half."""
+    """Summarize the ranks of images' own targets, shape (N,), with ties counted half."""
     return RetrievalSummary(
         top1=float((ranks < 1.5).mean()),
         top5=float((ranks < 5.5).mean()),
@@ -116,7 +115,7 @@ def retrieve(predictions: np.ndarray, targets: np.ndarray, candidates: Candidate
 
     Args:
         predictions: Shape (N, D).
-        targets: Their own targets, shape (N, D), each one of the candidates.
+        targets: The predictions' own targets, shape (N, D); all are among the candidates.
         candidates: The candidates.
 
     Returns:
@@ -125,14 +124,14 @@ def retrieve(predictions: np.ndarray, targets: np.ndarray, candidates: Candidate
     directions = unit(predictions)
     true = np.einsum("nd,nd->n", directions, unit(targets))
     kept = min(NEAREST, len(candidates))
-    nearer, as_near = np.zeros(len(true)), np.full(len(true), -1.0)  # its own target is as near as itself
+    nearer, as_near = np.zeros(len(true)), np.full(len(true), -1.0)  # less the own target, which is as near as itself
     best = np.full((len(true), kept), -np.inf)
     nearest = np.zeros((len(true), kept), np.int64)
     for first, block in candidates.blocks():
-        others = unit(block).T
+        candidate_directions = unit(block).T
         for start in range(0, len(true), ROWS):
             rows = slice(start, start + ROWS)
-            similarity = directions[rows] @ others
+            similarity = directions[rows] @ candidate_directions
             own = true[rows, None]
             close = (similarity >= own - TIE).sum(axis=1)
             above = (similarity > own + TIE).sum(axis=1)
@@ -143,15 +142,15 @@ def retrieve(predictions: np.ndarray, targets: np.ndarray, candidates: Candidate
 
 
 def find_nearest(vectors: Vectors, candidates: Candidates, count: int) -> NearestNames:
-    """Find the candidates that are nearest to each of some vectors by cosine; exact, in blocks.
+    """Find the candidates nearest to each vector by cosine; exact, in blocks.
 
     Args:
         vectors: Shape (N, D); read a block at a time.
-        candidates: The candidates, M of them.
-        count: How many to find.
+        candidates: M candidates.
+        count: The number of candidates to find.
 
     Returns:
-        The min(count, M) nearest of each.
+        The min(count, M) nearest candidates of each vector.
     """
     kept = min(count, len(candidates))
     numbers, cosines = np.zeros((len(vectors), kept), np.int32), np.zeros((len(vectors), kept), np.float32)
@@ -159,24 +158,24 @@ def find_nearest(vectors: Vectors, candidates: Candidates, count: int) -> Neares
     for block in in_blocks(vectors, ROWS):
         directions = unit(block)
         best, nearest = np.full((len(block), kept), -np.inf), np.zeros((len(block), kept), np.int64)
-        for first, others in candidates.blocks():
-            best, nearest = _merge(best, nearest, directions @ unit(others).T, first)
+        for first, candidate_block in candidates.blocks():
+            best, nearest = _merge(best, nearest, directions @ unit(candidate_block).T, first)
         rows = slice(start, start := start + len(block))
         numbers[rows], cosines[rows] = nearest, best.clip(-1, 1)
     return NearestNames(candidates.names, numbers, cosines)
 
 
 def find_rows(queries: np.ndarray, vectors: Vectors, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find those of many vectors that are nearest to each of a few by cosine; exact, in blocks.
+    """Find the vectors nearest to each query by cosine; exact, in blocks.
 
     Args:
         queries: Shape (Q, D).
         vectors: Shape (N, D); read a block at a time.
-        count: How many to find.
+        count: The number of vectors to find.
 
     Returns:
-        The row numbers of the min(count, N) nearest to each, the nearest first (of equally near ones, the first rows),
-        int64, and their cosines, float64.
+        The row numbers of the min(count, N) nearest vectors, the nearest first (the first row among equally near ones),
+        shape (Q, min(count, N)), int64, and their cosines, float64.
     """
     directions = unit(queries)
     rows, best, first = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0)), 0
@@ -190,10 +189,10 @@ def find_rows(queries: np.ndarray, vectors: Vectors, count: int) -> tuple[np.nda
 
 
 def _merge(best: np.ndarray, nearest: np.ndarray, similarity: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """Merge the nearest so far, shape (n, k), with a block of candidates that starts at number `first`."""
+    """Merge the nearest candidates so far, shape (n, k), with a block of candidates that starts at number `first`."""
     kept = best.shape[1]
     columns = np.argpartition(-similarity, min(kept, similarity.shape[1]) - 1, axis=1)[:, :kept]
-    together = np.concatenate([best, np.take_along_axis(similarity, columns, axis=1)], axis=1)
+    similarities = np.concatenate([best, np.take_along_axis(similarity, columns, axis=1)], axis=1)
     numbers = np.concatenate([nearest, columns + first], axis=1)
-    order = np.argsort(-together, axis=1, kind="stable")[:, :kept]
-    return np.take_along_axis(together, order, axis=1), np.take_along_axis(numbers, order, axis=1)
+    order = np.argsort(-similarities, axis=1, kind="stable")[:, :kept]
+    return np.take_along_axis(similarities, order, axis=1), np.take_along_axis(numbers, order, axis=1)

@@ -1,4 +1,4 @@
-"""The page of a search: one HTML file of thumbnails with the looks of the report, and like it without any request."""
+"""The page of a search: one HTML file of thumbnails in the style of the report, which loads nothing from elsewhere."""
 
 import os
 import urllib.parse
@@ -13,7 +13,7 @@ from pipeline.evaluation.report import preview_uris, template
 
 @dataclass(frozen=True)
 class FoundImage:
-    """An image that a search found: its path, its cosine to the query, and its label, "" where it has none."""
+    """An image that matches a query: its path, its cosine to the query, and its label ("" for none)."""
 
     path: str
     cosine: float
@@ -25,15 +25,15 @@ class SearchPage:
     """The content of a page.
 
     Attributes:
-        query: What was looked for.
-        source: Where the images are from.
+        query: The query in words.
+        source: The source of the images.
         space: "features" or "embeddings".
         model: The decoder file, or None.
         extractor: The extractor's description.
-        searched: How many images were searched.
+        searched: The number of images searched.
         found: The images, the nearest first.
-        refs: The same images, to show them.
-        query_ref: The image that was looked for; None for a word or a vector.
+        refs: References to the same images, for previews and links.
+        query_ref: The image of the query; None for a word or a vector.
     """
 
     query: str
@@ -51,11 +51,11 @@ def write_search_page(file: Path, page: SearchPage) -> None:
     """Write a page, whole or not at all.
 
     Args:
-        file: Where to write it.
-        page: Its content.
+        file: The file to write.
+        page: The content.
 
     Raises:
-        PipelineError: It cannot be written.
+        PipelineError: The file cannot be written.
     """
     hits = zip(page.found, preview_uris(page.refs), (_link(ref, file) for ref in page.refs), strict=True)
     html = template("search.html").render(
@@ -64,12 +64,12 @@ def write_search_page(file: Path, page: SearchPage) -> None:
         query_preview=preview_uris([page.query_ref])[0] if page.query_ref else None,
     )
     with atomic_write(file) as unfinished:
-        # A folder's name may hold bytes that are not UTF-8; they appear escaped.
+        # A folder's name may contain bytes that are not UTF-8; they are escaped.
         unfinished.write_text(html, encoding="utf-8", errors="backslashreplace")
 
 
 def _link(ref: ImageRef, page: Path) -> str | None:
-    """The address of an image relative to a page; None for one that is no file on this machine."""
+    """The address of an image relative to a page; None if it is not a file on this machine."""
     if ref.is_remote or not ref.is_file:
         return None
     try:

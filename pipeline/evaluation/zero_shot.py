@@ -1,4 +1,4 @@
-"""Zero-shot scores: whether labels that training never saw are found."""
+"""Zero-shot scores: accuracy on labels that training never saw."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ class ZeroShot:
     """Class-averaged top-1 accuracy (Xian et al. 2017); None where there are no such images.
 
     Attributes:
-        unseen_among_unseen: Of images with unseen labels, with their labels as the only candidates.
-        unseen_among_all: Of the same images, among all candidates.
-        seen_among_all: Of images with seen labels, among all candidates.
-        harmonic_mean: Of the last two.
+        unseen_among_unseen: For images with unseen labels, with their labels as the only candidates.
+        unseen_among_all: For the same images, among all candidates.
+        seen_among_all: For images with seen labels, among all candidates.
+        harmonic_mean: The harmonic mean of the last two.
     """
 
     unseen_among_unseen: float | None
@@ -24,11 +24,11 @@ class ZeroShot:
 
 
 def class_averaged(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> float:
-    """The mean over labels of each label's mean, so that a label with many images counts no more than others.
+    """The mean over labels of each label's mean, so that labels with many images do not count more than others.
 
     Args:
         values: A value for each image, shape (N,), such as whether its rank is 1.
-        labels: Their labels, N of them.
+        labels: The images' labels, N of them.
     """
     _, rows = np.unique(np.asarray(labels), return_inverse=True)
     return float((np.bincount(rows, values) / np.bincount(rows)).mean())
@@ -40,9 +40,10 @@ def zero_shot(
     """Score seen and unseen labels, as in Xian et al. (2017), "Zero-shot learning - the good, the bad and the ugly".
 
     Args:
-        ranks: Of each image's own target among all candidates, shape (N,).
-        ranks_among_unseen: Of the images with unseen labels, in order, among the unseen candidates alone, shape (U,).
-        labels: Of all images, N of them.
+        ranks: The rank of each image's own target among all candidates, shape (N,).
+        ranks_among_unseen: The rank among the unseen candidates alone, for the images with unseen labels in order,
+            shape (U,).
+        labels: The labels of all images, N of them.
         seen: Whether training saw each image's target, shape (N,), bool.
     """
     labels = np.asarray(labels)

@@ -18,7 +18,7 @@ from pipeline.core.vector_files import as_lists
 from pipeline.core.vectors import Vectors, cosines, rows_at_once
 from pipeline.data import decoding
 from pipeline.data.images import ImageSet, contents_of
-from pipeline.evaluation.embedding_map import fit_plane, place
+from pipeline.evaluation.embedding_map import fit_plane, project
 from pipeline.evaluation.report import PREVIEW
 from pipeline.evaluation.retrieval import Candidates, retrieve
 
@@ -91,7 +91,7 @@ def _row_groups(table: EmbeddingTable) -> Iterator[pa.Table]:
     for start in range(0, len(table.images), at_once):
         rows = slice(start, start + at_once)
         predictions, targets = table.predictions[rows], table.targets[rows]
-        places = place(plane, predictions).T if plane else np.full((2, len(predictions)), None)
+        x, y = project(plane, predictions).T if plane else np.full((2, len(predictions)), None)
         columns: Mapping[str, Any] = {
             "path": table.images.paths[rows],
             "label": table.labels[rows],
@@ -101,8 +101,8 @@ def _row_groups(table: EmbeddingTable) -> Iterator[pa.Table]:
             "prediction": as_lists(predictions),
             "cosine": cosines(predictions, targets),
             "rank": retrieve(predictions, targets, table.candidates).ranks,
-            "x": places[0],
-            "y": places[1],
+            "x": x,
+            "y": y,
         }
         yield pa.table(columns, schema=_schema(table))
 

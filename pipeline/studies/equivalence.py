@@ -13,8 +13,8 @@ class Equivalence:
 
     Attributes:
         difference: The mean difference.
-        margin: The largest difference that counts as none.
-        ci90: Its 90 % interval, which is inside the margin exactly where both tests reject at 5 %.
+        margin: The equivalence margin; smaller differences do not matter.
+        ci90: The 90 % interval of the difference, inside the margin if and only if both tests reject at 5 %.
         p: The larger of the two p values.
         equivalent: Whether both tests reject. `ci90`, `p` and `equivalent` are None for fewer than two differences.
     """
@@ -31,7 +31,7 @@ def equivalence_test(differences: np.ndarray, margin: float) -> Equivalence:
 
     Args:
         differences: Shape (N,).
-        margin: The largest difference that counts as none.
+        margin: The equivalence margin.
 
     Returns:
         The result.

@@ -11,9 +11,9 @@ from pipeline.studies.shared_optimizer import Study
 
 Format = Literal["png", "svg", "pdf"]
 SUFFIXES = (".png", ".svg", ".pdf")
-COLOURS = {"functional": "#0072b2", "sequential": "#d55e00"}  # of Okabe and Ito, distinct for the colour-blind too
-POINTS = 200  # of a curve; more cannot be seen
-SCALE = 2  # of a .png, for sharp text; the others need none, and a .pdf allows none
+COLOURS = {"functional": "#0072b2", "sequential": "#d55e00"}  # from Okabe and Ito's palette for the colour-blind
+POINTS = 200  # per curve; more would not be visible
+SCALE = 2  # of a .png, for sharp text; other formats do not need it, and .pdf does not allow it
 
 
 def plot_study(study: Study, ceiling: float, file: Path) -> None:
@@ -36,7 +36,7 @@ def plot_study(study: Study, ceiling: float, file: Path) -> None:
 def study_chart(study: Study, ceiling: float) -> alt.FacetChart:
     """The plot of `plot_study` as an Altair chart.
 
-    The layers have no data of their own: only the data of the whole chart is divided among the panels.
+    The layers have no data, because only the data of the whole chart is divided among the panels.
     """
     lines = alt.Chart().encode(
         alt.X("epoch:Q", scale=alt.Scale(type="log", nice=False)),
@@ -58,7 +58,7 @@ def study_chart(study: Study, ceiling: float) -> alt.FacetChart:
 
 
 def _points(study: Study) -> list[dict]:
-    """Points of all curves, their epochs evenly spaced on a logarithmic scale."""
+    """The points of all curves, at epochs evenly spaced on a logarithmic scale."""
     return [
         {"scenario": name, "style": style, "seed": pair.seed, "epoch": int(epoch), "cosine": curve[epoch - 1]}
         for name, pairs in study.scenarios.items()

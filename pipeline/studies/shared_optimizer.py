@@ -1,9 +1,9 @@
 """Why two identical models differ: the experiment.
 
-In the original question a Functional and a Sequential model of the same layers score 0.65 and 0.20. Both were trained
-with one Adam. Keras 2 let it keep one step counter for both, so the second model started without Adam's bias
-correction. Keras 3 refuses to share an optimizer; here the second model gets an Adam of its own whose counter starts
-where the first one's ended, which is the state that Keras 2 carried over (a test compares it with Keras 2's own Adam).
+In the original question a Functional and a Sequential model with the same layers score 0.65 and 0.20. Both were trained
+with one Adam. In Keras 2 it had one step counter for both, so the second model started without Adam's bias correction.
+Keras 3 refuses to share an optimizer. Here the second model gets its own Adam, whose counter starts where the first
+one's ended; Keras 2 carried over the same state (a test compares it with Keras 2's own Adam).
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from pipeline.studies.equivalence import Equivalence, equivalence_test
 
 FEATURES = 4096
 MARGIN = 0.01  # of cosine: API styles that differ by less are equivalent
-SATURATED = 0.01  # a sigmoid unit this near to 0 or 1 hardly learns
+SATURATED = 0.01  # a sigmoid unit this close to 0 or 1 hardly learns
 STEPS = 2
 SCENARIOS = ("shared-optimizer", "separate-optimizers", "zero-init", "same-seed")
 
@@ -57,7 +57,7 @@ class ModelPair:
         seed: The seed.
         models: API style -> `keras.Model`.
         histories: API style -> how the training went.
-        data: What they were trained on.
+        data: The data of their training.
     """
 
     seed: int
@@ -68,20 +68,20 @@ class ModelPair:
     @functools.cached_property
     def cosines(self) -> dict[str, float]:
         """API style -> mean cosine on the training data; with "_held_out", on the held-out data."""
-        found = {style: _mean_cosine(model, self.data.x, self.data.y) for style, model in self.models.items()}
+        means = {style: _mean_cosine(model, self.data.x, self.data.y) for style, model in self.models.items()}
         if self.data.x_validation is not self.data.x:  # the original question evaluates on its training data
             for style, model in self.models.items():
-                found[f"{style}_held_out"] = _mean_cosine(model, self.data.x_validation, self.data.y_validation)
-        return found
+                means[f"{style}_held_out"] = _mean_cosine(model, self.data.x_validation, self.data.y_validation)
+        return means
 
     @functools.cached_property
     def weight_difference(self) -> float:
-        """The largest difference between a weight of one and the same weight of the other."""
+        """The largest difference between a weight of one model and the same weight of the other."""
         pairs = zip(*(model.get_weights() for model in self.models.values()), strict=True)
-        return max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)
+        return max(float(np.abs(first - second).max()) for first, second in pairs)
 
     def free_models(self) -> None:
-        """Compute what is needed of the models, and free their memory."""
+        """Compute the properties that need the models, then free the models' memory."""
         self.cosines, self.weight_difference  # noqa: B018
         self.models = {}
 
@@ -120,7 +120,7 @@ class Study:
         first_steps: What the inherited step counter does to the first steps.
         equivalence: Whether the API styles are equivalent with separate optimizers.
         distinct_units: API style -> distinct units of each hidden layer after zero initialization.
-        seconds: How long it took.
+        seconds: The duration of the study.
     """
 
     config: TrainingConfig
@@ -140,10 +140,10 @@ def run_study(
     """Train a Functional and a Sequential model in each of the four scenarios, for each seed.
 
     Args:
-        data: Random seed -> what to train on: `original_data`, or data of your own.
+        data: Random seed -> training data: `original_data`, or your own data.
         config: A decoder of sigmoid layers and its training, with an optimizer by name and a constant learning rate.
-        seeds: At least one. Seed s starts one model from weights 2s and, where they are to differ, the other from
-            2s + 1.
+        seeds: At least one. Seed s initializes one model with seed 2s and, in scenarios with different weights, the
+            other with 2s + 1.
         progress: Whether to show progress bars on stderr.
 
     Returns:
@@ -153,7 +153,7 @@ def run_study(
         RequestError: The config does not fit the study.
     """
     start = time.monotonic()
-    _inheriting(config, 0)  # refuses a config that does not fit the study
+    _optimizer_at_step(config, 0)  # refuses a config that does not fit the study
     scenarios: dict[str, list[ModelPair]] = {name: [] for name in SCENARIOS}
     for number, seed in enumerate(seeds, 1):
         callbacks = Callbacks(progress, title=f"seed {number} of {len(seeds)}")
@@ -188,7 +188,7 @@ def _train_pairs(config: TrainingConfig, seed: int, data: TrainingData, callback
     histories = fit(models, data, config, seed, callbacks)
     second = {"sequential, inherited": decoder("sequential", 2 * seed + 1)}
     inherited = dataclasses.replace(
-        config, optimizer=_inheriting(config, int(models["functional"].optimizer.iterations))
+        config, optimizer=_optimizer_at_step(config, int(models["functional"].optimizer.iterations))
     )
     callbacks = dataclasses.replace(callbacks, title=f"{callbacks.title}, shared optimizer")
     histories |= fit(second, data, inherited, seed, callbacks)
@@ -211,8 +211,8 @@ def _train_pairs(config: TrainingConfig, seed: int, data: TrainingData, callback
     }
 
 
-def _inheriting(config: TrainingConfig, steps: int) -> Any:
-    """A new optimizer whose step counter starts where another's ended."""
+def _optimizer_at_step(config: TrainingConfig, steps: int) -> Any:
+    """Create an optimizer whose step counter starts at `steps`."""
     keras = import_keras()
     plain = isinstance(config.optimizer, str) and config.schedule == "constant"
     if not plain or config.decoder.activation != "sigmoid":
@@ -224,24 +224,24 @@ def _inheriting(config: TrainingConfig, steps: int) -> Any:
 
 
 def _first_steps(shared: ModelPair, config: TrainingConfig) -> FirstSteps:
-    """Take the first steps of the second model again, with a fresh step counter and with the inherited one."""
+    """Repeat the first steps of the second model, with a fresh step counter and with the inherited one."""
     steps = int(shared.models["functional"].optimizer.iterations)
     x, y = shared.data.x[: config.batch_size], shared.data.y[: config.batch_size]
     updates, saturated = {}, {}
     for name, counter in (("fresh", 0), ("inherited", steps)):
         model = build_decoder(config.decoder, "sequential", shared.data.x, shared.data.y, 2 * shared.seed + 1)
-        model.compile(optimizer=_inheriting(config, counter), loss=config.loss, run_eagerly=True)
+        model.compile(optimizer=_optimizer_at_step(config, counter), loss=config.loss, run_eagerly=True)
         before = model.get_weights()
         model.train_on_batch(x, y)
-        moved = [np.abs(after - old).ravel() for after, old in zip(model.get_weights(), before, strict=True)]
-        updates[name] = float(np.concatenate(moved).mean())
+        changes = [np.abs(new - old).ravel() for new, old in zip(model.get_weights(), before, strict=True)]
+        updates[name] = float(np.concatenate(changes).mean())
         for _ in range(STEPS - 1):
             model.train_on_batch(x, y)
-        saturated[name] = _saturated(model, x)
+        saturated[name] = _saturated_share(model, x)
     return FirstSteps(steps, updates, saturated)
 
 
-def _saturated(model: Any, x: np.ndarray) -> float:
+def _saturated_share(model: Any, x: np.ndarray) -> float:
     """The share of sigmoid units of all layers that are at 0 or 1."""
     keras, values, units = import_keras(), x, []
     for layer in model.layers:
@@ -267,5 +267,4 @@ def _distinct_units(pair: ModelPair) -> dict[str, list[int]]:
 
 
 def _differences(pairs: Sequence[ModelPair]) -> np.ndarray:
-    found = [pair.cosines for pair in pairs]
-    return np.array([each["functional"] - each["sequential"] for each in found])
+    return np.array([pair.cosines["functional"] - pair.cosines["sequential"] for pair in pairs])

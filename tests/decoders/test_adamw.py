@@ -12,7 +12,7 @@ def test_it_trains_as_keras_adamw_does() -> None:
     y -= y.mean(axis=0)
     y /= (y**2).mean() ** 0.5
     # A batch holds all rows, so their order does not matter.
-    found = train_network(z, y, np.arange(32), NetworkConfig(16, 60, 3.0), stretch=1.0, seed=0)
+    network = train_network(z, y, np.arange(32), NetworkConfig(16, 60, 3.0), stretch=1.0, seed=0)
     same = np.random.default_rng([0, 3])
     for _ in range(60):
         same.permutation(32)
@@ -22,8 +22,8 @@ def test_it_trains_as_keras_adamw_does() -> None:
     rate = keras.optimizers.schedules.CosineDecay(1e-3, 60)
     model.compile(keras.optimizers.AdamW(rate, weight_decay=3.0), "mse")
     model.fit(z, y, batch_size=32, epochs=60, shuffle=False, verbose=0)
-    assert np.allclose(found(z), model.predict(z, verbose=0), atol=1e-3)
-    assert not np.allclose(found(z), 0, atol=1e-2)
+    assert np.allclose(network(z), model.predict(z, verbose=0), atol=1e-3)
+    assert not np.allclose(network(z), 0, atol=1e-2)
 
 
 def test_steps_in_several_calls_are_those_of_one(monkeypatch) -> None:

@@ -37,11 +37,11 @@ def test_ridge_and_conse_beat_the_mean(fitted: Baselines) -> None:
 
 @pytest.mark.parametrize("labels", [2, 3])
 def test_conse_is_logistic_regression_with_the_targets_of_labels(labels: int) -> None:
-    some = labels > LABELS
-    model = Baselines.fit(X[some], Y[some], np.arange(some.sum())).models["conse"]
-    targets, label = np.unique(Y[some], axis=0, return_inverse=True)
-    scale = (X[some] - X[some].mean(axis=0)) / X[some].var(axis=0).mean() ** 0.5
-    predicted = np.asarray(model(X[some]))
+    rows = labels > LABELS
+    model = Baselines.fit(X[rows], Y[rows], np.arange(rows.sum())).models["conse"]
+    targets, label = np.unique(Y[rows], axis=0, return_inverse=True)
+    scale = (X[rows] - X[rows].mean(axis=0)) / X[rows].var(axis=0).mean() ** 0.5
+    predicted = np.asarray(model(X[rows]))
     candidates = []
     for strength in (0.1, 1, 10):
         regression = LogisticRegression(C=strength / 20, max_iter=200).fit(scale, label.ravel())
@@ -57,7 +57,7 @@ def test_a_label_with_a_single_image_leaves_conse_a_choice_of_strengths(monkeypa
         strengths.append(strength)
         return LogisticRegression(C=strength, max_iter=200).fit(z, label)
 
-    monkeypatch.setattr("pipeline.decoders.baselines._classifier", classifier)
+    monkeypatch.setattr("pipeline.decoders.baselines._fit_classifier", classifier)
     Baselines.fit(X[rows], Y[rows], np.arange(len(rows)))
     assert len(strengths) == 3 * 5 + 1
     assert max(strengths) <= 10 / X.shape[1]
@@ -82,7 +82,7 @@ def test_the_strength_of_conse_is_chosen_on_other_units(monkeypatch: pytest.Monk
         strengths.append(strength)
         return LogisticRegression(C=strength, max_iter=200).fit(z, label)
 
-    monkeypatch.setattr("pipeline.decoders.baselines._classifier", classifier)
+    monkeypatch.setattr("pipeline.decoders.baselines._fit_classifier", classifier)
     chosen = []
     for groups in (units, np.arange(80)):
         Baselines.fit(x, y, groups)
@@ -97,8 +97,8 @@ def test_small_and_flat_data_have_finite_baselines() -> None:
         y = np.repeat(random.normal(size=(-(-count // 2), 2)), 2, 0)[:count].astype(np.float32)
         cases = [(x, y), (x * 0 + np.float32(0.3), y), (x, y * 0), (x * 1e4, y * 1e-4), (x[[0] * count], y)]
         for features, targets in cases:
-            found = Baselines.fit(features.astype(np.float32), targets.astype(np.float32), np.arange(count))
-            assert all(np.isfinite(each).all() for each in found.predict(x).values())
+            baselines = Baselines.fit(features.astype(np.float32), targets.astype(np.float32), np.arange(count))
+            assert all(np.isfinite(each).all() for each in baselines.predict(x).values())
 
 
 def test_targets_without_labels_have_no_conse() -> None:
@@ -109,7 +109,7 @@ def test_labels_and_groups_of_the_training_images_are_kept(fitted: Baselines, tm
     for number, (groups, known) in enumerate(((None, set()), (["a", "b"], {"a", "b"}))):
         folder = tmp_path / str(number)
         folder.mkdir()
-        fitted.of_images(["cat", "", "chien \N{DOG FACE}"], groups).save(folder, CARD)
+        fitted.with_labels(["cat", "", "chien \N{DOG FACE}"], groups).save(folder, CARD)
         loaded = Baselines.load(folder)
         assert (loaded.labels, loaded.groups) == ({"cat", "chien \N{DOG FACE}"}, known)
     unnamed = tmp_path / "unnamed"
@@ -137,5 +137,5 @@ def test_a_damaged_file_is_named_and_a_missing_one_is_none(tmp_path: Path) -> No
 
 
 def test_a_single_image_has_baselines() -> None:
-    found = Baselines.fit(X[:1], Y[:1], np.arange(1))
-    np.testing.assert_allclose(found.predict(X[:2])["ridge"], Y[[0, 0]], atol=1e-6)
+    baselines = Baselines.fit(X[:1], Y[:1], np.arange(1))
+    np.testing.assert_allclose(baselines.predict(X[:2])["ridge"], Y[[0, 0]], atol=1e-6)

@@ -6,7 +6,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.vectors import cosines
 from pipeline.decoders import blending, checkpoints
-from pipeline.decoders.blending import MANY, MOST_STEPS, Blend, BlendConfig, build_blend, deal_folds, fit_blend
+from pipeline.decoders.blending import MANY, MOST_STEPS, Blend, BlendConfig, assign_folds, build_blend, fit_blend
 from pipeline.decoders.training import Callbacks
 
 CONFIG = BlendConfig(weight_decays=(3.0, 10.0), units=32, epochs=30, ramps=64)
@@ -29,13 +29,13 @@ def test_it_predicts_better_than_the_mean(fitted: tuple[np.ndarray, np.ndarray, 
 def test_both_styles_have_the_same_bits_and_load_in_safe_mode(fitted, tmp_path) -> None:
     keras = import_keras()
     x, _, blend = fitted
-    found = {}
+    predictions = {}
     for style in ("functional", "sequential"):
         build_blend(blend, style).save(tmp_path / f"{style}.keras")
         loaded = keras.saving.load_model(tmp_path / f"{style}.keras", safe_mode=True)
-        found[style] = keras.ops.convert_to_numpy(loaded(x[60:]))
-    assert np.array_equal(found["functional"], found["sequential"])
-    assert np.allclose(found["functional"], blend.network((x[60:] - blend.mean) / blend.scale), atol=1e-3)
+        predictions[style] = keras.ops.convert_to_numpy(loaded(x[60:]))
+    assert np.array_equal(predictions["functional"], predictions["sequential"])
+    assert np.allclose(predictions["functional"], blend.network((x[60:] - blend.mean) / blend.scale), atol=1e-3)
 
 
 def test_noise_about_a_mean_gets_next_to_no_share() -> None:
@@ -50,7 +50,7 @@ def test_folds_deal_each_target_evenly_and_keep_duplicates_together() -> None:
     targets = np.repeat(np.eye(4), 10, axis=0)
     duplicates = np.arange(40)
     duplicates[[1, 2]] = 0
-    folds = deal_folds(targets, duplicates, seed=0, count=5)
+    folds = assign_folds(targets, duplicates, seed=0, count=5)
     assert len(set(folds[:3])) == 1
     for label in range(1, 4):
         assert (np.bincount(folds[10 * label : 10 * label + 10], minlength=5) == 2).all()
@@ -58,14 +58,14 @@ def test_folds_deal_each_target_evenly_and_keep_duplicates_together() -> None:
 
 def test_the_seed_deals_other_folds_where_all_targets_differ() -> None:
     targets = np.random.default_rng(0).normal(size=(40, 3))
-    first, second = (deal_folds(targets, np.arange(40), seed, 5) for seed in (0, 1))
+    first, second = (assign_folds(targets, np.arange(40), seed, 5) for seed in (0, 1))
     assert (first != second).any()
     assert (np.bincount(first) == 8).all()
 
 
 def test_few_noisy_images_are_not_answered_with_the_mean_target() -> None:
     """Where targets are centred, their mean says nothing, and a weak prediction is better than none."""
-    found = []
+    scores = []
     for seed in range(4):
         random = np.random.default_rng(seed)
         x = np.maximum(random.normal(size=(120, 5)) @ random.normal(size=(5, 64)), 0).astype(np.float32)
@@ -74,8 +74,8 @@ def test_few_noisy_images_are_not_answered_with_the_mean_target() -> None:
         blend = fit_blend(x[:20], y[:20], np.arange(20), CONFIG, seed)
         predicted = blend.network((x[20:] - blend.mean) / blend.scale)
         ridge = RidgeCV(np.logspace(-2, 5, 15)).fit(x[:20], y[:20]).predict(x[20:])
-        found.append([cosines(each, y[20:]).mean() for each in (predicted, ridge)])
-    ours, theirs = np.mean(found, axis=0)
+        scores.append([cosines(prediction, y[20:]).mean() for prediction in (predicted, ridge)])
+    ours, theirs = np.mean(scores, axis=0)
     assert ours > theirs + 0.02
 
 
@@ -146,7 +146,7 @@ def test_its_memory_counts_features_targets_and_sums() -> None:
 
 def test_one_label_is_enough() -> None:
     x, y = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32), np.ones((6, 2), np.float32)
-    assert sorted(np.bincount(deal_folds(y, np.zeros(6, int), seed=0, count=5))) == [1, 1, 1, 1, 2]
+    assert sorted(np.bincount(assign_folds(y, np.zeros(6, int), seed=0, count=5))) == [1, 1, 1, 1, 2]
     blend = fit_blend(x, y, np.zeros(6, int), CONFIG)
     assert np.allclose(blend.network(x), 1)
 

@@ -22,8 +22,8 @@ CONFIG = dataclasses.replace(NETWORK, decoder=DecoderSpec((16,)), epochs=20)
 def fitted(scale: float, config: TrainingConfig = CONFIG, y: np.ndarray = Y) -> dict[str, np.ndarray]:
     y = y * np.float32(scale)
     data = TrainingData(X[:45], y[:45], X[45:], y[45:])
-    found = fit_decoders(data, config, API_STYLES, np.arange(45), 0, Callbacks())
-    return {style: predict(model, X[45:]) for style, model in found.models.items()}
+    decoders = fit_decoders(data, config, API_STYLES, np.arange(45), 0, Callbacks())
+    return {style: predict(model, X[45:]) for style, model in decoders.models.items()}
 
 
 @pytest.mark.parametrize("output", ["linear", "relu"])

@@ -46,8 +46,8 @@ def test_squared_errors_follow_from_moments_alone(problem):
     held_out = folds == 0
     path = RidgePath(Moments.of(x, y, np.flatnonzero(~held_out)))
     expected = ((path.predictions(x[held_out]) - y[held_out]) ** 2).sum(axis=(1, 2))
-    found = path.squared_errors(Moments.of(x, y, np.flatnonzero(held_out)))
-    assert np.allclose(found, expected, rtol=1e-4)
+    squared_errors = path.squared_errors(Moments.of(x, y, np.flatnonzero(held_out)))
+    assert np.allclose(squared_errors, expected, rtol=1e-4)
 
 
 def test_candidates_are_fitted_to_the_other_folds(problem):
@@ -58,10 +58,10 @@ def test_candidates_are_fitted_to_the_other_folds(problem):
         for fold in (0, 1):
             train = folds != fold
             model = Reference(alpha=penalty * mean_squared_length(x[train])).fit(x[train].astype(np.float64), y[train])
-            here = folds[rows] == fold
-            expected = model.predict(x[rows[here]])
-            assert np.allclose(candidates.out_of_fold[number][here], expected, atol=1e-2)
-    ridge = candidates.blended(np.array([0.5, 0.25]))
+            held_out = folds[rows] == fold
+            expected = model.predict(x[rows[held_out]])
+            assert np.allclose(candidates.out_of_fold[number][held_out], expected, atol=1e-2)
+    ridge = candidates.blend(np.array([0.5, 0.25]))
     models = [Reference(alpha=penalty * mean_squared_length(x)).fit(x.astype(np.float64), y) for penalty in penalties]
     mean = y.mean(axis=0)
     expected = mean + 0.5 * (models[0].predict(x) - mean) + 0.25 * (models[1].predict(x) - mean)

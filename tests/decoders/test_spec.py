@@ -49,8 +49,8 @@ def test_the_network_starts_as_the_mean_baseline() -> None:
 def test_normalization_centres_and_scales_by_one_number() -> None:
     x, y = data()
     model = build_decoder(DecoderSpec(()), "sequential", x, y, seed=0)
-    found = np.asarray(model.layers[0](x))
-    np.testing.assert_allclose(found, (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0).mean()), rtol=1e-3, atol=1e-4)
+    normalized = np.asarray(model.layers[0](x))
+    np.testing.assert_allclose(normalized, (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0).mean()), rtol=1e-3, atol=1e-4)
 
 
 def test_output_ceiling_of_the_questions_target() -> None:

@@ -10,11 +10,12 @@ RANDOM = np.random.default_rng(0)
 def out_of_fold_ridge(x: np.ndarray, y: np.ndarray, folds: np.ndarray, penalty: float) -> np.ndarray:
     predicted = np.empty_like(y)
     for fold in np.unique(folds):
-        others = folds != fold
-        mean_x, mean_y = x[others].mean(axis=0), y[others].mean(axis=0)
-        centred = x[others] - mean_x
-        solution = np.linalg.solve(centred.T @ centred + penalty * np.eye(x.shape[1]), centred.T @ (y[others] - mean_y))
-        predicted[~others] = (x[~others] - mean_x) @ solution + mean_y
+        training = folds != fold
+        mean_x, mean_y = x[training].mean(axis=0), y[training].mean(axis=0)
+        centred = x[training] - mean_x
+        gram = centred.T @ centred + penalty * np.eye(x.shape[1])
+        solution = np.linalg.solve(gram, centred.T @ (y[training] - mean_y))
+        predicted[~training] = (x[~training] - mean_x) @ solution + mean_y
     return predicted
 
 
@@ -79,8 +80,8 @@ def test_shares_do_not_depend_on_the_unit(scale: float) -> None:
     x, y, folds = problem(30, noise=1.0, mean=0.5, seed=5)
     good = out_of_fold_ridge(x, y, folds, 1.0)
     expected = stack([good], y, np.arange(30), folds, np.arange(30))
-    found = stack([good * np.float32(scale)], y * np.float32(scale), np.arange(30), folds, np.arange(30))
-    np.testing.assert_allclose(found.candidates, expected.candidates, atol=1e-3)
+    shares = stack([good * np.float32(scale)], y * np.float32(scale), np.arange(30), folds, np.arange(30))
+    np.testing.assert_allclose(shares.candidates, expected.candidates, atol=1e-3)
 
 
 def test_one_wide_dimension_does_not_decide_for_all() -> None:
@@ -89,7 +90,7 @@ def test_one_wide_dimension_does_not_decide_for_all() -> None:
     bad[:, 0] = good[:, 0]
     wide = np.ones(20)
     wide[0] = 100
-    candidates = [(each * wide).astype(np.float32) for each in (bad, good)]
+    candidates = [(candidate * wide).astype(np.float32) for candidate in (bad, good)]
     shares = stack(candidates, (y * wide).astype(np.float32), np.arange(60), folds, np.arange(60))
     assert shares.candidates[1] > 5 * shares.candidates[0]
 

@@ -124,9 +124,9 @@ def overfitting() -> tuple[TrainingConfig, TrainingData]:
 def test_the_best_epoch_is_kept_where_asked() -> None:
     config, data = overfitting()
     model, history = train(dataclasses.replace(config, keep="best"), data)
-    found = history.curves["validation_cosine"]
-    assert history.kept_epoch == 1 + int(np.argmax(found)) < 60
-    assert cosine(model, data) == pytest.approx(max(found), rel=1e-5)
+    curve = history.curves["validation_cosine"]
+    assert history.kept_epoch == 1 + int(np.argmax(curve)) < 60
+    assert cosine(model, data) == pytest.approx(max(curve), rel=1e-5)
     assert train(config, data)[1].kept_epoch == 60
 
 
@@ -172,7 +172,7 @@ def test_a_loss_that_explodes_later_keeps_finite_weights(keep: str, monkeypatch:
     [
         (
             {"optimizer": "downhill"},
-            "^optimizer 'downhill' is unknown; name one of Keras, such as adam",
+            "^optimizer 'downhill' is unknown; use a Keras optimizer, such as adam",
         ),
         ({"optimizer": "lossscaleoptimizer"}, "^optimizer 'lossscaleoptimizer' is unknown"),  # it wraps another one
         ({"loss": "regret"}, "cannot be compiled"),
@@ -189,7 +189,7 @@ def test_one_optimizer_for_two_decoders_is_refused() -> None:
 
     data, config = make_data(), dataclasses.replace(CONFIG, optimizer=keras.optimizers.Adam(0.01))
     models = {style: build_decoder(CONFIG.decoder, style, data.x, data.y, 0) for style in API_STYLES}
-    with pytest.raises(RequestError, match=r"One Adam cannot train several decoders.*an optimizer of its own"):
+    with pytest.raises(RequestError, match=r"One Adam cannot train several decoders.*its own optimizer"):
         fit(models, data, config)
     train(config, data)
     with pytest.raises(RequestError, match="It has a step counter, now at 48"):

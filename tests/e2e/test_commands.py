@@ -204,7 +204,7 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
         ((*train, "--hidden", "many"), "not a list of whole numbers"),
         ((*train, "--output-activation", "swish"), "'swish' is unknown"),
         ((*train, "--activation", "wiggle"), "cannot be built"),
-        ((*train, "--optimizer", "downhill"), "optimizer 'downhill' is unknown; name one of Keras"),
+        ((*train, "--optimizer", "downhill"), "optimizer 'downhill' is unknown; use a Keras optimizer"),
         ((*train, "--learning-rate", "-1"), "must be above 0"),
         ((*train, "--memory", "much"), "is not a size of at least 64MB"),
         ((*train, "--memory", "1KB"), "is not a size of at least 64MB"),

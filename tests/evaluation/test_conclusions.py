@@ -11,11 +11,12 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from pipeline.decoders.spec import output_ceiling
-from pipeline.evaluation.conclusions import Context, conclude, headline
+from pipeline.evaluation.conclusions import conclude
 from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, evaluation_result, score_predictions
 from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability
 from pipeline.evaluation.results import Clusters, EvaluationResult
 from pipeline.evaluation.retrieval import Candidates
+from pipeline.evaluation.standing import Context, headline
 
 RANDOM = np.random.default_rng(0)
 FEATURES, DIM = 32, 12
@@ -139,10 +140,10 @@ def test_what_was_reached_comes_first() -> None:
     cosine = result.models["functional"].scores.cosine
     (low, high), (lower, upper) = cosine.ci95, cosine.ci95_same_labels
     assert first.startswith(f"functional reaches a mean cosine of {cosine.mean:.3f} (95 % interval ")
-    assert f" {low:.3f} to {high:.3f} for other labels, had they been trained on too; " in first
+    assert f" {low:.3f} to {high:.3f} for other labels that are also trained on; " in first
     assert f" {lower:.3f} to {upper:.3f} for new images of these labels)" in first
     assert "on 200 images" in first
-    assert "% of the way from always answering the mean target" in first
+    assert "% of the way from the mean baseline" in first
     text = " ".join(others)
     for absent in (
         "at chance",
@@ -163,21 +164,21 @@ def test_what_was_reached_comes_first() -> None:
         "squared length",
     ):
         assert absent not in text
-    assert text.count("All intervals take the decoder as it is") == 1
+    assert text.count("The intervals hold for this decoder") == 1
 
 
 def test_what_an_interval_is_for_depends_on_what_was_trained_on() -> None:
-    assert "for other labels, had they been trained on too" in said(PLAIN)
+    assert "for other labels that are also trained on" in said(PLAIN)
     unseen = np.arange(len(PLAIN.labels)) < 200  # ten labels are held out
     zero_shot = said(replace(labelled(40, 10), train=unseen, known={"held_out_by": "classes"}))
     assert "for new labels" in zero_shot
-    assert "had they been trained on" not in zero_shot
+    assert "also trained on" not in zero_shot
     assert "the split 'classes'" in said(PLAIN)
     assert "the split 'classes'" not in zero_shot
     assert "the split 'classes'" not in said(unlabelled())
-    some = said(replace(PLAIN, train=PLAIN.train & (np.arange(400) >= 100)))
-    assert "for other labels; 0" in some
-    assert "new labels" not in some
+    text = said(replace(PLAIN, train=PLAIN.train & (np.arange(400) >= 100)))
+    assert "for other labels; 0" in text
+    assert "new labels" not in text
     assert "for new images) on" in said(unlabelled())
 
 
@@ -218,7 +219,7 @@ def test_a_constant_prediction_ignores_the_image() -> None:
     case = replace(PLAIN, y=PLAIN.y + 3, penalty=1e9)
     assert verdict(case).endswith("the decoder ignores the image")
     [sentence] = conclude(*evaluated(case))
-    assert "functional ignores the image: its answer is the same for all of them" in sentence
+    assert "functional ignores the image: its prediction is the same for every image" in sentence
     assert "ignores the image" not in said(PLAIN)
     assert evaluated(case)[0].above_mean is False
 
@@ -239,18 +240,18 @@ def test_a_few_images_show_nothing(images: int) -> None:
     few = replace(case, train=np.arange(100 + images) < 100)
     assert "too few to show anything" in verdict(few)
     [sentence] = conclude(*evaluated(few))
-    assert "too few to show what it is worth, or whether it is chance" in sentence
+    assert "too few to judge the score, or to tell it from chance" in sentence
     assert "better" not in sentence
 
 
 def test_without_an_interval_nothing_is_shown() -> None:
     case = unlabelled(120)
-    some = replace(case, train=np.arange(120) < 100)
-    assert "20 images are too few for an interval, which needs 29." in said(some)
-    assert verdict(some).endswith(", without an interval")
-    assert "better" not in verdict(some)
+    few = replace(case, train=np.arange(120) < 100)
+    assert "20 images are too few for an interval, which needs 29." in said(few)
+    assert verdict(few).endswith(", without an interval")
+    assert "better" not in verdict(few)
     labels = replace(labelled(6, 40), known={"held_out_by": "random"})
-    assert "An interval for other labels, had they been trained on too needs 10 labels; here are 6." in said(labels)
+    assert "An interval for other labels that are also trained on needs 10 labels; there are 6." in said(labels)
     assert "needs 10 labels" not in said(PLAIN)
 
 
@@ -258,8 +259,8 @@ def test_scores_that_differ_too_much_have_no_interval() -> None:
     case = unlabelled(400)
     failing = np.arange(400) % 100 == 1  # some held-out images are of another world
     clear = replace(case, y=case.x @ TO_TARGETS + 2 * np.random.default_rng(1).normal(size=case.y.shape))
-    some = replace(clear, x=np.where(failing[:, None], -3 * case.x, case.x))
-    assert "a few images score so differently from the others" in said(some)
+    outliers = replace(clear, x=np.where(failing[:, None], -3 * case.x, case.x))
+    assert "a few images score so differently from the others" in said(outliers)
     assert "score so differently" not in said(case)
 
 
@@ -278,7 +279,7 @@ def test_one_dimension_has_r_and_r2() -> None:
     for absent in ("mean cosine", "check that", "hub", "nearest", "chance"):
         assert absent not in text
     overfitted = replace(case, train=np.arange(400) < 45, penalty=1e-3)  # r is above 0, R² below
-    assert "though its answers do depend on the image: r is above 0" in said(overfitted)
+    assert "though its predictions do depend on the image: r is above 0" in said(overfitted)
     noise = replace(case, y=np.random.default_rng(5).normal(size=case.y.shape))
     assert "at chance" in verdict(noise)
 
@@ -287,7 +288,7 @@ def test_a_dimension_of_another_scale_blinds_the_cosine() -> None:
     case = unlabelled()
     scaled = replace(case, y=case.y * np.where(np.arange(DIM) == 3, 100, 1))
     text = said(scaled)
-    assert "1 dimension of 12 holds 90 % of the targets' squared length" in text
+    assert "1 of 12 dimensions holds 90 % of the targets' squared length" in text
     assert verdict(scaled).startswith("Median over dimensions: Pearson's r")
     assert "squared length" not in said(case)
 
@@ -296,7 +297,7 @@ def test_a_noise_ceiling_comes_with_its_interval_and_its_assumptions() -> None:
     case = unlabelled()
     repeats = case.y[:, None] + 3 * np.random.default_rng(2).normal(size=(200, 3, DIM))
     text = said(replace(case, y=repeats.mean(axis=1), repeats=repeats))
-    assert "the noise ceiling, what noise-free targets would reach, is 0." in text
+    assert "the noise ceiling, the score of noise-free targets, is 0." in text
     assert "if noise is independent from repeat to repeat and alike for all images" in text
     noise = np.random.default_rng(2).normal(size=(200, 3, DIM))
     assert "noise ceiling" not in said(replace(case, repeats=noise))
@@ -340,13 +341,13 @@ def test_a_low_ceiling_is_said() -> None:
 
 def test_labels_that_training_never_saw_are_counted_apart() -> None:
     case = labelled(30, 10)
-    some = replace(case, train=(np.arange(300) % 2 == 0) & (np.arange(300) < 150))
-    assert "For labels that training never saw it is" in said(some)
-    assert "for the others" in said(some)
+    unseen = replace(case, train=(np.arange(300) % 2 == 0) & (np.arange(300) < 150))
+    assert "For labels that training never saw it is" in said(unseen)
+    assert "for the others" in said(unseen)
     assert "never saw it is" not in said(case)
     names = np.where(case.labels == "label 029", "goldfish", case.labels)
-    assert "classes of ImageNet" in said(replace(some, labels=names, imagenet=True))
-    assert "classes of ImageNet" not in said(replace(some, labels=names))
+    assert "classes of ImageNet" in said(replace(unseen, labels=names, imagenet=True))
+    assert "classes of ImageNet" not in said(replace(unseen, labels=names))
 
 
 def test_shuffled_targets_as_a_baseline() -> None:
@@ -360,7 +361,7 @@ def test_shuffled_targets_as_a_baseline() -> None:
 @pytest.mark.parametrize(
     ("known", "spoken", "silent"),
     [
-        ({"trained_on": 7}, "trained on 7 of 200 images", "narrows that"),
+        ({"trained_on": 7}, "trained on 7 of 200 images", "narrows that gap"),
         ({"near_trained_on": 3}, "3 of 200 images are detected near-duplicates of training images", "were trained on"),
         ({"weights": "random:0"}, "untrained weights", "should do better"),
     ],
@@ -388,8 +389,8 @@ def test_advice_fits_how_images_were_held_out() -> None:
     known = {"training_cosines": {"functional": training_cosine(wide)}}
     for held_out_by, more in (("random", "images"), ("classes", "labels"), ("group", "groups"), (None, "images")):
         text = said(replace(wide, known={**known, "held_out_by": held_out_by}))
-        assert f"Training on more {more} usually narrows that. A smaller hidden layer" in text
-        for absent in ("random:0.4", "Hold out more", "overfits"):
+        assert f"Training on more {more} usually narrows that gap. A smaller hidden layer" in text
+        for absent in ("random:0.4", "--", "Hold out more", "overfits"):
             assert absent not in text
         assert "Cross-validation" not in text  # labels narrow the interval for labels
     assert "hidden layer" not in said(replace(wide, known={**known, "tuned": True}))

@@ -15,7 +15,7 @@ from pipeline.evaluation.dimensions import (
     effective_rank,
     identification,
     large_dimensions,
-    standardised,
+    z_scores,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def test_a_constant_dimension_has_no_score() -> None:
 def test_pattern_correlations_are_scipys_after_scikit_learns_scaling() -> None:
     training = RANDOM.normal(loc=3, scale=np.arange(7), size=(50, 7))  # the first dimension is constant
     scaler = StandardScaler().fit(training)
-    predicted, true = (standardised(each, training.mean(0), training.std(0)) for each in (PREDICTIONS, TARGETS))
+    predicted, true = (z_scores(vectors, training.mean(0), training.std(0)) for vectors in (PREDICTIONS, TARGETS))
     assert predicted == pytest.approx(scaler.transform(PREDICTIONS.astype(np.float64))[:, 1:])
     expected = [pearsonr(first, second).statistic for first, second in zip(predicted, true, strict=True)]
     assert correlations(predicted, true) == pytest.approx(expected)
@@ -152,15 +152,15 @@ def test_effective_rank_counts_dimensions() -> None:
 
 def test_a_distribution_counts_all_values() -> None:
     values = np.concatenate([RANDOM.uniform(-1, 1, 100), [-30, np.nan, np.nan, 1]])
-    found = distribution(values)
-    assert [found.lower_quartile, found.median, found.upper_quartile] == pytest.approx(
+    summary = distribution(values)
+    assert [summary.lower_quartile, summary.median, summary.upper_quartile] == pytest.approx(
         np.nanpercentile(values, [25, 50, 75])
     )
-    assert (sum(found.counts), found.undefined, len(found.edges)) == (102, 2, len(found.counts) + 1)
-    assert found.counts[0] == (values < found.edges[1]).sum()
-    assert json.loads(json.dumps(asdict(found), allow_nan=False)) == asdict(found)
+    assert (sum(summary.counts), summary.undefined, len(summary.edges)) == (102, 2, len(summary.counts) + 1)
+    assert summary.counts[0] == (values < summary.edges[1]).sum()
+    assert json.loads(json.dumps(asdict(summary), allow_nan=False)) == asdict(summary)
 
 
 def test_a_distribution_of_nothing_has_no_median() -> None:
-    found = distribution(np.full(3, np.nan))
-    assert (found.lower_quartile, found.median, found.upper_quartile, found.undefined) == (None, None, None, 3)
+    summary = distribution(np.full(3, np.nan))
+    assert (summary.lower_quartile, summary.median, summary.upper_quartile, summary.undefined) == (None, None, None, 3)

@@ -29,10 +29,10 @@ def test_csls_ranks_are_those_of_its_formula(neighbours: int) -> None:
         return np.sort(similarity, axis=1)[:, ::-1][:, :neighbours].mean(axis=1)
 
     csls = 2 * SIMILARITY - density(SIMILARITY)[:, None] - density(SIMILARITY.T)
-    found = csls_ranking(PREDICTIONS, CANDIDATES, OWN, neighbours)
-    assert np.array_equal(found.ranks, ranked(csls, OWN))
-    assert np.array_equal(found.nearest, csls.argmax(axis=1))
-    assert 0.5 < spearmanr(found.ranks, ranked(SIMILARITY, OWN)).statistic < 1
+    ranking = csls_ranking(PREDICTIONS, CANDIDATES, OWN, neighbours)
+    assert np.array_equal(ranking.ranks, ranked(csls, OWN))
+    assert np.array_equal(ranking.nearest, csls.argmax(axis=1))
+    assert 0.5 < spearmanr(ranking.ranks, ranked(SIMILARITY, OWN)).statistic < 1
 
 
 @pytest.mark.usefixtures("_blocks")
@@ -50,14 +50,14 @@ def test_csls_takes_a_hub_back() -> None:
     own = np.arange(40)
     names = [str(number) for number in range(41)]
     similarity = cosine_similarity(predictions, candidates)
-    found = largest_hub(similarity.argmax(axis=1), own, names)
-    assert (found.candidate, found.own) == ("40", 0)
-    assert found.share > 0.5
+    hub = largest_hub(similarity.argmax(axis=1), own, names)
+    assert (hub.candidate, hub.own) == ("40", 0)
+    assert hub.share > 0.5
     csls = csls_ranking(predictions, candidates, own)
     assert largest_hub(csls.nearest, own, names).share < 0.2
     assert csls.ranks.mean() < ranked(similarity, own).mean()
 
 
 def test_the_largest_hub_is_counted() -> None:
-    found = largest_hub(np.array([3, 1, 3, 3, 0]), np.array([3, 1, 2, 4, 0]), ["a", "b", "c", "d", "e"])
-    assert found == Hub("d", share=0.6, own=0.2)
+    hub = largest_hub(np.array([3, 1, 3, 3, 0]), np.array([3, 1, 2, 4, 0]), ["a", "b", "c", "d", "e"])
+    assert hub == Hub("d", share=0.6, own=0.2)

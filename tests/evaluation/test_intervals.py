@@ -47,8 +47,8 @@ def skewed(sizes: list[int], correlation: float) -> tuple[np.ndarray, np.ndarray
 
 def covered(intervals: list[Interval | None], truths: np.ndarray) -> float:
     """The share of intervals that cover, of those that are not withheld."""
-    pairs = [(each, truth) for each, truth in zip(intervals, truths, strict=True) if each]
-    return float(np.mean([each.low <= truth <= each.high for each, truth in pairs]))
+    pairs = [(interval, truth) for interval, truth in zip(intervals, truths, strict=True) if interval]
+    return float(np.mean([interval.low <= truth <= interval.high for interval, truth in pairs]))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_bootstrap_of_images_would_not_cover_new_labels(name: str) -> None:
 def test_the_two_questions_have_different_answers() -> None:
     labels, values, _, _ = normal(*SCENARIOS["10 x 30 (0.6)"])
     pairs = [(within(row, labels), across(row, labels)) for row in values[:300]]
-    widths = np.array([[each.high - each.low for each in pair] for pair in pairs if all(pair)])
+    widths = np.array([[interval.high - interval.low for interval in pair] for pair in pairs if all(pair)])
     assert len(widths) > 200
     assert np.all(widths[:, 0] < widths[:, 1])
 
@@ -93,9 +93,9 @@ def test_the_two_questions_have_different_answers() -> None:
 def test_images_without_company_have_students_interval() -> None:
     values = np.random.default_rng(0).normal(size=30)
     student = stats.ttest_1samp(values, 0).confidence_interval()
-    for found in (across(values, np.arange(30)), within(values, ["cat"] * 30)):
-        assert (found.low, found.high) == pytest.approx((student.low, student.high))
-        assert (found.mean, found.degrees_of_freedom) == pytest.approx((values.mean(), 29))
+    for interval in (across(values, np.arange(30)), within(values, ["cat"] * 30)):
+        assert (interval.low, interval.high) == pytest.approx((student.low, student.high))
+        assert (interval.mean, interval.degrees_of_freedom) == pytest.approx((values.mean(), 29))
 
 
 def test_labels_of_equal_size_have_students_interval_of_their_means() -> None:
@@ -103,8 +103,8 @@ def test_labels_of_equal_size_have_students_interval_of_their_means() -> None:
     labels = np.repeat(list("abcdefghijkl"), 5)
     values = np.repeat(means, 5) + np.tile([-2, -1, 0, 1, 2], 12)
     student = stats.ttest_1samp(means, 0).confidence_interval()
-    found = across(values, labels)
-    assert (found.low, found.high, found.degrees_of_freedom) == pytest.approx((student.low, student.high, 11))
+    interval = across(values, labels)
+    assert (interval.low, interval.high, interval.degrees_of_freedom) == pytest.approx((student.low, student.high, 11))
 
 
 def test_across_is_the_cr2_variance_with_its_degrees_of_freedom() -> None:
@@ -123,21 +123,21 @@ def test_across_is_the_cr2_variance_with_its_degrees_of_freedom() -> None:
     variance = np.square(g.T @ values).sum()
     covariance = g.T @ within_cluster @ g
     freedom = np.trace(covariance) ** 2 / np.trace(covariance @ covariance)
-    found = across(values, rows)
-    assert found.degrees_of_freedom == pytest.approx(freedom)
-    assert (found.high - found.low) / 2 == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    interval = across(values, rows)
+    assert interval.degrees_of_freedom == pytest.approx(freedom)
+    assert (interval.high - interval.low) / 2 == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
     assert freedom < 5
 
 
 def test_within_adds_each_labels_own_variance_and_lends_it_to_single_images() -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(size=20), random.normal(size=15)
-    found = within(np.concatenate([a, b, [0.5]]), list("a" * 20 + "b" * 15 + "c"))
+    interval = within(np.concatenate([a, b, [0.5]]), list("a" * 20 + "b" * 15 + "c"))
     pooled = (19 * a.var(ddof=1) + 14 * b.var(ddof=1)) / 33
     variance = (20 * a.var(ddof=1) + 15 * b.var(ddof=1) + pooled) / 36**2
-    half = stats.t.ppf(0.975, found.degrees_of_freedom) * np.sqrt(variance)
-    assert (found.high - found.low) / 2 == pytest.approx(half)
-    assert 14 <= found.degrees_of_freedom <= 33
+    half = stats.t.ppf(0.975, interval.degrees_of_freedom) * np.sqrt(variance)
+    assert (interval.high - interval.low) / 2 == pytest.approx(half)
+    assert 14 <= interval.degrees_of_freedom <= 33
 
 
 def two_valued(random: np.random.Generator, chances: np.ndarray) -> np.ndarray:
@@ -162,24 +162,24 @@ def test_scores_that_fail_for_one_image_in_ten_mislead_few(draw: Callable, sizes
     for _ in range(400):
         values = draw(random, np.full(len(labels), 0.9))
         intervals = (within(values, labels), across(values, labels), across(values, images))
-        missed += [bool(each) and not each.low <= truth <= each.high for each in intervals]
+        missed += [bool(interval) and not interval.low <= truth <= interval.high for interval in intervals]
     assert missed.max() / 400 <= 0.09
 
 
 @pytest.mark.parametrize("draw", [two_valued, failing])
 def test_scores_that_fail_for_one_image_in_ten_have_an_interval_where_images_are_many(draw: Callable) -> None:
     random, images = np.random.default_rng(0), np.arange(400)
-    found = [across(draw(random, np.full(400, 0.9)), images) for _ in range(300)]
-    assert sum(map(bool, found)) >= 295
-    assert covered(found, np.full(300, 0.9 if draw is two_valued else 0.81)) >= 0.92
+    intervals = [across(draw(random, np.full(400, 0.9)), images) for _ in range(300)]
+    assert sum(map(bool, intervals)) >= 295
+    assert covered(intervals, np.full(300, 0.9 if draw is two_valued else 0.81)) >= 0.92
 
 
 def test_there_is_no_interval_below_the_size_from_which_it_holds() -> None:
     values = np.random.default_rng(0).normal(size=40)
     for images in (FEWEST_IMAGES - 1, FEWEST_IMAGES):
-        given = images == FEWEST_IMAGES
-        assert bool(across(values[:images], np.arange(images))) is given
-        assert bool(within(values[:images], ["cat"] * images)) is given
+        is_enough = images == FEWEST_IMAGES
+        assert bool(across(values[:images], np.arange(images))) is is_enough
+        assert bool(within(values[:images], ["cat"] * images)) is is_enough
     for clusters in (FEWEST_CLUSTERS - 1, FEWEST_CLUSTERS):
         assert bool(across(values, np.arange(40) % clusters)) is (clusters == FEWEST_CLUSTERS)
     alone = np.minimum(np.arange(40), 30)  # ten images of the last label, so nine degrees of freedom

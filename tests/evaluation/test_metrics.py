@@ -4,7 +4,7 @@ from sklearn.metrics import mean_squared_error
 from sklearn.metrics.pairwise import cosine_similarity
 
 from pipeline.core.vectors import cosines
-from pipeline.evaluation.dimensions import correlations, identification, standardised
+from pipeline.evaluation.dimensions import correlations, identification, z_scores
 from pipeline.evaluation.metrics import (
     EvaluationSet,
     differences,
@@ -39,18 +39,18 @@ def scores_of(predicted: np.ndarray, images: EvaluationSet) -> Scores:
 def test_zero_vectors_count_as_zero_and_are_counted() -> None:
     predicted = NEAR.copy()
     predicted[[3, 5]] = 0
-    found = scores_of(predicted, evaluation_set())
-    assert found.zero_vectors == 2
-    assert found.cosine.mean == pytest.approx(cosines(NEAR, Y)[[row not in (3, 5) for row in range(40)]].sum() / 40)
+    scores = scores_of(predicted, evaluation_set())
+    assert scores.zero_vectors == 2
+    assert scores.cosine.mean == pytest.approx(cosines(NEAR, Y)[[row not in (3, 5) for row in range(40)]].sum() / 40)
 
 
 def test_summary_of_cosines() -> None:
     values = cosines(NEAR, Y)
-    found = summarize_cosines(values, evaluation_set())
-    assert found.mean == pytest.approx(values.mean())
-    assert [found.p05, found.median, found.p95] == pytest.approx(np.percentile(values, [5, 50, 95]))
-    low, high = found.ci95
-    assert low < found.mean < high
+    summary = summarize_cosines(values, evaluation_set())
+    assert summary.mean == pytest.approx(values.mean())
+    assert [summary.p05, summary.median, summary.p95] == pytest.approx(np.percentile(values, [5, 50, 95]))
+    low, high = summary.ci95
+    assert low < summary.mean < high
     assert summarize_cosines(values[:1], evaluation_set(Y[:1])).ci95 is None
 
 
@@ -77,9 +77,7 @@ def test_each_fold_has_a_centre_of_its_own() -> None:
     whole = scores_of(NEAR, evaluation_set(centre=centres, deviation=deviations, folds=folds))
     centred = np.where(folds, *(cosines(NEAR - centre, Y - centre) for centre in centres[::-1]))
     assert whole.centred_cosine.mean == pytest.approx(centred.mean())
-    z_scored = [
-        [standardised(each, *moments) for each in (NEAR, Y)] for moments in zip(centres, deviations, strict=True)
-    ]
+    z_scored = [[z_scores(each, *moments) for each in (NEAR, Y)] for moments in zip(centres, deviations, strict=True)]
     identified = np.where(folds, *(identification(*each) for each in z_scored[::-1]))
     assert whole.patterns.identification == pytest.approx(identified.mean())
     pattern = np.where(folds, *(correlations(*each) for each in z_scored[::-1]))
@@ -109,8 +107,8 @@ def test_intervals_of_a_cross_validation_are_those_of_its_folds() -> None:
 
 def test_labels_that_training_never_saw_are_counted_apart() -> None:
     seen = np.arange(40) < 30
-    found = scores_of(np.where(seen[:, None], Y, -Y), evaluation_set(seen=seen))
-    assert (found.retrieval_of_seen.top1, found.retrieval_of_unseen.top1, found.retrieval.top1) == (1, 0, 0.75)
+    scores = scores_of(np.where(seen[:, None], Y, -Y), evaluation_set(seen=seen))
+    assert (scores.retrieval_of_seen.top1, scores.retrieval_of_unseen.top1, scores.retrieval.top1) == (1, 0, 0.75)
     all_seen = scores_of(Y, evaluation_set(seen=np.ones(40, bool)))
     assert all_seen.retrieval_of_seen is all_seen.retrieval_of_unseen is None
 
@@ -119,14 +117,15 @@ def test_differences_are_paired() -> None:
     images = evaluation_set()
     mean = np.tile(Y.mean(axis=0), (40, 1))
     scored = score_predictions({"functional": NEAR, "sequential": NEAR + 1e-4, "mean": mean}, images, {})
-    found = {(each.of, each.minus): each for each in differences(scored, ["functional", "sequential"], images)}
-    assert set(found) == {("functional", "sequential"), ("functional", "mean"), ("sequential", "mean")}
-    styles = found["functional", "sequential"]
+    pairs = differences(scored, ["functional", "sequential"], images)
+    by_names = {(difference.of, difference.minus): difference for difference in pairs}
+    assert set(by_names) == {("functional", "sequential"), ("functional", "mean"), ("sequential", "mean")}
+    styles = by_names["functional", "sequential"]
     values = scored["functional"].cosines - scored["sequential"].cosines
     assert styles.mean == pytest.approx(values.mean())
     # Both vary by 0.2 from image to image, but together: only a paired interval is this narrow.
     assert styles.ci95[1] - styles.ci95[0] < 1e-3
-    assert found["functional", "mean"].is_positive
+    assert by_names["functional", "mean"].is_positive()
 
 
 def test_labels_and_what_they_are_confused_with() -> None:
@@ -134,13 +133,13 @@ def test_labels_and_what_they_are_confused_with() -> None:
     images = evaluation_set(targets, ["ape"] * 4 + ["bee"] * 4 + ["cow"] * 4)
     predicted = targets.copy()
     predicted[0], predicted[1], predicted[2] = targets[4], targets[4], targets[8]
-    found = score_model(score_predictions({"model": predicted}, images, {})["model"], images)
-    ape, bee, cow = found.labels
+    scores = score_model(score_predictions({"model": predicted}, images, {})["model"], images)
+    ape, bee, cow = scores.labels
     assert (ape.label, ape.images, ape.cosine, ape.top1) == ("ape", 4, 0.25, 0.25)
     assert ape.confused_with == [Confusion("bee", 2), Confusion("cow", 1)]
     assert (bee.top1, cow.confused_with) == (1, [])
-    assert [image.path for image in found.worst[:3]] == ["0.png", "1.png", "2.png"]
-    assert found.worst[0].nearest[0] == "bee"
-    assert found.best[0].cosine == pytest.approx(1)
-    assert found.best[0].rank == 1
-    assert set(found.to_json()) >= {"cosine", "retrieval", "ceiling", "labels", "worst", "best"}
+    assert [image.path for image in scores.worst[:3]] == ["0.png", "1.png", "2.png"]
+    assert scores.worst[0].nearest[0] == "bee"
+    assert scores.best[0].cosine == pytest.approx(1)
+    assert scores.best[0].rank == 1
+    assert set(scores.to_json()) >= {"cosine", "retrieval", "ceiling", "labels", "worst", "best"}

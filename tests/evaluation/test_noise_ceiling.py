@@ -26,16 +26,16 @@ def measured(signal: np.ndarray, noise: np.ndarray | float, counts: list[int], s
 
 
 def means(repeats: list[np.ndarray]) -> np.ndarray:
-    return np.array([each.mean(axis=0) for each in repeats])
+    return np.array([targets.mean(axis=0) for targets in repeats])
 
 
 @pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
 def test_reliability_is_the_share_of_signal_in_the_variance(counts: list[int]) -> None:
     noise = np.array([0.1, 0.5, 1, 2])
     signal = np.random.default_rng(0).normal(size=(3000, 4))
-    found = split_half_reliability(measured(signal, noise, counts), splits=10)
+    reliability = split_half_reliability(measured(signal, noise, counts), splits=10)
     known = 1 / (1 + noise**2 * np.mean(1 / np.array(counts)))
-    assert found == pytest.approx(known, abs=0.04)
+    assert reliability == pytest.approx(known, abs=0.04)
 
 
 @pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
@@ -69,10 +69,10 @@ def test_dimensions_of_noise_are_not_called_reliable() -> None:
     noise = split_half_reliability(measured(np.zeros((50, 200)), 1.0, [4]))
     assert np.isnan(noise).mean() > 0.98
     half = np.random.default_rng(0).normal(size=(200, 100)) * (np.arange(100) < 50)
-    found = split_half_reliability(measured(half, 1.0, [4]), splits=20)
-    assert (~np.isnan(found[:50])).all()
-    assert np.isnan(found[50:]).mean() > 0.9
-    assert np.isnan(noise_corrected(np.ones(100), found)[50:]).mean() > 0.9
+    reliability = split_half_reliability(measured(half, 1.0, [4]), splits=20)
+    assert (~np.isnan(reliability[:50])).all()
+    assert np.isnan(reliability[50:]).mean() > 0.9
+    assert np.isnan(noise_corrected(np.ones(100), reliability)[50:]).mean() > 0.9
 
 
 def correlated(random: np.random.Generator, images: int, dims: int) -> np.ndarray:
@@ -127,11 +127,11 @@ def test_the_interval_covers_the_ceiling() -> None:
     random, hits = np.random.default_rng(0), 0
     for _ in range(20):
         true = random.normal(size=(60, 20))
-        found = cosine_ceiling(list(true[:, None] + random.normal(size=(60, 2, 20))), splits=2)
+        ceiling = cosine_ceiling(list(true[:, None] + random.normal(size=(60, 2, 20))), splits=2)
         mean = true + random.normal(size=(50, 60, 20)) / 2**0.5
         reached = (true * mean).sum(axis=2) / np.linalg.norm(true, axis=1) / np.linalg.norm(mean, axis=2)
-        assert found.low < found.cosine < found.high
-        hits += found.low <= reached.mean() <= found.high
+        assert ceiling.low < ceiling.cosine < ceiling.high
+        hits += ceiling.low <= reached.mean() <= ceiling.high
     assert hits >= 17
 
 
@@ -176,5 +176,5 @@ def test_the_seed_decides() -> None:
 def test_too_little_to_tell() -> None:
     assert cosine_ceiling([np.ones((3, 2))]) is None
     for ceiling in (cosine_ceiling, split_half_reliability):
-        with pytest.raises(ValueError, match=r"repeats\[1\] holds fewer than two targets"):
+        with pytest.raises(ValueError, match=r"repeats\[1\] has fewer than two targets"):
             ceiling([np.ones((2, 4)), np.ones((1, 4))])

@@ -31,28 +31,28 @@ def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("_blocks")
 def test_ranks_and_nearest_are_scikit_learns() -> None:
     similarity = cosine_similarity(NEAR.astype(np.float64), Y.astype(np.float64))
-    found = retrieve(NEAR, Y, candidates(Y))
-    assert np.array_equal(found.nearest, np.argsort(-similarity, axis=1)[:, : found.nearest.shape[1]])
+    result = retrieve(NEAR, Y, candidates(Y))
+    assert np.array_equal(result.nearest, np.argsort(-similarity, axis=1)[:, : result.nearest.shape[1]])
     own = np.eye(40, dtype=int)
-    whole = summarize_ranks(found.ranks)
+    whole = summarize_ranks(result.ranks)
     assert whole.mrr == pytest.approx(label_ranking_average_precision_score(own, similarity))
-    assert found.ranks.mean() == pytest.approx(coverage_error(own, similarity))
+    assert result.ranks.mean() == pytest.approx(coverage_error(own, similarity))
     assert whole.top1 == pytest.approx((similarity.argmax(axis=1) == np.arange(40)).mean())
     expected = {str(k): top_k_accuracy_score(np.arange(40), similarity, k=k) for k in (1, 2, 5, 10, 20)}
     assert whole.hits == pytest.approx(expected)
     assert whole.top5 == whole.hits["5"]
-    assert whole.median_rank == np.median(found.ranks)
+    assert whole.median_rank == np.median(result.ranks)
 
 
 def test_a_perfect_prediction_is_first() -> None:
     for predictions in (Y, 1e-3 * Y):
-        found = summary(predictions, Y)
-        assert (found.top1, found.top5, found.mrr, found.median_rank) == (1, 1, 1, 1)
+        scores = summary(predictions, Y)
+        assert (scores.top1, scores.top5, scores.mrr, scores.median_rank) == (1, 1, 1, 1)
 
 
 def test_equal_vectors_are_one_candidate_under_the_first_name() -> None:
-    found = Candidates([("a", Y[0]), ("b", Y[1]), ("c", Y[0]), ("d", -Y[1] * 0), ("e", Y[1] * 0)])
-    assert found.names == ["a", "b", "d"]
+    distinct = Candidates([("a", Y[0]), ("b", Y[1]), ("c", Y[0]), ("d", -Y[1] * 0), ("e", Y[1] * 0)])
+    assert distinct.names == ["a", "b", "d"]
     targets = np.repeat(np.eye(3, dtype=np.float32), 5, axis=0)
     assert summary(targets, targets).median_rank == 1
     assert summary(-targets, targets).median_rank == 3
@@ -61,8 +61,8 @@ def test_equal_vectors_are_one_candidate_under_the_first_name() -> None:
 @pytest.mark.usefixtures("_blocks")
 def test_a_prediction_that_cannot_tell_gains_nothing() -> None:
     targets = np.eye(3, dtype=np.float32)
-    found = summary(np.zeros((3, 3)), targets)
-    assert (found.top1, found.median_rank) == (0, 2)
+    scores = summary(np.zeros((3, 3)), targets)
+    assert (scores.top1, scores.median_rank) == (0, 2)
     # Two candidates in one direction are as near as each other, in spite of rounding.
     many = np.concatenate([Y, 3 * Y])
     assert retrieve(Y, Y, candidates(many)).ranks.tolist() == [1.5] * 40

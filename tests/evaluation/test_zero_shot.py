@@ -31,19 +31,19 @@ def test_class_averaged_accuracy_is_scikit_learns_balanced_accuracy() -> None:
 def test_seen_and_unseen_labels_are_scored_apart() -> None:
     unseen = np.arange(18, 30)
     among_unseen = ranks_of_own(SIMILARITY[np.ix_(~SEEN, unseen)], OWN[~SEEN] - 18)
-    found = zero_shot(ranks_of_own(SIMILARITY, OWN), among_unseen, OWN, SEEN)
+    scores = zero_shot(ranks_of_own(SIMILARITY, OWN), among_unseen, OWN, SEEN)
 
     def accuracy(rows: np.ndarray, columns: np.ndarray) -> float:
         nearest = columns[SIMILARITY[np.ix_(rows, columns)].argmax(axis=1)]
         return float(np.mean([(nearest[OWN[rows] == label] == label).mean() for label in np.unique(OWN[rows])]))
 
     of_seen, of_unseen = (accuracy(rows, np.arange(30)) for rows in (SEEN, ~SEEN))
-    assert found.seen_among_all == pytest.approx(of_seen)
-    assert found.unseen_among_all == pytest.approx(of_unseen)
-    assert found.unseen_among_unseen == pytest.approx(accuracy(~SEEN, unseen))
-    assert found.harmonic_mean == pytest.approx(2 / (1 / of_seen + 1 / of_unseen))
-    assert found.unseen_among_unseen > found.unseen_among_all
-    assert json.loads(json.dumps(asdict(found))) == asdict(found)
+    assert scores.seen_among_all == pytest.approx(of_seen)
+    assert scores.unseen_among_all == pytest.approx(of_unseen)
+    assert scores.unseen_among_unseen == pytest.approx(accuracy(~SEEN, unseen))
+    assert scores.harmonic_mean == pytest.approx(2 / (1 / of_seen + 1 / of_unseen))
+    assert scores.unseen_among_unseen > scores.unseen_among_all
+    assert json.loads(json.dumps(asdict(scores))) == asdict(scores)
 
 
 def test_what_there_is_none_of_has_no_accuracy() -> None:

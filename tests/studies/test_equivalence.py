@@ -8,13 +8,13 @@ DIFFERENCES = np.array([0.001, -0.002, 0.0015, 0.0005])
 
 
 def test_equivalence_is_two_one_sided_tests() -> None:
-    found = equivalence_test(DIFFERENCES, 0.01)
+    result = equivalence_test(DIFFERENCES, 0.01)
     error = DIFFERENCES.std(ddof=1) / 2
     p = max(t.sf((DIFFERENCES.mean() + 0.01) / error, 3), t.cdf((DIFFERENCES.mean() - 0.01) / error, 3))
-    assert found.p == pytest.approx(p)
+    assert result.p == pytest.approx(p)
     half = t.ppf(0.95, 3) * error
-    assert found.ci90 == pytest.approx([DIFFERENCES.mean() - half, DIFFERENCES.mean() + half])
-    assert found.equivalent
+    assert result.ci90 == pytest.approx([DIFFERENCES.mean() - half, DIFFERENCES.mean() + half])
+    assert result.equivalent
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pipeline.core.errors import RequestError
 from pipeline.decoders.presets import NETWORK, ORIGINAL
 from pipeline.decoders.spec import build_decoder
 from pipeline.decoders.training import fit
-from pipeline.studies.shared_optimizer import _inheriting, original_data
+from pipeline.studies.shared_optimizer import _optimizer_at_step, original_data
 
 STEPS = 25
 CONFIG = dataclasses.replace(ORIGINAL, epochs=STEPS)
@@ -39,7 +39,7 @@ def test_the_inherited_step_counter_is_what_keras_2_carried_over() -> None:
         losses.append([model.train_on_batch(data.x, data.y) for _ in range(STEPS)])
 
     first = fit({"first": ours[0]}, data, CONFIG)["first"]
-    config = dataclasses.replace(CONFIG, optimizer=_inheriting(CONFIG, int(ours[0].optimizer.iterations)))
+    config = dataclasses.replace(CONFIG, optimizer=_optimizer_at_step(CONFIG, int(ours[0].optimizer.iterations)))
     second = fit({"second": ours[1]}, data, config)["second"]
     np.testing.assert_allclose(first.curves["loss"], losses[0], rtol=1e-4)
     np.testing.assert_allclose(second.curves["loss"], losses[1], rtol=1e-4)
@@ -52,4 +52,4 @@ def test_the_inherited_step_counter_is_what_keras_2_carried_over() -> None:
 
 def test_a_config_that_does_not_fit_is_refused() -> None:
     with pytest.raises(RequestError, match="The study needs sigmoid layers"):
-        _inheriting(NETWORK, 5)
+        _optimizer_at_step(NETWORK, 5)

@@ -57,8 +57,8 @@ def test_verdicts_name_the_numbers(study: Study) -> None:
     ("equivalent", "expected"), [(True, "are equivalent"), (False, "cannot be shown to be equivalent")]
 )
 def test_the_verdict_on_several_seeds_follows_the_tests(study: Study, equivalent: bool, expected: str) -> None:
-    found = Equivalence(difference=0.001, margin=0.01, ci90=(-0.002, 0.004), p=0.03, equivalent=equivalent)
-    verdict = summarize(dataclasses.replace(study, equivalence=found))[1].verdict
+    equivalence = Equivalence(difference=0.001, margin=0.01, ci90=(-0.002, 0.004), p=0.03, equivalent=equivalent)
+    verdict = summarize(dataclasses.replace(study, equivalence=equivalence))[1].verdict
     assert f"The two API styles {expected}" in verdict
     assert "interval -0.00200 to +0.00400" in verdict
 
