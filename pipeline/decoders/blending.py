@@ -74,10 +74,12 @@ class BlendConfig:
         """Bytes needed to fit a blend to features (rows, features) and targets (rows, dim), including these."""
         compared = min(rows, max(COMPARED // dim, COMPARED_ROWS))
         candidates = 2 * len(PENALTIES) + len(self.weight_decays)
+        hidden = 2 * min(features, dim) + 2 * self.ramps + len(self.weight_decays) * self.units
+        sums = max(sums_memory(rows, features, dim, self.folds), sums_memory(rows, self.ramps, dim, self.folds))
         return (
             4 * 4 * rows * (features + dim)  # raw, standardised, as coordinates, and as tensors
-            + max(sums_memory(rows, features, dim, self.folds), sums_memory(rows, self.ramps, dim, self.folds))
             + 4 * 3 * candidates * compared * dim
+            + max(sums, 2 * 4 * hidden * (features + dim))  # the network in its parts, and as a whole
         )
 
     @classmethod
