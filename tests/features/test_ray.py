@@ -59,7 +59,7 @@ def test_blocks_grow_with_the_number_of_images(images: int, has_gpus: bool, batc
         (("--ray", "ray://head:10001"), "ray job submit"),
         (("--ray", "everywhere"), "neither 'auto' nor 'local'"),
         (("--ray", "auto", "--gpus-each", "1.5"), "--gpus-each|gpus_each"),
-        (("--actors", "2"), "--actors N is for actors on Ray"),
+        (("--actors", "2"), "--actors is for actors on Ray"),
     ],
 )
 def test_wrong_options_are_refused(run: Callable[..., Finished], folder: Path, arguments: tuple, message: str) -> None:
