@@ -20,7 +20,7 @@ KEPT = {
     *("functional.keras", "sequential.keras", "ridge.keras"),
     *("baselines.npz", "run.json", "report.html"),
 }
-KILLS = 25, 15  # of an extraction, and of a training
+KILLS = 12, 8  # of an extraction, and of a training
 
 
 def kill(process: subprocess.Popen) -> None:
