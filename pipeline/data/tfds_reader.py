@@ -191,8 +191,9 @@ def check_on_disk(source: str, data_dir: Path | None) -> None:
         builder = _builder(source, data_dir)
     if not builder.is_prepared():
         raise RequestError(
-            f"{source} is not in {builder.data_dir}. Name a folder that holds it with data_dir=FOLDER, or download it "
-            f"first: python -m pipeline extract {source}"
+            f"{source} is not in {builder.data_dir}. Name a folder that holds it with ",
+            Parameter("data_dir", "FOLDER"),
+            f", or download it first: python -m pipeline extract {source}",
         )
 
 
