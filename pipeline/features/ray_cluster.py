@@ -137,13 +137,14 @@ def _watched() -> Iterator[None]:
     context = ray.get_runtime_context()
     raylet = next(node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
     program = Path(__file__).with_name("ray_watch.py")
-    watch = subprocess.Popen(
-        [sys.executable, "-I", program, raylet, context.gcs_address],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=_message_stream(),
-        start_new_session=True,  # Ctrl-C is not for it
-    )
+    with blocked(signal.SIGINT):  # which may go to all processes, and is not for this one
+        watch = subprocess.Popen(
+            [sys.executable, "-I", program, raylet, context.gcs_address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=_message_stream(),
+            start_new_session=True,
+        )
     try:
         yield
     finally:

@@ -39,8 +39,14 @@ class Extraction:
     mark: str
 
 
+def runs(process: psutil.Process, program: str) -> bool:
+    """Whether a process runs a program; it has no command line before it runs one, and after its end."""
+    command = process.cmdline()
+    return bool(command) and Path(command[0]).name == program
+
+
 def actors(variable: str, mark: str) -> list[Any]:
-    return [each for each in processes_with(variable, mark) if "MapWorker" in each.cmdline()[0]]
+    return [each for each in processes_with(variable, mark) if "MapWorker" in "".join(each.cmdline()[:1])]
 
 
 @pytest.fixture
@@ -116,6 +122,7 @@ def test_an_actor_that_is_killed_loses_nothing(
     assert has_ended("RAY_TEST", extraction.mark)
 
 
+@pytest.mark.xdist_group("Ray cluster")  # one at a time
 @pytest.mark.faults
 @pytest.mark.parametrize("comes_another", [True, False])
 @pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarning")  # Ray forks to start its programs only
@@ -136,6 +143,7 @@ def test_a_node_that_is_removed_loses_nothing(
     check_store(extraction)
 
 
+@pytest.mark.xdist_group("Ray cluster")  # one at a time
 @pytest.mark.faults
 @pytest.mark.parametrize("where", ["local", "auto"])
 @pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarning")  # as above
@@ -180,7 +188,7 @@ def test_an_interruption_leaves_no_process(
 def test_the_end_of_rays_own_programs_is_said(program: str, extract_on_ray: Callable[..., Extraction]) -> None:
     extraction = extract_on_ray("local")
     for child in psutil.Process(extraction.process.pid).children():
-        if Path(child.cmdline()[0]).name == program:
+        if runs(child, program):
             child.kill()
     _, err = extraction.process.communicate(timeout=120)
     assert extraction.process.returncode == 1
@@ -197,7 +205,7 @@ def test_the_end_of_the_raylet_before_the_first_image_is_said(
     process = start("extract", images, *SMALL, "--cache", fresh_cache("ray"), "--ray", "local", RAY_TEST=str(tmp_path))
     driver = psutil.Process(process.pid)
     wait_until(lambda: any("ray_watch.py" in " ".join(each.cmdline()) for each in driver.children()), process)
-    [raylet] = [each for each in driver.children() if Path(each.cmdline()[0]).name == "raylet"]
+    [raylet] = [child for child in driver.children() if runs(child, "raylet")]
     raylet.kill()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
@@ -210,7 +218,7 @@ def test_sigterm_while_ray_starts_says_how_to_resume(start, fresh_cache: Callabl
     images = make_images(tmp_path / "images", range(4))
     process = start("extract", images, *SMALL, "--cache", fresh_cache("ray"), "--ray", "local", RAY_TEST=str(tmp_path))
     driver = psutil.Process(process.pid)
-    wait_until(lambda: any(Path(each.cmdline()[0]).name == "gcs_server" for each in driver.children()), process)
+    wait_until(lambda: any(runs(child, "gcs_server") for child in driver.children()), process)
     process.terminate()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
