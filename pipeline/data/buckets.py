@@ -27,7 +27,7 @@ READ_TIMEOUT = timedelta(seconds=15)
 CLIENT = {"connect_timeout": timedelta(seconds=5), "read_timeout": READ_TIMEOUT}
 # Time limits of a whole answer: an object; a page of a listing, or any other short answer.
 LONG, SHORT = timedelta(minutes=10), timedelta(minutes=1)
-# Seconds that an object may take, plus one second per SLOWEST bytes received. Each of 1,000 parallel reads is faster.
+# Seconds that an object may take, plus one second per SLOWEST bytes received. Even 1,000 parallel reads are faster.
 PATIENCE, SLOWEST = 30.0, 1000
 ABSENT = "image-vectors-asks-whether-the-server-answers"  # a key that no object has
 PAGE = 1000  # keys per page of a listing, as many as in one answer of a server

@@ -36,7 +36,7 @@ def fold_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, folds
         raise RequestError(f"{folds} folds need at least as many different units to hold out; the images have {count}.")
     labels = np.array(images.labels) if rule.kind == "random" else np.zeros(len(images), int)
     _, label, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    label = np.where(sizes[label] >= folds, label, -1)  # labels with too few images count as one
+    label = np.where(sizes[label] >= folds, label, -1)  # labels with too few images are pooled
     if (label == -1).sum() < folds:
         label = np.where(label == -1, label.max(), label)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
