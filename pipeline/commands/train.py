@@ -15,7 +15,7 @@ from pipeline.commands.scoring import check_clusters
 from pipeline.commands.training_run import TrainOptions, TrainResult, train_in
 from pipeline.core.atomic import remove_unfinished
 from pipeline.core.errors import Interrupted, RequestError
-from pipeline.core.runs import RunRecord, alone_in, can_resume, check_can_save, new_run, read_run, write_run
+from pipeline.core.runs import RunRecord, can_resume, check_can_save, lock_run, new_run, read_run, write_run
 from pipeline.data.images import content_digest
 from pipeline.data.splits import Split
 from pipeline.decoders.compilation import check_names
@@ -52,7 +52,7 @@ def train(
         check_can_save(wanted.models)
         return _train(wanted, extractor, options)
     read_run(resumed)  # for the message where it is none
-    with alone_in(resumed):
+    with lock_run(resumed):
         return _train(wanted, extractor, options, resumed)
 
 
@@ -78,7 +78,7 @@ def _train(
         remove_unfinished(resumed)
     folder = resumed or new_run(wanted.models, wanted.name)
     try:
-        with nullcontext() if resumed else alone_in(folder):
+        with nullcontext() if resumed else lock_run(folder):
             write_run(folder, record)
             return train_in(folder, record, wanted, examples, extractor, options.progress)
     except KeyboardInterrupt as error:

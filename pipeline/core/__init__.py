@@ -1,1 +1,1 @@
-"""What every stage uses: errors, atomic writes, vectors as a protocol, Keras, and runs on disk."""
+"""Code that all stages share: errors, atomic writes, the `Vectors` protocol, Keras, and runs on disk."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: a file or folder appears complete or not at all."""
 
 import contextlib
 import os
@@ -17,19 +17,19 @@ URLS = ("s3:", "gs:", "az:", "http:", "https:")  # as the first part of a path
 
 @contextlib.contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Write a file in full before it takes its place.
+    """Write a file under a temporary name, then rename it.
 
-    Several processes may write one file at once: each writes its own, and the last to finish wins.
+    Several processes may write the same file at once: each writes its own copy, and the last to finish wins.
 
     Args:
-        file: The file to write or replace. Where it is a link, the link is replaced.
+        file: The file to write or replace. If it is a link, the link is replaced.
 
     Yields:
-        A new, empty file beside it with the same suffix and a random name. It replaces `file` when the block succeeds
-        and is removed otherwise. What killed processes left in the folder is removed, too.
+        A new, empty file in the same folder, with the same suffix and a random name. It replaces `file` when the block
+        succeeds and is removed otherwise. Files left in the folder by killed processes are removed, too.
 
     Raises:
-        PipelineError: The block or the replacement raised an OSError.
+        PipelineError: The block or the renaming raised an OSError.
     """
     remove_unfinished(file.parent)
     try:
@@ -46,13 +46,13 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Write a folder in full before it takes its place.
+    """Write a folder under a temporary name, then rename it.
 
     Args:
-        folder: The folder to create; what is there is not replaced.
+        folder: The folder to create; existing files are not replaced.
 
     Yields:
-        A new, empty folder beside it with a random name. It becomes `folder` when the block succeeds and is removed
+        A new, empty folder next to it with a random name. It is renamed to `folder` when the block succeeds and removed
         otherwise.
 
     Raises:
@@ -71,57 +71,57 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left of `atomic_write` and `atomic_folder` in a folder.
+    """Remove what killed processes left in a folder during `atomic_write` and `atomic_folder`.
 
-    Other files, links, and what another process is writing stay as they are.
+    Other files, links, and anything that another process is writing are left alone.
     """
     remove_abandoned(folder, UNFINISHED)
 
 
 def _unfinished_path(path: Path, create: Callable[[Path], object]) -> AbstractContextManager[Path]:
-    """A new file or folder beside a path, under a name that nobody can guess."""
-    suffix = path.suffix if re.fullmatch(r"\.\w+", path.suffix) else ""  # Keras tells formats by it
+    """Create a file or folder next to a path, under an unpredictable name."""
+    suffix = path.suffix if re.fullmatch(r"\.\w+", path.suffix) else ""  # Keras infers the format from it
     return own_path(path.parent, UNFINISHED, suffix, create)
 
 
 def check_output_file(file: Path, suffixes: Sequence[str], parameter: str) -> None:
-    """Refuse a file that cannot be written, before any work is spent on its content.
+    """Refuse an output file that cannot be written, before any work is done.
 
     Args:
         file: The file.
-        suffixes: The formats it may have, such as ".npz".
-        parameter: What the caller calls this file, for the message.
+        suffixes: The allowed suffixes, such as ".npz".
+        parameter: The name of the parameter, for the message.
 
     Raises:
         RequestError: The suffix is not one of `suffixes`, the file is a folder, or no file can be created there.
     """
     if file.suffix.lower() not in suffixes:
         raise RequestError(f"{parameter} {file}: the name must end in {' or '.join(suffixes)}.")
-    _check_place(file, parameter)
+    _check_creatable(file, parameter)
     if file.is_dir():
         raise RequestError(f"{parameter} {file}: this is a folder; name a file.")
 
 
 def check_new_folder(folder: Path, parameter: str, suffix: str = "") -> None:
-    """Refuse a folder that cannot be created, before any work is spent on its content.
+    """Refuse an output folder that cannot be created, before any work is done.
 
     Args:
         folder: The folder.
-        parameter: What the caller calls it, for the message.
-        suffix: How its name must end, such as ".lance".
+        parameter: The name of the parameter, for the message.
+        suffix: The required suffix, such as ".lance".
 
     Raises:
-        RequestError: The suffix is another, the folder exists, or none can be created there.
+        RequestError: The suffix is different, the folder exists, or it cannot be created.
     """
     if not folder.name.lower().endswith(suffix):
         raise RequestError(f"{parameter} {folder}: the name must end in {suffix}.")
-    _check_place(folder, parameter)
+    _check_creatable(folder, parameter)
     if os.path.lexists(folder):
         raise RequestError(f"{parameter} {folder} exists; choose a new name.")
 
 
-def _check_place(path: Path, parameter: str) -> None:
-    """Refuse a path in a folder where nothing can be created, or that the system does not take."""
+def _check_creatable(path: Path, parameter: str) -> None:
+    """Refuse a URL, a path that the system rejects, and one in a folder that is missing or not writable."""
     if path.parts[:1] and path.parts[0] in URLS:
         raise RequestError(f"{parameter} {path} is a URL; name a local place, and copy it there.")
     try:
@@ -129,7 +129,7 @@ def _check_place(path: Path, parameter: str) -> None:
             raise RequestError(f"{parameter} {path}: the folder {path.parent} does not exist; create it first.")
         with contextlib.suppress(FileNotFoundError):
             path.lstat()
-    except OSError as error:  # such as a name that is too long
+    except OSError as error:  # for example, the name is too long
         raise RequestError(f"{parameter} {path} cannot be written ({cause(error)}); choose another name.") from error
     check_writable(path.parent, f"{parameter} {path}")
 
@@ -137,12 +137,14 @@ def _check_place(path: Path, parameter: str) -> None:
 def check_writable(folder: Path, what: str) -> None:
     """Refuse a folder in which no file can be created.
 
+    A file is created as a test, because permissions and quotas have many forms.
+
     Args:
-        folder: The folder, which exists.
-        what: What is to be written there, for the message.
+        folder: An existing folder.
+        what: The output to be written there, for the message.
 
     Raises:
-        RequestError: No file can be created, as the system says, for permissions and quotas have many forms.
+        RequestError: No file can be created.
     """
     try:
         with _unfinished_path(folder / "new", create_file) as unfinished:

@@ -10,14 +10,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 
-END_LIMIT = 5.0  # seconds in which a process that was killed ends, unless the system holds it
+END_LIMIT = 5.0  # seconds; a killed process ends within this time, unless it is blocked in the kernel
 
 
 def end_with_parent() -> None:
-    """End this child process when its parent ends, even by a kill; called in the child, when it starts.
+    """End this child process when its parent ends, even if the parent is killed. Call it in the child, at its start.
 
-    A thread waits for that, but cannot run while a library holds the interpreter lock, as MNN's converter does for 20
-    s. So where there are signals, the closing of the pipe to the parent sends one that ends the process at once.
+    A thread waits for the parent, but cannot run while a library holds the GIL, as MNN's converter does for 20 s. So on
+    systems other than Windows, the kernel also sends SIGIO when the pipe to the parent closes, which ends the process
+    at once.
     """
     parent = multiprocessing.parent_process()
     assert parent
@@ -30,12 +31,12 @@ def end_with_parent() -> None:
 
 
 def start_spawned(process: BaseProcess) -> None:
-    """Start a process, also inside of one of joblib's loky.
+    """Start a spawned process, even from a worker of joblib's loky backend.
 
-    A spawned process takes over its parent's default start method, and does not know the one that loky sets.
+    A spawned process inherits its parent's default start method, but does not know the one that loky sets.
 
     Args:
-        process: Not yet started, of the start method "spawn".
+        process: A process with start method "spawn", not yet started.
     """
     default = multiprocessing.get_start_method(allow_none=True)
     if default != "loky":
@@ -49,9 +50,9 @@ def start_spawned(process: BaseProcess) -> None:
 
 
 def end(processes: Sequence[BaseProcess]) -> None:
-    """Kill processes, whatever they do, and wait for their end; not for ever, as the system may hold one in a read.
+    """Kill processes and wait for them to end, for a limited time: a read may block one in the kernel.
 
-    SIGTERM would not do: it does not reach a process that was stopped.
+    SIGTERM would not be enough: a stopped process does not receive it.
     """
     for process in processes:
         process.kill()
@@ -62,9 +63,10 @@ def end(processes: Sequence[BaseProcess]) -> None:
 
 @contextmanager
 def blocked(number: signal.Signals) -> Iterator[None]:
-    """Let a signal, which may go to many processes at once, not reach those that are started meanwhile.
+    """Block a signal, so that processes started in this context do not receive it.
 
-    They inherit what the thread that starts them has blocked. What arrives here meanwhile is noticed at the end.
+    Child processes inherit the signal mask of the thread that starts them. A signal that arrives in this process is
+    delivered at the end of the context.
 
     Args:
         number: The signal, such as SIGINT, which Ctrl-C sends to all processes of a terminal.

@@ -1,16 +1,16 @@
-"""How many cores this process may really use."""
+"""The number of cores this process may use."""
 
 import os
 
 
 def usable_cores() -> int:
-    """Cores by affinity and cgroup limits (joblib's count), or fewer where OMP_NUM_THREADS says so.
+    """Number of cores by affinity and cgroup limits (joblib's count), or OMP_NUM_THREADS if that is lower.
 
     Returns:
         At least 1.
     """
     import joblib
 
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     cores = joblib.cpu_count()
-    return min(cores, int(asked)) if asked.isdigit() and int(asked) else cores
+    return min(cores, int(limit)) if limit.isdigit() and int(limit) else cores

@@ -1,4 +1,4 @@
-"""What can go wrong, in two kinds: the request was wrong (exit code 2), or the work failed (exit code 1)."""
+"""Errors of two kinds: the request was wrong (exit code 2), or the work failed (exit code 1)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ class Parameter:
 
     Attributes:
         name: Its name in Python.
-        value: Its value, or a word in capitals that stands for one, such as FILE.
+        value: Its value, or a placeholder in capitals, such as FILE.
     """
 
     name: str
@@ -25,16 +25,16 @@ class Parameter:
 
     @property
     def option(self) -> str:
-        """How the command line writes it; a flag, verify=True, is --verify."""
+        """The option on the command line; a flag, verify=True, is --verify."""
         name = f"--{self.name.replace('_', '-')}"
         return name if self.value is True else f"{name} {self.value}" if self.value != "" else f"{name} ''"
 
 
 class PipelineError(Exception):
-    """The work failed. The message says what, where, and what to do; the command line exits with 1.
+    """The work failed. The message says what failed, where, and what to do; the command line exits with 1.
 
     Args:
-        parts: The message, or its parts where it names parameters: texts, each `Parameter`, and other errors.
+        parts: The message, or its parts if it names parameters: strings, `Parameter`s, and other errors.
     """
 
     exit_code = 1
@@ -45,9 +45,9 @@ class PipelineError(Exception):
     def __str__(self) -> str:
         return self.text(str)
 
-    def text(self, written: Callable[[object], str]) -> str:
-        """The message, with its parts written by a function."""
-        return "".join(map(written, self.args))
+    def text(self, render: Callable[[object], str]) -> str:
+        """The message, with each part rendered by a function."""
+        return "".join(map(render, self.args))
 
 
 class RequestError(PipelineError, ValueError):
@@ -67,10 +67,10 @@ class Interrupted(PipelineError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type where it has none."""
+    """The first line of an error's message, or the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def cause(error: BaseException) -> str:
-    """What the operating system says went wrong, without error number and path; else the first line of the message."""
+    """The operating system's description of an error, without number and path, or the first line of the message."""
     return getattr(error, "strerror", None) or first_line(error)

@@ -1,4 +1,4 @@
-"""Freed memory that a process keeps for its next use of it, instead of giving it back to the system."""
+"""Freed memory: the process keeps it for reuse instead of returning it to the system."""
 
 import ctypes
 from contextlib import suppress
@@ -8,10 +8,10 @@ LARGEST_INT = 2**31 - 1
 
 
 def keep_freed_memory(up_to: int) -> None:
-    """Let glibc keep what this process frees; elsewhere, do nothing.
+    """Make glibc keep the memory that this process frees; do nothing with other C libraries.
 
-    The page faults of new memory take 20 % of the time of decoding, as much of the time around the engine, and most of
-    that of a conversion.
+    Page faults of new memory take 20 % of the time of decoding, 20 % of the time around the engine, and most of the
+    time of a conversion.
 
     Args:
         up_to: The size of the largest block to keep, in bytes.

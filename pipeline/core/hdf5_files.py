@@ -1,15 +1,15 @@
-"""HDF5 files that are what they seem: no data from other files, and none that is only declared."""
+"""Checks of untrusted HDF5 files: no data in other files, and none that is only declared."""
 
 import math
 from typing import Any
 
-LARGEST_NAMES = 2**16  # bytes of an attribute that is read
+LARGEST_NAMES = 2**16  # bytes; larger attributes are not read
 
 
 def check_contained(root: Any, size: int) -> None:
-    """Refuse an HDF5 file whose data is not in it.
+    """Refuse an HDF5 file that does not contain all of its data.
 
-    Virtual datasets, external storage and links lead to other files; a dataset without stored chunks, or with
+    Virtual datasets, external storage and links refer to other files; a dataset without stored chunks, or with
     compressed ones, can be larger than any memory.
 
     Args:
@@ -17,31 +17,31 @@ def check_contained(root: Any, size: int) -> None:
         size: Its size, in bytes.
 
     Raises:
-        ValueError: The file is such a one.
+        ValueError: The file refers to other files, declares more bytes than it has, or has values that are not numbers.
     """
     import h5py
 
-    declared = 0
+    total = 0
 
     def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
-        nonlocal declared
+        nonlocal total
         if isinstance(node, h5py.Group):
             _check_links(node)
         else:
-            check_stored_here(node)
-            declared += node.nbytes
+            check_dataset(node)
+            total += node.nbytes
 
     _check_links(root)
     root.visititems(visit)
-    if declared > size:
-        raise ValueError(f"its arrays need {declared:,} bytes, and the file has {size:,}")
+    if total > size:
+        raise ValueError(f"its arrays need {total:,} bytes, and the file has {size:,}")
 
 
-def check_stored_here(dataset: Any) -> None:
-    """Refuse a dataset whose values lie in another file, or are no plain numbers.
+def check_dataset(dataset: Any) -> None:
+    """Refuse a dataset whose values are in another file, or are not plain numbers.
 
     Raises:
-        ValueError: It is such a one.
+        ValueError: The values are in another file, or not numbers.
     """
     if dataset.is_virtual or dataset.external:
         raise ValueError(f"the values of {dataset.name!r} lie in another file")
@@ -49,12 +49,17 @@ def check_stored_here(dataset: Any) -> None:
         raise ValueError(f"the values of {dataset.name!r} are not numbers")
 
 
-def linked(group: Any, name: str, kind: type) -> Any:
-    """A group or a dataset in a group.
+def get_member(group: Any, name: str, kind: type) -> Any:
+    """A member of a group, if it is not a soft or external link.
+
+    Args:
+        group: The `h5py.Group`.
+        name: The member's name.
+        kind: The expected type, `h5py.Group` or `h5py.Dataset`; `object` for either.
 
     Raises:
-        ValueError: It is a link, which may lead to another file, or of another kind.
-        KeyError: There is none.
+        ValueError: The member is a link, which may refer to another file, or of another type.
+        KeyError: There is no such member.
     """
     import h5py
 
@@ -66,10 +71,10 @@ def linked(group: Any, name: str, kind: type) -> Any:
 
 
 def small_attribute(node: Any, name: str) -> Any:
-    """An attribute, or None where it is missing.
+    """The value of an attribute; None if it is missing.
 
     Raises:
-        ValueError: It is larger than names are.
+        ValueError: It is larger than LARGEST_NAMES.
     """
     if name not in node.attrs:
         return None
@@ -81,4 +86,4 @@ def small_attribute(node: Any, name: str) -> Any:
 
 def _check_links(group: Any) -> None:
     for name in group:
-        linked(group, name, object)
+        get_member(group, name, object)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what they do while modules are imported, while a command works, and when it has ended."""
+"""Handling of Ctrl-C and SIGTERM: during imports, while a command runs, and after its end."""
 
 import _thread
 import os
@@ -8,36 +8,36 @@ import threading
 from types import FrameType
 from typing import Any
 
-AGAIN = 0.05  # seconds
+RETRY_DELAY = 0.05  # seconds
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; it ends the work as Ctrl-C does."""
+    """SIGTERM arrived; it stops the work like Ctrl-C."""
 
 
 _arrived: list[KeyboardInterrupt] = []
 
 
 def end_at_interrupts() -> None:
-    """Let Ctrl-C and SIGTERM end the process at once: nothing has begun, or all is done."""
+    """Make Ctrl-C and SIGTERM end the process at once: the work has not begun, or is done."""
     _handle(_end)
     sys.unraisablehook = _interrupt_again
 
 
 def raise_interrupts() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt, and SIGTERM Terminated."""
+    """Make Ctrl-C raise KeyboardInterrupt, and SIGTERM raise Terminated."""
     _arrived.clear()
     _handle(_raise)
 
 
 def arrived_interrupt() -> KeyboardInterrupt | None:
-    """The interrupt that arrived since `raise_interrupts`, even if a library made another error of it."""
+    """The interrupt since `raise_interrupts`, even if a library turned it into another error; None without one."""
     return _arrived[-1] if _arrived else None
 
 
 def _handle(handler: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and shells set it for what runs in the background
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and shells for background jobs, ignore signals
             signal.signal(number, handler)
 
 
@@ -52,18 +52,18 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
-    """Raise an interrupt anew that came where Python can only ignore errors, as in the callbacks of an import."""
+    """Repeat an interrupt that came where Python ignores errors, such as in callbacks during an import."""
     if not isinstance(ignored.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(ignored)
         return
     number = signal.SIGTERM if isinstance(ignored.exc_value, Terminated) else signal.SIGINT
-    again = threading.Timer(AGAIN, _send, (number,))
-    again.daemon = True
-    again.start()
+    timer = threading.Timer(RETRY_DELAY, _send, (number,))
+    timer.daemon = True
+    timer.start()
 
 
 def _send(number: signal.Signals) -> None:
-    """Send a signal to the main thread, whatever it waits for."""
+    """Send a signal to the main thread, whatever it is waiting for."""
     if sys.platform == "win32":
         _thread.interrupt_main(number)
     else:

@@ -1,4 +1,4 @@
-"""JSON from files as typed values: checked before they are used, for anybody can write such a file."""
+"""Typed values from untrusted JSON files."""
 
 import dataclasses
 import json
@@ -6,14 +6,14 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-LARGEST = 2**53  # integers beyond are not exact in JSON
+LARGEST = 2**53  # larger integers are not exact in JSON
 
 
 def parse_json(text: str | bytes) -> dict[str, Any]:
     """Parse a JSON object.
 
     Raises:
-        ValueError: It is no JSON, or no object.
+        ValueError: The text is not JSON, or not an object.
     """
     try:
         value = json.loads(text)
@@ -25,18 +25,19 @@ def parse_json(text: str | bytes) -> dict[str, Any]:
 
 
 def typed(kind: Any, value: object, name: str = "it") -> Any:
-    """A value of a type, from JSON values.
+    """Convert a JSON value to a type.
 
     Args:
-        kind: A dataclass, a basic type, Literal, a union, or Mapping, Sequence and tuple of such; Any takes everything.
-        value: The value.
-        name: What it is, for messages, such as "split.train".
+        kind: A dataclass, a basic type, Literal, a union, or Mapping, Sequence or tuple of these; Any accepts
+            everything.
+        value: The JSON value.
+        name: The name of the value, for messages, such as "split.train".
 
     Returns:
-        The value; objects as dataclasses where the type says so, lists as tuples likewise.
+        The value, with objects and lists converted to dataclasses and tuples where the type has them.
 
     Raises:
-        ValueError: The value is of another type, an integer beyond 2**53 or a string with a zero character, or an
+        ValueError: The value has another type, is an integer beyond 2**53 or a string with a NUL character, or an
             object lacks a field or has an unknown one.
     """
     origin, arguments = get_origin(kind), get_args(kind)
@@ -49,12 +50,12 @@ def typed(kind: Any, value: object, name: str = "it") -> Any:
     if origin is Mapping and isinstance(value, dict):
         return {key: typed(arguments[1], item, f"{name}.{key:.40}") for key, item in value.items()}
     if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
-        return tuple(typed(each, item, name) for each, item in zip(arguments, value, strict=True))
+        return tuple(typed(argument, item, name) for argument, item in zip(arguments, value, strict=True))
     if origin is Sequence and isinstance(value, list | tuple):
         return [typed(arguments[0], item, name) for item in value]
     if _is_basic(kind, value):
         return value
-    raise ValueError(f"{name} is {_shown(value)}")
+    raise ValueError(f"{name} is {_shorten(value)}")
 
 
 def _is_basic(kind: Any, value: object) -> bool:
@@ -82,11 +83,11 @@ def _one_of(kinds: Sequence[Any], value: object, name: str) -> Any:
 
 def _object(kind: Any, value: object, name: str) -> Any:
     if not isinstance(value, dict):
-        raise ValueError(f"{name} is {_shown(value)}")
+        raise ValueError(f"{name} is {_shorten(value)}")
     kinds = get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if unknown := next((key for key in value if key not in fields), None):
-        raise ValueError(f"{name} has an unknown part {_shown(unknown)}")
+        raise ValueError(f"{name} has an unknown part {_shorten(unknown)}")
     for key, field in fields.items():
         is_needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if is_needed and key not in value:
@@ -95,6 +96,6 @@ def _object(kind: Any, value: object, name: str) -> Any:
     return kind(**{key: typed(kinds[key], item, f"{prefix}{key}") for key, item in value.items()})
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else f"{text[:40]}..."

@@ -1,4 +1,4 @@
-"""Keras, imported late and quietly: TensorFlow takes seconds to load and writes its own log to the terminal."""
+"""Lazy, quiet import of Keras: TensorFlow takes seconds to load and writes its own log to the terminal."""
 
 import contextlib
 import ctypes
@@ -15,14 +15,14 @@ from types import ModuleType
 from pipeline.core.cores import usable_cores
 from pipeline.core.standard_streams import open_closed_streams
 
-# Where Linux shows NVIDIA, AMD and WSL GPUs, and TPUs. Looking there costs nothing; asking a backend costs seconds.
+# Device files of NVIDIA, AMD and WSL GPUs and of TPUs in Linux's /dev. Checking them is free; a backend takes seconds.
 ACCELERATORS = ("nvidia[0-9]*", "kfd", "dxg", "accel*", "vfio/[0-9]*")
 
 _swapping = threading.RLock()
 
 
 def import_keras() -> ModuleType:
-    """Import Keras on the backend that `KERAS_BACKEND` or Keras's own configuration names (TensorFlow by default).
+    """Import Keras with the backend set by `KERAS_BACKEND` or Keras's own configuration (TensorFlow by default).
 
     Returns:
         The module `keras`.
@@ -36,9 +36,9 @@ def import_keras() -> ModuleType:
 
 
 def accelerators() -> list[str]:
-    """The GPUs and TPUs that Keras's backend sees, as Keras names them ("gpu:0", ...).
+    """The GPUs and TPUs that Keras's backend sees, by Keras's names ("gpu:0", ...).
 
-    Keras is imported only where the machine seems to have one.
+    Keras is imported only if the machine seems to have one.
     """
     if not any(path for pattern in ACCELERATORS for path in Path("/dev").glob(pattern)):
         return []
@@ -52,22 +52,22 @@ def accelerators() -> list[str]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Hold back what libraries write to stdout, and C++ code to stderr; show it on stderr if the block fails.
+    """Capture output of libraries to stdout, and of C++ code to stderr; show it on stderr if the block fails.
 
-    The descriptors belong to the whole process, so one thread at a time swaps them; blocks may be nested.
+    The descriptors belong to the whole process, so only one thread at a time swaps them; blocks may be nested.
     """
     open_closed_streams()
-    with _swapping, tempfile.TemporaryFile() as held:
+    with _swapping, tempfile.TemporaryFile() as output:
         _flush()
         out, err = os.dup(1), os.dup(2)
-        os.dup2(held.fileno(), 1)
-        os.dup2(held.fileno(), 2)
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
         try:
             with open(1, "w", encoding="utf-8", errors="replace", closefd=False) as printed, redirect_stdout(printed):
                 yield
-        except Exception:  # an interrupt has nothing to explain
-            held.seek(0)
-            os.write(err, held.read())
+        except Exception:  # not for an interrupt, which the output cannot explain
+            output.seek(0)
+            os.write(err, output.read())
             raise
         finally:
             _flush()
@@ -78,7 +78,7 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Switch the garbage collector off: in an import, which makes what stays, it takes a fifth of the time."""
+    """Disable the garbage collector: it takes a fifth of the time of an import, where objects stay alive anyway."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -89,9 +89,9 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Write out what Python and C's library hold in buffers."""
+    """Flush the buffers of Python and of the C library."""
     for stream in (sys.stdout, sys.stderr):
-        if stream:  # None where the process was started without it
+        if stream:  # None if the process was started without it
             stream.flush()
     with contextlib.suppress(AttributeError, OSError, TypeError):  # Windows
         ctypes.CDLL(None).fflush(None)

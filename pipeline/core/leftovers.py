@@ -1,7 +1,7 @@
-"""Files and folders that belong to a process: when it was killed, another one removes them.
+"""Files and folders that belong to a process: if it is killed, another process removes them.
 
-Their names end in random digits, so that nobody can put a link there before. While its process lives, each is locked,
-which works between processes, and between machines on most network file systems.
+Their names contain random digits, so that nobody can place a link there in advance. Each is locked while its process
+lives; locks work between processes and, on most network file systems, between machines.
 """
 
 import contextlib
@@ -15,18 +15,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-OLD = 7 * 86_400  # seconds; longer than any of them is in use, for systems without locks
+OLD = 7 * 86_400  # seconds after which a file counts as abandoned on systems without locks; no file is in use so long
 
 
 @contextlib.contextmanager
 def own_path(folder: Path, prefix: str, suffix: str, create: Callable[[Path], object]) -> Iterator[Path]:
-    """Create a file or a folder under a new name, and hold its lock; it is not removed.
+    """Create a file or folder under a new name, and lock it. The caller removes it.
 
     Args:
-        folder: Where to create it.
-        prefix: How its name begins.
-        suffix: How its name ends, such as ".npz"; it may be empty.
-        create: Creates it, and fails where there is something else.
+        folder: The folder to create it in.
+        prefix: The start of its name.
+        suffix: The end of its name, such as ".npz", or "".
+        create: Creates it, and fails if the path exists.
 
     Yields:
         Its path.
@@ -38,25 +38,25 @@ def own_path(folder: Path, prefix: str, suffix: str, create: Callable[[Path], ob
         path = folder / f"{prefix}{secrets.token_hex(8)}{suffix}"
         create(path)
         with locked(path) as is_locked:
-            if is_locked is False or not path.exists():  # another process took it for abandoned
+            if is_locked is False or not path.exists():  # another process considered it abandoned
                 continue
             yield path
             return
 
 
 def create_file(path: Path) -> None:
-    """Create an empty file that does not exist.
+    """Create a new, empty file.
 
     Raises:
-        OSError: It exists, also as a link, or cannot be created.
+        OSError: The path exists, even as a link, or the file cannot be created.
     """
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
 
 
 def remove_abandoned(folder: Path, prefix: str) -> None:
-    """Remove what `own_path` created in a folder for processes that have ended.
+    """Remove files and folders that `own_path` created for processes that have ended.
 
-    Links, files of other users, and what cannot be removed stay as they are.
+    Links, files of other users, and files that cannot be removed are left alone.
     """
     name = re.compile(rf"{re.escape(prefix)}[0-9a-f]{{16}}(\.\w+)?")
     with contextlib.suppress(OSError):  # the folder cannot be read
@@ -79,13 +79,13 @@ def _remove_if_abandoned(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool | None]:
-    """Hold the lock of a file or a folder; it is free again when this process ends, whatever way.
+    """Lock a file or folder. The lock is released at the end of the block, or of the process, even if it is killed.
 
     Args:
-        path: The file or folder; no link.
+        path: The file or folder; not a link.
 
     Yields:
-        True; False where another process holds it; None where the file system has no locks.
+        True if it is locked; False if another process holds the lock; None if the file system has no locks.
 
     Raises:
         OSError: The path cannot be opened.

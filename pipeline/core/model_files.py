@@ -1,7 +1,7 @@
-"""Decoders on disk: plain `.keras` files that plain Keras loads.
+"""Decoders on disk: `.keras` files that plain Keras can load.
 
-The archive holds one member more, the model card in `pipeline.json`, which says what features the decoder was trained
-on, so that a model alone can refuse features that are not its own.
+The archive has one additional member, `pipeline.json`: the model card. It records which features the decoder was
+trained on, so that features of another extractor can be refused without the run.
 """
 
 import json
@@ -23,27 +23,27 @@ from pipeline.core.keras_backend import import_keras
 from pipeline.core.regular_files import open_regular
 
 CARD = "pipeline.json"
-HDF5 = b"\x89HDF\r\n\x1a\n"  # how a file begins
+HDF5 = b"\x89HDF\r\n\x1a\n"  # the file signature
 FORMAT = 2  # 1: before cards had a format number
 LARGEST_FORMAT = 1000
 LARGEST_DIM = 10**7
 LARGEST_CONFIG = 2**26  # bytes of JSON
-CONFIG, WEIGHTS = "config.json", "model.weights.h5"  # Keras's members
-LAYERS = ("InputLayer", "Normalization", "Dense")  # that decoders consist of
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"  # members written by Keras
+LAYERS = ("InputLayer", "Normalization", "Dense")  # the layer types of decoders
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a decoder file says about itself.
+    """The description of a decoder in its file.
 
     Attributes:
-        weights: The `weights` option that its features were computed with.
+        weights: The `weights` option of its features.
         fingerprint: The extractor's fingerprint.
         extractor: The extractor's description.
         feature_dim: F, the dimension of the features.
         target_dim: D, the dimension of the embeddings.
-        output_activation: The activation of the output, which sets the output ceiling.
-        scales: What the features by each of several layers were divided by; empty for one layer.
+        output_activation: The activation of the output, which determines the output ceiling.
+        scales: The divisor of the features of each layer if there are several; empty for one layer.
     """
 
     weights: str
@@ -60,48 +60,50 @@ class ModelCard:
 
     @classmethod
     def from_json(cls, card: Mapping[str, Any], file: Path) -> "ModelCard":
-        """Read what `to_json` returned; `file` is named in messages.
+        """Parse the output of `to_json`; `file` is named in messages.
 
         Raises:
             RequestError: The card has another format.
-            ValueError: A value is of another type, or out of its range.
+            ValueError: A value has the wrong type or is out of range.
         """
         check_format(card.get("format", 1), FORMAT, f"The model card of {file}")
-        read = typed(cls, {name: value for name, value in card.items() if name != "format"})
-        read = replace(read, scales=tuple(read.scales))
-        if not (0 < read.feature_dim <= LARGEST_DIM and 0 < read.target_dim <= LARGEST_DIM):
-            raise ValueError(f"it has dimensions {read.feature_dim} and {read.target_dim}")
-        if not all(0 < scale < math.inf for scale in read.scales):
+        parsed = typed(cls, {name: value for name, value in card.items() if name != "format"})
+        parsed = replace(parsed, scales=tuple(parsed.scales))
+        if not (0 < parsed.feature_dim <= LARGEST_DIM and 0 < parsed.target_dim <= LARGEST_DIM):
+            raise ValueError(f"it has dimensions {parsed.feature_dim} and {parsed.target_dim}")
+        if not all(0 < scale < math.inf for scale in parsed.scales):
             raise ValueError("its scales are not positive")
-        if missing := {"layer", "precision"} - set(read.extractor):
+        if missing := {"layer", "precision"} - set(parsed.extractor):
             raise ValueError(f"its extractor has no {min(missing)!r}")
-        return read
+        return parsed
 
     def check_features(self, file: Path, description: Mapping[str, str]) -> None:
         """Refuse features of another extractor.
 
         Args:
             file: The model file, for the message.
-            description: The extractor's description.
+            description: The description of the features' extractor.
 
         Raises:
-            RequestError: They differ from those the decoder was trained on; the message says how.
+            RequestError: The features differ from those the decoder was trained on; the message says how.
         """
         differences = [
-            f"{name}: trained on {_named(self.extractor, name)}, given {_named(description, name)}"
+            f"{name}: trained on {_setting(self.extractor, name)}, given {_setting(description, name)}"
             for name in {**self.extractor, **description}
             if description.get(name) != self.extractor.get(name)
         ]
-        others = "".join(f", {name} {self.extractor[name]!r}" for name in ("pool", "project") if name in self.extractor)
+        options = "".join(
+            f", {name} {self.extractor[name]!r}" for name in ("pool", "project") if name in self.extractor
+        )
         if differences:
             raise RequestError(
                 f"{file} does not fit these features: {'; '.join(differences)}. "
-                f"It needs weights {self.weights!r}, layer {self.extractor['layer']!r}{others} "
+                f"It needs weights {self.weights!r}, layer {self.extractor['layer']!r}{options} "
                 f"and precision {self.extractor['precision']!r}."
             )
 
     def check_targets(self, file: Path, dim: int) -> None:
-        """Refuse targets of another dimension than the decoder predicts.
+        """Refuse targets whose dimension differs from the decoder's output.
 
         Raises:
             RequestError: The dimensions differ.
@@ -110,28 +112,33 @@ class ModelCard:
             raise RequestError(f"{file} predicts embeddings of dimension {self.target_dim}; the targets have {dim}.")
 
 
-def _named(description: Mapping[str, str], name: str) -> str:
+def _setting(description: Mapping[str, str], name: str) -> str:
     return repr(description[name]) if name in description else "the default"
 
 
-def check_format(found: object, expected: int, what: str) -> None:
-    """Refuse what another version of this program has written.
+def check_format(number: object, expected: int, what: str) -> None:
+    """Refuse a file written by another version of this program.
+
+    Args:
+        number: The format number in the file.
+        expected: The format number that this version reads.
+        what: The file, for the message.
 
     Raises:
         RequestError: The format numbers differ; the message says which is older.
     """
-    if type(found) is not int or not 0 < found < LARGEST_FORMAT:
+    if type(number) is not int or not 0 < number < LARGEST_FORMAT:
         raise RequestError(f"{what} is damaged (its format is no number of a version).")
-    if found != expected:
-        age = "an older" if found < expected else "a newer"
+    if number != expected:
+        age = "an older" if number < expected else "a newer"
         raise RequestError(
-            f"{what} has format {found}, written by {age} version; this version reads format {expected}. "
+            f"{what} has format {number}, written by {age} version; this version reads format {expected}. "
             "Retrain, or use the version that wrote it."
         )
 
 
 def save_decoder(model: Any, file: Path, card: ModelCard) -> None:
-    """Save a decoder as a `.keras` file with its card, whole or not at all.
+    """Save a decoder and its card atomically as a `.keras` file.
 
     Raises:
         PipelineError: The file cannot be written.
@@ -143,10 +150,10 @@ def save_decoder(model: Any, file: Path, card: ModelCard) -> None:
 
 
 def read_card(file: Path) -> ModelCard:
-    """Read the card of a decoder file, without loading the model.
+    """Read the card of a decoder file without loading the model.
 
     Raises:
-        RequestError: The file does not exist, or is not a decoder that this pipeline saved.
+        RequestError: The file does not exist, or is not a decoder saved by this pipeline.
     """
     if not file.is_file():
         raise RequestError(f"{file}: no such model. Name the folder of a run or a .keras file in one.")
@@ -165,7 +172,7 @@ def read_card(file: Path) -> ModelCard:
 
 
 def is_decoder(file: Path) -> bool:
-    """Whether a file is a decoder that `train` saved; False for any other Keras model, such as an exported one.
+    """Whether a file is a decoder saved by `train`; False for any other Keras model, such as an exported one.
 
     Raises:
         RequestError: The file does not exist, or is not a `.keras` file.
@@ -174,7 +181,7 @@ def is_decoder(file: Path) -> bool:
         raise RequestError(f"{file}: no such model. Name the folder of a run or a .keras file.")
     try:
         with zipfile.ZipFile(file) as archive:
-            # The card of an exported model names the decoder that is in it.
+            # The card of an exported model has the key "decoder".
             return CARD in archive.namelist() and "decoder" not in parse_json(_member(archive, CARD))
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         if _starts_with(file, HDF5):
@@ -186,19 +193,19 @@ def is_decoder(file: Path) -> bool:
 
 
 def _starts_with(file: Path, start: bytes) -> bool:
-    with open(file, "rb") as opened:
-        return opened.read(len(start)) == start
+    with open(file, "rb") as stream:
+        return stream.read(len(start)) == start
 
 
 def load_decoder(file: Path) -> Any:
     """Load a decoder in Keras's safe mode, which runs no code from the file.
 
     Returns:
-        The `keras.Model` from (N, F) to (N, D), its weights finite.
+        The `keras.Model` from (N, F) to (N, D); its weights are finite.
 
     Raises:
-        RequestError: The file is damaged, needs code of its own or more memory than its size, or does not do what its
-            card says.
+        RequestError: The file is damaged, needs custom code or more memory than its size, or its model does not match
+            its card.
     """
     keras = import_keras()
     try:
@@ -216,10 +223,10 @@ def load_decoder(file: Path) -> Any:
 def load_model(file: Path) -> Any:
     """Load any Keras model in Keras's safe mode, which runs no code from the file.
 
-    Unlike a decoder's, its layers may need more memory than the file has bytes.
+    Unlike those of a decoder, its layers may need more memory than the file has bytes.
 
     Raises:
-        RequestError: The file is damaged, or needs code of its own.
+        RequestError: The file is damaged, or needs custom code.
     """
     import h5py
 
@@ -227,12 +234,12 @@ def load_model(file: Path) -> Any:
     try:
         with open_regular(file) as content, zipfile.ZipFile(content) as archive:
             check_members(archive, file)
-            with archive.open(WEIGHTS) as opened, h5py.File(opened, "r") as root:
+            with archive.open(WEIGHTS) as stream, h5py.File(stream, "r") as root:
                 check_contained(root, archive.getinfo(WEIGHTS).file_size)
         return keras.saving.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many types for damaged files
         reason = first_line(error)
-        if "unsafe_deserialization" in reason:  # Keras's advice is to run it
+        if "unsafe_deserialization" in reason:  # Keras's message advises to run the code
             reason = "a Lambda layer in it would run code; build it of other layers"
         raise RequestError(f"{file} cannot be loaded ({reason}).") from error
 
@@ -241,8 +248,8 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     """The content of a JSON member.
 
     Raises:
-        KeyError: There is none.
-        ValueError: It is larger than any that this pipeline writes.
+        KeyError: There is no such member.
+        ValueError: It is larger than any member that this pipeline writes.
     """
     if archive.getinfo(name).file_size > LARGEST_CONFIG:
         raise ValueError(f"{name} is too large")
@@ -250,10 +257,10 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _check_archive(file: Path) -> None:
-    """Refuse what would take far more memory than the file has bytes, before Keras allocates it.
+    """Refuse a model that needs far more memory than the file has bytes, before Keras allocates it.
 
     Raises:
-        ValueError: Members, layers or arrays declare more, or the layers are not those of a decoder.
+        ValueError: Members, layers or arrays declare too much, or the layers are not those of a decoder.
     """
     import h5py
 
@@ -262,22 +269,22 @@ def _check_archive(file: Path) -> None:
         needed, size = 4 * _weight_count(parse_json(_member(archive, CONFIG))), archive.getinfo(WEIGHTS).file_size
         if needed > size:
             raise ValueError(f"its layers need {needed:,} bytes of weights, and it has {size:,}")
-        with archive.open(WEIGHTS) as opened, h5py.File(opened, "r") as root:
+        with archive.open(WEIGHTS) as stream, h5py.File(stream, "r") as root:
             check_contained(root, size)
 
 
 @dataclass(frozen=True)
 class _BuildConfig:
-    """With what shape Keras builds a layer before it reads the weights."""
+    """The shape with which Keras builds a layer before it reads the weights."""
 
     input_shape: tuple[None, int]
 
 
 def _weight_count(config: Mapping[str, Any]) -> int:
-    """How many weights the Dense layers of a model's configuration have, at most.
+    """An upper bound of the number of weights in the Dense layers of a model's configuration.
 
     Raises:
-        ValueError: It is not that of a stack of LAYERS.
+        ValueError: The configuration is not a stack of LAYERS.
     """
     layers = typed(Sequence[Mapping[str, Any]], typed(Mapping[str, Any], config.get("config")).get("layers"), "layers")
     units, inputs = [], []
@@ -285,10 +292,10 @@ def _weight_count(config: Mapping[str, Any]) -> int:
         kind, settings = layer.get("class_name"), typed(Mapping[str, Any], layer.get("config"), "config")
         if layer.get("module") != "keras.layers" or kind not in LAYERS:
             raise ValueError(f"its layer {kind!s:.40} is none that decoders consist of")
-        built = typed(_BuildConfig | None, layer.get("build_config"), "build_config")
-        shape = settings.get("batch_shape") if kind == "InputLayer" else built and built.input_shape
+        build = typed(_BuildConfig | None, layer.get("build_config"), "build_config")
+        shape = settings.get("batch_shape") if kind == "InputLayer" else build and build.input_shape
         inputs.append(typed(tuple[None, int], list(shape), "shape")[1] if shape else None)
-        units.append(typed(int, settings.get("units"), "units") if kind == "Dense" else 0)  # a Dense of 0 Keras refuses
+        units.append(typed(int, settings.get("units"), "units") if kind == "Dense" else 0)  # Keras refuses Dense(0)
     sizes = [size for size in (*filter(None, units), *inputs) if size is not None]
     if any(not 0 < size <= LARGEST_DIM for size in sizes):
         raise ValueError("a layer has no possible size")
@@ -297,16 +304,16 @@ def _weight_count(config: Mapping[str, Any]) -> int:
 
 
 def _check_model(model: Any, card: ModelCard, keras: Any) -> None:
-    """Refuse a model that answers with other shapes than its card says, or with anything but finite float32 numbers.
+    """Refuse a model whose shapes differ from its card, or whose weights or output are not finite float32 numbers.
 
     Raises:
-        ValueError: It does.
+        ValueError: The shapes differ, or weights or output are not finite.
     """
     shapes = model.input_shape, model.output_shape
     if shapes != ((None, card.feature_dim), (None, card.target_dim)):
         raise ValueError(f"its card does not fit its shapes, {shapes[0]} and {shapes[1]}")
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise ValueError("its weights are not finite numbers")
-    answer = keras.ops.convert_to_numpy(model(np.ones((1, card.feature_dim), np.float32)))
-    if answer.dtype != np.float32 or not np.isfinite(answer).all():
+    output = keras.ops.convert_to_numpy(model(np.ones((1, card.feature_dim), np.float32)))
+    if output.dtype != np.float32 or not np.isfinite(output).all():
         raise ValueError("its answers are not finite numbers")

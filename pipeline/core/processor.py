@@ -1,14 +1,14 @@
-"""What the processor can do, as far as the system says."""
+"""The processor's name and instructions, as reported by the system."""
 
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-# Instructions that multiply integers of 8 bits and add up the products: VNNI on x86, dot products on Arm.
+# Dot products of 8-bit integers: VNNI on x86, asimddp on Arm.
 INT8_FLAGS = {"avx512_vnni", "avx_vnni", "asimddp"}
 
 
 def has_int8_instructions() -> bool | None:
-    """Whether the processor has fast instructions for int8; None where the system does not say."""
+    """Whether the processor has fast int8 instructions; None if the system does not report it."""
     flags = _entry("flags", "Features")
     return None if flags is None else bool(INT8_FLAGS & set(flags.split()))
 
@@ -19,7 +19,7 @@ def processor_name() -> str:
 
 
 def _entry(*names: str) -> str | None:
-    """The first value of `/proc/cpuinfo` under one of these names."""
+    """The first value in `/proc/cpuinfo` with one of these names."""
     try:
         lines = CPUINFO.read_text(errors="replace").splitlines()
     except OSError:  # not Linux

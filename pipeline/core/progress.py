@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a line in the log every few seconds elsewhere."""
+"""Progress on stderr: a bar on a terminal, otherwise a log line every few seconds."""
 
 import logging
 import sys
@@ -14,13 +14,13 @@ INTERVAL = 10.0  # seconds
 
 
 class LoggedProgress:
-    """What tqdm's bar is on a terminal, as lines of the log.
+    """Progress as log lines, with the interface of tqdm's bar.
 
     Args:
-        total: How many units there are.
-        unit: What is counted, in the singular.
-        description: What is done.
-        initial: How many units were done before.
+        total: The number of units.
+        unit: The name of a unit, in the singular.
+        description: The name of the task.
+        initial: The number of units that are already done.
     """
 
     def __init__(self, total: int, unit: str, description: str, initial: int = 0) -> None:
@@ -30,17 +30,17 @@ class LoggedProgress:
         self._first: tuple[int, float] | None = None
 
     def update(self, count: int = 1) -> None:
-        """Count units that are done."""
+        """Count finished units."""
         self.n += count
         now = time.monotonic()
-        if self._first is None:  # what comes before the first unit is preparation, and no measure of the rate
+        if self._first is None:  # the time before the first unit is preparation and does not count for the rate
             self._first = self.n, now
         if now - self._logged >= INTERVAL:
             self._logged = now
             log.info("%s%s", self._line(now), self._values)
 
     def set_postfix_str(self, values: str, refresh: bool = True) -> None:
-        """Set what the next line ends with."""
+        """Set the end of the next line."""
         self._values = f"; {values}"
 
     def _line(self, now: float) -> str:
@@ -64,14 +64,14 @@ def progress_bar(total: int, unit: str, description: str, shown: bool = True, in
     """Show the progress of a long loop.
 
     Args:
-        total: How many units there are.
-        unit: What is counted, in the singular, such as "image".
-        description: What is done, in a word.
+        total: The number of units.
+        unit: The name of a unit, in the singular, such as "image".
+        description: The name of the task, in a word or two.
         shown: Whether to show anything.
-        initial: How many units were done before.
+        initial: The number of units that are already done.
 
     Returns:
-        A `tqdm` bar, or a `LoggedProgress` where stderr is not a terminal: context managers with `n` and `update`.
+        A `tqdm` bar, or a `LoggedProgress` if stderr is not a terminal: context managers with `n` and `update`.
     """
     if not shown or sys.stderr is None or sys.stderr.isatty():
         return tqdm(total=total, unit=unit, desc=description, initial=initial, disable=not shown)

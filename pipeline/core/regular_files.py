@@ -1,4 +1,4 @@
-"""Regular files: never a pipe that is waited for, never a device that does not end, never an unbounded expansion."""
+"""Safe reading of regular files: no pipe that blocks, no endless device, no unbounded decompression."""
 
 import errno
 import os
@@ -8,22 +8,22 @@ from typing import BinaryIO
 
 from pipeline.core.errors import RequestError
 
-# A pipe must not be waited for; on Windows there are none, but there is a text mode.
+# Opening a pipe must not block. Windows has no O_NONBLOCK, but needs O_BINARY.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-UNPACKED, EXPANSION = 2**29, 20  # bytes that any file may unpack to; larger files, so many times their size
+UNPACKED, EXPANSION = 2**29, 20  # a file may unpack to this many bytes, or to this multiple of its size
 
 
 def open_regular(file: str | Path) -> BinaryIO:
-    """Open a file for reading, if it is a regular one.
+    """Open a regular file for reading.
 
     Raises:
-        OSError: It cannot be opened, or is a folder, a pipe or a device.
+        OSError: The file cannot be opened, or is a folder, a pipe or a device.
     """
-    opened = open(os.open(file, OPEN_FLAGS), "rb")  # noqa: SIM115 (the caller closes it)
-    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-        opened.close()
+    stream = open(os.open(file, OPEN_FLAGS), "rb")  # noqa: SIM115 (the caller closes it)
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
         raise OSError(errno.EINVAL, "not a regular file")
-    return opened
+    return stream
 
 
 def check_unpacked(file: Path, size: int) -> None:
@@ -31,13 +31,13 @@ def check_unpacked(file: Path, size: int) -> None:
 
     Args:
         file: The file.
-        size: The bytes that it declares, or that were unpacked so far.
+        size: The declared size in bytes, or the number of bytes unpacked so far.
 
     Raises:
-        RequestError: That is more than UNPACKED and more than EXPANSION times the size of the file.
+        RequestError: The size exceeds UNPACKED and EXPANSION times the size of the file.
     """
-    most = max(UNPACKED, EXPANSION * file.stat().st_size)
-    if size > most:
+    limit = max(UNPACKED, EXPANSION * file.stat().st_size)
+    if size > limit:
         raise RequestError(
-            f"{file}: unpacks to {size:,} bytes or more, but a file of this size may unpack to {most:,} at most."
+            f"{file}: unpacks to {size:,} bytes or more, but a file of this size may unpack to {limit:,} at most."
         )

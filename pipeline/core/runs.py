@@ -1,4 +1,4 @@
-"""Runs on disk: a folder for each training, with its decoders, baselines, report and `run.json`."""
+"""Runs on disk: a folder per training with its decoders, baselines, report and `run.json`."""
 
 import contextlib
 import errno
@@ -36,21 +36,21 @@ STRINGS = (
     "root",
     "label_pattern",
     "on_missing",
-)  # options that commands read
+)  # text options that other commands read from a run
 HEXADECIMAL = re.compile("([0-9a-f]{2})*")
 
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """Which images a run was trained on, and which it held out.
+    """The training and held-out images of a run.
 
     Attributes:
-        rule: The split rule, as the command line writes it.
+        rule: The split rule, as written on the command line.
         train: Path -> content digest of the training images.
-        validation: Path -> content digest of the held-out images; none where the run was cross-validated.
-        selection: Path -> content digest of the images that chose an epoch.
-        moved: Path -> content digest of images that left the held-out side, or those that choose an epoch, because of
-            a near-duplicate.
+        validation: Path -> content digest of the held-out images; empty for a cross-validated run.
+        selection: Path -> content digest of the images that select the epoch.
+        moved: Path -> content digest of images that were removed from the held-out or selection images because of a
+            near-duplicate.
         near_duplicates: Groups of paths of images that were detected as near-duplicates of each other.
     """
 
@@ -63,7 +63,7 @@ class SplitRecord:
 
     @property
     def validation_of(self) -> str:
-        """What the validation curves of a training are of: "selection", "held-out" or "training" images."""
+        """The images that the validation curves are for: "selection", "held-out" or "training"."""
         return "selection" if self.selection else "held-out" if self.validation else "training"
 
 
@@ -72,17 +72,17 @@ class RunRecord:
     """The content of a `run.json`.
 
     Attributes:
-        options: The options of the `train` command, so that it can be repeated.
+        options: The options of the `train` command, with which it can be repeated.
         extractor: The extractor's description.
         training: The training config, as JSON values.
         seed: The random seed.
-        split: The training and the held-out images.
+        split: The training and held-out images.
         targets: The content digest of the target embeddings.
         versions: Package -> version.
-        fitted: How the training went, from when the decoders are saved until they are scored: "models" and "shares" as
-            in the result, and "diverged", an error or None. None before and after.
+        fitted: The outcome of the training while decoders are saved but not scored: "models" and "shares" as in the
+            result, and "diverged", an error or None. None before and after.
         result: The result of the finished run; None before.
-        kept_epoch: Model -> the epoch whose weights it has.
+        kept_epoch: Model -> the epoch of its weights.
         curves: Model -> learning curves, with None for values that are not finite.
     """
 
@@ -100,7 +100,7 @@ class RunRecord:
 
     @property
     def trained(self) -> Mapping[str, Any]:
-        """What is known of the saved decoders, scored or not: "models" and "shares"; empty before they are saved."""
+        """The saved decoders, scored or not: "models" and "shares"; empty before they are saved."""
         return self.result or self.fitted or {}
 
     def to_json(self) -> dict[str, Any]:
@@ -109,36 +109,36 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], file: Path) -> "RunRecord":
-        """Read what `to_json` returned; `file` is named in messages.
+        """Parse the output of `to_json`; `file` is named in messages.
 
         Raises:
             RequestError: The record has another format.
-            ValueError: The record lacks a part, has one too many, or one of another type or range.
+            ValueError: A field is missing or unknown, or a value has the wrong type or is out of range.
         """
         check_format(record.get("format", 1), FORMAT, str(file))
-        read = typed(cls, {name: value for name, value in record.items() if name != "format"})
-        if not 0 <= read.seed < 2**31:
-            raise ValueError(f"its seed is {read.seed}")
-        typed(Mapping[str, str | int | float | bool | None], read.options, "options")
-        if "images" not in read.options:
+        parsed = typed(cls, {name: value for name, value in record.items() if name != "format"})
+        if not 0 <= parsed.seed < 2**31:
+            raise ValueError(f"its seed is {parsed.seed}")
+        typed(Mapping[str, str | int | float | bool | None], parsed.options, "options")
+        if "images" not in parsed.options:
             raise ValueError("options has no 'images'")
         for name in STRINGS:
-            typed(str | None, read.options.get(name), f"options.{name}")
+            typed(str | None, parsed.options.get(name), f"options.{name}")
         for name in ("train", "validation", "selection", "moved"):
-            if not all(map(HEXADECIMAL.fullmatch, getattr(read.split, name).values())):
+            if not all(map(HEXADECIMAL.fullmatch, getattr(parsed.split, name).values())):
                 raise ValueError(f"split.{name} has a digest that is none")
-        return read
+        return parsed
 
 
 def check_run_name(models: Path, name: str) -> None:
-    """Check the name of a new run before any work is spent on it.
+    """Check the name of a new run, before any work is done.
 
     Args:
         models: The folder of all runs.
         name: The name.
 
     Raises:
-        RequestError: It cannot name a folder, or names one that exists.
+        RequestError: The name is not valid, or a run or file of that name exists.
     """
     if not re.fullmatch(r"\w[\w.+=@-]*", name):
         raise RequestError(f"name {name!r} cannot name a run; use letters, digits and any of . _ - + = @")
@@ -150,14 +150,14 @@ def new_run(models: Path, name: str | None = None) -> Path:
     """Create the folder of a new run.
 
     Args:
-        models: The folder of all runs, created when it is missing.
-        name: The folder's name; None for the local time, with a number appended where that name is taken.
+        models: The folder of all runs, created if missing.
+        name: The run's name; None for the local time, with a number appended if that name is taken.
 
     Returns:
         The run's folder, empty.
 
     Raises:
-        RequestError: There is a run of that name.
+        RequestError: A run of that name exists.
         PipelineError: The folder cannot be created.
     """
     time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -176,10 +176,10 @@ def new_run(models: Path, name: str | None = None) -> Path:
 
 
 def check_can_save(models: Path) -> None:
-    """Refuse a folder in which no run can be saved, before any work is spent on one.
+    """Refuse a folder in which no run can be saved, before any work is done.
 
     Raises:
-        PipelineError: It is such a folder.
+        PipelineError: No run can be saved in the folder.
     """
     existing = next(folder for folder in (models, *models.absolute().parents) if folder.exists())
     try:
@@ -192,20 +192,20 @@ def check_can_save(models: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a run for this process, so that no other trains in it; it is free when this process ends, whatever way.
+def lock_run(folder: Path) -> Iterator[None]:
+    """Lock a run, so that no other process trains in it. The lock is released when this process ends, even if killed.
 
     Raises:
-        RequestError: Another process holds it.
+        RequestError: Another process holds the lock.
     """
     with locked(folder) as is_locked:
         if is_locked is False:
-            raise RequestError(f"{folder} is in training{_by(folder)}; wait for its end, or stop it first.")
+            raise RequestError(f"{folder} is in training{_holder(folder)}; wait for its end, or stop it first.")
         yield
 
 
-def _by(folder: Path) -> str:
-    """Which process holds the lock of a folder, where the system tells."""
+def _holder(folder: Path) -> str:
+    """The process that holds the lock of a folder, for a message; without its number if the system does not tell."""
     with contextlib.suppress(OSError):
         inode = str(folder.stat().st_ino)
         for line in Path("/proc/locks").read_text().splitlines():  # 1: FLOCK ADVISORY WRITE 4321 08:02:1234567 0 EOF
@@ -216,7 +216,7 @@ def _by(folder: Path) -> str:
 
 
 def can_resume(folder: Path) -> bool:
-    """Whether a run holds a decoder, or a checkpoint to resume from."""
+    """Whether a run has a decoder, or a checkpoint to resume from."""
     return (folder / CHECKPOINT_FILE).exists() or any(folder.glob("*.keras"))
 
 
@@ -225,15 +225,15 @@ def read_run(folder: Path, allow_edits: bool = False) -> RunRecord:
 
     Args:
         folder: The run's folder.
-        allow_edits: Whether to accept, with a warning, a file whose checksum does not fit its content.
+        allow_edits: Whether to accept, with a warning, a file whose checksum does not match its content.
 
     Raises:
-        RequestError: The folder holds no run, or its `run.json` is damaged or of another format.
+        RequestError: The folder is not a run, or its `run.json` is damaged or has another format.
     """
     file = folder / RUN_FILE
     try:
         if file.exists() and not file.is_file():
-            raise ValueError("it is not a file")  # but a pipe or a device, which has no end
+            raise ValueError("it is not a file")  # a pipe or a device may be endless
         record = parse_json(file.read_text(encoding="utf-8"))
         if record.pop(CHECKSUM, None) != _checksum(record):
             if not allow_edits:
@@ -249,7 +249,7 @@ def read_run(folder: Path, allow_edits: bool = False) -> RunRecord:
 
 
 def write_run(folder: Path, record: RunRecord) -> None:
-    """Write a run's `run.json`, whole or not at all.
+    """Write a run's `run.json` atomically.
 
     Raises:
         PipelineError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""Memory that a process shares with those it starts."""
+"""Memory shared between a process and its child processes."""
 
 import errno
 import math
@@ -16,11 +16,11 @@ from pipeline.core.errors import Parameter, PipelineError, cause
 
 
 class SharedMemory:
-    """Bytes that all processes see that it is passed to when they are started.
+    """A block of memory that is shared with child processes to which it is passed at their start.
 
-    They belong to no file, so a process that is killed leaves nothing behind. On Linux they are allocated at once and
-    need no room in `/dev/shm` or the folder for temporary files: in a file system that is full, the first write to
-    them would end the process by SIGBUS.
+    It has no file name, so a killed process leaves nothing behind. On Linux the memory is allocated at once and takes
+    no space in `/dev/shm` or the temporary folder: if that file system were full, the first write would end the process
+    by SIGBUS.
 
     Args:
         size: The number of bytes.
@@ -33,7 +33,7 @@ class SharedMemory:
         self._size = max(1, size)
         try:
             if hasattr(os, "memfd_create"):
-                self._map(_allocated(self._size))
+                self._map(_allocate(self._size))
             else:
                 self._bytes: Any = get_context("spawn").RawArray("B", self._size)
         except (OSError, MemoryError) as error:
@@ -67,9 +67,9 @@ class SharedMemory:
             self._bytes = shared
 
 
-def _allocated(size: int) -> int:
-    """The descriptor of a file without a name, in memory, whose bytes are allocated."""
-    if size > _available():  # Linux would end other programs to make room
+def _allocate(size: int) -> int:
+    """The descriptor of an anonymous file in memory, with its bytes allocated."""
+    if size > _available_memory():  # Linux would kill other programs to free memory
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     descriptor = os.memfd_create("image-vectors")
     try:
@@ -80,8 +80,8 @@ def _allocated(size: int) -> int:
     return descriptor
 
 
-def _available() -> float:
-    """How many bytes of memory programs can take without swapping; infinite where the system does not say."""
+def _available_memory() -> float:
+    """Bytes of memory available without swapping; infinite if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Standard streams of a command: stdout is for results alone, whatever libraries print.
+"""Standard streams of a command: stdout has results only, whatever libraries print.
 
-MNN, TensorFlow and image decoders write to the descriptors 1 and 2 themselves, partly from buffers of C's library that
-are written when the process ends.
+MNN, TensorFlow and image decoders write to descriptors 1 and 2 directly, partly from buffers of the C library that are
+flushed when the process ends.
 """
 
 import io
@@ -15,18 +15,18 @@ _is_apart = False
 
 
 def keep_results_apart() -> None:
-    """Let `sys.stdout` write to a descriptor of its own, and the descriptor 1 lead to stderr, here and in children."""
+    """Give `sys.stdout` its own descriptor, and redirect descriptor 1 to stderr, also for child processes."""
     global _is_apart
     open_closed_streams()
-    sys.stdout = _results()
+    sys.stdout = _open_results()
     os.dup2(2, 1)
     _is_apart = True
 
 
 def silence_libraries() -> None:
-    """Let what libraries print lead nowhere, here and in children; `sys.stdout` and `sys.stderr` stay as they are.
+    """Discard the output of libraries, also in child processes; `sys.stdout` and `sys.stderr` still work.
 
-    Only after `keep_results_apart`: in another program's process, the descriptors are that program's.
+    Does nothing without `keep_results_apart`: in the process of another program, the descriptors belong to it.
     """
     if not _is_apart:
         return
@@ -40,14 +40,14 @@ def silence_libraries() -> None:
 
 
 def open_closed_streams() -> None:
-    """Let standard streams that are closed lead nowhere, so that no other file gets their numbers."""
+    """Open closed standard streams on the null device, so that no other file gets their descriptors."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
 
 
 class _Results(io.FileIO):
-    """stdout as a file; its first error is that of the command, and what is written later is dropped."""
+    """stdout as a file: the first error becomes that of the command; later output is dropped."""
 
     _has_failed = False
 
@@ -61,9 +61,9 @@ class _Results(io.FileIO):
             raise PipelineError(f"The result cannot be written to stdout ({cause(error)}).") from error
 
 
-def _results() -> TextIO:
-    """A stream on a descriptor of its own for stdout, which child processes do not inherit."""
-    if sys.stdout is None:  # closed; what is written fails, for the descriptor is for reading
+def _open_results() -> TextIO:
+    """A stream to stdout on a separate descriptor, which child processes do not inherit."""
+    if sys.stdout is None:  # closed; the descriptor is read-only, so that writing fails
         return io.TextIOWrapper(io.BufferedWriter(_Results(os.open(os.devnull, os.O_RDONLY), "w")))
     if sys.stdout.isatty():
         return _copy(sys.stdout, 1)

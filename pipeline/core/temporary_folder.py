@@ -1,4 +1,4 @@
-"""A folder for the temporary files of a command and of its child processes, which goes when they end."""
+"""A folder for the temporary files of a command and its child processes, removed at their end."""
 
 import atexit
 import contextlib
@@ -15,10 +15,10 @@ _shared: Path | None = None
 
 
 def use_own_temporary_folder() -> None:
-    """Let libraries put their temporary files, which some never remove, into a folder of this process.
+    """Make libraries put their temporary files, which some never remove, into a folder of this process.
 
-    It is removed at the end of the process, or by the next one if this one is killed. Without a place for it, the
-    system's own folder stays in use.
+    It is removed at the end of the process, or by the next process if this one is killed. If it cannot be created, the
+    system's temporary folder stays in use.
     """
     global _shared
     with contextlib.suppress(OSError):
@@ -33,7 +33,7 @@ def use_own_temporary_folder() -> None:
 
 
 def shared_folder() -> Path:
-    """The system's folder for temporary files; sockets, whose paths are limited to some 100 bytes, have room in it."""
+    """The system's temporary folder; its path is short enough for sockets, which are limited to about 100 bytes."""
     return _shared or Path(tempfile.gettempdir())
 
 

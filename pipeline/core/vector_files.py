@@ -1,4 +1,4 @@
-"""Vectors as files: `.npz`, `.npy`, `.parquet` or `.csv`, written a block at a time."""
+"""Files of vectors, `.npz`, `.npy`, `.parquet` or `.csv`, written block by block."""
 
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ NAMES_AT_ONCE = 4096  # rows
 
 @dataclass(frozen=True)
 class NearestNames:
-    """The K names whose vectors are nearest to each of N others, the nearest first.
+    """The K nearest names of each of N vectors, nearest first.
 
     Attributes:
         names: All names.
-        numbers: Which of them, shape (N, K), int32.
-        cosines: Their cosines, shape (N, K), float32.
+        numbers: Indices into `names`, shape (N, K), int32.
+        cosines: Cosines between the names' vectors and the N vectors, shape (N, K), float32.
     """
 
     names: Sequence[str]
@@ -32,23 +32,23 @@ class NearestNames:
     cosines: np.ndarray
 
     def of(self, rows: slice) -> list[list[str]]:
-        """The names that are nearest to some of the vectors."""
+        """The nearest names of a slice of the vectors."""
         return [[self.names[number] for number in row] for row in self.numbers[rows].tolist()]
 
 
 def write_vectors(
     file: Path, name: str, paths: Sequence[str], vectors: Vectors, nearest: NearestNames | None = None
 ) -> None:
-    """Write one vector for each path, in the order given.
+    """Write one vector per path, in the same order.
 
     Args:
-        file: `.npz` holds `paths` (N,) str and `name` (N, F) float32; `.npy` the vectors alone; `.parquet` the columns
+        file: `.npz` gets `paths` (N,) str and `name` (N, F) float32; `.npy` only the vectors; `.parquet` the columns
             `path` and `vector`; `.csv` the columns `path` and `d0`, `d1`, ... An existing file is replaced.
         name: The name of the array in an `.npz`: "features" or "predictions".
         paths: N paths.
         vectors: The vectors, shape (N, F).
-        nearest: What to write beside them, as `nearest` (N, K) str and `cosines` (N, K) float32; in a `.csv` as the
-            columns `nearest1`, `cosine1`, `nearest2`, ...; not into an `.npy`.
+        nearest: Nearest names, written as `nearest` (N, K) str and `cosines` (N, K) float32; in a `.csv` as the
+            columns `nearest1`, `cosine1`, `nearest2`, ...; not to an `.npy`.
 
     Raises:
         PipelineError: The file cannot be written.
@@ -56,8 +56,8 @@ def write_vectors(
     suffix = file.suffix.lower()
     with atomic_write(file) as unfinished:
         if suffix == ".npy":
-            with open(unfinished, "wb") as opened:
-                _stream_npy(opened, vectors)
+            with open(unfinished, "wb") as stream:
+                _stream_npy(stream, vectors)
         elif suffix == ".npz":
             _write_npz(unfinished, paths, {name: vectors}, nearest)
         elif suffix == ".csv":
@@ -67,11 +67,11 @@ def write_vectors(
 
 
 def write_layers(file: Path, paths: Sequence[str], layers: Mapping[str, Vectors]) -> None:
-    """Write several vectors for each path, in the order given.
+    """Write one vector per path and layer, in the order of the paths.
 
     Args:
-        file: `.npz` holds `paths` (N,) str and an array for each layer, (N, F) float32; `.parquet` the column `path`
-            and one for each layer. An existing file is replaced.
+        file: `.npz` gets `paths` (N,) str and an array per layer, (N, F) float32; `.parquet` the column `path` and one
+            per layer. An existing file is replaced.
         paths: N paths.
         layers: Name -> vectors, shape (N, F).
 
@@ -83,10 +83,10 @@ def write_layers(file: Path, paths: Sequence[str], layers: Mapping[str, Vectors]
 
 
 def check_layers_fit(file: Path, count: int) -> None:
-    """Refuse several layers in a file that holds one array.
+    """Refuse to write several layers to a file format for one array.
 
     Raises:
-        RequestError: It is such a file.
+        RequestError: There are several layers, and the file is an `.npy` or `.csv`.
     """
     if count > 1 and file.suffix.lower() in (".npy", ".csv"):
         raise RequestError(
@@ -97,7 +97,7 @@ def check_layers_fit(file: Path, count: int) -> None:
 
 
 def as_lists(block: np.ndarray) -> Any:
-    """Vectors, shape (n, F), as an Arrow array of lists of a fixed size."""
+    """Convert vectors, shape (n, F), to an Arrow array of fixed-size lists."""
     import pyarrow as pa
 
     return pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), block.shape[1])
@@ -119,19 +119,19 @@ def _write_npz(
                 np.lib.format.write_array(member, nearest.cosines, allow_pickle=False)
 
 
-def _stream_names(opened: IO[bytes], nearest: NearestNames) -> None:
+def _stream_names(stream: IO[bytes], nearest: NearestNames) -> None:
     dtype = np.array([nearest.names[number] for number in np.unique(nearest.numbers)], str).dtype
     header = {"descr": dtype.str, "fortran_order": False, "shape": nearest.numbers.shape}
-    np.lib.format.write_array_header_1_0(opened, header)
+    np.lib.format.write_array_header_1_0(stream, header)
     for start in range(0, len(nearest.numbers), NAMES_AT_ONCE):
-        opened.write(np.array(nearest.of(slice(start, start + NAMES_AT_ONCE)), dtype).tobytes())
+        stream.write(np.array(nearest.of(slice(start, start + NAMES_AT_ONCE)), dtype).tobytes())
 
 
-def _stream_npy(opened: IO[bytes], vectors: Vectors) -> None:
+def _stream_npy(stream: IO[bytes], vectors: Vectors) -> None:
     header = {"descr": "<f4", "fortran_order": False, "shape": tuple(vectors.shape)}
-    np.lib.format.write_array_header_1_0(opened, header)
+    np.lib.format.write_array_header_1_0(stream, header)
     for block in in_blocks(vectors):
-        opened.write(block.astype("<f4", copy=False).tobytes())
+        stream.write(block.astype("<f4", copy=False).tobytes())
 
 
 def _write_parquet(
@@ -145,7 +145,7 @@ def _write_parquet(
     if nearest:
         fields += [("nearest", pa.list_(pa.string())), ("cosines", pa.list_(pa.float32()))]
     schema = pa.schema(fields)
-    at_once = rows_at_once(sum(each.shape[1] for each in columns.values()))
+    at_once = rows_at_once(sum(vectors.shape[1] for vectors in columns.values()))
     with ParquetWriter(file, schema) as writer:
         for start in range(0, len(paths), at_once):
             rows = slice(start, start + at_once)

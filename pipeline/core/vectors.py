@@ -1,4 +1,4 @@
-"""Rows of numbers, in memory or on disk, and what every stage asks of them."""
+"""Vectors, in memory or on disk, and the functions on them that all stages share."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ LARGEST_BLOCK = 2**26  # bytes
 
 
 class Vectors(Protocol):
-    """N rows of F float32 numbers: a NumPy array, or features on disk that are read when they are indexed."""
+    """N rows of F float32 numbers: a NumPy array, or features on disk that are read when indexed."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -29,18 +29,18 @@ class Vectors(Protocol):
 
 
 def rows_at_once(dim: int) -> int:
-    """How many rows of `dim` float32 numbers to read at a time: READ_AT_ONCE, or fewer that fit LARGEST_BLOCK."""
+    """Number of rows of `dim` float32 numbers to read at a time: READ_AT_ONCE, or fewer to fit LARGEST_BLOCK."""
     return max(1, min(READ_AT_ONCE, LARGEST_BLOCK // (4 * dim or 1)))
 
 
 def in_blocks(x: Vectors, rows: int | None = None) -> Iterator[np.ndarray]:
-    """The rows in order, at most `rows` at a time; unless given, `rows_at_once`."""
+    """Iterate over blocks of at most `rows` rows, in order; by default, `rows_at_once`."""
     rows = rows or rows_at_once(x.shape[1])
     return (x[start : start + rows] for start in range(0, len(x), rows))
 
 
 def moments(x: Vectors) -> tuple[np.ndarray, float]:
-    """Mean of each column and the mean of all variances, from one read, summed in float64.
+    """The mean of each column and the mean of all variances, in one pass, summed in float64.
 
     Args:
         x: Shape (N, F).

@@ -1,4 +1,4 @@
-"""Words of messages that depend on numbers."""
+"""Wording of messages."""
 
 
 def counted(number: int, noun: str) -> str:

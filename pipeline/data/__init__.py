@@ -1,1 +1,1 @@
-"""What comes in: images and their target embeddings."""
+"""The input: images and their target embeddings."""

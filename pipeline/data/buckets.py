@@ -1,7 +1,8 @@
-"""Buckets of object storage: listing and reading their objects, by obstore (https://developmentseed.org/obstore).
+"""Object storage: list and read the objects of a bucket with obstore (https://developmentseed.org/obstore).
 
-Endpoints, credentials and regions come from the environment variables that obstore knows. It also retries. An object
-that fails while its server answers other requests is a failure of that image; a server that answers none ends the work.
+Endpoints, credentials and regions come from obstore's environment variables; obstore also retries requests. If an
+object fails while its server answers other requests, only that image fails; if the server answers no request, the work
+ends.
 """
 
 import contextlib
@@ -20,37 +21,36 @@ from pipeline.core.errors import ImageError, PipelineError, RequestError, first_
 from pipeline.data.images import MAX_BYTES, is_bucket_url
 from pipeline.data.odd_keys import ListedObject, OddKeys, is_odd
 
-# An endpoint that is down is tried so long; a request to one that stays silent is given up after SILENT, and repeated.
+# Requests to an endpoint that is down are retried within this time. A silent request is repeated after READ_TIMEOUT.
 RETRIES = {"max_retries": 100, "retry_timeout": timedelta(seconds=20), "backoff": {"max_backoff": timedelta(seconds=3)}}
-SILENT = timedelta(seconds=15)
-CLIENT = {"connect_timeout": timedelta(seconds=5), "read_timeout": SILENT}
-# All of an answer has to come within this time: of an object; of a page of a listing, or what else is short.
+READ_TIMEOUT = timedelta(seconds=15)
+CLIENT = {"connect_timeout": timedelta(seconds=5), "read_timeout": READ_TIMEOUT}
+# Time limits of a whole answer: an object; a page of a listing, or any other short answer.
 LONG, SHORT = timedelta(minutes=10), timedelta(minutes=1)
-# An object may take so many seconds, and one more for so many bytes that have come; a line with 1,000 reads at once is
-# faster than that.
+# Seconds that an object may take, plus one second per SLOWEST bytes received. Even 1,000 parallel reads are faster.
 PATIENCE, SLOWEST = 30.0, 1000
 ABSENT = "image-vectors-asks-whether-the-server-answers"  # a key that no object has
-PAGE = 1000  # keys that a listing holds at a time, as many as one answer of a server has
-AT_ONCE = 32  # requests for versions
+PAGE = 1000  # keys per page of a listing, as many as in one answer of a server
+REQUESTS_AT_ONCE = 32  # requests for versions
 
 URL = re.compile(r"(?P<scheme>\w+)://(?P<bucket>[^/]*)/?(?P<key>.*)", re.DOTALL)
 MD5 = re.compile(r"[0-9a-f]{32}")
-# What the messages of obstore say: the request, the status of its answer, the code in its body, and the system's word.
+# Parts of obstore's messages: the request, the status of the answer, the code in its body, and the system's error.
 REQUEST, STATUS = re.compile(r"performing [A-Z]+ (\w+://[^/ ]+)"), re.compile(r"status code: (\d+)")
 CODE, SYSTEM = re.compile(r"<Code>(\w+)</Code>"), re.compile(r'(?:message|error): "([^"]+)"|(TimedOut)')
-# What obstore says, without naming the request, of an answer that broke off or came too slowly.
+# Messages of obstore about an answer that broke off or was too slow; they do not name the request.
 BROKEN = re.compile(r"response body|list response|Content-Range|timeout|timed ?out|IncompleteMessage|connect", re.I)
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "InvalidBucketName")
 NOT_ACCEPTED = (
     *("AuthenticationFailed", "ExpiredToken", "InvalidAccessKeyId", "InvalidSecurity", "InvalidToken"),
     *("SignatureDoesNotMatch", "TokenRefreshRequired"),
 )
-# Where machines in a cloud ask for credentials, which obstore does when it has found none.
+# URLs from which cloud machines get credentials; obstore tries them when it has no credentials.
 METADATA = re.compile(r"://(?:169\.254\.|metadata\.google)|/latest/api/token|/computeMetadata/|/metadata/identity")
 
 
 class _Kind(NamedTuple):
-    """A kind of object storage: the extra for it, obstore's class, and the names of environment variables."""
+    """A kind of object storage: its pip extra, obstore's class, and the names of environment variables."""
 
     extra: str
     store: str
@@ -75,8 +75,8 @@ KINDS = {
 }
 
 
-class _Place(NamedTuple):
-    """A URL in its parts; the key as it is, for nothing is escaped in these URLs."""
+class _Location(NamedTuple):
+    """A parsed URL. The key is taken literally: these URLs have no escapes."""
 
     scheme: str
     bucket: str
@@ -88,104 +88,104 @@ class _Place(NamedTuple):
 
 
 class _Unanswered(PipelineError):
-    """A server gave no usable answer to a request; `reason` says what it did."""
+    """A server gave no usable answer to a request, for this `reason`."""
 
     reason = ""
 
 
-def place_of(url: str) -> _Place:
-    """The scheme, the bucket and the key that a URL names.
+def parse_url(url: str) -> _Location:
+    """Split a URL into scheme, bucket and key.
 
     Raises:
-        RequestError: It names no bucket.
+        RequestError: The URL names no bucket.
     """
     parts = URL.fullmatch(url)
     if not parts or not is_bucket_url(url) or not parts["bucket"]:
         raise RequestError(f"{url} names no bucket; write it as in s3://bucket/prefix.")
-    return _Place(parts["scheme"], parts["bucket"], parts["key"])
+    return _Location(parts["scheme"], parts["bucket"], parts["key"])
 
 
 def list_objects(url: str) -> Iterator[tuple[str, str | None]]:
     """List the objects below a prefix, page by page.
 
     Args:
-        url: A bucket, with a prefix that ends where a name ends, as that of a folder does.
+        url: A bucket, optionally with a prefix of whole names, like a folder.
 
     Yields:
         The key of an object, relative to the prefix, and the object's version.
 
     Raises:
-        RequestError: The extra is missing, there is no such bucket, or access is denied.
+        RequestError: The pip extra is missing, the bucket does not exist, or access is denied.
         PipelineError: The server does not answer.
     """
-    place = place_of(url)
-    prefix = place.key.strip("/")
+    location = parse_url(url)
+    prefix = location.key.strip("/")
     skipped = len(prefix) + 1 if prefix else 0
     try:
-        with _named_errors(place):
-            for key, size, tag in _list(place, prefix):
-                if size or not _is_folder_marker(place, key):
+        with _translated_errors(location):
+            for key, size, tag in _list(location, prefix):
+                if size or not _is_folder_marker(location, key):
                     yield key[skipped:], _version(size, tag)
     except ImageError as error:
         raise RequestError(f"{url}: {error}.") from error
 
 
-def _list(place: _Place, prefix: str) -> Iterator[ListedObject]:
-    """The objects below a prefix; where obstore cannot name one, all of them again, by botocore."""
-    if place.scheme == "s3" and prefix and is_odd(prefix):
-        yield from _odd_keys(place).list(f"{prefix}/")
+def _list(location: _Location, prefix: str) -> Iterator[ListedObject]:
+    """List the objects below a prefix; if obstore cannot name one, list all of them again with botocore."""
+    if location.scheme == "s3" and prefix and is_odd(prefix):
+        yield from _odd_keys(location).list(f"{prefix}/")
         return
-    pages = iter(_store_of(place, SHORT).list(prefix or None, chunk_size=PAGE))
-    is_first = place.scheme == "s3" and not prefix
+    pages = iter(_store_of(location, SHORT).list(prefix or None, chunk_size=PAGE))
+    is_first = location.scheme == "s3" and not prefix
     while True:
         try:
             page = next(pages, None)
         except Exception as error:
-            if place.scheme != "s3" or "invalid path" not in str(error):
+            if location.scheme != "s3" or "invalid path" not in str(error):
                 raise
-            yield from _odd_keys(place).list(f"{prefix}/" if prefix else "")
+            yield from _odd_keys(location).list(f"{prefix}/" if prefix else "")
             return
         if page is None:
             return
-        if is_first and _odd_keys(place).begin_with_slash():
-            yield from _odd_keys(place).list("")
+        if is_first and _odd_keys(location).begin_with_slash():
+            yield from _odd_keys(location).list("")
             return
         is_first = False
-        yield from (ListedObject(found["path"], found["size"], found["e_tag"]) for found in page)
+        yield from (ListedObject(entry["path"], entry["size"], entry["e_tag"]) for entry in page)
 
 
-def _is_folder_marker(place: _Place, key: str) -> bool:
-    """Whether an empty object is one like `cats.jpg/`, which consoles make for a folder; obstore drops the slash."""
+def _is_folder_marker(location: _Location, key: str) -> bool:
+    """Whether an empty object is a folder marker of a console, such as `cats.jpg/`; obstore drops the slash."""
     if is_odd(key) or not os.path.splitext(key)[1]:
         return False
     try:
-        _store_of(place, SHORT).head(key)
+        _store_of(location, SHORT).head(key)
     except FileNotFoundError:
         return True
-    except Exception:  # reading it will say why
+    except Exception:  # reading it will report the error
         return False
     return False
 
 
 def find_versions(urls: Sequence[str]) -> dict[str, str | None]:
-    """Ask for the versions of objects, many at a time; None for one that reading will have more to say about.
+    """Request the versions of objects, many at a time; None if unknown, since reading reports the error.
 
     Raises:
-        RequestError: The extra is missing, or the credentials are not accepted.
+        RequestError: The pip extra is missing, or the credentials are not accepted.
         PipelineError: The server does not answer.
     """
     if not urls:
         return {}
-    with ThreadPoolExecutor(AT_ONCE, "versions") as pool:
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE, "versions") as pool:
         return dict(zip(urls, pool.map(_find_version, urls), strict=True))
 
 
 def _find_version(url: str) -> str | None:
-    place = place_of(url)
-    with contextlib.suppress(ImageError), _one_object(place):
-        if not is_odd(place.key):
-            found = _store_of(place, SHORT).head(place.key)
-            return _version(found["size"], found["e_tag"])
+    location = parse_url(url)
+    with contextlib.suppress(ImageError), _one_object(location):
+        if not is_odd(location.key):
+            metadata = _store_of(location, SHORT).head(location.key)
+            return _version(metadata["size"], metadata["e_tag"])
     return None
 
 
@@ -193,100 +193,100 @@ def read_object(url: str) -> tuple[bytes, str | None]:
     """Read an object.
 
     Returns:
-        Its content, and the version that it was read in.
+        Its content, and the version of that content.
 
     Raises:
-        ImageError: There is no such object, it is denied, empty, or larger than MAX_BYTES; the server fails to deliver
-            it, but answers other requests; or its content is not that of its ETag.
-        RequestError: The extra is missing, there is no such bucket, or the credentials are not accepted.
+        ImageError: The object does not exist, access is denied, it is empty or larger than MAX_BYTES; the server fails
+            to deliver it, but answers other requests; or its content does not match its ETag.
+        RequestError: The pip extra is missing, the bucket does not exist, or the credentials are not accepted.
         PipelineError: The server does not answer.
     """
-    place = place_of(url)
-    data, tag = _read(place)
+    location = parse_url(url)
+    data, tag = _read(location)
     if not data:
         raise ImageError("the object is empty")
-    if not _is_content_of(place, tag, data):
-        data, tag = _read(place)
-        if not _is_content_of(place, tag, data):
+    if not _is_content_of(location, tag, data):
+        data, tag = _read(location)
+        if not _is_content_of(location, tag, data):
             raise ImageError("its content is not that of its ETag, an MD5: it was changed on the way, twice")
     return data, _version(len(data), tag)
 
 
-def _read(place: _Place) -> tuple[bytes, str | None]:
+def _read(location: _Location) -> tuple[bytes, str | None]:
     """The content of an object, and its ETag."""
-    if is_odd(place.key):
-        if place.scheme != "s3":
+    if is_odd(location.key):
+        if location.scheme != "s3":
             raise ImageError("obstore has no way to name such an object")
-        return _odd_keys(place).read(place.key, MAX_BYTES)
-    with _one_object(place):
-        found = _store_of(place, LONG).get(place.key)
-        size, parts, received, begun = found.meta["size"], [], 0, time.monotonic()
+        return _odd_keys(location).read(location.key, MAX_BYTES)
+    with _one_object(location):
+        result = _store_of(location, LONG).get(location.key)
+        size, parts, received, start = result.meta["size"], [], 0, time.monotonic()
         if size > MAX_BYTES:
             raise ImageError(f"the object is larger than {MAX_BYTES:,} bytes")
-        for part in found.stream(min_chunk_size=1):
+        for part in result.stream(min_chunk_size=1):
             parts.append(part)
             received += len(part)
-            if (seconds := time.monotonic() - begun) > PATIENCE + received / SLOWEST:
+            if (seconds := time.monotonic() - start) > PATIENCE + received / SLOWEST:
                 raise ImageError(f"it comes too slowly: {received:,} of {size:,} bytes in {seconds:.0f} s")
-        return b"".join(parts), found.meta["e_tag"]
+        return b"".join(parts), result.meta["e_tag"]
 
 
-def _is_content_of(place: _Place, tag: str | None, data: bytes) -> bool:
-    """Whether an ETag of S3 may be that of some content: it is its MD5, or none because of parts or encryption."""
+def _is_content_of(location: _Location, tag: str | None, data: bytes) -> bool:
+    """Whether an S3 ETag may belong to a content: it is its MD5, or no MD5 because of parts or encryption."""
     bare = (tag or "").strip('"')
-    if place.scheme != "s3" or not MD5.fullmatch(bare):
+    if location.scheme != "s3" or not MD5.fullmatch(bare):
         return True
-    return bare == hashlib.md5(data, usedforsecurity=False).hexdigest() or _is_encrypted(place)
+    return bare == hashlib.md5(data, usedforsecurity=False).hexdigest() or _is_encrypted(location)
 
 
-def _is_encrypted(place: _Place) -> bool:
-    """Whether S3 encrypts an object with a key of the user's own, by AWS KMS or SSE-C: then its ETag is no MD5.
+def _is_encrypted(location: _Location) -> bool:
+    """Whether S3 encrypts an object with the user's own key, by AWS KMS or SSE-C: then its ETag is not an MD5.
 
-    Only the headers of its answer say so, which obstore does not pass on.
+    Only the headers of the answer show this, and obstore does not expose them.
     """
     import obstore
 
-    with contextlib.suppress(Exception):  # what cannot be asked is not encrypted so: nobody could read it unsigned
-        url = obstore.sign(_store_of(place, SHORT), "GET", place.key, timedelta(minutes=5))
+    with contextlib.suppress(Exception):  # without signing there is no such encryption: unsigned reads would fail
+        url = obstore.sign(_store_of(location, SHORT), "GET", location.key, timedelta(minutes=5))
         request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
-        with urllib.request.urlopen(request, timeout=SILENT.total_seconds()) as answer:
+        with urllib.request.urlopen(request, timeout=READ_TIMEOUT.total_seconds()) as answer:
             kind = answer.headers.get("x-amz-server-side-encryption", "AES256")
             return kind != "AES256" or "x-amz-server-side-encryption-customer-algorithm" in answer.headers
     return False
 
 
 def _version(size: int, tag: str | None) -> str | None:
-    """Size and ETag; None without an ETag."""
+    """A version from size and ETag; None without an ETag."""
     return f"{size}-{tag.removeprefix('W/').strip(chr(34))}" if tag else None
 
 
-def _settings(place: _Place) -> tuple[tuple[str, str], ...]:
+def _settings(location: _Location) -> tuple[tuple[str, str], ...]:
     """The environment variables for a kind of bucket."""
-    prefix = f"{place.kind.variables}_"
+    prefix = f"{location.kind.variables}_"
     return tuple(sorted(item for item in os.environ.items() if item[0].startswith(prefix)))
 
 
-def _store_of(place: _Place, limit: timedelta) -> Any:
-    """The client of a bucket, one for each process and bucket while the environment stays the same.
+def _store_of(location: _Location, limit: timedelta) -> Any:
+    """The client of a bucket, cached per process and bucket while the environment stays the same.
 
     Args:
-        place: Something in the bucket.
-        limit: How long a request may take: SHORT or LONG.
+        location: Any location in the bucket.
+        limit: The time limit of a request, SHORT or LONG.
     """
-    return _connect(place.scheme, place.bucket, _settings(place), limit)
+    return _connect(location.scheme, location.bucket, _settings(location), limit)
 
 
-def _odd_keys(place: _Place) -> OddKeys:
+def _odd_keys(location: _Location) -> OddKeys:
     """The client for keys that obstore cannot name.
 
     Raises:
-        RequestError: botocore is missing.
+        RequestError: botocore is not installed.
     """
     try:
-        return _connect_odd(place.bucket, (SHORT, LONG), _settings(place))
+        return _connect_odd(location.bucket, (SHORT, LONG), _settings(location))
     except ImportError as error:
         raise RequestError(
-            f"s3://{place.bucket}: keys as in this bucket need botocore; install it with "
+            f"s3://{location.bucket}: keys as in this bucket need botocore; install it with "
             "pip install 'image-vectors[s3]'."
         ) from error
 
@@ -315,33 +315,33 @@ def _connect(scheme: str, bucket: str, settings: tuple[tuple[str, str], ...], li
 
 
 @contextlib.contextmanager
-def _named_errors(place: _Place) -> Iterator[None]:
-    """Turn what obstore raises into errors that say what is wrong and what to do."""
+def _translated_errors(location: _Location) -> Iterator[None]:
+    """Convert obstore's exceptions to errors that say what is wrong and what to do."""
     try:
         yield
     except PipelineError:
         raise
     except Exception as error:  # obstore's own and several built-in types
-        raise _named(place, error) from error
+        raise _translate(location, error) from error
 
 
 @contextlib.contextmanager
-def _one_object(place: _Place) -> Iterator[None]:
-    """As `_named_errors`; what a server that answers other requests does not deliver is an ImageError."""
+def _one_object(location: _Location) -> Iterator[None]:
+    """Like `_translated_errors`, but raise an ImageError if the server still answers other requests."""
     try:
-        with _named_errors(place):
+        with _translated_errors(location):
             yield
     except _Unanswered as error:
-        if not _answers(place):
+        if not _answers(location):
             raise
         raise ImageError(f"the server does not deliver it ({error.reason})") from error
 
 
-def _answers(place: _Place) -> bool:
-    """Whether the server of a bucket answers a request for an object that there is not."""
+def _answers(location: _Location) -> bool:
+    """Whether the server of a bucket answers a request for an object that does not exist."""
     try:
-        with _named_errors(place):
-            _store_of(place, SHORT).head(ABSENT)
+        with _translated_errors(location):
+            _store_of(location, SHORT).head(ABSENT)
     except _Unanswered:
         return False
     except PipelineError:
@@ -349,9 +349,9 @@ def _answers(place: _Place) -> bool:
     return True
 
 
-def _named(place: _Place, error: Exception) -> PipelineError:
-    """An ImageError where one object is concerned; a RequestError or a PipelineError where all are."""
-    bucket, kind = f"{place.scheme}://{place.bucket}", place.kind
+def _translate(location: _Location, error: Exception) -> PipelineError:
+    """Convert an exception to an ImageError if it affects one object, or a RequestError or PipelineError if all."""
+    bucket, kind = f"{location.scheme}://{location.bucket}", location.kind
     text, line = str(error), first_line(error)
     status, code, server = (_first(pattern, text) for pattern in (STATUS, CODE, REQUEST))
     public = f"a public bucket is read with {kind.variables}_SKIP_SIGNATURE=true"
@@ -371,11 +371,11 @@ def _named(place: _Place, error: Exception) -> PipelineError:
         return ImageError(f"access denied by {server}; {public}")
     if status and status.startswith("4") and status != "429":
         return ImageError(f"{server} answers with status {status} ({code or 'no reason given'})")
-    if isinstance(error, ValueError):  # a key that was asked for
+    if isinstance(error, ValueError):  # a requested key
         return ImageError(f"obstore has no way to name such an object ({line})")
-    if "invalid path" in text:  # a key that was listed
+    if "invalid path" in text:  # a listed key
         return RequestError(f"{bucket}: {line}. Rename this object, or name a prefix that it is not below.")
-    if server is None and not BROKEN.search(text):  # nothing was asked for yet: a setting cannot be used
+    if server is None and not BROKEN.search(text):  # before any request: a setting is invalid
         return RequestError(f"{bucket}: {line}.")
     reason = f"status {status}" if status else _first(SYSTEM, text) or (line if server else "its answer broke off")
     unanswered = _Unanswered(
@@ -387,5 +387,5 @@ def _named(place: _Place, error: Exception) -> PipelineError:
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str | None:
-    found = pattern.search(text)
-    return next(filter(None, found.groups()), None) if found else None
+    match = pattern.search(text)
+    return next(filter(None, match.groups()), None) if match else None

@@ -1,4 +1,4 @@
-"""Decoding: the bytes of an image file -> 224 x 224 x 3 pixels, a thumbnail, or a preview for people."""
+"""Decoding: the bytes of an image file -> 224 x 224 x 3 pixels, a thumbnail, or a preview."""
 
 import io
 
@@ -11,45 +11,46 @@ from pipeline.data.rgb import rgb_bands, turned, upright_size
 
 SIDE = 224
 THUMBNAIL = 24
-# How an image becomes SIDE x SIDE pixels, and what fingerprints call it. "squash": Pillow's antialiased bilinear filter
-# on the whole image, whose aspect ratio is not kept; "keras" is the default of Keras's `load_img`, the nearest pixel;
-# "crop" resizes the shorter side to CROPPED_FROM and takes the centre, as VGG was tested (Simonyan and Zisserman 2014).
+# Ways to resize an image to SIDE x SIDE pixels, with their names in fingerprints. "squash" applies Pillow's antialiased
+# bilinear filter to the whole image and ignores its aspect ratio; "keras" takes the nearest pixel, the default of
+# Keras's `load_img`; "crop" resizes the shorter side to CROPPED_FROM and takes the centre, as VGG was tested (Simonyan
+# and Zisserman 2014).
 RESIZES = {"squash": "squash-bilinear", "keras": "squash-nearest", "crop": "crop-bilinear"}
 CROPPED_FROM = 256
-# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (by its DCT coefficients, several times faster) where at least this
-# many times SIDE remain each way. After resizing, no pixel of our test images then differs by more than 2 of 255 levels
-# from the full decode; with 3 times, differences of 36 were seen.
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (from its DCT coefficients, several times faster) if both sides keep
+# at least this multiple of SIDE. After resizing, no pixel of our test images differs by more than 2 of 255 levels from
+# the full decode; with a multiple of 3, we saw differences of 36.
 REDUCED_AT_LEAST = 4
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, resize: str = "squash") -> np.ndarray:
-    """Decode an image file to the pixels that VGG16 takes.
+    """Decode an image file to VGG16's input size.
 
-    EXIF orientation is applied, or XMP's where EXIF has none. Large JPEGs are decoded at reduced scale (see
-    REDUCED_AT_LEAST). Of several frames the first is taken. Transparency is blended with white. Grey of more than 8
-    bits is scaled from 0..65535, in 12 bits from 0..4095; floats from 0..1, or from 0..255 where they say so (see
+    EXIF orientation is applied, or XMP's if EXIF has none. Large JPEGs are decoded at reduced scale (see
+    REDUCED_AT_LEAST). The first of several frames is used. Transparency is blended with white. Grey of more than 8 bits
+    is scaled from 0..65535, in 12 bits from 0..4095; floats from 0..1 or 0..255, depending on their maximum (see
     `pipeline.data.rgb`). Colour profiles are ignored.
 
     Args:
         data: The content of an image file, in one of `pipeline.data.image_files.FORMATS`.
         max_pixels: The largest size to decode, in pixels.
-        resize: How to resize, a key of RESIZES.
+        resize: A key of RESIZES.
 
     Returns:
         RGB pixels, shape (224, 224, 3), uint8.
 
     Raises:
         ImageError: The bytes are not an image, are damaged or cut short, have more pixels than allowed, or samples
-            that are no levels between black and white.
+            outside the range from black to white.
     """
     with open_picture(data, max_pixels) as picture:
-        return np.asarray(_square(picture, resize))
+        return np.asarray(_resize_square(picture, resize))
 
 
 def decode_with_thumbnail(
     data: bytes, max_pixels: int = MAX_PIXELS, resize: str = "squash"
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Decode an image file to all that the feature store needs of it.
+    """Decode an image file to everything that the feature store needs.
 
     Args:
         data: See `decode`.
@@ -57,37 +58,37 @@ def decode_with_thumbnail(
         resize: See `decode`.
 
     Returns:
-        The pixels, as `decode`; the thumbnail, as `thumbnail`; the size of the image in pixels, width times height.
+        The pixels, see `decode`; the thumbnail, see `thumbnail`; the number of pixels of the image.
 
     Raises:
-        ImageError: As `decode`.
+        ImageError: See `decode`.
     """
 
     with open_picture(data, max_pixels) as picture:
         pixel_count = picture.image.width * picture.image.height
-        square = _square(picture, resize)
-        return np.asarray(square), _shrunk_grey(square), pixel_count
+        square = _resize_square(picture, resize)
+        return np.asarray(square), _shrink_grey(square), pixel_count
 
 
-def _square(picture: Picture, resize: str) -> Image.Image:
-    """A picture as VGG16 sees it."""
-    if resize == "keras":  # which knows no transparency, and of orientation what Pillow does on its own: in TIFFs
+def _resize_square(picture: Picture, resize: str) -> Image.Image:
+    """Resize a picture to VGG16's input."""
+    if resize == "keras":  # ignores transparency, and orientation except in TIFFs, where Pillow applies it itself
         image = turned(picture) if picture.image.format == "TIFF" else picture.image
         return image.resize((SIDE, SIDE), Image.Resampling.NEAREST).convert("RGB")
     picture.image.draft(picture.image.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
     picture.image.load()
     size = upright_size(picture)
     box = _centre(*size) if resize == "crop" else (0, 0, *size)
-    return _resized(picture, (SIDE, SIDE), Image.Resampling.BILINEAR, box)
+    return _resize_part(picture, (SIDE, SIDE), Image.Resampling.BILINEAR, box)
 
 
-def _resized(
+def _resize_part(
     picture: Picture, size: tuple[int, int], resampling: Image.Resampling, box: tuple[float, float, float, float]
 ) -> Image.Image:
-    """A part of a picture, upright, in RGB and another size.
+    """Crop and resize a picture, upright and in RGB.
 
-    Pillow resizes rows first, then columns, so the pixels of bands are the same; but for pictures narrower than `size`,
-    where it begins with the columns, and a level may differ by 1.
+    Pillow resizes rows first, then columns, so resizing by bands gives the same pixels. The exception is pictures
+    narrower than `size`: there it begins with the columns, and levels may differ by 1.
     """
     height, (left, upper, right, lower) = upright_size(picture)[1], box
     narrow = Image.new("RGB", (size[0], height))
@@ -101,14 +102,14 @@ def _resized(
 
 
 def _centre(width: int, height: int) -> tuple[float, float, float, float]:
-    """The centre that is SIDE pixels wide once the shorter side is CROPPED_FROM: left, upper, right, lower border."""
+    """The central crop, SIDE pixels wide if the shorter side is CROPPED_FROM: left, upper, right, lower border."""
     part = min(width, height) * SIDE / CROPPED_FROM
     left, upper = (width - part) / 2, (height - part) / 2
     return left, upper, left + part, upper + part
 
 
 def preview(data: bytes, side: int) -> bytes:
-    """A small version of an image for people to look at; the aspect ratio is kept.
+    """A small version of an image, for display; the aspect ratio is kept.
 
     Args:
         data: The content of an image file.
@@ -118,7 +119,7 @@ def preview(data: bytes, side: int) -> bytes:
         The content of a JPEG file.
 
     Raises:
-        ImageError: As `decode`.
+        ImageError: See `decode`.
     """
 
     with open_picture(data, MAX_PIXELS) as picture:
@@ -127,13 +128,13 @@ def preview(data: bytes, side: int) -> bytes:
         width, height = upright_size(picture)
         scale = min(side / max(width, height), 1)
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        written = io.BytesIO()
-        _resized(picture, size, Image.Resampling.LANCZOS, (0, 0, width, height)).save(written, "JPEG", quality=80)
-        return written.getvalue()
+        jpeg = io.BytesIO()
+        _resize_part(picture, size, Image.Resampling.LANCZOS, (0, 0, width, height)).save(jpeg, "JPEG", quality=80)
+        return jpeg.getvalue()
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """A small grey version of an image, by which near-duplicates are found.
+    """A small grey version of an image, for the detection of near-duplicates.
 
     Args:
         pixels: RGB, shape (224, 224, 3), uint8.
@@ -141,25 +142,25 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
     Returns:
         Grey, shape (THUMBNAIL, THUMBNAIL), uint8.
     """
-    return _shrunk_grey(Image.fromarray(pixels))
+    return _shrink_grey(Image.fromarray(pixels))
 
 
-def _shrunk_grey(image: Image.Image) -> np.ndarray:
+def _shrink_grey(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
 
 
 def rgb_pixels(image: Image.Image, resize: str = "squash") -> np.ndarray:
-    """The pixels of an image in their own size, by the rules of `decode` for orientation, transparency and modes.
+    """The pixels of an image at its own size, with orientation, transparency and modes treated as in `decode`.
 
     Args:
-        image: An image, which is left as it is.
-        resize: How it will be resized, a key of RESIZES; "keras" knows neither orientation nor transparency.
+        image: An image, which is not changed.
+        resize: How it will be resized, a key of RESIZES; "keras" ignores orientation and transparency.
 
     Returns:
         RGB, shape (height, width, 3), uint8.
 
     Raises:
-        ImageError: The image cannot be loaded, or holds samples that are no levels between black and white.
+        ImageError: The image cannot be loaded, or has samples outside the range from black to white.
     """
     try:
         image.load()

@@ -1,4 +1,4 @@
-"""Image files opened by Pillow: which formats are read, and what their samples mean where Pillow does not say."""
+"""Image files opened by Pillow: the supported formats, and the meaning of samples where Pillow does not report it."""
 
 import io
 import re
@@ -24,7 +24,7 @@ from PIL.TiffImagePlugin import (
 from pipeline.core.errors import ImageError, first_line
 from pipeline.data import jpeg_stream, png_chunks
 
-# iPhones' HEIC is read where the extra `heic` is installed.
+# HEIC, the format of iPhones, is read if the extra `heic` is installed.
 READS_HEIF = find_spec("pillow_heif") is not None
 INSTALL_HEIF = "pip install 'image-vectors[heic]'"
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -33,8 +33,8 @@ if READS_HEIF:
 
     register_heif_opener()
 
-# The only formats that are read, whatever a file is called: Pillow knows others, and runs Ghostscript for one of them.
-# TGA, which begins with no signature, comes last.
+# Only these formats are read, whatever the file's suffix: Pillow knows others, and runs Ghostscript for one of them.
+# TGA comes last, because it has no signature at its start.
 FORMATS = (
     *("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "ICO", "JPEG2000", "AVIF"),
     *(("HEIF",) if READS_HEIF else ()),
@@ -44,10 +44,10 @@ SIGNATURES = {
     **{b"\xff\xd8\xff": "JPEG", png_chunks.SIGNATURE: "PNG", b"GIF8": "GIF", b"BM": "BMP"},
     **{b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF"},
 }
-# Formats whose writers leave the fourth byte of a pixel at zero where they mean no opacity.
+# Formats in which the fourth byte of a pixel may be unused: writers then leave it at zero in the whole image.
 ZERO_ALPHA_IS_NONE = ("BMP", "DIB", "ICO", "TGA")
-# What decoding takes, in bytes a pixel: in most formats 4 for the image in Pillow, and sometimes as much again. The
-# libraries of others hold copies. At most BYTES_A_PIXEL for each pixel of MAX_PIXELS are taken, 1.4 GB.
+# Memory for decoding, in bytes per pixel: in most formats 4 for the image in Pillow, and sometimes twice that. The
+# libraries of other formats make copies. The limit is BYTES_A_PIXEL times MAX_PIXELS, 1.4 GB.
 BYTES_A_PIXEL, BYTES_OF_FORMAT = 8, {"AVIF": 10, "HEIF": 10, "WEBP": 16, "JPEG2000": 20}
 MAX_PIXELS = 178_956_970  # Pillow's own limit
 ORIENTATION = 0x0112  # the tag of EXIF and TIFF
@@ -58,16 +58,16 @@ _limit_lock = threading.RLock()
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, and how its samples are to be read.
+    """An image, and how to interpret its samples.
 
     Attributes:
         image: The image, not necessarily loaded.
-        orientation: How it has to be turned, by EXIF's numbers; 1 for upright.
-        white: The value of white where grey has more than 8 bits.
-        dimmest: What the highest of such integers must reach, unless all are 0: lower ones may have fewer bits.
-        white_is_zero: Whether such grey is stored as a negative.
+        orientation: EXIF's orientation number; 1 for upright.
+        white: The value of white in grey of more than 8 bits.
+        dimmest: The lowest possible maximum of such grey integers, unless all are 0: a lower one suggests fewer bits.
+        white_is_zero: Whether such grey is stored inverted.
         has_alpha: Whether transparency counts.
-        zero_alpha_is_none: Whether alpha that is zero everywhere means none.
+        zero_alpha_is_none: Whether alpha that is zero everywhere means that there is no alpha.
     """
 
     image: Image.Image
@@ -85,25 +85,26 @@ def open_picture(data: bytes, max_pixels: int) -> Iterator[Picture]:
 
     Args:
         data: The content of the file.
-        max_pixels: The largest size to open, in pixels, in the place of Pillow's own limit.
+        max_pixels: The largest size to open, in pixels; it replaces Pillow's own limit.
 
     Yields:
-        The picture. What Pillow raises of it within the context, too, becomes an ImageError.
+        The picture. Pillow's exceptions within the context become ImageErrors, too.
 
     Raises:
-        ImageError: The bytes are no image of FORMATS, are damaged or cut short, or have more pixels than allowed.
+        ImageError: The bytes are not an image in one of FORMATS, are damaged or cut short, or have more pixels than
+            allowed.
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns of odd metadata, which changes no pixel, and of large images, which are refused here.
+            # Pillow warns about odd metadata, which changes no pixel, and about large images, which are refused here.
             warnings.simplefilter("ignore")
             with _pillow_limit(max_pixels):
-                opened = _open(data)
-            with opened:
-                count = opened.width * opened.height
-                _check_size(count, opened.format, max_pixels)
+                image = _open(data)
+            with image:
+                count = image.width * image.height
+                _check_size(count, image.format, max_pixels)
                 with _pillow_limit(max_pixels) if count > (Image.MAX_IMAGE_PIXELS or count) else nullcontext():
-                    yield _file_picture(opened, data)
+                    yield _file_picture(image, data)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -118,13 +119,13 @@ def open_picture(data: bytes, max_pixels: int) -> Iterator[Picture]:
 def _check_size(pixels: int, kind: str | None, max_pixels: int) -> None:
     if pixels > max_pixels:
         raise ImageError(too_large(pixels, max_pixels))
-    most = BYTES_A_PIXEL * max(max_pixels, MAX_PIXELS) // BYTES_OF_FORMAT.get(kind or "", BYTES_A_PIXEL)
-    if pixels > most:
-        raise ImageError(f"it has {pixels:,} pixels, more than the {most:,} of a {kind}, unless max_pixels is raised")
+    limit = BYTES_A_PIXEL * max(max_pixels, MAX_PIXELS) // BYTES_OF_FORMAT.get(kind or "", BYTES_A_PIXEL)
+    if pixels > limit:
+        raise ImageError(f"it has {pixels:,} pixels, more than the {limit:,} of a {kind}, unless max_pixels is raised")
 
 
 def too_large(pixels: int, max_pixels: int) -> str:
-    """Say that an image is too large.
+    """The error message for an image that is too large.
 
     Args:
         pixels: Its size, in pixels.
@@ -134,7 +135,7 @@ def too_large(pixels: int, max_pixels: int) -> str:
 
 
 def picture_in_memory(image: Image.Image) -> Picture:
-    """An image that is open already, by the same rules as files."""
+    """The picture of an open image, by the same rules as for files."""
     tags = getattr(image, "tag_v2", {})
     return Picture(
         image,
@@ -146,7 +147,7 @@ def picture_in_memory(image: Image.Image) -> Picture:
 
 @contextmanager
 def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Have Pillow refuse images of more pixels; it does so at twice its limit. It has one limit for all threads."""
+    """Make Pillow refuse larger images, which it does at twice its limit. All threads share that limit."""
     with _limit_lock:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, (max_pixels + 1) // 2
         try:
@@ -163,7 +164,7 @@ def _open(data: bytes) -> Image.Image:
             raise UnidentifiedImageError from error
     is_png = data.startswith(png_chunks.SIGNATURE)
     image = Image.open(io.BytesIO(png_chunks.essential(data) if is_png else data), formats=FORMATS)
-    # The frame of an icon is an image of its own, whose size is not the one that the icon declares.
+    # The frame of an icon is a separate image; the icon may declare a different size.
     return image.ico.getimage(image.size) if isinstance(image, IcoImageFile) else image
 
 
@@ -178,13 +179,13 @@ def _file_picture(image: Image.Image, data: bytes) -> Picture:
     return Picture(
         image,
         _orientation(image),
-        has_alpha=image.format != "TGA" or bool(data[17] & 0x0F),  # the header says how many bits of alpha there are
+        has_alpha=image.format != "TGA" or bool(data[17] & 0x0F),  # the number of alpha bits in the header
         zero_alpha_is_none=icon or image.format in ZERO_ALPHA_IS_NONE,
     )
 
 
 def _scaled_transparency(value: Any, depth: int, colour_type: int) -> Any:
-    """The transparent colour of a PNG in the levels that Pillow makes of its samples."""
+    """The transparent colour of a PNG, converted to Pillow's levels."""
     if colour_type == 0 and depth in (2, 4):
         return value * 255 // (2**depth - 1)
     if colour_type == 2 and depth == 16:
@@ -193,7 +194,7 @@ def _scaled_transparency(value: Any, depth: int, colour_type: int) -> Any:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation of EXIF or, where that has none, of XMP. What else is wrong with the metadata does not matter."""
+    """The orientation from EXIF or, if EXIF has none, from XMP; 1 if the metadata is damaged."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # Pillow's parsers raise many types for damaged metadata
@@ -201,12 +202,12 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _is_deep_negative(tags: Mapping[int, Any]) -> bool:
-    """Whether a TIFF has more than 8 bits of grey where white is zero, which Pillow reads as if black was."""
+    """Whether a TIFF is grey of more than 8 bits with white at zero, which Pillow reads as if black were zero."""
     return tags.get(PHOTOMETRIC_INTERPRETATION) == 0 and max(tags.get(BITSPERSAMPLE, (1,))) > 8
 
 
 class _Tiff(TiffImageFile):
-    """A TIFF file, read right where Pillow answers with other pixels."""
+    """A TIFF file, with corrections for kinds whose pixels Pillow reads wrongly."""
 
     def _setup(self) -> None:
         self._white_is_zero = _is_deep_negative(self.tag_v2)
@@ -215,7 +216,7 @@ class _Tiff(TiffImageFile):
         super()._setup()
         self._bits = max(self.tag_v2.get(BITSPERSAMPLE, (1,)))
         if self._bits == 16 and self.tag_v2.get(PLANAR_CONFIGURATION, 1) == 2 and not self.use_load_libtiff:
-            # Pillow reads 8 bits of each sample.
+            # Pillow reads only 8 bits of each sample.
             order = "L" if self.tag_v2.prefix == b"II" else "B"
             self.tile = [
                 tile._replace(args=(f"{args[0]};16{order}", *args[1:])) if len(args[0]) == 1 else tile
@@ -223,7 +224,7 @@ class _Tiff(TiffImageFile):
             ]
 
     def load_end(self) -> None:
-        self._size = self._tile_size  # not turned here, as Pillow does
+        self._size = self._tile_size  # Pillow would turn the image here
 
     def picture(self) -> Picture:
         is_signed = SIGNED in self.tag_v2.get(SAMPLEFORMAT, ())

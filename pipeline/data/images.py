@@ -1,4 +1,4 @@
-"""Images: references to them, and a set of them with what is known of each."""
+"""References to images, and sets of images with their labels, groups, splits and targets."""
 
 import dataclasses
 import errno
@@ -17,28 +17,28 @@ from pipeline.core.errors import ImageError, Parameter, PipelineError, cause
 from pipeline.core.regular_files import open_regular
 
 MAX_BYTES = 2**30
-DIGEST = np.dtype("V16")  # of an array of content digests
-# A file that changes twice within one tick of the clock keeps its times, so a younger one has no version.
+DIGEST = np.dtype("V16")  # dtype of an array of content digests
+# A file that changes twice within one tick of the clock keeps its times, so a file younger than this has no version.
 TICK_NS = 2_000_000_000
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # what no image is to blame for, and none would be spared
-READ_AT_ONCE = 16  # objects that are read together where they are not read by workers
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # errors that affect every image
+READ_AT_ONCE = 16  # objects read in parallel where no workers read them
 BUCKETS = ("s3://", "gs://", "az://")
 ODDLY_DECODED = (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+", b"BM", b"\0\0\1\0", b"%!PS")  # TIFF, BMP, ICO; PostScript
 
 
-def is_bucket_url(place: object) -> bool:
-    """Whether a place is one in object storage."""
-    return str(place).startswith(BUCKETS)
+def is_bucket_url(source: object) -> bool:
+    """Whether a path or URL is in object storage."""
+    return str(source).startswith(BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """Where an image is. It can be sent to another process or machine and read there.
+    """The location of an image. It can be sent to another process or machine, which can then read the image.
 
     Attributes:
-        uri: The absolute path of a file, the URL of an object in a bucket (its key as it is, nothing escaped), or
+        uri: The absolute path of a file, the URL of an object in a bucket (with its key unescaped), or
             `tfds:...#NUMBER` for an example of a TensorFlow data set.
-        digest: The content digest, where the source knows it without reading the image again.
+        digest: The content digest, if the source knows it without reading the image again.
         listed: The version of an object when its bucket was listed.
     """
 
@@ -48,19 +48,20 @@ class ImageRef:
 
     @property
     def is_file(self) -> bool:
-        """Whether the image is a file or an object of its own."""
+        """Whether the image is a file or an object in a bucket, not an example in a data set."""
         return not self.uri.startswith("tfds:")
 
     @property
     def is_remote(self) -> bool:
-        """Whether the image is an object in a bucket, so that reading it takes time in which others can be read."""
+        """Whether the image is an object in a bucket; reading has latency, so that parallel reads are faster."""
         return is_bucket_url(self.uri)
 
     def version(self) -> str | None:
-        """What changes whenever the content does: of an object its size and ETag, of a file what `_file_version` says.
+        """A string that changes with the content: size and ETag of an object, or `_file_version` of a file.
 
         Returns:
-            None where that is not known: the file cannot be read, or is so young that a change might leave no trace.
+            The version; None if it is unknown: the file cannot be read, or is so young that a change might leave no
+            trace.
         """
         if self.is_remote:
             return self.listed
@@ -68,20 +69,21 @@ class ImageRef:
             return None
         try:
             return _file_version(os.stat(self.uri))
-        except OSError:  # reading it will say why
+        except OSError:  # reading it will report the error
             return None
 
     def read(self) -> tuple[bytes, str | None]:
         """Read the image.
 
         Returns:
-            Its content, and its version from before it was read; of an object, the version that was read.
+            Its content, and its version: of a file, the version before reading; of an object, the version of the
+            content.
 
         Raises:
-            ImageError: It is not a regular file (a pipe would block for ever), is empty or larger than MAX_BYTES, or
+            ImageError: It is not a regular file (a pipe would block forever), is empty or larger than MAX_BYTES, or
                 cannot be read.
-            PipelineError: Nothing can be read there: a bucket's server does not answer, or a data set is damaged; or
-                the system has no more memory or open files to give.
+            PipelineError: No image can be read: a bucket's server does not answer, a data set is damaged, or the
+                system is out of memory or open files.
         """
         if self.is_remote:
             from pipeline.data.buckets import read_object
@@ -95,11 +97,11 @@ class ImageRef:
 
 
 def _file_version(status: os.stat_result) -> str | None:
-    """Size, modification time, change time and inode of a file; None where it changed within the last tick.
+    """Size, modification time, change time and inode of a file; None if it changed within the last TICK_NS.
 
-    The modification time alone is what tar, rsync and zip restore. The change time is the system's own, and moves when
-    a file is written or renamed; the inode tells two files apart whose folders are renamed. A device has another number
-    after it was mounted again, so it is no part of this.
+    The modification time is not enough: tar, rsync and zip restore it. The change time is set by the system when a file
+    is written or renamed; the inode distinguishes two files whose folders are renamed. The device number is left out,
+    because it may change when a device is mounted again.
     """
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) <= TICK_NS:
         return None
@@ -108,11 +110,11 @@ def _file_version(status: os.stat_result) -> str | None:
 
 def _read_file(path: str) -> tuple[bytes, str | None]:
     try:
-        with open_regular(path) as opened:
-            status = os.fstat(opened.fileno())
+        with open_regular(path) as stream:
+            status = os.fstat(stream.fileno())
             if status.st_size > MAX_BYTES:
                 raise ImageError(f"the file is larger than {MAX_BYTES:,} bytes")
-            data = opened.read()
+            data = stream.read()
     except OSError as error:
         if error.errno in EXHAUSTED:
             raise PipelineError(
@@ -128,16 +130,16 @@ def _read_file(path: str) -> tuple[bytes, str | None]:
 
 
 def contents_of(refs: Sequence[ImageRef]) -> Iterator[bytes | None]:
-    """The contents of images, one after another; objects in buckets are read several at a time.
+    """Read images in order; objects in buckets are read several at a time.
 
     Args:
         refs: The images.
 
     Yields:
-        The content of each; None for one that cannot be read.
+        The content of each image; None if it cannot be read.
 
     Raises:
-        PipelineError: Nothing can be read there.
+        PipelineError: See `ImageRef.read`.
     """
     with ThreadPoolExecutor(READ_AT_ONCE, "contents") as pool:
         for start in range(0, len(refs), READ_AT_ONCE):
@@ -154,20 +156,21 @@ def _content(ref: ImageRef) -> bytes | None:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in path order, and what a list says about them.
+    """Images in path order, and their columns in a list.
 
     Attributes:
-        source: What the user named: the path of a folder or a list, the URL of a bucket, or `tfds:...`.
-        paths: Their names: paths relative to the folder (or to the list's folder, or to the prefix in a bucket), with
-            "/", sorted; the URLs that a list names; or TFDS ids.
-        refs: Where each one is.
-        labels: Their labels: the list's, or the name of the folder that holds the image; "" for one at the top.
-        groups: Their groups, or None.
-        splits: The side of the split that each belongs to, in the list's own words, or None.
-        targets: Their target embeddings, shape (N, D), float32, or None.
-        repeats: Repeated measurements of each one's target, shape (R, D), whose mean is the target; or None.
-        passed_over: Files of the folder or bucket that look like images, but whose format is not read.
-        unread: Folders below the folder that could not be listed.
+        source: The source as the user named it: the path of a folder or a list, the URL of a bucket, or `tfds:...`.
+        paths: Names of the images: paths relative to the folder (or the list's folder, or the prefix in a bucket), with
+            "/", sorted; URLs in a list; or TFDS ids.
+        refs: Locations of the images.
+        labels: Labels of the images: from the list, or the name of the folder that contains the image; "" at the top.
+        groups: Groups of the images, or None.
+        splits: The side of the split of each image, as written in the list, or None.
+        targets: Target embeddings, shape (N, D), float32, or None.
+        repeats: Repeated measurements of the target of each image, shape (R, D), with the target as their mean; or
+            None.
+        passed_over: Files of the folder or bucket that look like images, but have an unsupported format.
+        unread: Subfolders that could not be listed.
     """
 
     source: str
@@ -185,13 +188,13 @@ class ImageSet:
         return len(self.paths)
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> "ImageSet":
-        """Some of the images, by row number."""
+        """The images with these row numbers."""
         columns = ("paths", "refs", "labels", "groups", "splits", "repeats")
-        chosen: dict[str, Any] = {
+        selected: dict[str, Any] = {
             name: [getattr(self, name)[row] for row in rows] for name in columns if getattr(self, name) is not None
         }
         targets = None if self.targets is None else self.targets[np.asarray(rows, np.intp)]
-        return dataclasses.replace(self, **chosen, targets=targets)
+        return dataclasses.replace(self, **selected, targets=targets)
 
 
 def file_ref(path: Path) -> ImageRef:
@@ -200,16 +203,16 @@ def file_ref(path: Path) -> ImageRef:
 
 
 def content_digest(data: bytes) -> bytes:
-    """The digest by which the feature store knows an image: BLAKE2b, 16 bytes.
+    """The digest that identifies an image in the feature store: BLAKE2b, 16 bytes.
 
-    Where decoding has changed, so has the digest, so that vectors of other pixels are not taken from the store.
+    If decoding of an image has changed, so has its digest, so that the store returns no vectors of other pixels.
     """
     version = b"decoding 2" if _is_decoded_anew(data[:4096]) else b""
     return hashlib.blake2b(data, digest_size=16, person=version).digest()
 
 
 def _is_decoded_anew(start: bytes) -> bool:
-    """Whether a file is of a kind that the first version of decoding may have read as other pixels."""
+    """Whether the first version of decoding may have read other pixels from a file of this kind."""
     is_deep_tga = start[1:3] in (b"\0\2", b"\0\n", b"\1\1", b"\1\t") and start[16:17] != b"\x18"
     is_transparent_png = start.startswith(b"\x89PNG") and b"tRNS" in start and start[24:25] != b"\x08"
     return start.startswith(ODDLY_DECODED) or is_deep_tga or is_transparent_png

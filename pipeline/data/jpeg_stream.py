@@ -1,9 +1,9 @@
-"""JPEG data fed to Pillow's decoder piece by piece, so that damage shows, which libjpeg conceals.
+"""Detection of damaged JPEG data, by feeding it to Pillow's decoder piece by piece.
 
-Where entropy-coded data is damaged, libjpeg goes on with what the bits happen to mean, fills the rest with grey, and
-only warns; Pillow drops these warnings. But damage changes how many blocks the bits hold: a scan is then complete
-before its data ends, or still incomplete behind it. Both can be seen from outside, by how much the decoder takes of
-what it is fed. Markers: ITU-T T.81, Annex B.
+If entropy-coded data is damaged, libjpeg decodes whatever the bits happen to mean, fills the rest with grey, and only
+warns; Pillow drops these warnings. But damage changes the number of blocks in the data: the scan is complete before its
+data ends, or still incomplete after it. Both show in how many of the fed bytes the decoder consumes. Markers: ITU-T
+T.81, Annex B.
 """
 
 import re
@@ -16,20 +16,20 @@ from pipeline.core.errors import ImageError
 
 CODEC = "jpeg_piece_by_piece"
 MOST_SCANS = 200  # encoders write about 10; each costs a pass over the picture
-MOST_PIECES = 2000  # of a scan with restart markers; each costs some 10 us. Above, the scan is checked as a whole
-STRAY = 4  # bytes behind a scan that are no damage, for some cameras write them
+MOST_PIECES = 2000  # per scan with restart markers; each costs about 10 us. Beyond it, the scan is checked as a whole
+STRAY = 4  # bytes after a scan that do not count as damage, because some cameras write them
 END_OF_IMAGE, START_OF_SCAN, RESTART_INTERVAL = 0xD9, 0xDA, 0xDD
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
-HUFFMAN = {0xC0, 0xC1, 0xC2}  # frames in Huffman codes, sequential and progressive: those that are checked
-INSIDE_A_SCAN = {0x00, *range(0xD0, 0xD8), 0xFF}  # what follows FF there: a stuffed zero, a restart, FF that fills
+HUFFMAN = {0xC0, 0xC1, 0xC2}  # frames in Huffman codes, sequential and progressive; only these are checked
+INSIDE_A_SCAN = {0x00, *range(0xD0, 0xD8), 0xFF}  # bytes after FF in a scan: a stuffed zero, a restart, a fill byte
 RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
-UNIT = re.compile(rb"\xff.|.", re.DOTALL)  # a byte of entropy-coded data, with the zero that is stuffed behind FF
-# What is fed behind a scan: the decoder reads up to 8 bytes ahead. No Huffman code is all ones, so these are no blocks.
+UNIT = re.compile(rb"\xff.|.", re.DOTALL)  # a byte of entropy-coded data, with the zero stuffed after FF
+# Fed after a scan, as the decoder reads up to 8 bytes ahead. No Huffman code is all ones, so these are not blocks.
 AHEAD, PROBE = b"\xff\x00" * 9, [b"\xff\x00"] * 2
 
 
 class Piece(NamedTuple):
-    """Where a piece of entropy-coded data starts and ends: a scan, or a part of it between restart markers."""
+    """Start and end of a piece of entropy-coded data: a scan, or its part between two restart markers."""
 
     start: int
     end: int
@@ -42,29 +42,29 @@ def pieces(data: bytes) -> list[Piece]:
         data: The content of the file.
 
     Returns:
-        The pieces in their order; none where they are not in Huffman codes.
+        The pieces in order; none if the data is not in Huffman codes.
 
     Raises:
         ImageError: There are more than MOST_SCANS scans.
     """
-    found: list[Piece] = []
+    result: list[Piece] = []
     scan_count, seen = 0, set()
     for marker, scan in _segments(data):
         seen.add(marker)
         if scan:
             scan_count += 1
-            found += _parts(data, scan) if RESTART_INTERVAL in seen else [scan]
+            result += _parts(data, scan) if RESTART_INTERVAL in seen else [scan]
         if scan_count > MOST_SCANS:
             raise ImageError(f"it is a JPEG of more than {MOST_SCANS} scans, which would take too long to decode")
-    return found if seen & HUFFMAN else []
+    return result if seen & HUFFMAN else []
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, Piece | None]]:
-    """Each marker before the end of the image, and the scan that follows it."""
+    """The markers before the end of the image, each with the scan that follows it or None."""
     at = 2
     while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data) and data[at + 1] != END_OF_IMAGE:
         marker, scan = data[at + 1], None
-        if marker in (0x00, 0xFF):  # a zero that is stuffed, or FF that fills
+        if marker in (0x00, 0xFF):  # a stuffed zero or a fill byte
             at += 1
             continue
         at += 2 if marker in WITHOUT_LENGTH else 2 + int.from_bytes(data[at + 2 : at + 4])
@@ -91,7 +91,7 @@ def _parts(data: bytes, scan: Piece) -> list[Piece]:
 
 
 class PieceByPiece:
-    """A decoder for Pillow's `register_decoder`, around Pillow's own for JPEG."""
+    """A decoder for Pillow's `register_decoder` that wraps Pillow's JPEG decoder."""
 
     pulls_fd = True  # Pillow then calls `decode` once, after `setfd`
 
@@ -101,11 +101,11 @@ class PieceByPiece:
         self._pending, self._error, self._done = b"", 0, False
 
     def setimage(self, image: Any, extents: Any = None) -> None:
-        """Set where to decode to."""
+        """Set the image to decode to."""
         self._inner.setimage(image, extents)
 
     def setfd(self, file: BinaryIO) -> None:
-        """Set what to decode."""
+        """Set the file to decode."""
         self._data = file.read()
 
     def cleanup(self) -> None:
@@ -116,7 +116,7 @@ class PieceByPiece:
         """Decode the file.
 
         Returns:
-            -1, which means that nothing more is needed; Pillow's code of an error, or 0.
+            -1, meaning that no more data is needed; Pillow's error code, or 0.
 
         Raises:
             ImageError: A piece does not end where its data does.
@@ -146,9 +146,9 @@ class PieceByPiece:
             raise ImageError("its JPEG data is damaged: the data ends before the picture is complete")
 
     def _is_complete(self, probe: Sequence[bytes]) -> bool:
-        """Feed some bytes one by one; whether all are skipped, as they are between a scan and a marker.
+        """Feed units one by one; return whether the decoder skips all, as it does between a scan and a marker.
 
-        Amid a scan, the decoder keeps what it is fed until that is enough to go on.
+        Within a scan, the decoder does not consume the data until it has enough to continue.
         """
         skipped = [self._feed(unit) for unit in probe]
         return all(skipped)
@@ -158,13 +158,13 @@ class PieceByPiece:
         self._fed = end
 
     def _feed(self, data: bytes) -> bool:
-        """Feed bytes to the decoder; whether it keeps none."""
+        """Feed bytes to the decoder; return whether it consumed all."""
         if not self._done:
             self._pending += data
-            taken, self._error = self._inner.decode(self._pending)
-            self._done = taken < 0
-            self._pending = self._pending[max(taken, 0) :]
+            consumed, self._error = self._inner.decode(self._pending)
+            self._done = consumed < 0
+            self._pending = self._pending[max(consumed, 0) :]
         return self._done or not self._pending
 
 
-Image.register_decoder(CODEC, cast(Any, PieceByPiece))  # it has what Pillow calls of a PyDecoder
+Image.register_decoder(CODEC, cast(Any, PieceByPiece))  # it has the methods of a PyDecoder that Pillow calls

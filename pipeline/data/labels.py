@@ -1,4 +1,4 @@
-"""Labels from paths, for folders whose file names say what is in an image."""
+"""Labels from paths, for folders whose file names contain the label."""
 
 import dataclasses
 import re
@@ -10,7 +10,7 @@ from pipeline.data.images import ImageSet
 from pipeline.data.text_files import nfc
 
 GROUP = "label"
-NAMED = 5  # how many examples a message names
+EXAMPLES = 5  # examples in a message
 
 
 def label_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
@@ -18,36 +18,36 @@ def label_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
 
     Args:
         images: The images.
-        pattern: A regular expression with a group `label`, such as `n\d+_(?P<label>.+)`, which is searched for in each
-            path. A label that runs to the end of a file's path ends before its suffix: "camera", not "camera.jpg".
+        pattern: A regular expression with a group `label`, such as `n\d+_(?P<label>.+)`, searched for in each path. A
+            label that extends to the end of a file's path ends before its suffix: "camera", not "camera.jpg".
 
     Returns:
         The same images with these labels.
 
     Raises:
-        RequestError: The pattern is not valid, has no such group, or finds no label in some paths.
+        RequestError: The pattern is not valid, has no such group, or finds no label in at least one path.
     """
     try:
-        searched = re.compile(pattern)
+        compiled = re.compile(pattern)
     except re.error as error:
         raise RequestError(f"label_pattern {pattern!r} is not a regular expression ({error}).") from error
-    if GROUP not in searched.groupindex:
+    if GROUP not in compiled.groupindex:
         raise RequestError(f"label_pattern {pattern!r} has no group named {GROUP!r}; write (?P<{GROUP}>...).")
-    found = [
-        _label(searched, path, PurePosixPath(path).suffix if ref.is_file else "")
+    labels = [
+        _label(compiled, path, PurePosixPath(path).suffix if ref.is_file else "")
         for path, ref in zip(images.paths, images.refs, strict=True)
     ]
-    missing = [path for path, label in zip(images.paths, found, strict=True) if not label]
+    missing = [path for path, label in zip(images.paths, labels, strict=True) if not label]
     if missing:
-        named = ", ".join(map(repr, missing[:NAMED])) + (", ..." if len(missing) > NAMED else "")
+        examples = ", ".join(map(repr, missing[:EXAMPLES])) + (", ..." if len(missing) > EXAMPLES else "")
         raise RequestError(
-            f"label_pattern {pattern!r} finds no label in {len(missing)} of {counted(len(found), 'path')}: {named}."
+            f"label_pattern {pattern!r} finds no label in {len(missing)} of {counted(len(labels), 'path')}: {examples}."
         )
-    return dataclasses.replace(images, labels=found)
+    return dataclasses.replace(images, labels=labels)
 
 
 def _label(pattern: re.Pattern[str], path: str, suffix: str) -> str:
-    """What the group finds in a path, less the suffix where it has found all of that; "" for nothing."""
+    """The match of the group in a path, without the suffix if it includes it; "" if there is no match."""
     match = pattern.search(path)
     label = str(match[GROUP] or "") if match else ""
     return nfc(label.removesuffix(suffix) if match and match.end(GROUP) == len(path) else label)

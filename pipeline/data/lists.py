@@ -1,4 +1,4 @@
-"""Lists of images: `.txt`, `.csv` and `.parquet` files that name images and what is known of each."""
+"""Lists of images: `.txt`, `.csv` and `.parquet` files with paths, labels, splits, groups and targets."""
 
 import itertools
 import json
@@ -23,27 +23,28 @@ def read_list(file: Path, root: Path) -> tuple[list[str], dict[str, Any]]:
     """Read a list of images.
 
     Args:
-        file: A `.txt` (a path on each line), or a `.csv` or `.parquet` with a column `path` and, where there, `label`,
+        file: A `.txt` (one path per line), or a `.csv` or `.parquet` with a column `path` and, optionally, `label`,
             `split`, `group` and `target` (lists of numbers).
-        root: The folder that relative paths start from.
+        root: The base folder of relative paths.
 
     Returns:
-        The paths, relative to `root` if they are in it, or URLs of objects in buckets, sorted, each once; and the other
-        columns in the same order, by their names in an `ImageSet`: `labels` (with None for an image that the list gives
-        no label), and `splits`, `groups` and `targets` where the list has them. An image that is listed several times
-        with different targets has their mean; then `repeats` holds all targets of each image, shape (R, D).
+        The paths, relative to `root` if they are in it, or URLs of objects in buckets, sorted and unique; and the other
+        columns in the same order, by their names in an `ImageSet`: `labels` (None for an image without a label in the
+        list), and `splits`, `groups` and `targets` if the list has them. The target of an image that is listed several
+        times with different targets is their mean; then `repeats` has all targets of each image, shape (R, D).
 
     Raises:
-        RequestError: The file cannot be read, names no image, or one image has two different labels, groups or splits.
+        RequestError: The file cannot be read, names no image, or has two different labels, groups or splits for one
+            image.
     """
     rows: dict[str, dict] = {}
-    measured: dict[str, list] = {}
+    measurements: dict[str, list] = {}
     for where, cell, row in _entries(file):
         path = _path(cell, root, where)
-        measured.setdefault(path, []).append(row.pop("target"))
-        known = rows.setdefault(path, row)
-        if known != row:
-            raise RequestError(f"{where}: {path!r} is listed before with another {_differing(known, row)}.")
+        measurements.setdefault(path, []).append(row.pop("target"))
+        earlier = rows.setdefault(path, row)
+        if earlier != row:
+            raise RequestError(f"{where}: {path!r} is listed before with another {_differing(earlier, row)}.")
     if not rows:
         raise RequestError(f"{file}: this list names no images.")
     paths = sorted(rows)
@@ -52,15 +53,15 @@ def read_list(file: Path, root: Path) -> tuple[list[str], dict[str, Any]]:
         values = [rows[path][name] for path in paths]
         if any(value is not None for value in values):
             columns[f"{name}s"] = values
-    return paths, columns | _targets(file, paths, measured)
+    return paths, columns | _targets(file, paths, measurements)
 
 
-def _differing(known: dict, row: dict) -> str:
-    return next(name for name in COLUMNS if known.get(name) != row.get(name))
+def _differing(earlier: dict, row: dict) -> str:
+    return next(name for name in COLUMNS if earlier.get(name) != row.get(name))
 
 
 def _entries(file: Path) -> Iterator[tuple[str, object, dict[str, Any]]]:
-    """Where each entry of a list stands, its path as it is, and its other columns; None for what it lacks."""
+    """The entries of a list: position in the file, unparsed path, and the other columns, with None if missing."""
     if file.suffix.lower() == ".txt":
         nothing = dict.fromkeys(COLUMNS)
         yield from ((where, path, dict(nothing)) for where, path in _lines(file))
@@ -72,18 +73,20 @@ def _entries(file: Path) -> Iterator[tuple[str, object, dict[str, Any]]]:
             raise RequestError(f"{file}: this list names no images.")
         names = ", ".join(repr(column.name) for column in table.columns)
         raise RequestError(f"{file}: this list has no column 'path' (it has {names}).")
-    places = {name: place for name in COLUMNS if (place := find_column(table, name)) is not None}
-    numbers = [places.pop("target")] if "target" in places and table.columns[places["target"]].kind == "list" else []
-    for row in table.rows([path, *places.values()], numbers):
+    positions = {name: position for name in COLUMNS if (position := find_column(table, name)) is not None}
+    numbers = (
+        [positions.pop("target")] if "target" in positions and table.columns[positions["target"]].kind == "list" else []
+    )
+    for row in table.rows([path, *positions.values()], numbers):
         entry: dict[str, Any] = dict.fromkeys(COLUMNS) | {"target": row.vector}
-        for name, cell in zip(places, row.cells[1:], strict=True):
+        for name, cell in zip(positions, row.cells[1:], strict=True):
             text = cell_text(cell, row.where)
             entry[name] = _numbers(text, row.where) if name == "target" and text else text
         yield row.where, row.cells[0], entry
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a `.txt`, without empty ones, and where each stands."""
+    """The non-empty lines of a `.txt`, each with its position in the file."""
     try:
         for number, line in enumerate(read_lines(file), 1):
             if path := line.rstrip("\r\n"):
@@ -93,7 +96,7 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _numbers(text: str, where: str) -> np.ndarray:
-    """The numbers of a list as JSON writes it."""
+    """Parse a JSON list of numbers."""
     try:
         values = json.loads(text)
         if isinstance(values, list) and all(type(value) in (int, float) for value in values):
@@ -103,21 +106,21 @@ def _numbers(text: str, where: str) -> np.ndarray:
     raise RequestError(f"{where}: the target is not a list of numbers such as [0.5, 1.25].")
 
 
-def _targets(file: Path, paths: Sequence[str], measured: dict[str, list]) -> dict[str, Any]:
-    """The columns `targets` and `repeats`, where the list has targets; measured: path -> its targets."""
-    if all(target is None for targets in measured.values() for target in targets):
+def _targets(file: Path, paths: Sequence[str], measurements: dict[str, list]) -> dict[str, Any]:
+    """The columns `targets` and `repeats`, if the list has targets; `measurements`: path -> its targets."""
+    if all(target is None for targets in measurements.values() for target in targets):
         return {}
-    names = [path for path in paths for _ in measured[path]]
-    values = _stacked(file, names, [target for path in paths for target in measured[path]])
-    starts = np.cumsum([0, *(len(measured[path]) for path in paths)])
+    names = [path for path in paths for _ in measurements[path]]
+    values = _stack(file, names, [target for path in paths for target in measurements[path]])
+    starts = np.cumsum([0, *(len(measurements[path]) for path in paths)])
     repeats = [np.unique(values[begin:end], axis=0) for begin, end in itertools.pairwise(starts)]
-    if all(len(each) == 1 for each in repeats):
+    if all(len(rows) == 1 for rows in repeats):
         return {"targets": np.concatenate(repeats)}
     repeats = [values[begin:end] for begin, end in itertools.pairwise(starts)]
-    return {"targets": np.stack([each.mean(axis=0) for each in repeats]), "repeats": repeats}
+    return {"targets": np.stack([rows.mean(axis=0) for rows in repeats]), "repeats": repeats}
 
 
-def _stacked(file: Path, paths: Sequence[str], targets: Sequence[np.ndarray | None]) -> np.ndarray:
+def _stack(file: Path, paths: Sequence[str], targets: Sequence[np.ndarray | None]) -> np.ndarray:
     """The targets of a list as one array."""
     rows: list[np.ndarray] = []
     for path, target in zip(paths, targets, strict=True):
@@ -133,7 +136,7 @@ def _stacked(file: Path, paths: Sequence[str], targets: Sequence[np.ndarray | No
 
 
 def _path(path: object, root: Path, where: str) -> str:
-    """A listed path, normalised: relative to the root if it is in it. URLs of buckets stay as they are."""
+    """Normalise a path of a list: relative to the root if it is in it. Bucket URLs are not changed."""
     if not isinstance(path, str | None) or "\0" in (path or ""):
         raise RequestError(f"{where}: {path!r} is not a path; is this list in UTF-8?")
     if not path or not path.strip():
@@ -145,7 +148,7 @@ def _path(path: object, root: Path, where: str) -> str:
     file = os.path.join(root, path)
     if not os.path.lexists(file):
         check_utf8(path, where)
-        if "\\" in path and os.path.lexists(slashed := file.replace("\\", "/")):  # as Windows separates folders
+        if "\\" in path and os.path.lexists(slashed := file.replace("\\", "/")):  # a Windows path
             file = slashed
     base, file = os.path.abspath(root), os.path.abspath(file)
     if os.path.commonpath([base, file]) == base and file != base:

@@ -1,4 +1,4 @@
-"""Matching: which target belongs to which image."""
+"""Matching of targets to images."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from pipeline.data.text_files import nfc
 
 log = logging.getLogger(__name__)
 
-NAMED = 5  # how many examples a message names
+EXAMPLES = 5  # examples in a message
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class MatchedTargets:
 
     Attributes:
         rows: Their row numbers among all images, in path order, shape (N,).
-        keys: The key of the target table that each was matched by: its path or its label.
+        keys: The key in the target table that each image was matched by: its path or its label.
         targets: Their target embeddings, shape (N, D), float32.
     """
 
@@ -36,16 +36,16 @@ class MatchedTargets:
 
 
 def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error") -> MatchedTargets:
-    """Give each image its target: the table's row for its path, or else the row for its label.
+    """Match each image to its target: the row of the table for its path, or else the row for its label.
 
-    Spellings that look alike are the same (Unicode's NFC); a key may also be an absolute path, or have backslashes.
-    Where no label is spelled like that, upper and lower case are the same if that leaves one key of the table; those
-    labels are listed.
+    Canonically equivalent spellings match (Unicode's NFC); a key may also be an absolute path, or have backslashes. If
+    no key is spelled like a label, case is ignored, provided that only one key of the table matches; these labels are
+    logged.
 
     Args:
         images: The images.
         table: The target embeddings.
-        on_missing: What to do with images that have no target: "error", or "skip" them, counted.
+        on_missing: What to do with images that have no target: "error", or "skip", with a warning.
 
     Returns:
         The images that have a target, in path order.
@@ -82,11 +82,11 @@ def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error
             Parameter("on_missing", "skip"),
             f".{_suffix_hint(images, table)}",
         )
-    if missing and all(images.labels[row] in table.missing for row in missing):  # which was said when it was read
+    if missing and all(images.labels[row] in table.missing for row in missing):  # logged when the table was read
         log.warning("Left out %s without a target.", counted(len(missing), "image"))
     elif missing:
-        named = _missing_images(images, missing, table)
-        log.warning("Left out %s without a target: %s.", counted(len(missing), "image"), named)
+        examples = _missing_images(images, missing, table)
+        log.warning("Left out %s without a target: %s.", counted(len(missing), "image"), examples)
     _log_other_case(images, keys)
     unused = sorted(set(table.rows) - set(matched))
     if unused:
@@ -96,7 +96,7 @@ def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error
 
 
 def _single(spellings: Mapping[str, str]) -> dict[str, str]:
-    """Another spelling of a key -> the key, where one key has that spelling; from key -> its other spelling."""
+    """Invert key -> alternative spelling, without spellings that several keys share."""
     counts = Counter(spellings.values())
     return {spelling: key for key, spelling in spellings.items() if counts[spelling] == 1}
 
@@ -116,7 +116,7 @@ def _log_other_case(images: ImageSet, keys: Sequence[str | None]) -> None:
 
 
 def _suffix_hint(images: ImageSet, table: TargetTable) -> str:
-    """What to do where the keys are paths without the files' suffixes."""
+    """Advice if the keys are paths without the files' suffixes; "" otherwise."""
     for path in images.paths:
         if (without := nfc(os.path.splitext(path)[0])) in table.rows:
             return f" Paths need their suffix: {path!r}, not {without!r}."
@@ -124,15 +124,15 @@ def _suffix_hint(images: ImageSet, table: TargetTable) -> str:
 
 
 def _missing_images(images: ImageSet, rows: Sequence[int], table: TargetTable) -> str:
-    """An image of each missing label, with keys of the table that are spelled like it."""
+    """For a message: one image per missing label, with similarly spelled keys of the table."""
     first = {images.labels[row] or images.paths[row]: row for row in reversed(rows)}
-    shown = sorted(first.values())[:NAMED]
+    shown = sorted(first.values())[:EXAMPLES]
     near = _near_keys([images.labels[row] for row in shown], table)
-    named = [_named(images.paths[row], images.labels[row], near) for row in shown]
-    return ", ".join(named) + (", ..." if len(first) > NAMED else "")
+    examples = [_describe(images.paths[row], images.labels[row], near) for row in shown]
+    return ", ".join(examples) + (", ..." if len(first) > EXAMPLES else "")
 
 
-def _named(path: str, label: str, near: Mapping[str, Sequence[str]]) -> str:
+def _describe(path: str, label: str, near: Mapping[str, Sequence[str]]) -> str:
     if not label:
         return repr(path)
     like = f"; nearest: {', '.join(map(repr, near[label]))}" if near[label] else ""
@@ -142,11 +142,11 @@ def _named(path: str, label: str, near: Mapping[str, Sequence[str]]) -> str:
 def _near_keys(labels: Sequence[str], table: TargetTable) -> dict[str, list[str]]:
     keys = {key.casefold(): key for key in table.rows}
     near = near_spellings({label: [label.casefold()] for label in labels}, keys)
-    return {label: [keys[each] for each in found] for label, found in near.items()}
+    return {label: [keys[spelling] for spelling in spellings] for label, spellings in near.items()}
 
 
 def _first_label(images: ImageSet) -> Sequence[object]:
-    """An example of the labels, as parts of a message."""
+    """An example of a label, as parts of a message."""
     label = next(filter(None, images.labels), None)
     if label:
         return (f"such as {label!r}",)
@@ -154,4 +154,4 @@ def _first_label(images: ImageSet) -> Sequence[object]:
 
 
 def _examples(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
+    return ", ".join(map(repr, names[:EXAMPLES])) + (", ..." if len(names) > EXAMPLES else "")

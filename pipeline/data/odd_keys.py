@@ -1,6 +1,6 @@
-"""Keys in S3 buckets that obstore cannot name, by botocore: with control characters, empty segments, or dots as one.
+"""S3 keys that obstore cannot name, read with botocore: control characters, and segments that are "", "." or "..".
 
-obstore refuses a listing that holds such a key, and drops slashes at both ends of a key.
+obstore refuses a listing with such a key, and strips slashes at both ends of a key.
 """
 
 import contextlib
@@ -27,21 +27,21 @@ class ListedObject(NamedTuple):
 
 
 def is_odd(key: str) -> bool:
-    """Whether obstore cannot name an object by this key, or names another one."""
+    """Whether obstore cannot name an object with this key, or would name another object."""
     return any(part in ("", ".", "..") or CONTROL.search(part) for part in key.split("/"))
 
 
-def within(limit: timedelta, ask: Callable[[], T]) -> T:
-    """Call a function that waits for a server; botocore has limits for each part of an answer, and none for all of it.
+def within(limit: timedelta, request: Callable[[], T]) -> T:
+    """Call a function with a time limit: botocore limits each part of an answer, but not the whole.
 
     Raises:
-        TimeoutError: It takes longer; it goes on in a thread that does not keep the process.
+        TimeoutError: It takes longer; it continues in a daemon thread, which does not keep the process alive.
     """
     outcome: Future[T] = Future()
 
     def run() -> None:
         try:
-            outcome.set_result(ask())
+            outcome.set_result(request())
         except BaseException as error:
             outcome.set_exception(error)
 
@@ -54,12 +54,12 @@ class OddKeys:
 
     Args:
         bucket: Its name.
-        limits: How long an answer may take: a page of a listing, an object.
+        limits: Time limits of an answer: a page of a listing, and an object.
         endpoint: The server's address; None for Amazon's.
         variables: The environment variables that begin with `AWS_`.
 
     Raises:
-        ImportError: botocore is missing.
+        ImportError: botocore is not installed.
     """
 
     def __init__(
@@ -82,22 +82,22 @@ class OddKeys:
         self._client = get_session().create_client("s3", region_name=region, endpoint_url=endpoint, config=config)
 
     def begin_with_slash(self) -> bool:
-        """Whether there are keys that begin with a slash; False where that cannot be found out."""
+        """Whether any key begins with a slash; False if the request fails."""
         with contextlib.suppress(Exception):
             return bool(self._client.list_objects_v2(Bucket=self._bucket, Prefix="/", MaxKeys=1).get("Contents"))
         return False
 
     def list(self, prefix: str) -> Iterator[ListedObject]:
-        """List the objects whose keys begin with a prefix, but for the markers of folders.
+        """List the objects whose keys begin with a prefix, except folder markers.
 
         Raises:
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, TimeoutError: The listing failed.
         """
         pages = iter(self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix))
         while page := within(self._short, lambda: next(pages, None)):
-            for each in page.get("Contents", ()):
-                if not each["Key"].endswith("/"):
-                    yield ListedObject(each["Key"], each["Size"], each.get("ETag"))
+            for entry in page.get("Contents", ()):
+                if not entry["Key"].endswith("/"):
+                    yield ListedObject(entry["Key"], entry["Size"], entry.get("ETag"))
 
     def read(self, key: str, max_bytes: int) -> tuple[bytes, str | None]:
         """Read an object.
@@ -106,7 +106,7 @@ class OddKeys:
             Its content and its ETag.
 
         Raises:
-            ImageError: There is no such object, it is larger than allowed, or cannot be read.
+            ImageError: The object does not exist, is larger than allowed, or cannot be read.
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -122,7 +122,7 @@ class OddKeys:
             raise ImageError(first_line(error)) from error
 
     def _read(self, key: str, max_bytes: int) -> tuple[bytes, str | None]:
-        found: dict[str, Any] = self._client.get_object(Bucket=self._bucket, Key=key)
-        if found["ContentLength"] > max_bytes:
+        response: dict[str, Any] = self._client.get_object(Bucket=self._bucket, Key=key)
+        if response["ContentLength"] > max_bytes:
             raise ImageError(f"the object is larger than {max_bytes:,} bytes")
-        return found["Body"].read(), found.get("ETag")
+        return response["Body"].read(), response.get("ETag")

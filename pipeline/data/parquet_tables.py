@@ -1,4 +1,4 @@
-"""Tables in Parquet files, read a batch of rows at a time."""
+"""Tables in Parquet files, read in batches of rows."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -28,21 +28,21 @@ class ParquetTable:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        with self._opened() as opened:
-            check_names(opened.schema_arrow.names, str(file))
-            index = (opened.schema_arrow.pandas_metadata or {}).get("index_columns", ())
+        with self._open() as parquet:
+            check_names(parquet.schema_arrow.names, str(file))
+            index = (parquet.schema_arrow.pandas_metadata or {}).get("index_columns", ())
             self.columns = [
                 Column(field.name, _kind(field.type), field.name in index or bool(INDEX.fullmatch(field.name)))
-                for field in opened.schema_arrow
+                for field in parquet.schema_arrow
             ]
 
     def rows(self, cells: Sequence[int], numbers: Sequence[int]) -> Iterator[Row]:
         """See `Table.rows`."""
         names = [self.columns[number].name for number in (*cells, *numbers)]
-        with self._opened() as opened:
-            self._check_size(opened, names)
+        with self._open() as parquet:
+            self._check_size(parquet, names)
             start = 1
-            for batch in opened.iter_batches(ROWS_AT_ONCE, columns=names):
+            for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=names):
                 columns = [batch.column(name) for name in names]
                 texts = list(zip(*map(_values, columns[: len(cells)]), strict=True)) or [()] * len(batch)
                 vectors = _vectors(columns[len(cells) :]) if numbers else [None] * len(batch)
@@ -51,25 +51,25 @@ class ParquetTable:
                 start += len(batch)
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[pyarrow.parquet.ParquetFile]:
+    def _open(self) -> Iterator[pyarrow.parquet.ParquetFile]:
         try:
-            with open_regular(self.file) as opened, pyarrow.parquet.ParquetFile(opened) as parquet:
+            with open_regular(self.file) as stream, pyarrow.parquet.ParquetFile(stream) as parquet:
                 yield parquet
         except (OSError, ValueError, pa.ArrowException) as error:
             if isinstance(error, RequestError):
                 raise
             raise RequestError(f"{self.file}: cannot be read ({cause(error)}).") from error
 
-    def _check_size(self, opened: pyarrow.parquet.ParquetFile, names: Sequence[str]) -> None:
-        """Refuse columns that declare more than fits in memory."""
-        metadata, size = opened.metadata, 0
+    def _check_size(self, parquet: pyarrow.parquet.ParquetFile, names: Sequence[str]) -> None:
+        """Refuse columns that declare more data than fits in memory."""
+        metadata, size = parquet.metadata, 0
         for group in range(metadata.num_row_groups):
             for number in range(metadata.num_columns):
                 chunk = metadata.row_group(group).column(number)
                 if chunk.path_in_schema.split(".")[0] in names:
                     size += max(8 * chunk.num_values, chunk.total_uncompressed_size)
         for name in names:
-            kind = opened.schema_arrow.field(name).type
+            kind = parquet.schema_arrow.field(name).type
             if pa.types.is_fixed_size_list(kind):
                 size += 8 * kind.list_size * metadata.num_rows
         check_unpacked(self.file, size)
@@ -88,7 +88,7 @@ def _is_numeric(kind: pa.DataType) -> bool:
 
 
 def _values(column: pa.Array) -> list:
-    """The cells of a column; equal ones of a dictionary share their memory."""
+    """The cells of a column; equal cells of a dictionary-encoded column share memory."""
     if pa.types.is_dictionary(column.type):
         values = column.dictionary.to_pylist()
         return [None if index is None else values[index] for index in column.indices.to_pylist()]
@@ -96,7 +96,7 @@ def _values(column: pa.Array) -> list:
 
 
 def _vectors(columns: Sequence[pa.Array]) -> list[np.ndarray | None]:
-    """The rows of numbers: those of one column of lists, or of several of numbers."""
+    """The vectors of the rows, from one column of lists or several columns of numbers."""
     if _kind(columns[0].type) == "number":
         return list(np.column_stack([as_vector(_numbers(column)) for column in columns]))
     [column] = columns

@@ -1,4 +1,4 @@
-"""Images that are in memory already: arrays and PIL images, treated as if they were files."""
+"""Images in memory, arrays and PIL images, treated like files."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class PixelsRef(ImageRef):
 
     @property
     def is_file(self) -> bool:
-        """An image in memory is none."""
+        """False: the image is in memory."""
         return False
 
     def read(self) -> tuple[bytes, str | None]:
@@ -33,15 +33,15 @@ class PixelsRef(ImageRef):
 
 
 def _as_file(pixels: np.ndarray) -> bytes:
-    """Pixels as a PPM file (https://netpbm.sourceforge.net/doc/ppm.html), the same bytes everywhere."""
+    """Encode pixels as a PPM file (https://netpbm.sourceforge.net/doc/ppm.html), with the same bytes everywhere."""
     height, width, _ = pixels.shape
     return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
 
 
 def images_in_memory(images: Iterable[np.ndarray | Image.Image], resize: str = "squash") -> ImageSet:
-    """Images in memory as a set, in the order given.
+    """Make a set of images in memory, in the same order.
 
-    The feature store knows them by their pixels. EXIF orientation, transparency and other modes of PIL images are
+    The feature store identifies them by their pixels. EXIF orientation, transparency and other modes of PIL images are
     treated as in files.
 
     Args:
@@ -49,7 +49,7 @@ def images_in_memory(images: Iterable[np.ndarray | Image.Image], resize: str = "
         resize: How they will be resized; see `rgb_pixels`.
 
     Raises:
-        RequestError: One is of another shape or dtype, or cannot be loaded.
+        RequestError: An image has another shape or dtype, or cannot be loaded.
     """
     refs = []
     for number, image in enumerate(images):

@@ -1,4 +1,4 @@
-"""A PNG file without the chunks that concern no pixel, of which a broken one would make Pillow refuse the picture.
+"""PNG files without chunks that do not affect pixels: if one of them is damaged, Pillow refuses the picture.
 
 Chunks: https://www.w3.org/TR/png-3/#4Concepts.FormatChunks.
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Text that may hold an orientation: XMP, and EXIF as ImageMagick writes it.
+# Text chunks that may contain an orientation: XMP, and EXIF as ImageMagick writes it.
 ORIENTING_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 LARGEST_TEXT = 2**20  # bytes when unpacked; Pillow's limit, above which it refuses the file
 
@@ -24,14 +24,14 @@ class _Chunk(NamedTuple):
 
 
 def essential(data: bytes) -> bytes:
-    """What of a PNG file shows: the image, its transparency and its orientation.
+    """Keep the visible part of a PNG file: the image, its transparency and its orientation.
 
     Args:
         data: The content of a PNG file.
 
     Returns:
-        The content of a PNG file, without what follows its end and ancillary chunks that change no pixel or are
-        damaged. Those of animations are left out, too, so that the static image is read.
+        The content of a PNG file without data after its end and without ancillary chunks that change no pixel or are
+        damaged. Animation chunks are removed, too, so that the static image is read.
     """
     return SIGNATURE + b"".join(chunk.whole for chunk in _chunks(data) if _shows(chunk))
 
@@ -46,7 +46,7 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
 
 
 def _shows(chunk: _Chunk) -> bool:
-    if not chunk.kind[:1].islower() or chunk.kind == b"tRNS":  # damaged ones are refused by Pillow
+    if not chunk.kind[:1].islower() or chunk.kind == b"tRNS":  # Pillow refuses damaged ones
         return True
     if chunk.kind == b"eXIf":
         return chunk.is_intact
@@ -54,7 +54,7 @@ def _shows(chunk: _Chunk) -> bool:
 
 
 def _fits(text: _Chunk) -> bool:
-    """Whether a text is one that Pillow reads."""
+    """Whether a text is small enough for Pillow, and can be unpacked."""
     try:
         unpacked = zlib.decompressobj().decompress(_packed(text), LARGEST_TEXT)
     except zlib.error:
@@ -63,7 +63,7 @@ def _fits(text: _Chunk) -> bool:
 
 
 def _packed(text: _Chunk) -> bytes:
-    """The part of a text that is compressed."""
+    """The compressed part of a text chunk; empty if it is not compressed."""
     rest = text.content.partition(b"\0")[2]
     if text.kind == b"zTXt":
         return rest[1:]

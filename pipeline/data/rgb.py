@@ -1,4 +1,4 @@
-"""Pictures of any mode as RGB in 8 bits, band by band, so that a large one is not in memory twice."""
+"""Conversion of pictures of any mode to 8-bit RGB, band by band, so that a large one is not in memory twice."""
 
 from collections.abc import Iterator
 
@@ -8,8 +8,8 @@ from PIL import Image
 from pipeline.core.errors import ImageError
 from pipeline.data.image_files import Picture
 
-BAND_PIXELS = 2**20  # of a band, which takes up to 20 bytes a pixel; smaller images are one band
-# How an image is turned upright, by its EXIF orientation (JEITA CP-3451, section 4.6.4).
+BAND_PIXELS = 2**20  # pixels per band, at up to 20 bytes per pixel; smaller images are one band
+# EXIF orientation (JEITA CP-3451, section 4.6.4) -> the operation that turns the image upright.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -19,10 +19,11 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SIDEWAYS, FROM_THE_END = (5, 6, 7, 8), (3, 4, 7, 8)  # rows are stored as columns; the first one comes last
-# How far the samples of a float image may lie outside of black and white, as a share of white: resampling overshoots.
+SIDEWAYS, FROM_THE_END = (5, 6, 7, 8), (3, 4, 7, 8)  # rows are stored as columns; the first row or column comes last
+# How far samples of a float image may be outside the range from black to white, as a share of white: resampling may
+# overshoot.
 OVERSHOOT = 0.1
-DIMMEST = 16.0  # the least maximum from which floats are taken for 0..255
+DIMMEST = 16.0  # floats with at least this maximum are interpreted as 0..255
 
 
 def turned(picture: Picture) -> Image.Image:
@@ -32,7 +33,7 @@ def turned(picture: Picture) -> Image.Image:
 
 
 def upright_size(picture: Picture) -> tuple[int, int]:
-    """Width and height of a picture as it is turned upright, in pixels."""
+    """Width and height of the upright picture, in pixels."""
     width, height = picture.image.size
     return (height, width) if picture.orientation in SIDEWAYS else (width, height)
 
@@ -41,13 +42,13 @@ def rgb_bands(picture: Picture) -> Iterator[Image.Image]:
     """The bands of a picture in RGB, turned upright, from top to bottom.
 
     Args:
-        picture: A picture; its image is loaded.
+        picture: A picture; this loads its image.
 
     Yields:
-        Images of mode RGB, as wide as the upright picture; together as high as it.
+        Images of mode RGB, as wide as the upright picture; their heights add up to its height.
 
     Raises:
-        ImageError: Its samples cannot be read as levels between black and white.
+        ImageError: Its samples cannot be interpreted as levels from black to white.
     """
     picture.image.load()
     to_rgb = _Converter(picture)
@@ -62,7 +63,7 @@ def rgb_bands(picture: Picture) -> Iterator[Image.Image]:
 
 
 def _stored_rows(picture: Picture, top: int, bottom: int) -> Image.Image:
-    """The part of an image, as it is stored, that holds these rows of the upright picture."""
+    """The part of the stored image that contains these rows of the upright picture."""
     width, height = picture.image.size
     length = width if picture.orientation in SIDEWAYS else height
     if bottom - top == length:
@@ -74,7 +75,7 @@ def _stored_rows(picture: Picture, top: int, bottom: int) -> Image.Image:
 
 
 class _Converter:
-    """Converts parts of a picture to RGB, by what the whole of it holds."""
+    """Converts parts of a picture to RGB, depending on the samples of the whole picture."""
 
     def __init__(self, picture: Picture) -> None:
         image = picture.image
@@ -90,7 +91,7 @@ class _Converter:
 
     @property
     def is_needless(self) -> bool:
-        """Whether the picture is RGB already."""
+        """Whether the picture is already RGB."""
         return self._picture.image.mode == "RGB" and not self._has_alpha
 
     def __call__(self, part: Image.Image) -> Image.Image:
@@ -105,7 +106,7 @@ class _Converter:
         return Image.alpha_composite(white, part).convert("RGB")
 
     def _grey(self, values: np.ndarray) -> Image.Image:
-        """Grey of more than 8 bits, shape (height, width), in 8 bits."""
+        """Convert grey of more than 8 bits, shape (height, width), to 8 bits."""
         levels = np.multiply(values, 255 / self._white, dtype=np.float64)
         levels = np.clip(np.rint(levels, out=levels), 0, 255, out=levels).astype(np.uint8)
         if self._picture.white_is_zero:
@@ -118,10 +119,10 @@ class _Converter:
 def _white(picture: Picture) -> float:
     """The value of white in grey of more than 8 bits.
 
-    Integers are from 0 to `Picture.white`; floats from 0 to 1, or from 0 to 255 where their maximum says so.
+    Integers range from 0 to `Picture.white`; floats from 0 to 1 or from 0 to 255, depending on their maximum.
 
     Raises:
-        ImageError: There are values beyond, or NaN.
+        ImageError: Values are out of range or NaN, or the range is ambiguous.
     """
     low, high = _range(picture.image)
     if not np.isfinite([low, high]).all():
@@ -144,7 +145,7 @@ def _white(picture: Picture) -> float:
 
 
 def _range(image: Image.Image) -> tuple[float, float]:
-    """The lowest and the highest value of an image of one channel; NaN where it holds NaN."""
+    """The lowest and highest value of a single-channel image; NaN if it contains NaN."""
     rows = max(1, BAND_PIXELS // image.width)
     ranges = []
     for top in range(0, image.height, rows):

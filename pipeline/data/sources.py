@@ -1,4 +1,4 @@
-"""Where images come from: folders, single files, lists, buckets, and TensorFlow data sets."""
+"""Sources of images: folders, single files, lists, buckets, and TensorFlow data sets."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.core.errors import Parameter, RequestError, cause
 from pipeline.core.wording import counted
 from pipeline.data import lists
-from pipeline.data.buckets import find_versions, list_objects, place_of
+from pipeline.data.buckets import find_versions, list_objects, parse_url
 from pipeline.data.image_files import INSTALL_HEIF, READS_HEIF
 from pipeline.data.images import ImageRef, ImageSet, file_ref, is_bucket_url
 from pipeline.data.labels import label_by_pattern
@@ -28,19 +28,20 @@ SUFFIXES = (
     *(".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
     *(HEIF if READS_HEIF else ()),
 )
-# Files that a person takes for images, in formats that are not read here.
+# Suffixes of image formats that are not read.
 NOT_READ = (
     *(() if READS_HEIF else HEIF),
     *(".ai", ".dcm", ".dds", ".eps", ".exr", ".hdr", ".icns", ".jxl", ".pcx", ".psb", ".psd", ".qoi", ".svg", ".svgz"),
     *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
     *(".x3f", ".xcf"),
 )
-# Descriptions, labels and targets that lie beside images.
+# Suffixes of descriptions, labels and targets that accompany images.
 DOCUMENTS = (
     *(".csv", ".html", ".json", ".jsonl", ".md", ".npy", ".npz", ".parquet", ".pdf", ".tsv", ".txt", ".xml", ".yaml"),
 )
 ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip")
-# Thumbnails, deleted files and settings of Synology, QNAP, macOS, Windows and Linux; names that begin with a dot, too.
+# Thumbnails, deleted files and settings of Synology, QNAP, macOS, Windows and Linux, in addition to names with a dot
+# at the start.
 MACHINE_MADE = (
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb", "__macosx"),
     *("$recycle.bin", "recycler", "system volume information", "lost+found", "thumbs.db", "desktop.ini"),
@@ -50,7 +51,7 @@ SUPPORTED = (
     f"a folder of images, one image, a list ({', '.join(lists.SUFFIXES)}) of image files, s3://BUCKET/PREFIX, "
     "gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or tfds:NAME[/CONFIG]:SPLIT"
 )
-NAMED = 5  # how many examples a message names
+EXAMPLES = 5  # examples in a message
 
 
 def find_images(
@@ -59,21 +60,20 @@ def find_images(
     """Find the images of a folder (recursively), a file, a list, a bucket, or a TensorFlow data set.
 
     Args:
-        source: A folder, where names that begin with a dot and folders of MACHINE_MADE are ignored; one image file; a
-            list, whose paths are absolute or relative to the list's own folder: a `.txt` (a path on each line), or a
-            `.csv` or `.parquet` with a column `path` and, where there, `label`, `split`, `group` and `target` (lists of
-            numbers);
-            the URL of a bucket, a prefix in it or one object (`s3://`, `gs://`, `az://`), which a list may name, too;
-            or `tfds:NAME[/CONFIG]:SPLIT`.
-        data_dir: Where tensorflow-datasets keeps its data; None for its own default.
+        source: A folder, in which names that begin with a dot and those in MACHINE_MADE are ignored; one image file;
+            a list of paths, absolute or relative to the list's own folder: a `.txt` (one path per line), or a `.csv` or
+            `.parquet` with a column `path` and, optionally, `label`, `split`, `group` and `target` (lists of numbers);
+            the URL of a bucket, a prefix in it or one object (`s3://`, `gs://`, `az://`), also allowed in a list; or
+            `tfds:NAME[/CONFIG]:SPLIT`.
+        data_dir: The data folder of tensorflow-datasets; None for its default.
         label_pattern: See `pipeline.data.labels.label_by_pattern`; None for the list's labels, or the folders' names.
-        root: The folder that relative paths of a list start from; None for the list's own.
+        root: The base folder of relative paths in a list; None for the list's own folder.
 
     Returns:
         The images in path order, each path once.
 
     Raises:
-        RequestError: The source does not exist, is not supported, names no image or not as described; or the pattern
+        RequestError: The source does not exist, is not supported, names no image or is not as described; or the pattern
             finds no label in a path.
         PipelineError: A TensorFlow data set cannot be downloaded or read, or a bucket's server does not answer.
     """
@@ -90,23 +90,23 @@ def find_images(
 
 
 def _find_files(source: str | Path, root: Path | None) -> ImageSet:
-    place, suffix = Path(source), Path(source).suffix.lower()
-    if root and (suffix not in lists.SUFFIXES or place.is_dir()):
+    path, suffix = Path(source), Path(source).suffix.lower()
+    if root and (suffix not in lists.SUFFIXES or path.is_dir()):
         raise RequestError(Parameter("root", str(root)), f" is for the relative paths of a list; {source} is none.")
-    if place.is_dir():
-        return _folder(source, place)
+    if path.is_dir():
+        return _folder(source, path)
     if url := URL.match(str(source)):
         raise RequestError(
             f"{source}: {url[1]}:// addresses are not read. Copy the images to a folder first; IMAGES is {SUPPORTED}."
         )
-    if not place.exists():
+    if not path.exists():
         raise RequestError(f"{source} does not exist. IMAGES is {SUPPORTED}.")
     if suffix in lists.SUFFIXES:
-        root = root or place.parent
-        paths, columns = lists.read_list(place, root)
-        return _image_set(source, paths, image_refs([_within(root, path) for path in paths]), **columns)
-    if place.is_file() and suffix in SUFFIXES:
-        return _image_set(source, [place.name], [file_ref(place)])
+        root = root or path.parent
+        names, columns = lists.read_list(path, root)
+        return _image_set(source, names, image_refs([_within(root, name) for name in names]), **columns)
+    if path.is_file() and suffix in SUFFIXES:
+        return _image_set(source, [path.name], [file_ref(path)])
     if suffix in HEIF:
         raise RequestError(f"{source}: HEIC images need pillow-heif: {INSTALL_HEIF}.")
     if suffix in ARCHIVES:
@@ -120,17 +120,20 @@ def _within(folder: Path, path: str) -> str | Path:
     return path if is_bucket_url(path) else folder / path
 
 
-def image_refs(places: Iterable[str | Path]) -> list[ImageRef]:
-    """References to image files and, by their URLs, to objects in buckets, whose versions are asked for now.
+def image_refs(paths: Iterable[str | Path]) -> list[ImageRef]:
+    """References to image files and to objects in buckets; the versions of objects are requested now.
+
+    Args:
+        paths: Paths of files, or URLs of objects.
 
     Raises:
-        RequestError, PipelineError: As `pipeline.data.buckets.find_versions`.
+        RequestError, PipelineError: See `pipeline.data.buckets.find_versions`.
     """
-    places = list(places)
-    versions = find_versions([str(place) for place in places if is_bucket_url(place)])
+    paths = list(paths)
+    versions = find_versions([str(path) for path in paths if is_bucket_url(path)])
     return [
-        ImageRef(str(place), listed=versions[str(place)]) if is_bucket_url(place) else file_ref(Path(place))
-        for place in places
+        ImageRef(str(path), listed=versions[str(path)]) if is_bucket_url(path) else file_ref(Path(path))
+        for path in paths
     ]
 
 
@@ -160,22 +163,22 @@ def _bucket(source: str) -> ImageSet:
 
 
 def _pass_over(names: Iterable[str]) -> list[str]:
-    """The files whose image format is not read, named in a warning; others are counted, unless they are documents."""
-    left = sorted(as_text(name) for name in names if _suffix(name) not in (*SUFFIXES, *DOCUMENTS))
-    others = [name for name in left if _suffix(name) not in NOT_READ]
-    if others:
-        kinds = [suffix or "no suffix" for suffix, _ in Counter(map(_suffix, others)).most_common(NAMED)]
-        log.info("Passed over %s without the suffix of an image (%s).", counted(len(others), "file"), ", ".join(kinds))
-    found = [name for name in left if _suffix(name) in NOT_READ]
-    if found:
-        log.warning(_passed_over(found))
-    return found
+    """The image files in unsupported formats, with a warning; other files except documents are counted in the log."""
+    candidates = sorted(as_text(name) for name in names if _suffix(name) not in (*SUFFIXES, *DOCUMENTS))
+    files = [name for name in candidates if _suffix(name) not in NOT_READ]
+    if files:
+        kinds = [suffix or "no suffix" for suffix, _ in Counter(map(_suffix, files)).most_common(EXAMPLES)]
+        log.info("Passed over %s without the suffix of an image (%s).", counted(len(files), "file"), ", ".join(kinds))
+    images = [name for name in candidates if _suffix(name) in NOT_READ]
+    if images:
+        log.warning(_unsupported_warning(images))
+    return images
 
 
-def _passed_over(names: Sequence[str]) -> str:
-    some = ", ".join(map(repr, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
+def _unsupported_warning(names: Sequence[str]) -> str:
+    examples = ", ".join(map(repr, names[:EXAMPLES])) + (", ..." if len(names) > EXAMPLES else "")
     heif = f" For HEIC: {INSTALL_HEIF}." if any(_suffix(name) in HEIF for name in names) else ""
-    return f"Passed over {counted(len(names), 'file')} whose image format is not read: {some}.{heif}"
+    return f"Passed over {counted(len(names), 'file')} whose image format is not read: {examples}.{heif}"
 
 
 def _suffix(name: str) -> str:
@@ -183,21 +186,21 @@ def _suffix(name: str) -> str:
 
 
 def _is_ignored(name: str) -> bool:
-    """Whether a file or folder is hidden or made by a machine."""
+    """Whether a file or folder is hidden or in MACHINE_MADE."""
     return name.startswith(".") or name.lower() in MACHINE_MADE
 
 
 def _walk(root: Path, unread: list[str]) -> Iterator[str]:
-    """The files below a folder, relative to it; folders below that cannot be listed are added to `unread`.
+    """Walk the files below a folder, relative to it; subfolders that cannot be listed are added to `unread`.
 
-    Links are followed, except to a folder that holds the link. Within a linked folder they are followed once to each
-    folder, so that folders full of links to each other come to an end.
+    Links are followed, except to a folder that contains the link. Within a linked folder, links are followed only once
+    to each folder, so that the walk ends even if folders link to each other.
     """
-    left_out: list[str] = []
+    skipped: list[str] = []
     seen: set[tuple[int, int]] = set()
     pending: list[tuple[str, tuple[tuple[int, int], ...], int]] = [("", (), 0)]
     while pending:
-        folder, above, links = pending.pop()
+        folder, ancestors, links = pending.pop()
         try:
             status = os.stat(root / folder)
             entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
@@ -208,8 +211,8 @@ def _walk(root: Path, unread: list[str]) -> Iterator[str]:
             unread.append(str(root / folder))
             continue
         identity = (status.st_dev, status.st_ino)
-        if identity in above or (links > 1 and os.path.islink(root / folder) and identity in seen):
-            left_out.append(folder)
+        if identity in ancestors or (links > 1 and os.path.islink(root / folder) and identity in seen):
+            skipped.append(folder)
             continue
         seen.add(identity)
         for entry in entries:
@@ -217,12 +220,12 @@ def _walk(root: Path, unread: list[str]) -> Iterator[str]:
                 continue
             name, is_link = f"{folder}/{entry.name}" if folder else entry.name, entry.is_symlink()
             if entry.is_dir(follow_symlinks=False) or (is_link and os.path.isdir(entry.path)):
-                pending.append((name, (*above, identity), links + is_link))
+                pending.append((name, (*ancestors, identity), links + is_link))
             else:
                 yield name
-    if left_out:
-        named = ", ".join(map(repr, map(as_text, left_out[:NAMED]))) + (", ..." if len(left_out) > NAMED else "")
-        log.info("Left out %s to folders that were searched already: %s.", counted(len(left_out), "link"), named)
+    if skipped:
+        examples = ", ".join(map(repr, map(as_text, skipped[:EXAMPLES]))) + (", ..." if len(skipped) > EXAMPLES else "")
+        log.info("Left out %s to folders that were searched already: %s.", counted(len(skipped), "link"), examples)
 
 
 def _image_set(
@@ -241,15 +244,16 @@ def _image_set(
             counted(len(texts), "name"),
             escaped[0],
         )
-    own = [_folder_name(path) for path in texts]
-    known = [
-        nfc(name if label is None else label) for label, name in zip(labels or [None] * len(own), own, strict=True)
+    folders = [_folder_name(path) for path in texts]
+    image_labels = [
+        nfc(folder if label is None else label)
+        for label, folder in zip(labels or [None] * len(folders), folders, strict=True)
     ]
-    return ImageSet(str(source), texts, refs, known, **columns)
+    return ImageSet(str(source), texts, refs, image_labels, **columns)
 
 
 def _folder_name(path: str) -> str:
-    """The name of the folder that holds an image; "" for one at the top."""
-    inside = place_of(path).key if is_bucket_url(path) else path
-    name = PurePosixPath(inside).parent.name
+    """The name of the folder that contains an image; "" at the top."""
+    key = parse_url(path).key if is_bucket_url(path) else path
+    name = PurePosixPath(key).parent.name
     return sys.intern("" if name == ".." else name)

@@ -1,4 +1,4 @@
-"""Splits: which images to train on and which to hold out, with detected near-duplicates on one side."""
+"""Splits into training and held-out images, with detected near-duplicates on one side."""
 
 import logging
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ class SplitRule:
     """Which images to hold out.
 
     Attributes:
-        kind: "random" (the same share of each label, where labels repeat), "group" (whole groups), "classes" (whole
-            labels, for zero-shot) or "column" (what the list says).
-        fraction: The share of images (or of labels) to hold out; None for FRACTION. Not used by "column" and by folds.
+        kind: "random" (the same share of each label, if labels repeat), "group" (whole groups), "classes" (whole
+            labels, for zero-shot evaluation) or "column" (the column `split` of a list).
+        fraction: The share of images (or labels) to hold out; None for FRACTION. Not used by "column" and folds.
     """
 
     kind: str = "random"
@@ -34,12 +34,12 @@ class SplitRule:
 
     @property
     def share(self) -> float:
-        """The share of images (or of labels) to hold out."""
+        """The share of images (or labels) to hold out."""
         return FRACTION if self.fraction is None else self.fraction
 
     @classmethod
     def parse(cls, text: str) -> "SplitRule":
-        """Read a rule such as `random:0.2`, `group`, `classes:0.3` or `column`.
+        """Parse a rule such as `random:0.2`, `group`, `classes:0.3` or `column`.
 
         Raises:
             RequestError: The rule is unknown, or the share is not between 0 and 1.
@@ -69,8 +69,8 @@ class Split:
     Attributes:
         train: Row numbers of the training images, sorted.
         validation: Row numbers of the held-out images, sorted.
-        moved: Row numbers of images that the rule would have held out, but that have a near-duplicate among the
-            training images: "column" moves them there, "classes" leaves them out.
+        moved: Row numbers of images that the rule would hold out, but that have a near-duplicate among the training
+            images: "column" moves them there, "classes" drops them.
     """
 
     train: np.ndarray
@@ -83,7 +83,7 @@ def split_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, seed
 
     Args:
         images: The images.
-        rule: Which to hold out.
+        rule: Which images to hold out.
         duplicates: A number for each image, shape (N,), int; images with the same number are near-duplicates.
         seed: Random seed.
 
@@ -91,7 +91,8 @@ def split_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, seed
         The split.
 
     Raises:
-        RequestError: One of the sides would be empty, or the images lack what the rule needs.
+        RequestError: One of the sides would be empty, or the images lack the labels, groups or column that the rule
+            needs.
     """
     if len(np.unique(duplicates)) < 2:
         raise RequestError(
@@ -125,10 +126,10 @@ def split_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, seed
 
 
 def check_split_column(images: ImageSet, rule: SplitRule) -> None:
-    """Refuse a rule whose column the images lack altogether, before any work is spent on them.
+    """Refuse a rule if the images lack its column, before any work is done.
 
     Raises:
-        RequestError: There is no such column.
+        RequestError: The column is missing.
     """
     column = {"group": images.groups, "column": images.splits}.get(rule.kind, ())
     if column is None:
@@ -136,7 +137,7 @@ def check_split_column(images: ImageSet, rule: SplitRule) -> None:
 
 
 def _random(labels: np.ndarray, duplicates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Hold out a share of the different images, the same share of each label; labels of one image count as one."""
+    """Hold out a share of the distinct images, stratified by label; labels with a single image are pooled."""
     from sklearn.model_selection import train_test_split
 
     different, first, of_image = np.unique(duplicates, return_index=True, return_inverse=True)
@@ -145,14 +146,14 @@ def _random(labels: np.ndarray, duplicates: np.ndarray, fraction: float, seed: i
     kinds, sizes = np.unique(label, return_counts=True)
     count = min(max(1, round(fraction * len(different))), len(different) - 1)
     possible = sizes.min() > 1 and len(kinds) <= min(count, len(different) - count)
-    _, chosen = train_test_split(
+    _, held_out = train_test_split(
         np.arange(len(different)), test_size=count, random_state=seed, stratify=label if possible else None
     )
-    return np.isin(of_image, chosen)
+    return np.isin(of_image, held_out)
 
 
 def held_out_units(images: ImageSet, rule: SplitRule, duplicates: np.ndarray) -> np.ndarray:
-    """Number the images by what a rule holds out together: near-duplicates, groups or labels.
+    """Number the units that a rule holds out as a whole: near-duplicates, groups or labels.
 
     Args:
         images: The images.
@@ -173,7 +174,7 @@ def held_out_units(images: ImageSet, rule: SplitRule, duplicates: np.ndarray) ->
 
 
 def merge_groups(images: ImageSet, duplicates: np.ndarray) -> np.ndarray:
-    """Number the images by their groups; groups that share a near-duplicate count as one.
+    """Number the groups of images; groups that share a near-duplicate count as one.
 
     Args:
         images: The images, with groups.
@@ -196,7 +197,7 @@ def merge_groups(images: ImageSet, duplicates: np.ndarray) -> np.ndarray:
 
 
 def _groups(unit: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Hold out whole groups until their images are the share."""
+    """Hold out whole groups until their images reach the share."""
     units, sizes = np.unique(unit, return_counts=True)
     if len(units) < 2:
         raise RequestError("The split 'group' needs at least two groups that share no near-duplicates.")
@@ -223,7 +224,7 @@ def _listed(images: ImageSet) -> np.ndarray:
 
 
 def first_empty(values: Sequence[str | None]) -> int | None:
-    """The row of the first cell of a column that is missing or blank; None if there is none."""
+    """The row of the first missing or blank cell of a column; None if all have a value."""
     return next((row for row, value in enumerate(values) if not (value or "").strip()), None)
 
 

@@ -1,6 +1,6 @@
-"""Tables: rows under named columns, from CSV files as spreadsheets and pandas write them, Parquet files, and arrays.
+"""Tables with named columns, from Parquet files, arrays, and CSV files as written by spreadsheets and pandas.
 
-Lists of images and target embeddings are read from them, by the same rules.
+The same rules apply to lists of images and to target embeddings.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from pipeline.data.text_files import as_text, check_utf8, nfc, read_lines
 TEXT = (".csv", ".tsv")
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 KEYS = ("path", "label")
-LARGEST = 1e15  # of a number, so that sums of squares stay finite in float32
-# Columns that pandas writes for an index without a name.
+LARGEST = 1e15  # largest absolute value, so that sums of squares stay finite in float32
+# Names of the columns that pandas writes for an unnamed index.
 INDEX = re.compile(r"|index|level_\d+|unnamed: [\d.]+|__index_level_\d+__", re.IGNORECASE)
 NUMBER_LIKE = re.compile(r"\s*[-+]?\.?\d")
 
@@ -31,8 +31,8 @@ class Column(NamedTuple):
     """A column of a table.
 
     Attributes:
-        name: Its name as it is written.
-        kind: What its cells hold: a number, a list of numbers, text, or something else; those of a CSV file, any.
+        name: Its name as written.
+        kind: The kind of its cells: a number, a list of numbers, text, or something else; "any" in a CSV file.
         is_index: Whether it is the index of a data frame.
     """
 
@@ -45,9 +45,9 @@ class Row(NamedTuple):
     """A row of a table.
 
     Attributes:
-        where: The file and the row's place in it, for messages.
-        cells: Some of its cells as they are.
-        vector: The numbers of others, shape (D,), float32; None where there is no list.
+        where: The file and the position of the row in it, for messages.
+        cells: The requested cells, unconverted.
+        vector: The numbers in the requested columns of numbers, shape (D,), float32; None if the cell has no list.
     """
 
     where: str
@@ -60,23 +60,23 @@ class Table(Protocol):
 
     @property
     def file(self) -> Path:
-        """Where it is read from."""
+        """The file of the table."""
         ...
 
     @property
     def columns(self) -> Sequence[Column]:
-        """Its columns; without names in a CSV file without a header."""
+        """The columns; they have no names in a CSV file without a header."""
         ...
 
     def rows(self, cells: Sequence[int], numbers: Sequence[int]) -> Iterator[Row]:
         """Read the rows.
 
         Args:
-            cells: The columns to read as they are.
-            numbers: The columns to read as numbers: one of lists, or any of numbers.
+            cells: The columns to read unconverted.
+            numbers: The columns to read as numbers: one column of lists, or any number of columns of numbers.
 
         Raises:
-            RequestError: The file cannot be read, or a cell is not what it should be.
+            RequestError: The file cannot be read, or a cell has the wrong kind.
         """
         ...
 
@@ -86,10 +86,10 @@ def read_table(file: Path, has_header: bool | None = None) -> Table:
 
     Args:
         file: The table.
-        has_header: Whether the first row of a CSV file is a header; None to see by `is_header`.
+        has_header: Whether the first row of a CSV file is a header; None to determine it with `is_header`.
 
     Raises:
-        RequestError: The file cannot be read, has a column twice, or declares more than fits in memory.
+        RequestError: The file cannot be read, has a column twice, or declares more data than fits in memory.
     """
     suffix = file.suffix.lower()
     if suffix == ".parquet":
@@ -104,48 +104,48 @@ def read_table(file: Path, has_header: bool | None = None) -> Table:
 
 
 def find_column(table: Table, name: str) -> int | None:
-    """The position of the column of a name, in upper or lower case."""
+    """The position of the column with a name (in lower case), ignoring case in the table; None if missing."""
     return next((number for number, column in enumerate(table.columns) if column.name.lower() == name), None)
 
 
 def cell_text(value: object, where: str) -> str | None:
-    """A cell as text in NFC: integers without ".0", bytes as UTF-8; None for one that is empty, null or NaN.
+    """Convert a cell to text in NFC: integers without ".0", bytes from UTF-8; None if it is empty, null or NaN.
 
     Raises:
-        RequestError: It is not in UTF-8, or is a list.
+        RequestError: The cell is not in UTF-8, or is a list.
     """
     if isinstance(value, list | tuple | dict | np.ndarray):
         raise RequestError(f"{where}: text or a number is due here, not a list.")
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
-    elif isinstance(value, float) and value.is_integer():  # integers beside a null
+    elif isinstance(value, float) and value.is_integer():  # integers in a column with nulls
         value = int(value)
     text = "" if value is None or value != value else str(value)
     return nfc(check_utf8(text, where)) if text.strip() else None
 
 
 def as_vector(values: Any) -> np.ndarray:
-    """Numbers as a vector of float32; what is too large becomes infinite, without a warning.
+    """Convert numbers to a float32 array; numbers that are too large become infinite, without a warning.
 
     Raises:
-        TypeError, ValueError, OverflowError: They are not numbers.
+        TypeError, ValueError, OverflowError: The values are not numbers.
     """
     with np.errstate(over="ignore"):
         return np.asarray(values).astype(np.float32)
 
 
 def check_finite(vector: np.ndarray, name: str) -> None:
-    """Refuse numbers with which float32 arithmetic would not stay finite; `name` says whose they are.
+    """Refuse numbers with which float32 arithmetic would not stay finite; `name` is for the message.
 
     Raises:
-        RequestError: One is NaN, infinite, or larger than LARGEST.
+        RequestError: A number is NaN, infinite, or larger than LARGEST in absolute value.
     """
     if not (np.abs(vector) <= LARGEST).all():
         raise RequestError(f"{name} holds NaN or infinite values, or numbers above {LARGEST:g}.")
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell holds a number."""
+    """Whether the text of a cell is a number."""
     try:
         float(cell)
     except ValueError:
@@ -154,17 +154,17 @@ def is_number(cell: str) -> bool:
 
 
 class CsvTable:
-    """A CSV file: separated by tabs where it ends in `.tsv`, else by commas or, if its first line is, by semicolons.
+    """A CSV file, separated by tabs if it ends in `.tsv`, else by semicolons if its first line is, else by commas.
 
-    Where semicolons separate, a comma in a number is its decimal point. Empty rows, and empty columns at the end, are
-    left out; all rows have as many cells as the first, which may be a header.
+    With semicolons, a comma in a number is the decimal point. Empty rows, and empty columns at the end, are ignored;
+    all rows have as many cells as the first, which may be a header.
 
     Args:
         file: The file.
-        has_header: Whether its first row is a header; None to see by `is_header`.
+        has_header: Whether its first row is a header; None to determine it with `is_header`.
 
     Raises:
-        RequestError: The file cannot be read; a column is there twice; or the first row may be a header or not.
+        RequestError: The file cannot be read, has a column twice, or its first row may or may not be a header.
     """
 
     def __init__(self, file: Path, has_header: bool | None = None) -> None:
@@ -181,7 +181,7 @@ class CsvTable:
                 "or write the numbers of a row as 0.0."
             )
         self._header = cells if has_header else []
-        self.columns = self._named(cells) if has_header else [Column("", "any")] * len(cells)
+        self.columns = self._named_columns(cells) if has_header else [Column("", "any")] * len(cells)
         self._rows = itertools.chain(first[1:] if has_header else first, self._rows)
 
     def rows(self, cells: Sequence[int], numbers: Sequence[int]) -> Iterator[Row]:
@@ -198,7 +198,7 @@ class CsvTable:
             yield Row(where, [row[number] for number in cells], self._vector(row, numbers, where) if numbers else None)
 
     def _read(self) -> Iterator[tuple[int, list[str]]]:
-        """The numbers of the lines and the cells, without empty rows and without empty cells beyond the first row's."""
+        """Line numbers and cells, without empty rows and without empty cells beyond the width of the first row."""
         try:
             delimiter = "\t" if self.file.suffix.lower() == ".tsv" else _delimiter(next(read_lines(self.file), ""))
             self._decimal = "," if delimiter == ";" else "."
@@ -211,7 +211,7 @@ class CsvTable:
         except (OSError, UnicodeError, csv.Error) as error:
             raise RequestError(f"{self.file}: cannot be read ({cause(error)}).") from error
 
-    def _named(self, header: Sequence[str]) -> list[Column]:
+    def _named_columns(self, header: Sequence[str]) -> list[Column]:
         where = f"{self.file}, line {self._line}"
         names = [nfc(check_utf8(cell.strip(), where)) for cell in header]
         check_names(names, where)
@@ -236,10 +236,10 @@ class CsvTable:
 
 
 def check_names(names: Sequence[str], where: str) -> None:
-    """Refuse a column that is there twice; of `path` and `label` in upper or lower case.
+    """Refuse duplicate column names; for `path` and `label`, case is ignored.
 
     Raises:
-        RequestError: There is one.
+        RequestError: A name occurs twice.
     """
     counts = Counter(name.lower() if name.lower() in KEYS else name for name in names)
     if doubled := [name for name, count in counts.items() if count > 1]:
@@ -249,29 +249,29 @@ def check_names(names: Sequence[str], where: str) -> None:
 def is_header(cells: Sequence[str], following: Sequence[str]) -> bool | None:
     """Whether the first row of a CSV file is a header.
 
-    It is if one of its cells is `path` or `label`; if those behind the first are names, none of which begins like a
-    number; or if they count 0, 1, 2, ..., as those of pandas do.
+    It is a header if one of its cells is `path` or `label`; if none of the cells after the first is a number or begins
+    like one; or if those cells count 0, 1, 2, ..., as in pandas.
 
     Args:
         cells: The first row.
-        following: The second.
+        following: The second row.
 
     Returns:
-        None if it may be either: it counts, but so might the integers of a row.
+        Whether it is a header; None if it is ambiguous, because the cells count, but a row of integers may, too.
     """
-    first, *others = [cell.strip().lower() for cell in cells] or [""]
-    if first in KEYS or any(name in KEYS for name in others):
+    first, *rest = [cell.strip().lower() for cell in cells] or [""]
+    if first in KEYS or any(name in KEYS for name in rest):
         return True
-    if others == [str(number) for number in range(len(others))]:
-        if not others or INDEX.fullmatch(first):
-            return bool(others)
+    if rest == [str(number) for number in range(len(rest))]:
+        if not rest or INDEX.fullmatch(first):
+            return bool(rest)
         integers = all(re.fullmatch(r"\s*-?\d+\s*", cell) for cell in following[1:])
-        return len(others) > 1 and (None if integers else True)
-    return not any(is_number(name) or NUMBER_LIKE.match(name) for name in others)
+        return len(rest) > 1 and (None if integers else True)
+    return not any(is_number(name) or NUMBER_LIKE.match(name) for name in rest)
 
 
 def _delimiter(line: str) -> str:
-    """What separates the cells of a line; a semicolon only if the cells behind the first have no other commas."""
-    _, *others = line.strip().split(";")
-    plain = (cell for cell in others if "," in cell and not cell.startswith('"'))
-    return ";" if others and all(is_number(cell.replace(",", ".")) for cell in plain) else ","
+    """The delimiter of a line; a semicolon only if commas in the cells after the first are decimal points or quoted."""
+    _, *rest = line.strip().split(";")
+    plain = (cell for cell in rest if "," in cell and not cell.startswith('"'))
+    return ";" if rest and all(is_number(cell.replace(",", ".")) for cell in plain) else ","

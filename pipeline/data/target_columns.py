@@ -1,4 +1,4 @@
-"""Which columns of a table are the key and the target embedding: one rule for all formats."""
+"""Choice of a table's columns for the key and the target embedding, by one rule for all formats."""
 
 import fnmatch
 import logging
@@ -10,10 +10,10 @@ from pipeline.data.tables import KEYS, Table, find_column
 
 log = logging.getLogger(__name__)
 
-NEVER = ("path", "label", "split", "group")  # known columns, which are no part of an embedding
-LIKELY = ("embedding", "embeddings", "vector", "vectors", "target", "targets", "features", "predictions")
-CHOICE = Parameter("target_columns", "NAMES")
-NAMED = 10  # how many columns a message names
+EXCLUDED = ("path", "label", "split", "group")  # known columns that are not part of an embedding
+LIKELY_NAMES = ("embedding", "embeddings", "vector", "vectors", "target", "targets", "features", "predictions")
+OPTION = Parameter("target_columns", "NAMES")
+EXAMPLES = 10  # column names in a message
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class TargetColumns:
 
     Attributes:
         key: The position of the column of paths or labels.
-        numbers: The positions of the embedding: one column of lists, or any of numbers.
-        names: Their names; empty where the table has no header.
+        numbers: The positions of the embedding's columns: one column of lists, or any number of columns of numbers.
+        names: The names of these columns; empty strings if the table has no header.
     """
 
     key: int
@@ -31,42 +31,42 @@ class TargetColumns:
     names: Sequence[str]
 
 
-def choose_columns(table: Table, chosen: str | None = None) -> TargetColumns:
+def choose_columns(table: Table, patterns: str | None = None) -> TargetColumns:
     """Find the key and the embedding of a table.
 
-    The key is the column `path`, else `label`, else the first of a CSV file. The embedding is the only column of lists,
-    or the only such one with a name of LIKELY; where there is none, it is all columns of numbers, and any column of
-    something else is refused. The columns NEVER and the index of a data frame are no part of it.
+    The key is the column `path`, else `label`, else the first column of a CSV file. The embedding is the only column of
+    lists, or the only one of them with a name in LIKELY_NAMES; without columns of lists, it is all columns of numbers,
+    and columns of any other kind are refused. The columns EXCLUDED and the index of a data frame are not part of it.
 
     Args:
         table: The table.
-        chosen: Names or patterns (`d*`) of the embedding's columns, separated by commas; None for that rule.
+        patterns: Names or patterns (`d*`) of the embedding's columns, separated by commas; None for the rule above.
 
     Raises:
-        RequestError: There is no key or no embedding, or it may be one or another.
+        RequestError: There is no key or no embedding, or the embedding is ambiguous.
     """
     key = _key(table)
     rest = [number for number in range(len(table.columns)) if number != key]
-    if chosen:
-        numbers = _matching(table, rest, chosen)
+    if patterns:
+        numbers = _matching(table, rest, patterns)
     else:
-        possible = [number for number in rest if _may_be_target(table, number)]
-        numbers = _lists(table, possible) or possible
-        if left := [number for number in possible if number not in numbers]:
-            log.info("%s: left out the columns %s.", table.file, _named(table, left))
+        candidates = [number for number in rest if _may_be_target(table, number)]
+        numbers = _lists(table, candidates) or candidates
+        if unused := [number for number in candidates if number not in numbers]:
+            log.info("%s: left out the columns %s.", table.file, _names(table, unused))
     kinds = {table.columns[number].kind for number in numbers}
     if "list" in kinds and len(numbers) > 1:
         raise RequestError(
-            f"{table.file}: the embedding is one column of lists, or columns of numbers; {_named(table, numbers)} are "
+            f"{table.file}: the embedding is one column of lists, or columns of numbers; {_names(table, numbers)} are "
             "not. Choose with ",
-            CHOICE,
+            OPTION,
             ".",
         )
-    if other := [number for number in numbers if table.columns[number].kind in ("text", "other")]:
+    if invalid := [number for number in numbers if table.columns[number].kind in ("text", "other")]:
         raise RequestError(
-            f"{table.file}: the columns {_named(table, other)} hold neither numbers nor lists of numbers. Leave them "
+            f"{table.file}: the columns {_names(table, invalid)} hold neither numbers nor lists of numbers. Leave them "
             "out of the table, or choose with ",
-            CHOICE,
+            OPTION,
             ".",
         )
     if not numbers:
@@ -77,47 +77,47 @@ def choose_columns(table: Table, chosen: str | None = None) -> TargetColumns:
 
 
 def _key(table: Table) -> int:
-    key = next((found for name in KEYS if (found := find_column(table, name)) is not None), None)
+    key = next((number for name in KEYS if (number := find_column(table, name)) is not None), None)
     if key is not None:
         return key
     if table.columns and table.columns[0].kind == "any":
         return 0
     if not table.columns:
         raise RequestError(f"{table.file}: this table holds no targets.")
-    raise RequestError(f"{table.file}: no column 'path' or 'label'; it has {_named(table, range(len(table.columns)))}.")
+    raise RequestError(f"{table.file}: no column 'path' or 'label'; it has {_names(table, range(len(table.columns)))}.")
 
 
 def _may_be_target(table: Table, number: int) -> bool:
     column = table.columns[number]
-    return not column.is_index and column.name.lower() not in NEVER
+    return not column.is_index and column.name.lower() not in EXCLUDED
 
 
-def _lists(table: Table, possible: Sequence[int]) -> list[int]:
-    """The column of lists; none where there are only numbers."""
-    lists = [number for number in possible if table.columns[number].kind == "list"]
-    likely = [number for number in lists if table.columns[number].name.lower() in LIKELY]
+def _lists(table: Table, candidates: Sequence[int]) -> list[int]:
+    """The column of lists; none if there are only numbers."""
+    lists = [number for number in candidates if table.columns[number].kind == "list"]
+    likely = [number for number in lists if table.columns[number].name.lower() in LIKELY_NAMES]
     if len(lists) > 1 and len(likely) != 1:
         raise RequestError(
-            f"{table.file}: the columns {_named(table, lists)} hold lists of numbers. Choose the embedding with ",
-            CHOICE,
+            f"{table.file}: the columns {_names(table, lists)} hold lists of numbers. Choose the embedding with ",
+            OPTION,
             ".",
         )
     return likely if len(lists) > 1 else lists
 
 
-def _matching(table: Table, rest: Sequence[int], chosen: str) -> list[int]:
-    """The columns whose names match, in the order of the patterns."""
+def _matching(table: Table, rest: Sequence[int], patterns: str) -> list[int]:
+    """The columns with matching names, in the order of the patterns."""
     numbers: dict[int, None] = {}
-    for pattern in filter(None, map(str.strip, chosen.split(","))):
-        found = [number for number in rest if fnmatch.fnmatchcase(table.columns[number].name, pattern)]
-        if not found:
+    for pattern in filter(None, map(str.strip, patterns.split(","))):
+        matches = [number for number in rest if fnmatch.fnmatchcase(table.columns[number].name, pattern)]
+        if not matches:
             raise RequestError(
-                f"{table.file}: no column {pattern!r} beside the key; it has {_named(table, rest) or 'none'}."
+                f"{table.file}: no column {pattern!r} beside the key; it has {_names(table, rest) or 'none'}."
             )
-        numbers |= dict.fromkeys(found)
+        numbers |= dict.fromkeys(matches)
     return list(numbers)
 
 
-def _named(table: Table, numbers: Sequence[int]) -> str:
+def _names(table: Table, numbers: Sequence[int]) -> str:
     names = [repr(table.columns[number].name) for number in numbers]
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")

@@ -1,4 +1,4 @@
-"""Target embeddings: read from the files that people have."""
+"""Target embeddings, read from tables, arrays and word vectors."""
 
 import itertools
 import logging
@@ -14,7 +14,7 @@ from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 from pipeline.data.tables import SPREADSHEETS, Row, Table, as_vector, cell_text, check_finite, read_table
 from pipeline.data.target_columns import TargetColumns, choose_columns
-from pipeline.data.word_vectors import NAMED, is_word_vectors, read_word_vectors
+from pipeline.data.word_vectors import SUGGESTED, is_word_vectors, read_word_vectors
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +26,11 @@ class TargetTable:
     """A table of target embeddings.
 
     Attributes:
-        file: Where it was read from.
-        rows: Key (an image's path, or a label; of a table in NFC) -> row number in `vectors`.
+        file: The file that it was read from.
+        rows: Key (an image's path or label; in NFC if from a table) -> row number in `vectors`.
         vectors: The embeddings, shape (rows, D), float32.
-        repeats: Key -> repeated measurements of its target, shape (R, D), where there are some; `vectors` has the mean.
-        missing: Label of the images -> near spellings, where the table is known to lack it: `read_targets` said so.
+        repeats: Key -> repeated measurements of its target, shape (R, D), if there are any; `vectors` has their mean.
+        missing: Label of the images that the table lacks -> similar spellings in it; `read_targets` has reported these.
     """
 
     file: str
@@ -46,50 +46,50 @@ def read_targets(
     """Read the target embeddings of images.
 
     Args:
-        file: Where they are; None for the targets that the images' own list brings along. By its name:
+        file: The file; None for the targets in the images' own list. By suffix:
 
             `.csv` `.tsv`: rows of a key (a path or a label) and D numbers, with or without a header; see
             `pipeline.data.tables.CsvTable`.
-            `.parquet`: a column `path` or `label`, and one of lists of D numbers or D columns of numbers.
-            `.npz`: an array `paths` or `labels` (N,) and one of N rows of D numbers.
+            `.parquet`: a column `path` or `label`, and a column of lists of D numbers or D columns of numbers.
+            `.npz`: an array `paths` or `labels` (N,) and an array of N rows of D numbers.
             `.npy`: a row of D numbers for each image, in path order.
             `.txt` `.vec` `.glove` `.bin`, gzipped or not: word vectors, matched to the images' labels (see
             `pipeline.data.word_vectors`).
         images: The images.
-        on_missing: What to do with rows without a key, and labels that a file of word vectors lacks: "error", or "skip"
-            them, named.
-        columns: The columns of a table that are the embedding, such as "x,y" or "d*"; None to find them by
+        on_missing: What to do with rows without a key, and with labels that a file of word vectors lacks: "error", or
+            "skip", with a warning.
+        columns: The columns of the embedding in a table, such as "x,y" or "d*"; None to find them with
             `pipeline.data.target_columns.choose_columns`.
 
     Returns:
         The table; D is the same for all rows and every number is finite.
 
     Raises:
-        RequestError: The file is missing, empty, damaged, of another kind, or declares more than fits in memory; a row
-            is ragged, not numeric, NaN, infinite or too large for float32 arithmetic; two rows give one key different
+        RequestError: The file is missing, empty, damaged, of another kind, or declares more data than fits in memory; a
+            row is ragged, not numeric, NaN, infinite or too large for float32 arithmetic; or one key has two different
             vectors. The message names the line.
     """
     if file is not None and Path(file).suffix.lower() in TABLES:
         table = read_table(Path(file))
-        chosen = choose_columns(table, columns)
-        targets = _read_rows(table, chosen, on_missing).table()
+        target_columns = choose_columns(table, columns)
+        targets = _read_rows(table, target_columns, on_missing).table()
     elif columns:
         raise RequestError(Parameter("target_columns", columns), f" chooses columns of a table: {', '.join(TABLES)}.")
     else:
-        targets, chosen = _read_other(file, images, on_missing), None
+        targets, target_columns = _read_other(file, images, on_missing), None
     count, dim = targets.vectors.shape
-    named = f" ({_ends(chosen.names)})" if chosen and any(chosen.names) else ""
-    log.info("%s: %s of %s%s.", targets.file, counted(count, "target"), counted(dim, "dimension"), named)
+    names = f" ({_ends(target_columns.names)})" if target_columns and any(target_columns.names) else ""
+    log.info("%s: %s of %s%s.", targets.file, counted(count, "target"), counted(dim, "dimension"), names)
     return targets
 
 
 def _ends(names: Sequence[str]) -> str:
-    """The first and the last of some names."""
+    """The first and last name, for a message."""
     return names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
 
 
 def _read_other(file: str | Path | None, images: ImageSet, on_missing: str) -> TargetTable:
-    """Read targets that are in no table."""
+    """Read targets that are not in a table."""
     if file is None:
         if images.targets is None:
             raise RequestError(
@@ -114,24 +114,24 @@ def _read_other(file: str | Path | None, images: ImageSet, on_missing: str) -> T
 
 
 def read_repeats(file: Path, columns: str | None = None) -> dict[str, np.ndarray]:
-    """Read repeated measurements of targets, from which the noise ceiling is estimated.
+    """Read repeated measurements of targets, for the estimate of the noise ceiling.
 
     Args:
-        file: A `.csv`, `.tsv`, `.parquet` or `.npz` table as `read_targets` reads it, in which a key (a path or a
-            label) has a row for each measurement.
-        columns: The columns that are the embedding; see `read_targets`.
+        file: A `.csv`, `.tsv`, `.parquet` or `.npz` table, see `read_targets`, in which a key (a path or a label) has a
+            row for each measurement.
+        columns: The columns of the embedding; see `read_targets`.
 
     Returns:
         Key -> its measurements, shape (R, D), float32.
 
     Raises:
-        RequestError: As `read_targets`; or no key has two rows.
+        RequestError: See `read_targets`; or no key has two rows.
     """
     if file.suffix.lower() not in TABLES:
         raise RequestError(f"{file}: repeated targets are read from {', '.join(TABLES)} files.")
     table = read_table(file)
     repeats = _read_rows(table, choose_columns(table, columns), repeated=True).measurements()
-    if all(len(each) < 2 for each in repeats.values()):
+    if all(len(vectors) < 2 for vectors in repeats.values()):
         raise RequestError(f"{file}: no path or label has two rows; a noise ceiling needs repeated measurements.")
     return repeats
 
@@ -141,7 +141,7 @@ def _read_rows(table: Table, columns: TargetColumns, on_missing: str = "error", 
     for row in table.rows([columns.key], columns.numbers):
         key = cell_text(row.cells[0], row.where)
         if key is not None:
-            rows.add(_plain(key), row)
+            rows.add(_without_dot(key), row)
         elif on_missing == "skip":
             skipped += 1
         else:
@@ -151,13 +151,13 @@ def _read_rows(table: Table, columns: TargetColumns, on_missing: str = "error", 
     return rows
 
 
-def _plain(key: str) -> str:
-    """A key without the "./" that `find` writes in front of a path."""
+def _without_dot(key: str) -> str:
+    """A key without the "./" that `find` writes at the start of a path."""
     return re.sub(r"^(\./+)+", "", key) or key
 
 
 class _Rows:
-    """The rows of a table as they are read, all of one length.
+    """Collects the rows of a table, all of the same length.
 
     Args:
         file: The table.
@@ -167,7 +167,7 @@ class _Rows:
     def __init__(self, file: Path, repeated: bool = False) -> None:
         self.file, self._repeated = file, repeated
         self._rows: dict[str, list[int]] = {}
-        self._places: list[str] = []
+        self._positions: list[str] = []
         self._vectors: list[np.ndarray] = []
 
     def add(self, key: str, row: Row) -> None:
@@ -177,18 +177,18 @@ class _Rows:
             raise RequestError(f"{row.where}: the target of {key!r} has no numbers.")
         if self._vectors and len(vector) != len(self._vectors[0]):
             raise RequestError(
-                f"{row.where}: {counted(len(vector), 'number')}, but {self._places[0]} has {len(self._vectors[0])}; "
+                f"{row.where}: {counted(len(vector), 'number')}, but {self._positions[0]} has {len(self._vectors[0])}; "
                 "all targets must have the same dimension."
             )
         check_finite(vector, f"{row.where}: the target of {key!r}")
         known = self._rows.setdefault(key, [])
         if known and not self._repeated:
             if not np.array_equal(self._vectors[known[0]], vector):
-                raise RequestError(f"{row.where}: {key!r} has another vector already on {self._places[known[0]]}.")
+                raise RequestError(f"{row.where}: {key!r} has another vector already on {self._positions[known[0]]}.")
             return
         known.append(len(self._vectors))
         self._vectors.append(vector)
-        self._places.append(row.where.rpartition(", ")[2])
+        self._positions.append(row.where.rpartition(", ")[2])
 
     def measurements(self) -> dict[str, np.ndarray]:
         """All vectors of each key, shape (R, D)."""
@@ -198,7 +198,7 @@ class _Rows:
 
     def table(self) -> TargetTable:
         """All rows, one for each key."""
-        vectors = [each[0] for each in self.measurements().values()]
+        vectors = [repeats[0] for repeats in self.measurements().values()]
         return TargetTable(str(self.file), {key: row for row, key in enumerate(self._rows)}, np.stack(vectors))
 
 
@@ -229,7 +229,7 @@ def _read_npy(file: Path, images: ImageSet) -> TargetTable:
 
 
 def _natural(path: str) -> list[str]:
-    """A key to sort paths by the numbers in them."""
+    """A sort key for paths that compares the numbers in them by value."""
     return [part.zfill(20) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
 
 
@@ -244,16 +244,16 @@ def _read_words(file: Path, images: ImageSet, on_missing: str) -> TargetTable:
         )
     vectors, missing = read_word_vectors(file, labels)
     if missing:
-        named = [
+        examples = [
             f"{label!r} (nearest: {', '.join(near)})" if near else repr(label)
-            for label, near in itertools.islice(missing.items(), NAMED)
+            for label, near in itertools.islice(missing.items(), SUGGESTED)
         ]
-        listed = "; ".join(named) + ("; ..." if len(missing) > NAMED else "")
-        said = f"{file} has no vector for {len(missing)} of {counted(len(vectors) + len(missing), 'label')}: {listed}."
+        listed = "; ".join(examples) + ("; ..." if len(missing) > SUGGESTED else "")
+        text = f"{file} has no vector for {len(missing)} of {counted(len(vectors) + len(missing), 'label')}: {listed}."
         if on_missing == "error" or not vectors:
             raise RequestError(
-                f"{said} Rename them, or leave their images out with ", Parameter("on_missing", "skip"), "."
+                f"{text} Rename them, or leave their images out with ", Parameter("on_missing", "skip"), "."
             )
-        log.warning(said)
+        log.warning(text)
     rows = {label: row for row, label in enumerate(vectors)}
     return TargetTable(str(file), rows, np.stack(list(vectors.values())), missing=missing)

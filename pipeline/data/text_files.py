@@ -1,4 +1,4 @@
-"""Text files as people have them: in UTF-8, or in UTF-16 where a byte order mark says so; gzipped or not."""
+"""Text files in UTF-8, or in UTF-16 with a byte order mark; gzipped or not."""
 
 import codecs
 import contextlib
@@ -19,22 +19,22 @@ LONGEST_LINE = 2**24  # characters
 
 @contextlib.contextmanager
 def open_unpacked(file: Path) -> Iterator[io.BufferedReader]:
-    """Open a file, or the content of one that ends in `.gz`.
+    """Open a file, decompressed if its name ends in `.gz`.
 
     Raises:
-        OSError: It cannot be read, or is not a regular file.
+        OSError: The file cannot be read, or is not a regular file.
     """
-    with open_regular(file) as opened:
+    with open_regular(file) as stream:
         if file.suffix.lower() == ".gz":
-            with gzip.open(opened) as unpacked:
+            with gzip.open(stream) as unpacked:
                 yield cast(io.BufferedReader, unpacked)
         else:
-            yield cast(io.BufferedReader, opened)
+            yield cast(io.BufferedReader, stream)
 
 
-def encoding_of(opened: io.BufferedReader) -> str:
-    """The encoding of an opened file by its byte order mark: "utf-8", "utf-8-sig" (with a mark) or "utf-16"."""
-    start = opened.peek(3)[:3]
+def encoding_of(stream: io.BufferedReader) -> str:
+    """The encoding of a stream by its byte order mark: "utf-8", "utf-8-sig" (with a mark) or "utf-16"."""
+    start = stream.peek(3)[:3]
     if start[:2] in UTF_16:
         return "utf-16"
     return "utf-8-sig" if start == codecs.BOM_UTF8 else "utf-8"
@@ -47,18 +47,17 @@ def read_lines(file: Path) -> Iterator[str]:
         file: The file.
 
     Yields:
-        The lines with their ends, which are not translated; bytes that are not UTF-8 become surrogates, as in file
-        names.
+        The lines, with untranslated line ends; bytes that are not UTF-8 become surrogates, as in file names.
 
     Raises:
         OSError: The file cannot be read, or is not a regular file.
-        UnicodeError: It ends within a character of UTF-16.
-        RequestError: A line is longer than LONGEST_LINE, or holds a NUL character (UTF-16 without a mark does).
+        UnicodeError: The file ends within a UTF-16 character.
+        RequestError: A line is longer than LONGEST_LINE, or contains a NUL character (as in UTF-16 without a mark).
     """
-    with open_unpacked(file) as opened:
-        encoding = encoding_of(opened)
+    with open_unpacked(file) as stream:
+        encoding = encoding_of(stream)
         errors = "strict" if encoding == "utf-16" else "surrogateescape"
-        with io.TextIOWrapper(cast(BinaryIO, opened), encoding, errors, newline="") as text:
+        with io.TextIOWrapper(cast(BinaryIO, stream), encoding, errors, newline="") as text:
             number = 0
             while line := text.readline(LONGEST_LINE):
                 number += 1
@@ -70,12 +69,12 @@ def read_lines(file: Path) -> Iterator[str]:
 
 
 def as_text(name: str) -> str:
-    """A name as text that any format can hold: bytes that are not UTF-8 appear escaped."""
+    """Convert a name to text that any format can store: bytes that are not UTF-8 are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def nfc(text: str) -> str:
-    """Text in Unicode's composed form, in which equal characters are equal code points."""
+    """Convert text to Unicode's composed form, in which equivalent characters have equal code points."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -83,14 +82,14 @@ def check_utf8(text: str, where: str) -> str:
     """Refuse text that was not UTF-8 in its file.
 
     Args:
-        text: As `read_lines` yields it.
-        where: The file and the place in it.
+        text: Text from `read_lines`.
+        where: The file and the position in it, for the message.
 
     Returns:
         The same text.
 
     Raises:
-        RequestError: It has surrogates.
+        RequestError: The text has surrogates.
     """
     try:
         text.encode()

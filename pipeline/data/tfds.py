@@ -8,21 +8,21 @@ from pipeline.data.tfds_reader import ExampleReader, example_uri
 
 
 def find_examples(source: str, data_dir: Path | None) -> ImageSet:
-    """Find the images of a data set's split; one that is not on disk is downloaded, with progress.
+    """Find the images in a split of a data set, which is downloaded, with progress, if it is not on disk.
 
-    Images are named by their TFDS ids and stay in the data set's own order; label names become labels. The data set is
-    read once for the digests of its images; those that the feature store lacks are read again.
+    Images are named by their TFDS ids and stay in the order of the data set; label names become labels. The data set is
+    read once for the digests of its images; images that the feature store lacks are read again.
 
     Args:
-        source: `tfds:NAME[/CONFIG]:SPLIT`; SPLIT as tensorflow-datasets takes it, such as `train[:10%]`.
-        data_dir: Where its data is kept; None for tensorflow-datasets' own default.
+        source: `tfds:NAME[/CONFIG]:SPLIT`, with a SPLIT of tensorflow-datasets, such as `train[:10%]`.
+        data_dir: The data folder of tensorflow-datasets; None for its default.
 
     Returns:
         The images.
 
     Raises:
-        RequestError: The data set or the split does not exist, or has no image.
-        PipelineError: It is not on disk and cannot be downloaded, or cannot be read.
+        RequestError: The data set or the split does not exist, or has no images.
+        PipelineError: The data set is not on disk and cannot be downloaded, or cannot be read.
     """
     reader = ExampleReader(source, data_dir)
     paths, refs, labels = [], [], []

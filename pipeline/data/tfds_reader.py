@@ -1,4 +1,4 @@
-"""Reading the examples of TensorFlow data sets (https://www.tensorflow.org/datasets)."""
+"""Reader for examples of TensorFlow data sets (https://www.tensorflow.org/datasets)."""
 
 import contextlib
 import functools
@@ -17,45 +17,45 @@ SOURCE = re.compile(r"tfds:(?P<name>\w+(?:/[\w.-]+)*(?::\d+\.\d+\.\d+)?):(?P<spl
 
 
 def example_uri(source: str, data_dir: Path | None, number: int) -> str:
-    """The URI of an example of a split, by its number."""
-    place = json.dumps(str(data_dir.absolute())) if data_dir else "null"
-    return f"{source}#{number}#{place}"
+    """The URI of an example in a split, by its number."""
+    folder = json.dumps(str(data_dir.absolute())) if data_dir else "null"
+    return f"{source}#{number}#{folder}"
 
 
 def read_example(uri: str) -> bytes:
-    """Read the image file's bytes of an example.
+    """Read the image of an example, as the bytes of a file.
 
     Args:
-        uri: What `example_uri` returned.
+        uri: A URI from `example_uri`.
 
     Raises:
         PipelineError: The data set has changed or is damaged.
     """
-    source, number, place = uri.split("#", 2)
-    return _reader(source, place).read(int(number))
+    source, number, folder = uri.split("#", 2)
+    return _reader(source, folder).read(int(number))
 
 
 @functools.lru_cache(maxsize=1)
-def _reader(source: str, place: str) -> "ExampleReader":
-    data_dir = json.loads(place)
+def _reader(source: str, folder: str) -> "ExampleReader":
+    data_dir = json.loads(folder)
     return ExampleReader(source, Path(data_dir) if data_dir else None)
 
 
 class ExampleReader:
-    """Reads the examples of a split as they are on disk: encoded, in order.
+    """Reads the examples of a split as stored on disk: encoded, in order.
 
     Args:
         source: `tfds:NAME[/CONFIG]:SPLIT`.
-        data_dir: Where the data set is kept; None for tensorflow-datasets' own default.
+        data_dir: The data folder of tensorflow-datasets; None for its default.
 
     Raises:
-        RequestError: The data set does not exist, or has no image.
+        RequestError: The data set does not exist, or has no images.
         PipelineError: It is not on disk and cannot be downloaded.
     """
 
     def __init__(self, source: str, data_dir: Path | None) -> None:
         self._split = _parts_of(source)["split"]
-        import_keras()  # sets up TensorFlow's threads and its log before TensorFlow is loaded
+        import_keras()  # configures TensorFlow's threads and log before TensorFlow is loaded
         import tensorflow_datasets as tfds
 
         with _known_features_only(source):
@@ -70,7 +70,7 @@ class ExampleReader:
         self._examples: Iterator[tuple[str, bytes, str]] = iter(())
 
     def examples(self) -> Iterator[tuple[str, bytes, str]]:
-        """The id, the image file's bytes and the label's name ("" where there is none) of each example."""
+        """The id, the bytes of the image file and the label's name ("" without a label) of each example."""
         import tensorflow as tf
         import tensorflow_datasets as tfds
 
@@ -88,21 +88,21 @@ class ExampleReader:
             ) from error
 
     def read(self, number: int) -> bytes:
-        """The image file's bytes of an example: only it is read from a local TFRecord, and all before it elsewhere.
+        """Read the image of an example: directly from a local TFRecord, otherwise after all examples before it.
 
         Raises:
             PipelineError: The data set changed or is damaged.
         """
-        found = self._record(number)
-        return self._read_in_order(number) if found is None else self._read_record(*found)
+        record = self._record(number)
+        return self._read_in_order(number) if record is None else self._read_record(*record)
 
     @functools.cached_property
     def _parts(self) -> Sequence[Any]:
-        """The files of the split in order, and which of their examples belong to it."""
+        """The files of the split in order, with the ranges of examples that belong to it."""
         return self._builder.info.splits[self._split].file_instructions
 
     def _record(self, number: int) -> tuple[str, int] | None:
-        """The local TFRecord that holds an example, and its number there; None where there is no such file."""
+        """The local TFRecord that contains an example, and its number in it; None if there is no such file."""
         for part in self._parts:
             count = part.take if part.take >= 0 else part.examples_in_shard - part.skip
             if number < count:
@@ -138,22 +138,22 @@ class ExampleReader:
 
 @functools.lru_cache(maxsize=4)
 def _record_offsets(file: str) -> list[int]:
-    """Where the records of a TFRecord begin: each has its length, in 8 bytes, a checksum, its data, and another one."""
+    """Offsets of the records in a TFRecord: each has its length in 8 bytes, a checksum, the data, and a checksum."""
     offsets, offset = [], 0
-    with open(file, "rb", buffering=0) as opened:
-        while len(length := opened.read(8)) == 8:
+    with open(file, "rb", buffering=0) as stream:
+        while len(length := stream.read(8)) == 8:
             offsets.append(offset)
             offset += 8 + 4 + int.from_bytes(length, "little") + 4
-            opened.seek(offset)
+            stream.seek(offset)
     return offsets
 
 
 @contextlib.contextmanager
 def _known_features_only(source: str) -> Iterator[None]:
-    """Let tensorflow-datasets import no module that a data set's `features.json` names, unless it is its own.
+    """Stop tensorflow-datasets from importing modules named in a data set's `features.json`, except its own.
 
     Raises:
-        RequestError: The file names another one.
+        RequestError: The file names another module, which is not imported yet.
     """
     import tensorflow_datasets as tfds
 
@@ -181,12 +181,12 @@ def check_on_disk(source: str, data_dir: Path | None) -> None:
 
     Args:
         source: `tfds:NAME[/CONFIG]:SPLIT`.
-        data_dir: Where the data set is kept; None for tensorflow-datasets' own default.
+        data_dir: The data folder of tensorflow-datasets; None for its default.
 
     Raises:
-        RequestError: It is not on disk, or there is no such data set.
+        RequestError: The data set is not on disk, or does not exist.
     """
-    import_keras()  # as above
+    import_keras()  # see `ExampleReader`
     with _known_features_only(source):
         builder = _builder(source, data_dir)
     if not builder.is_prepared():
@@ -207,19 +207,19 @@ def _builder(source: str, data_dir: Path | None) -> Any:
         raise RequestError(f"{source}: tensorflow-datasets does not know this data set.") from error
     except RequestError:
         raise
-    except Exception as error:  # an unknown config or version; or its files on disk say what no data set says
+    except Exception as error:  # an unknown config or version, or damaged metadata on disk
         raise RequestError(f"{source}: {first_line(error)}") from error
 
 
 def _parts_of(source: str) -> re.Match[str]:
-    """The name of a data set, and its split."""
+    """Split a source into the name of a data set and its split."""
     if not (parts := SOURCE.fullmatch(source)):
         raise RequestError(f"{source}: name a data set as tfds:NAME[/CONFIG]:SPLIT, such as tfds:cifar10:train.")
     return parts
 
 
 def _prepare(source: str, builder: Any) -> None:
-    """Download a data set that is not on disk."""
+    """Download a data set if it is not on disk."""
     if not builder.is_prepared():
         try:
             builder.download_and_prepare()
@@ -231,15 +231,15 @@ def _prepare(source: str, builder: Any) -> None:
 
 
 def _way_out(error: BaseException) -> Sequence[object]:
-    """What to do about an error while a data set was downloaded and prepared, as parts of a message."""
+    """Advice on an error during download and preparation, as parts of a message."""
     import requests
     import tensorflow_datasets as tfds
 
     network = (requests.RequestException, URLError, ConnectionError, TimeoutError, tfds.download.DownloadError)
     causes, folder = list(_causes(error)), Parameter("data_dir", "FOLDER")
-    if missing := next((each.name for each in causes if isinstance(each, ImportError) and each.name), None):
+    if missing := next((cause.name for cause in causes if isinstance(cause, ImportError) and cause.name), None):
         return (f"It needs the Python package {missing.partition('.')[0]!r}; install it with pip.",)
-    if any(isinstance(each, network) for each in causes):
+    if any(isinstance(cause, network) for cause in causes):
         return "Check the network connection, or name a folder that holds the data set with ", folder, "."
     return "Name a folder that holds the data set with ", folder, ", or use another data set."
 

@@ -1,6 +1,6 @@
-"""Word vectors as they are published (GloVe text, word2vec text and binary, fastText), matched to labels.
+"""Published word vectors (GloVe text, word2vec text and binary, fastText), matched to labels.
 
-A file is read from front to back, and only the rows of words that a label may stand for are held. Formats:
+A file is read sequentially, and only the rows of words that a label may refer to are kept. Formats:
 https://nlp.stanford.edu/projects/glove, https://code.google.com/archive/p/word2vec, https://fasttext.cc.
 """
 
@@ -27,17 +27,17 @@ log = logging.getLogger(__name__)
 TEXT_SUFFIXES, BINARY_SUFFIXES = (".txt", ".vec", ".glove"), (".bin",)
 LONGEST_WORD = 2000  # bytes; a binary file with a longer one is not a word2vec file, or its header is wrong
 HEADER = re.compile(rb"\s*(\d{1,12})\s+(\d{1,12})\s*")
-JOINERS = "\u200c\u200d"  # invisible characters within words of Persian and of Indian languages
-SMALLEST = 1e-30  # of the largest number of a vector: smaller ones are read in the wrong byte order
-READ_AT_ONCE = 2**22
-ROWS_AT_ONCE = 4096  # between two looks at how much was unpacked
-NAMED = 5  # how many missing labels get near spellings
+JOINERS = "\u200c\u200d"  # invisible characters within words of Persian and Indian languages
+SMALLEST = 1e-30  # least maximum of a vector's absolute values; a lower one means the wrong byte order
+READ_AT_ONCE = 2**22  # bytes
+ROWS_AT_ONCE = 4096  # rows between two checks of the unpacked size
+SUGGESTED = 5  # number of missing labels for which similar spellings are searched
 
-Row = tuple[int, bytes, bytes]  # number of the line (text) or row (binary), word, its numbers as they stand there
+Row = tuple[int, bytes, bytes]  # line number (text) or row number (binary), word, its numbers, unparsed
 
 
 def is_word_vectors(file: Path) -> bool:
-    """Whether a file's name ends like one of word vectors: .txt .vec .glove .bin, gzipped or not."""
+    """Whether a file has a suffix of word vectors: .txt .vec .glove .bin, gzipped or not."""
     return _kind(file) in TEXT_SUFFIXES + BINARY_SUFFIXES
 
 
@@ -48,23 +48,22 @@ def _kind(file: Path) -> str:
 def read_word_vectors(file: Path, labels: Iterable[str]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Find the vectors of labels.
 
-    A label stands for the entry of just its spelling; or in lower case; or with its words joined by "_", "-" or
-    nothing, as phrases are published; or else for the mean of its words, each as it stands, in lower case or
-    capitalised. Words end at anything that is not a letter, mark or digit, and where camelCase has a capital; numbers
-    beside other words ("001.cat") are left out. Labels that an entry of another spelling or a mean stands for are
-    listed.
+    A label matches the entry with exactly its spelling; or in lower case; or with its words joined by "_", "-" or
+    nothing, like published phrases; or else the mean of the entries of its words, each unchanged, in lower case or
+    capitalised. Words end at any character that is not a letter, mark or digit, and before a capital in camelCase;
+    numbers next to other words ("001.cat") are ignored. Labels matched by another spelling or a mean are logged.
 
     Args:
         file: The word vectors; see `is_word_vectors`.
         labels: The labels.
 
     Returns:
-        Label -> vector, shape (D,), float32, for those that were found; and label -> words of the file with a similar
-        spelling, for those that were not. Words are looked for on behalf of the first NAMED labels only.
+        Label -> vector, shape (D,), float32, for labels that were found; and label -> words of the file with a similar
+        spelling, for the others. Only the first SUGGESTED of these get such words.
 
     Raises:
-        RequestError: The file cannot be read, is cut short, has rows of different length or another number of them than
-            its header says, or gives a word two different vectors. The message names the line.
+        RequestError: The file cannot be read, is cut short, has rows of different length or a number of rows other than
+            in its header, or has two different vectors for a word. The message names the line.
     """
     labels = dict.fromkeys(labels)
     entries = _Entries(file, {spelling for label in labels for spelling in _all_spellings(label)})
@@ -73,14 +72,14 @@ def read_word_vectors(file: Path, labels: Iterable[str]) -> tuple[dict[str, np.n
     means = sum(len(words) > 1 for words in parts.values())
     of_means = f" ({means} as the mean of several words)" if means else ""
     log.info("%s: %d of %s found%s.", file, len(vectors), counted(len(labels), "label"), of_means)
-    if other := [label for label in vectors if parts[label] != [nfc(label)]]:
-        listed = "; ".join(f"{label!r} by {' and '.join(map(repr, parts[label]))}" for label in other)
-        log.info("%s in another spelling: %s.", counted(len(other), "label"), listed)
+    if respelled := [label for label in vectors if parts[label] != [nfc(label)]]:
+        listed = "; ".join(f"{label!r} by {' and '.join(map(repr, parts[label]))}" for label in respelled)
+        log.info("%s in another spelling: %s.", counted(len(respelled), "label"), listed)
     return vectors, _missing(file, [label for label in labels if label not in vectors], entries)
 
 
 def read_vocabulary(file: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """All words of a file of word vectors, one by one.
+    """Iterate over all words of a file of word vectors.
 
     Args:
         file: The word vectors; see `is_word_vectors`.
@@ -89,18 +88,18 @@ def read_vocabulary(file: Path) -> Iterator[tuple[str, np.ndarray]]:
         A word and its vector, shape (D,), float32.
 
     Raises:
-        RequestError: As `read_word_vectors`.
+        RequestError: See `read_word_vectors`; or the file has no suffix of word vectors.
     """
     if not is_word_vectors(file):
         raise RequestError(
             f"{file}: a vocabulary is a file of word vectors (.txt, .vec, .glove, .bin, gzipped or not)."
         )
     for line, word, numbers in _rows(file):
-        yield nfc(word.decode(errors="backslashreplace")), _parsed(file, line, word, numbers)
+        yield nfc(word.decode(errors="backslashreplace")), _parse(file, line, word, numbers)
 
 
 def _phrases(label: str) -> list[str]:
-    """Spellings of a label as one entry, the likeliest first."""
+    """Spellings of a label as one entry, most likely first."""
     joined = [
         separator.join(words) for words in (_split(label), _words(label)) for separator in ("_", "-", " ", "") if words
     ]
@@ -111,8 +110,8 @@ def _split(label: str) -> list[str]:
     """The words and numbers of a label."""
     text = nfc(label)
     spaced = "".join(
-        f" {this}" if this.isupper() and before.islower() else this if _is_in_word(this) else " "
-        for before, this in zip(" " + text, text, strict=False)
+        f" {character}" if character.isupper() and before.islower() else character if _is_in_word(character) else " "
+        for before, character in zip(" " + text, text, strict=False)
     )
     return spaced.split()
 
@@ -122,7 +121,7 @@ def _is_in_word(character: str) -> bool:
 
 
 def _words(label: str) -> list[str]:
-    """The words of a label, without numbers where there is anything else."""
+    """The words of a label, without numbers unless it has only numbers."""
     parts = _split(label)
     return [part for part in parts if not part.isdecimal()] or parts
 
@@ -136,32 +135,32 @@ def _all_spellings(label: str) -> list[str]:
 
 
 class _Entries:
-    """The entries of a file that labels may stand for.
+    """The entries of a file that labels may refer to.
 
     Args:
-        file: The word vectors, read as a whole.
+        file: The word vectors, read completely.
         spellings: The words to keep, in NFC.
     """
 
     def __init__(self, file: Path, spellings: Iterable[str]) -> None:
         self._file = file
-        self._found: dict[str, np.ndarray] = {}
+        self._vectors: dict[str, np.ndarray] = {}
         self._lines: dict[str, int] = {}
-        self._doubled: dict[str, int] = {}  # on which line a word has another vector
-        sought = {
+        self._duplicates: dict[str, int] = {}  # word -> the line with another vector
+        spelling_of = {
             form.encode("utf-8", "surrogateescape"): spelling
             for spelling in spellings
             for form in (unicodedata.normalize("NFD", spelling), spelling)
         }
         for line, word, numbers in _rows(file):
-            if (spelling := sought.get(word)) is not None:
-                vector = _parsed(file, line, word, numbers)
-                if not np.array_equal(self._found.setdefault(spelling, vector), vector):
-                    self._doubled.setdefault(spelling, line)
+            if (spelling := spelling_of.get(word)) is not None:
+                vector = _parse(file, line, word, numbers)
+                if not np.array_equal(self._vectors.setdefault(spelling, vector), vector):
+                    self._duplicates.setdefault(spelling, line)
                 self._lines.setdefault(spelling, line)
 
     def parts_of(self, label: str) -> list[str]:
-        """The entry that is the label, or those of its words; none where one is missing."""
+        """The entry for the label, or the entries for its words; empty if one is missing."""
         if entry := self._first(_phrases(label)):
             return [entry]
         words = [self._first(_forms(word)) for word in _words(label)]
@@ -172,34 +171,34 @@ class _Entries:
         return self._first(_forms(word)) is not None
 
     def mean(self, words: Sequence[str]) -> np.ndarray:
-        """The mean vector of some entries."""
+        """The mean vector of entries."""
         for word in words:
-            if word in self._doubled:
-                where = _where(self._file, self._doubled[word])
+            if word in self._duplicates:
+                where = _where(self._file, self._duplicates[word])
                 before = f"{_unit(self._file)} {self._lines[word]}"
                 raise RequestError(f"{where}: {word!r} has another vector already on {before}.")
         if len(words) == 1:
-            return self._found[words[0]]
-        return np.stack([self._found[word] for word in words]).mean(axis=0, dtype=np.float64).astype(np.float32)
+            return self._vectors[words[0]]
+        return np.stack([self._vectors[word] for word in words]).mean(axis=0, dtype=np.float64).astype(np.float32)
 
     def _first(self, spellings: Iterable[str]) -> str | None:
-        return next((spelling for spelling in spellings if spelling in self._found), None)
+        return next((spelling for spelling in spellings if spelling in self._vectors), None)
 
 
 def _missing(file: Path, labels: Sequence[str], entries: _Entries) -> dict[str, list[str]]:
-    """Words of the file that are spelled like missing labels, or like those of their words that are missing."""
+    """Words of the file spelled similarly to missing labels, or to missing words in them."""
     if not labels:
         return {}
     spellings = {
         label: [label.lower(), *(word.lower() for word in _words(label) if not entries.has(word))]
-        for label in labels[:NAMED]
+        for label in labels[:SUGGESTED]
     }
-    near = near_spellings(spellings, _decoded(file))
+    near = near_spellings(spellings, _decode_words(file))
     return {label: near.get(label, []) for label in labels}
 
 
-def _decoded(file: Path) -> Iterator[str]:
-    """All words of a file; a warning says where one is not in UTF-8."""
+def _decode_words(file: Path) -> Iterator[str]:
+    """All words of a file that are in UTF-8, with a warning at the first that is not."""
     warned = False
     for line, word, _ in _rows(file):
         try:
@@ -212,14 +211,14 @@ def _decoded(file: Path) -> Iterator[str]:
             warned = True
 
 
-def _parsed(file: Path, line: int, word: bytes, numbers: bytes) -> np.ndarray:
+def _parse(file: Path, line: int, word: bytes, numbers: bytes) -> np.ndarray:
     try:
         if _kind(file) in BINARY_SUFFIXES:
             vector = np.frombuffer(numbers, "<f4").astype(np.float32)
         elif b"_" in numbers:
             raise ValueError(f"could not convert string to float: {numbers.decode(errors='replace')!r}")
         else:
-            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+            with np.errstate(over="ignore"):  # numbers that are too large become infinite, and are refused below
                 vector = np.array(numbers.split(), np.float32)
     except ValueError as error:
         raise RequestError(f"{_where(file, line)}: not a number ({error}).") from error
@@ -227,12 +226,12 @@ def _parsed(file: Path, line: int, word: bytes, numbers: bytes) -> np.ndarray:
         raise RequestError(
             f"{_where(file, line)}: these numbers make sense in big-endian byte order only; write them as <f4."
         )
-    check_finite(vector, f"{_where(file, line)}: the vector of {_shown(word)}")
+    check_finite(vector, f"{_where(file, line)}: the vector of {_printable(word)}")
     return vector
 
 
 def _is_plausible(vector: np.ndarray) -> bool:
-    """Whether numbers are as large as those of a vector may be."""
+    """Whether the largest number has a size that is plausible for a vector."""
     largest = np.abs(vector).max(initial=0)
     return bool(largest == 0 or SMALLEST <= largest <= LARGEST)
 
@@ -240,11 +239,11 @@ def _is_plausible(vector: np.ndarray) -> bool:
 def _rows(file: Path) -> Iterator[Row]:
     """The rows of a file of any format, all of the same length."""
     try:
-        with open_unpacked(file) as opened:
-            rows = (_binary_rows if _kind(file) in BINARY_SUFFIXES else _text_rows)(file, opened)
+        with open_unpacked(file) as stream:
+            rows = (_binary_rows if _kind(file) in BINARY_SUFFIXES else _text_rows)(file, stream)
             for number, row in enumerate(rows):
                 if number % ROWS_AT_ONCE == 0:
-                    check_unpacked(file, opened.tell())
+                    check_unpacked(file, stream.tell())
                 yield row
     except (EOFError, zlib.error) as error:
         raise RequestError(f"{file}: this file is damaged or cut short ({error}); download it again.") from error
@@ -252,11 +251,11 @@ def _rows(file: Path) -> Iterator[Row]:
         raise RequestError(f"{file}: the word vectors cannot be read ({cause(error)}).") from error
 
 
-def _text_rows(file: Path, opened: io.BufferedReader) -> Iterator[Row]:
-    if (encoding := encoding_of(opened)) == "utf-16":
+def _text_rows(file: Path, stream: io.BufferedReader) -> Iterator[Row]:
+    if (encoding := encoding_of(stream)) == "utf-16":
         raise RequestError(f"{file}: these word vectors are in UTF-16; save them in UTF-8.")
-    opened.read(3 if encoding == "utf-8-sig" else 0)
-    lines = _lines(file, opened)
+    stream.read(3 if encoding == "utf-8-sig" else 0)
+    lines = _lines(file, stream)
     header = _header(first := next(lines, b""))
     count, dim = header or (None, len(first.split()) - 1)
     if dim < 1:
@@ -277,10 +276,10 @@ def _text_rows(file: Path, opened: io.BufferedReader) -> Iterator[Row]:
             word, _, numbers = text.partition(b" ")
         else:  # a few published words have spaces in them
             fields = text.split()
-            given = len(fields) - 1
-            if given < dim or (given > dim and _is_number(fields[-dim - 1])):
+            length = len(fields) - 1
+            if length < dim or (length > dim and _is_number(fields[-dim - 1])):
                 raise RequestError(
-                    _ragged(file, line, given, f"the header says {dim}" if header else f"line 1 has {dim}", ended)
+                    _ragged(file, line, length, f"the header says {dim}" if header else f"line 1 has {dim}", ended)
                 )
             word, numbers = b" ".join(fields[:-dim]), b" ".join(fields[-dim:])
         yield line, word, numbers
@@ -296,9 +295,9 @@ def _text_rows(file: Path, opened: io.BufferedReader) -> Iterator[Row]:
         )
 
 
-def _lines(file: Path, opened: io.BufferedReader) -> Iterator[bytes]:
+def _lines(file: Path, stream: io.BufferedReader) -> Iterator[bytes]:
     number = 0
-    while line := opened.readline(LONGEST_LINE):
+    while line := stream.readline(LONGEST_LINE):
         number += 1
         if len(line) == LONGEST_LINE:
             raise RequestError(f"{_where(file, number)}: longer than {LONGEST_LINE:,} bytes; is this a text file?")
@@ -306,9 +305,9 @@ def _lines(file: Path, opened: io.BufferedReader) -> Iterator[bytes]:
 
 
 def _header(line: bytes) -> tuple[int, int] | None:
-    """Rows and dimension, where a first line says so."""
-    found = HEADER.fullmatch(line)
-    return (int(found[1]), int(found[2])) if found else None
+    """Number of rows and dimension, if the line is a header."""
+    match = HEADER.fullmatch(line)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def _is_number(text: bytes) -> bool:
@@ -319,9 +318,9 @@ def _is_number(text: bytes) -> bool:
     return b"_" not in text
 
 
-def _ragged(file: Path, line: int, given: int, known: str, ended: bool) -> str:
-    numbers = counted(given, "number")
-    message = f"{_where(file, line)}: {numbers}, but {known}; all rows must have the same length."
+def _ragged(file: Path, line: int, length: int, expected: str, ended: bool) -> str:
+    numbers = counted(length, "number")
+    message = f"{_where(file, line)}: {numbers}, but {expected}; all rows must have the same length."
     return (
         message
         if ended
@@ -329,8 +328,8 @@ def _ragged(file: Path, line: int, given: int, known: str, ended: bool) -> str:
     )
 
 
-def _binary_rows(file: Path, opened: io.BufferedReader) -> Iterator[Row]:
-    header = _header(opened.readline(LONGEST_WORD))
+def _binary_rows(file: Path, stream: io.BufferedReader) -> Iterator[Row]:
+    header = _header(stream.readline(LONGEST_WORD))
     if header is None or not 1 <= header[1] <= LONGEST_LINE:
         raise RequestError(
             f"{file}: a binary word2vec file begins with its number of rows and their length; this one does not."
@@ -343,7 +342,7 @@ def _binary_rows(file: Path, opened: io.BufferedReader) -> Iterator[Row]:
                 raise RequestError(
                     f"{_where(file, row)}: no word; the header says rows of {dim} numbers, which is wrong."
                 )
-            more = opened.read(READ_AT_ONCE)
+            more = stream.read(READ_AT_ONCE)
             if not more:
                 raise RequestError(
                     f"{_where(file, row)}: the file ends here, but its header says {count} rows of {dim} numbers; "
@@ -351,7 +350,7 @@ def _binary_rows(file: Path, opened: io.BufferedReader) -> Iterator[Row]:
                 )
             data, at = data[at:] + more, 0
         yield row, data[at:space].lstrip(b"\n"), data[space + 1 : (at := space + 1 + size)]
-    if (data[at:] + opened.read(1)).strip():
+    if (data[at:] + stream.read(1)).strip():
         raise RequestError(f"{file}: more follows after the {count} rows of {dim} numbers that its header says.")
 
 
@@ -363,5 +362,5 @@ def _where(file: Path, line: int) -> str:
     return f"{file}, {_unit(file)} {line}"
 
 
-def _shown(word: bytes) -> str:
+def _printable(word: bytes) -> str:
     return repr(word.decode(errors="replace"))

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from pipeline.core.archives import check_members
 from pipeline.core.errors import Parameter, PipelineError, RequestError, first_line
-from pipeline.core.hdf5_files import check_stored_here, linked, small_attribute
+from pipeline.core.hdf5_files import check_dataset, get_member, small_attribute
 from pipeline.core.keras_backend import import_keras
 from pipeline.features.vgg16 import Arrays, weighted_layers
 
@@ -211,9 +211,9 @@ def _dataset(group: Any, key: str | bytes) -> Any:
 
     place, _, name = os.fsdecode(key).rpartition("/")
     for part in place.split("/") if place else ():
-        group = linked(group, part, h5py.Group)
-    dataset = linked(group, name, h5py.Dataset)
-    check_stored_here(dataset)
+        group = get_member(group, part, h5py.Group)
+    dataset = get_member(group, name, h5py.Dataset)
+    check_dataset(dataset)
     return dataset
 
 

@@ -14,10 +14,10 @@ from pipeline.core.runs import (
     FORMAT,
     RunRecord,
     SplitRecord,
-    alone_in,
     can_resume,
     check_can_save,
     check_run_name,
+    lock_run,
     new_run,
     read_run,
     write_run,
@@ -167,18 +167,18 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from pipeline.core.runs import alone_in\n"
-    code += "with alone_in(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    code = "import sys, time; from pathlib import Path; from pipeline.core.runs import lock_run\n"
+    code += "with lock_run(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     holder = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert holder.stdout
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(RequestError, match=rf"is in training by (process {holder.pid}|another process);"):
-            alone_in(tmp_path).__enter__()
+            lock_run(tmp_path).__enter__()
     finally:
         holder.kill()
         holder.communicate()
-    with alone_in(tmp_path):
+    with lock_run(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 

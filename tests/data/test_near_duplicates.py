@@ -68,7 +68,7 @@ def test_duplicates_are_found_by_digest_and_near_duplicates_by_thumbnail(
         return np.stack([small[digest] for digest in some.tolist()])
 
     assert duplicate_groups(find_near_duplicates(digests, load)) == [[2, 8], [5, 9]]
-    monkeypatch.setattr(near_duplicates, "AT_MOST", 5)
+    monkeypatch.setattr(near_duplicates, "MAX_IMAGES", 5)
     assert duplicate_groups(find_near_duplicates(digests, load)) == [[2, 8]]
     assert "only duplicates are found, not near-duplicates" in caplog.text
 
@@ -125,7 +125,7 @@ def test_frames_of_a_video_are_one_group_in_little_memory(originals: np.ndarray,
 
 def test_the_order_of_images_changes_no_group(tiles: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "BLOCK", 16)
-    monkeypatch.setattr(near_duplicates, "JOINED", 3)
+    monkeypatch.setattr(near_duplicates, "MERGED_AT_ONCE", 3)
     pictures = [*tiles[:40], *(CHANGES["half the size"](tile) for tile in tiles[4:24:4])]
     found = thumbnails(pictures)
     expected = {frozenset(group) for group in duplicate_groups(number_near_duplicates(found))}
