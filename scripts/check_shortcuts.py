@@ -17,8 +17,8 @@ from pipeline.decoders import blending
 from pipeline.decoders.blending import BlendConfig, fit_blend
 from pipeline.decoders.presets import PRESETS
 
-FEATURES, HIDDEN, DIM = 512, 64, 50
-HELD_OUT = 4000
+FEATURES, HIDDEN, DIM = 256, 64, 50
+HELD_OUT = 2000
 NOISE = 1.0  # of a target, relative to what can be predicted
 CURVED = (0.0, 0.5, 1.0)  # the share of a target's variance that is not linear in the features
 
