@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.commands.examples import SplitExamples, load_numbered_examples, load_split_examples
 from pipeline.commands.scoring import check_clusters
-from pipeline.commands.training_run import TrainOptions, TrainResult, train_in
+from pipeline.commands.training_run import TrainingRun, TrainOptions, TrainResult, train_run
 from pipeline.core.atomic import remove_unfinished
 from pipeline.core.errors import Interrupted, RequestError
 from pipeline.core.runs import RunRecord, alone_in, can_resume, check_can_save, new_run, read_run, write_run
@@ -79,7 +79,7 @@ def _train(
     try:
         with nullcontext() if resumed else alone_in(folder):
             write_run(folder, record)
-            return train_in(folder, record, options, examples, extractor, extraction.progress)
+            return train_run(TrainingRun(folder, options, examples, extractor, extraction.progress), record)
     except KeyboardInterrupt as error:
         raise Interrupted(f"Interrupted. Resume with: python -m pipeline train --resume {folder}") from error
     except BaseException:

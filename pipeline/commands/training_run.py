@@ -166,23 +166,31 @@ class TrainResult:
             raise RequestError(f"{folder / RUN_FILE} is damaged (of its result, {error}).") from error
 
 
-def train_in(
-    folder: Path,
-    record: RunRecord,
-    options: TrainOptions,
-    examples: SplitExamples,
-    extractor: Extractor,
-    progress: bool,
-) -> TrainResult:
-    """Fit, save and evaluate the decoders of a run.
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run to train.
 
-    Args:
+    Attributes:
         folder: The run's folder; training resumes from a checkpoint in it, and trained decoders are only scored.
-        record: The record of the run, without the results of the training.
         options: What to train on, and how.
         examples: The examples with their split.
         extractor: The extractor of the features.
         progress: Whether to show the progress on stderr.
+    """
+
+    folder: Path
+    options: TrainOptions
+    examples: SplitExamples
+    extractor: Extractor
+    progress: bool
+
+
+def train_run(run: TrainingRun, record: RunRecord) -> TrainResult:
+    """Fit, save and evaluate the decoders of a run.
+
+    Args:
+        run: The run.
+        record: Its record, without the results of the training.
 
     Returns:
         How the training went, and the held-out cosines.
@@ -191,46 +199,39 @@ def train_in(
         PipelineError: The loss is not finite, a file could not be read or written, or the trained decoders could not
             be scored.
     """
-    _warn_of_low_ceiling(options.output_activation, examples.examples.targets)
+    _warn_of_low_ceiling(run.options.output_activation, run.examples.examples.targets)
     out_of_fold = None
-    if options.folds:
-        out_of_fold = _cross_validate(options, options.folds, examples)
+    if run.options.folds:
+        out_of_fold = _cross_validate(run.options, run.options.folds, run.examples)
     if not record.fitted:
-        record = _fit(folder, record, options, examples, extractor, progress)
+        record = _fit(run, record)
     try:
-        inputs = _evaluation_inputs(folder, record, examples, out_of_fold, extractor, options)
-        evaluation = score_decoders(inputs, folder / REPORT_FILE)
-        result = _result(folder, record, examples, evaluation, out_of_fold)
-        write_run(folder, replace(record, fitted=None, result=result.record()))
+        evaluation = score_decoders(_evaluation_inputs(run, record, out_of_fold), run.folder / REPORT_FILE)
+        result = _result(run, record, evaluation, out_of_fold)
+        write_run(run.folder, replace(record, fitted=None, result=result.record()))
     except Exception as error:  # any exception: the message must say that the decoders are saved
         raise PipelineError(
-            f"The decoders are trained and saved in {folder}, but scoring them failed ({type(error).__name__}: "
-            f"{cause(error)}). Score them with: python -m pipeline train --resume {folder}"
+            f"The decoders are trained and saved in {run.folder}, but scoring them failed ({type(error).__name__}: "
+            f"{cause(error)}). Score them with: python -m pipeline train --resume {run.folder}"
         ) from error
     if diverged := (record.fitted or {}).get("diverged"):
         kept = " and ".join(f"{epoch} ({style})" for style, epoch in record.kept_epoch.items())
-        raise PipelineError(f"{diverged} The decoders in {folder} have the weights of epoch {kept}.")
+        raise PipelineError(f"{diverged} The decoders in {run.folder} have the weights of epoch {kept}.")
     return result
 
 
-def _fit(
-    folder: Path,
-    record: RunRecord,
-    options: TrainOptions,
-    examples: SplitExamples,
-    extractor: Extractor,
-    progress: bool,
-) -> RunRecord:
+def _fit(run: TrainingRun, record: RunRecord) -> RunRecord:
     """Fit and save decoders and baselines; returns the record with a summary of the training."""
+    options, examples = run.options, run.examples
     if not options.folds:
         _announce(options, examples)
     data, units, seed = _training_data(examples, options), examples.training_units, options.examples.seed
-    checkpoint, logs = folder / CHECKPOINT_FILE, folder / TENSORBOARD_FOLDER if options.tensorboard else None
-    fitted = fit_decoders(data, options.config, options.styles, units, seed, Callbacks(progress, checkpoint, logs))
+    checkpoint, logs = run.folder / CHECKPOINT_FILE, run.folder / TENSORBOARD_FOLDER if options.tensorboard else None
+    fitted = fit_decoders(data, options.config, options.styles, units, seed, Callbacks(run.progress, checkpoint, logs))
     log.info("Fitting the baselines.")
     images = examples.examples.features.images.subset(examples.train)
     baselines = Baselines.fit(data.x, data.y, units, seed).with_labels(images.labels, images.groups)
-    _save(folder, fitted.models, baselines, data, options, extractor, examples.examples.features.scales)
+    _save(run, fitted.models, baselines, data)
     record = replace(
         record,
         kept_epoch={style: history.kept_epoch for style, history in fitted.histories.items()},
@@ -248,7 +249,7 @@ def _fit(
             "diverged": str(fitted.diverged) if fitted.diverged else None,
         },
     )
-    write_run(folder, record)
+    write_run(run.folder, record)
     checkpoint.unlink(missing_ok=True)
     return record
 
@@ -291,20 +292,13 @@ def _training_data(examples: SplitExamples, options: TrainOptions) -> TrainingDa
     return data.loaded()
 
 
-def _evaluation_inputs(
-    folder: Path,
-    record: RunRecord,
-    examples: SplitExamples,
-    out_of_fold: OutOfFold | None,
-    extractor: Extractor,
-    options: TrainOptions,
-) -> EvaluationInputs:
+def _evaluation_inputs(run: TrainingRun, record: RunRecord, out_of_fold: OutOfFold | None) -> EvaluationInputs:
     """Predictions of the saved decoders for the held-out images, or out-of-fold predictions for all of them."""
-    held_out = examples.examples if out_of_fold else examples.held_out
+    held_out = run.examples.examples if out_of_fold else run.examples.held_out
     decoders, baselines, training = (
         (out_of_fold.decoders, out_of_fold.baselines, out_of_fold.training)
         if out_of_fold
-        else _predictions(folder, held_out, options)
+        else _predictions(run.folder, held_out, run.options)
     )
     trained = record.trained
     return EvaluationInputs(
@@ -312,20 +306,20 @@ def _evaluation_inputs(
         decoders={
             style: DecoderPredictions(
                 predictions=decoders[style],
-                output_activation=options.output_activation,
+                output_activation=run.options.output_activation,
                 training_cosine=trained["models"][style]["train_cosine"],
                 curves=record.curves.get(style),
                 validation_of=record.split.validation_of,
             )
-            for style in options.styles
+            for style in run.options.styles
         },
         baselines=baselines,
         training=training,
-        weights=extractor.weights.name,
+        weights=run.extractor.weights.name,
         shares=trained["shares"],
-        cluster=options.cluster,
+        cluster=run.options.cluster,
         run=record,
-        folder=folder,
+        folder=run.folder,
     )
 
 
@@ -343,36 +337,25 @@ def _predictions(
     return decoders, baselines.predict(x), TrainingTargets.of(baselines, held_out.features.images)
 
 
-def _save(
-    folder: Path,
-    models: Mapping[str, Any],
-    baselines: Baselines,
-    data: TrainingData,
-    options: TrainOptions,
-    extractor: Extractor,
-    scales: Sequence[float],
-) -> None:
+def _save(run: TrainingRun, models: Mapping[str, Any], baselines: Baselines, data: TrainingData) -> None:
     card = ModelCard(
-        weights=extractor.weights.name,
-        fingerprint=extractor.fingerprint,
-        extractor=extractor.description,
+        weights=run.extractor.weights.name,
+        fingerprint=run.extractor.fingerprint,
+        extractor=run.extractor.description,
         feature_dim=data.x.shape[1],
         target_dim=data.y.shape[1],
-        output_activation=options.output_activation,
-        scales=scales,
+        output_activation=run.options.output_activation,
+        scales=run.examples.examples.features.scales,
     )
     for style, model in models.items():  # before the baselines: a folder with a decoder is never removed
-        save_decoder(model, folder / f"{style}.keras", card)
-    baselines.save(folder, card)
+        save_decoder(model, run.folder / f"{style}.keras", card)
+    baselines.save(run.folder, card)
 
 
 def _result(
-    folder: Path,
-    record: RunRecord,
-    examples: SplitExamples,
-    evaluation: EvaluationResult,
-    out_of_fold: OutOfFold | None,
+    run: TrainingRun, record: RunRecord, evaluation: EvaluationResult, out_of_fold: OutOfFold | None
 ) -> TrainResult:
+    examples = run.examples
     models = {
         style: TrainedModel(**model, validation_cosine=evaluation.models[style].scores.cosine.mean)
         for style, model in record.trained["models"].items()
@@ -380,7 +363,7 @@ def _result(
     for style, model in models.items():
         log.info("%s: %.1f s, held-out cosine %.4f", style, model.seconds, model.validation_cosine)
     return TrainResult(
-        run=folder,
+        run=run.folder,
         images=len(examples.examples.targets),
         train=len(examples.train),
         validation=evaluation.images,
