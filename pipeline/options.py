@@ -73,7 +73,7 @@ class WholeNumber(click.IntRange):
 COUNT = WholeNumber(1)
 
 
-class CachePlace(Folder):
+class CacheLocation(Folder):
     """A folder as a Path, or the URL of a bucket as a string."""
 
     name = "directory or URL"
@@ -83,18 +83,18 @@ class CachePlace(Folder):
     ) -> Path | str:
         """Check that it is a folder or the URL of a bucket."""
         from pipeline.core.errors import RequestError
-        from pipeline.features.cache import cache_place
+        from pipeline.features.cache import cache_location
 
         try:
-            place = cache_place(str(value))
+            location = cache_location(str(value))
         except RequestError as error:
             self.fail(str(error), parameter, context)
-        if isinstance(place, Path):
+        if isinstance(location, Path):
             super().convert(value, parameter, context)
-        return place
+        return location
 
 
-CACHE = CachePlace()
+CACHE = CacheLocation()
 
 
 class PresetName(click.Choice):

@@ -21,10 +21,10 @@ from pipeline.core.atomic import UNFINISHED
 from pipeline.core.errors import ImageError, Parameter, PipelineError, RequestError, cause
 from pipeline.core.wording import counted
 from pipeline.data.images import DIGEST, READ_AT_ONCE, ImageRef, ImageSet, content_digest
-from pipeline.features.cache import cache_place, local_folder
+from pipeline.features.cache import cache_location, local_folder
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.file_index import FileIndex
-from pipeline.features.store_place import StorePlace, folder_size_and_use, is_conflict, stored_digests, stores_in
+from pipeline.features.store_location import StoreLocation, folder_size_and_use, is_conflict, stored_digests, stores_in
 from pipeline.features.store_repair import UNREADABLE, lance_cause, panics_as_errors
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def list_cache(folder: Path | str) -> CacheContents:
         RequestError: The folder does not exist.
         PipelineError: The folder cannot be listed.
     """
-    folder = cache_place(folder)
+    folder = cache_location(folder)
     try:
         return _contents(folder)
     except OSError as error:
@@ -168,7 +168,7 @@ def list_cache(folder: Path | str) -> CacheContents:
 
 def _contents(folder: Path | str) -> CacheContents:
     """The contents of a cache folder; raises OSError if the system refuses to list it."""
-    stores = [_store(path, place) for path, place in stores_in(folder).items()]
+    stores = [_store(path, location) for path, location in stores_in(folder).items()]
     if isinstance(folder, str):
         return CacheContents(folder, stores, networks=[], leftovers=[], set_aside=[], indexed=0)
     if not folder.is_dir():
@@ -194,12 +194,12 @@ def _file(path: Path) -> CachedFile:
     return CachedFile(str(path), size, used)
 
 
-def _store(path: str, place: StorePlace) -> CachedStore:
-    size, used = place.size_and_use()
+def _store(path: str, location: StoreLocation) -> CachedStore:
+    size, used = location.size_and_use()
     try:
         with panics_as_errors():
-            description = json.loads((place.dataset().schema.metadata or {}).get(b"extractor", b"{}"))
-            return CachedStore(path, size, used, place.count(), description)
+            description = json.loads((location.dataset().schema.metadata or {}).get(b"extractor", b"{}"))
+            return CachedStore(path, size, used, location.count(), description)
     except UNREADABLE as error:
         return CachedStore(path, size, used, None, {}, lance_cause(error))
 
@@ -246,15 +246,15 @@ def plan_pruning(
     removed = [*old, *contents.leftovers, *(contents.set_aside if set_aside else ())]
     if images is None:
         return Pruning(folder, removed)
-    kept, places = DigestIndex(_digests(images, local_folder(folder))), stores_in(folder)
+    kept, locations = DigestIndex(_digests(images, local_folder(folder))), stores_in(folder)
     used = [store.path for store in contents.stores if store not in old and store.images is not None]
     for store in contents.stores:
         if store.error:
             log.warning("The feature store %s cannot be opened (%s) and is left as it is.", store.path, store.error)
     rows = {}
     for path in used:
-        with _named_errors(places[path]):
-            rows[path] = int((kept.find(stored_digests(places[path].dataset())) < 0).sum())
+        with _named_errors(locations[path]):
+            rows[path] = int((kept.find(stored_digests(locations[path].dataset())) < 0).sum())
     return Pruning(folder, removed, {path: count for path, count in rows.items() if count}, kept.sorted)
 
 
@@ -336,12 +336,12 @@ def prune(pruning: Pruning) -> PruneResult:
     before, in_bucket = list_cache(pruning.folder).bytes, isinstance(pruning.folder, str)
     for item in pruning.removed:
         _remove(Path(item.path))
-    for path, place in stores_in(pruning.folder).items():
-        with _named_errors(place), place.lock():
+    for path, location in stores_in(pruning.folder).items():
+        with _named_errors(location), location.lock():
             if path in pruning.rows:
-                _delete_others(place, DigestIndex(pruning.kept))
+                _delete_others(location, DigestIndex(pruning.kept))
             if path in pruning.rows or in_bucket:  # there, files of rows removed by an earlier prune may be deleted now
-                place.shrink(place.dataset())
+                location.shrink(location.dataset())
     after = list_cache(pruning.folder).bytes
     return PruneResult([item.path for item in pruning.removed], pruning.rows, max(0, before - after))
 
@@ -357,9 +357,9 @@ def _remove(path: Path) -> None:
         ) from error
 
 
-def _delete_others(place: StorePlace, kept: DigestIndex) -> None:
+def _delete_others(location: StoreLocation, kept: DigestIndex) -> None:
     """Delete the rows of all images but those to keep."""
-    dataset = place.dataset()
+    dataset = location.dataset()
     digests = stored_digests(dataset)
     removed = digests[kept.find(digests) < 0].tolist()
     for start in range(0, len(removed), DELETED_AT_ONCE):
@@ -373,8 +373,8 @@ def _delete_others(place: StorePlace, kept: DigestIndex) -> None:
 
 
 @contextlib.contextmanager
-def _named_errors(place: StorePlace) -> Iterator[None]:
+def _named_errors(location: StoreLocation) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise place.error("prune", error) from error
+        raise location.error("prune", error) from error

@@ -38,7 +38,7 @@ from pipeline.evaluation.search_page import FoundImage, SearchPage, write_search
 from pipeline.features.extraction import ExtractionOptions, Features, extract_features
 from pipeline.features.extractor import Extractor, ExtractorOverrides
 from pipeline.features.survey import Failure
-from pipeline.features.vector_index import KIND, in_folder
+from pipeline.features.vector_index import KIND, require_folder
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResul
             ", or leave it out.",
         )
     if options.index:
-        in_folder(extraction.cache)
+        require_folder(extraction.cache)
     query = None if options.is_image else _query_vector(options, space)
     if query is None:
         query = space.vectors(_query_feature(options.query, space.extractor, extraction))[:][0]

@@ -16,7 +16,7 @@ def usual_folder() -> Path:
     return platformdirs.user_cache_path("image-vectors")
 
 
-def cache_place(location: Path | str) -> Path | str:
+def cache_location(location: Path | str) -> Path | str:
     """Check the location of a cache.
 
     Args:

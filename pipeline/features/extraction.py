@@ -3,7 +3,7 @@
     images ─ survey: unchanged? ─ workers: read, decode ─ slots ─ engine ─ saver ─ feature store
 
 `survey.py` tracks the content of each image, `workers.py` decodes into the shared memory of `slots.py`, and
-`computation.py` runs the engine and stores its features. Batches are filled in path order, regardless of the order in
+`engine_loop.py` runs the engine and stores its features. Batches are filled in path order, regardless of the order in
 which workers finish, so vectors match their paths, and a killed run resumes with the batches of an uninterrupted one.
 """
 
@@ -28,19 +28,19 @@ from pipeline.core.wording import counted
 from pipeline.data import lists
 from pipeline.data.image_files import MAX_PIXELS
 from pipeline.data.images import ImageSet
-from pipeline.features.cache import cache_place, local_folder, usual_folder
-from pipeline.features.computation import STORE_BYTES, Computed, Saver, compute
+from pipeline.features.cache import cache_location, local_folder, usual_folder
+from pipeline.features.concatenation import ConcatenatedFeatures
+from pipeline.features.engine_loop import STORE_BYTES, Computed, Saver, compute
 from pipeline.features.engines import ENGINES, check_precision, ensure_weights, make_engine
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
 from pipeline.features.ray_actor import ActorOptions, block_size
 from pipeline.features.ray_cluster import Fleet, RayOptions
 from pipeline.features.ray_extraction import compute_on_ray
-from pipeline.features.side_by_side import SideBySide
 from pipeline.features.slots import Slots
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_group import StoreGroup
-from pipeline.features.store_place import has_store
+from pipeline.features.store_location import has_store
 from pipeline.features.survey import Failure, Survey
 from pipeline.features.workers import CHUNK, CHUNKS_AHEAD, decode_ahead
 
@@ -78,7 +78,7 @@ class ExtractionOptions:
     ray: RayOptions | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cache", cache_place(self.cache))
+        object.__setattr__(self, "cache", cache_location(self.cache))
         if self.engine not in ENGINES:
             raise RequestError(f"engine {self.engine!r} is unknown; choose from {', '.join(ENGINES)}.")
         for name in ("batch_size", "workers", "max_pixels"):
@@ -164,10 +164,10 @@ class Features:
             StoredFeatures(layer.store, layer.store.rows(self.digests), layer.extractor.dim) for layer in self.layers
         ]
 
-    def stored(self) -> "StoredFeatures | SideBySide":
+    def stored(self) -> "StoredFeatures | ConcatenatedFeatures":
         """The vectors, read from disk on access."""
         parts = self.by_layer()
-        return parts[0] if len(parts) == 1 else SideBySide(parts, self.scales or [1.0] * len(parts))
+        return parts[0] if len(parts) == 1 else ConcatenatedFeatures(parts, self.scales or [1.0] * len(parts))
 
     def scaled_by(self, rows: np.ndarray) -> "Features":
         """These features; with several layers, each layer divided by the root of its mean variance over some rows."""

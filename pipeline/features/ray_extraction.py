@@ -20,7 +20,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import ImageSet
-from pipeline.features.computation import Computed, Saver
+from pipeline.features.engine_loop import Computed, Saver
 from pipeline.features.ray_actor import CALLS_AT_ONCE, IMAGE, ActorOptions, FeatureActor, as_array
 from pipeline.features.ray_cluster import Fleet, RayOptions, connected, current_fleet
 from pipeline.features.survey import Survey

@@ -93,7 +93,7 @@ def open_index(store: FeatureStore) -> VectorIndex | None:
         PipelineError: The system, or this version of Lance, cannot read it.
         RequestError: The store is in a bucket.
     """
-    path = in_folder(store.path)
+    path = require_folder(store.path)
     try:
         dataset = lance.dataset(path)
         note = json.loads(dataset.config().get(NOTE, "null"))
@@ -132,7 +132,7 @@ def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) ->
         PipelineError: The index cannot be built.
         RequestError: The store is in a bucket.
     """
-    path = in_folder(store.path)
+    path = require_folder(store.path)
     try:
         with FileLock(path.with_suffix(".lock")):
             dataset = lance.dataset(path)
@@ -167,17 +167,17 @@ def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) ->
         ) from error
 
 
-def in_folder(place: Path | str) -> Path:
+def require_folder(location: Path | str) -> Path:
     """The location of a cache or a store, which must be a folder.
 
     Raises:
         RequestError: It is in a bucket.
     """
-    if isinstance(place, Path):
-        return place
+    if isinstance(location, Path):
+        return location
     raise RequestError(
         Parameter("index", True),
-        f" needs a store in a folder, not in a bucket ({place}): each search checks all files of the index. "
+        f" needs a store in a folder, not in a bucket ({location}): each search checks all files of the index. "
         "Search without it, or bring the store into a folder (cache merge).",
     )
 

@@ -18,7 +18,7 @@ class Stored(Vectors, Protocol):
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class ConcatenatedFeatures:
     """Features of the same images by several layers, concatenated when they are read from disk.
 
     Attributes:
@@ -39,7 +39,7 @@ class SideBySide:
         """float32."""
         return np.dtype(np.float32)
 
-    def subset(self, rows: np.ndarray) -> "SideBySide":
+    def subset(self, rows: np.ndarray) -> "ConcatenatedFeatures":
         """Some of the rows, still on disk."""
         return replace(self, parts=[part.subset(rows) for part in self.parts])
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.progress import LoggedProgress
 from pipeline.features import computation
-from pipeline.features.computation import Saver
+from pipeline.features.engine_loop import Saver
 from pipeline.features.extractor import Extractor
 from pipeline.features.slots import Slots
 from pipeline.features.store import FeatureStore

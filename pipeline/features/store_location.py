@@ -63,7 +63,7 @@ IN_BUCKET = {
 DONE = {"open": "opened", "read": "read", "write": "written", "tidy": "read", "repair": "read", "prune": "pruned"}
 
 
-class StorePlace(Protocol):
+class StoreLocation(Protocol):
     """The location of a feature store.
 
     Attributes:
@@ -115,7 +115,7 @@ class StorePlace(Protocol):
 
 
 class StoreFolder:
-    """A store in a folder; see `StorePlace`."""
+    """A store in a folder; see `StoreLocation`."""
 
     commit_cost = 1
 
@@ -176,7 +176,7 @@ class StoreFolder:
 
 
 class StoreInBucket:
-    """A store in a bucket; see `StorePlace`.
+    """A store in a bucket; see `StoreLocation`.
 
     Unfinished files may belong to a process on another machine, so only Lance's own clean-up removes them, after a
     week. Versions are removed only after a day: a commit that hangs meanwhile must find a later version.
@@ -258,13 +258,13 @@ def is_conflict(error: BaseException) -> bool:
     return "conflict" in str(error)
 
 
-def store_place(cache: Path | str, fingerprint: str) -> StorePlace:
+def store_location(cache: Path | str, fingerprint: str) -> StoreLocation:
     """The location of an extractor's features in a cache."""
     name = f"features/{fingerprint}.lance"
     return StoreInBucket(f"{cache}/{name}") if isinstance(cache, str) else StoreFolder(cache / name)
 
 
-def stores_in(cache: Path | str) -> Mapping[str, StorePlace]:
+def stores_in(cache: Path | str) -> Mapping[str, StoreLocation]:
     """The stores of a cache by path, sorted by name.
 
     Raises:
@@ -280,7 +280,7 @@ def stores_in(cache: Path | str) -> Mapping[str, StorePlace]:
         raise PipelineError(
             f"The cache {cache} cannot be listed: {explanation or bucket.short_cause(error)}."
         ) from error
-    stores = [store_place(cache, name.removesuffix(".lance")) for name in names if name.endswith(".lance")]
+    stores = [store_location(cache, name.removesuffix(".lance")) for name in names if name.endswith(".lance")]
     return {str(store.path): store for store in stores}
 
 
@@ -290,7 +290,7 @@ def has_store(cache: Path | str, fingerprint: str) -> bool:
     Raises:
         PipelineError: The cache cannot be listed.
     """
-    return str(store_place(cache, fingerprint).path) in stores_in(cache)
+    return str(store_location(cache, fingerprint).path) in stores_in(cache)
 
 
 def folder_size_and_use(path: Path) -> tuple[int, float]:
