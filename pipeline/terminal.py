@@ -166,8 +166,8 @@ def print_prediction(result: "PredictResult") -> None:
         table = _table(f"Nearest of {result.candidates} names, and their cosines", "image", "nearest")
         for neighbours in result.nearest:
             names = zip(neighbours.names, neighbours.cosines, strict=True)
-            listed = ", ".join(f"{printable(name)} {cosine:.3f}" for name, cosine in names)
-            table.add_row(rich.markup.escape(printable(neighbours.path)), rich.markup.escape(listed))
+            names_and_cosines = ", ".join(f"{printable(name)} {cosine:.3f}" for name, cosine in names)
+            table.add_row(rich.markup.escape(printable(neighbours.path)), rich.markup.escape(names_and_cosines))
         _print(table)
     embedded = result.images - len(result.failed)
     if more := max(0, embedded - len(result.nearest)) if result.nearest else 0:

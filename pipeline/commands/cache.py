@@ -306,11 +306,11 @@ def _check_folders(root: str, index: FileIndex) -> None:
         folder = folders.pop()
         try:
             status, entries = os.stat(folder), list(os.scandir(folder))
-            gone = [entry.path for entry in entries if entry.is_symlink() and not os.path.exists(entry.path)]
+            broken_links = [entry.path for entry in entries if entry.is_symlink() and not os.path.exists(entry.path)]
         except OSError as error:
             raise PipelineError(f"{folder} cannot be read ({cause(error)}); nothing was removed.") from error
-        if gone:
-            raise PipelineError(f"The link {gone[0]} leads nowhere; is its disk mounted? Nothing was removed.")
+        if broken_links:
+            raise PipelineError(f"The link {broken_links[0]} leads nowhere; is its disk mounted? Nothing was removed.")
         if not entries and index.knows_below(Path(folder)):
             raise PipelineError(
                 f"{folder} is empty, but images were read there before; is its disk mounted? Nothing was removed. If "

@@ -73,11 +73,11 @@ class IndexedSearch:
 
     def _measure(self, index: VectorIndex) -> float:
         """The recall of an index: the share of the nearest neighbours of sampled images that it finds."""
-        chosen = np.sort(np.random.default_rng(0).permutation(len(self._digests))[:QUERIES])
-        queries = self._vectors[chosen]
+        sample = np.sort(np.random.default_rng(0).permutation(len(self._digests))[:QUERIES])
+        queries = self._vectors[sample]
         _, exact = find_rows(queries, self._vectors, RECALL_AT + 1)
         shares = []
-        for row, query, true in zip(chosen, queries, exact, strict=True):
+        for row, query, true in zip(sample, queries, exact, strict=True):
             rows, cosines = self._find(index, query, RECALL_AT + 1)
             neighbours = cosines[rows != row][:RECALL_AT]
             shares.append((neighbours >= true[-1] - TIE).sum() / max(1, len(true) - 1))

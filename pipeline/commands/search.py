@@ -312,7 +312,7 @@ def _word_vector(options: SearchOptions, space: _Space) -> np.ndarray:
     advice: tuple[object, ...] = ()
     if options.vocabulary:
         vectors, near = read_word_vectors(options.vocabulary, [word])
-        where = f"the vocabulary {options.vocabulary}"
+        source = f"the vocabulary {options.vocabulary}"
     else:
         run = run_beside(space.file) if space.file else None
         if run is None or "images" not in run.options:
@@ -322,13 +322,13 @@ def _word_vector(options: SearchOptions, space: _Space) -> np.ndarray:
         images, table = images_and_targets(run.options, data_dir=options.data_dir)
         vectors = dict(names_of(table, images))
         near = {} if word in vectors else near_spellings({word: [word]}, vectors)
-        where = "the labels of the run"
+        source = "the labels of the run"
         advice = " Name a file of word vectors that has it with ", Parameter("vocabulary", "FILE"), "."
         targets = run.options.get("targets")
         if word not in vectors and targets and is_word_vectors(Path(targets)):
             vectors, near = read_word_vectors(Path(targets), [word])
-            where = f"the words of {targets}, which the run was trained on"
+            source = f"the words of {targets}, which the run was trained on"
     if word in vectors:
         return vectors[word]
     similar = f" Near spellings: {', '.join(near[word])}." if near.get(word) else ""
-    raise RequestError(f"The word {word!r} is not among {where}.{similar}", *advice)
+    raise RequestError(f"The word {word!r} is not among {source}.{similar}", *advice)

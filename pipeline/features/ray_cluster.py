@@ -164,7 +164,7 @@ def _init(**settings: Any) -> None:
     import ray
 
     is_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         with quietly(), warnings.catch_warnings():
             # Ray forks only to start its own programs; Lance does not run in them.
@@ -181,12 +181,12 @@ def _init(**settings: Any) -> None:
     except Exception as error:  # Ray raises several types, and a plain Exception if its programs do not answer
         raise PipelineError(f"Ray does not start ({first_line(error)}).") from error
     except SystemExit:  # from the handler of SIGTERM that Ray sets while it starts
-        if callable(before):
-            before(signal.SIGTERM, None)
+        if callable(handler):
+            handler(signal.SIGTERM, None)
         raise
     finally:
         if is_main_thread:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, handler)
     import ray.data  # its import configures its log messages
 
     for name in ("ray", "ray.data"):

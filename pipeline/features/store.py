@@ -318,12 +318,12 @@ class FeatureStore:
         if not len(rows):
             return np.zeros((0, self._schema.field("vector").type.list_size), np.float32), rows
         with panics_as_errors():
-            taken = self._dataset.take(rows, columns=columns).combine_chunks()
-        vectors = taken["vector"].chunk(0).flatten().to_numpy().reshape(len(rows), -1)
+            table = self._dataset.take(rows, columns=columns).combine_chunks()
+        vectors = table["vector"].chunk(0).flatten().to_numpy().reshape(len(rows), -1)
         if not unchecked:
             return vectors, rows[:0]
         names = ("digest", "thumbnail", "pixel_count", "checksum")
-        keys, thumbs, counts, stored = (taken[name].to_pylist() for name in names)
+        keys, thumbs, counts, stored = (table[name].to_pylist() for name in names)
         computed = list(map(_checksum, keys, vectors, thumbs, counts))
         return vectors, rows[np.array(computed) != np.array(stored)]
 
@@ -392,10 +392,10 @@ class FeatureStore:
         """
         distinct, inverse = np.unique(self.rows(digests), return_inverse=True)
         try:
-            taken = self._dataset.take(distinct, columns=["thumbnail"])["thumbnail"].to_pylist()
+            thumbnails = self._dataset.take(distinct, columns=["thumbnail"])["thumbnail"].to_pylist()
         except UNREADABLE as error:
             raise self._location.error("read", error) from error
-        return np.frombuffer(b"".join(taken), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[inverse]
+        return np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[inverse]
 
 
 def _checksum(digest: bytes, vector: np.ndarray, thumbnail: bytes, pixel_count: int) -> int:

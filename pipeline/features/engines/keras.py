@@ -127,7 +127,7 @@ def build_network(extractors: Sequence[Extractor]) -> Any:
     """
     keras = import_keras()
     last = deepest(extractor.layer for extractor in extractors)
-    before = keras.config.dtype_policy()
+    policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(extractors[0].precision)
     try:
         network = keras.applications.VGG16(
@@ -138,7 +138,7 @@ def build_network(extractors: Sequence[Extractor]) -> Any:
         activations = _activations(network, planes, last)
         features = [_pool(activations[extractor.layer], extractor) for extractor in extractors]
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(policy)
     for name, arrays in read_weights(extractors).items():
         network.get_layer(name).set_weights(arrays)
     return keras.Model(pixels, features)
