@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 KEPT_MEMORY = 2**25  # bytes; more than any buffer for an image of usual size
 CHUNK = 8  # images assigned to a worker at a time
-CHUNKS_AHEAD = 3  # most chunks of a worker, in progress or waiting
+CHUNKS_AHEAD = 3  # maximum chunks of a worker, in progress or waiting
 # The largest image takes seconds to decode. The wait for an object in a bucket does not count, as its server has a time
 # limit, too; nor does the wait for an example of a TensorFlow data set, as all examples before it are read first.
 TIME_LIMIT = 60.0  # seconds to read and decode an image
