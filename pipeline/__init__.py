@@ -10,7 +10,7 @@ The public names, each imported when it is first used:
 
 
 def _public():  # type: ignore[no-untyped-def]  # of lazy_loader's types
-    import lazy_loader  # not before it is used: commands first set up where modules are imported from
+    import lazy_loader  # late: commands first set up the import path
 
     return lazy_loader.attach_stub(__name__, __file__)
 

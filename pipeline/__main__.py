@@ -1,4 +1,4 @@
-"""`python -m pipeline`, and the command `image-vectors`: a process is prepared, then the command line runs in it."""
+"""`python -m pipeline` and the command `image-vectors`: prepare the process, then run the command line."""
 
 from pipeline.core.import_path import leave_out_working_folder
 

@@ -1,4 +1,4 @@
-"""The command line: reads options, calls a command, prints its result. Commands are imported when they run."""
+"""The command line: reads options, calls a command, prints its result. Commands are imported only when they run."""
 
 import dataclasses
 import difflib
@@ -40,8 +40,8 @@ from pipeline.options import (
 )
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-NEAR = 0.8  # of 1: how similar an option must be to a misspelled one to be suggested
-# Options that may differ when a run is resumed; all others are those it began with.
+NEAR = 0.8  # similarity, of 1, at which an option is suggested for a misspelled one
+# Options that may change when a run is resumed; all others stay as they were when it began.
 FREE_WHEN_RESUMED = ("resume", "cache", "workers", "as_json", "quiet", "data_dir")
 RESUME = "Interrupted. The features computed so far are stored; the same command resumes."
 
@@ -69,7 +69,7 @@ def cli() -> None:
 @extraction_options
 @output_options
 def extract(
-    images: str, out: Path | None, shard: str | None, data_dir: Path | None, strict: bool, **asked: Any
+    images: str, out: Path | None, shard: str | None, data_dir: Path | None, strict: bool, **options: Any
 ) -> None:
     """Compute the VGG16 features of IMAGES and store them; those already stored are not computed again."""
     from pipeline import terminal
@@ -77,18 +77,18 @@ def extract(
     from pipeline.data.shards import Shard
     from pipeline.data.sources import find_images
 
-    terminal.show_messages(asked["quiet"])
+    terminal.show_messages(options["quiet"])
     share = None if shard is None else Shard.parse(shard)
-    extractor, extraction = requested.extractor(asked), requested.extraction_options(asked)
-    image_set = find_images(images, data_dir, root=asked["root"])
+    extractor, extraction = requested.extractor(options), requested.extraction_options(options)
+    image_set = find_images(images, data_dir, root=options["root"])
     result = extract(image_set, extractor, extraction, out, share)
-    terminal.print_result(result, asked["as_json"], terminal.print_extraction)
+    terminal.print_result(result, options["as_json"], terminal.print_extraction)
     if strict and (result.failed or result.passed_over or image_set.unread):
         sys.exit(1)
 
 
 def _use_config(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
-    """Take options that are not given from a run."""
+    """Use the options of a run as defaults."""
     if file:
         from pipeline.core.runs import read_run
 
@@ -149,7 +149,7 @@ def _use_config(context: click.Context, parameter: click.Parameter, file: Path |
 @extraction_options
 @output_options
 @click.pass_context
-def train(context: click.Context, /, config: Path | None, resume: Path | None, **asked: Any) -> None:
+def train(context: click.Context, /, config: Path | None, resume: Path | None, **options: Any) -> None:
     """Train a decoder from the features of IMAGES to their targets.
 
     Without IMAGES, the sample is used, with untrained weights.
@@ -164,46 +164,46 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     from pipeline.decoders.spec import API_STYLES
     from pipeline.decoders.training import MEMORY
 
-    terminal.show_messages(asked["quiet"])
+    terminal.show_messages(options["quiet"])
     _refuse_changes(context, config, resume)
-    if asked["repeats"] > 1 and not asked["folds"]:
+    if options["repeats"] > 1 and not options["folds"]:
         raise RequestError("repeats is the number of times that folds are repeated; it needs --folds N.")
-    rule, untrained = SplitRule.parse(asked["split"]), requested.use_sample(asked)
-    images = find_images(asked["images"], asked["data_dir"], asked["label_pattern"], asked["root"])
-    if asked["targets"] is None and images.targets is None:
+    rule, untrained = SplitRule.parse(options["split"]), requested.use_sample(options)
+    images = find_images(options["images"], options["data_dir"], options["label_pattern"], options["root"])
+    if options["targets"] is None and images.targets is None:
         raise RequestError("To train on your own images, name their target embeddings with --targets FILE.")
     examples = ExampleOptions(
         images=images,
-        targets=str(asked["targets"]) if asked["targets"] else None,
-        target_columns=asked["target_columns"],
-        on_missing=asked["on_missing"],
+        targets=str(options["targets"]) if options["targets"] else None,
+        target_columns=options["target_columns"],
+        on_missing=options["on_missing"],
         rule=rule,
-        seed=asked["seed"],
-        noise_ceiling=asked["noise_ceiling"],
+        seed=options["seed"],
+        noise_ceiling=options["noise_ceiling"],
     )
-    wanted = TrainOptions(
+    train_options = TrainOptions(
         examples=examples,
-        config=requested.decoder_config(asked),
-        folds=FoldOptions(asked["folds"], asked["repeats"]) if asked["folds"] else None,
-        cluster=asked["cluster"],
-        styles=API_STYLES if asked["api"] == "both" else (asked["api"],),
-        models=asked["models"],
-        name=asked["name"],
-        memory=asked["memory"] or MEMORY,
-        tensorboard=asked["tensorboard"],
-        command=requested.repeatable(asked),
+        config=requested.decoder_config(options),
+        folds=FoldOptions(options["folds"], options["repeats"]) if options["folds"] else None,
+        cluster=options["cluster"],
+        styles=API_STYLES if options["api"] == "both" else (options["api"],),
+        models=options["models"],
+        name=options["name"],
+        memory=options["memory"] or MEMORY,
+        tensorboard=options["tensorboard"],
+        command=requested.repeatable(options),
     )
-    extractor, extraction = requested.extractor(asked), requested.extraction_options(asked)
+    extractor, extraction = requested.extractor(options), requested.extraction_options(options)
     if untrained:
-        terminal.log.info("The sample uses untrained weights (--weights %s) and needs no download.", asked["weights"])
-    result = train(wanted, extractor, extraction, resume)
-    terminal.print_result(result, asked["as_json"], terminal.print_training)
+        terminal.log.info("The sample uses untrained weights (--weights %s) and needs no download.", options["weights"])
+    result = train(train_options, extractor, extraction, resume)
+    terminal.print_result(result, options["as_json"], terminal.print_training)
 
 
 def _refuse_changes(context: click.Context, config: Path | None, resume: Path | None) -> None:
-    """Refuse other options beside --resume."""
-    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    if resume and (config or given - set(FREE_WHEN_RESUMED)):
+    """Refuse other options together with --resume."""
+    changed = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if resume and (config or changed - set(FREE_WHEN_RESUMED)):
         raise RequestError(f"{resume} resumes with the options it began with; give --resume alone.")
 
 
@@ -225,28 +225,29 @@ def _refuse_changes(context: click.Context, config: Path | None, resume: Path | 
 @extractor_options
 @extraction_options
 @output_options
-def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None, **asked: Any) -> None:
+def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None, **options: Any) -> None:
     """Score saved decoders by cosine to the targets, on the images that their run held out or on IMAGES."""
     from pipeline import terminal
     from pipeline.commands.evaluate import EvaluateOptions, evaluate
     from pipeline.data.sources import find_images
 
-    terminal.show_messages(asked["quiet"])
+    terminal.show_messages(options["quiet"])
     if images is None and len(models) > 1 and not requested.is_model(models[-1]):
         *models, images = models  # type: ignore[assignment]  # IMAGES as the last argument, as in earlier versions
-    wanted = EvaluateOptions(
+    evaluate_options = EvaluateOptions(
         models=models,
-        images=find_images(images, data_dir, asked["label_pattern"], asked["root"]) if images else None,
+        images=find_images(images, data_dir, options["label_pattern"], options["root"]) if images else None,
         data_dir=data_dir,
-        targets=str(asked["targets"]) if asked["targets"] else None,
-        target_columns=asked["target_columns"],
-        extractor=requested.extractor_overrides(asked),
+        targets=str(options["targets"]) if options["targets"] else None,
+        target_columns=options["target_columns"],
+        extractor=requested.extractor_overrides(options),
         **{
-            name: asked[name] for name in ("on_missing", "vocabulary", "shuffled", "noise_ceiling", "cluster", "report")
+            name: options[name]
+            for name in ("on_missing", "vocabulary", "shuffled", "noise_ceiling", "cluster", "report")
         },
     )
-    result = evaluate(wanted, requested.extraction_options(asked))
-    terminal.print_result(result, asked["as_json"], terminal.print_evaluation)
+    result = evaluate(evaluate_options, requested.extraction_options(options))
+    terminal.print_result(result, options["as_json"], terminal.print_evaluation)
 
 
 @cli.command()
@@ -269,20 +270,20 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
 @extractor_options
 @extraction_options
 @output_options
-def predict(model: Path, images: str, data_dir: Path | None, **asked: Any) -> None:
+def predict(model: Path, images: str, data_dir: Path | None, **options: Any) -> None:
     """Predict the embeddings of IMAGES with a saved decoder."""
     from pipeline import terminal
     from pipeline.commands.predict import PredictOptions, predict
     from pipeline.data.sources import find_images
 
-    terminal.show_messages(asked["quiet"])
-    given = {name: asked[name] for name in ("out", "api", "nearest", "vocabulary")}
-    image_set = find_images(images, data_dir, root=asked["root"])
-    wanted = PredictOptions(
-        model, image_set, extractor=requested.extractor_overrides(asked), data_dir=data_dir, **given
+    terminal.show_messages(options["quiet"])
+    settings = {name: options[name] for name in ("out", "api", "nearest", "vocabulary")}
+    image_set = find_images(images, data_dir, root=options["root"])
+    predict_options = PredictOptions(
+        model, image_set, extractor=requested.extractor_overrides(options), data_dir=data_dir, **settings
     )
-    result = predict(wanted, requested.extraction_options(asked))
-    terminal.print_result(result, asked["as_json"], terminal.print_prediction)
+    result = predict(predict_options, requested.extraction_options(options))
+    terminal.print_result(result, options["as_json"], terminal.print_prediction)
 
 
 @cli.command()
@@ -299,7 +300,9 @@ def predict(model: Path, images: str, data_dir: Path | None, **asked: Any) -> No
 @extractor_options
 @extraction_options
 @output_options
-def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, plot: Path | None, **asked: Any) -> None:
+def compare(
+    images: str | None, targets: Path | None, seeds: int, epochs: int, plot: Path | None, **options: Any
+) -> None:
     """Show why two identical Keras models can differ, by running the original question and its answers.
 
     Without IMAGES, on the data of the original question; otherwise on IMAGES and --targets FILE.
@@ -311,23 +314,25 @@ def compare(images: str | None, targets: Path | None, seeds: int, epochs: int, p
     from pipeline.data.splits import SplitRule
     from pipeline.decoders.presets import ORIGINAL
 
-    terminal.show_messages(asked["quiet"])
-    examples, rule = None, SplitRule.parse(asked["split"])
+    terminal.show_messages(options["quiet"])
+    examples, rule = None, SplitRule.parse(options["split"])
     if images or targets:
-        place = (asked["data_dir"], asked["label_pattern"], asked["root"])
-        found = find_images(images, *place) if images else None
-        if not found or (targets is None and found.targets is None):
+        settings = (options["data_dir"], options["label_pattern"], options["root"])
+        image_set = find_images(images, *settings) if images else None
+        if not image_set or (targets is None and image_set.targets is None):
             raise RequestError("To compare on your own data, name both: IMAGES and --targets FILE.")
-        named = str(targets) if targets else None
-        own = ExampleOptions(found, named, asked["on_missing"], rule, target_columns=asked["target_columns"])
-        examples = own, requested.extractor(asked)
+        target_file = str(targets) if targets else None
+        example_options = ExampleOptions(
+            image_set, target_file, options["on_missing"], rule, target_columns=options["target_columns"]
+        )
+        examples = example_options, requested.extractor(options)
     config = dataclasses.replace(ORIGINAL, epochs=epochs)
-    result = compare(seeds, config, requested.extraction_options(asked), examples, plot)
-    terminal.print_result(result, asked["as_json"], terminal.print_comparison)
+    result = compare(seeds, config, requested.extraction_options(options), examples, plot)
+    terminal.print_result(result, options["as_json"], terminal.print_comparison)
 
 
 def _with_near_names(error: click.ClickException) -> str:
-    """A message of click's, with suggestions only where one is likely meant."""
+    """A message of click, with suggestions only for likely misspellings."""
     if isinstance(error, click.UsageError) and error.message.startswith("Got unexpected extra argument"):
         message = error.message.rstrip(".")
         return f"{message}. IMAGES is one place; for several folders, name the one that holds them, or a list."
@@ -342,11 +347,11 @@ for command in (search, export, models, cache):
 
 
 def main() -> None:
-    """Run a command; what goes wrong becomes one message on stderr and an exit code."""
+    """Run a command; an error becomes one message on stderr and an exit code."""
     from pipeline.terminal import show_messages
 
     raise_interrupts()
-    show_messages(quiet=False)  # for those that come while options are read
+    show_messages(quiet=False)  # for messages while options are read
     try:
         sys.exit(_run())
     except (Exception, KeyboardInterrupt) as error:
@@ -356,7 +361,7 @@ def main() -> None:
 
 
 def _run() -> int:
-    """Run a command, and write out its result; returns the exit code."""
+    """Run a command and flush its output; returns the exit code."""
     code: Any = 0
     try:
         cli(prog_name="python -m pipeline", standalone_mode=False)
@@ -370,10 +375,10 @@ def _run() -> int:
 
 
 def _report(error: BaseException) -> int | None:
-    """Say on stderr what ended a command; returns the exit code, or None where the error is one of this program."""
+    """Report on stderr why a command ended; returns the exit code, or None if the error is a bug in this program."""
     from pipeline.terminal import print_error, print_interruption
 
-    interrupt = arrived_interrupt()  # which libraries turn into other errors, in the middle of an import
+    interrupt = arrived_interrupt()  # libraries may turn it into another error, as in the middle of an import
     if interrupt or isinstance(error, (KeyboardInterrupt, click.Abort, Interrupted)):
         print_interruption(str(error) if isinstance(error, Interrupted) else RESUME)
         return 143 if isinstance(interrupt, Terminated) else 130

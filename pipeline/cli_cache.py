@@ -47,7 +47,7 @@ def cache(context: click.Context, folder: Path | str | None, as_json: bool) -> N
 @FOLDER_OPTION
 @JSON_OPTION
 @click.pass_obj
-def prune(group: tuple[Path | str | None, bool], /, images: str | None, yes: bool, **asked: Any) -> None:
+def prune(group: tuple[Path | str | None, bool], /, images: str | None, yes: bool, **options: Any) -> None:
     """Remove what no longer serves from the cache folder, and what killed processes left there.
 
     Nothing that holds features is removed unless an option names it.
@@ -60,9 +60,9 @@ def prune(group: tuple[Path | str | None, bool], /, images: str | None, yes: boo
     from pipeline.data.sources import find_images
     from pipeline.features.cache import usual_folder
 
-    folder, as_json = asked["folder"] or group[0] or usual_folder(), asked["as_json"] or group[1]
-    kept = find_images(images, asked["data_dir"], root=asked["root"]) if images else None
-    pruning = plan_pruning(folder, asked["older_than"], kept, asked["set_aside"])
+    folder, as_json = options["folder"] or group[0] or usual_folder(), options["as_json"] or group[1]
+    images_to_keep = find_images(images, options["data_dir"], root=options["root"]) if images else None
+    pruning = plan_pruning(folder, options["older_than"], images_to_keep, options["set_aside"])
     terminal.print_pruning(pruning)
     if pruning and not yes:
         if not sys.stdin.isatty():

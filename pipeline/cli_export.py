@@ -43,7 +43,7 @@ TABLES = ("parquet", "lance")
 @extractor_options
 @extraction_options
 @output_options
-def export(source: str, images: str | None, data_dir: Path | None, **asked: Any) -> None:
+def export(source: str, images: str | None, data_dir: Path | None, **options: Any) -> None:
     """Export a decoder as one model from pixels to embeddings, or images and vectors as a table.
 
     The model is preprocessing, VGG16 and the decoder of a run; --format lance takes IMAGES in place of a run.
@@ -52,40 +52,42 @@ def export(source: str, images: str | None, data_dir: Path | None, **asked: Any)
     from pipeline.commands.export import ExportOptions, export
     from pipeline.data.sources import find_images
 
-    terminal.show_messages(asked["quiet"])
-    if asked["format"] != "lance":
-        _refuse(asked, ("weights", *EXTRACTOR), "the features are those that the decoder was trained on")
-    if asked["format"] in TABLES:
-        _export_table(source, images, data_dir, asked)
+    terminal.show_messages(options["quiet"])
+    if options["format"] != "lance":
+        _refuse(options, ("weights", *EXTRACTOR), "the features are those that the decoder was trained on")
+    if options["format"] in TABLES:
+        _export_table(source, images, data_dir, options)
         return
-    found = find_images(images, data_dir, root=asked["root"]) if images else None
-    wanted = ExportOptions(Path(source), asked["format"], asked["out"], asked["api"], found, data_dir)
-    result = export(wanted, requested.extraction_options(asked))
-    terminal.print_result(result, asked["as_json"], terminal.print_export)
+    checked_images = find_images(images, data_dir, root=options["root"]) if images else None
+    export_options = ExportOptions(
+        Path(source), options["format"], options["out"], options["api"], checked_images, data_dir
+    )
+    result = export(export_options, requested.extraction_options(options))
+    terminal.print_result(result, options["as_json"], terminal.print_export)
 
 
-def _export_table(source: str, images: str | None, data_dir: Path | None, asked: dict[str, Any]) -> None:
+def _export_table(source: str, images: str | None, data_dir: Path | None, options: dict[str, Any]) -> None:
     from pipeline import terminal
     from pipeline.commands.export_tables import export_images, export_run
     from pipeline.data.sources import find_images
 
-    options = requested.extraction_options(asked)
-    if asked["format"] == "parquet":
-        _refuse({**asked, "images": images}, ("images", "root"), "the images are the run's")
-        result = export_run(Path(source), asked["out"], asked["api"], options, data_dir)
+    extraction = requested.extraction_options(options)
+    if options["format"] == "parquet":
+        _refuse({**options, "images": images}, ("images", "root"), "the images are the run's")
+        result = export_run(Path(source), options["out"], options["api"], extraction, data_dir)
     else:
         if requested.is_model(source):
             raise RequestError(
                 f"{source} is a run; --format lance takes IMAGES. The table of a run is --format parquet."
             )
-        _refuse({**asked, "images": images}, ("api", "images"), "it takes IMAGES in place of a run")
-        found = find_images(source, data_dir, root=asked["root"])
-        result = export_images(found, requested.extractor(asked), asked["out"], options)
-    terminal.print_result(result, asked["as_json"], terminal.print_table)
+        _refuse({**options, "images": images}, ("api", "images"), "it takes IMAGES in place of a run")
+        image_set = find_images(source, data_dir, root=options["root"])
+        result = export_images(image_set, requested.extractor(options), options["out"], extraction)
+    terminal.print_result(result, options["as_json"], terminal.print_table)
 
 
-def _refuse(asked: dict[str, Any], names: tuple[str, ...], why: str) -> None:
+def _refuse(options: dict[str, Any], names: tuple[str, ...], why: str) -> None:
     """Refuse options that a format has no use for."""
-    given = [f"--{name}".replace("_", "-") for name in names if asked[name] is not None]
-    if given:
-        raise RequestError(f"--format {asked['format']} does not take {', '.join(given)}: {why}.")
+    flags = [f"--{name}".replace("_", "-") for name in names if options[name] is not None]
+    if flags:
+        raise RequestError(f"--format {options['format']} does not take {', '.join(flags)}: {why}.")

@@ -44,19 +44,19 @@ from pipeline.options import (
 @extractor_options
 @extraction_options
 @output_options
-def search(images: str, data_dir: Path | None, **asked: Any) -> None:
+def search(images: str, data_dir: Path | None, **options: Any) -> None:
     """Find the images of IMAGES that are nearest to an image, a word or a vector."""
     from pipeline import terminal
     from pipeline.commands.search import SearchOptions, search
     from pipeline.data.sources import find_images
 
-    terminal.show_messages(asked["quiet"])
-    given = {name: asked[name] for name in ("query", "k", "space", "model", "vocabulary", "report", "index")}
-    wanted = SearchOptions(
-        find_images(images, data_dir, root=asked["root"]),
-        extractor=requested.extractor_overrides(asked),
+    terminal.show_messages(options["quiet"])
+    settings = {name: options[name] for name in ("query", "k", "space", "model", "vocabulary", "report", "index")}
+    search_options = SearchOptions(
+        find_images(images, data_dir, root=options["root"]),
+        extractor=requested.extractor_overrides(options),
         data_dir=data_dir,
-        **given,
+        **settings,
     )
-    result = search(wanted, requested.extraction_options(asked))
-    terminal.print_result(result, asked["as_json"], terminal.print_search)
+    result = search(search_options, requested.extraction_options(options))
+    terminal.print_result(result, options["as_json"], terminal.print_search)

@@ -6,7 +6,7 @@
     model = make_pipeline(VGG16Features(), KerasDecoder()).fit(paths, embeddings)
     model.predict(other_paths)   # (N, D)
 
-Both keep scikit-learn's rules, so `clone`, `GridSearchCV`, `cross_val_predict`, pickling and `set_output` work.
+Both follow scikit-learn's conventions, so `clone`, `GridSearchCV`, `cross_val_predict`, pickling and `set_output` work.
 """
 
 from collections.abc import Sequence
@@ -37,17 +37,17 @@ from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
 from pipeline.features.weights import weights_from
 
-DTYPES = (np.float64, np.float32)  # that predictions may have; the network computes in float32
+DTYPES = (np.float64, np.float32)  # of predictions; the network computes in float32
 NAMED = 3  # how many unreadable images a message names
 POSITIVE = Interval(Integral, 1, None, closed="left")
 SCHEDULES, ENGINES = {"constant", "cosine"}, {"auto", "keras", "mnn"}
 
 
 def _check_parameters(estimator: Any) -> None:
-    """Check the parameters of an estimator as scikit-learn's own are.
+    """Check the parameters of an estimator like scikit-learn does.
 
     Raises:
-        RequestError: One is of another type, or out of range.
+        RequestError: A parameter has the wrong type, or is out of range.
     """
     try:
         estimator._validate_params()
@@ -56,18 +56,18 @@ def _check_parameters(estimator: Any) -> None:
 
 
 class VGG16Features(TransformerMixin, BaseEstimator):
-    """Images -> their VGG16 features, through the feature store: what is stored is not computed again.
+    """Images -> VGG16 features, cached in the feature store: stored features are not computed again.
 
-    There is nothing to fit. Arrays and PIL images are known by their pixels, files by their content.
+    There is nothing to fit. Arrays and PIL images are identified by their pixels, files by their content.
 
     Args:
         weights: "imagenet", "random[:SEED]" or a file; see `pipeline.features.weights.weights_from`.
-        layer: See `Extractor`. So for the next four.
+        layer: See `Extractor`, also for the next four.
         precision: The precision of VGG16's arithmetic.
         pool: How the positions of convolutional layers are pooled.
         project: A sparse random projection of each layer.
         resize: How an image becomes 224 x 224 pixels.
-        engine: See `ExtractionOptions`. So for the next two.
+        engine: See `ExtractionOptions`, also for the next two.
         batch_size: Images in a batch; None leaves the choice to the engine.
         workers: Processes that read and decode; None means one for each usable core.
         cache: The folder of the feature stores, or its URL in a bucket; None for the user's cache folder.
@@ -111,16 +111,16 @@ class VGG16Features(TransformerMixin, BaseEstimator):
     }
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Do nothing; the network is given."""
+        """Do nothing; the network is not trained."""
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Compute the features that the store lacks, and read all.
+        """Compute the features that the store lacks, and read them all.
 
         Args:
             X: Paths of image files, or URLs of objects in buckets; PIL images; or arrays, shape (N, height, width, 3),
-                uint8 (a list of arrays may have several sizes). Or IMAGES as the commands take it, a folder, a list, a
-                bucket or `tfds:...`, whose rows are in path order.
+                uint8 (a list of arrays may have several sizes). Or IMAGES like in commands: a folder, a list, a bucket
+                or `tfds:...`; then rows are in path order.
 
         Returns:
             The features, shape (N, F), float32.
@@ -137,7 +137,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
             options = replace(options, cache=self.cache)
         features = extract_features(images, self._extractor(), options)
         if features.failed:
-            named = "; ".join(f"{each.path}: {each.error}" for each in features.failed[:NAMED])
+            named = "; ".join(f"{failure.path}: {failure.error}" for failure in features.failed[:NAMED])
             raise RequestError(
                 f"{len(features.failed)} of {len(images)} images cannot be read, so they have no row: {named}. "
                 "Leave them out of X, and their rows out of y."
@@ -145,7 +145,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         return features.vectors()
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """The names of the columns, a layer and a number, such as "fc2_0"; shape (F,), object."""
+        """The names of the columns, each a layer and a number, such as "fc2_0"; shape (F,), object."""
         parts = self._extractor().parts
         return np.array([f"{part.layer}_{number}" for part in parts for number in range(part.dim)], object)
 
@@ -163,7 +163,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
 
 
 def _as_images(X: Any, resize: str) -> ImageSet:
-    """The images that are meant, in the order given."""
+    """The images of X, in its order."""
     if isinstance(X, str | Path):
         return find_images(X)
     if isinstance(X, Image.Image) or (isinstance(X, np.ndarray) and X.ndim == 3 and X.shape[2] == 3):
@@ -191,7 +191,7 @@ def _as_images(X: Any, resize: str) -> ImageSet:
 class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """Features -> embeddings: a Keras network, trained by the compiled training of `pipeline.decoders.training`.
 
-    Unless given, the layers and their training are those of `train --preset network`.
+    The defaults of layers and training are those of `train --preset network`.
 
     Args:
         hidden: Units of each hidden layer; a number for one layer.
@@ -199,11 +199,11 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         output_activation: Keras activation of the output.
         loss: Name of a Keras loss.
         optimizer: Name of a Keras optimizer.
-        learning_rate: Its learning rate at the start.
+        learning_rate: Its initial learning rate.
         schedule: "constant", or "cosine" for a decay to zero over the whole training.
-        weight_decay: The optimizer's weight decay; None for 10 with "adamw" and 0 with others.
+        weight_decay: The optimizer's weight decay; None for 10 with "adamw" and 0 with other optimizers.
         epochs: Passes over the training images.
-        batch_size: Images a step.
+        batch_size: Images per step.
         api: The Keras API style, "functional" or "sequential"; both give the same predictions.
         random_state: Seed of the initial weights and of the shuffling; see scikit-learn's glossary.
 
@@ -262,11 +262,11 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Args:
             X: Features, shape (N, F).
             y: Target embeddings, shape (N, D) or (N,).
-            sample_weight: How much each image counts in the loss, shape (N,), not negative; None for all alike. Those
-                of weight 0 are left out.
+            sample_weight: The weight of each image in the loss, shape (N,), not negative; None for equal weights.
+                Images of weight 0 are left out.
 
         Raises:
-            RequestError: Keras does not know a name, or a parameter is of another type or out of range.
+            RequestError: Keras does not know a name, or a parameter has the wrong type or is out of range.
             PipelineError: The loss became NaN or infinite.
         """
         _check_parameters(self)
@@ -285,7 +285,7 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         targets = targets / np.float32(scale)
         mean = np.average(targets, axis=0, weights=weights).astype(np.float32)
         model = build_decoder(config.decoder, self.api, x, mean[None], seed)
-        # Nothing is held out here: scikit-learn's own splits do that. One row costs little.
+        # Nothing is held out: scikit-learn's splits do that. Validation on one row costs little.
         data = TrainingData(x, targets, x[:1], targets[:1], weights=weights)
         history = fit({"decoder": model}, data, config, seed)["decoder"]
         multiply_output(model, scale)
@@ -309,7 +309,7 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         )
 
     def _sizes(self) -> tuple[int, ...]:
-        """The units of the hidden layers as Python's integers, which Keras insists on."""
+        """The units of the hidden layers as Python integers, which Keras requires."""
         sizes = np.atleast_1d(np.asarray(self.hidden, object))
         if sizes.ndim != 1 or not all(isinstance(units, Integral) for units in sizes):
             raise RequestError(f"hidden must be a number of units or a sequence of them, not {self.hidden!r}.")
@@ -322,11 +322,11 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
             X: Features, shape (N, F).
 
         Returns:
-            Shape (N, D), of the dtype of X, float32 or float64; (N,) if y was of that shape.
+            Shape (N, D), in the dtype of X, float32 or float64; shape (N,) if y had that shape.
         """
         check_is_fitted(self)
         x = validate_data(self, X, reset=False, dtype=DTYPES)
-        # Always as many rows at a time, so that a prediction does not depend on how many others come with it.
+        # Blocks of a fixed size, so that a prediction does not depend on the number of other rows.
         padded = np.pad(x.astype(np.float32, copy=False), ((0, -len(x) % READ_AT_ONCE), (0, 0)))
         predictions = predict(self.model_, padded)[: len(x)].astype(x.dtype, copy=False)
         return predictions.ravel() if self._is_flat else predictions

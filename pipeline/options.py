@@ -1,4 +1,4 @@
-"""The options that commands share, and the values that they take."""
+"""The options that commands share, and the types of their values."""
 
 import os
 import re
@@ -9,14 +9,14 @@ import click
 
 EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 SMALLEST_MEMORY = 64 * 2**20
-EXTRACTOR = ("layer", "precision", "pool", "project", "resize")  # options that are fields of Extractor
-EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "verify", "cache")  # and of ExtractionOptions
+EXTRACTOR = ("layer", "precision", "pool", "project", "resize")  # options that are fields of `Extractor`
+EXTRACTION = ("engine", "batch_size", "workers", "max_pixels", "verify", "cache")  # and of `ExtractionOptions`
 
 Decorator = Callable[[Callable], Callable]
 
 
 class Folder(click.Path):
-    """A folder; an empty name, as an unset variable gives, is not the working folder."""
+    """A folder; an empty name, as from an unset shell variable, does not mean the working folder."""
 
     def __init__(self) -> None:
         super().__init__(file_okay=False, path_type=Path)
@@ -24,7 +24,7 @@ class Folder(click.Path):
     def convert(
         self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
     ) -> str | bytes | os.PathLike[str]:
-        """Check that it has a name."""
+        """Check that the name is not empty."""
         if not str(value).strip():
             self.fail("the name of the folder is empty.", parameter, context)
         return super().convert(value, parameter, context)
@@ -34,7 +34,7 @@ FOLDER = Folder()
 
 
 class OutputFile(click.Path):
-    """A file to write, which is replaced only with --overwrite."""
+    """An output file; an existing one is replaced only with --overwrite."""
 
     def convert(
         self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
@@ -47,7 +47,7 @@ class OutputFile(click.Path):
 
 
 OUTPUT = OutputFile(path_type=Path)
-OVERWRITE = "pipeline.overwrite"  # of a context
+OVERWRITE = "pipeline.overwrite"  # key in the meta of a context
 
 
 def _allow_overwriting(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -57,7 +57,7 @@ def _allow_overwriting(context: click.Context, parameter: click.Parameter, value
 overwrite_option = click.option(
     "--overwrite",
     is_flag=True,
-    is_eager=True,  # the output file is checked after it
+    is_eager=True,  # before the check of the output file
     expose_value=False,
     callback=_allow_overwriting,
     help="Replace the output file if it exists.",
@@ -65,7 +65,7 @@ overwrite_option = click.option(
 
 
 class WholeNumber(click.IntRange):
-    """A range of integers, called a whole number in messages."""
+    """A range of integers, called "whole number" in messages."""
 
     name = "whole number"
 
@@ -73,40 +73,40 @@ class WholeNumber(click.IntRange):
 COUNT = WholeNumber(1)
 
 
-class CachePlace(Folder):
-    """A folder, or the URL of a bucket, which stays a string."""
+class CacheLocation(Folder):
+    """A folder as a Path, or the URL of a bucket as a string."""
 
     name = "directory or URL"
 
     def convert(
         self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
     ) -> Path | str:
-        """Check it."""
+        """Check that it is a folder or the URL of a bucket."""
         from pipeline.core.errors import RequestError
-        from pipeline.features.cache import cache_place
+        from pipeline.features.cache import cache_location
 
         try:
-            place = cache_place(str(value))
+            location = cache_location(str(value))
         except RequestError as error:
             self.fail(str(error), parameter, context)
-        if isinstance(place, Path):
+        if isinstance(location, Path):
             super().convert(value, parameter, context)
-        return place
+        return location
 
 
-CACHE = CachePlace()
+CACHE = CacheLocation()
 
 
 class PresetName(click.Choice):
-    """The name of a preset, or `seed`, as the original one was called in earlier versions."""
+    """The name of a preset, or `seed`, the name of `original` in earlier versions."""
 
     def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
-        """The name of today."""
+        """Translate the name of earlier versions."""
         return super().convert("original" if value == "seed" else value, parameter, context)
 
 
 def options(*decorators: Decorator) -> Decorator:
-    """Join several option decorators into one."""
+    """Combine several option decorators into one."""
 
     def decorate(function: Callable) -> Callable:
         for decorator in reversed(decorators):
@@ -229,11 +229,11 @@ label_option = click.option(
 
 
 def memory_size(context: click.Context, parameter: click.Parameter, text: str | int | None) -> int | None:
-    """Read an amount of memory such as 512MB or 4GB, in bytes."""
+    """Parse an amount of memory such as 512MB or 4GB; returns bytes."""
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", str(text).strip(), re.IGNORECASE)
-    size = int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")) if found else 0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", str(text).strip(), re.IGNORECASE)
+    size = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
     if size < SMALLEST_MEMORY:
         raise click.BadParameter(f"{text!r} is not a size of at least 64MB, such as 512MB or 4GB.")
     return size

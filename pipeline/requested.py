@@ -1,4 +1,4 @@
-"""What the options of a command ask for, in the types that the pipeline takes."""
+"""Convert the options of a command into the types of the pipeline."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ import click
 from pipeline.core.errors import RequestError
 from pipeline.options import EXTRACTION, EXTRACTOR
 
-# Options that change no result, and that say where files are written: `run.json` keeps none of them, and none is taken
-# from it. (Data sets are downloaded to `data_dir`.)
+# Options that do not change the result, or that say where files are written (data sets are downloaded to `data_dir`):
+# they are neither written to `run.json` nor read from it.
 UNKEPT = ("cache", "workers", "as_json", "quiet", "models", "name", "config", "resume", "data_dir")
 
 if TYPE_CHECKING:
@@ -21,67 +21,67 @@ if TYPE_CHECKING:
     from pipeline.features.ray_cluster import RayOptions
 
 
-def extractor_overrides(asked: dict[str, Any]) -> "ExtractorOverrides":
-    """What is asked for of an extractor."""
+def extractor_overrides(options: dict[str, Any]) -> "ExtractorOverrides":
+    """The settings of an extractor."""
     from pipeline.features.extractor import ExtractorOverrides
 
-    return ExtractorOverrides(asked["weights"], **{name: asked[name] for name in EXTRACTOR})
+    return ExtractorOverrides(options["weights"], **{name: options[name] for name in EXTRACTOR})
 
 
-def extractor(asked: dict[str, Any]) -> "Extractor":
-    """What turns images into features."""
-    return extractor_overrides(asked).extractor()
+def extractor(options: dict[str, Any]) -> "Extractor":
+    """The extractor of the features."""
+    return extractor_overrides(options).extractor()
 
 
-def extraction_options(asked: dict[str, Any]) -> "ExtractionOptions":
-    """How the feature stage runs."""
+def extraction_options(options: dict[str, Any]) -> "ExtractionOptions":
+    """How to run the feature stage."""
     from pipeline.features.extraction import ExtractionOptions
 
-    given = {name: asked[name] for name in EXTRACTION if asked.get(name) is not None}
-    return ExtractionOptions(progress=not asked["quiet"], ray=_ray(asked), **given)
+    settings = {name: options[name] for name in EXTRACTION if options.get(name) is not None}
+    return ExtractionOptions(progress=not options["quiet"], ray=_ray(options), **settings)
 
 
-def _ray(asked: dict[str, Any]) -> "RayOptions | None":
+def _ray(options: dict[str, Any]) -> "RayOptions | None":
     from pipeline.features.ray_cluster import RayOptions
 
-    given = {name: asked[name] for name in ("actors", "gpus_each") if asked.get(name) is not None}
-    if asked.get("ray"):
-        return RayOptions(asked["ray"], **given)
-    if given:
+    settings = {name: options[name] for name in ("actors", "gpus_each") if options.get(name) is not None}
+    if options.get("ray"):
+        return RayOptions(options["ray"], **settings)
+    if settings:
         raise RequestError(
-            f"--{next(iter(given)).replace('_', '-')} is for actors on Ray; it needs --ray auto or --ray local."
+            f"--{next(iter(settings)).replace('_', '-')} is for actors on Ray; it needs --ray auto or --ray local."
         )
     return None
 
 
 def is_model(argument: str) -> bool:
-    """Whether an argument names a run or a model, not images."""
+    """Whether an argument is a run or a model, and not images."""
     return Path(argument).suffix == ".keras" or (Path(argument) / "run.json").exists()
 
 
-def use_sample(asked: dict[str, Any]) -> bool:
-    """Without IMAGES, train on the sample; returns whether its untrained weights are used without being asked for."""
-    if asked["images"] is not None:
+def use_sample(options: dict[str, Any]) -> bool:
+    """Without IMAGES, train on the sample; returns whether that selects its untrained weights by default."""
+    if options["images"] is not None:
         return False
     from pipeline.data.sample import SAMPLE, SAMPLE_TARGETS, SAMPLE_WEIGHTS
 
     if SAMPLE is None:
         raise RequestError("This installation lacks the sample; name your own IMAGES and --targets FILE.")
-    asked["images"] = str(SAMPLE)
-    asked["targets"] = asked["targets"] or SAMPLE / SAMPLE_TARGETS
-    untrained = not asked["weights"]
-    asked["weights"] = asked["weights"] or SAMPLE_WEIGHTS
+    options["images"] = str(SAMPLE)
+    options["targets"] = options["targets"] or SAMPLE / SAMPLE_TARGETS
+    untrained = not options["weights"]
+    options["weights"] = options["weights"] or SAMPLE_WEIGHTS
     return untrained
 
 
-def repeatable(asked: dict[str, Any]) -> dict[str, Any]:
-    """The options as `run.json` keeps them: plain values, absolute paths, without those in UNKEPT."""
+def repeatable(options: dict[str, Any]) -> dict[str, Any]:
+    """The options as stored in `run.json`: plain values, absolute paths, without those in UNKEPT."""
     from pipeline.features.weights import default_weights
 
-    kept = {name: value for name, value in asked.items() if value is not None and name not in UNKEPT}
-    kept["weights"] = asked["weights"] or default_weights()
-    places = [name for name in ("images", "targets", "noise_ceiling", "root") if name in kept]
-    kept |= {name: str(Path(kept[name]).absolute()) for name in places if not _is_address(kept[name])}
+    kept = {name: value for name, value in options.items() if value is not None and name not in UNKEPT}
+    kept["weights"] = options["weights"] or default_weights()
+    locations = [name for name in ("images", "targets", "noise_ceiling", "root") if name in kept]
+    kept |= {name: str(Path(kept[name]).absolute()) for name in locations if not _is_address(kept[name])}
     if Path(kept["weights"]).is_file():
         kept["weights"] = str(Path(kept["weights"]).absolute())
     if "hidden" in kept:
@@ -89,27 +89,27 @@ def repeatable(asked: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def repeated(options: Mapping[str, Any], command: click.Command) -> dict[str, Any]:
-    """The options of a run as one writes them on a command line.
+def repeated(recorded: Mapping[str, Any], command: click.Command) -> dict[str, Any]:
+    """The options of a run in the form of the command line.
 
-    A run may come from elsewhere: options in UNKEPT are left out, for they say where files are written.
+    A run may come from another machine, so the options in UNKEPT, which say where files are written, are left out.
 
     Raises:
-        RequestError: A flag is neither on nor off, or another option is.
+        RequestError: A flag has another value than true or false, or another option has one of these.
     """
-    flags = {each.name: isinstance(each, click.Option) and each.is_flag for each in command.params}
-    names = {name for name, value in options.items() if name in flags and name not in UNKEPT and value is not None}
+    flags = {parameter.name: isinstance(parameter, click.Option) and parameter.is_flag for parameter in command.params}
+    names = {name for name, value in recorded.items() if name in flags and name not in UNKEPT and value is not None}
     for name in names:
-        if isinstance(options[name], bool) != flags[name]:
-            raise RequestError(f"The run has no proper value of the option {name}: {options[name]!r}.")
-    return {name: options[name] if flags[name] else str(options[name]) for name in names}
+        if isinstance(recorded[name], bool) != flags[name]:
+            raise RequestError(f"The run has no proper value of the option {name}: {recorded[name]!r}.")
+    return {name: recorded[name] if flags[name] else str(recorded[name]) for name in names}
 
 
-def _is_address(place: object) -> bool:
-    """Whether a place is no path: a bucket or a TensorFlow data set."""
+def _is_address(location: object) -> bool:
+    """Whether a location is not a path, but a bucket or a TensorFlow data set."""
     from pipeline.data.images import is_bucket_url
 
-    return is_bucket_url(place) or str(place).startswith("tfds:")
+    return is_bucket_url(location) or str(location).startswith("tfds:")
 
 
 # Options of a single network -> the name of the setting, in its layers or in its training.
@@ -118,26 +118,26 @@ TRAINING_NAMES = ("optimizer", "learning_rate", "schedule", "loss", "weight_deca
 TRAINING_OPTIONS = {"minibatch": "batch_size", **{name: name for name in TRAINING_NAMES}}
 
 
-def decoder_config(asked: dict[str, Any]) -> "Config":
-    """The preset, with the given options in place of its own; options of a network choose a network."""
+def decoder_config(options: dict[str, Any]) -> "Config":
+    """The preset, overridden by the options; options of a single network select one."""
     from pipeline import terminal
     from pipeline.decoders.blending import BlendConfig
     from pipeline.decoders.presets import NETWORK, PRESETS
 
-    config = PRESETS[asked["preset"]]
+    config = PRESETS[options["preset"]]
     layers, training = (
-        {setting: asked[option] for option, setting in table.items() if asked[option] is not None}
+        {setting: options[option] for option, setting in table.items() if options[option] is not None}
         for table in (LAYER_OPTIONS, TRAINING_OPTIONS)
     )
     if isinstance(config, BlendConfig):
-        given = [name for name in (*LAYER_OPTIONS, *TRAINING_OPTIONS) if asked[name] is not None]
-        if not given:
+        network_options = [name for name in (*LAYER_OPTIONS, *TRAINING_OPTIONS) if options[name] is not None]
+        if not network_options:
             return config
-        names = ", ".join(f"--{name}".replace("_", "-") for name in given)
+        names = ", ".join(f"--{name}".replace("_", "-") for name in network_options)
         terminal.log.info("%s: a single network (--preset network); the default decoder chooses these itself.", names)
         config = NETWORK
     if "optimizer" in training:
-        training.setdefault("weight_decay", 0.0)  # the preset's suits its own optimizer
+        training.setdefault("weight_decay", 0.0)  # the preset's value suits only its own optimizer
     if "patience" in training:
         training.setdefault("keep", "best")
     return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **layers), **training)

@@ -1,4 +1,4 @@
-"""What the user sees: messages on stderr, tables on stdout."""
+"""Output for the user: messages on stderr, tables on stdout."""
 
 import json
 import logging
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WIDTH = 80
-LEAST_SHARE = 0.005  # of a blend's candidate that is worth a word
-NAME = 24  # characters of a run's name that stay in one line
+LEAST_SHARE = 0.005  # of a candidate that is named as part of a blend
+NAME = 24  # characters of a run's name that fit on one line
 SHOWN = ("weights", "layer", "precision", "pool", "project")  # of an extractor's description
 
 
 def printable(text: str) -> str:
-    """Text that stays one line and cannot control a terminal: control characters and lone surrogates appear escaped."""
+    """Escape control characters and lone surrogates, so that text stays on one line and cannot control a terminal."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
 
 
 def as_option(part: object) -> str:
-    """A part of a message as the command line writes it: a parameter, on_missing='skip', is --on-missing skip."""
+    """A part of a message for the command line: the parameter on_missing='skip' becomes --on-missing skip."""
     if isinstance(part, Parameter):
         return part.option
     return part.text(as_option) if isinstance(part, PipelineError) else str(part)
@@ -57,14 +57,17 @@ def as_option(part: object) -> str:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        values = record.args if isinstance(record.args, tuple) else ()
-        named = tuple(as_option(each) if isinstance(each, Parameter | PipelineError) else each for each in values)
-        message = printable(str(record.msg) % named if named else record.getMessage())
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        values = tuple(
+            as_option(argument) if isinstance(argument, Parameter | PipelineError) else argument
+            for argument in arguments
+        )
+        message = printable(str(record.msg) % values if values else record.getMessage())
         return f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
 
 
 class _Handler(logging.Handler):
-    """Writes to stderr, above a progress bar where there is one."""
+    """Writes to stderr, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
@@ -74,7 +77,7 @@ def show_messages(quiet: bool) -> None:
     """Send the messages of `pipeline` to stderr.
 
     Args:
-        quiet: Whether to show warnings and errors only, and nothing that libraries print themselves.
+        quiet: Whether to show only warnings and errors, without the output of libraries.
     """
     if quiet:
         silence_libraries()
@@ -82,9 +85,9 @@ def show_messages(quiet: bool) -> None:
     handler.setFormatter(_Formatter())
     logger = logging.getLogger("pipeline")
     logger.handlers[:] = [handler]
-    logger.propagate = False  # libraries give the root logger a handler, which would print them again
+    logger.propagate = False  # libraries add a handler to the root logger, which would print them again
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    # It warns of every decoder after the fourth that is compiled, as each must be.
+    # TensorFlow warns about every decoder compiled after the fourth, but each one must be compiled.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
@@ -104,18 +107,18 @@ def print_result(result: Result, as_json: bool, as_text: Callable[[Any], None]) 
 
 
 def _finite(value: Any) -> Any:
-    """A JSON value with null for numbers that are not finite, which JSON lacks."""
+    """A JSON value with null for NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _print_places(**places: object) -> None:
-    """Print where files are, a line each."""
-    for name, place in places.items():
-        print(f"{name}: {printable(str(place))}")
+def _print_paths(**paths: object) -> None:
+    """Print the paths of files, one per line."""
+    for name, path in paths.items():
+        print(f"{name}: {printable(str(path))}")
 
 
 def _print(table: Table | str) -> None:
@@ -125,21 +128,21 @@ def _print(table: Table | str) -> None:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
-    table.min_width = min(len(title), WIDTH)  # the title is one line where it can be
+    table.min_width = min(len(title), WIDTH)  # keeps the title on one line if it fits
     for column in columns[:1]:
-        table.add_column(column, overflow="fold")  # a name that is cut cannot be copied
+        table.add_column(column, overflow="fold")  # a truncated name cannot be copied
     for column in columns[1:]:
         table.add_column(column, justify="right")
     return table
 
 
 def print_error(error: PipelineError | str) -> None:
-    """Print an error to stderr; the parameters that it names are written as options."""
+    """Print an error to stderr, with its parameters as options."""
     print(f"error: {printable(as_option(error))}", file=sys.stderr)
 
 
 def print_interruption(message: str) -> None:
-    """Say on stderr that a command was interrupted, and how to resume."""
+    """Print to stderr that a command was interrupted, and how to resume."""
     print(f"\n{printable(message)}", file=sys.stderr)
 
 
@@ -158,13 +161,13 @@ def print_extraction(result: "ExtractResult") -> None:
 
 
 def print_prediction(result: "PredictResult") -> None:
-    """Print the result of `predict`: the nearest names of the first images, and where the embeddings are."""
+    """Print the result of `predict`: the nearest names of the first images, and the path of the embeddings."""
     if result.nearest:
         table = _table(f"Nearest of {result.candidates} names, and their cosines", "image", "nearest")
-        for each in result.nearest:
-            names = zip(each.names, each.cosines, strict=True)
-            listed = ", ".join(f"{printable(name)} {cosine:.3f}" for name, cosine in names)
-            table.add_row(rich.markup.escape(printable(each.path)), rich.markup.escape(listed))
+        for neighbours in result.nearest:
+            names = zip(neighbours.names, neighbours.cosines, strict=True)
+            names_and_cosines = ", ".join(f"{printable(name)} {cosine:.3f}" for name, cosine in names)
+            table.add_row(rich.markup.escape(printable(neighbours.path)), rich.markup.escape(names_and_cosines))
         _print(table)
     embedded = result.images - len(result.failed)
     if more := max(0, embedded - len(result.nearest)) if result.nearest else 0:
@@ -173,7 +176,7 @@ def print_prediction(result: "PredictResult") -> None:
         f"{result.images} image{'s' * (result.images != 1)}: {result.computed} computed, {result.cached} cached, "
         f"{len(result.failed)} failed; embeddings of dimension {result.dim}"
     )
-    _print_places(model=result.model, embeddings=result.out)
+    _print_paths(model=result.model, embeddings=result.out)
 
 
 def print_search(result: "SearchResult") -> None:
@@ -193,31 +196,31 @@ def print_search(result: "SearchResult") -> None:
 
 
 def print_export(result: "ExportResult") -> None:
-    """Print the result of `export`: where it is, and how near its answers are to the stored predictions."""
+    """Print the result of `export`: its path, and how close its answers are to the stored predictions."""
     spread = result.difference_of_spread
     print(
         f"Checked on {counted(result.images, 'image')}: from pixels, the largest difference to the stored predictions "
         f"is {result.difference:.1e} of their length"
         + (", and they are all alike." if spread is None else f", {spread:.1e} of their spread.")
     )
-    if near := result.bytes:
+    if check := result.bytes:
         print(
-            f"From the bytes of {near.images} JPEGs or PNGs: pixels differ by {near.levels:.2f} grey levels on "
-            f"average and {near.most_levels} at most; the lowest cosine to a stored prediction is {near.cosine:.6f}."
+            f"From the bytes of {check.images} JPEGs or PNGs: pixels differ by {check.levels:.2f} grey levels on "
+            f"average and {check.most_levels} at most; the lowest cosine to a stored prediction is {check.cosine:.6f}."
         )
-    _print_places(**{"model": result.model, result.format: result.out})
+    _print_paths(**{"model": result.model, result.format: result.out})
 
 
 def print_table(result: "TableResult") -> None:
-    """Print the result of `export` to a table: its rows, and where it is."""
+    """Print the result of `export` to a table: its rows and its path."""
     columns = ", ".join(f"{name} ({dim:,} numbers)" for name, dim in result.columns.items())
     print(f"{counted(result.rows, 'row')}, with {printable(columns)}")
     print(f"{result.computed} computed, {result.cached} cached, {len(result.failed)} failed")
-    _print_places(**{"from": result.source, result.format: result.out})
+    _print_paths(**{"from": result.source, result.format: result.out})
 
 
 def print_training(result: "TrainResult") -> None:
-    """Print the result of `train`: the held-out cosine of each model beside the baselines and the output ceiling."""
+    """Print the result of `train`: the held-out cosines of the models, the baselines and the output ceiling."""
     title = f"Cosine to the target, {counted(result.train, 'training image')}, {result.validation} held out"
     if result.folds:
         title = f"Cosine to the target, {counted(result.images, 'image')}, each held out once"
@@ -241,17 +244,17 @@ def print_training(result: "TrainResult") -> None:
         _print(sentence)
     document = result.to_json()
     print()
-    _print_places(run=document["run"], report=document["report"])
+    _print_paths(run=document["run"], report=document["report"])
 
 
 def _part(candidate: str) -> str:
-    """The name of a candidate of a blend, its comma as parentheses: network (weight decay 3)."""
+    """The name of a blend's candidate, with parentheses instead of the comma: network (weight decay 3)."""
     name, comma, detail = candidate.partition(", ")
     return f"{name} ({detail})" if comma else name
 
 
 def _training_sentences(result: "TrainResult") -> list[str]:
-    """The verdict, and what a blend consists of."""
+    """The verdict, and the parts of a blend."""
     sentences = [f"{result.headline}."]
     if used := {name: share for name, share in result.shares.items() if share >= LEAST_SHARE}:
         parts = (f"{share:.2f} {_part(name)}" for name, share in used.items())
@@ -264,7 +267,7 @@ def _training_sentences(result: "TrainResult") -> list[str]:
 
 
 def _fold_table(folds: "FoldResult") -> Table:
-    """The scores over folds, which differ from those over images where folds differ in size or are repeated."""
+    """The scores over folds; they differ from those over images if folds differ in size or are repeated."""
     times = f"{folds.folds} folds" + f" x {folds.repeats}" * (folds.repeats > 1)
     title = f"Mean of {times}, 95 % interval corrected for their common training images"
     table = _table(title, "", "cosine", "95 % interval")
@@ -272,8 +275,10 @@ def _fold_table(folds: "FoldResult") -> Table:
         for name, score in names.items():
             table.add_row(name, f"{score.mean:.4f}", _interval(score.ci95))
         table.add_section()
-    for each in folds.differences:
-        table.add_row(f"{each.of} - {each.minus}", f"{each.mean:+.4f}", _interval(each.ci95, "+"))
+    for difference in folds.differences:
+        table.add_row(
+            f"{difference.of} - {difference.minus}", f"{difference.mean:+.4f}", _interval(difference.ci95, "+")
+        )
     return table
 
 
@@ -282,12 +287,12 @@ def _interval(bounds: tuple[float, float] | None, sign: str = "") -> str:
 
 
 def _percent(share: float) -> str:
-    """A share in per cent; never -0%."""
+    """A share in percent; never -0%."""
     return f"{round(100 * share)}%"
 
 
 def print_evaluation(result: "EvaluationResult") -> None:
-    """Print the result of `evaluate`: a table, what it means, and where the report is."""
+    """Print the result of `evaluate`: a table, the conclusions, and the path of the report."""
     title = f"Cosine to the target, {counted(result.images, 'image')}; rank of the target among {result.candidates}"
     table = _table(title, "", "mean", "95 % interval", "centred", "progress", "top-1", "top-5")
     parts = ({name: model.scores for name, model in result.models.items()}, result.baselines)
@@ -316,11 +321,11 @@ def print_evaluation(result: "EvaluationResult") -> None:
         _print(rich.markup.escape(printable(sentence)))
     if result.report:
         print()
-        _print_places(report=result.report)
+        _print_paths(report=result.report)
 
 
 def print_comparison(result: "CompareResult") -> None:
-    """Print the result of `compare`: a row for each scenario and seed, then what they mean."""
+    """Print the result of `compare`: a row for each scenario and seed, then the verdicts."""
     columns = {"functional": "functional", "sequential": "sequential"}
     if "functional_held_out" in result.scenarios[0].runs[0]:
         columns |= {"functional_held_out": "held out", "sequential_held_out": "held out"}
@@ -359,12 +364,12 @@ def print_runs(result: "RunList") -> None:
 
 
 def print_cache(contents: "CacheContents") -> None:
-    """Print what a cache folder holds."""
+    """Print the contents of a cache folder."""
     table = _table(f"Cache {printable(contents.folder)}", "", "images", "size", "last used")
     for store in contents.stores:
-        made_by = " ".join(text for key, text in store.extractor.items() if key in SHOWN)
+        extractor = " ".join(text for key, text in store.extractor.items() if key in SHOWN)
         count = "unreadable" if store.images is None else f"{store.images:,}"
-        table.add_row(rich.markup.escape(printable(made_by)), count, _megabytes(store.bytes), _day(store.last_used))
+        table.add_row(rich.markup.escape(printable(extractor)), count, _megabytes(store.bytes), _day(store.last_used))
     for file in (*contents.networks, *contents.leftovers, *contents.set_aside):
         name = rich.markup.escape(printable(Path(file.path).name))
         table.add_row(name, "", _megabytes(file.bytes), _day(file.last_used))
@@ -373,7 +378,7 @@ def print_cache(contents: "CacheContents") -> None:
 
 
 def print_pruning(pruning: "Pruning") -> None:
-    """Say on stderr what will be removed."""
+    """Print to stderr what will be removed."""
     for item in pruning.removed:
         print(printable(f"to remove: {item.path}, {_megabytes(item.bytes)}"), file=sys.stderr)
     for store, count in pruning.rows.items():
@@ -393,7 +398,7 @@ def print_pruned(result: "PruneResult") -> None:
 def print_merged(result: "MergeResult") -> None:
     """Print the result of `cache merge`."""
     copied, known, damaged = (
-        sum(getattr(each, name) for each in result.stores) for name in ("copied", "known", "damaged")
+        sum(getattr(store, name) for store in result.stores) for name in ("copied", "known", "damaged")
     )
     print(
         f"{counted(len(result.stores), 'store')}: {copied:,} features copied, {known:,} known, {damaged:,} damaged; "

@@ -1,1 +1,1 @@
-"""A file for each command: a function from typed inputs to a typed result, with no knowledge of the command line."""
+"""One module per command: a function from typed options to a typed result, independent of the command line."""

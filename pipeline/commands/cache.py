@@ -1,4 +1,4 @@
-"""`cache`: what the cache folder holds, and removing what no longer serves."""
+"""`cache`: list the contents of a cache folder, and prune what is no longer needed."""
 
 import contextlib
 import json
@@ -21,18 +21,18 @@ from pipeline.core.atomic import UNFINISHED
 from pipeline.core.errors import ImageError, Parameter, PipelineError, RequestError, cause
 from pipeline.core.wording import counted
 from pipeline.data.images import DIGEST, READ_AT_ONCE, ImageRef, ImageSet, content_digest
-from pipeline.features.cache import cache_place, local_folder
+from pipeline.features.cache import cache_location, local_folder
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.file_index import FileIndex
-from pipeline.features.store_place import StorePlace, folder_size_and_use, is_conflict, stored_digests, stores_in
+from pipeline.features.store_location import StoreLocation, folder_size_and_use, is_conflict, stored_digests, stores_in
 from pipeline.features.store_repair import UNREADABLE, lance_cause, panics_as_errors
 
 log = logging.getLogger(__name__)
 
 DAY = 24 * 60 * 60  # seconds
 DELETED_AT_ONCE = 1000  # rows
-KEPT_ROWS = 4096  # in a data file, after rows were removed
-NO_FEATURES = re.compile("is empty|larger than|not a regular file")  # what has no features, whoever reads it
+KEPT_ROWS = 4096  # per data file, after rows were removed
+NO_FEATURES = re.compile("is empty|larger than|not a regular file")  # errors of files that never have features
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class CachedStore:
     Attributes:
         path: Its folder, or its URL in a bucket.
         bytes: Its size.
-        last_used: When its vectors were last read or written, as far as the file system knows; in a bucket, written;
+        last_used: When its vectors were last read or written according to the file system; in a bucket, last written;
             seconds since 1970.
-        images: How many images it holds; None where it cannot be opened.
-        extractor: What computed the features; empty where that is not known.
+        images: The number of images in it; None if it cannot be opened.
+        extractor: The description of its extractor; empty if unknown.
         error: Why it cannot be opened, or None.
     """
 
@@ -59,12 +59,12 @@ class CachedStore:
 
 @dataclass(frozen=True)
 class CachedFile:
-    """A converted network, a store that was set aside, or what a process left behind that was killed.
+    """A converted network, a store that was set aside, or a leftover of a killed process.
 
     Attributes:
         path: The file or folder.
         bytes: Its size on disk.
-        last_used: When it was last read or written, as far as the file system knows; seconds since 1970.
+        last_used: When it was last read or written according to the file system; seconds since 1970.
     """
 
     path: str
@@ -74,15 +74,15 @@ class CachedFile:
 
 @dataclass(frozen=True)
 class CacheContents:
-    """What a cache folder holds; a bucket holds stores only.
+    """The contents of a cache folder; a bucket has stores only.
 
     Attributes:
         folder: The folder, or its URL in a bucket.
         stores: The feature stores.
         networks: The converted networks.
         leftovers: Unfinished files.
-        set_aside: Damaged stores that were set aside; they may hold features.
-        indexed: How many files the file index knows.
+        set_aside: Damaged stores that were set aside; they may contain features.
+        indexed: The number of files in the file index.
     """
 
     folder: str
@@ -94,7 +94,7 @@ class CacheContents:
 
     @property
     def bytes(self) -> int:
-        """The size of all of it."""
+        """The total size."""
         return sum(item.bytes for item in [*self.used, *self.leftovers, *self.set_aside])
 
     @property
@@ -109,12 +109,12 @@ class CacheContents:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What is to be removed from a cache folder.
+    """A plan of what to remove from a cache folder.
 
     Attributes:
         folder: The folder, or its URL in a bucket.
         removed: Whole stores, also those set aside, networks and leftovers.
-        rows: Store -> how many of its features belong to no image that is kept.
+        rows: Store -> number of features to remove from it, as their images are not kept.
         kept: The digests of the images whose features stay in these stores, shape (n,), DIGEST.
     """
 
@@ -133,8 +133,8 @@ class PruneResult:
 
     Attributes:
         removed: The paths of the stores, networks and leftovers that were removed.
-        rows: Store -> how many features were removed from it.
-        bytes: By how much the cache folder is smaller; in a bucket, what was removed at least a day before.
+        rows: Store -> number of features removed from it.
+        bytes: How much smaller the cache folder is; in a bucket, the size of what was removed at least a day before.
     """
 
     removed: Sequence[str]
@@ -147,19 +147,19 @@ class PruneResult:
 
 
 def list_cache(folder: Path | str) -> CacheContents:
-    """List what a cache folder holds.
+    """List the contents of a cache folder.
 
     Args:
         folder: The cache folder, or its URL in a bucket.
 
     Returns:
-        Stores, networks, leftovers and what was set aside, each in the order of their names.
+        Stores, networks, leftovers and stores that were set aside, each sorted by name.
 
     Raises:
-        RequestError: There is no such folder.
-        PipelineError: It cannot be listed.
+        RequestError: The folder does not exist.
+        PipelineError: The folder cannot be listed.
     """
-    folder = cache_place(folder)
+    folder = cache_location(folder)
     try:
         return _contents(folder)
     except OSError as error:
@@ -167,8 +167,8 @@ def list_cache(folder: Path | str) -> CacheContents:
 
 
 def _contents(folder: Path | str) -> CacheContents:
-    """What a cache folder holds; what the system refuses is an OSError."""
-    stores = [_store(path, place) for path, place in stores_in(folder).items()]
+    """The contents of a cache folder; raises OSError if the system refuses to list it."""
+    stores = [_store(path, location) for path, location in stores_in(folder).items()]
     if isinstance(folder, str):
         return CacheContents(folder, stores, networks=[], leftovers=[], set_aside=[], indexed=0)
     if not folder.is_dir():
@@ -194,12 +194,12 @@ def _file(path: Path) -> CachedFile:
     return CachedFile(str(path), size, used)
 
 
-def _store(path: str, place: StorePlace) -> CachedStore:
-    size, used = place.size_and_use()
+def _store(path: str, location: StoreLocation) -> CachedStore:
+    size, used = location.size_and_use()
     try:
         with panics_as_errors():
-            described = json.loads((place.dataset().schema.metadata or {}).get(b"extractor", b"{}"))
-            return CachedStore(path, size, used, place.count(), described)
+            description = json.loads((location.dataset().schema.metadata or {}).get(b"extractor", b"{}"))
+            return CachedStore(path, size, used, location.count(), description)
     except UNREADABLE as error:
         return CachedStore(path, size, used, None, {}, lance_cause(error))
 
@@ -217,21 +217,22 @@ def _count_indexed(database: Path) -> int:
 def plan_pruning(
     folder: Path | str, older_than: float | None = None, images: ImageSet | None = None, set_aside: bool = False
 ) -> Pruning:
-    """Find what no longer serves: leftovers always, and what is asked for.
+    """Find what to remove: leftovers always, and what the arguments select.
 
     Args:
         folder: The cache folder, or its URL in a bucket.
-        older_than: Days; stores and networks that were not used for longer.
-        images: The images to keep features of; those of all others.
-        set_aside: The damaged stores that were set aside.
+        older_than: Remove stores and networks that were not used for this many days.
+        images: Remove the features of all images but these.
+        set_aside: Remove damaged stores that were set aside.
 
     Returns:
         What to remove.
 
     Raises:
-        RequestError: There is no such folder; or the use of stores in a bucket is asked for.
-        PipelineError: The file index or a store cannot be read, or one of the images: whether its features are to be
-            kept is not known then.
+        RequestError: The folder does not exist; or `older_than` is set for a bucket, where the last use of a store is
+            unknown.
+        PipelineError: The file index, a store or an image cannot be read; without an image's content, it is unknown
+            which features to keep.
     """
     if older_than is not None and isinstance(folder, str):
         raise RequestError(
@@ -245,20 +246,20 @@ def plan_pruning(
     removed = [*old, *contents.leftovers, *(contents.set_aside if set_aside else ())]
     if images is None:
         return Pruning(folder, removed)
-    kept, places = DigestIndex(_digests(images, local_folder(folder))), stores_in(folder)
+    kept, locations = DigestIndex(_digests(images, local_folder(folder))), stores_in(folder)
     used = [store.path for store in contents.stores if store not in old and store.images is not None]
     for store in contents.stores:
         if store.error:
             log.warning("The feature store %s cannot be opened (%s) and is left as it is.", store.path, store.error)
     rows = {}
     for path in used:
-        with _named_errors(places[path]):
-            rows[path] = int((kept.find(stored_digests(places[path].dataset())) < 0).sum())
+        with _named_errors(locations[path]):
+            rows[path] = int((kept.find(stored_digests(locations[path].dataset())) < 0).sum())
     return Pruning(folder, removed, {path: count for path, count in rows.items() if count}, kept.sorted)
 
 
 def _digests(images: ImageSet, folder: Path) -> np.ndarray:
-    """The distinct digests of images; those that the file index does not know are read.
+    """The distinct digests of images; files that the index does not know are read.
 
     Raises:
         PipelineError: An image cannot be read, or images may be missing.
@@ -283,8 +284,8 @@ def _digests(images: ImageSet, folder: Path) -> np.ndarray:
             f"{counted(len(failed), 'image')} of {images.source} cannot be read, such as {path}: {reason}. So "
             "it is not known which features to keep, and nothing was removed. Is its disk mounted?"
         )
-    found = {digest for digest in [*digests, *read] if isinstance(digest, bytes) and digest}
-    return np.frombuffer(b"".join(found), DIGEST)
+    known = {digest for digest in [*digests, *read] if isinstance(digest, bytes) and digest}
+    return np.frombuffer(b"".join(known), DIGEST)
 
 
 def _digest_or_error(ref: ImageRef) -> bytes | ImageError:
@@ -295,37 +296,36 @@ def _digest_or_error(ref: ImageRef) -> bytes | ImageError:
 
 
 def _check_folders(root: str, index: FileIndex) -> None:
-    """Check that no images of a folder are out of sight.
+    """Check that no images of a folder are missing because a disk is not mounted.
 
     Raises:
-        PipelineError: A folder cannot be listed, a link leads nowhere, or a folder is empty that held images before, as
-            where a disk is not mounted.
+        PipelineError: A folder cannot be listed, a link is broken, or a folder that had images before is empty.
     """
     seen, folders = set(), [root]
     while folders:
         folder = folders.pop()
         try:
             status, entries = os.stat(folder), list(os.scandir(folder))
-            gone = [each.path for each in entries if each.is_symlink() and not os.path.exists(each.path)]
+            broken_links = [entry.path for entry in entries if entry.is_symlink() and not os.path.exists(entry.path)]
         except OSError as error:
             raise PipelineError(f"{folder} cannot be read ({cause(error)}); nothing was removed.") from error
-        if gone:
-            raise PipelineError(f"The link {gone[0]} leads nowhere; is its disk mounted? Nothing was removed.")
+        if broken_links:
+            raise PipelineError(f"The link {broken_links[0]} leads nowhere; is its disk mounted? Nothing was removed.")
         if not entries and index.knows_below(Path(folder)):
             raise PipelineError(
                 f"{folder} is empty, but images were read there before; is its disk mounted? Nothing was removed. If "
                 "they are gone for good, remove the empty folder."
             )
-        if (place := (status.st_dev, status.st_ino)) not in seen:
-            seen.add(place)
-            folders += [each.path for each in entries if each.is_dir() and not each.name.startswith(".")]
+        if (inode := (status.st_dev, status.st_ino)) not in seen:
+            seen.add(inode)
+            folders += [entry.path for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
 
 
 def prune(pruning: Pruning) -> PruneResult:
-    """Remove what was planned; a running extraction into a folder waits meanwhile.
+    """Carry out a plan; a running extraction into the folder waits meanwhile.
 
     Args:
-        pruning: What to remove.
+        pruning: The plan.
 
     Returns:
         What was removed.
@@ -336,12 +336,12 @@ def prune(pruning: Pruning) -> PruneResult:
     before, in_bucket = list_cache(pruning.folder).bytes, isinstance(pruning.folder, str)
     for item in pruning.removed:
         _remove(Path(item.path))
-    for path, place in stores_in(pruning.folder).items():
-        with _named_errors(place), place.lock():
+    for path, location in stores_in(pruning.folder).items():
+        with _named_errors(location), location.lock():
             if path in pruning.rows:
-                _delete_others(place, DigestIndex(pruning.kept))
-            if path in pruning.rows or in_bucket:  # where files of rows that were removed before may be removed now
-                place.shrink(place.dataset())
+                _delete_others(location, DigestIndex(pruning.kept))
+            if path in pruning.rows or in_bucket:  # there, files of rows removed by an earlier prune may be deleted now
+                location.shrink(location.dataset())
     after = list_cache(pruning.folder).bytes
     return PruneResult([item.path for item in pruning.removed], pruning.rows, max(0, before - after))
 
@@ -349,7 +349,7 @@ def prune(pruning: Pruning) -> PruneResult:
 def _remove(path: Path) -> None:
     lock = "converting" if path.parent.name == "networks" else path.name.partition(".")[0]
     try:
-        with FileLock(path.parent / f"{lock}.lock"):  # which a process holds while it writes there
+        with FileLock(path.parent / f"{lock}.lock"):  # held by any process that writes there
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     except OSError as error:
         raise PipelineError(
@@ -357,13 +357,13 @@ def _remove(path: Path) -> None:
         ) from error
 
 
-def _delete_others(place: StorePlace, kept: DigestIndex) -> None:
-    """Delete the rows of other images."""
-    dataset = place.dataset()
+def _delete_others(location: StoreLocation, kept: DigestIndex) -> None:
+    """Delete the rows of all images but those to keep."""
+    dataset = location.dataset()
     digests = stored_digests(dataset)
-    others = digests[kept.find(digests) < 0].tolist()
-    for start in range(0, len(others), DELETED_AT_ONCE):
-        keys = ", ".join(f"X'{digest.hex()}'" for digest in others[start : start + DELETED_AT_ONCE])
+    removed = digests[kept.find(digests) < 0].tolist()
+    for start in range(0, len(removed), DELETED_AT_ONCE):
+        keys = ", ".join(f"X'{digest.hex()}'" for digest in removed[start : start + DELETED_AT_ONCE])
         dataset.delete(f"digest IN ({keys})")
     try:
         dataset.optimize.compact_files(target_rows_per_fragment=KEPT_ROWS)
@@ -373,8 +373,8 @@ def _delete_others(place: StorePlace, kept: DigestIndex) -> None:
 
 
 @contextlib.contextmanager
-def _named_errors(place: StorePlace) -> Iterator[None]:
+def _named_errors(location: StoreLocation) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise place.error("prune", error) from error
+        raise location.error("prune", error) from error

@@ -1,7 +1,7 @@
-"""`cache merge`: the features of other caches, brought together in one.
+"""`cache merge`: copies the features of other caches into one.
 
-What is copied is what the cache lacks, a block at a time, each of which is stored as a whole. So a merge that was
-killed is completed by the next one, and one that was completed copies nothing.
+Only missing features are copied, in blocks that are stored atomically. So running a killed merge again completes it,
+and running a completed one again copies nothing.
 """
 
 import contextlib
@@ -29,19 +29,19 @@ from pipeline.features.weights import Weights
 
 log = logging.getLogger(__name__)
 
-BLOCK_BYTES = 2**27  # of vectors and thumbnails that are read at once, unless one row is larger
+BLOCK_BYTES = 2**27  # of vectors and thumbnails read at a time, unless one row is larger
 
 
 @dataclass(frozen=True)
 class MergedStore:
-    """A feature store that was merged into one.
+    """A feature store that was merged into another.
 
     Attributes:
         source: The store that was read.
-        store: The store of the same extractor that was written.
-        copied: How many features were copied.
-        known: How many were there before.
-        damaged: How many were left out, as they changed on disk or cannot be read.
+        store: The store of the same extractor that was written to.
+        copied: The number of features copied.
+        known: The number that was there before.
+        damaged: The number left out because they changed on disk or cannot be read.
     """
 
     source: str
@@ -56,9 +56,9 @@ class MergeResult:
     """The result of `cache merge`.
 
     Attributes:
-        folder: The cache folder that was written.
-        stores: What was merged, in the order of the sources.
-        indexed: How many files its file index learned of.
+        folder: The cache folder that was written to.
+        stores: The merged stores, in the order of the sources.
+        indexed: The number of files added to its file index.
     """
 
     folder: str
@@ -71,34 +71,34 @@ class MergeResult:
 
 
 def merge_caches(sources: Sequence[Path | str], folder: Path | str, progress: bool = True) -> MergeResult:
-    """Copy the features and the file indexes of caches into another; the sources stay as they are.
+    """Copy the features and the file indexes of caches into another; the sources do not change.
 
     Args:
         sources: The cache folders to read, or their URLs in a bucket.
-        folder: The cache folder to write, created when it is missing, or its URL in a bucket.
+        folder: The cache folder to write to, created if it does not exist, or its URL in a bucket.
         progress: Whether to show the progress on stderr.
 
     Returns:
         What was copied.
 
     Raises:
-        RequestError: A source is not a cache folder, or is the one to write.
-        PipelineError: A store cannot be opened, or another version of this program created it, or the cache cannot be
-            written. What was copied before is kept.
-        Interrupted: By Ctrl-C or SIGTERM. What was copied before is kept.
+        RequestError: A source is not a cache folder, or is the one to write to.
+        PipelineError: A store cannot be opened or was created by another version of this program, or the cache cannot
+            be written to. Features copied before stay.
+        Interrupted: Ctrl-C or SIGTERM arrived. Features copied before stay.
     """
-    found = {source: _contents(source, folder) for source in sources}
-    planned = [(source, store, _extractor(store)) for source in found for store in found[source].stores]
+    contents = {source: _contents(source, folder) for source in sources}
+    planned = [(source, store, _extractor(store)) for source in contents for store in contents[source].stores]
     try:
         merged = [_merge_store(source, store, extractor, folder, progress) for source, store, extractor in planned]
-        indexed = sum(_merge_index(source, folder) for source in found if found[source].indexed)
+        indexed = sum(_merge_index(source, folder) for source in contents if contents[source].indexed)
     except KeyboardInterrupt as error:
         raise Interrupted("Interrupted. What was copied so far is kept; the same command copies the rest.") from error
     return MergeResult(str(folder), merged, indexed)
 
 
 def _contents(source: Path | str, folder: Path | str) -> CacheContents:
-    """What a cache to read holds."""
+    """The contents of a source, checked to be a cache and not the one to write to."""
     if isinstance(source, Path) and not source.is_dir():
         raise RequestError(f"There is no cache folder {source}.")
     if source == folder or _is_same_folder(source, folder):
@@ -118,7 +118,7 @@ def _is_same_folder(source: Path | str, folder: Path | str) -> bool:
 
 
 def _extractor(store: CachedStore) -> Extractor:
-    """What computed the features of a store."""
+    """The extractor of a store."""
     if store.images is None:
         raise PipelineError(
             f"The feature store {store.path} cannot be opened ({store.error}). If it is damaged, extract with its "
@@ -146,32 +146,32 @@ def _described(description: Mapping[str, str]) -> Extractor:
 def _merge_store(
     cache: Path | str, listed: CachedStore, extractor: Extractor, folder: Path | str, progress: bool
 ) -> MergedStore:
-    """Copy what the store of an extractor lacks of another, in the order in which it lies on disk."""
+    """Copy the features that the target store lacks, in the order in which they lie on disk."""
     source, target = FeatureStore(cache, extractor), FeatureStore(folder, extractor)
     stored = source.digests
-    lacking = stored[~target.contains(stored)]
-    lacking = lacking[np.argsort(source.rows(lacking))]
+    missing = stored[~target.contains(stored)]
+    missing = missing[np.argsort(source.rows(missing))]
     copied = 0
-    with progress_bar(len(lacking), "vector", "merge", progress and len(lacking) > 0) as bar:
-        for block in _blocks(lacking, extractor.dim):
+    with progress_bar(len(missing), "vector", "merge", progress and len(missing) > 0) as bar:
+        for block in _blocks(missing, extractor.dim):
             digests, features = _intact(source, block, extractor.dim)
             target.append(digests, features, source.thumbnails(digests), source.pixel_counts(digests))
             copied += len(digests)
             bar.update(len(block))
     if copied:
         target.tidy()
-    damaged = len(lacking) - copied + _dropped(cache, listed, source)
+    damaged = len(missing) - copied + _dropped(cache, listed, source)
     if damaged:
         log.warning(
             "%s of the feature store %s cannot be read and were not copied; extract computes them again.",
             counted(damaged, "vector"),
             listed.path,
         )
-    return MergedStore(listed.path, str(target.path), copied, len(stored) - len(lacking), damaged)
+    return MergedStore(listed.path, str(target.path), copied, len(stored) - len(missing), damaged)
 
 
 def _dropped(cache: Path | str, listed: CachedStore, opened: FeatureStore) -> int:
-    """How many rows of a store were dropped when it was opened, as their file cannot be read."""
+    """The number of rows that opening a store dropped because their file cannot be read."""
     if len(opened) == listed.images:
         return 0
     [now] = [store for store in list_cache(cache).stores if store.path == listed.path]
@@ -179,22 +179,22 @@ def _dropped(cache: Path | str, listed: CachedStore, opened: FeatureStore) -> in
 
 
 def _blocks(digests: np.ndarray, dim: int) -> list[np.ndarray]:
-    """Digests in blocks: of as many rows as the store likes its files to have, unless they are large."""
+    """Split digests into blocks of MERGED_ROWS, the size of a data file; fewer if the rows are large."""
     size = max(1, min(MERGED_ROWS, BLOCK_BYTES // (4 * dim + THUMBNAIL**2)))
     return [digests[start : start + size] for start in range(0, len(digests), size)]
 
 
 def _intact(store: FeatureStore, digests: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read features, without those that are damaged, which are found by bisection.
+    """Read features; bisection finds damaged ones and leaves them out.
 
     Returns:
-        The digests of those that were read, and the features.
+        The digests of the features that were read, and the features.
     """
     try:
         return digests, store.features(digests)
     except PipelineError as error:
         reason = error.__cause__
-        if reason and (bucket.meaning(reason) or not may_be_damage(reason)):  # the place fails, not these rows
+        if reason and (bucket.meaning(reason) or not may_be_damage(reason)):  # the disk or bucket fails, not these rows
             raise
         if len(digests) == 1:
             return digests[:0], np.zeros((0, dim), np.float32)
@@ -203,7 +203,7 @@ def _intact(store: FeatureStore, digests: np.ndarray, dim: int) -> tuple[np.ndar
 
 
 def _merge_index(source: Path | str, folder: Path | str) -> int:
-    """Copy a file index; returns how many files the other did not know so."""
-    places = local_folder(source), local_folder(folder)
-    with contextlib.closing(FileIndex(places[0])) as theirs, contextlib.closing(FileIndex(places[1])) as ours:
+    """Copy a file index into another; returns how many of its entries were new there."""
+    folders = local_folder(source), local_folder(folder)
+    with contextlib.closing(FileIndex(folders[0])) as theirs, contextlib.closing(FileIndex(folders[1])) as ours:
         return ours.learn(theirs)

@@ -27,7 +27,7 @@ class CompareResult:
         scenarios: The four scenarios.
         ceiling: The output ceiling.
         equivalent: Whether the API styles are equivalent with separate optimizers; None with a single seed.
-        seconds: How long it took.
+        seconds: The duration.
     """
 
     scenarios: Sequence[Scenario]
@@ -50,7 +50,7 @@ def compare(
     """Run the study.
 
     Args:
-        seeds: How many seeds to run, starting at 0.
+        seeds: The number of seeds, starting at 0.
         config: The decoder and its training.
         options: How to run the feature stage, and whether to show progress.
         examples: Your own images and targets, and what turns them into features; None for the original question's

@@ -1,4 +1,4 @@
-"""Cross-validation: every image is held out once, and predicted by decoders that were trained on the others."""
+"""Cross-validation: every image is held out once and predicted by decoders trained on the other folds."""
 
 import functools
 import logging
@@ -28,7 +28,7 @@ class FoldOptions:
 
     Attributes:
         folds: The number of folds.
-        repeats: How often to repeat, each time with other folds.
+        repeats: The number of repeats, each with different folds.
     """
 
     folds: int
@@ -50,7 +50,7 @@ class FoldScore:
 
 @dataclass(frozen=True)
 class FoldDifference(FoldScore):
-    """The paired difference of two held-out cosines over folds: of one minus another, by name."""
+    """The paired difference of two held-out cosines over folds: `of` minus `minus`, both names."""
 
     of: str
     minus: str
@@ -62,10 +62,10 @@ class FoldResult:
 
     Attributes:
         folds: The number of folds.
-        repeats: How often they were repeated.
+        repeats: The number of repeats.
         validation_cosine: API style -> held-out cosine over all folds.
         baselines: Name -> the same.
-        differences: Of each API style from each baseline.
+        differences: Each API style minus each baseline.
     """
 
     folds: int
@@ -77,7 +77,7 @@ class FoldResult:
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Predictions for each image by what was trained without it.
+    """Predictions for each image by decoders and baselines that were trained without it.
 
     Attributes:
         decoders: API style -> predictions, shape (N, D).
@@ -106,13 +106,13 @@ def cross_validate(
 
     Args:
         examples: All examples, N of them.
-        duplicates: A number for each, shape (N,), int; near-duplicates share one.
-        rule: What a fold holds out.
+        duplicates: A number for each example, shape (N,), int; near-duplicates share one.
+        rule: The split rule that the folds follow.
         options: Folds and repeats.
         config: The decoder and its training.
         styles: The API styles to build it in.
         seed: Random seed; repeats take the next ones.
-        memory: Bytes of features to hold at a time.
+        memory: Bytes of features to keep in memory.
 
     Returns:
         The out-of-fold predictions of the first repeat, and the scores of all.
@@ -121,7 +121,7 @@ def cross_validate(
         RequestError: The images cannot be split into so many folds.
     """
     y = examples.targets
-    found: dict[str, np.ndarray] = {}
+    out_of_fold: dict[str, np.ndarray] = {}
     scores: dict[str, list[float]] = defaultdict(list)
     images, fold_of = examples.features.images, np.zeros(len(y), np.intp)
     seen, seen_groups = np.zeros(len(y), bool), None if images.groups is None else np.zeros(len(y), bool)
@@ -150,12 +150,12 @@ def cross_validate(
                     seen_groups[held_out] = training.seen_groups
                 moments[:, number] = baselines.mean, baselines.deviation
                 for name, predicted in predictions.items():
-                    found.setdefault(name, np.zeros(y.shape, np.float32))[held_out] = predicted
-    # ConSE may have been too large a problem in some folds only.
+                    out_of_fold.setdefault(name, np.zeros(y.shape, np.float32))[held_out] = predicted
+    # ConSE may be missing in folds where the problem was too large for it.
     complete = {name: values for name, values in scores.items() if len(values) == options.folds * options.repeats}
     return OutOfFold(
-        decoders={style: found[style] for style in styles},
-        baselines={name: found[name] for name in complete if name not in styles},
+        decoders={style: out_of_fold[style] for style in styles},
+        baselines={name: out_of_fold[name] for name in complete if name not in styles},
         training=TrainingTargets(moments[0], moments[1], seen, seen_groups, fold_of),
         result=fold_result(complete, styles, options, len(y)),
     )
@@ -164,13 +164,13 @@ def cross_validate(
 def fold_result(
     scores: Mapping[str, Sequence[float]], styles: Sequence[str], options: FoldOptions, images: int
 ) -> FoldResult:
-    """Sum up the scores of a cross-validation.
+    """Summarize the scores of a cross-validation.
 
     Args:
         scores: Name of a decoder or a baseline -> its mean cosine in each fold of each repeat.
-        styles: Which of the names are decoders.
+        styles: The names that are decoders.
         options: Folds and repeats.
-        images: How many images there are; fewer than FEWEST_IMAGES have no intervals.
+        images: The number of images; below FEWEST_IMAGES there are no intervals.
     """
     baselines = [name for name in scores if name not in styles]
     over_folds = functools.partial(_over_folds, options=options, images=images)
@@ -190,7 +190,7 @@ def fold_result(
 def _over_folds(
     values: Sequence[float] | np.ndarray, largest: float, options: FoldOptions, images: int
 ) -> tuple[float, tuple[float, float] | None]:
-    """The mean over folds and its interval. Only the ratio of the sides' sizes counts: one fold to the others."""
+    """The mean over folds and its interval; only the ratio of the sizes matters: training to held-out, K - 1 to 1."""
     interval = None
     if images >= FEWEST_IMAGES:
         interval = corrected_resampled_interval(np.asarray(values), options.folds - 1, 1)

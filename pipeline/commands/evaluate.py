@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 IMAGES, TARGETS = Parameter("images", "IMAGES"), Parameter("targets", "FILE")
 
-LONGEST_NAME = 60  # of images, in the name of a report
+LONGEST_NAME = 60  # characters of the images' source in a report's name
 BASELINES = ("mean", "ridge", "conse", "shuffled")
 
 
@@ -59,18 +59,18 @@ class EvaluateOptions:
 
     Attributes:
         models: Folders of runs, and `.keras` files.
-        images: The images; None for those that the first model's run held out.
-        data_dir: Where tensorflow-datasets keeps the data of a run's images; None for its own default.
-        targets: A file of their target embeddings; None for those of the images' own list, or of the run.
-        target_columns: The columns of that file that are the embedding; None for the rule, or the run's.
-        extractor: What is asked for in place of the model's own extractor.
+        images: The images; None for the held-out images of the first model's run.
+        data_dir: The folder of TensorFlow data sets for a run's images; None for tensorflow-datasets' default.
+        targets: A file of target embeddings; None for those in the images' list, or of the run.
+        target_columns: The columns of that file that form the embedding; None for the default rule, or the run's.
+        extractor: Settings that replace those of the model's extractor.
         on_missing: "error" or "skip" images without a target.
-        vocabulary: A file of word vectors to look predictions up among, beside the targets.
-        shuffled: Whether to train a decoder on shuffled targets, as one more baseline.
-        noise_ceiling: A file of repeated targets, to estimate the noise ceiling from; None for those of the list.
+        vocabulary: A file of word vectors that are candidates in addition to the targets.
+        shuffled: Whether to train a decoder on shuffled targets as another baseline.
+        noise_ceiling: A file of repeated targets to estimate the noise ceiling from; None for those in the list.
         cluster: What intervals generalize over: "group", "label" or "image"; None to choose by the images.
-        report: The report's file; None for `evaluation.html` in the first model's run, if that is writable, and
-            `evaluation-IMAGES.html` for other images than those that the run held out.
+        report: The file of the report; None for `evaluation.html` in the first model's run if that is writable, or
+            `evaluation-IMAGES.html` for images other than the held-out ones.
     """
 
     models: Sequence[str]
@@ -87,12 +87,12 @@ class EvaluateOptions:
     report: Path | None = None
 
 
-def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationResult:
+def evaluate(options: EvaluateOptions, extraction: ExtractionOptions) -> EvaluationResult:
     """Evaluate saved decoders.
 
     Args:
-        wanted: What to evaluate, and on which images.
-        options: How to run the feature stage.
+        options: What to evaluate, and on which images.
+        extraction: How to run the feature stage.
 
     Returns:
         The scores and conclusions.
@@ -101,24 +101,24 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
         RequestError: A model, the images or their targets cannot be used, or do not fit each other.
         PipelineError: The feature stage failed, or the report cannot be written.
     """
-    if wanted.report:
-        check_output_file(wanted.report, SUFFIXES, "report")
-    files = _decoder_files(wanted.models)
+    if options.report:
+        check_output_file(options.report, SUFFIXES, "report")
+    files = _decoder_files(options.models)
     if any(map(takes_pixels, files.values())):
-        return _evaluate_pixel_models(files, wanted, options)
-    cards = {name: card_of(file, wanted.extractor) for name, file in files.items()}
+        return _evaluate_pixel_models(files, options, extraction)
+    cards = {name: card_of(file, options.extractor) for name, file in files.items()}
     first, first_card = next(iter(files.values())), next(iter(cards.values()))
-    extractor = extractor_of(first_card, wanted.extractor)
+    extractor = extractor_of(first_card, options.extractor)
     for name, card in cards.items():
         card.check_features(files[name], extractor.description)
-    images, table, on_missing = _images_and_targets(wanted, first.parent)
+    images, table, on_missing = _images_and_targets(options, first.parent)
     for name, card in cards.items():
         card.check_targets(files[name], table.vectors.shape[1])
-    check_clusters(images, wanted.cluster)
-    if wanted.vocabulary:
-        check_vocabulary(wanted.vocabulary, table.vectors.shape[1])
-    examples = load_examples(images, table, on_missing, extractor, options)
-    if wanted.images is None:
+    check_clusters(images, options.cluster)
+    if options.vocabulary:
+        check_vocabulary(options.vocabulary, table.vectors.shape[1])
+    examples = load_examples(images, table, on_missing, extractor, extraction)
+    if options.images is None:
         examples = _unchanged(examples, read_run(first.parent).split.validation, "held-out")
 
     x = _scaled(examples, first_card)
@@ -126,8 +126,8 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
     if fitted is None:
         log.warning("There are no baselines beside %s; they are left out.", first)
     baselines = fitted.predict(x) if fitted else {}
-    if wanted.shuffled:
-        shuffled = _shuffled_decoder(first.parent, wanted.data_dir, extractor, first_card, options)
+    if options.shuffled:
+        shuffled = _shuffled_decoder(first.parent, options.data_dir, extractor, first_card, extraction)
         baselines["shuffled"] = predict(shuffled, x)
     run = run_beside(first)
     folders = {file.parent for file in files.values()}
@@ -139,20 +139,20 @@ def evaluate(wanted: EvaluateOptions, options: ExtractionOptions) -> EvaluationR
         baselines=baselines,
         training=TrainingTargets.of(fitted, examples.features.images) if fitted else None,
         shares=run.trained.get("shares", {}) if run else {},
-        cluster=wanted.cluster,
+        cluster=options.cluster,
         weights=extractor.weights.name,
         trained_on=max(_count_training_images(examples, folder) for folder in folders),
-        near_trained_on=max(_count_near_training_images(examples, folder, options.progress) for folder in folders)
-        if wanted.images is not None  # the split of the run has looked among its own
+        near_trained_on=max(_count_near_training_images(examples, folder, extraction.progress) for folder in folders)
+        if options.images is not None  # the run's split already separated its own near-duplicates
         else 0,
         run=run,
         folder=first.parent,
     )
-    return score_decoders(inputs, wanted.report or _report_beside(first, wanted.images), wanted.vocabulary)
+    return score_decoders(inputs, options.report or _report_beside(first, options.images), options.vocabulary)
 
 
 def _report_beside(first: Path, images: ImageSet | None) -> Path | None:
-    """The report in the run of the first model, named after its images unless they are those that the run held out."""
+    """The report in the first model's run, named after the images unless they are the held-out ones."""
     if not run_beside(first) or not os.access(first.parent, os.W_OK):
         return None
     if images is None:
@@ -162,18 +162,18 @@ def _report_beside(first: Path, images: ImageSet | None) -> Path | None:
 
 
 def _evaluate_pixel_models(
-    files: Mapping[str, Path], wanted: EvaluateOptions, options: ExtractionOptions
+    files: Mapping[str, Path], options: EvaluateOptions, extraction: ExtractionOptions
 ) -> EvaluationResult:
-    """Evaluate Keras models of one's own that take pixels; there are no features, and no baselines of them."""
-    if wanted.images is None:
+    """Evaluate the user's own Keras models that take pixels; without features there are no baselines."""
+    if options.images is None:
         raise RequestError("Models that take pixels have no run; name the images to evaluate on with ", IMAGES, ".")
     if not all(map(takes_pixels, files.values())):
         raise RequestError("Models that take pixels and models that take features are evaluated apart.")
-    images, table, on_missing = _images_and_targets(wanted, next(iter(files.values())).parent)
-    check_clusters(images, wanted.cluster)
+    images, table, on_missing = _images_and_targets(options, next(iter(files.values())).parent)
+    check_clusters(images, options.cluster)
     decoders = {}
     for name, file in files.items():
-        features, predictions = predict_from_pixels(file, images, options)
+        features, predictions = predict_from_pixels(file, images, extraction)
         matched = match_targets(features.images, table, on_missing)
         dim = predictions.shape[1]
         if dim != table.vectors.shape[1]:
@@ -182,17 +182,17 @@ def _evaluate_pixel_models(
             )
         decoders[name] = DecoderPredictions(predictions[matched.rows], output_activation_of(file))
     examples = Examples(features.subset(matched.rows), matched.keys, matched.targets, table, images)
-    inputs = EvaluationInputs(examples, decoders, baselines={}, training=None, weights="", cluster=wanted.cluster)
-    return score_decoders(inputs, wanted.report, wanted.vocabulary)
+    inputs = EvaluationInputs(examples, decoders, baselines={}, training=None, weights="", cluster=options.cluster)
+    return score_decoders(inputs, options.report, options.vocabulary)
 
 
 def _scaled(examples: Examples, card: ModelCard) -> Vectors:
-    """The features of examples on the scale that a decoder was trained on."""
+    """The features of examples, scaled as for the training of a decoder."""
     return replace(examples.features, scales=card.scales).stored()
 
 
 def _decoder_files(models: Sequence[str]) -> dict[str, Path]:
-    """The decoder files that runs and models name, each under the shortest name that tells it from the others."""
+    """The decoder files of runs and models, by their shortest unambiguous names."""
     files = [file for model in models for file in decoders_of(Path(model))]
     files = list(dict.fromkeys(files))
     return {_shortest_name(file, files): file for file in files}
@@ -218,16 +218,16 @@ def _predictions(file: Path, card: ModelCard, x: Vectors) -> DecoderPredictions:
     )
 
 
-def _images_and_targets(wanted: EvaluateOptions, folder: Path) -> tuple[ImageSet, TargetTable, str]:
-    """The images to evaluate on, their targets, and what to do where a target is missing."""
-    if wanted.images is None:
-        return _of_run(folder, wanted.data_dir, wanted.targets, wanted.noise_ceiling, wanted.target_columns)
-    if wanted.targets is None and wanted.images.targets is None:
+def _images_and_targets(options: EvaluateOptions, folder: Path) -> tuple[ImageSet, TargetTable, str]:
+    """The images to evaluate on, their targets, and what to do if a target is missing."""
+    if options.images is None:
+        return _of_run(folder, options.data_dir, options.targets, options.noise_ceiling, options.target_columns)
+    if options.targets is None and options.images.targets is None:
         raise RequestError("To evaluate on your own images, name their target embeddings with ", TARGETS, ".")
     table = read_target_table(
-        wanted.images, wanted.targets, wanted.on_missing, wanted.noise_ceiling, wanted.target_columns
+        options.images, options.targets, options.on_missing, options.noise_ceiling, options.target_columns
     )
-    return wanted.images, table, wanted.on_missing
+    return options.images, table, options.on_missing
 
 
 def _of_run(
@@ -237,36 +237,36 @@ def _of_run(
     noise_ceiling: Path | None = None,
     target_columns: str | None = None,
 ) -> tuple[ImageSet, TargetTable, str]:
-    """All images of a run, their targets (the run's, or others), and the run's `on_missing`."""
-    options = read_run(folder).options
+    """All images of a run, their targets (the run's own, or those in `targets`), and the run's `on_missing`."""
+    recorded = read_run(folder).options
     if not read_run(folder).split.validation:
         raise RequestError(
             f"{folder} was cross-validated and then trained on all of its images; name others with ", IMAGES, "."
         )
-    if "images" not in options:
+    if "images" not in recorded:
         raise RequestError(f"{folder} does not say where its images are; name them with ", IMAGES, ".")
-    images, table = images_and_targets(options, targets, noise_ceiling, target_columns, data_dir)
-    return images, table, options.get("on_missing", "error")
+    images, table = images_and_targets(recorded, targets, noise_ceiling, target_columns, data_dir)
+    return images, table, recorded.get("on_missing", "error")
 
 
-def _unchanged(examples: Examples, wanted: Mapping[str, str], side: str) -> Examples:
-    """Some of the images of a run, by path and digest, if they are all still there and unchanged."""
+def _unchanged(examples: Examples, recorded: Mapping[str, str], side: str) -> Examples:
+    """The examples of one side of a run's split (path -> digest); refuses images that changed or are gone."""
     digests = dict(zip(examples.features.paths, examples.features.digests.tolist(), strict=True))
-    changed = [path for path, digest in wanted.items() if digests.get(path) != bytes.fromhex(digest)]
+    changed = [path for path, digest in recorded.items() if digests.get(path) != bytes.fromhex(digest)]
     if changed:
         raise RequestError(
-            f"{len(changed)} of the {len(wanted)} {side} images changed or are gone since the run, the first is "
+            f"{len(changed)} of the {len(recorded)} {side} images changed or are gone since the run, the first is "
             f"{changed[0]!r}. Restore them, or name images to evaluate on: ",
             IMAGES,
             " ",
             TARGETS,
             ".",
         )
-    return examples.subset([row for row, path in enumerate(examples.features.paths) if path in wanted])
+    return examples.subset([row for row, path in enumerate(examples.features.paths) if path in recorded])
 
 
 def _count_training_images(examples: Examples, folder: Path) -> int:
-    """How many of the images the decoders in a folder were trained on, with a warning where there are any."""
+    """Count the images that the decoders in a folder were trained on; warns if there are any."""
     if not (folder / RUN_FILE).exists():
         return 0
     count = int(np.isin(examples.features.digests, _training_digests(folder)).sum())
@@ -281,14 +281,14 @@ def _count_training_images(examples: Examples, folder: Path) -> int:
 
 
 def _training_digests(folder: Path) -> np.ndarray:
-    """The content digests of the images that the decoders in a folder were trained on, shape (N,), DIGEST."""
+    """The content digests of the training images of a run, shape (N,), DIGEST."""
     return np.frombuffer(bytes.fromhex("".join(read_run(folder).split.train.values())), DIGEST)
 
 
 def _count_near_training_images(examples: Examples, folder: Path, progress: bool) -> int:
-    """How many other images are detected near-duplicates of training images, with a warning where there are any.
+    """Count the other images that are detected near-duplicates of training images; warns if there are any.
 
-    Training images are compared by their thumbnails in the feature store, which need not have all of them.
+    Training images are compared by their thumbnails in the feature store, which may lack some.
     """
     if not (folder / RUN_FILE).exists():
         return 0
@@ -317,11 +317,11 @@ def _count_near_training_images(examples: Examples, folder: Path, progress: bool
 
 
 def _shuffled_decoder(
-    folder: Path, data_dir: Path | None, extractor: Extractor, card: ModelCard, options: ExtractionOptions
+    folder: Path, data_dir: Path | None, extractor: Extractor, card: ModelCard, extraction: ExtractionOptions
 ) -> Any:
-    """A decoder trained like those of a run, on shuffled targets."""
+    """Train a decoder like those of a run, on shuffled targets."""
     run = read_run(folder)
-    examples = load_examples(*_of_run(folder, data_dir), extractor, options)
+    examples = load_examples(*_of_run(folder, data_dir), extractor, extraction)
     train = _unchanged(examples, run.split.train, "training")
     held_out = _unchanged(examples, run.split.validation, "held-out")
     data = TrainingData(_scaled(train, card), train.targets, _scaled(held_out, card), held_out.targets)

@@ -1,4 +1,4 @@
-"""Examples: images with their features and target embeddings, and their split."""
+"""Examples: images with features and target embeddings, and their split."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from pipeline.features.extractor import Extractor
 
 log = logging.getLogger(__name__)
 
-SELECTION = 0.2  # of the training images, where an epoch is chosen
+SELECTION = 0.2  # of the training images, if an epoch is chosen
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Examples:
 
     Attributes:
         features: Their features.
-        keys: The key of the target table that each was matched by: its path or its label.
+        keys: The key of each image in the target table: its path or its label.
         targets: Their target embeddings, shape (N, D), float32.
         table: All target embeddings of the source.
         source: All images of the source.
@@ -42,7 +42,7 @@ class Examples:
     source: ImageSet
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> "Examples":
-        """Some of the examples, by row number."""
+        """The examples in some rows."""
         return Examples(
             features=self.features.subset(rows),
             keys=[self.keys[row] for row in rows],
@@ -59,10 +59,10 @@ def read_target_table(
     noise_ceiling: Path | None,
     target_columns: str | None = None,
 ) -> TargetTable:
-    """Read the targets of images, and repeated measurements of them where a file has some.
+    """Read the targets of images, and repeated measurements of them from another file if there is one.
 
     Raises:
-        RequestError: They cannot be read, or their dimensions differ.
+        RequestError: A file cannot be read, or the dimensions differ.
     """
     table = read_targets(targets, images, on_missing, target_columns)
     if noise_ceiling is None:
@@ -77,7 +77,7 @@ def read_target_table(
 
 
 def load_examples(
-    images: ImageSet, table: TargetTable, on_missing: str, extractor: Extractor, options: ExtractionOptions
+    images: ImageSet, table: TargetTable, on_missing: str, extractor: Extractor, extraction: ExtractionOptions
 ) -> Examples:
     """Extract the features of images and match them with their targets.
 
@@ -85,8 +85,8 @@ def load_examples(
         images: The images.
         table: The target embeddings.
         on_missing: What to do with images that have no target: "error" or "skip".
-        extractor: What turns images into features.
-        options: How to run the feature stage.
+        extractor: The extractor of the features.
+        extraction: How to run the feature stage.
 
     Returns:
         The images that could be read and have a target.
@@ -95,20 +95,20 @@ def load_examples(
         RequestError: Images have no target and `on_missing` is "error", or no image has one.
         PipelineError: The feature stage failed.
     """
-    features = extract_features(images, extractor, options)
+    features = extract_features(images, extractor, extraction)
     matched = match_targets(features.images, table, on_missing)
     return Examples(features.subset(matched.rows), matched.keys, matched.targets, table, images)
 
 
 @dataclass(frozen=True)
 class SplitExamples:
-    """Examples and which of them are held out.
+    """Examples and their split.
 
     Attributes:
         examples: All examples.
         rule: The split rule.
         split: The rows of training and held-out examples.
-        selection: The rows of training examples that choose an epoch instead of being trained on; usually none.
+        selection: The rows of training examples that select an epoch and are not trained on; usually none.
         duplicates: A number for each example, shape (N,), int; near-duplicates share one.
     """
 
@@ -129,23 +129,23 @@ class SplitExamples:
         return np.setdiff1d(self.split.train, self.selection)
 
     def scaled(self) -> "SplitExamples":
-        """These examples with the features by each of several layers on one scale, that of the training examples."""
+        """These examples; features of several layers are on one scale, that of the training examples."""
         features = self.examples.features.scaled_by(self.train)
         return replace(self, examples=replace(self.examples, features=features))
 
     @property
     def training_units(self) -> np.ndarray:
-        """What the folds of the training examples keep together, a number for each: as the split rule holds out."""
+        """A number for each training example; folds keep examples with the same number together, as the rule does."""
         return held_out_units(self.examples.features.images, self.rule, self.duplicates)[self.train]
 
     def training_data(self, memory: int = MEMORY) -> TrainingData:
-        """Features on disk and targets: to train on, and to evaluate each epoch on (selection, or else held out)."""
+        """Features on disk and targets: to train on, and to evaluate each epoch on (selection, else held out)."""
         x, y = self.examples.features.stored(), self.examples.targets
-        rows, others = self.train, self.selection if len(self.selection) else self.split.validation
-        return TrainingData(x.subset(rows), y[rows], x.subset(others), y[others], memory)
+        rows, evaluated = self.train, self.selection if len(self.selection) else self.split.validation
+        return TrainingData(x.subset(rows), y[rows], x.subset(evaluated), y[evaluated], memory)
 
     def record(self) -> SplitRecord:
-        """The split as `run.json` holds it."""
+        """The split as stored in `run.json`."""
         paths, digests = self.examples.features.paths, self.examples.features.digests
 
         def side(rows: np.ndarray) -> dict[str, str]:
@@ -163,17 +163,17 @@ class SplitExamples:
 
 @dataclass(frozen=True)
 class ExampleOptions:
-    """Which images and targets to use, and how to split them.
+    """The images and targets to use, and how to split them.
 
     Attributes:
         images: The images.
-        targets: A file of target embeddings; None for those of the images' own list.
+        targets: A file of target embeddings; None for those in the images' list.
         on_missing: "error" or "skip" images without a target.
-        rule: Which images to hold out.
+        rule: The split rule.
         seed: Random seed of the split.
-        noise_ceiling: A file of repeated targets, to estimate the noise ceiling from; None for those of the list.
-        target_columns: The columns of the targets' table that are the embedding; None for the rule.
-        select: Whether a part of the training images chooses the best epoch, so that held-out images only score.
+        noise_ceiling: A file of repeated targets to estimate the noise ceiling from; None for those in the list.
+        target_columns: The columns of the targets' table that form the embedding; None for the default rule.
+        select: Whether some of the training images select the best epoch, so that held-out images only score.
     """
 
     images: ImageSet
@@ -186,47 +186,47 @@ class ExampleOptions:
     select: bool = False
 
 
-def load_split_examples(wanted: ExampleOptions, extractor: Extractor, options: ExtractionOptions) -> SplitExamples:
-    """Load examples and split them, so that detected near-duplicates are on one side.
+def load_split_examples(options: ExampleOptions, extractor: Extractor, extraction: ExtractionOptions) -> SplitExamples:
+    """Load examples and split them; detected near-duplicates stay on one side.
 
     Args:
-        wanted: Images, targets and split.
-        extractor: What turns images into features.
-        options: How to run the feature stage.
+        options: Images, targets and split.
+        extractor: The extractor of the features.
+        extraction: How to run the feature stage.
 
     Returns:
         The examples and their split.
 
     Raises:
-        RequestError: Targets or split do not fit the images.
+        RequestError: The targets or the split do not fit the images.
         PipelineError: The feature stage failed.
     """
-    examples, duplicates = load_numbered_examples(wanted, extractor, options)
-    split = split_images(examples.features.images, wanted.rule, duplicates, wanted.seed)
+    examples, duplicates = load_numbered_examples(options, extractor, extraction)
+    split = split_images(examples.features.images, options.rule, duplicates, options.seed)
     selection = np.array([], np.intp)
-    if wanted.select:
-        split, selection = set_apart(examples.features.images, split, wanted.rule, duplicates, wanted.seed)
-    return SplitExamples(examples, wanted.rule, split, selection, duplicates).scaled()
+    if options.select:
+        split, selection = set_apart(examples.features.images, split, options.rule, duplicates, options.seed)
+    return SplitExamples(examples, options.rule, split, selection, duplicates).scaled()
 
 
 def set_apart(
     images: ImageSet, split: Split, rule: SplitRule, duplicates: np.ndarray, seed: int
 ) -> tuple[Split, np.ndarray]:
-    """Set training images apart to choose an epoch, as the rule holds images out: whole groups, or whole labels.
+    """Set training images apart to select an epoch, by the split rule: whole groups or labels stay together.
 
     Args:
         images: All images.
         split: Their split.
-        rule: Its rule; for "column", images are set apart as "random" does.
+        rule: The split rule; "column" sets images apart like "random".
         duplicates: A number for each image, shape (N,), int; images with the same number are near-duplicates.
         seed: Random seed.
 
     Returns:
-        The split, less the training images that are neither trained on nor set apart because of a near-duplicate; and
-        the rows of the images that are set apart, which stay on its training side.
+        The split without the training images that a near-duplicate excludes from both parts; and the rows of the
+        images set apart, which stay on the training side of the split.
 
     Raises:
-        RequestError: The training images cannot be split so.
+        RequestError: The training images cannot be split this way.
     """
     kind = "random" if rule.kind == "column" else rule.kind
     train = split.train
@@ -242,26 +242,26 @@ def set_apart(
             ".",
         ) from error
     moved = train[inner.moved]
-    left = Split(np.setdiff1d(train, moved), split.validation, np.union1d(split.moved, moved))
-    return left, train[inner.validation]
+    remaining = Split(np.setdiff1d(train, moved), split.validation, np.union1d(split.moved, moved))
+    return remaining, train[inner.validation]
 
 
 def load_numbered_examples(
-    wanted: ExampleOptions, extractor: Extractor, options: ExtractionOptions
+    options: ExampleOptions, extractor: Extractor, extraction: ExtractionOptions
 ) -> tuple[Examples, np.ndarray]:
-    """Load examples, and a number for each, shape (N,), int, that near-duplicates share.
+    """Load examples, and a number for each, shape (N,), int; near-duplicates share one.
 
     Raises:
-        RequestError: The targets do not fit the images, or these lack the column of the split rule.
+        RequestError: The targets do not fit the images, or the images lack the column of the split rule.
         PipelineError: The feature stage failed.
     """
-    check_split_column(wanted.images, wanted.rule)
+    check_split_column(options.images, options.rule)
     table = read_target_table(
-        wanted.images, wanted.targets, wanted.on_missing, wanted.noise_ceiling, wanted.target_columns
+        options.images, options.targets, options.on_missing, options.noise_ceiling, options.target_columns
     )
-    examples = load_examples(wanted.images, table, wanted.on_missing, extractor, options)
+    examples = load_examples(options.images, table, options.on_missing, extractor, extraction)
     features = examples.features
-    duplicates = find_near_duplicates(features.digests, features.store.thumbnails, options.progress)
+    duplicates = find_near_duplicates(features.digests, features.store.thumbnails, extraction.progress)
     if groups := duplicate_groups(duplicates):
         log.info(
             "%d images have detected duplicates or near-duplicates, which stay on one side of the split, such as %s.",

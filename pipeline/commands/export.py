@@ -1,4 +1,4 @@
-"""`export`: a saved decoder -> one model from pixels to embeddings, in a format of other programs and checked."""
+"""`export`: a saved decoder -> one model from pixels to embeddings, in a format for other programs, verified."""
 
 import importlib.metadata
 import logging
@@ -29,13 +29,13 @@ from pipeline.features.extractor import Extractor
 
 log = logging.getLogger(__name__)
 
-CHECKED = 16  # images
+CHECKED = 16  # images to verify an exported model on
 TOLERANCE = 1e-3  # of a prediction's length
-ROUNDING = 16  # units in the last place of a float32 that answers may differ by
-OF_SPREAD = 0.1  # of the predictions' spread; answers that ignore the image are 1 away
+ROUNDING = 16  # tolerance in units in the last place of a float32
+OF_SPREAD = 0.1  # of the predictions' spread; a model that ignores the image is off by 1
 Format = Literal["savedmodel", "keras", "onnx", "litert"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-SUFFIXES = {"keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}  # of the formats that are one file
+SUFFIXES = {"keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}  # of the single-file formats
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class ExportOptions:
     Attributes:
         model: The folder of a run, or a `.keras` file in one.
         format: "savedmodel" (a folder), or "keras", "onnx" or "litert" (a file).
-        out: The folder or the file.
-        api: Which of the run's decoders; None for the first it has.
-        images: The images to check it on; None for those of the run.
-        data_dir: Where tensorflow-datasets keeps the data of a run's images; None for its own default.
+        out: The folder or file to write.
+        api: Which of the run's decoders; None for the first one it has.
+        images: The images to verify the model on; None for those of the run.
+        data_dir: The folder of TensorFlow data sets for a run's images; None for tensorflow-datasets' default.
     """
 
     model: Path
@@ -71,13 +71,13 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class FromBytes:
-    """How near a SavedModel's answers to the bytes of files are.
+    """How close a SavedModel's predictions from the bytes of files are to the stored ones.
 
     Attributes:
-        images: How many of the checked images the endpoint decodes.
-        levels: By how many grey levels, of 255, the pixels differ from ours on average.
-        most_levels: By how many the worst pixel differs.
-        cosine: The lowest cosine of an answer to the stored prediction.
+        images: The number of images, of those checked, that the endpoint can decode.
+        levels: The mean difference between its pixels and ours, in grey levels of 255.
+        most_levels: The largest difference of a pixel.
+        cosine: The lowest cosine between a prediction and the stored one.
     """
 
     images: int
@@ -93,12 +93,12 @@ class ExportResult:
     Attributes:
         model: The decoder file.
         format: The format.
-        out: What was written.
-        images: How many images it was checked on.
-        difference: The largest difference to a stored prediction, as a share of its length.
-        difference_of_spread: The same as a share of the predictions' spread, the root mean square distance from their
-            mean; None where the decoder predicts the same for all of the images.
-        bytes: The same for the bytes of files; None where the format does not take them.
+        out: The folder or file that was written.
+        images: The number of images the model was verified on.
+        difference: The largest difference from a stored prediction, relative to its length.
+        difference_of_spread: The same, relative to the predictions' spread (root mean square distance from their
+            mean); None if the decoder predicts the same for all images.
+        bytes: The comparison for the bytes of files; None if the format does not take them.
     """
 
     model: str
@@ -116,7 +116,7 @@ class ExportResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far answers are from the stored predictions; see `ExportResult`."""
+    """The difference between answers and stored predictions; see `ExportResult`."""
 
     of_length: float
     of_spread: float | None
@@ -124,51 +124,51 @@ class Difference:
 
 @dataclass(frozen=True)
 class _Checks:
-    """Images with what the exported model must answer."""
+    """Images with the predictions that the exported model must reproduce."""
 
     files: list[bytes]
     pixels: np.ndarray
     predictions: np.ndarray
 
 
-def export(wanted: ExportOptions, options: ExtractionOptions) -> ExportResult:
-    """Export a decoder together with the network whose features it takes, and check what was written.
+def export(options: ExportOptions, extraction: ExtractionOptions) -> ExportResult:
+    """Export a decoder together with the network that computes its features, and verify the exported model.
 
     Args:
-        wanted: What to export, and where to.
-        options: How to run the feature stage, for the images that it is checked on.
+        options: What to export, and where to.
+        extraction: How to run the feature stage for the images to verify on.
 
     Returns:
-        How far the exported model's answers are from the stored predictions.
+        How much the exported model's answers differ from the stored predictions.
 
     Raises:
-        RequestError: The decoder, its images or the place cannot be used.
-        PipelineError: The exported model answers otherwise, or cannot be written; nothing is left of it then.
+        RequestError: The decoder, its images or the output path cannot be used.
+        PipelineError: The exported model answers differently, or cannot be written; no output is left behind.
     """
-    file = decoder_of(wanted.model, wanted.api)
+    file = decoder_of(options.model, options.api)
     card, run = read_card(file), run_beside(file)
     extractor, decoder = extractor_of(card, None), load_decoder(file)
-    check_exportable(extractor, decoder.count_params(), wanted.format)
-    if wanted.format == "onnx":
+    check_exportable(extractor, decoder.count_params(), options.format)
+    if options.format == "onnx":
         onnx_file.check_decoder(decoder)
-    images = wanted.images or _images_of(file, run, wanted.data_dir)
-    checks = _load_checks(images, run, extractor, card, decoder, options)
-    described, from_bytes = _describe(file, card, run), None
-    log.info("Joining VGG16 and the decoder, and writing them as %s.", wanted.format)
-    if wanted.format == "savedmodel":
-        with atomic_folder(wanted.out) as unfinished:
+    images = options.images or _images_of(file, run, options.data_dir)
+    checks = _load_checks(images, run, extractor, card, decoder, extraction)
+    description, from_bytes = _describe(file, card, run), None
+    log.info("Joining VGG16 and the decoder, and writing them as %s.", options.format)
+    if options.format == "savedmodel":
+        with atomic_folder(options.out) as unfinished:
             model = join_models(extractor, card, decoder)
-            difference, from_bytes = _write_savedmodel(model, described, unfinished, extractor, checks)
+            difference, from_bytes = _write_savedmodel(model, description, unfinished, extractor, checks)
     else:
-        # Keras wants the suffix; the name of an unfinished file ends as the file's does.
-        with atomic_write(wanted.out) as unfinished:
-            answer = _write_file(wanted.format, extractor, card, decoder, described, unfinished)
+        # Keras requires the suffix; an unfinished file has the same suffix as the final one.
+        with atomic_write(options.out) as unfinished:
+            answer = _write_file(options.format, extractor, card, decoder, description, unfinished)
             log.info("Checking the file on %s.", counted(len(checks.files), "image"))
-            difference = check_answers(answer(checks.pixels), checks.predictions, wanted.format)
+            difference = check_answers(answer(checks.pixels), checks.predictions, options.format)
     return ExportResult(
         model=str(file),
-        format=wanted.format,
-        out=str(wanted.out),
+        format=options.format,
+        out=str(options.out),
         images=len(checks.files),
         difference=difference.of_length,
         difference_of_spread=difference.of_spread,
@@ -192,22 +192,22 @@ def _load_checks(
     extractor: Extractor,
     card: ModelCard,
     decoder: Any,
-    options: ExtractionOptions,
+    extraction: ExtractionOptions,
 ) -> _Checks:
-    """The first CHECKED images, held-out ones before others, with their predictions from stored features."""
+    """The first CHECKED images, held-out ones first, with predictions from stored features."""
     held_out = run.split.validation if run else {}
     order = sorted(range(len(images)), key=lambda row: images.paths[row] not in held_out)
-    features = extract_features(images.subset(sorted(order[:CHECKED])), extractor, options)
+    features = extract_features(images.subset(sorted(order[:CHECKED])), extractor, extraction)
     files = [ref.read()[0] for ref in features.images.refs]
     return _Checks(
         files=files,
-        pixels=np.stack([decode(data, options.max_pixels, extractor.resize) for data in files]),
+        pixels=np.stack([decode(data, extraction.max_pixels, extractor.resize) for data in files]),
         predictions=predict(decoder, replace(features, scales=card.scales).stored()),
     )
 
 
 def _describe(file: Path, card: ModelCard, run: RunRecord | None) -> Mapping[str, Any]:
-    """The card of the decoder, with what it was trained on."""
+    """The decoder's card, with the targets it was trained on."""
     targets = {"file": run.options.get("targets"), "digest": run.targets} if run else None
     return {
         **card.to_json(),
@@ -218,17 +218,17 @@ def _describe(file: Path, card: ModelCard, run: RunRecord | None) -> Mapping[str
 
 
 def _write_file(
-    kind: str, extractor: Extractor, card: ModelCard, decoder: Any, described: Mapping[str, Any], file: Path
+    kind: str, extractor: Extractor, card: ModelCard, decoder: Any, description: Mapping[str, Any], file: Path
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Write a format that is one file; returns the written model, from pixels to embeddings."""
+    """Write a single-file format; returns a function that runs the written model, from pixels to embeddings."""
     if kind == "onnx":
-        write_onnx_file(extractor, card, decoder, described, file)
+        write_onnx_file(extractor, card, decoder, description, file)
         return OnnxFile(file)
     model = join_models(extractor, card, decoder)
     if kind == "litert":
-        write_litert(model, described, file)
+        write_litert(model, description, file)
         return LiteRTFile(file)
-    write_keras(model, described, file)
+    write_keras(model, description, file)
     return _keras_answers(file)
 
 
@@ -253,37 +253,37 @@ def _write_savedmodel(
         return difference, None
     log.info("Checking it on the bytes of %s.", counted(len(rows), "file"))
     files = [checks.files[row] for row in rows]
-    apart = np.abs(decode_batch(files).numpy().astype(int) - checks.pixels[rows])
-    near = cosines(written.from_bytes(files), checks.predictions[rows])
-    return difference, FromBytes(len(rows), float(apart.mean()), int(apart.max()), float(near.min()))
+    distances = np.abs(decode_batch(files).numpy().astype(int) - checks.pixels[rows])
+    similarity = cosines(written.from_bytes(files), checks.predictions[rows])
+    return difference, FromBytes(len(rows), float(distances.mean()), int(distances.max()), float(similarity.min()))
 
 
 def check_answers(answers: np.ndarray, predictions: np.ndarray, kind: str) -> Difference:
     """Compare the answers of an exported model with the stored predictions.
 
-    Predictions that share a large offset are all alike as shares of their length, so they are compared as shares of
-    their spread, too, as far as float32 can tell them apart.
+    Predictions with a large common offset hardly differ relative to their length, so they are also compared relative
+    to their spread, as far as float32 resolves it.
 
     Args:
-        answers: Shape (N, D).
-        predictions: Shape (N, D).
-        kind: The format, for the message.
+        answers: The exported model's predictions, shape (N, D).
+        predictions: The stored predictions, shape (N, D).
+        kind: The format, named in the error message.
 
     Raises:
         PipelineError: The largest difference is above TOLERANCE of a length, or OF_SPREAD of the spread.
     """
-    single = np.finfo(np.float32)
-    apart = np.linalg.norm(answers - predictions, axis=1)
+    float32 = np.finfo(np.float32)
+    distances = np.linalg.norm(answers - predictions, axis=1)
     lengths = np.linalg.norm(predictions, axis=1)
-    rounding = ROUNDING * single.eps * lengths
+    rounding = ROUNDING * float32.eps * lengths
     deviations = np.linalg.norm(predictions - predictions.mean(axis=0, dtype=np.float64), axis=1)
     spread = float(np.sqrt(np.square(deviations).mean()))
     difference = Difference(
-        of_length=float((apart / np.maximum(lengths, single.tiny)).max()),
-        of_spread=float(apart.max()) / spread if spread > rounding.max() else None,
+        of_length=float((distances / np.maximum(lengths, float32.tiny)).max()),
+        of_spread=float(distances.max()) / spread if spread > rounding.max() else None,
     )
-    far = difference.of_spread is not None and (apart > np.maximum(OF_SPREAD * spread, rounding)).any()
-    if far or not difference.of_length <= TOLERANCE:
+    too_far = difference.of_spread is not None and (distances > np.maximum(OF_SPREAD * spread, rounding)).any()
+    if too_far or not difference.of_length <= TOLERANCE:
         of_spread = "" if difference.of_spread is None else f", {difference.of_spread:.1e} of their spread"
         raise PipelineError(
             f"The exported {kind} differs from the stored predictions by {difference.of_length:.1e} of their length"

@@ -1,4 +1,4 @@
-"""`export` to tables: a run's images with all that is known of them, or images with their vectors."""
+"""`export` to tables: a run's images with vectors, predictions and scores, or images with their vectors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,14 +27,14 @@ class TableResult:
     """The result of an export to a table.
 
     Attributes:
-        source: The decoder file, or where the images are from.
+        source: The decoder file, or the source of the images.
         format: The format.
-        out: What was written.
-        rows: How many images it has.
-        computed: How many features were computed now.
-        cached: How many were in the store already.
+        out: The file or folder that was written.
+        rows: The number of images in the table.
+        computed: The number of features computed now.
+        cached: The number of features already in the store.
         failed: The images that were skipped, with the cause.
-        columns: The names of the columns of vectors -> their dimensions.
+        columns: Column of vectors -> its dimension.
     """
 
     source: str
@@ -47,7 +47,7 @@ class TableResult:
     columns: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
-        """The `export` document of the contract, of a table."""
+        """The `export` document of the contract, for a table."""
         return asdict(self)
 
 
@@ -59,12 +59,12 @@ def export_run(
     Args:
         model: The folder of a run, or a `.keras` file in one.
         out: A `.parquet` file.
-        api: Which of the run's decoders; None for the first it has.
+        api: Which of the run's decoders; None for the first one it has.
         options: How to run the feature stage.
-        data_dir: Where tensorflow-datasets keeps the data of a run's images; None for its own default.
+        data_dir: The folder of TensorFlow data sets for a run's images; None for tensorflow-datasets' default.
 
     Returns:
-        What was written.
+        A summary of the table.
 
     Raises:
         RequestError: The decoder, its images or the file cannot be used.
@@ -94,9 +94,9 @@ def export_run(
 
 
 def _sides(features: Features, split: SplitRecord) -> list[str | None]:
-    """The side of the split that each image is on; None for images that the run did not have, or that changed since."""
-    named = {"train": split.train, "selection": split.selection, "held-out": split.validation}
-    sides = {(path, digest): side for side, images in named.items() for path, digest in images.items()}
+    """The side of the split of each image; None for images that the run lacks, or that changed since."""
+    by_side = {"train": split.train, "selection": split.selection, "held-out": split.validation}
+    sides = {(path, digest): side for side, images in by_side.items() for path, digest in images.items()}
     return [sides.get((path, key.hex())) for path, key in zip(features.paths, features.digests.tolist(), strict=True)]
 
 
@@ -105,12 +105,12 @@ def export_images(images: ImageSet, extractor: Extractor, out: Path, options: Ex
 
     Args:
         images: The images.
-        extractor: What turns them into vectors; each of several layers has a column under its name.
+        extractor: The extractor of the vectors; with several layers, each has a column of its name.
         out: A new folder `NAME.lance`.
         options: How to run the feature stage.
 
     Returns:
-        What was written.
+        A summary of the table.
 
     Raises:
         RequestError: The folder cannot be used.
@@ -121,7 +121,7 @@ def export_images(images: ImageSet, extractor: Extractor, out: Path, options: Ex
     names = extractor.layers if len(extractor.layers) > 1 else ["vector"]
     columns = dict(zip(names, features.by_layer(), strict=True))
     write_lance(out, features.paths, features.images.labels, columns)
-    return _result(images.source, "lance", out, features, {name: each.shape[1] for name, each in columns.items()})
+    return _result(images.source, "lance", out, features, {name: vectors.shape[1] for name, vectors in columns.items()})
 
 
 def _result(

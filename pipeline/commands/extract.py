@@ -1,4 +1,4 @@
-"""`extract`: images -> feature store, and a file of vectors where one is asked for."""
+"""`extract`: images -> feature store, and optionally a file of vectors."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -23,22 +23,22 @@ class ExtractResult:
     """The result of `extract`.
 
     Attributes:
-        images: How many images there are.
-        computed: For how many images a feature was computed now.
-        cached: How many had all their features in the stores already.
+        images: The number of images.
+        computed: The number of images with a feature computed now.
+        cached: The number of images with all features already in the stores.
         failed: The images that were skipped, with the cause.
-        passed_over: Files of the folder that look like images, but whose format is not read.
-        seconds: How long it took.
-        seconds_starting: How much of that passed before the engine could begin.
-        dim: The dimension of a feature; of several layers, that of the first. So for extractor and store.
-        engine: The engine that computed, or None where nothing was left to compute.
+        passed_over: Files of the folder that look like images but have an unsupported format.
+        seconds: The duration.
+        seconds_starting: The part of it before the engine could begin.
+        dim: The dimension of a feature; with several layers, of the first, like `extractor` and `store`.
+        engine: The engine that ran, or None if there was nothing to compute.
         extractor: The extractor's fingerprint and description.
         store: The path of the feature store.
         layers: For each layer, its name as `layer`, and its `dim`, `computed`, `cached`, `extractor` and `store`.
         out: The file that the vectors were written to, or None.
-        shard: Which share of the images this is, such as "3/16"; None for all of them.
-        nodes: The nodes of the Ray cluster that computed, or None.
-        actors: How many actors computed there, or None.
+        shard: The share of the images, such as "3/16"; None for all of them.
+        nodes: The number of nodes of the Ray cluster, or None.
+        actors: The number of actors on it, or None.
     """
 
     images: int
@@ -65,7 +65,7 @@ class ExtractResult:
 
     @property
     def images_per_second(self) -> float:
-        """The rate at which features were computed, without the start."""
+        """The rate at which features were computed, without the time to start."""
         return self.computed / (self.seconds - self.seconds_starting) if self.computed else 0.0
 
 
@@ -80,13 +80,13 @@ def extract(
 
     Args:
         images: The images.
-        extractor: What turns images into features.
-        options: How to run it.
+        extractor: The extractor of the features.
+        options: How to run the feature stage.
         out: A `.npz`, `.npy`, `.parquet` or `.csv` file to write the vectors to.
         shard: The share of the images to compute; None for all of them.
 
     Returns:
-        What was computed, and what failed.
+        The counts, the images that failed, and the timing.
 
     Raises:
         RequestError: The vectors cannot be written to `out`.

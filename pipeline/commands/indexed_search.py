@@ -1,4 +1,4 @@
-"""Search by the vector index of a feature store; what it finds is compared by the vectors themselves."""
+"""Search with the vector index of a feature store; the exact cosines of its candidates decide."""
 
 import numpy as np
 
@@ -8,22 +8,23 @@ from pipeline.features.extraction import Features
 from pipeline.features.vector_index import VectorIndex, build_index, open_index
 
 INDEXED_ABOVE = 1_000_000  # images; fewer are searched exactly
-QUERIES = 100  # images whose neighbours are searched to measure the recall
+QUERIES = 100  # images whose neighbours measure the recall
 RECALL_AT = 10  # neighbours of each
-ASKED = 2, 4  # how many vectors the index is asked for, for each wanted; and by how much more while too few are found
+OVERSAMPLING = 2, 4  # candidates per result at first, and the growth factor while there are too few results
 
 
 class IndexedSearch:
-    """The search among images by the index of their store, which is built where there is none.
+    """A search among images with the index of their store, which is built if there is none.
 
-    The store may hold other images, and the index may miss a neighbour. It is asked for more than is wanted, what
-    belongs to other images is left out, and cosines are those of the stored vectors; so nothing wrong can be found.
+    The store may contain other images, and the index may miss a neighbour. So the index returns more candidates than
+    results, those of other images are dropped, and the rest are ranked by the cosines of the stored vectors:
+    every result is one of the images, with its exact cosine.
 
     Args:
         features: The features of the images, by one layer.
 
     Attributes:
-        recall: The share of the true neighbours of images that were found when the index was built.
+        recall: The share of true neighbours that the index found when it was built.
 
     Raises:
         PipelineError: The index cannot be built.
@@ -41,43 +42,43 @@ class IndexedSearch:
 
         Args:
             query: Shape (F,).
-            count: How many to find.
+            count: The number of images to find.
 
         Returns:
-            As `find_rows` for one query: row numbers and cosines, each of shape (min(count, N),).
+            Like `find_rows` for one query: row numbers and cosines, each of shape (min(count, N),).
         """
         return self._find(self._index, query, count)
 
     def _find(self, index: VectorIndex, query: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         count = min(count, len(self._digests))
-        asked = ASKED[0] * count
+        requested = OVERSAMPLING[0] * count
         while True:
-            found = index.nearest(query, asked)
-            rows = self._rows(found)
+            digests = index.nearest(query, requested)
+            rows = self._rows(digests)
             if len(rows) >= count:
                 break
-            if len(found) < asked:  # the partitions that are searched hold no more
+            if len(digests) < requested:  # the partitions searched have no more vectors
                 rows, cosines = find_rows(query[None], self._vectors, count)
                 return rows[0], cosines[0]
-            asked *= ASKED[1]
+            requested *= OVERSAMPLING[1]
         cosines = (unit(self._vectors[rows]) @ unit(query)).clip(-1, 1)
         nearest = np.argsort(-cosines, kind="stable")[:count]
         return rows[nearest], cosines[nearest]
 
     def _rows(self, digests: np.ndarray) -> np.ndarray:
-        """The rows of all images that have one of some contents, sorted."""
+        """The rows of all images with one of these digests, sorted."""
         starts, ends = (np.searchsorted(self._digests, digests, side) for side in ("left", "right"))
         rows = [self._order[start:end] for start, end in zip(starts, ends, strict=True)]
         return np.sort(np.concatenate([self._order[:0], *rows]))
 
     def _measure(self, index: VectorIndex) -> float:
-        """The share of the nearest neighbours of some images, themselves left out, that an index finds."""
-        chosen = np.sort(np.random.default_rng(0).permutation(len(self._digests))[:QUERIES])
-        queries = self._vectors[chosen]
+        """The recall of an index: the share of the nearest neighbours of sampled images that it finds."""
+        sample = np.sort(np.random.default_rng(0).permutation(len(self._digests))[:QUERIES])
+        queries = self._vectors[sample]
         _, exact = find_rows(queries, self._vectors, RECALL_AT + 1)
         shares = []
-        for row, query, true in zip(chosen, queries, exact, strict=True):
+        for row, query, true in zip(sample, queries, exact, strict=True):
             rows, cosines = self._find(index, query, RECALL_AT + 1)
-            others = cosines[rows != row][:RECALL_AT]
-            shares.append((others >= true[-1] - TIE).sum() / max(1, len(true) - 1))
+            neighbours = cosines[rows != row][:RECALL_AT]
+            shares.append((neighbours >= true[-1] - TIE).sum() / max(1, len(true) - 1))
         return float(np.mean(shares))

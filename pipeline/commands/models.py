@@ -11,13 +11,13 @@ from pipeline.core.runs import RUN_FILE, read_run
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run in a line.
+    """A summary of a run.
 
     Attributes:
         name: The name of its folder.
-        status: "finished"; "unfinished" where training was interrupted or is still running; "unreadable".
-        images: Where its images are from, or None.
-        targets: The file of its targets; None for those of the images' own list.
+        status: "finished"; "unfinished" if training was interrupted or is still running; "unreadable".
+        images: The source of its images, or None.
+        targets: The file of its targets; None for those in the images' list.
         trained_on: The number of training images.
         held_out: The number of held-out images.
         models: API style -> mean held-out cosine; empty for a run that is not finished.
@@ -38,7 +38,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class RunList:
-    """The result of `models`: the folder, and its runs in the order of their names."""
+    """The result of `models`: the folder, and its runs sorted by name."""
 
     folder: str
     runs: Sequence[RunSummary]
@@ -58,7 +58,7 @@ def list_runs(folder: Path) -> RunList:
         Its runs; folders without a `run.json` are left out.
 
     Raises:
-        RequestError: There is no such folder.
+        RequestError: The folder does not exist.
     """
     if not folder.is_dir():
         raise RequestError(f"There is no folder {folder}; name the one that train saves runs in.")

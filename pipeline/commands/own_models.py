@@ -1,7 +1,8 @@
-"""Keras models of one's own, which `train` did not save: what they take, and the predictions of those that take pixels.
+"""The user's own Keras models, not saved by `train`: their inputs, and the predictions of those that take pixels.
 
-A model of features gets a card made from its shapes and from the extractor that the options name. A model of pixels
-takes RGB values from 0 to 255, shape (224, 224, 3), as `export --format keras` writes it; it needs no extractor.
+The card of a model that takes features is made from its shapes and the extractor that the options name. A model that
+takes pixels has inputs of RGB values from 0 to 255, shape (224, 224, 3), like those of `export --format keras`; it
+needs no extractor.
 """
 
 import logging
@@ -30,7 +31,7 @@ def takes_pixels(file: Path) -> bool:
     """Whether a file is a Keras model from pixels to embeddings.
 
     Raises:
-        RequestError: The file cannot be loaded, or takes something else than pixels or features.
+        RequestError: The file cannot be loaded, or takes neither pixels nor features.
     """
     if is_decoder(file):
         return False
@@ -41,14 +42,14 @@ def takes_pixels(file: Path) -> bool:
 
 
 def card_of(file: Path, overrides: ExtractorOverrides) -> ModelCard:
-    """The card of a decoder; for a model of one's own, one made from its shapes and the extractor that options name.
+    """The card of a decoder; for the user's own model, made from its shapes and the extractor that options name.
 
     Args:
         file: The decoder.
         overrides: The options that name the extractor of its features.
 
     Raises:
-        RequestError: The file cannot be read, or a model of one's own does not take features of this extractor.
+        RequestError: The file cannot be read, or the user's own model does not take features of this extractor.
     """
     if is_decoder(file):
         return read_card(file)
@@ -71,7 +72,7 @@ def card_of(file: Path, overrides: ExtractorOverrides) -> ModelCard:
 
 
 def load_any(file: Path) -> Any:
-    """A decoder that `train` saved, or a Keras model of one's own.
+    """Load a decoder that `train` saved, or the user's own Keras model.
 
     Raises:
         RequestError: The file cannot be loaded.
@@ -80,7 +81,7 @@ def load_any(file: Path) -> Any:
 
 
 def output_activation_of(file: Path) -> str:
-    """The activation of a model's output; "linear" where its last layer has none."""
+    """The activation of a model's output; "linear" if its last layer has none."""
     return _output_activation(load_model(file))
 
 
@@ -101,12 +102,12 @@ def _shapes(model: Any, file: Path) -> tuple[tuple, tuple]:
 
 
 def predict_from_pixels(file: Path, images: ImageSet, options: ExtractionOptions) -> tuple[Features, np.ndarray]:
-    """The predictions of a model of pixels, a batch at a time.
+    """Predict with a model that takes pixels, a batch at a time.
 
     Args:
         file: The model.
         images: The images.
-        options: How large images may be, and whether to show progress.
+        options: The size limit of images, the number of workers, and whether to show progress.
 
     Returns:
         The images that could be read, as features without layers, and their predictions, shape (N, D), float32.

@@ -1,4 +1,4 @@
-"""`predict`: a saved decoder and images -> a file of embeddings, with the nearest words where they are asked for."""
+"""`predict`: a saved decoder and images -> a file of embeddings, optionally with the nearest words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +25,7 @@ from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import ExtractorOverrides
 from pipeline.features.survey import Failure
 
-SHOWN = 20  # images whose nearest names are part of the result; the file has those of all
+SHOWN = 20  # images in the result with nearest names; the file has those of all
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class PredictOptions:
         model: The folder of a run, or a `.keras` file.
         images: The images.
         out: A `.npz`, `.npy`, `.parquet` or `.csv` file for the embeddings.
-        api: Which of the run's decoders: that of an API style, or "ridge", its baseline; None for the first it has.
-        nearest: How many of the nearest names to find for each image; None for none.
+        api: Which of the run's decoders: an API style, or "ridge", its baseline; None for the first one it has.
+        nearest: The number of nearest names to find for each image; None for none.
         vocabulary: A file of word vectors to find them in; None for the labels that the run was trained on.
-        extractor: What is asked for in place of the decoder's own extractor.
-        data_dir: Where tensorflow-datasets keeps the data of a run's images; None for its own default.
+        extractor: Settings that replace those of the decoder's extractor.
+        data_dir: The folder of TensorFlow data sets for a run's images; None for tensorflow-datasets' default.
     """
 
     model: Path
@@ -65,7 +65,7 @@ class PredictOptions:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The names that are nearest to an image's embedding, the nearest first, and their cosines."""
+    """The names nearest to an image's embedding, nearest first, and their cosines."""
 
     path: str
     names: Sequence[str]
@@ -78,14 +78,14 @@ class PredictResult:
 
     Attributes:
         model: The decoder file.
-        images: How many images there are.
-        computed: How many features were computed now.
-        cached: How many were in the store already.
+        images: The number of images.
+        computed: The number of features computed now.
+        cached: The number of features already in the store.
         failed: The images that were skipped, with the cause.
         dim: The dimension of an embedding.
         extractor: The extractor's fingerprint and description; empty for a model that takes pixels.
         out: The file of the embeddings.
-        candidates: How many names the nearest were chosen from; None where none were asked for.
+        candidates: The number of candidate names; None without `nearest`.
         nearest: The nearest names of the first SHOWN images.
     """
 
@@ -105,34 +105,34 @@ class PredictResult:
         return asdict(self)
 
 
-def predict(wanted: PredictOptions, options: ExtractionOptions) -> PredictResult:
+def predict(options: PredictOptions, extraction: ExtractionOptions) -> PredictResult:
     """Predict the embeddings of images, and write them a block at a time.
 
     Args:
-        wanted: Decoder, images and output.
-        options: How to run the feature stage.
+        options: Decoder, images and output.
+        extraction: How to run the feature stage.
 
     Returns:
-        What was computed, what failed, and the nearest names of the first images.
+        The counts, the images that failed, and the nearest names of the first images.
 
     Raises:
         RequestError: The decoder or the vocabulary cannot be used, or they do not fit each other or the features.
         PipelineError: No image could be read, the feature stage failed, or the file cannot be written.
     """
-    file = decoder_of(wanted.model, wanted.api)
+    file = decoder_of(options.model, options.api)
     if takes_pixels(file):
-        return _predict_from_pixels(file, wanted, options)
-    card = card_of(file, wanted.extractor)
-    extractor = extractor_of(card, wanted.extractor)
+        return _predict_from_pixels(file, options, extraction)
+    card = card_of(file, options.extractor)
+    extractor = extractor_of(card, options.extractor)
     card.check_features(file, extractor.description)
     warn_of_weak_decoder(file)
     model = load_any(file)
-    candidates = _candidates(wanted, file, card.target_dim) if wanted.nearest else None
-    features = extract_features(wanted.images, extractor, options)
+    candidates = _candidates(options, file, card.target_dim) if options.nearest else None
+    features = extract_features(options.images, extractor, extraction)
     predictions = Predictions(model, replace(features, scales=card.scales).stored())
-    # Predicted once more to be written: that is cheaper than keeping the predictions of any number of images.
-    nearest = find_nearest(predictions, candidates, wanted.nearest) if candidates and wanted.nearest else None
-    write_vectors(wanted.out, "predictions", features.paths, predictions, nearest)
+    # Writing predicts again: that costs less than keeping the predictions of any number of images in memory.
+    nearest = find_nearest(predictions, candidates, options.nearest) if candidates and options.nearest else None
+    write_vectors(options.out, "predictions", features.paths, predictions, nearest)
     return PredictResult(
         model=str(file),
         images=len(features.paths) + len(features.failed),
@@ -141,37 +141,37 @@ def predict(wanted: PredictOptions, options: ExtractionOptions) -> PredictResult
         failed=features.failed,
         dim=card.target_dim,
         extractor={"fingerprint": extractor.fingerprint, **extractor.description},
-        out=str(wanted.out),
+        out=str(options.out),
         candidates=len(candidates) if candidates else None,
         nearest=_shown(features.paths, nearest) if nearest else [],
     )
 
 
-def _predict_from_pixels(file: Path, wanted: PredictOptions, options: ExtractionOptions) -> PredictResult:
-    """Predict with a model of one's own that takes pixels; no features are extracted."""
-    features, predictions = predict_from_pixels(file, wanted.images, options)
+def _predict_from_pixels(file: Path, options: PredictOptions, extraction: ExtractionOptions) -> PredictResult:
+    """Predict with the user's own model that takes pixels; no features are extracted."""
+    features, predictions = predict_from_pixels(file, options.images, extraction)
     dim = predictions.shape[1]
-    candidates = _candidates(wanted, file, dim) if wanted.nearest else None
-    nearest = find_nearest(predictions, candidates, wanted.nearest) if candidates and wanted.nearest else None
-    write_vectors(wanted.out, "predictions", features.paths, predictions, nearest)
+    candidates = _candidates(options, file, dim) if options.nearest else None
+    nearest = find_nearest(predictions, candidates, options.nearest) if candidates and options.nearest else None
+    write_vectors(options.out, "predictions", features.paths, predictions, nearest)
     return PredictResult(
         model=str(file),
-        images=len(wanted.images),
+        images=len(options.images),
         computed=len(features.paths),
         cached=0,
         failed=features.failed,
         dim=dim,
         extractor={},
-        out=str(wanted.out),
+        out=str(options.out),
         candidates=len(candidates) if candidates else None,
         nearest=_shown(features.paths, nearest) if nearest else [],
     )
 
 
-def _candidates(wanted: PredictOptions, file: Path, dim: int) -> Candidates:
-    """The words of the vocabulary, or else the labels of the run that the decoder is of."""
-    if wanted.vocabulary:
-        return Candidates(words_of(wanted.vocabulary, dim))
+def _candidates(options: PredictOptions, file: Path, dim: int) -> Candidates:
+    """The words of the vocabulary, or else the labels of the decoder's run."""
+    if options.vocabulary:
+        return Candidates(words_of(options.vocabulary, dim))
     run = run_beside(file)
     if run is None or "images" not in run.options:
         raise RequestError(
@@ -179,11 +179,11 @@ def _candidates(wanted: PredictOptions, file: Path, dim: int) -> Candidates:
             Parameter("vocabulary", "FILE"),
             ".",
         )
-    images, table = images_and_targets(run.options, data_dir=wanted.data_dir)
+    images, table = images_and_targets(run.options, data_dir=options.data_dir)
     return Candidates(names_of(table, images))
 
 
 def _shown(paths: Sequence[str], nearest: NearestNames) -> list[Neighbours]:
     rows = slice(0, SHOWN)
     cosines = nearest.cosines[rows].tolist()
-    return [Neighbours(*each) for each in zip(paths[rows], nearest.of(rows), cosines, strict=True)]
+    return [Neighbours(*row) for row in zip(paths[rows], nearest.of(rows), cosines, strict=True)]

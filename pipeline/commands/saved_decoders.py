@@ -1,4 +1,4 @@
-"""Saved decoders as commands name them: the folder of a run, or a `.keras` file."""
+"""Saved decoders, named by the folder of a run or a `.keras` file; their images, targets and extractors."""
 
 import logging
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ DecoderName = Literal["functional", "sequential", "ridge"]
 
 
 def decoders_of(model: Path) -> list[Path]:
-    """The decoder files that a run or a model names.
+    """The decoder files of a run or a model.
 
     Args:
         model: The folder of a run, or a `.keras` file.
 
     Returns:
-        The run's decoder in each API style that it has; or the file itself, whether it exists or not.
+        The run's decoders, one for each API style it has; or the file itself, even if it does not exist.
 
     Raises:
         RequestError: The folder is not a finished run.
@@ -43,34 +43,34 @@ def decoders_of(model: Path) -> list[Path]:
 
 
 def decoder_of(model: Path, api: DecoderName | None) -> Path:
-    """The one decoder file that is meant.
+    """The decoder file that a run or a model and an API style select.
 
     Args:
         model: The folder of a run, or a `.keras` file.
-        api: Which of a run's decoders: that of an API style, or "ridge", its baseline; None for the first it has.
+        api: Which of a run's decoders: an API style, or "ridge", its baseline; None for the first one it has.
 
     Raises:
         RequestError: The folder is not a finished run, or has no such decoder.
     """
-    found = decoders_of(model)
+    files = decoders_of(model)
     if api is None:
-        return found[0]
+        return files[0]
     if not model.is_dir():
         raise RequestError(f"{model} is one decoder; ", Parameter("api", api), " chooses among those of a run.")
     file = model / f"{api}.keras"
     if not file.is_file():
-        has = ", ".join(each.stem for each in sorted(model.glob("*.keras")))
-        raise RequestError(f"{model} has no decoder {api!r}; it has {has}.")
+        names = ", ".join(path.stem for path in sorted(model.glob("*.keras")))
+        raise RequestError(f"{model} has no decoder {api!r}; it has {names}.")
     return file
 
 
 def run_beside(file: Path) -> RunRecord | None:
-    """The record of the run that a decoder file lies in, or None."""
+    """The record of the run in a decoder file's folder, or None."""
     return read_run(file.parent) if (file.parent / RUN_FILE).exists() else None
 
 
 def warn_of_weak_decoder(file: Path) -> None:
-    """Warn where the result of a run says that its decoder is no better than the mean target."""
+    """Warn if a decoder's run shows that it is not better than the mean target."""
     run = run_beside(file)
     if run is None or file.stem not in API_STYLES:
         return
@@ -82,12 +82,12 @@ def warn_of_weak_decoder(file: Path) -> None:
             file,
         )
     elif run.trained.get("above_mean") is False:
-        reached = run.trained["models"][file.stem]["validation_cosine"]
+        cosine = run.trained["models"][file.stem]["validation_cosine"]
         log.warning(
             "The decoder %s was not shown to be better than always answering the mean target (held-out cosine %.3f, "
             "the mean target's %.3f), so its predictions may say nothing of an image.",
             file,
-            reached,
+            cosine,
             run.trained["baselines"]["mean"],
         )
 
@@ -103,10 +103,10 @@ def images_and_targets(
 
     Args:
         options: The run's options; they name its images.
-        targets: A file of other targets; None for the run's own.
-        noise_ceiling: A file of other repeated targets; None for the run's own.
-        target_columns: The columns of other targets that are the embedding; None for the rule.
-        data_dir: Where tensorflow-datasets keeps the data of a run's images; None for its own default.
+        targets: A file of targets; None for the run's own.
+        noise_ceiling: A file of repeated targets; None for the run's own.
+        target_columns: The columns of `targets` that form the embedding; None for the default rule.
+        data_dir: The folder of TensorFlow data sets for a run's images; None for tensorflow-datasets' default.
 
     Raises:
         RequestError: The images or the targets cannot be read.
@@ -122,14 +122,14 @@ def images_and_targets(
 def images_of(options: Mapping[str, Any], data_dir: Path | None = None) -> ImageSet:
     """All images of a run by its options.
 
-    A run may come from elsewhere: it does not say where data sets are kept, and none is downloaded for it.
+    A run may come from another machine: it does not determine the folder of data sets, and none is downloaded for it.
 
     Args:
         options: The run's options.
-        data_dir: Where tensorflow-datasets keeps its data; None for its own default.
+        data_dir: The folder of TensorFlow data sets; None for tensorflow-datasets' default.
 
     Raises:
-        RequestError: They cannot be found.
+        RequestError: The images cannot be found.
     """
     source, root = options["images"], Path(options["root"]) if "root" in options else None
     if source.startswith("tfds:"):
@@ -137,11 +137,11 @@ def images_of(options: Mapping[str, Any], data_dir: Path | None = None) -> Image
     return find_images(source, data_dir, options.get("label_pattern"), root)
 
 
-def extractor_of(card: ModelCard, asked: ExtractorOverrides | None = None) -> Extractor:
-    """The extractor that a decoder was trained on, with what else is asked for.
+def extractor_of(card: ModelCard, overrides: ExtractorOverrides | None = None) -> Extractor:
+    """The extractor that a decoder was trained on, with overrides.
 
     Raises:
         RequestError: The weights do not exist, or a name is unknown.
     """
-    asked = asked or ExtractorOverrides()
-    return described_extractor(weights_from(asked.weights or card.weights), card.extractor, **asked.changes)
+    overrides = overrides or ExtractorOverrides()
+    return described_extractor(weights_from(overrides.weights or card.weights), card.extractor, **overrides.changes)

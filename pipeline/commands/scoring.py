@@ -1,4 +1,4 @@
-"""Scoring: predictions for the same images -> numbers, conclusions and the report. `train` and `evaluate` share it."""
+"""Scoring, shared by `train` and `evaluate`: predictions for the same images -> scores, conclusions and the report."""
 
 import dataclasses
 import itertools
@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DecoderPredictions:
-    """A decoder's predictions for the images, and what is known of the decoder.
+    """A decoder's predictions for the images, and what is known about the decoder.
 
     Attributes:
         predictions: Shape (N, D).
         output_activation: The activation of its output, which sets the output ceiling.
-        training_cosine: Its mean cosine on its training images, if it is known.
-        curves: Its learning curves, if they are known; see `pipeline.decoders.training.History`.
-        validation_of: What their validation curves are of: "held-out", "selection" or "training" images.
+        training_cosine: Its mean cosine on its training images, if known.
+        curves: Its learning curves, if known; see `pipeline.decoders.training.History`.
+        validation_of: The images of the validation curves: "held-out", "selection" or "training".
     """
 
     predictions: np.ndarray
@@ -51,14 +51,14 @@ class DecoderPredictions:
 
 @dataclass(frozen=True)
 class TrainingTargets:
-    """What an evaluation needs to know of the training targets.
+    """What an evaluation needs to know about the training targets.
 
     Attributes:
-        mean: Their mean, shape (D,); of each fold's, shape (K, D).
+        mean: Their mean, shape (D,); with folds, the mean of each fold, shape (K, D).
         deviation: The standard deviation of each dimension, likewise.
-        seen: Whether each evaluated image has the label of a training image, shape (N,), bool; None if not known.
-        seen_groups: Whether it has the group of one, likewise.
-        folds: The fold that held each evaluated image out, shape (N,), int, where there were several; else None.
+        seen: Whether each evaluated image has the label of a training image, shape (N,), bool; None if unknown.
+        seen_groups: Whether it has the group of a training image, likewise.
+        folds: The fold that held out each evaluated image, shape (N,), int; None without folds.
     """
 
     mean: np.ndarray
@@ -69,7 +69,7 @@ class TrainingTargets:
 
     @classmethod
     def of(cls, baselines: Baselines, images: ImageSet) -> "TrainingTargets":
-        """What the baselines of a training know, for some images to evaluate on."""
+        """The training targets as the baselines recorded them, for the images to evaluate on."""
         return cls(
             baselines.mean,
             baselines.deviation,
@@ -90,13 +90,13 @@ class EvaluationInputs:
         examples: The images, N of them, with their targets.
         decoders: Name -> the decoder's predictions.
         baselines: Name -> the baseline's predictions, shape (N, D).
-        training: What is known of the training targets, or None.
-        weights: The `weights` option that the features were computed with.
-        trained_on: How many of the images the decoders were trained on.
-        near_trained_on: How many others are detected near-duplicates of images that they were trained on.
-        shares: Candidate -> its share of the first decoder; empty where that is not a blend that chose them.
-        cluster: What intervals generalize over: "group", "label" or "image"; None for groups where there are some, else
-            labels where several images share one, else images.
+        training: What is known about the training targets, or None.
+        weights: The `weights` option of the features.
+        trained_on: The number of images that the decoders were trained on.
+        near_trained_on: The number of other images that are detected near-duplicates of training images.
+        shares: Candidate -> its share of the first decoder; empty if that is not a blend that chose its shares.
+        cluster: What intervals generalize over: "group", "label" or "image"; None for groups if there are any, else
+            labels if several images share one, else images.
         run: The record of the first decoder's run, or None.
         folder: The folder of that run.
     """
@@ -117,12 +117,12 @@ class EvaluationInputs:
 def score_decoders(
     inputs: EvaluationInputs, report: Path | None = None, vocabulary: Path | None = None
 ) -> EvaluationResult:
-    """Score decoders and baselines, say what the numbers mean, and write the report.
+    """Score decoders and baselines, interpret the scores, and write the report.
 
     Args:
         inputs: The predictions and the images.
-        report: The file of the report, or None for none.
-        vocabulary: A file of word vectors to look predictions up among, beside the targets.
+        report: The file of the report; None for no report.
+        vocabulary: A file of word vectors that are candidates in addition to the targets.
 
     Returns:
         The scores and conclusions.
@@ -170,7 +170,7 @@ def score_decoders(
 
 
 def _trained_on(inputs: EvaluationInputs, kind: str) -> bool | None:
-    """Whether the evaluated clusters were in training: all (True), none (False), or some or not known (None)."""
+    """Whether the evaluated clusters were in training: all (True), none (False), or some or unknown (None)."""
     training = inputs.training
     if training is None or kind == "image":
         return None
@@ -192,7 +192,7 @@ def _context(inputs: EvaluationInputs) -> Context:
 
 
 def _held_out_by(inputs: EvaluationInputs) -> str | None:
-    """How the images came to be held out: "folds", the kind of the split rule, or None for images from elsewhere."""
+    """How the images were held out: "folds", the kind of the split rule, or None for images from another source."""
     if inputs.training and inputs.training.folds is not None:
         return "folds"
     if inputs.run is None or set(inputs.examples.features.paths) - set(inputs.run.split.validation):
@@ -201,10 +201,10 @@ def _held_out_by(inputs: EvaluationInputs) -> str | None:
 
 
 def _natural_cluster(examples: Examples) -> str:
-    """What the images have in common: a group, or else a label that several share, or a target that several share.
+    """What images share: a group, or else a label or a target that several have in common.
 
-    Images of a label may have targets of their own (responses to single pictures); they resemble each other
-    nevertheless, so intervals for new images as if all were independent would be too narrow.
+    Even if images of a label have individual targets (responses to single pictures), they resemble each other;
+    intervals that treat them as independent would be too narrow.
     """
     images = examples.features.images
     if images.groups is not None:
@@ -218,27 +218,27 @@ def _share_targets(examples: Examples) -> bool:
 
 
 def check_clusters(images: ImageSet, cluster: str | None) -> None:
-    """Refuse images that intervals cannot generalize over, before any work is spent on them.
+    """Refuse images without the groups that intervals need, before any work is done.
 
     Args:
         images: The images.
         cluster: See `EvaluationInputs`.
 
     Raises:
-        RequestError: Intervals are to be for new groups, which not all images have.
+        RequestError: Intervals for new groups are requested, but not all images have a group.
     """
     if cluster == "group" or (cluster is None and images.groups is not None):
         _groups(images)
 
 
 def _groups(images: ImageSet) -> Sequence[str]:
-    """The images' groups, if all have one."""
+    """The images' groups; refuses images without one."""
     empty = first_empty(images.groups) if images.groups is not None else 0
     if images.groups is None or empty is not None:
-        lacking = f"; {images.paths[empty or 0]!r} has none" if images.groups is not None else ""
+        example = f"; {images.paths[empty or 0]!r} has none" if images.groups is not None else ""
         raise RequestError(
             "Intervals for new groups need a .csv or .parquet list with the column 'group' for all images"
-            f"{lacking}. Choose ",
+            f"{example}. Choose ",
             Parameter("cluster", "label"),
             " or ",
             Parameter("cluster", "image"),
@@ -274,7 +274,7 @@ def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: 
 
 
 def _seen(examples: Examples, training: TrainingTargets | None) -> np.ndarray | None:
-    """Whether training saw each image's label; None where that says nothing, as every image has a label of its own."""
+    """Whether training saw each image's label; None if every image has a unique label, which says nothing."""
     if training is None or training.seen is None:
         return None
     labels = labels_of(examples)
@@ -282,7 +282,7 @@ def _seen(examples: Examples, training: TrainingTargets | None) -> np.ndarray | 
 
 
 def _noise_ceiling(examples: Examples) -> NoiseCeiling | None:
-    """The noise ceiling of the evaluated images, each target counted once; None where targets were not repeated."""
+    """The noise ceiling of the evaluated images, each target counted once; None without repeated targets."""
     repeats = examples.table.repeats
     measured = [repeats[key] for key in dict.fromkeys(examples.keys) if len(repeats.get(key, ())) > 1]
     if len(measured) < len(set(examples.keys)):
@@ -299,11 +299,11 @@ def _noise_ceiling(examples: Examples) -> NoiseCeiling | None:
 
 
 def words_of(vocabulary: Path, dim: int) -> Iterator[tuple[str, np.ndarray]]:
-    """The words of a vocabulary with their vectors, one by one.
+    """Iterate over the words of a vocabulary and their vectors.
 
     Args:
         vocabulary: A file of word vectors.
-        dim: The dimension of the targets, which the vectors must have.
+        dim: The dimension of the targets, which the vectors must match.
 
     Raises:
         RequestError: The file cannot be used.
@@ -317,20 +317,20 @@ def words_of(vocabulary: Path, dim: int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def check_vocabulary(vocabulary: Path, dim: int) -> None:
-    """Refuse a vocabulary whose first word cannot be used, before any work is spent on predictions.
+    """Refuse a vocabulary if its first word cannot be used, before any predictions are computed.
 
     Raises:
-        RequestError: It cannot be read, or its vectors have another dimension than the targets.
+        RequestError: It cannot be read, or its vectors differ in dimension from the targets.
     """
     next(words_of(vocabulary, dim), None)
 
 
 def names_of(table: TargetTable, images: ImageSet) -> list[tuple[str, np.ndarray]]:
-    """The target embeddings of a table, each under the label of its image where its key is a path."""
+    """The target embeddings of a table by name; a key that is a path is replaced by the label of its image."""
     labels = {path: label for path, label in zip(images.paths, images.labels, strict=True) if label}
     return [(labels.get(key, key), table.vectors[row]) for key, row in table.rows.items()]
 
 
 def labels_of(examples: Examples) -> list[str]:
-    """The images' labels; one without a label goes by its key in the target table."""
+    """The images' labels; an image without one has its key in the target table instead."""
     return [label or key for label, key in zip(examples.features.images.labels, examples.keys, strict=True)]

@@ -1,4 +1,4 @@
-"""`search`: a query and images -> the images that are nearest to it by cosine of features or embeddings."""
+"""`search`: a query and images -> the images nearest to the query by cosine of features or embeddings."""
 
 import contextlib
 import logging
@@ -38,7 +38,7 @@ from pipeline.evaluation.search_page import FoundImage, SearchPage, write_search
 from pipeline.features.extraction import ExtractionOptions, Features, extract_features
 from pipeline.features.extractor import Extractor, ExtractorOverrides
 from pipeline.features.survey import Failure
-from pipeline.features.vector_index import KIND, in_folder
+from pipeline.features.vector_index import KIND, require_folder
 
 log = logging.getLogger(__name__)
 
@@ -47,21 +47,21 @@ Space = Literal["features", "embeddings"]
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What to look for, and where.
+    """What to search for, and where.
 
     Attributes:
         images: The images to search.
         query: An image file, a `.npy` file of one vector, or else a word.
-        k: How many images to find.
-        space: Whose cosines count; None for embeddings where a model is named, else features.
+        k: The number of images to find.
+        space: The space of the cosines; None for embeddings if there is a model, else features.
         model: The folder of a run, or a `.keras` file; None for features alone.
-        vocabulary: A file of word vectors that has the word; None for the labels that the run was trained on, or else
-            the file of word vectors that their targets are from.
-        report: Where to write a page of thumbnails; None for none.
-        index: Whether to search features by the index of their store, where there are many images.
-        index_above: How many images are not many.
-        extractor: What is asked for in place of the model's own extractor.
-        data_dir: Where tensorflow-datasets keeps the data of a run's images; None for its own default.
+        vocabulary: A file of word vectors with the word; None for the labels that the run was trained on, or else the
+            file of word vectors that their targets are from.
+        report: The file of a page of thumbnails; None for no page.
+        index: Whether to search features with the index of their store if there are many images.
+        index_above: The number of images up to which the search stays exact.
+        extractor: Settings that replace those of the model's extractor.
+        data_dir: The folder of TensorFlow data sets for a run's images; None for tensorflow-datasets' default.
     """
 
     images: ImageSet
@@ -104,7 +104,7 @@ class SearchOptions:
 
     @property
     def in_space(self) -> Space:
-        """Whose cosines count."""
+        """The space of the cosines."""
         return self.space or ("embeddings" if self.model else "features")
 
     @property
@@ -123,18 +123,18 @@ class SearchResult:
     """The result of `search`.
 
     Attributes:
-        query: What was looked for.
+        query: The query.
         space: "features" or "embeddings".
         model: The decoder file, or None.
-        images: How many images there are.
-        computed: How many features were computed now.
-        cached: How many were in the store already.
+        images: The number of images.
+        computed: The number of features computed now.
+        cached: The number of features already in the store.
         failed: The images that were skipped, with the cause.
         extractor: The extractor's fingerprint and description.
-        found: The nearest images, the nearest first; a query that is one of the images is left out.
+        found: The nearest images, nearest first; a query that is one of the images is left out.
         report: The page, or None.
-        index: The kind of index that was searched; None where the search was exact.
-        recall: The share of the true neighbours of images that the index found when it was built; None without one.
+        index: The kind of index; None if the search was exact.
+        recall: The share of true neighbours that the index found when it was built; None without an index.
     """
 
     query: str
@@ -155,37 +155,37 @@ class SearchResult:
         return asdict(self)
 
 
-def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
-    """Find the images that are nearest to a query by cosine; in blocks from the feature store, or by its index.
+def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResult:
+    """Find the images nearest to a query by cosine, in blocks from the feature store or with its index.
 
     Args:
-        wanted: Query, images and space.
-        options: How to run the feature stage.
+        options: Query, images and space.
+        extraction: How to run the feature stage.
 
     Returns:
-        The nearest images; of equally near ones the first in path order first.
+        The nearest images; ties are in path order.
 
     Raises:
         RequestError: The query, the model or the vocabulary cannot be used, or they do not fit each other.
         PipelineError: No image could be read, the feature stage failed, or the page cannot be written.
     """
-    space = _Space.of(wanted)
-    if wanted.index and len(space.extractor.layers) > 1:
+    space = _Space.of(options)
+    if options.index and len(space.extractor.layers) > 1:
         raise RequestError(
             Parameter("index", True),
             " is for the features of one layer; name one with ",
             Parameter("layer", "NAME"),
             ", or leave it out.",
         )
-    if wanted.index:
-        in_folder(options.cache)
-    query = None if wanted.is_image else _query_vector(wanted, space)
+    if options.index:
+        require_folder(extraction.cache)
+    query = None if options.is_image else _query_vector(options, space)
     if query is None:
-        query = space.vectors(_query_feature(wanted.query, space.extractor, options))[:][0]
-    features = extract_features(wanted.images, space.extractor, options)
-    indexed = _indexed(wanted, features)
-    query_ref = find_images(wanted.query).refs[0] if wanted.is_image else None
-    count = wanted.k + (query_ref is not None)  # the query may be one of the images
+        query = space.vectors(_query_feature(options.query, space.extractor, extraction))[:][0]
+    features = extract_features(options.images, space.extractor, extraction)
+    indexed = _indexed(options, features)
+    query_ref = find_images(options.query).refs[0] if options.is_image else None
+    count = options.k + (query_ref is not None)  # the query may be one of the images
     if indexed:
         rows, cosines = indexed.find(query, count)
     else:
@@ -194,33 +194,33 @@ def search(wanted: SearchOptions, options: ExtractionOptions) -> SearchResult:
         (row, cosine)
         for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True)
         if query_ref is None or not _is_same_file(features.images.refs[row], query_ref)
-    ][: wanted.k]
+    ][: options.k]
     images = features.images
-    found = [FoundImage(features.paths[row], cosine, images.labels[row]) for row, cosine in hits]
-    if wanted.report:
+    nearest = [FoundImage(features.paths[row], cosine, images.labels[row]) for row, cosine in hits]
+    if options.report:
         page = SearchPage(
-            query=wanted.query,
-            source=wanted.images.source,
-            space=wanted.in_space,
+            query=options.query,
+            source=options.images.source,
+            space=options.in_space,
             model=str(space.file) if space.file else None,
             extractor=space.extractor.description,
             searched=len(features.paths),
-            found=found,
+            found=nearest,
             refs=[images.refs[row] for row, _ in hits],
             query_ref=query_ref,
         )
-        write_search_page(wanted.report, page)
+        write_search_page(options.report, page)
     return SearchResult(
-        query=wanted.query,
-        space=wanted.in_space,
+        query=options.query,
+        space=options.in_space,
         model=str(space.file) if space.file else None,
         images=len(features.paths) + len(features.failed),
         computed=features.computed,
         cached=features.cached,
         failed=features.failed,
         extractor={"fingerprint": space.extractor.fingerprint, **space.extractor.description},
-        found=found,
-        report=str(wanted.report) if wanted.report else None,
+        found=nearest,
+        report=str(options.report) if options.report else None,
         index=KIND if indexed else None,
         recall=indexed.recall if indexed else None,
     )
@@ -235,15 +235,15 @@ def _is_same_file(image: ImageRef, query: ImageRef) -> bool:
     return False
 
 
-def _indexed(wanted: SearchOptions, features: Features) -> IndexedSearch | None:
-    """The search by the index, where one is asked for and the images are many."""
-    if not wanted.index:
+def _indexed(options: SearchOptions, features: Features) -> IndexedSearch | None:
+    """The search with the index, if it is requested and there are many images."""
+    if not options.index:
         return None
-    if len(features.paths) <= wanted.index_above:
+    if len(features.paths) <= options.index_above:
         log.info(
             "%s: the search is exact; an index serves above %s.",
             counted(len(features.paths), "image"),
-            f"{wanted.index_above:,}",
+            f"{options.index_above:,}",
         )
         return None
     return IndexedSearch(features)
@@ -251,7 +251,7 @@ def _indexed(wanted: SearchOptions, features: Features) -> IndexedSearch | None:
 
 @dataclass(frozen=True)
 class _Space:
-    """The space that is searched: an extractor's, or that of a decoder of its features."""
+    """The space to search: that of an extractor, or of a decoder of its features."""
 
     extractor: Extractor
     dim: int
@@ -260,41 +260,41 @@ class _Space:
     scales: Sequence[float] = ()
 
     @classmethod
-    def of(cls, wanted: SearchOptions) -> "_Space":
-        if wanted.model is None:
-            extractor = wanted.extractor.extractor()
+    def of(cls, options: SearchOptions) -> "_Space":
+        if options.model is None:
+            extractor = options.extractor.extractor()
             return cls(extractor, extractor.dim)
-        file = decoders_of(wanted.model)[0]
+        file = decoders_of(options.model)[0]
         card = read_card(file)
-        extractor = extractor_of(card, wanted.extractor)
+        extractor = extractor_of(card, options.extractor)
         card.check_features(file, extractor.description)
-        if wanted.in_space == "features":
+        if options.in_space == "features":
             return cls(extractor, extractor.dim, file, None, card.scales)
         warn_of_weak_decoder(file)
         return cls(extractor, card.target_dim, file, load_decoder(file), card.scales)
 
     def vectors(self, features: Features) -> Vectors:
-        """The vectors of images in this space, made when they are read."""
+        """The vectors of images in this space, computed when they are read."""
         stored = replace(features, scales=self.scales).stored()
         return Predictions(self.decoder, stored) if self.decoder is not None else stored
 
 
-def _query_feature(file: str, extractor: Extractor, options: ExtractionOptions) -> Features:
+def _query_feature(file: str, extractor: Extractor, extraction: ExtractionOptions) -> Features:
     """The feature of an image that must be readable."""
     image = find_images(file)
     try:
         decoding.preview(image.refs[0].read()[0], PREVIEW)
     except ImageError as error:
         raise RequestError(f"The query {file} cannot be read: {error}.") from error
-    return extract_features(image, extractor, options)
+    return extract_features(image, extractor, extraction)
 
 
-def _query_vector(wanted: SearchOptions, space: _Space) -> np.ndarray:
-    """The vector of a word or of a file, checked to be of the space."""
-    vector = _word_vector(wanted, space) if wanted.is_word else _vector_of_file(Path(wanted.query))
+def _query_vector(options: SearchOptions, space: _Space) -> np.ndarray:
+    """The vector of a word or of a file; refuses one with another dimension than the space."""
+    vector = _word_vector(options, space) if options.is_word else _vector_of_file(Path(options.query))
     if len(vector) != space.dim:
         raise RequestError(
-            f"The query {wanted.query} has dimension {len(vector)}; the {wanted.in_space} have {space.dim}."
+            f"The query {options.query} has dimension {len(vector)}; the {options.in_space} have {space.dim}."
         )
     return vector
 
@@ -306,29 +306,29 @@ def _vector_of_file(file: Path) -> np.ndarray:
     return vector.reshape(-1)
 
 
-def _word_vector(wanted: SearchOptions, space: _Space) -> np.ndarray:
-    """The vector of a word in the vocabulary; without one, of a label of the run, or of a word of its targets' file."""
-    word = wanted.query
+def _word_vector(options: SearchOptions, space: _Space) -> np.ndarray:
+    """The vector of a word in the vocabulary, or else of a label of the run or a word of its targets' file."""
+    word = options.query
     advice: tuple[object, ...] = ()
-    if wanted.vocabulary:
-        vectors, near = read_word_vectors(wanted.vocabulary, [word])
-        where = f"the vocabulary {wanted.vocabulary}"
+    if options.vocabulary:
+        vectors, near = read_word_vectors(options.vocabulary, [word])
+        source = f"the vocabulary {options.vocabulary}"
     else:
         run = run_beside(space.file) if space.file else None
         if run is None or "images" not in run.options:
             raise RequestError(
                 f"There is no run beside {space.file} to take words from; name ", Parameter("vocabulary", "FILE"), "."
             )
-        images, table = images_and_targets(run.options, data_dir=wanted.data_dir)
+        images, table = images_and_targets(run.options, data_dir=options.data_dir)
         vectors = dict(names_of(table, images))
         near = {} if word in vectors else near_spellings({word: [word]}, vectors)
-        where = "the labels of the run"
+        source = "the labels of the run"
         advice = " Name a file of word vectors that has it with ", Parameter("vocabulary", "FILE"), "."
         targets = run.options.get("targets")
         if word not in vectors and targets and is_word_vectors(Path(targets)):
             vectors, near = read_word_vectors(Path(targets), [word])
-            where = f"the words of {targets}, which the run was trained on"
+            source = f"the words of {targets}, which the run was trained on"
     if word in vectors:
         return vectors[word]
     similar = f" Near spellings: {', '.join(near[word])}." if near.get(word) else ""
-    raise RequestError(f"The word {word!r} is not among {where}.{similar}", *advice)
+    raise RequestError(f"The word {word!r} is not among {source}.{similar}", *advice)

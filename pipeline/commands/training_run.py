@@ -1,4 +1,4 @@
-"""A training in the folder of a run: decoders in each API style are fitted, saved, scored and reported."""
+"""Training in the folder of a run: fits, saves and scores decoders in each API style, and writes the report."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -43,15 +43,15 @@ class TrainOptions:
 
     Attributes:
         examples: Images, targets and split; its seed is also that of the initial weights and the shuffling.
-        config: A blend that chooses its own strength, or a single network.
+        config: A blend that selects its own regularization strength, or a single network.
         styles: The API styles to build the decoder in.
         folds: How to cross-validate before training on all images; None to hold images out instead.
         models: The folder of all runs.
         name: The name of the run's folder; None for the local time.
-        memory: Bytes of features to hold at a time; more are streamed from the store.
+        memory: Bytes of features to keep in memory; larger sets are streamed from the store.
         tensorboard: Whether to write curves for TensorBoard into the run's folder.
         cluster: What intervals generalize over: "group", "label" or "image"; None to choose by the images.
-        command: The command's options, kept in `run.json` so that the run can be repeated.
+        command: The command's options, stored in `run.json` so that the run can be repeated.
     """
 
     examples: ExampleOptions
@@ -85,7 +85,7 @@ class TrainOptions:
 
     @property
     def keeps_best(self) -> bool:
-        """Whether an epoch is chosen, for which a part of the training images is set apart."""
+        """Whether an epoch is selected, on training images set apart for that."""
         return isinstance(self.config, TrainingConfig) and self.config.keep == "best"
 
     @property
@@ -110,18 +110,17 @@ class TrainResult:
 
     Attributes:
         run: The run's folder.
-        images: How many images there are.
-        train: How many the decoders were trained on.
-        validation: How many were held out; all of them, in turn, where the run was cross-validated.
+        images: The number of images.
+        train: The number of training images.
+        validation: The number of held-out images; with cross-validation, all of them in turn.
         target_dim: The dimension of the targets.
-        models: API style -> how its training went.
+        models: API style -> a summary of its training.
         baselines: Name -> mean held-out cosine.
         ceiling: The output ceiling on the held-out targets.
         shares: Candidate -> its share of a blend; empty for a single network.
         folds: The scores of a cross-validation, or None.
         headline: The verdict in a line.
-        above_mean: Whether the best decoder was shown to be better than always answering the mean target; None where
-            that is not known.
+        above_mean: Whether the best decoder was shown to be better than the mean baseline; None if unknown.
     """
 
     run: Path
@@ -151,15 +150,15 @@ class TrainResult:
         }
 
     def record(self) -> dict[str, Any]:
-        """The result as `run.json` holds it, without the place of the run."""
+        """The result as stored in `run.json`, without the folder of the run."""
         return {name: value for name, value in asdict(self).items() if name != "run"}
 
     @classmethod
     def from_record(cls, folder: Path, record: Mapping[str, Any]) -> "TrainResult":
-        """Read what `record` returned, for a run in a folder.
+        """Restore a result from its `record`, for a run in a folder.
 
         Raises:
-            RequestError: It is another record.
+            RequestError: The record is damaged.
         """
         try:
             return typed(cls, {**record, "run": folder})
@@ -167,71 +166,72 @@ class TrainResult:
             raise RequestError(f"{folder / RUN_FILE} is damaged (of its result, {error}).") from error
 
 
-def train_in(
-    folder: Path,
-    record: RunRecord,
-    wanted: TrainOptions,
-    examples: SplitExamples,
-    extractor: Extractor,
-    progress: bool,
-) -> TrainResult:
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run to train.
+
+    Attributes:
+        folder: The run's folder; training resumes from a checkpoint in it, and trained decoders are only scored.
+        options: What to train on, and how.
+        examples: The examples with their split.
+        extractor: The extractor of the features.
+        progress: Whether to show the progress on stderr.
+    """
+
+    folder: Path
+    options: TrainOptions
+    examples: SplitExamples
+    extractor: Extractor
+    progress: bool
+
+
+def train_run(run: TrainingRun, record: RunRecord) -> TrainResult:
     """Fit, save and evaluate the decoders of a run.
 
     Args:
-        folder: The run's folder; a checkpoint in it is continued, and decoders that are trained are only scored.
-        record: The run, without what only the training tells.
-        wanted: What to train on, and how.
-        examples: The examples with their split.
-        extractor: What turned images into features.
-        progress: Whether to show the progress on stderr.
+        run: The run.
+        record: Its record, without the results of the training.
 
     Returns:
         How the training went, and the held-out cosines.
 
     Raises:
-        PipelineError: The loss is not finite, something could not be read or written, or the decoders were trained but
-            could not be scored.
+        PipelineError: The loss is not finite, a file could not be read or written, or the trained decoders could not
+            be scored.
     """
-    _warn_of_low_ceiling(wanted.output_activation, examples.examples.targets)
+    _warn_of_low_ceiling(run.options.output_activation, run.examples.examples.targets)
     out_of_fold = None
-    if wanted.folds:
-        out_of_fold = _cross_validate(wanted, wanted.folds, examples)
+    if run.options.folds:
+        out_of_fold = _cross_validate(run.options, run.options.folds, run.examples)
     if not record.fitted:
-        record = _fit(folder, record, wanted, examples, extractor, progress)
+        record = _fit(run, record)
     try:
-        inputs = _evaluation_inputs(folder, record, examples, out_of_fold, extractor, wanted)
-        evaluation = score_decoders(inputs, folder / REPORT_FILE)
-        result = _result(folder, record, examples, evaluation, out_of_fold)
-        write_run(folder, replace(record, fitted=None, result=result.record()))
-    except Exception as error:  # of any kind: the message must say that the decoders are saved
+        evaluation = score_decoders(_evaluation_inputs(run, record, out_of_fold), run.folder / REPORT_FILE)
+        result = _result(run, record, evaluation, out_of_fold)
+        write_run(run.folder, replace(record, fitted=None, result=result.record()))
+    except Exception as error:  # any exception: the message must say that the decoders are saved
         raise PipelineError(
-            f"The decoders are trained and saved in {folder}, but scoring them failed ({type(error).__name__}: "
-            f"{cause(error)}). Score them with: python -m pipeline train --resume {folder}"
+            f"The decoders are trained and saved in {run.folder}, but scoring them failed ({type(error).__name__}: "
+            f"{cause(error)}). Score them with: python -m pipeline train --resume {run.folder}"
         ) from error
     if diverged := (record.fitted or {}).get("diverged"):
         kept = " and ".join(f"{epoch} ({style})" for style, epoch in record.kept_epoch.items())
-        raise PipelineError(f"{diverged} The decoders in {folder} have the weights of epoch {kept}.")
+        raise PipelineError(f"{diverged} The decoders in {run.folder} have the weights of epoch {kept}.")
     return result
 
 
-def _fit(
-    folder: Path,
-    record: RunRecord,
-    wanted: TrainOptions,
-    examples: SplitExamples,
-    extractor: Extractor,
-    progress: bool,
-) -> RunRecord:
-    """Fit decoders and baselines, and save them; returns the record with how that went."""
-    if not wanted.folds:
-        _announce(wanted, examples)
-    data, units, seed = _training_data(examples, wanted), examples.training_units, wanted.examples.seed
-    checkpoint, logs = folder / CHECKPOINT_FILE, folder / TENSORBOARD_FOLDER if wanted.tensorboard else None
-    fitted = fit_decoders(data, wanted.config, wanted.styles, units, seed, Callbacks(progress, checkpoint, logs))
+def _fit(run: TrainingRun, record: RunRecord) -> RunRecord:
+    """Fit and save decoders and baselines; returns the record with a summary of the training."""
+    options, examples = run.options, run.examples
+    if not options.folds:
+        _announce(options, examples)
+    data, units, seed = _training_data(examples, options), examples.training_units, options.examples.seed
+    checkpoint, logs = run.folder / CHECKPOINT_FILE, run.folder / TENSORBOARD_FOLDER if options.tensorboard else None
+    fitted = fit_decoders(data, options.config, options.styles, units, seed, Callbacks(run.progress, checkpoint, logs))
     log.info("Fitting the baselines.")
     images = examples.examples.features.images.subset(examples.train)
     baselines = Baselines.fit(data.x, data.y, units, seed).with_labels(images.labels, images.groups)
-    _save(folder, fitted.models, baselines, data, wanted, extractor, examples.examples.features.scales)
+    _save(run, fitted.models, baselines, data)
     record = replace(
         record,
         kept_epoch={style: history.kept_epoch for style, history in fitted.histories.items()},
@@ -249,7 +249,7 @@ def _fit(
             "diverged": str(fitted.diverged) if fitted.diverged else None,
         },
     )
-    write_run(folder, record)
+    write_run(run.folder, record)
     checkpoint.unlink(missing_ok=True)
     return record
 
@@ -265,47 +265,40 @@ def _warn_of_low_ceiling(activation: str, targets: np.ndarray) -> None:
         )
 
 
-def _cross_validate(wanted: TrainOptions, folds: FoldOptions, examples: SplitExamples) -> OutOfFold:
-    _announce(wanted, examples, times=folds.folds * folds.repeats + 1)
+def _cross_validate(options: TrainOptions, folds: FoldOptions, examples: SplitExamples) -> OutOfFold:
+    _announce(options, examples, times=folds.folds * folds.repeats + 1)
     return cross_validate(
         examples.examples,
         examples.duplicates,
-        wanted.examples.rule,
+        options.examples.rule,
         folds,
-        wanted.config,
-        wanted.styles,
-        wanted.examples.seed,
-        wanted.memory,
+        options.config,
+        options.styles,
+        options.examples.seed,
+        options.memory,
     )
 
 
-def _announce(wanted: TrainOptions, examples: SplitExamples, times: int = 1) -> None:
+def _announce(options: TrainOptions, examples: SplitExamples, times: int = 1) -> None:
     features, dim = examples.examples.features, examples.examples.targets.shape[1]
-    announce(wanted.config, (len(examples.train), features.dim), dim, wanted.memory, times)
+    announce(options.config, (len(examples.train), features.dim), dim, options.memory, times)
 
 
-def _training_data(examples: SplitExamples, wanted: TrainOptions) -> TrainingData:
+def _training_data(examples: SplitExamples, options: TrainOptions) -> TrainingData:
     """The data to train the final decoders on, in memory where it fits."""
-    data = examples.training_data(wanted.memory)
-    if not len(data.y_validation):  # cross-validated; there is nothing left to evaluate epochs on but training images
+    data = examples.training_data(options.memory)
+    if not len(data.y_validation):  # cross-validated: only training images are left to evaluate epochs on
         data = replace(data, x_validation=data.x, y_validation=data.y)
     return data.loaded()
 
 
-def _evaluation_inputs(
-    folder: Path,
-    record: RunRecord,
-    examples: SplitExamples,
-    out_of_fold: OutOfFold | None,
-    extractor: Extractor,
-    wanted: TrainOptions,
-) -> EvaluationInputs:
+def _evaluation_inputs(run: TrainingRun, record: RunRecord, out_of_fold: OutOfFold | None) -> EvaluationInputs:
     """Predictions of the saved decoders for the held-out images, or out-of-fold predictions for all of them."""
-    held_out = examples.examples if out_of_fold else examples.held_out
+    held_out = run.examples.examples if out_of_fold else run.examples.held_out
     decoders, baselines, training = (
         (out_of_fold.decoders, out_of_fold.baselines, out_of_fold.training)
         if out_of_fold
-        else _predictions(folder, held_out, wanted)
+        else _predictions(run.folder, held_out, run.options)
     )
     trained = record.trained
     return EvaluationInputs(
@@ -313,30 +306,30 @@ def _evaluation_inputs(
         decoders={
             style: DecoderPredictions(
                 predictions=decoders[style],
-                output_activation=wanted.output_activation,
+                output_activation=run.options.output_activation,
                 training_cosine=trained["models"][style]["train_cosine"],
                 curves=record.curves.get(style),
                 validation_of=record.split.validation_of,
             )
-            for style in wanted.styles
+            for style in run.options.styles
         },
         baselines=baselines,
         training=training,
-        weights=extractor.weights.name,
+        weights=run.extractor.weights.name,
         shares=trained["shares"],
-        cluster=wanted.cluster,
+        cluster=run.options.cluster,
         run=record,
-        folder=folder,
+        folder=run.folder,
     )
 
 
 def _predictions(
-    folder: Path, held_out: Examples, wanted: TrainOptions
+    folder: Path, held_out: Examples, options: TrainOptions
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], TrainingTargets | None]:
-    """What the saved decoders and baselines predict for held-out images, and what is known of the training targets."""
+    """The predictions of saved decoders and baselines for held-out images, and the training targets, if known."""
     x = held_out.features.stored()
     decoders: dict[str, np.ndarray] = {
-        style: predict(load_decoder(folder / f"{style}.keras"), x) for style in wanted.styles
+        style: predict(load_decoder(folder / f"{style}.keras"), x) for style in options.styles
     }
     baselines = Baselines.load(folder)
     if baselines is None:
@@ -344,36 +337,25 @@ def _predictions(
     return decoders, baselines.predict(x), TrainingTargets.of(baselines, held_out.features.images)
 
 
-def _save(
-    folder: Path,
-    models: Mapping[str, Any],
-    baselines: Baselines,
-    data: TrainingData,
-    wanted: TrainOptions,
-    extractor: Extractor,
-    scales: Sequence[float],
-) -> None:
+def _save(run: TrainingRun, models: Mapping[str, Any], baselines: Baselines, data: TrainingData) -> None:
     card = ModelCard(
-        weights=extractor.weights.name,
-        fingerprint=extractor.fingerprint,
-        extractor=extractor.description,
+        weights=run.extractor.weights.name,
+        fingerprint=run.extractor.fingerprint,
+        extractor=run.extractor.description,
         feature_dim=data.x.shape[1],
         target_dim=data.y.shape[1],
-        output_activation=wanted.output_activation,
-        scales=scales,
+        output_activation=run.options.output_activation,
+        scales=run.examples.examples.features.scales,
     )
-    for style, model in models.items():  # first, for a folder with a decoder is never removed
-        save_decoder(model, folder / f"{style}.keras", card)
-    baselines.save(folder, card)
+    for style, model in models.items():  # before the baselines: a folder with a decoder is never removed
+        save_decoder(model, run.folder / f"{style}.keras", card)
+    baselines.save(run.folder, card)
 
 
 def _result(
-    folder: Path,
-    record: RunRecord,
-    examples: SplitExamples,
-    evaluation: EvaluationResult,
-    out_of_fold: OutOfFold | None,
+    run: TrainingRun, record: RunRecord, evaluation: EvaluationResult, out_of_fold: OutOfFold | None
 ) -> TrainResult:
+    examples = run.examples
     models = {
         style: TrainedModel(**model, validation_cosine=evaluation.models[style].scores.cosine.mean)
         for style, model in record.trained["models"].items()
@@ -381,7 +363,7 @@ def _result(
     for style, model in models.items():
         log.info("%s: %.1f s, held-out cosine %.4f", style, model.seconds, model.validation_cosine)
     return TrainResult(
-        run=folder,
+        run=run.folder,
         images=len(examples.examples.targets),
         train=len(examples.train),
         validation=evaluation.images,

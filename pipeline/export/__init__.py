@@ -1,1 +1,1 @@
-"""Export: decoders in the formats of other programs."""
+"""Export of decoders and tables to the formats of other programs."""

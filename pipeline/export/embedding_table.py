@@ -1,7 +1,7 @@
-"""A table of a run's images with their vectors, predictions and places on a map, as tools for embeddings open it.
+"""A table of a run's images with their vectors, predictions and positions on a map, for embedding viewers.
 
-Previews are structs of `bytes` and `path`, as Hugging Face's `datasets` writes images; embedding-atlas
-(https://apple.github.io/embedding-atlas) shows them.
+Previews are structs of `bytes` and `path`, like images of Hugging Face's `datasets`; embedding-atlas
+(https://apple.github.io/embedding-atlas) displays them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,21 +25,21 @@ from pipeline.evaluation.retrieval import Candidates, retrieve
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
 
-FITTED = 2000  # images, chosen at random, whose predictions and targets span the map
+FITTED = 2000  # random images to fit the map to, by their predictions and targets
 
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """The content of a table, N images of them in path order.
+    """The content of a table: N images in path order.
 
     Attributes:
         images: The images.
-        labels: The label of each, or the key of its target where it has none.
-        splits: The side of the run's split that each is on; None where the run did not have the image.
+        labels: The label of each image, or else the key of its target.
+        splits: The side of the run's split of each image; None if the run did not have the image.
         vectors: Their features, shape (N, F).
         predictions: Their predicted embeddings, shape (N, D).
         targets: Their target embeddings, shape (N, D).
-        candidates: The vectors among which predictions are looked up; all targets are among them.
+        candidates: The candidates for the rank of the target; they include all targets.
     """
 
     images: ImageSet
@@ -55,7 +55,7 @@ def write_table(file: Path, table: EmbeddingTable) -> None:
     """Write a table as a Parquet file, a row group at a time.
 
     Args:
-        file: The file, replaced where it exists.
+        file: The file, replaced if it exists.
         table: Its content.
 
     Raises:
@@ -108,13 +108,13 @@ def _row_groups(table: EmbeddingTable) -> Iterator[pa.Table]:
 
 
 def _plane(table: EmbeddingTable, at_once: int) -> "PCA | None":
-    chosen = np.sort(np.random.default_rng(0).permutation(len(table.images))[:FITTED])
-    predictions = [table.predictions[chosen[start : start + at_once]] for start in range(0, len(chosen), at_once)]
-    return fit_plane(np.concatenate(predictions), np.unique(table.targets[chosen], axis=0))
+    sample = np.sort(np.random.default_rng(0).permutation(len(table.images))[:FITTED])
+    predictions = [table.predictions[sample[start : start + at_once]] for start in range(0, len(sample), at_once)]
+    return fit_plane(np.concatenate(predictions), np.unique(table.targets[sample], axis=0))
 
 
 def _preview(content: bytes | None, path: str) -> dict[str, bytes | str | None]:
-    """A small JPEG; without content where the image can no longer be read."""
+    """A small JPEG; without content if the image is no longer readable."""
     try:
         return {"bytes": decoding.preview(content, PREVIEW) if content else None, "path": path}
     except ImageError:

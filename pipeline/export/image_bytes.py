@@ -1,8 +1,8 @@
-"""The bytes of a JPEG or PNG file -> pixels, in TensorFlow's own operations, for kinds that these decode as we do.
+"""The bytes of a JPEG or PNG file -> pixels, by TensorFlow's operations, for files that these decode like we do.
 
-Those are baseline and progressive JPEGs in RGB, grey and CMYK, and PNGs, with what their EXIF and transparency say. All
-else is refused rather than answered otherwise. EXIF: JEITA CP-3451, sections 4.5 and 4.6; markers: ITU-T T.81, Annex B;
-chunks: https://www.w3.org/TR/png-3/.
+These are baseline and progressive JPEGs in RGB, grey and CMYK, and PNGs, with EXIF orientation and transparency. All
+other files are refused, because their pixels would differ. EXIF: JEITA CP-3451, sections 4.5 and 4.6; markers: ITU-T
+T.81, Annex B; chunks: https://www.w3.org/TR/png-3/.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,21 +12,21 @@ from pipeline.data.decoding import SIDE
 from pipeline.data.jpeg_stream import MOST_SCANS
 
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-MOST_PIXELS = 50_000_000  # of a file: 0.2 GB; one is decoded at a time
+MOST_PIXELS = 50_000_000  # per file: 0.2 GB; one file is decoded at a time
 BASELINE, PROGRESSIVE, SCAN_SEGMENT, EXIF_SEGMENT, ADOBE_SEGMENT = 0xC0, 0xC2, 0xDA, 0xE1, 0xEE
-OTHER_FRAMES = (0xC1, *range(0xC3, 0xD0))  # and tables of arithmetic codes; but 0xC4, of Huffman codes
+OTHER_FRAMES = (0xC1, *range(0xC3, 0xD0))  # and tables of arithmetic codes; 0xC4, Huffman tables, is excluded in use
 EXIF = b"Exif\0\0"
-ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # without it, TensorFlow takes CMYK for its negative
+ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # without it, TensorFlow inverts CMYK
 ORIENTATION, LONG = 0x0112, 4  # the tag, and the type of a value
 ENTRY = 12  # bytes of an entry of a TIFF directory
 GREY, PALETTE, HAS_ALPHA = 0, 3, (4, 6)  # colour types of PNG
-# What may hold an orientation that is not read here: XMP, and EXIF in text chunks of a PNG.
+# An orientation that is not read here: in XMP, or in EXIF in text chunks of a PNG.
 OTHER_ORIENTATION = r"(?s)\C*(tiff:Orientation(=.|>)[2-8]|Raw profile type exif\x00|XML:com.adobe.xmp\x00\x01)\C*"
-ORIENTATION_BEHIND = r"(?s)\C*(eXIf|XML:com.adobe.xmp|Raw profile type exif)\C*"  # the data of a PNG
+ORIENTATION_AFTER_DATA = r"(?s)\C*(eXIf|XML:com.adobe.xmp|Raw profile type exif)\C*"  # chunks after the data of a PNG
 
 
 def decode_batch(files: Any) -> Any:
-    """Decode images and resize them as the rule "squash" does.
+    """Decode images and resize them by the rule "squash".
 
     Args:
         files: The contents of N JPEG and PNG files: a list, or a string tensor of shape (N,).
@@ -35,7 +35,7 @@ def decode_batch(files: Any) -> Any:
         RGB pixels, a tensor of shape (N, 224, 224, 3), uint8.
 
     Raises:
-        tensorflow.errors.InvalidArgumentError: One is of another format or kind, damaged, or has more than MOST_PIXELS.
+        tensorflow.errors.InvalidArgumentError: A file has another format or kind, is damaged, or exceeds MOST_PIXELS.
     """
     import tensorflow as tf
 
@@ -44,7 +44,7 @@ def decode_batch(files: Any) -> Any:
 
 
 def is_decoded(data: bytes) -> bool:
-    """Whether a file is of a kind that `decode_batch` decodes."""
+    """Whether `decode_batch` can decode a file."""
     import tensorflow as tf
 
     try:
@@ -66,15 +66,15 @@ def _decode(data: Any) -> Any:
 
 
 def _checked(*checks: tuple[Any, str]) -> Any:
-    """A context whose operations run where all conditions hold, and whose failure says which does not."""
+    """A context for operations that run only if all conditions hold; the error has the message of a failed one."""
     import tensorflow as tf
 
     asserted = [tf.debugging.Assert(condition, [message]) for condition, message in checks]
-    return tf.control_dependencies([check for check in asserted if check is not None])  # None where it runs eagerly
+    return tf.control_dependencies([check for check in asserted if check is not None])  # None in eager mode
 
 
 class _Bytes:
-    """The bytes of a file, and the numbers in it. Behind its end come zeros, so that damaged files are not overrun."""
+    """The bytes of a file and the numbers in it, padded with zeros, so that damaged files are not overrun."""
 
     def __init__(self, data: Any) -> None:
         import tensorflow as tf
@@ -85,12 +85,12 @@ class _Bytes:
     def number(self, at: Any, size: int, little: Any = False) -> Any:
         """An unsigned integer of at most four bytes."""
         at = self._tf.clip_by_value(at, 0, self.length + 8)
-        found = self._tf.cast(self.content[at : at + size], self._tf.int32)
-        ordered = self._tf.where(little, self._tf.reverse(found, [0]), found)
-        return self._tf.reduce_sum(ordered * self._tf.constant([256**place for place in reversed(range(size))]))
+        digits = self._tf.cast(self.content[at : at + size], self._tf.int32)
+        ordered = self._tf.where(little, self._tf.reverse(digits, [0]), digits)
+        return self._tf.reduce_sum(ordered * self._tf.constant([256**power for power in reversed(range(size))]))
 
     def text(self, at: Any, size: Any) -> Any:
-        """Some bytes, fewer at the end of the file."""
+        """`size` bytes from `at`; fewer at the end of the file."""
         at = self._tf.clip_by_value(at, 0, self.length)
         return self._tf.strings.substr(self.data, at, self._tf.clip_by_value(size, 0, self.length - at))
 
@@ -100,27 +100,27 @@ class _Bytes:
         """Walk over the parts of a file.
 
         Args:
-            start: Where the first one is.
-            step: From a place, and its number of bytes to come, to the next place.
-            ends: Whether the part at a place is the last one.
-            kinds: Functions that say of a place whether its part is of a kind.
+            start: The offset of the first part.
+            step: Function from the offset of a part, and the length of the file, to the offset of the next part.
+            ends: Whether the part at an offset is the last one.
+            kinds: For each kind, a function that says whether the part at an offset is of that kind.
 
         Returns:
-            Where the last part is, and the place of the first part of each kind; 0 where there is none.
+            The offset of the last part, and of the first part of each kind; 0 if there is none.
         """
         tf = self._tf
 
-        def body(at: Any, *found: Any) -> list[Any]:
-            places = [
-                tf.where(tf.logical_and(place == 0, is_kind(at)), at, place)
-                for place, is_kind in zip(found, kinds, strict=True)
+        def body(at: Any, *offsets: Any) -> list[Any]:
+            updated = [
+                tf.where(tf.logical_and(offset == 0, is_kind(at)), at, offset)
+                for offset, is_kind in zip(offsets, kinds, strict=True)
             ]
-            return [tf.clip_by_value(step(at, self.length), at + 1, self.length + 1), *places]
+            return [tf.clip_by_value(step(at, self.length), at + 1, self.length + 1), *updated]
 
-        def goes_on(at: Any, *_: Any) -> Any:
+        def continues(at: Any, *_: Any) -> Any:
             return tf.logical_and(at < self.length, tf.logical_not(ends(at)))
 
-        return tf.while_loop(goes_on, body, [tf.constant(start), *[tf.constant(0)] * len(kinds)])
+        return tf.while_loop(continues, body, [tf.constant(start), *[tf.constant(0)] * len(kinds)])
 
 
 class _JpegParts(NamedTuple):
@@ -132,13 +132,15 @@ class _JpegParts(NamedTuple):
 
 
 def _jpeg(data: Any) -> Any:
-    """Upright pixels, shape (height, width, 3), float32 with whole numbers."""
+    """Upright pixels of a JPEG, shape (height, width, 3), float32 with whole numbers."""
     import tensorflow as tf
 
     file = _Bytes(data)
 
     def marker(at: Any) -> Any:
-        return tf.where(file.number(at, 1) == 0xFF, file.number(at + 1, 1), SCAN_SEGMENT)  # else damaged
+        return tf.where(
+            file.number(at, 1) == 0xFF, file.number(at + 1, 1), SCAN_SEGMENT
+        )  # otherwise the file is damaged
 
     def is_one_of(*markers: int) -> Callable[[Any], Any]:
         return lambda at: tf.reduce_any(marker(at) == tf.constant(markers))
@@ -163,17 +165,17 @@ def _jpeg(data: Any) -> Any:
         parts.frame > 0, tf.logical_and(parts.other_frame == 0, file.number(parts.frame + 4, 1) == 8)
     )
     scans = tf.size(tf.strings.split(data, b"\xff\xda")) - 1
-    elsewhere = tf.strings.regex_full_match(file.text(0, parts.scan), OTHER_ORIENTATION)
+    in_xmp = tf.strings.regex_full_match(file.text(0, parts.scan), OTHER_ORIENTATION)
     with _checked(
         (is_known, "JPEGs are read in 8 bits, baseline and progressive."),
         (tf.reduce_any(components == tf.constant([1, 3, 4])), "JPEGs are read in grey, RGB and CMYK."),
         (_is_small(width, height), f"Images are read up to {MOST_PIXELS:,} pixels."),
         (scans <= MOST_SCANS, f"JPEGs are read up to {MOST_SCANS} scans."),
-        (tf.logical_or(orientation > 0, tf.logical_not(elsewhere)), "An orientation in XMP alone is not read."),
+        (tf.logical_or(orientation > 0, tf.logical_not(in_xmp)), "An orientation in XMP alone is not read."),
     ):
         lacks_adobe = tf.logical_and(components == 4, parts.adobe == 0)
-        marked = tf.strings.join([tf.strings.substr(data, 0, 2), ADOBE, file.text(2, file.length)])
-        whole = tf.cond(lacks_adobe, lambda: marked, lambda: tf.identity(data))
+        with_adobe = tf.strings.join([tf.strings.substr(data, 0, 2), ADOBE, file.text(2, file.length)])
+        whole = tf.cond(lacks_adobe, lambda: with_adobe, lambda: tf.identity(data))
         return _upright(tf.io.decode_jpeg(whole, channels=3, dct_method="INTEGER_ACCURATE"), orientation)
 
 
@@ -184,7 +186,7 @@ class _PngParts(NamedTuple):
 
 
 def _png(data: Any) -> Any:
-    """Upright pixels on white, shape (height, width, 3), float32 with whole numbers."""
+    """Upright pixels of a PNG on white, shape (height, width, 3), float32 with whole numbers."""
     import tensorflow as tf
 
     file = _Bytes(data)
@@ -203,22 +205,22 @@ def _png(data: Any) -> Any:
     width, height = file.number(16, 4), file.number(20, 4)
     depth, colour_type = file.number(24, 1), file.number(25, 1)
     orientation = tf.cond(parts.exif > 0, lambda: _orientation(file, parts.exif + 8), lambda: tf.constant(0))
-    elsewhere = tf.strings.regex_full_match(file.text(0, parts.end), OTHER_ORIENTATION)
-    behind = tf.strings.regex_full_match(file.text(parts.end, file.length), ORIENTATION_BEHIND)
+    in_text = tf.strings.regex_full_match(file.text(0, parts.end), OTHER_ORIENTATION)
+    after_data = tf.strings.regex_full_match(file.text(parts.end, file.length), ORIENTATION_AFTER_DATA)
     with _checked(
         (_is_small(width, height), f"Images are read up to {MOST_PIXELS:,} pixels."),
-        (tf.logical_not(behind), "An orientation behind the data of a PNG is not read."),
-        (tf.logical_not(elsewhere), "An orientation in the text of a PNG is not read."),
+        (tf.logical_not(after_data), "An orientation behind the data of a PNG is not read."),
+        (tf.logical_not(in_text), "An orientation in the text of a PNG is not read."),
     ):
         has_alpha = tf.logical_or(parts.transparency > 0, tf.reduce_any(colour_type == tf.constant(HAS_ALPHA)))
-        # Grey of 16 bits is rounded, as ours is; TensorFlow would cut it off.
+        # 16-bit grey is rounded, like in our decoder; TensorFlow would truncate it.
         is_deep_grey = tf.logical_and(tf.logical_and(depth == 16, colour_type == GREY), tf.logical_not(has_alpha))
         return tf.case(
             [
                 (is_deep_grey, lambda: _upright(_deep_grey(data), orientation)),
                 (has_alpha, lambda: _upright(_on_white(data), orientation)),
             ],
-            # Without transparency, TensorFlow's alpha of shallow images is not opaque.
+            # Three channels: without transparency, TensorFlow's alpha of shallow images is not opaque.
             default=lambda: _upright(tf.io.decode_png(data, channels=3), orientation),
         )
 
@@ -248,27 +250,27 @@ def _is_small(width: Any, height: Any) -> Any:
 def _upright(pixels: Any, orientation: Any) -> Any:
     import tensorflow as tf
 
-    turn, flip = tf.image.rot90, tf.image.flip_left_right
+    rotate, flip = tf.image.rot90, tf.image.flip_left_right
     return tf.switch_case(
         tf.where(tf.logical_and(orientation >= 1, orientation <= 8), orientation - 1, 0),
         [
             lambda: pixels,
             lambda: flip(pixels),
-            lambda: turn(pixels, 2),
+            lambda: rotate(pixels, 2),
             lambda: tf.image.flip_up_down(pixels),
             lambda: tf.image.transpose(pixels),
-            lambda: turn(pixels, 3),
-            lambda: turn(tf.image.transpose(pixels), 2),
-            lambda: turn(pixels, 1),
+            lambda: rotate(pixels, 3),
+            lambda: rotate(tf.image.transpose(pixels), 2),
+            lambda: rotate(pixels, 1),
         ],
     )
 
 
 def _orientation(file: _Bytes, at: Any) -> Any:
-    """The orientation that EXIF data says; 0 where it says none."""
+    """The orientation in EXIF data; 0 if there is none."""
     import tensorflow as tf
 
-    # Some writers put the header twice, some, in PNGs, not at all.
+    # Some writers repeat the header; some omit it in PNGs.
     [start] = tf.while_loop(lambda start: file.text(start, len(EXIF)) == EXIF, lambda start: [start + len(EXIF)], [at])
     little = file.number(start, 1) == ord("I")
     directory = start + tf.clip_by_value(file.number(start + 4, 4, little), 0, file.length - start)
@@ -280,6 +282,6 @@ def _orientation(file: _Bytes, at: Any) -> Any:
         low, high = entries[:, first], entries[:, first + 1]
         return tf.where(little, low + 256 * high, 256 * low + high)
 
-    long = tf.logical_and(column(2) == LONG, tf.logical_not(little))  # whose low half comes last
+    long = tf.logical_and(column(2) == LONG, tf.logical_not(little))  # big-endian: the low half comes last
     values = tf.boolean_mask(tf.where(long, column(10), column(8)), column(0) == ORIENTATION)
     return tf.concat([values, [0]], 0)[0]

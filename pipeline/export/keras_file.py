@@ -1,4 +1,4 @@
-"""A `.keras` file from pixels to embeddings, which plain Keras opens."""
+"""A `.keras` file from pixels to embeddings, for plain Keras."""
 
 import json
 import zipfile
@@ -11,12 +11,12 @@ from pipeline.core.model_files import CARD
 
 
 def write_keras(model: Any, card: Mapping[str, Any], file: Path) -> None:
-    """Write a `.keras` file with its card as one member more.
+    """Write a `.keras` file with its card as an additional member of the archive.
 
     Args:
         model: See `pipeline.export.whole_model.join_models`.
-        card: What the model says about itself.
-        file: The file to write, whose name ends in `.keras`.
+        card: The card of the model.
+        file: The file to write, with the suffix `.keras`.
     """
     with quietly():
         model.save(file)

@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 
 def write_litert(model: Any, card: Mapping[str, Any], file: Path) -> None:
-    """Write a `.tflite` file of LiteRT's own operators, with its card in an archive behind the model.
+    """Write a `.tflite` file of LiteRT's built-in operators, with its card in an archive appended to the model.
 
-    Runtimes pass over the archive; `unzip` and Python's `zipfile` read it as they do one in a file of its own.
+    Runtimes ignore the archive; `unzip` and Python's `zipfile` read it like a normal ZIP file.
 
     Args:
         model: See `pipeline.export.whole_model.join_models`.
-        card: What the model says about itself.
+        card: The card of the model.
         file: The file to write.
 
     Raises:
@@ -35,7 +35,7 @@ def write_litert(model: Any, card: Mapping[str, Any], file: Path) -> None:
         PipelineError: The model needs operators that LiteRT lacks.
     """
     folder = file.with_name(f"{file.name}-savedmodel")
-    shutil.rmtree(folder, ignore_errors=True)  # what a kill left behind
+    shutil.rmtree(folder, ignore_errors=True)  # the leftover of a killed process
     try:
         write_savedmodel(model, card, folder, takes_bytes=False)
         log.info("Converting it to LiteRT.")
@@ -53,14 +53,14 @@ def _convert(folder: Path) -> bytes:
     with quietly():
         try:
             return converter.convert()
-        except Exception as error:  # of a type that TensorFlow keeps to itself
+        except Exception as error:  # its type is private to TensorFlow
             failure = error
     message = f"The decoder cannot be exported to litert ({first_line(failure)}); choose another format."
     raise PipelineError(message) from failure
 
 
 class LiteRTFile:
-    """A LiteRT file, run by TensorFlow's own interpreter.
+    """A LiteRT file, run by TensorFlow's interpreter.
 
     Args:
         file: The file.
@@ -70,7 +70,7 @@ class LiteRTFile:
         import tensorflow as tf
 
         with quietly(), warnings.catch_warnings():
-            # TensorFlow announces that this interpreter moves to a package of its own.
+            # TensorFlow warns that this interpreter moves to a separate package.
             warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated", UserWarning)
             self._interpreter = tf.lite.Interpreter(str(file), num_threads=usable_cores())
 

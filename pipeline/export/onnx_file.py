@@ -1,4 +1,4 @@
-"""An ONNX file from pixels to embeddings: preprocessing, VGG16 as engines have it, and the decoder, op by op."""
+"""An ONNX file from pixels to embeddings: preprocessing, the VGG16 graph of the engines, and the decoder, op by op."""
 
 import json
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ from pipeline.features.pooling import cell_weights
 from pipeline.features.projection import dense_matrix
 from pipeline.features.vgg16 import BGR_MEAN
 
-OPSET, IR_VERSION = 20, 9  # of ONNX: the first with Gelu
+OPSET, IR_VERSION = 20, 9  # of ONNX; the first with Gelu
 PIXELS, EMBEDDINGS = "pixels", "embeddings"
 
-# Keras activation -> the ONNX operator that it is, and its attributes where Keras's defaults are not ONNX's.
+# Keras activation -> ONNX operator, and its attributes if Keras's defaults differ from ONNX's.
 ACTIVATIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "celu": ("Celu", {}),
     "elu": ("Elu", {}),
@@ -45,7 +45,7 @@ ACTIVATIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 
 def check_installed() -> None:
-    """Refuse to go on without ONNX Runtime, which runs what was written.
+    """Check that ONNX Runtime is installed, which verifies the written file.
 
     Raises:
         RequestError: It is not installed.
@@ -58,7 +58,7 @@ def check_installed() -> None:
 
 
 def check_decoder(decoder: Any) -> None:
-    """Refuse a decoder that cannot be written, before any work.
+    """Refuse a decoder that cannot be exported, before any work.
 
     Raises:
         RequestError: A layer or an activation has no counterpart in ONNX.
@@ -67,7 +67,7 @@ def check_decoder(decoder: Any) -> None:
 
 
 class Graph:
-    """ONNX nodes and the tensors that they take, one after the other."""
+    """A growing list of ONNX nodes and their weights."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -79,7 +79,7 @@ class Graph:
         Args:
             operator: Its ONNX operator.
             inputs: The names of its inputs, or arrays.
-            output: The name of its output; made from the operator unless given.
+            output: The name of its output; by default made from the operator.
             attributes: Its attributes.
 
         Returns:
@@ -89,16 +89,16 @@ class Graph:
 
         name = output or f"{operator}_{len(self.nodes)}"
         names = []
-        for number, each in enumerate(inputs):
-            if not isinstance(each, str):
-                self.weights.append(numpy_helper.from_array(each, f"{name}_{number}"))
-            names.append(each if isinstance(each, str) else f"{name}_{number}")
+        for number, value in enumerate(inputs):
+            if not isinstance(value, str):
+                self.weights.append(numpy_helper.from_array(value, f"{name}_{number}"))
+            names.append(value if isinstance(value, str) else f"{name}_{number}")
         self.nodes.append(helper.make_node(operator, names, [name], **attributes))
         return name
 
 
 def add_decoder(graph: Graph, decoder: Any, features: str) -> str:
-    """Add the layers of a decoder, which are those that `pipeline.decoders` makes: Normalization and Dense.
+    """Add the layers of a decoder, of the types that `pipeline.decoders` makes: Normalization and Dense.
 
     Args:
         graph: The graph.
@@ -109,13 +109,13 @@ def add_decoder(graph: Graph, decoder: Any, features: str) -> str:
         The name of its output.
 
     Raises:
-        RequestError: A layer or an activation has no counterpart.
+        RequestError: A layer or an activation has no counterpart in ONNX.
     """
     keras = import_keras()
     last = features
-    for layer in getattr(decoder, "operations", decoder.layers):  # which a Sequential model lacks
+    for layer in getattr(decoder, "operations", decoder.layers):  # a Sequential model has no `operations`
         if isinstance(layer, keras.layers.Normalization):
-            mean, variance = (keras.ops.convert_to_numpy(each)[0] for each in (layer.mean, layer.variance))
+            mean, variance = (keras.ops.convert_to_numpy(statistic)[0] for statistic in (layer.mean, layer.variance))
             deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
             last = graph.add("Div", graph.add("Sub", last, mean), deviation)
         elif type(layer) is keras.layers.Dense and layer.use_bias:
@@ -147,14 +147,14 @@ def write_onnx_file(
     """Write an ONNX file from RGB pixels, (N, 224, 224, 3) uint8, to embeddings, (N, D) float32, for any N.
 
     Args:
-        extractor: What the features were computed with.
+        extractor: The extractor of the features.
         model_card: The decoder's card, for its scales.
         decoder: The `keras.Model` from (N, F) to (N, D).
-        card: What the model says about itself; it becomes a property of the file's metadata.
+        card: The card of the model; it becomes a property of the file's metadata.
         file: The file to write.
 
     Raises:
-        RequestError: A layer or an activation of the decoder has no counterpart.
+        RequestError: A layer or an activation of the decoder has no counterpart in ONNX.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -172,14 +172,14 @@ def write_onnx_file(
 
     pixels = helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["N", SIDE, SIDE, 3])
     embeddings = helper.make_tensor_value_info(EMBEDDINGS, TensorProto.FLOAT, ["N", model_card.target_dim])
-    whole = helper.make_graph(graph.nodes, "embedding", [pixels], [embeddings], graph.weights)
-    model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx_graph = helper.make_graph(graph.nodes, "embedding", [pixels], [embeddings], graph.weights)
+    model = helper.make_model(onnx_graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     helper.set_model_props(model, {CARD: json.dumps(card)})
     onnx.save(model, file)
 
 
 def _add_features(graph: Graph, extractor: Extractor, card: ModelCard) -> str:
-    """Add what becomes of each layer, and put the layers side by side."""
+    """Add pooling, projection and scale of each layer, and concatenate the layers."""
     scales = card.scales or [1.0] * len(extractor.parts)
     features = [
         graph.add("Div", _add_layer(graph, part), np.array([scale], np.float32))
@@ -189,7 +189,7 @@ def _add_features(graph: Graph, extractor: Extractor, card: ModelCard) -> str:
 
 
 def _add_layer(graph: Graph, part: Extractor) -> str:
-    """Add the pooling of one layer, to rows, columns, channels (Keras's order), and its projection."""
+    """Add the pooling of a layer, flattened to rows, columns, channels (Keras's order), and its projection."""
     planes, pooling = tensor_name(part.layer), part.pooling
     if pooling and pooling.kind == "max":
         planes = graph.add("GlobalMaxPool", planes)

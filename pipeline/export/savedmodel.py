@@ -12,7 +12,7 @@ from pipeline.core.keras_backend import import_keras, quietly
 from pipeline.core.model_files import CARD
 from pipeline.export.image_bytes import decode_batch
 
-CARD_FOLDER = "assets.extra"  # which TensorFlow leaves alone
+CARD_FOLDER = "assets.extra"  # ignored by TensorFlow
 FROM_PIXELS, FROM_BYTES = "serve", "serve_bytes"
 
 
@@ -20,8 +20,8 @@ def write_savedmodel(model: Any, card: Mapping[str, Any], folder: Path, takes_by
     """Write a SavedModel with an endpoint from pixels, the default, and one from the bytes of image files.
 
     Args:
-        model: From RGB pixels to embeddings; see `join_models`.
-        card: What the model says about itself.
+        model: The model from RGB pixels to embeddings; see `join_models`.
+        card: The card of the model.
         folder: The folder to create.
         takes_bytes: Whether to write the endpoint from bytes.
 
@@ -44,7 +44,7 @@ def write_savedmodel(model: Any, card: Mapping[str, Any], folder: Path, takes_by
         try:
             archive.write_out(str(folder), verbose=False)
         except tf.errors.OpError as error:
-            raise OSError(error.message.rpartition("; ")[2]) from error  # what the system says comes last
+            raise OSError(error.message.rpartition("; ")[2]) from error  # the system's message comes last
     (folder / CARD_FOLDER).mkdir()
     (folder / CARD_FOLDER / CARD).write_text(json.dumps(card, indent=2), encoding="utf-8")
 

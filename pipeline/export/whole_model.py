@@ -11,20 +11,20 @@ from pipeline.features.extractor import Extractor
 from pipeline.features.projection import dense_matrix
 from pipeline.features.vgg16 import base_layer, deepest, weighted_layers
 
-LARGEST = 2**31 - 2**20  # bytes of weights in one file; Protocol Buffers and FlatBuffers end at 2 GiB
-LIMITED = ("onnx", "litert")  # formats of such files, which are written in float32
+LARGEST = 2**31 - 2**20  # bytes of weights in one file; Protocol Buffers and FlatBuffers are limited to 2 GiB
+LIMITED = ("onnx", "litert")  # the formats with this limit; they are written in float32
 
 
 def check_exportable(extractor: Extractor, decoder_parameters: int, kind: str) -> None:
-    """Refuse features that no exported model can compute, and weights that the format cannot hold.
+    """Refuse features that the exported model cannot compute, and weights that exceed the format's limit.
 
     Args:
-        extractor: What the features were computed with.
-        decoder_parameters: How many weights the decoder has.
+        extractor: The extractor of the features.
+        decoder_parameters: The number of weights of the decoder.
         kind: The format.
 
     Raises:
-        RequestError: The features need what a format lacks, or the model is too large for it.
+        RequestError: The format does not support the features, or the model is too large for it.
     """
     if extractor.precision == "int8":
         raise RequestError("A decoder of features in int8 cannot be exported; train one on float32.")
@@ -44,10 +44,10 @@ def check_exportable(extractor: Extractor, decoder_parameters: int, kind: str) -
 
 
 def join_models(extractor: Extractor, card: ModelCard, decoder: Any) -> Any:
-    """Put a decoder behind the network whose features it was trained on.
+    """Append a decoder to the network that computes its features.
 
     Args:
-        extractor: What the features were computed with; see `check_exportable`.
+        extractor: The extractor of the features; see `check_exportable`.
         card: The decoder's card.
         decoder: The `keras.Model` from (N, F) to (N, D).
 

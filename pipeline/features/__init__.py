@@ -1,1 +1,1 @@
-"""Images -> VGG16 features, cached in a store on disk."""
+"""Images -> VGG16 features, cached in a feature store on disk or in a bucket."""

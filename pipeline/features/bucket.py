@@ -1,6 +1,6 @@
-"""Buckets as Lance reaches them: how long it tries, what lies there, and what its errors mean.
+"""Access to buckets through Lance: retries, listings, uploads, and the meaning of errors.
 
-Credentials and endpoints come from the environment, as the tools of each provider take them.
+Credentials and endpoints come from the environment variables that the tools of each provider use.
 """
 
 import os
@@ -12,14 +12,14 @@ from lance.file import LanceFileSession
 from pipeline.data.buckets import KINDS
 from pipeline.features.store_repair import lance_cause
 
-# In the middle of a run, Lance tries so often and so long (seconds) before it gives up; its own 180 s are multiplied by
-# its retries of a listing.
+# Lance's retries, and their time limit in seconds, in the middle of a run; its default of 180 s is multiplied by its
+# retries of a listing.
 PATIENCE = {"client_max_retries": "5", "client_retry_timeout": "30"}
-# When a store is opened, a wrong address is to be told soon.
+# When a store is opened, a wrong address should fail soon.
 NO_PATIENCE = {"timeout": "10s", "client_max_retries": "3", "client_retry_timeout": "5", "lance_aimd_max_retries": "0"}
 LONGEST_CAUSE = 200  # characters
 
-# What is found in an error's message -> what it means and what to do, the first that fits.
+# Pattern in an error's message -> what it means and what to do; the first match counts.
 MEANINGS = {
     "NoSuchBucket|bucket does not exist": "there is no such bucket; correct its name, or create it",
     "ExpiredToken|TokenRefreshRequired|token.{0,20}expired": "the credentials have expired; log in again",
@@ -46,26 +46,26 @@ MEANINGS = {
 
 
 def storage_options() -> dict[str, str]:
-    """What Lance is to know besides the environment."""
+    """Lance's options in addition to the environment."""
     plain = any(os.environ.get(name, "").startswith("http://") for kind in KINDS.values() for name in kind.endpoints)
-    # Images may lie in a public bucket, which is read without credentials; a store is always written with them.
+    # Images may be in a public bucket, which is read without credentials; a store is always written with them.
     signed = {"aws_skip_signature": "false"} if "AWS_ACCESS_KEY_ID" in os.environ else {}
     return PATIENCE | signed | ({"allow_http": "true"} if plain else {})
 
 
 def folders_in(url: str) -> list[str]:
-    """The names of what looks like folders directly below a URL; it is one request, and fails soon.
+    """The names of the folders directly below a URL; takes one request, and fails soon.
 
     Raises:
         RuntimeError: The bucket cannot be listed; see `meaning`.
     """
-    above, _, name = url.rpartition("/")
-    found = LanceFileSession(above, storage_options=storage_options() | NO_PATIENCE).list_with_delimiter(name)
-    return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found.common_prefixes)
+    parent, _, name = url.rpartition("/")
+    listing = LanceFileSession(parent, storage_options=storage_options() | NO_PATIENCE).list_with_delimiter(name)
+    return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in listing.common_prefixes)
 
 
 def upload(folder: Path, url: str) -> None:
-    """Copy the files of a folder below a URL, in the order of their names."""
+    """Upload the files of a folder to a URL, sorted by name."""
     session = LanceFileSession(url, storage_options=storage_options())
     for file in sorted(folder.rglob("*")):
         if file.is_file():
@@ -73,11 +73,11 @@ def upload(folder: Path, url: str) -> None:
 
 
 def meaning(error: BaseException) -> str | None:
-    """What an error of Lance means where it is the bucket's; None where it may be damage."""
+    """What an error of Lance means if the bucket caused it; None if it may be damage."""
     text = str(error)
-    return next((meant for found, meant in MEANINGS.items() if re.search(found, text)), None)
+    return next((explanation for pattern, explanation in MEANINGS.items() if re.search(pattern, text)), None)
 
 
 def short_cause(error: BaseException) -> str:
-    """An error of Lance, cut."""
+    """The message of an error of Lance, truncated."""
     return lance_cause(error)[:LONGEST_CAUSE]

@@ -1,13 +1,13 @@
-"""Digests in an array, and where each is: 24 bytes for a digest where a dict takes ten times as much."""
+"""An index of digests in sorted arrays: 24 bytes per digest, where a dict takes ten times as much."""
 
 import numpy as np
 
 
 class DigestIndex:
-    """Digests with a number for each, looked up by binary search; of repeated ones the first counts.
+    """Numbered digests, looked up by binary search; of repeated digests the first one counts.
 
     Args:
-        digests: The digests, shape (N,), `pipeline.data.images.DIGEST`; the number of each is its place.
+        digests: The digests, shape (N,), `pipeline.data.images.DIGEST`; the number of each is its position.
 
     Attributes:
         sorted: The distinct digests, sorted.
@@ -31,27 +31,27 @@ class DigestIndex:
             digests: Shape (n,), of the same dtype.
 
         Returns:
-            Their numbers, shape (n,), int64; -1 where one is not here.
+            Their numbers, shape (n,), int64; -1 for digests that are not in the index.
         """
         if not len(self.sorted):
             return np.full(len(digests), -1, np.int64)
-        places = np.minimum(np.searchsorted(self.sorted, digests), len(self.sorted) - 1)
-        return np.where(self.sorted[places] == digests, self._numbers[places], -1)
+        positions = np.minimum(np.searchsorted(self.sorted, digests), len(self.sorted) - 1)
+        return np.where(self.sorted[positions] == digests, self._numbers[positions], -1)
 
     def add(self, digests: np.ndarray) -> None:
-        """Add digests; their numbers continue the ones given. Those that are here already keep theirs."""
+        """Add digests; their numbers continue the existing ones. Digests already in the index keep theirs."""
         order = np.argsort(digests, kind="stable")
         order = order[~_repeated(digests[order])]
         order = order[self.find(digests[order]) < 0]
         new = digests[order]
-        places = np.searchsorted(self.sorted, new)
-        self._numbers = np.insert(self._numbers, places, self._count + order)
-        self.sorted = np.insert(self.sorted, places, new)
+        positions = np.searchsorted(self.sorted, new)
+        self._numbers = np.insert(self._numbers, positions, self._count + order)
+        self.sorted = np.insert(self.sorted, positions, new)
         self._count += len(digests)
 
 
 def _repeated(ordered: np.ndarray) -> np.ndarray:
-    """Whether each of sorted digests equals the one before it, bool."""
+    """Whether each of the sorted digests equals the previous one, bool."""
     repeated = np.zeros(len(ordered), bool)
     repeated[1:] = ordered[1:] == ordered[:-1]
     return repeated

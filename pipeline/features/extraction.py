@@ -2,10 +2,9 @@
 
     images ─ survey: unchanged? ─ workers: read, decode ─ slots ─ engine ─ saver ─ feature store
 
-`survey.py` knows which image has which content, `workers.py` decodes into the shared memory of `slots.py`,
-`computation.py` runs the engine and stores what it gives. Batches are filled in path order, however the workers finish,
-so vectors stay in step with their paths, and a run that was killed resumes with the batches that an undisturbed run
-would have formed.
+`survey.py` tracks the content of each image, `workers.py` decodes into the shared memory of `slots.py`, and
+`engine_loop.py` runs the engine and stores its features. Batches are filled in path order, regardless of the order in
+which workers finish, so vectors match their paths, and a killed run resumes with the batches of an uninterrupted one.
 """
 
 import contextlib
@@ -29,33 +28,33 @@ from pipeline.core.wording import counted
 from pipeline.data import lists
 from pipeline.data.image_files import MAX_PIXELS
 from pipeline.data.images import ImageSet
-from pipeline.features.cache import cache_place, local_folder, usual_folder
-from pipeline.features.computation import STORE_BYTES, Computed, Saver, compute
+from pipeline.features.cache import cache_location, local_folder, usual_folder
+from pipeline.features.concatenation import ConcatenatedFeatures
+from pipeline.features.engine_loop import STORE_BYTES, Computed, Saver, compute
 from pipeline.features.engines import ENGINES, check_precision, ensure_weights, make_engine
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
 from pipeline.features.ray_actor import ActorOptions, block_size
 from pipeline.features.ray_cluster import Fleet, RayOptions
 from pipeline.features.ray_extraction import compute_on_ray
-from pipeline.features.side_by_side import SideBySide
 from pipeline.features.slots import Slots
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_group import StoreGroup
-from pipeline.features.store_place import has_store
+from pipeline.features.store_location import has_store
 from pipeline.features.survey import Failure, Survey
 from pipeline.features.workers import CHUNK, CHUNKS_AHEAD, decode_ahead
 
 log = logging.getLogger(__name__)
 
-NAMED = 5  # skipped images
+NAMED = 5  # skipped images in messages
 LIST_HINT = (" Relative paths of a list start from its own folder, or from ", Parameter("root", "DIR"), ".")
 
-USUAL_BATCH = 32  # for the number of slots where no batch size is asked for; no engine's own is larger
+USUAL_BATCH = 32  # sets the number of slots without a batch size; no engine has a larger default
 
 
 @dataclass(frozen=True)
 class ExtractionOptions:
-    """How the feature stage runs; none of this changes the features beyond rounding.
+    """How to run the feature stage; no option changes the features beyond rounding.
 
     Attributes:
         engine: One of `pipeline.features.engines.ENGINES`.
@@ -63,10 +62,10 @@ class ExtractionOptions:
         workers: Processes that read and decode; None means one for each usable core.
         cache: The folder of the feature stores, or its URL in a bucket as a string.
         progress: Whether to show the progress on stderr.
-        max_pixels: The size of the largest image to decode, in pixels; larger ones are skipped.
-        verify: Whether to check every vector in the store first, to compute those again that changed on disk, and to
-            read every image again, also those that seem unchanged.
-        ray: Where Ray runs it; None for this process and its own workers.
+        max_pixels: The size of the largest image to decode, in pixels; larger images are skipped.
+        verify: Whether to check every stored vector first, recompute vectors that changed on disk, and read every image
+            again, even if it seems unchanged.
+        ray: How to run on Ray; None for this process and its workers.
     """
 
     engine: str = "auto"
@@ -79,7 +78,7 @@ class ExtractionOptions:
     ray: RayOptions | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cache", cache_place(self.cache))
+        object.__setattr__(self, "cache", cache_location(self.cache))
         if self.engine not in ENGINES:
             raise RequestError(f"engine {self.engine!r} is unknown; choose from {', '.join(ENGINES)}.")
         for name in ("batch_size", "workers", "max_pixels"):
@@ -100,7 +99,7 @@ class ExtractionOptions:
 
 @dataclass(frozen=True)
 class LayerFeatures:
-    """The features by one layer: their extractor, their store, and how many were computed now."""
+    """The features by one layer: their extractor, their store, and the number computed now."""
 
     extractor: Extractor
     store: FeatureStore
@@ -109,21 +108,21 @@ class LayerFeatures:
 
 @dataclass
 class Features:
-    """The features of a set of images, by one layer or several side by side; the vectors themselves stay on disk.
+    """The features of a set of images, by one layer or several concatenated ones; the vectors stay on disk.
 
     Attributes:
         layers: The layers.
         images: The images that have a feature, in path order.
         digests: Their content digests, in the same order, shape (N,), DIGEST.
         failed: The images that could not be read.
-        computed: For how many images a vector was computed now.
-        cached: How many images had all their vectors in the stores already, or share them with a duplicate.
-        seconds: How long the stage took.
-        seconds_starting: How long of that it took until the engine could begin: start of the workers, conversion of the
-            network, the first batch decoded.
-        engine: The engine that computed, or None where nothing was left to compute.
-        scales: What the features by each of several layers are divided by; empty for 1.
-        fleet: The actors that computed on Ray, or None.
+        computed: The number of images with a vector computed now.
+        cached: The number of images with all vectors already in the stores, or shared with a duplicate.
+        seconds: The duration of the stage.
+        seconds_starting: The part of it before the engine could begin: starting the workers, converting the network,
+            decoding the first batch.
+        engine: The engine that ran, or None if there was nothing to compute.
+        scales: The divisors of the features by each of several layers; empty for 1.
+        fleet: The actors on Ray, or None.
     """
 
     layers: Sequence[LayerFeatures]
@@ -140,7 +139,7 @@ class Features:
 
     @property
     def store(self) -> FeatureStore:
-        """The store of the first layer, which holds all that does not depend on the layer."""
+        """The store of the first layer, which has everything that does not depend on the layer."""
         return self.layers[0].store
 
     @property
@@ -154,7 +153,7 @@ class Features:
         return self.images.paths
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> "Features":
-        """The features of some of the images, by row number."""
+        """The features of the images in some rows."""
         return dataclasses.replace(
             self, images=self.images.subset(rows), digests=self.digests[np.asarray(rows, np.intp)]
         )
@@ -165,13 +164,13 @@ class Features:
             StoredFeatures(layer.store, layer.store.rows(self.digests), layer.extractor.dim) for layer in self.layers
         ]
 
-    def stored(self) -> "StoredFeatures | SideBySide":
-        """The vectors, on disk until they are asked for."""
+    def stored(self) -> "StoredFeatures | ConcatenatedFeatures":
+        """The vectors, read from disk on access."""
         parts = self.by_layer()
-        return parts[0] if len(parts) == 1 else SideBySide(parts, self.scales or [1.0] * len(parts))
+        return parts[0] if len(parts) == 1 else ConcatenatedFeatures(parts, self.scales or [1.0] * len(parts))
 
     def scaled_by(self, rows: np.ndarray) -> "Features":
-        """These features, those by each of several layers divided by the root of their mean variance over some rows."""
+        """These features; with several layers, each layer divided by the root of its mean variance over some rows."""
         if len(self.layers) == 1:
             return self
         variances = [moments(part.subset(rows))[1] for part in self.by_layer()]
@@ -188,7 +187,7 @@ class StoredFeatures:
 
     Attributes:
         store: The feature store.
-        rows: Where each feature is in it, shape (N,).
+        rows: The row of each feature in the store, shape (N,).
         dim: F, the dimension of a feature.
     """
 
@@ -222,18 +221,18 @@ def extract_features(
 ) -> Features:
     """Make sure that every image's feature is in the store, or in the stores of all layers.
 
-    Images that cannot be read are skipped, with a warning; they change no other image's feature. What is computed is
-    stored about every second, in a bucket every ten, so an interruption loses no more than that and the images in
-    flight. Several layers are computed in one pass; those whose store has all images are not computed.
+    Images that cannot be read are skipped with a warning and do not affect other features. Features are stored about
+    every second, in a bucket every ten seconds, so an interruption loses only those and the images in flight. Several
+    layers are computed in one pass, without those that already have all images in their store.
 
     Args:
         images: The images.
-        extractor: What turns them into features.
-        options: How to run it.
+        extractor: The extractor of the features.
+        options: How to run the feature stage.
         may_all_fail: Whether it is acceptable that no image can be read, as in a shard.
 
     Returns:
-        The images with their digests, what was computed and what failed.
+        The images that have a feature, their digests, the counts, and the images that failed.
 
     Raises:
         RequestError: The engine does not support the precision, or the weights cannot be used.
@@ -244,7 +243,7 @@ def extract_features(
     check_precision(options.engine, extractor.precision)
     _make_folder(options.cache, options.folder)
     new = [part for part in extractor.parts if not has_store(options.cache, part.fingerprint)]
-    if new:  # before a store is created that would stay empty
+    if new:  # first: without weights, no empty store is created
         ensure_weights(options.engine, new, options.folder)
     stores = [FeatureStore(options.cache, part) for part in extractor.parts]
     if options.verify:
@@ -252,10 +251,10 @@ def extract_features(
             store.drop_damaged(options.progress)
     with contextlib.closing(FileIndex(options.folder)) as index:
         survey = Survey(images, StoreGroup(stores), index, options.max_pixels, options.verify)
-        lacking = [pair for pair in zip(stores, extractor.parts, strict=True) if survey.may_lack(pair[0])]
-        group = StoreGroup([store for store, _ in lacking])
-        parts = [part for _, part in lacking]
-        computed = _compute_unknown(survey, images, group, parts, options) if lacking else Computed()
+        incomplete = [pair for pair in zip(stores, extractor.parts, strict=True) if survey.may_lack(pair[0])]
+        group = StoreGroup([store for store, _ in incomplete])
+        parts = [part for _, part in incomplete]
+        computed = _compute_unknown(survey, images, group, parts, options) if incomplete else Computed()
     for store in group.stores:
         if group.computed[store.path]:
             store.tidy()
@@ -281,9 +280,9 @@ def extract_features(
 
 
 def _warn_of(failed: Sequence[Failure], images: ImageSet, may_all_fail: bool) -> None:
-    """Name the first images that were skipped; if these are all, that is an error unless they may be."""
-    for each in failed[:NAMED]:
-        log.warning("skipped %s: %s", each.path, each.error)
+    """Warn of the first skipped images; raises an error if all were skipped, unless they may all fail."""
+    for failure in failed[:NAMED]:
+        log.warning("skipped %s: %s", failure.path, failure.error)
     if len(failed) > NAMED:
         log.warning("skipped %s; --json names all.", counted(len(failed) - NAMED, "more image"))
     if failed and len(failed) == len(images) and not may_all_fail:
@@ -298,16 +297,16 @@ def _make_folder(cache: Path | str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        other = "XDG_CACHE_HOME" if isinstance(cache, str) else Parameter("cache", "DIR")
+        setting = "XDG_CACHE_HOME" if isinstance(cache, str) else Parameter("cache", "DIR")
         message = f"The cache folder {folder} cannot be created ({cause(error)}). Name one that is writable with "
-        raise PipelineError(message, other, ".") from error
+        raise PipelineError(message, setting, ".") from error
 
 
 def _compute_unknown(
     survey: Survey, images: ImageSet, group: StoreGroup, extractors: Sequence[Extractor], options: ExtractionOptions
 ) -> Computed:
-    """Read the images that the survey does not know, and compute the features that a group of stores lacks."""
-    if not all(map(len, group.stores)):  # weights are needed for certain: miss them before anything is started
+    """Read the images with unknown content, and compute the features that a group of stores lacks."""
+    if not all(map(len, group.stores)):  # weights are certainly needed: fail before any worker starts
         ensure_weights(options.engine, extractors, options.folder)
     unknown = len(survey.unknown) + len(survey.suspects)
     for extractor in extractors:
@@ -331,10 +330,10 @@ def _compute_unknown(
                 extractors, options.engine, options.batch_size, folder, options.max_pixels, block, options.workers
             )
             return compute_on_ray(survey, images, group.digests, saver, options.ray, actor, bar)
-        return _compute_here(survey, images, group.digests, saver, extractors, options, bar)
+        return _compute_locally(survey, images, group.digests, saver, extractors, options, bar)
 
 
-def _compute_here(
+def _compute_locally(
     survey: Survey,
     images: ImageSet,
     known: np.ndarray,
@@ -343,11 +342,11 @@ def _compute_here(
     options: ExtractionOptions,
     bar: Any,
 ) -> Computed:
-    """Decode in worker processes of this one, and compute in it."""
-    keep_freed_memory(2 * STORE_BYTES)  # what a group of features takes serves the next one
+    """Decode in worker processes, and compute in this process."""
+    keep_freed_memory(2 * STORE_BYTES)  # reused by the next group of features
     batch = options.batch_size or USUAL_BATCH
     in_work = options.worker_count * CHUNK * CHUNKS_AHEAD
-    slots = Slots(batch * (4 + -(-in_work // batch)))  # whole batches, so that their slots stay neighbours
+    slots = Slots(batch * (4 + -(-in_work // batch)))  # whole batches, so that their slots stay adjacent
     workers, max_pixels, resize = options.worker_count, options.max_pixels, extractors[0].resize
     decoding = decode_ahead(images.refs, survey.unknown, known, slots, workers, max_pixels, resize, survey.suspects)
     with contextlib.closing(decoding) as decoded:

@@ -27,21 +27,21 @@ from pipeline.features.weights import Weights, default_weights, weights_from
 
 @dataclass(frozen=True)
 class Extractor:
-    """What turns pixels into a feature: weights, layers, pooling, projection, resize and precision.
+    """The computation from pixels to a feature: weights, layers, pooling, projection, resize and precision.
 
-    Two extractors with the same fingerprint give the same features up to rounding, on any engine.
+    Extractors with the same fingerprint compute the same features up to rounding, on any engine.
 
     Attributes:
-        weights: Where VGG16's weights come from.
+        weights: The source of VGG16's weights.
         layer: The layer whose activation is the feature, by its Keras name; with ":pre" the value before the ReLU, or
-            before the softmax of `predictions`. Of several, separated by commas, the features stand side by side.
+            before the softmax of `predictions`. The features of several layers, separated by commas, are concatenated.
         precision: The precision of VGG16's arithmetic, one of `pipeline.features.vgg16.PRECISIONS`.
-        pool: For layers with positions: "mean" (unless given), "max", "grid:N" or "flat".
+        pool: For layers with positions: "mean" (the default), "max", "grid:N" or "flat".
         project: "DIM" or "DIM:SEED": a sparse random projection of each pooled layer.
         resize: How an image becomes 224 x 224 pixels, a key of `pipeline.data.decoding.RESIZES`.
 
     Raises:
-        RequestError: One of these is unknown, or they do not fit each other.
+        RequestError: A setting is unknown, or the settings do not fit each other.
     """
 
     weights: Weights
@@ -67,7 +67,7 @@ class Extractor:
                 "leave it out, or choose a convolutional layer."
             )
         if len(self.layers) > 1:
-            _ = self.parts  # each is checked
+            _ = self.parts  # checks each layer
             return
         if self.pooling and self.pooling.sides(self.side) > self.side:
             raise RequestError(
@@ -81,19 +81,19 @@ class Extractor:
 
     @property
     def layers(self) -> list[str]:
-        """The layers, in the order in which they were given."""
+        """The layers, in their order in `layer`."""
         return [layer.strip() for layer in self.layer.split(",")]
 
     @property
     def parts(self) -> list["Extractor"]:
-        """An extractor for each layer; engines run them in one pass. All that follows but `dim` is for one layer."""
+        """An extractor per layer; engines run them in one pass. All properties below but `dim` need a single layer."""
         if len(self.layers) == 1:
             return [self]
         return [replace(self, layer=name, pool=self.pool if _has_positions(name) else None) for name in self.layers]
 
     @property
     def side(self) -> int:
-        """How many positions the layer has each way; 1 for a dense one."""
+        """The number of positions along each axis; 1 for a dense layer."""
         return self._shape[0] if _has_positions(self.layer) else 1
 
     @property
@@ -103,7 +103,7 @@ class Extractor:
 
     @property
     def projection(self) -> Projection | None:
-        """The projection, if there is one."""
+        """The projection; None without one."""
         return Projection.parse(self.project) if self.project else None
 
     @property
@@ -117,15 +117,15 @@ class Extractor:
 
     @property
     def dim(self) -> int:
-        """The dimension of a feature, of all layers together."""
+        """The dimension of a feature, summed over the layers."""
         if len(self.layers) > 1:
             return sum(part.dim for part in self.parts)
         return self.projection.dim if self.projection else self.pooled_dim
 
     @property
     def description(self) -> dict[str, str]:
-        """Everything that the features depend on; mean pooling, and no projection, go without saying."""
-        described = {
+        """Everything that the features depend on; defaults (mean pooling, no projection) are omitted."""
+        values = {
             "network": "vgg16",
             "weights": self.weights.digest,
             "layer": ",".join(self.layers),
@@ -134,12 +134,12 @@ class Extractor:
             "precision": self.precision,
         }
         if self.pool and Pooling.parse(self.pool) != Pooling():
-            described["pool"] = str(Pooling.parse(self.pool))
+            values["pool"] = str(Pooling.parse(self.pool))
         if self.projection:
-            described["project"] = str(self.projection)
+            values["project"] = str(self.projection)
         if self.precision == "int8":
-            described["calibration"] = CALIBRATION
-        return described
+            values["calibration"] = CALIBRATION
+        return values
 
     @property
     def fingerprint(self) -> str:
@@ -149,7 +149,7 @@ class Extractor:
 
 @dataclass(frozen=True)
 class ExtractorOverrides:
-    """What is asked for of an extractor; None where it is to be as it is: a decoder's own, or the default.
+    """Settings that replace those of an extractor, a decoder's or the default one; None keeps a setting.
 
     Attributes:
         weights: See `pipeline.features.weights.weights_from`.
@@ -169,11 +169,11 @@ class ExtractorOverrides:
 
     @property
     def changes(self) -> dict[str, str]:
-        """What is given, by the parameters of `Extractor`; the weights are left out."""
+        """The settings that are not None, by parameter of `Extractor`, without the weights."""
         return {name: value for name, value in asdict(self).items() if value is not None and name != "weights"}
 
     def extractor(self) -> Extractor:
-        """The default extractor with what is given.
+        """The default extractor with these settings.
 
         Raises:
             RequestError: See `Extractor`.
@@ -182,34 +182,34 @@ class ExtractorOverrides:
 
 
 def described_extractor(weights: Weights, description: Mapping[str, str], **changes: str) -> Extractor:
-    """The extractor that a description is of, with other weights, or what else is given.
+    """The extractor of a description, with these weights and changes.
 
     Raises:
         RequestError: See `Extractor`.
     """
     rule = description.get("image", "").rpartition("-")[0]
-    described: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "layer": description["layer"],
         "precision": description["precision"],
         "pool": description.get("pool"),
         "project": description.get("project"),
         "resize": next((name for name, image in RESIZES.items() if image == rule), rule),
     }
-    return Extractor(weights, **described | changes)
+    return Extractor(weights, **settings | changes)
 
 
 def read_weights(extractors: Sequence[Extractor]) -> Arrays:
-    """Read the weights that extractors, which share them, need."""
+    """Read the weights that extractors with common weights need."""
     return extractors[0].weights.read(deepest(extractor.layer for extractor in extractors))
 
 
 def _has_positions(layer: str) -> bool:
-    """Whether a layer is convolutional: a number for each position and channel."""
+    """Whether a layer has a value for each position and channel, like a convolutional layer."""
     return len(activation_shapes()[base_layer(layer)]) == 3
 
 
 def _check_layers(names: Sequence[str]) -> None:
-    """Refuse layers that VGG16 lacks, and values before the activation of layers that have none."""
+    """Refuse layers that VGG16 lacks, duplicates, and ":pre" of layers without an activation."""
     layers = activation_shapes()
     for name in names:
         base = base_layer(name)

@@ -16,13 +16,13 @@ from pipeline.data.images import ImageRef
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# What the system is at fault for, not the content of the database.
+# Errors caused by the system, not by the content of the database.
 NOT_DAMAGE = (
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN),
     *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL),
     *(sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_INTERRUPT),
 )
-LAYOUT = 2  # SQLite's user_version of a database with the table below; a database of another one is recreated
+LAYOUT = 2  # the user_version of a database with the table below; one with another version is recreated
 CREATE = f"""
 BEGIN IMMEDIATE;
 DROP TABLE IF EXISTS files;
@@ -36,17 +36,17 @@ INSERT INTO files VALUES (?, ?, ?, ?)
 ON CONFLICT (uri) DO UPDATE SET version = excluded.version, digest = excluded.digest, checksum = excluded.checksum
 WHERE excluded.digest != x'' AND (version, digest) != (excluded.version, excluded.digest)
 """
-FORMATS = (b"\1\1", b"\2\2")  # bytes 18 and 19 of a database: with a journal, or with a write-ahead log
+FORMATS = (b"\1\1", b"\2\2")  # bytes 18 and 19 of a database, with a journal or a write-ahead log
 PAGE = 10_000  # rows
-LOOKED_UP = 1000  # images that are looked up under one lock
-CRASHED = b""  # in the place of a digest: decoding this image ended the process
+LOOKED_UP = 1000  # images looked up under one lock
+CRASHED = b""  # instead of a digest: decoding this image crashed the process
 
 
 class FileIndex:
-    """The images that were read before, in an SQLite database in the cache folder.
+    """An index of the images that were read before, an SQLite database in the cache folder.
 
-    A damaged database is recreated with a warning, and one of another layout without; then all images are read again.
-    Each row has a checksum, so that what changed on disk is not believed.
+    A damaged database is recreated with a warning, one with another layout without; then all images are read again.
+    Each row has a checksum, so that rows that changed on disk are not trusted.
 
     Args:
         cache: The cache folder.
@@ -63,23 +63,29 @@ class FileIndex:
 
     def _open(self) -> None:
         self._database = sqlite3.connect(self.path, timeout=60)
-        self._database.text_factory = bytes  # a damaged database may hold bytes that are not UTF-8
-        # A write-ahead log would need memory that all processes share, so they could not be on several machines.
-        with contextlib.suppress(sqlite3.OperationalError):  # it has one from before, and another process uses it now
+        self._database.text_factory = bytes  # a damaged database may contain bytes that are not UTF-8
+        # A write-ahead log needs shared memory, so processes on several machines could not use the database.
+        with contextlib.suppress(
+            sqlite3.OperationalError
+        ):  # an older database has one, and another process is using it
             self._database.execute("PRAGMA journal_mode = DELETE")
         self._database.execute("PRAGMA synchronous = NORMAL")
         if self._database.execute("PRAGMA user_version").fetchone()[0] != LAYOUT:
             self._database.executescript(CREATE)
 
     def _repaired(self, use: Callable[[], T]) -> T | None:
-        """Use the database; where it turns out to be damaged, recreate it, and return None.
+        """Use the database; if it turns out to be damaged, recreate it and return None.
 
         Raises:
-            sqlite3.Error, OSError: It cannot be used for another reason than damage.
+            sqlite3.Error, OSError: The database cannot be used for a reason other than damage.
         """
         try:
             return use()
-        except (sqlite3.Error, UnicodeDecodeError, _Damage) as error:  # SQLite's messages quote what they stumble over
+        except (
+            sqlite3.Error,
+            UnicodeDecodeError,
+            _Damage,
+        ) as error:  # UnicodeDecodeError: SQLite quotes damaged text in its messages
             if not self._is_damaged(error):
                 raise
             log.warning(
@@ -92,14 +98,14 @@ class FileIndex:
 
     def _is_damaged(self, error: Exception) -> bool:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        if code == sqlite3.SQLITE_READONLY:  # also said of a format that this SQLite does not write
+        if code == sqlite3.SQLITE_READONLY:  # also reported for a format that this SQLite cannot write
             return self.path.read_bytes()[18:20] not in FORMATS
         if code == sqlite3.SQLITE_CORRUPT and isinstance(error, sqlite3.Error) and not self._is_malformed():
-            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error  # of which SQLite says that, too
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error  # SQLite reports I/O errors this way, too
         return code not in NOT_DAMAGE
 
     def _is_malformed(self) -> bool:
-        """Whether SQLite finds fault with the content of the database, read into memory."""
+        """Whether SQLite's integrity check fails on the content of the database, read into memory."""
         content = self.path.read_bytes()
         with contextlib.closing(sqlite3.connect(":memory:")) as database:
             try:
@@ -127,9 +133,9 @@ class FileIndex:
             ) from error
 
     def digest(self, image: ImageRef) -> bytes | None:
-        """The digest of an image that has not changed since it was recorded; None if it has, or is not known.
+        """The digest of an image that has not changed since it was recorded; None if it changed or is unknown.
 
-        It is CRASHED for an image that is not to be decoded.
+        CRASHED for an image that must not be decoded.
         """
         if image.digest or not (version := image.version()):
             return image.digest
@@ -139,21 +145,21 @@ class FileIndex:
             return self._repaired(lambda: self._find(query, uri, version))
 
     def _find(self, query: str, uri: bytes, version: str) -> bytes | None:
-        found = self._database.execute(query, (uri, version)).fetchone()
-        return _checked(uri, version.encode(), *found) if found else None
+        row = self._database.execute(query, (uri, version)).fetchone()
+        return _checked(uri, version.encode(), *row) if row else None
 
     def digests(self, images: Sequence[ImageRef]) -> Iterator[bytes | None]:
-        """The digest of each of many images, as `digest`; others may write in between."""
+        """The digest of each image, like `digest`; other processes can write in between."""
         for start in range(0, len(images), LOOKED_UP):
             with self._named_errors():
-                # A lock for each image would take as long as looking it up.
+                # A lock per image would take as long as the lookup.
                 self._repaired(lambda: self._database.execute("BEGIN"))
-            found = [self.digest(image) for image in images[start : start + LOOKED_UP]]
+            digests = [self.digest(image) for image in images[start : start + LOOKED_UP]]
             self._database.rollback()
-            yield from found
+            yield from digests
 
     def knows_below(self, folder: Path) -> bool:
-        """Whether a file in a folder, or in one below, was recorded."""
+        """Whether a file in a folder or its subfolders was recorded."""
         first = os.fsencode(os.path.join(os.path.abspath(folder), ""))
         after = first[:-1] + bytes([first[-1] + 1])
         query = "SELECT 1 FROM files WHERE uri >= ? AND uri < ? LIMIT 1"
@@ -161,11 +167,11 @@ class FileIndex:
             return bool(self._repaired(lambda: self._database.execute(query, (first, after)).fetchone()))
 
     def record(self, images: Iterable[tuple[ImageRef, str, bytes]]) -> None:
-        """Remember images by their version from before they were read and their digest, in one transaction."""
+        """Record the digests of images, with their versions before they were read, in one transaction."""
         self._write(RECORD, [(os.fsencode(image.uri), version, digest) for image, version, digest in images])
 
     def _write(self, statement: str, rows: Sequence[tuple[bytes, str, bytes]]) -> int:
-        """Write rows in one transaction; returns how many are new or changed."""
+        """Write rows in one transaction; returns the number of new or changed ones."""
         with self._named_errors():
             count = self._repaired(lambda: self._execute(statement, rows))
             return self._execute(statement, rows) if count is None else count
@@ -176,19 +182,19 @@ class FileIndex:
             return self._database.executemany(statement, checked).rowcount
 
     def learn(self, other: "FileIndex") -> int:
-        """Take over what another index knows, which counts more than what this one says of the same files.
+        """Copy the entries of another index; they replace entries for the same files.
 
-        Where decoding an image ended a process there, but not here, this one's digest is kept.
+        If decoding an image crashed a process there, but not here, this index keeps its digest.
 
         Returns:
-            Of how many files this index knows more than before.
+            The number of new or changed entries.
         """
         return sum(self._write(LEARN, page) for page in other.pages())
 
     def pages(self) -> Iterator[list[tuple[bytes, str, bytes]]]:
-        """All that is known: URI, version and digest, in the order of URIs, in pages, between which others may write.
+        """All entries (URI, version and digest), sorted by URI, in pages; other processes can write in between.
 
-        Where the database turns out to be damaged, it is recreated, and this is the end.
+        If the database turns out to be damaged, it is recreated, and the iteration ends.
         """
         after = b""
         with self._named_errors():
@@ -208,7 +214,7 @@ class FileIndex:
 
 
 class _Damage(Exception):
-    """A row is not what was recorded."""
+    """A row changed on disk."""
 
 
 def _checksum(uri: bytes, version: bytes, digest: bytes) -> int:

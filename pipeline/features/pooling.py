@@ -1,4 +1,4 @@
-"""Pooling: what becomes of a convolutional layer's positions."""
+"""Pooling over the positions of a convolutional layer."""
 
 import re
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ POOLS = "mean, max, grid:N or flat"
 
 @dataclass(frozen=True)
 class Pooling:
-    """How a plane of positions becomes numbers.
+    """A pooling of planes of positions.
 
     Attributes:
-        kind: "mean" and "max" leave one number of a plane, "grid" means of N x N cells of equal area, "flat" all.
+        kind: "mean" and "max" reduce a plane to one number, "grid" to the means of N x N cells of equal area; "flat"
+            keeps all numbers.
         cells: N, for "grid".
     """
 
@@ -27,26 +28,26 @@ class Pooling:
         """Read "mean", "max", "grid:N" or "flat".
 
         Raises:
-            RequestError: It is none of these.
+            RequestError: The text is none of these.
         """
-        found = re.fullmatch(r"(mean|max|flat)|grid:([1-9]\d{0,2})", text)
-        if not found:
+        match = re.fullmatch(r"(mean|max|flat)|grid:([1-9]\d{0,2})", text)
+        if not match:
             raise RequestError(f"pool {text!r} is unknown; choose from {POOLS}, where N is a number of cells each way.")
-        return cls(found[1]) if found[1] else cls("grid", int(found[2]))
+        return cls(match[1]) if match[1] else cls("grid", int(match[2]))
 
     def __str__(self) -> str:
         return f"grid:{self.cells}" if self.kind == "grid" else self.kind
 
     def sides(self, side: int) -> int:
-        """How many numbers are left each way of `side` positions."""
+        """The number of values along each axis after pooling `side` positions."""
         return {"mean": 1, "max": 1, "grid": self.cells, "flat": side}[self.kind]
 
     def window(self, side: int) -> int | None:
-        """The side of the square that each number comes from; None where cells of the grid share positions."""
+        """The side of the square behind each value; None if cells of the grid share positions."""
         return None if side % self.sides(side) else side // self.sides(side)
 
     def __call__(self, planes: np.ndarray) -> np.ndarray:
-        """Pool.
+        """Pool planes.
 
         Args:
             planes: Shape (N, C, S, S), float32.
@@ -69,14 +70,14 @@ def in_keras_order(planes: np.ndarray) -> np.ndarray:
 
 
 def cell_weights(cells: int, side: int) -> np.ndarray:
-    """The weight of each position in the mean of each cell; a position on a border counts on both sides, by its shares.
+    """The weight of each position in the mean of each cell; a border through a position splits its weight.
 
     Args:
-        cells: How many cells of equal length there are.
-        side: How many positions.
+        cells: The number of cells, of equal length.
+        side: The number of positions.
 
     Returns:
-        Shape (cells, side), float32; each row sums to 1, and all columns to the same.
+        Shape (cells, side), float32; each row sums to 1, and all columns have the same sum.
     """
     borders = np.linspace(0, side, cells + 1)
     upper = np.minimum(borders[1:, None], np.arange(1, side + 1))

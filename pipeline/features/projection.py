@@ -1,4 +1,4 @@
-"""Sparse random projection: nearly the same distances in fewer dimensions.
+"""Sparse random projection: fewer dimensions, with distances nearly preserved.
 
 Johnson and Lindenstrauss 1984; sparse as in Li, Hastie and Church 2006.
 """
@@ -12,12 +12,12 @@ import numpy as np
 
 from pipeline.core.errors import RequestError
 
-LARGEST = 16_384  # so that making the matrix of the largest layer takes no more than 1.3 GB
+LARGEST = 16_384  # limits the memory for making the matrix of the largest layer to 1.3 GB
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A seeded projection: that of scikit-learn's `SparseRandomProjection(dim, random_state=seed)`.
+    """A seeded projection, the same as scikit-learn's `SparseRandomProjection(dim, random_state=seed)`.
 
     Attributes:
         dim: The dimension to project to.
@@ -32,18 +32,18 @@ class Projection:
         """Read "DIM" or "DIM:SEED".
 
         Raises:
-            RequestError: It is neither.
+            RequestError: The text is neither.
         """
-        found = re.fullmatch(r"([1-9]\d{0,8})(?::(\d{1,9}))?", text)
-        if not found or int(found[1]) > LARGEST:
+        match = re.fullmatch(r"([1-9]\d{0,8})(?::(\d{1,9}))?", text)
+        if not match or int(match[1]) > LARGEST:
             raise RequestError(f"project {text!r} is not DIM or DIM:SEED, with DIM from 1 to {LARGEST:,}.")
-        return cls(int(found[1]), int(found[2] or 0))
+        return cls(int(match[1]), int(match[2] or 0))
 
     def __str__(self) -> str:
         return f"{self.dim}:{self.seed}"
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Project.
+        """Project features.
 
         Args:
             features: Shape (N, F), float32.
@@ -55,13 +55,13 @@ class Projection:
 
 
 def dense_matrix(projection: Projection, features: int) -> np.ndarray:
-    """What to multiply features, shape (N, features), by: the matrix with its zeros, shape (features, dim), float32."""
+    """The dense matrix, shape (features, dim), float32, to multiply features of shape (N, features) by."""
     return np.ascontiguousarray(_matrix(projection, features).T.toarray())
 
 
 @lru_cache(maxsize=32)
 def _matrix(projection: Projection, features: int) -> Any:
-    """The matrix, shape (dim, features), sparse: about sqrt(features) entries a row, 8 bytes each."""
+    """The sparse matrix, shape (dim, features): about sqrt(features) entries per row, 8 bytes each."""
     from sklearn.random_projection import SparseRandomProjection
 
     fitted = SparseRandomProjection(projection.dim, random_state=projection.seed)

@@ -1,8 +1,8 @@
-"""What runs on the nodes of a Ray cluster: an actor that turns references of images into features.
+"""The actor that runs on the nodes of a Ray cluster: references to images -> features.
 
-It reads and decodes with the worker processes that a run without Ray has, so that a broken image is named in the same
-way, and one that ends its decoder does not end the actor. Ray calls an actor several times at once: while the engine
-computes one block of images, the next ones are decoded.
+It reads and decodes in the same worker processes as a run without Ray, so that broken images are reported in the same
+way, and an image that crashes its decoder does not crash the actor. Ray calls an actor several times at once: while the
+engine computes one block of images, the next ones are decoded.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ from pipeline.features.slots import Slots
 from pipeline.features.workers import Decoded, WorkerPool, shared_digests
 
 CALLS_AT_ONCE = 3
-# Images of a block, which are computed again when their actor dies: seconds of work without a GPU, and a fraction of
-# one with a GPU, where the cost of each call counts more. Each block costs the driver 1 ms and 70 kB, so there are more
-# images in one where there would be too many of them.
+# Images per block. A block is computed again if its actor dies: it takes seconds without a GPU, and a fraction of a
+# second with one, where the overhead of each call matters more. Each block costs the driver 1 ms and 70 kB, so blocks
+# are larger if there would be too many of them.
 BLOCK, BLOCK_WITH_GPU, LARGEST_BLOCK = 64, 256, 512
 MANY_BLOCKS = 10_000
-# TensorFlow and JAX take all of a GPU's memory at once, unless they are told that others compute on it, too.
+# By default, TensorFlow and JAX reserve all of a GPU's memory, but several actors may share it.
 SHARED_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-# An image as its block comes back, but for its features, `vector0` and so on for each extractor.
+# The columns of an answer, one row per image, without the features: `vector0` and so on, one for each extractor.
 IMAGE = pa.schema(
     [
         ("number", pa.int64()),
@@ -52,16 +52,16 @@ IMAGE = pa.schema(
 
 @dataclass(frozen=True)
 class ActorOptions:
-    """What an actor does; it travels to the nodes.
+    """The settings of an actor, sent to the nodes.
 
     Attributes:
-        extractors: What to run.
+        extractors: The extractors to run.
         engine: One of `pipeline.features.engines.ENGINES`.
         batch_size: Images in a batch; None leaves the choice to the engine.
-        cache: The cache folder on the node, for converted networks; None for the usual one of its user.
+        cache: The cache folder on the node, for converted networks; None for its user's default.
         max_pixels: The size of the largest image to decode, in pixels.
-        block: The most images of a call.
-        workers: Processes of an actor that read and decode; None means one for each core that it has.
+        block: The maximum number of images per call.
+        workers: Processes of an actor that read and decode; None means one for each of its cores.
     """
 
     extractors: Sequence[Extractor]
@@ -78,10 +78,10 @@ class ActorOptions:
 
 
 def block_size(images: int, has_gpus: bool, batch_size: int | None) -> int:
-    """How many images go into a block: whole batches, where their size is given.
+    """The number of images per block; whole batches, if there is a batch size.
 
     Args:
-        images: How many there are.
+        images: The number of images.
         has_gpus: Whether actors have GPUs.
         batch_size: Images in a batch, or None.
     """
@@ -94,9 +94,9 @@ class FeatureActor:
     """Computes the features of blocks of images.
 
     Args:
-        known: A list of one reference to the sorted digests of the images that need no computing: in a list, so that
-            Ray hands on the reference.
-        options: What to do.
+        known: A list with one reference to the sorted digests of the images that need no computing; in a list, so that
+            Ray passes on the reference itself.
+        options: The settings.
     """
 
     def __init__(self, known: Sequence[Any], options: ActorOptions) -> None:
@@ -108,13 +108,13 @@ class FeatureActor:
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
         self._turns = threading.Semaphore()
-        self._desks: queue.SimpleQueue[tuple[WorkerPool, Slots]] = queue.SimpleQueue()
+        self._workspaces: queue.SimpleQueue[tuple[WorkerPool, Slots]] = queue.SimpleQueue()
         stored = shared_digests(ray.get(known[0]))
         workers = -(-(options.workers or usable_cores()) // CALLS_AT_ONCE)
         for _ in range(CALLS_AT_ONCE):
             slots = Slots(options.block)
             pool = WorkerPool(workers, stored, slots, options.max_pixels, options.extractors[0].resize)
-            self._desks.put((pool, slots))
+            self._workspaces.put((pool, slots))
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Compute a block.
@@ -123,19 +123,19 @@ class FeatureActor:
             block: Columns `number`, and `ref`, a pickled ImageRef.
 
         Returns:
-            A row for each image, in the same order: IMAGE, `thumbnail`, `engine` and `vector0` and so on. Where nothing
-            was computed, the thumbnail and the vectors are zeros: the image failed, is known, or equals one before.
+            A row for each image, in the same order: IMAGE, `thumbnail`, `engine` and `vector0` and so on. The thumbnail
+            and the vectors are zeros if the image failed, is known, or has a duplicate earlier in the block.
 
         Raises:
-            PipelineError: The engine, or the processes that decode, cannot be started.
+            PipelineError: The engine or the worker processes cannot be started.
         """
         refs: dict[int, ImageRef] = dict(
             zip(block["number"].to_pylist(), map(pickle.loads, block["ref"].to_pylist()), strict=True)
         )
-        with self._desk() as (pool, slots):
+        with self._workspace() as (pool, slots):
             images = list(pool.decode(refs, list(refs)))
             thumbnails = np.zeros((len(images), THUMBNAIL, THUMBNAIL), np.uint8)
-            vectors = [np.zeros((len(images), each.dim), np.float32) for each in self._options.extractors]
+            vectors = [np.zeros((len(images), extractor.dim), np.float32) for extractor in self._options.extractors]
             rows = _rows_to_compute(images)
             thumbnails[rows] = slots.thumbnails[[images[row].slot for row in rows]]
             if rows:
@@ -143,24 +143,24 @@ class FeatureActor:
             slots.give_back([image.slot for image in images])
         table = pa.Table.from_pylist([image._asdict() for image in images], IMAGE)
         table = table.append_column("thumbnail", _column(thumbnails))
-        for number, each in enumerate(vectors):
-            table = table.append_column(f"vector{number}", _column(each))
+        for number, array in enumerate(vectors):
+            table = table.append_column(f"vector{number}", _column(array))
         name = self._engine.name if self._engine else ""
         return table.append_column("engine", pa.array([name] * len(images), pa.string()))
 
     @contextlib.contextmanager
-    def _desk(self) -> Iterator[tuple[WorkerPool, Slots]]:
+    def _workspace(self) -> Iterator[tuple[WorkerPool, Slots]]:
         """Workers and slots for one call."""
-        desk = self._desks.get()
+        workspace = self._workspaces.get()
         try:
-            yield desk
+            yield workspace
         finally:
-            self._desks.put(desk)
+            self._workspaces.put(workspace)
 
     def _compute(
         self, rows: Sequence[int], images: Sequence[Decoded], slots: Slots, vectors: Sequence[np.ndarray]
     ) -> None:
-        """Fill in the vectors of some rows, batch by batch."""
+        """Fill in the vectors of rows, batch by batch."""
         with self._engine_lock:
             if self._engine is None:
                 self._engine = self._options.make_engine()
@@ -175,7 +175,7 @@ class FeatureActor:
 
 
 def _rows_to_compute(images: Sequence[Decoded]) -> list[int]:
-    """The rows of the images that are new, one of several equal ones."""
+    """The rows of new images, one of each set of duplicates."""
     first = {image.digest: row for row, image in reversed(list(enumerate(images))) if image.is_new}
     return sorted(first.values())
 

@@ -1,4 +1,4 @@
-"""A Ray cluster: joined, or started on this machine, and what it has room for. Ray is imported late."""
+"""A Ray cluster: join one or start one on this machine, and plan its actors. Ray is imported late."""
 
 import contextlib
 import logging
@@ -25,26 +25,26 @@ from pipeline.core.temporary_folder import shared_folder
 from pipeline.core.wording import counted
 
 INSTALL = "pip install 'image-vectors[ray]'"
-# Of the Ray that is started here: results wait in it until they are stored, and no pixels.
+# For Ray started on this machine: its object store buffers results until they are stored, and no pixels.
 OBJECT_STORE = 2**29  # bytes
-# Read when Ray is imported, and by the processes that it starts.
+# Environment variables for Ray when it is imported, and for the processes that it starts.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what Ray reports of actors that died would go to stdout
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # Ray's reports of dead actors would go to stdout
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where Ray runs, and what its actors are given.
+    """Where Ray runs, and the resources of its actors.
 
     Attributes:
-        address: "local" starts Ray on this machine; "auto" joins the cluster that this machine, or the environment's
-            RAY_ADDRESS, belongs to.
-        actors: How many actors compute; None means one for each share of GPUs or, without them, for each node.
-        gpus_each: The GPUs of an actor, or its share of one.
+        address: "local" starts Ray on this machine; "auto" joins the cluster of this machine, or of the
+            environment variable RAY_ADDRESS.
+        actors: The number of actors; None means one for each share of GPUs or, without GPUs, for each node.
+        gpus_each: The GPUs of an actor, or its share of a GPU.
     """
 
     address: str
@@ -52,10 +52,10 @@ class RayOptions:
     gpus_each: float = 0
 
     def __post_init__(self) -> None:
-        place = self.address if self.address != "auto" else os.environ.get("RAY_ADDRESS", "")
-        if "://" in place:
+        address = self.address if self.address != "auto" else os.environ.get("RAY_ADDRESS", "")
+        if "://" in address:
             raise RequestError(
-                f"{place}: extraction does not run through Ray's client, whose connection all results would "
+                f"{address}: extraction does not run through Ray's client, whose connection all results would "
                 "have to take. Submit it as a job: ray job submit --address http://HOST:8265 -- "
                 "python -m pipeline extract ... --ray auto."
             )
@@ -65,7 +65,7 @@ class RayOptions:
             raise RequestError(f"actors must be at least 1, not {self.actors}.")
         if self.gpus_each < 0 or (self.gpus_each > 1 and self.gpus_each != int(self.gpus_each)):
             raise RequestError(f"gpus_each is a share of a GPU or a whole number of them, not {self.gpus_each}.")
-        if not (find_spec("ray") and find_spec("pandas")):  # which Ray Data needs, and Ray without it lacks
+        if not (find_spec("ray") and find_spec("pandas")):  # Ray Data needs pandas, which Ray alone does not install
             raise RequestError(
                 Parameter("ray", self.address), f" needs Ray with Ray Data, which is not installed: {INSTALL}."
             )
@@ -73,13 +73,13 @@ class RayOptions:
 
 @dataclass(frozen=True)
 class Fleet:
-    """The actors that a cluster has room for.
+    """The actors of a run and their resources.
 
     Attributes:
-        nodes: The nodes that have processors to give.
-        actors: How many actors there are.
-        cpus_each: The processors of each.
-        gpus_each: The GPUs of each.
+        nodes: The number of nodes with at least one CPU.
+        actors: The number of actors.
+        cpus_each: The processors of each actor.
+        gpus_each: The GPUs of each actor.
     """
 
     nodes: int
@@ -89,13 +89,13 @@ class Fleet:
 
     def __str__(self) -> str:
         gpus = f" and {self.gpus_each:g} GPUs" if self.gpus_each else ""
-        each = f"{counted(self.cpus_each, 'CPU')}{gpus}"
-        return f"{counted(self.actors, 'actor')} of {each} on {counted(self.nodes, 'node')}"
+        share = f"{counted(self.cpus_each, 'CPU')}{gpus}"
+        return f"{counted(self.actors, 'actor')} of {share} on {counted(self.nodes, 'node')}"
 
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Join or start a cluster; leave it, or end it, at the end.
+    """Join or start a cluster; leave or stop it at the end.
 
     Args:
         address: See `RayOptions`.
@@ -108,10 +108,10 @@ def connected(address: str) -> Iterator[None]:
         os.environ.setdefault(name, value)
     with contextlib.ExitStack() as stack:
         if address == "local":
-            # Not Ray's usual folder, where every session leaves its logs; a short name, for sockets lie below.
+            # Not Ray's default folder, where every session leaves its logs; a short name, as socket paths contain it.
             folder = tempfile.mkdtemp(prefix="ray-", dir=shared_folder())
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            # SIGTERM may go to all processes of a job; Ray ends this one at once, without a message, when its own end.
+            # SIGTERM may go to all processes of a job; if Ray's processes end, Ray ends this one without a message.
             with blocked(signal.SIGTERM):
                 _init(
                     address="local",
@@ -131,13 +131,13 @@ def connected(address: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched() -> Iterator[None]:
-    """Let a program of its own say so if Ray ends this process; see `ray_watch.py`."""
+    """Start a program that reports if Ray ends this process; see `ray_watch.py`."""
     import ray
 
     context = ray.get_runtime_context()
     raylet = next(node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
     program = Path(__file__).with_name("ray_watch.py")
-    with blocked(signal.SIGINT):  # which may go to all processes, and is not for this one
+    with blocked(signal.SIGINT):  # which may be sent to all processes
         watch = subprocess.Popen(
             [sys.executable, "-I", program, raylet, context.gcs_address],
             stdin=subprocess.PIPE,
@@ -153,19 +153,19 @@ def _watched() -> Iterator[None]:
 
 
 def _message_stream() -> int | None:
-    """The descriptor of `sys.stderr`, which is not 2 where libraries are silenced; None if it has none."""
+    """The descriptor of `sys.stderr`, which is not 2 if libraries are silenced; None if it has none."""
     try:
         return sys.stderr.fileno()
-    except (AttributeError, OSError):  # closed, or a notebook's
+    except (AttributeError, OSError):  # closed, or in a notebook
         return None
 
 
 def _init(**settings: Any) -> None:
-    """Connect, without Ray's messages and with our own handling of SIGTERM."""
+    """Connect, without Ray's messages and with our handler of SIGTERM."""
     import ray
 
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         with quietly(), warnings.catch_warnings():
             # Ray forks only to start its own programs; Lance does not run in them.
@@ -179,35 +179,35 @@ def _init(**settings: Any) -> None:
             Parameter("ray", "local"),
             ".",
         ) from error
-    except Exception as error:  # Ray raises several types, and a plain Exception where its programs do not answer
+    except Exception as error:  # Ray raises several types, and a plain Exception if its programs do not answer
         raise PipelineError(f"Ray does not start ({first_line(error)}).") from error
-    except SystemExit:  # by the handler of SIGTERM that Ray sets while it starts
-        if callable(before):
-            before(signal.SIGTERM, None)
+    except SystemExit:  # from the handler of SIGTERM that Ray sets while it starts
+        if callable(handler):
+            handler(signal.SIGTERM, None)
         raise
     finally:
-        if in_main:
-            signal.signal(signal.SIGTERM, before)
-    import ray.data  # which sets up its messages when it is imported
+        if is_main_thread:
+            signal.signal(signal.SIGTERM, handler)
+    import ray.data  # its import configures its log messages
 
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def current_fleet(options: RayOptions, most: int) -> Fleet:
-    """What the cluster has room for now; see `fleet_for`."""
+def current_fleet(options: RayOptions, limit: int) -> Fleet:
+    """The fleet for the current state of the cluster; see `fleet_for`."""
     import ray
 
-    return fleet_for([node["Resources"] for node in ray.nodes() if node["Alive"]], options, most)
+    return fleet_for([node["Resources"] for node in ray.nodes() if node["Alive"]], options, limit)
 
 
-def fleet_for(nodes: Sequence[Mapping[str, float]], options: RayOptions, most: int | None = None) -> Fleet:
-    """Share a cluster out among actors: as many processors for each as leave room for all.
+def fleet_for(nodes: Sequence[Mapping[str, float]], options: RayOptions, limit: int | None = None) -> Fleet:
+    """Divide a cluster among actors: as many processors for each as fit.
 
     Args:
-        nodes: For each node its resources by name, as Ray gives them.
-        options: What is asked for.
-        most: The most actors that there is work for.
+        nodes: The resources of each node by name, as Ray reports them.
+        options: The requested resources.
+        limit: The maximum number of actors, by the amount of work.
 
     Raises:
         RequestError: The cluster has too few processors or GPUs.
@@ -222,24 +222,24 @@ def fleet_for(nodes: Sequence[Mapping[str, float]], options: RayOptions, most: i
     actors = options.actors or (room if options.gpus_each else len(usable))
     if room < max(actors, 1):
         cpus, gpus = (int(sum(node.get(name, 0) for node in usable)) for name in ("CPU", "GPU"))
-        each = f"a CPU and {options.gpus_each:g} GPUs" if options.gpus_each else "a CPU"
+        share = f"a CPU and {options.gpus_each:g} GPUs" if options.gpus_each else "a CPU"
         raise RequestError(
             f"The Ray cluster ({counted(len(usable), 'node')}, {counted(cpus, 'CPU')}, {counted(gpus, 'GPU')}) has "
-            f"room for {counted(room, 'actor')} with {each}, not for {max(actors, 1)}; give it more nodes, or ask for "
+            f"room for {counted(room, 'actor')} with {share}, not for {max(actors, 1)}; give it more nodes, or ask for "
             "fewer with ",
             Parameter("actors", "N"),
             " and ",
             Parameter("gpus_each", "X"),
             ".",
         )
-    actors = min(actors, most or actors)
+    actors = min(actors, limit or actors)
     largest = int(max(node["CPU"] for node in usable))
     cpus_each = next(cpus for cpus in range(largest, 0, -1) if _room(usable, cpus, options.gpus_each) >= actors)
     return Fleet(len(usable), actors, cpus_each, options.gpus_each)
 
 
 def _room(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
-    """How many actors with so many processors and GPUs each fit."""
+    """The number of actors with these processors and GPUs that fit."""
     return sum(
         int(min(node["CPU"] // cpus, math.floor(node.get("GPU", 0) / gpus + 1e-9) if gpus else math.inf))
         for node in nodes

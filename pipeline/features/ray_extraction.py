@@ -1,9 +1,9 @@
-"""Extraction on Ray: Ray Data hands blocks of images to actors, and this process alone stores what they answer.
+"""Extraction on Ray: Ray Data passes blocks of images to actors, and only this process stores their answers.
 
     survey ─ blocks of references ─ actors: read, decode, compute ─ rows ─ this process: survey, feature store
 
-There are no tasks but the actors' own: the blocks are in Ray's object store from the beginning. So actors may take all
-processors of a cluster, and nothing waits for one that is never free. Pixels never leave a node.
+The only tasks are those of the actors, as all blocks are in Ray's object store from the start. So actors can use all
+processors of a cluster, and no task waits forever for a free one. Pixels never leave a node.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import ImageSet
-from pipeline.features.computation import Computed, Saver
+from pipeline.features.engine_loop import Computed, Saver
 from pipeline.features.ray_actor import CALLS_AT_ONCE, IMAGE, ActorOptions, FeatureActor, as_array
 from pipeline.features.ray_cluster import Fleet, RayOptions, connected, current_fleet
 from pipeline.features.survey import Survey
@@ -28,10 +28,10 @@ from pipeline.features.workers import Decoded
 
 log = logging.getLogger(__name__)
 
-# Nodes may come and go, so Ray starts an actor that died again, where there is room, and repeats what it had in work,
-# without end; until nothing has come for so many seconds. A network may be downloaded and converted in this time.
+# Nodes may come and go, so Ray restarts an actor that died wherever there is room and repeats its work, without limit,
+# until no answer has come for so many seconds. That is enough time to download and convert a network.
 PATIENCE = 600
-ADVICE = "\nFailed to "  # what Ray Data adds to a message begins so
+ADVICE = "\nFailed to "  # the start of what Ray Data appends to a message
 RESUMES = "What was computed before is stored; the same command resumes."
 
 
@@ -47,36 +47,36 @@ def compute_on_ray(
     """Compute the features of the images that a survey does not know.
 
     Args:
-        survey: The survey, which notes what is found.
+        survey: The survey, which registers the answers.
         images: The images.
         known: The digests of the images that need no computing, sorted, shape (n,), DIGEST.
         saver: Stores the features.
         options: Where Ray runs.
-        actor: What the actors do.
-        bar: The progress bar, which counts what need not be stored.
+        actor: The settings of the actors.
+        bar: The progress bar, which counts images that need not be stored.
 
     Returns:
-        What was computed.
+        The outcome.
 
     Raises:
         RequestError: There is no cluster, or it is too small.
-        PipelineError: An actor cannot compute, nothing came for PATIENCE seconds, or the store cannot be written. What
-            was computed before is stored.
+        PipelineError: An actor cannot compute, no answer came for PATIENCE seconds, or the store cannot be written.
+            Features computed before are stored.
     """
-    left = dict.fromkeys([*survey.unknown, *survey.suspects])
-    with connected(options.address), _rays_errors_named():
-        fleet = current_fleet(options, -(-len(left) // actor.block))
+    remaining = dict.fromkeys([*survey.unknown, *survey.suspects])
+    with connected(options.address), _ray_errors_as_pipeline_errors():
+        fleet = current_fleet(options, -(-len(remaining) // actor.block))
         computed = Computed(fleet=fleet)
         log.info("Ray: %s; they start.", fleet)
         try:
-            for table in _answers(images, list(left), known, fleet, actor):
+            for table in _answers(images, list(remaining), known, fleet, actor):
                 computed.started_at = computed.started_at or time.monotonic()
                 computed.engine = table["engine"][0].as_py() or computed.engine
                 for number in table["number"].to_pylist():
-                    left.pop(number, None)
+                    remaining.pop(number, None)
                 _store(table, survey, saver, bar)
         except _NoProgress as error:
-            raise PipelineError(_stuck(images, list(left), fleet, actor.block)) from error
+            raise PipelineError(_stuck(images, list(remaining), fleet, actor.block)) from error
         finally:
             saver.flush()
             survey.record()
@@ -85,7 +85,7 @@ def compute_on_ray(
 
 
 def _store(table: pa.Table, survey: Survey, saver: Saver, bar: Any) -> None:
-    """Note the images of an answer, and store what is new."""
+    """Register the images of an answer, and store new features."""
     decoded = [Decoded(**row) for row in table.select(IMAGE.names).to_pylist()]
     rows = [row for row, image in enumerate(decoded) if survey.note(image)]
     bar.update(len(decoded) - len(rows))
@@ -99,8 +99,8 @@ def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
     return zip(table.column_names, table.columns, strict=True)
 
 
-def _stuck(images: ImageSet, left: Sequence[int], fleet: Fleet, block: int) -> str:
-    in_work = left[: fleet.actors * CALLS_AT_ONCE * 2 * block]  # as many calls wait as run
+def _stuck(images: ImageSet, remaining: Sequence[int], fleet: Fleet, block: int) -> str:
+    in_work = remaining[: fleet.actors * CALLS_AT_ONCE * 2 * block]  # as many calls are queued as are running
     return (
         f"Ray has answered nothing for {PATIENCE} seconds: there is no free room for an actor, or every actor dies "
         f"over an image among {counted(len(in_work), 'image')} from {images.paths[in_work[0]]} to "
@@ -109,13 +109,13 @@ def _stuck(images: ImageSet, left: Sequence[int], fleet: Fleet, block: int) -> s
 
 
 class _NoProgress(Exception):
-    """Ray has waited for long enough."""
+    """No answer came for PATIENCE seconds."""
 
 
 def _answers(
     images: ImageSet, numbers: Sequence[int], known: np.ndarray, fleet: Fleet, actor: ActorOptions
 ) -> Iterator[pa.Table]:
-    """Let the actors compute images; their answers, block by block, in the order in which they come.
+    """The actors' answers for images, block by block, in the order of their arrival.
 
     Raises:
         _NoProgress: No answer came for PATIENCE seconds.
@@ -130,7 +130,7 @@ def _answers(
     blocks = [numbers[at : at + actor.block] for at in range(0, len(numbers), actor.block)]
     stage = ray.data.from_arrow([_block(images, block) for block in blocks]).map_batches(
         FeatureActor,
-        batch_size=None,  # a block for a call
+        batch_size=None,  # one block per call
         batch_format="pyarrow",
         fn_constructor_args=([ray.put(known)], actor),
         num_cpus=fleet.cpus_each,
@@ -148,8 +148,8 @@ def _answers(
 
 
 @contextlib.contextmanager
-def _rays_errors_named() -> Iterator[None]:
-    """Turn what Ray raises for itself or for an actor into a PipelineError with one line."""
+def _ray_errors_as_pipeline_errors() -> Iterator[None]:
+    """Turn an error of Ray or of an actor into a PipelineError with a one-line message."""
     import ray
 
     try:
@@ -159,9 +159,11 @@ def _rays_errors_named() -> Iterator[None]:
         message = str(original or error).partition(ADVICE)[0].strip()
         if isinstance(original, PipelineError):
             raise type(original)(message) from error
-        what = message.splitlines()[-1] if message else type(original or error).__name__  # it ends in what was raised
+        reason = (
+            message.splitlines()[-1] if message else type(original or error).__name__
+        )  # the last line is the error itself
         raise PipelineError(
-            f"Ray or an actor failed ({what}). Every node needs this package, and reaches the images by the same "
+            f"Ray or an actor failed ({reason}). Every node needs this package, and reaches the images by the same "
             f"paths. {RESUMES}"
         ) from error
 

@@ -1,7 +1,7 @@
-"""Says that Ray has ended a run: a program of its own, RAYLET GCS, which outlives the run.
+"""A separate program (arguments RAYLET GCS) that outlives a run and reports if Ray ended it.
 
-Ray ends a process at once, without a message, when the raylet of its node or the GCS of its cluster is gone. What the
-run writes to this program's stdin says that it ends by itself.
+Ray ends a process at once, without a message, when the raylet of its node or the GCS of its cluster is gone. A run that
+ends by itself writes to this program's stdin.
 """
 
 import socket
@@ -21,7 +21,7 @@ def _answers(family: socket.AddressFamily, address: str | tuple[str, int]) -> bo
 
 
 def main() -> None:
-    """Wait for the end of the run; where it did not end by itself, say which of Ray's programs is gone."""
+    """Wait for the end of the run; if it did not end by itself, report which of Ray's programs is gone."""
     raylet, gcs = sys.argv[1:]
     if sys.stdin.buffer.read():
         return

@@ -1,4 +1,4 @@
-"""Slots in shared memory: workers write pixels into them, and the engine reads batches from them without a copy."""
+"""Slots in shared memory: workers write pixels into them, and the engine reads batches without copying."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ import numpy as np
 from pipeline.core.shared_memory import SharedMemory
 from pipeline.data.decoding import SIDE, THUMBNAIL
 
-SlotMemory = tuple[SharedMemory, SharedMemory]  # of the pixels and of the thumbnails
+SlotMemory = tuple[SharedMemory, SharedMemory]  # for the pixels and for the thumbnails
 
 
 class Slots:
-    """Places for decoded images, which are reused when what they held has been stored.
+    """Slots for decoded images, reused once the image's feature is stored.
 
     Args:
-        count: How many images there is room for.
+        count: The number of slots.
 
     Raises:
         PipelineError: The system has too little memory.
@@ -30,12 +30,12 @@ class Slots:
         self._in_use: deque[tuple[Future[None], Sequence[int]]] = deque()
 
     def take(self, count: int) -> list[int]:
-        """Take the free slots that come next, around in a circle; none where fewer than `count` are free.
+        """Take the next free slots, in circular order; none if fewer than `count` are free.
 
-        So the images of a batch, which come in the order of their slots, lie side by side.
+        So the images of a batch, which arrive in the order of their slots, are usually adjacent.
 
         Raises:
-            Exception: What went wrong with a batch that held slots.
+            Exception: The error of a batch that used slots.
         """
         while self._in_use and self._in_use[0][0].done():
             self.wait()
@@ -52,14 +52,14 @@ class Slots:
         self._is_free[slots] = True
 
     def give_back_after(self, done: "Future[None]", slots: Sequence[int]) -> None:
-        """Free slots when a batch is done with them."""
+        """Free slots when a batch no longer needs them."""
         self._in_use.append((done, slots))
 
     def wait(self) -> None:
-        """Wait until the oldest batch is done with its slots.
+        """Wait until the oldest batch no longer needs its slots.
 
         Raises:
-            Exception: What went wrong with it.
+            Exception: The error of that batch.
         """
         done, slots = self._in_use.popleft()
         done.result()
@@ -71,9 +71,9 @@ class Slots:
             self.wait()
 
     def batch(self, slots: Sequence[int], size: int) -> np.ndarray:
-        """The pixels in some slots, shape (size, 224, 224, 3), uint8; black images fill it up.
+        """The pixels in some slots, shape (size, 224, 224, 3), uint8, padded with black images.
 
-        Neighbouring slots are read where they are; others are copied together.
+        Adjacent slots are returned as a view; others are copied.
         """
         first = slots[0]
         if list(slots) == list(range(first, first + size)):

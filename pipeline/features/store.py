@@ -1,10 +1,10 @@
 """The feature store: content digest of an image -> its feature and thumbnail, one Lance dataset for each extractor.
 
 Lance (https://lancedb.github.io/lance) commits an append in one atomic step, so a process killed at any moment leaves
-either all of a batch or none of it. In a folder a lock beside the store lets one process append at a time, so that
-several may fill it without storing an image twice. In a bucket there is no lock: what several processes store at the
-same moment is stored twice, and one of the two is read (see `store_place.py`). Each row carries a CRC-32 of its
-content, which is checked when the row is first read.
+either all of a batch or none of it. In a folder, a lock next to the store lets one process append at a time, so that
+several can fill it without storing an image twice. A bucket has no lock: an image that processes store at the same
+moment is stored twice, and one of the rows is read (see `store_location.py`). Each row has a CRC-32 of its content,
+which is checked when the row is first read.
 """
 
 import json
@@ -26,13 +26,13 @@ from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.extractor import Extractor
-from pipeline.features.store_place import KEEP_OLD_VERSIONS, RUN_AGAIN, is_conflict, store_place
+from pipeline.features.store_location import KEEP_OLD_VERSIONS, RUN_AGAIN, is_conflict, store_location
 from pipeline.features.store_repair import UNREADABLE, panics_as_errors
 
 log = logging.getLogger(__name__)
 
-# Appends make a fragment a batch; once this many have gathered they are merged into ones of up to MERGED_ROWS rows,
-# so that opening the store stays fast and each row is rewritten only a few times.
+# Each append adds a fragment; more than this many are merged into fragments of up to MERGED_ROWS rows, so that opening
+# the store stays fast and each row is rewritten only a few times.
 FRAGMENTS_BEFORE_MERGE = 100
 MERGED_ROWS = 4096
 CLEAN_UP_SECONDS = 3600  # each clean-up reads all versions of a day
@@ -40,30 +40,30 @@ CHECKED_AT_ONCE = 512  # rows
 
 
 class FeatureStore:
-    """The features that one extractor has computed so far.
+    """The stored features of one extractor.
 
-    Damage on disk that shows when the store is opened is dropped, with a warning, and computed again: a data file, the
-    newest version or, where no version is intact, the whole store, which is set aside. A store that cannot be read for
-    another reason is refused, and nothing in it is changed; so is one in a bucket, whatever the reason. A vector that
-    changed on disk is refused when it is read, and dropped by `drop_damaged`.
+    Damage that is detected when the store is opened is dropped with a warning and computed again: a data file, the
+    newest version or, if no version is intact, the whole store, which is set aside. A store that cannot be read for
+    another reason is refused and not changed; a store in a bucket is refused for any reason. A vector that changed on
+    disk is refused when it is read, and dropped by `drop_damaged`.
 
     Args:
-        cache: The cache folder, or its URL; the store is `features/FINGERPRINT.lance` below it, created when it is
-            missing.
-        extractor: Whose features these are.
+        cache: The cache folder, or its URL; the store is `features/FINGERPRINT.lance` in it, created if it does not
+            exist.
+        extractor: The extractor of the features.
 
     Attributes:
         path: The Lance dataset: a path, or a URL.
-        commit_cost: How many times as rarely as to a folder features are stored here.
-        arrived: The digests that other processes have stored since it was opened.
+        commit_cost: The commit interval, as a multiple of a folder's.
+        arrived: The digests that other processes have stored since this store was opened.
 
     Raises:
         PipelineError: The store cannot be opened or created, or another version of this program created it.
     """
 
     def __init__(self, cache: Path | str, extractor: Extractor) -> None:
-        self._place = store_place(cache, extractor.fingerprint)
-        self.path, self.commit_cost = self._place.path, self._place.commit_cost
+        self._location = store_location(cache, extractor.fingerprint)
+        self.path, self.commit_cost = self._location.path, self._location.commit_cost
         self._cleaned_up = -math.inf
         self._schema = pa.schema(
             [
@@ -80,16 +80,16 @@ class FeatureStore:
             with panics_as_errors():
                 self._open()
         except UNREADABLE as error:
-            raise self._place.error("open", error) from error
+            raise self._location.error("open", error) from error
 
     def _open(self) -> None:
-        """Open or create the store; drop what is damaged."""
-        self._dataset = self._place.open_or_create(self._schema)
+        """Open or create the store; drop damaged files."""
+        self._dataset = self._location.open_or_create(self._schema)
         if self._dataset.schema.names != self._schema.names:
             raise ValueError("another version of this program created it")
-        found, wanted = (each.field("vector").type.list_size for each in (self._dataset.schema, self._schema))
-        if found != wanted:
-            raise ValueError(f"its vectors have {found} numbers, not {wanted}")
+        stored_dim, dim = (schema.field("vector").type.list_size for schema in (self._dataset.schema, self._schema))
+        if stored_dim != dim:
+            raise ValueError(f"its vectors have {stored_dim} numbers, not {dim}")
         if self._dataset.schema.remove_metadata() != self._schema.remove_metadata():
             raise ValueError("its columns are not of the types that this version of the program stores")
         try:
@@ -112,9 +112,9 @@ class FeatureStore:
         return stored, table["pixel_count"].to_numpy()
 
     def _drop_damaged_files(self, error: Exception) -> bool:
-        """Drop the data files that are damaged; returns whether there were any. In a bucket, raise the error."""
-        with self._place.lock():
-            self._dataset, dropped = self._place.repair(error)
+        """Drop damaged data files; returns whether there were any. In a bucket, raise the error."""
+        with self._location.lock():
+            self._dataset, dropped = self._location.repair(error)
             self._read_digests()
         return dropped > 0
 
@@ -123,11 +123,11 @@ class FeatureStore:
 
     @property
     def digests(self) -> np.ndarray:
-        """The content digests of all images whose features are stored, sorted, shape (len(self),), DIGEST."""
+        """The content digests of all images with stored features, sorted, shape (len(self),), DIGEST."""
         return self._index.sorted
 
     def contains(self, digests: np.ndarray) -> np.ndarray:
-        """Whether the features of images are stored.
+        """Check which images have stored features.
 
         Args:
             digests: Content digests, shape (N,), DIGEST.
@@ -138,7 +138,7 @@ class FeatureStore:
         return self._index.find(digests) >= 0
 
     def pixel_counts(self, digests: np.ndarray) -> np.ndarray:
-        """The sizes of stored images, in pixels: width times height before they were resized.
+        """The sizes of stored images in pixels: width times height before resizing.
 
         Args:
             digests: Content digests of stored images, shape (N,), DIGEST.
@@ -155,7 +155,7 @@ class FeatureStore:
             digests: Content digests of stored images, shape (N,), DIGEST.
 
         Raises:
-            PipelineError: A row on disk is not the one that was stored.
+            PipelineError: A row changed on disk.
         """
         rows = self.rows(digests)
         for start in range(0, len(rows), CHECKED_AT_ONCE):
@@ -164,16 +164,16 @@ class FeatureStore:
     def append(
         self, digests: np.ndarray, features: np.ndarray, thumbnails: np.ndarray, pixel_counts: np.ndarray
     ) -> None:
-        """Store a batch; when this returns, it is on disk and survives a kill.
+        """Store a batch; on return it is on disk and survives a kill.
 
         Args:
-            digests: Distinct content digests, shape (N,), DIGEST; what is stored already is left as it is.
+            digests: Distinct content digests, shape (N,), DIGEST; features already stored are not replaced.
             features: Their features, shape (N, dim), float32.
             thumbnails: Their thumbnails, shape (N, THUMBNAIL, THUMBNAIL), uint8.
             pixel_counts: The sizes of the images, in pixels, shape (N,), int.
 
         Raises:
-            PipelineError: They cannot be written, or a feature is NaN or infinite; nothing is stored then.
+            PipelineError: The batch cannot be written, or a feature is NaN or infinite; then nothing is stored.
         """
         if not (is_finite := np.isfinite(features).all(axis=1)).all():
             names = ", ".join(digest.hex() for digest in digests[~is_finite].tolist())
@@ -182,7 +182,7 @@ class FeatureStore:
                 f"store {self.path} does not take (content digests {names}). Nothing of their group was stored."
             )
         try:
-            with self._place.lock():
+            with self._location.lock():
                 self._catch_up()
                 new = ~self.contains(digests)
                 if new.any():
@@ -191,12 +191,12 @@ class FeatureStore:
                     self._dataset = lance.write_dataset(table, self._dataset, mode="append")
                     if self._dataset.version == version + 1:
                         self._add_digests(digests[new], pixel_counts[new])
-                    else:  # in a bucket: others stored something meanwhile
+                    else:  # in a bucket: other processes stored something meanwhile
                         self._read_changes()
                 if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
                     self._merge_fragments()
         except UNREADABLE as error:
-            raise self._place.error("write", error) from error
+            raise self._location.error("write", error) from error
 
     def _merge_fragments(self) -> None:
         try:
@@ -207,30 +207,30 @@ class FeatureStore:
         except UNREADABLE as error:
             if not is_conflict(error):
                 raise
-            self._dataset = self._place.dataset()  # in a bucket: another process has merged them
+            self._dataset = self._location.dataset()  # in a bucket: another process has merged them
         self._read_changes()
 
     def tidy(self) -> None:
-        """Remove what processes left behind that were killed while they appended; check that no data file is gone.
+        """Remove the leftovers of processes that were killed while appending; check that no data file is missing.
 
         Raises:
-            PipelineError: It cannot be removed, or a data file is gone.
+            PipelineError: A leftover cannot be removed, or a data file is missing.
         """
         try:
-            with self._place.lock():
+            with self._location.lock():
                 self._catch_up()
-                self._place.tidy(self._dataset)
+                self._location.tidy(self._dataset)
         except UNREADABLE as error:
-            raise self._place.error("tidy", error) from error
+            raise self._location.error("tidy", error) from error
 
     def _catch_up(self) -> None:
-        """Load what other processes have stored since."""
+        """Load the changes of other processes."""
         if self._dataset.latest_version != self._dataset.version:
-            self._dataset = self._place.dataset()
+            self._dataset = self._location.dataset()
             self._read_changes()
 
     def _read_changes(self) -> None:
-        """Read the digests that were added since they were last read; all where fragments were merged or removed."""
+        """Read the digests added since the last read; all of them if fragments were merged or removed."""
         known, count = self._index, len(self._read_fragments)
         if self._fragments()[:count] == self._read_fragments:
             added = self._dataset.get_fragments()[count:]
@@ -242,7 +242,7 @@ class FeatureStore:
             self.arrived.update(self._digests[known.find(self._digests) < 0].tolist())
 
     def _fragments(self) -> list[lance.FragmentMetadata]:
-        """What the store consists of."""
+        """The metadata of the store's fragments."""
         return [fragment.metadata for fragment in self._dataset.get_fragments()]
 
     def _add_digests(self, digests: np.ndarray, pixel_counts: np.ndarray) -> None:
@@ -270,7 +270,7 @@ class FeatureStore:
         )
 
     def rows(self, digests: np.ndarray) -> np.ndarray:
-        """Where the features of some images are, for `take`; valid until the next append.
+        """The rows of images' features, for `take`; valid until the next append.
 
         Args:
             digests: Content digests, shape (N,), DIGEST, in any order; repeats are fine.
@@ -296,48 +296,48 @@ class FeatureStore:
             Their features in the same order, shape (N, dim), float32.
 
         Raises:
-            PipelineError: A vector on disk is not the one that was stored.
+            PipelineError: A vector changed on disk.
         """
-        wanted, where = np.unique(rows, return_inverse=True)
+        distinct, inverse = np.unique(rows, return_inverse=True)
         try:
-            vectors, damaged = self._read(wanted)
+            vectors, damaged = self._read(distinct)
         except UNREADABLE as error:
-            raise self._place.error("read", error) from error
+            raise self._location.error("read", error) from error
         if len(damaged):
             digest = self._digests[damaged[0]].tobytes().hex()
             raise PipelineError(
                 f"The feature store {self.path} is damaged: the vector of image {digest} changed on disk. {RUN_AGAIN}"
             )
-        self._checked[wanted] = True
-        return vectors if len(wanted) == len(rows) and (where == np.arange(len(rows))).all() else vectors[where]
+        self._checked[distinct] = True
+        return vectors if len(distinct) == len(rows) and (inverse == np.arange(len(rows))).all() else vectors[inverse]
 
     def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The vectors of distinct rows, and those of the rows whose checksum is wrong."""
+        """The vectors of distinct rows, and the rows with a wrong checksum."""
         unchecked = not self._checked[rows].all()
         columns = ["digest", "checksum", "vector", "thumbnail", "pixel_count"] if unchecked else ["vector"]
         if not len(rows):
             return np.zeros((0, self._schema.field("vector").type.list_size), np.float32), rows
         with panics_as_errors():
-            taken = self._dataset.take(rows, columns=columns).combine_chunks()
-        vectors = taken["vector"].chunk(0).flatten().to_numpy().reshape(len(rows), -1)
+            table = self._dataset.take(rows, columns=columns).combine_chunks()
+        vectors = table["vector"].chunk(0).flatten().to_numpy().reshape(len(rows), -1)
         if not unchecked:
             return vectors, rows[:0]
         names = ("digest", "thumbnail", "pixel_count", "checksum")
-        keys, thumbs, counts, stored = (taken[name].to_pylist() for name in names)
-        found = list(map(_checksum, keys, vectors, thumbs, counts))
-        return vectors, rows[np.array(found) != np.array(stored)]
+        keys, thumbs, counts, stored = (table[name].to_pylist() for name in names)
+        computed = list(map(_checksum, keys, vectors, thumbs, counts))
+        return vectors, rows[np.array(computed) != np.array(stored)]
 
     def drop_damaged(self, progress: bool = False) -> int:
-        """Check every row, and drop those that changed on disk.
+        """Check every row, and drop rows that changed on disk.
 
         Args:
             progress: Whether to show a progress bar on stderr.
 
         Returns:
-            How many vectors were lost.
+            The number of vectors dropped.
 
         Raises:
-            PipelineError: It cannot be repaired.
+            PipelineError: The store cannot be repaired.
         """
         before = len(self)
         try:
@@ -353,7 +353,7 @@ class FeatureStore:
                 )
                 self._delete(self._digests[damaged])
         except UNREADABLE as error:
-            raise self._place.error("repair", error) from error
+            raise self._location.error("repair", error) from error
         return before - len(self)
 
     def _damaged_rows(self, progress: bool) -> np.ndarray:
@@ -368,18 +368,18 @@ class FeatureStore:
         return np.concatenate(damaged)
 
     def _delete(self, digests: np.ndarray) -> None:
-        with self._place.lock():
-            self._dataset = self._place.dataset()
+        with self._location.lock():
+            self._dataset = self._location.dataset()
             keys = ", ".join(f"X'{digest.hex()}'" for digest in digests.tolist())
             self._dataset.delete(f"digest IN ({keys})")
             self._read_digests()
 
     def features(self, digests: np.ndarray) -> np.ndarray:
-        """Read the features of some images: `take(rows(digests))`."""
+        """Read the features of images: `take(rows(digests))`."""
         return self.take(self.rows(digests))
 
     def thumbnails(self, digests: np.ndarray) -> np.ndarray:
-        """Read the thumbnails of some images.
+        """Read the thumbnails of images.
 
         Args:
             digests: Content digests, shape (N,), DIGEST.
@@ -388,14 +388,14 @@ class FeatureStore:
             Shape (N, THUMBNAIL, THUMBNAIL), uint8.
 
         Raises:
-            PipelineError: They cannot be read.
+            PipelineError: The store cannot be read.
         """
-        wanted, where = np.unique(self.rows(digests), return_inverse=True)
+        distinct, inverse = np.unique(self.rows(digests), return_inverse=True)
         try:
-            taken = self._dataset.take(wanted, columns=["thumbnail"])["thumbnail"].to_pylist()
+            thumbnails = self._dataset.take(distinct, columns=["thumbnail"])["thumbnail"].to_pylist()
         except UNREADABLE as error:
-            raise self._place.error("read", error) from error
-        return np.frombuffer(b"".join(taken), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[where]
+            raise self._location.error("read", error) from error
+        return np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[inverse]
 
 
 def _checksum(digest: bytes, vector: np.ndarray, thumbnail: bytes, pixel_count: int) -> int:

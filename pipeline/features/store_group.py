@@ -1,4 +1,4 @@
-"""The stores of several extractors that run in one pass, used as if they were one."""
+"""The stores of several extractors that run in one pass, used like one store."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from pipeline.features.store import FeatureStore
 
 
 class StoreGroup:
-    """Feature stores that are filled together: an image is stored when all of them have it.
+    """Feature stores that are filled together: an image is stored if all of them have it.
 
     Args:
-        stores: The stores, one for each extractor.
+        stores: The stores, one per extractor.
 
     Attributes:
         stores: The stores.
-        computed: By the path of a store, how many features it was given that it lacked.
+        computed: Path of a store -> number of new features stored in it.
     """
 
     def __init__(self, stores: Sequence[FeatureStore]) -> None:
@@ -26,7 +26,7 @@ class StoreGroup:
 
     @property
     def commit_cost(self) -> int:
-        """See `FeatureStore`; all stores lie in the same cache."""
+        """See `FeatureStore`; all stores are in the same cache."""
         return self.stores[0].commit_cost
 
     @property
@@ -36,7 +36,7 @@ class StoreGroup:
         return first[self.contains(first)]
 
     def contains(self, digests: np.ndarray) -> np.ndarray:
-        """Whether all stores have an image; as `FeatureStore.contains`."""
+        """Check which images all stores have; see `FeatureStore.contains`."""
         return np.logical_and.reduce([store.contains(digests) for store in self.stores])
 
     def pixel_counts(self, digests: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ class StoreGroup:
         return self.stores[0].pixel_counts(digests)
 
     def check(self, digests: np.ndarray) -> None:
-        """Check the rows that hold the sizes of stored images; see `FeatureStore.check`."""
+        """Check the rows with the sizes of stored images; see `FeatureStore.check`."""
         self.stores[0].check(digests)
 
     def has_arrived(self, digest: bytes) -> bool:
@@ -57,15 +57,15 @@ class StoreGroup:
         """Store a batch, one store after the other; see `FeatureStore.append`.
 
         Args:
-            digests: See there.
+            digests: See `FeatureStore.append`.
             features: An array for each store.
-            thumbnails: See there.
-            pixel_counts: See there.
+            thumbnails: See `FeatureStore.append`.
+            pixel_counts: See `FeatureStore.append`.
 
         Raises:
             PipelineError: A store cannot be written.
         """
-        for store, each in zip(self.stores, features, strict=True):
-            lacking = int((~store.contains(digests)).sum())
-            store.append(digests, each, thumbnails, pixel_counts)
-            self.computed[store.path] += lacking
+        for store, vectors in zip(self.stores, features, strict=True):
+            missing = int((~store.contains(digests)).sum())
+            store.append(digests, vectors, thumbnails, pixel_counts)
+            self.computed[store.path] += missing

@@ -1,8 +1,8 @@
-"""Recovery of a feature store whose files are damaged; what is dropped here is computed again.
+"""Recovery of a feature store with damaged files; dropped features are computed again.
 
-Damage needs evidence in the files: a magic number that is gone, content that is no longer what its format says, another
-length than the manifest holds, a file that the manifest names and nobody has. Whatever else keeps Lance from reading a
-store is refused and changes nothing: features of a later version, or what the system does not let us read.
+Damage needs evidence in the files: a missing magic number, content that contradicts its format, a length that differs
+from the manifest's, a missing file that the manifest names. Any other reason why Lance cannot read a store raises an
+error and changes nothing: features of a later version, or files that the system does not let us read.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from pipeline.core.errors import first_line
 
 log = logging.getLogger(__name__)
 
-# What Lance and Arrow raise for files that they cannot read, for whatever reason.
+# The errors of Lance and Arrow for files that they cannot read, for any reason.
 UNREADABLE = (OSError, ValueError, RuntimeError)
-# The last bytes of each file of Lance. A manifest ends with its position (8 bytes), its version (4) and these.
+# The last bytes of each Lance file. A manifest ends with its position (8 bytes), its version (4 bytes) and these.
 MAGIC = b"LANC"
 MANIFEST_END = 16
-# What Lance says where not the content of a file is at fault: the system's error, but for a missing file (2), or
-# something that this version of Lance does not know.
+# Lance's messages for errors not caused by the content of a file: a system error other than a missing file (2), or a
+# feature that this version of Lance does not know.
 NOT_DAMAGE = re.compile(
     r"os error (?!2\))|permission denied|timed out|out of memory|upgrade|newer|unsupported|not supported|unknown|"
     r"not implemented|unimplemented",
@@ -37,13 +37,13 @@ UNDECODABLE = "failed to decode Protobuf message"
 
 
 def may_be_damage(error: BaseException) -> bool:
-    """Whether the content of a file may be at fault for an error of Lance's, or of the system's while it was read."""
+    """Whether the content of a file may have caused an error of Lance, or of the system while reading it."""
     is_system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
     return not is_system and not NOT_DAMAGE.search(str(error))
 
 
 def lance_cause(error: BaseException) -> str:
-    """What Lance says went wrong, without the place in its source code."""
+    """The message of an error of Lance, without the location in its source code."""
     return first_line(error).partition(", /")[0]
 
 
@@ -59,7 +59,7 @@ def panics_as_errors() -> Iterator[None]:
 
 
 def open_newest_readable(path: Path, schema: pa.Schema) -> lance.LanceDataset:
-    """Open the newest version of a dataset whose manifest is not damaged; create the dataset where there is none.
+    """Open the newest version of a dataset with an intact manifest; create the dataset if it does not exist.
 
     Damaged manifests are renamed; a dataset without an intact one is set aside. Call it with the store's lock held.
 
@@ -71,9 +71,9 @@ def open_newest_readable(path: Path, schema: pa.Schema) -> lance.LanceDataset:
         The dataset.
 
     Raises:
-        OSError, ValueError, RuntimeError: The files cannot be read or written for other reasons than damage.
+        OSError, ValueError, RuntimeError: The files cannot be read or written for a reason other than damage.
     """
-    while manifests := _manifests(path):  # the newest first
+    while manifests := _manifests(path):  # newest first
         try:
             with panics_as_errors():
                 dataset = lance.dataset(path)
@@ -92,7 +92,7 @@ def open_newest_readable(path: Path, schema: pa.Schema) -> lance.LanceDataset:
 
 
 def _names(folder: Path) -> list[str]:
-    """What a folder holds, sorted; nothing where there is no such folder. Whatever else goes wrong is raised."""
+    """The names in a folder, sorted; none if the folder does not exist. Other errors are raised."""
     try:
         return sorted(os.listdir(folder))
     except FileNotFoundError:
@@ -104,10 +104,10 @@ def _manifests(path: Path) -> list[Path]:
 
 
 def _manifest_damage(file: Path, error: Exception) -> str | None:
-    """What shows that a manifest, which Lance failed to open with an error, is damaged; None where nothing does.
+    """Evidence that a manifest is damaged, given Lance's error on opening it; None without evidence.
 
     Raises:
-        OSError: The system does not let us read it.
+        OSError: The system does not let us read the manifest.
     """
     content = file.read_bytes()
     if content[-len(MAGIC) :] != MAGIC or len(content) < MANIFEST_END:
@@ -125,11 +125,11 @@ def drop_damaged_files(path: Path) -> tuple[lance.LanceDataset, int]:
         path: The dataset.
 
     Returns:
-        The dataset, and how many files were removed from it.
+        The dataset, and the number of files removed from it.
 
     Raises:
-        OSError, ValueError, RuntimeError: A file cannot be read for other reasons than damage; or the folder of data
-            files is gone as a whole, as when another disk holds it.
+        OSError, ValueError, RuntimeError: A file cannot be read for a reason other than damage; or the whole folder of
+            data files is missing, as if it is on another disk.
     """
     dataset = lance.dataset(path)
     os.listdir(path / "data")
@@ -154,10 +154,10 @@ def drop_damaged_files(path: Path) -> tuple[lance.LanceDataset, int]:
 
 
 def _damage(path: Path, dataset: lance.LanceDataset, fragment: lance.LanceFragment) -> str | None:
-    """What shows that a file of a fragment of a dataset is damaged; None for an intact one.
+    """Evidence that a file of a fragment is damaged; None for an intact fragment.
 
     Raises:
-        OSError, ValueError, RuntimeError: It cannot be read for another reason.
+        OSError, ValueError, RuntimeError: A file cannot be read for another reason.
     """
     for file in fragment.data_files():
         try:
@@ -185,7 +185,7 @@ def _damage(path: Path, dataset: lance.LanceDataset, fragment: lance.LanceFragme
 
 
 def _usual_format() -> str:
-    """The storage format in which this version of Lance writes, unless it is told another; it can read this one."""
+    """The default storage format of this version of Lance, which it can certainly read."""
     return lance.write_dataset(pa.table({"x": [0]}), "memory://usual", mode="overwrite").data_storage_version
 
 

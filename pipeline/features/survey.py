@@ -1,4 +1,4 @@
-"""The survey of an extraction: which image has which content, and which contents have to be computed."""
+"""The survey of an extraction: the content of each image, and the contents to compute."""
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -27,21 +27,21 @@ class Failure:
 
 
 class Survey:
-    """What is known of each image of a set; `new` completes it.
+    """The digest and state of each image of a set, as far as known; `new` completes them.
 
     Args:
         images: The images.
         stores: The feature stores.
         index: The file index.
         max_pixels: The size of the largest image to use, in pixels.
-        verify: Whether to read all files and objects again, whatever the file index knows of them.
+        verify: Whether to read all files and objects again, ignoring the file index.
 
     Attributes:
-        digests: The content digest of each image that is known, shape (N,), DIGEST.
-        has_feature: Whether all its features are stored, or will be at the end, shape (N,), bool.
-        unknown: The numbers of the images that have to be read, but for `suspects`.
-        suspects: The numbers of those that ended a process before, or took too long; maybe not by their own fault.
-        failed: The images that cannot be used, by number.
+        digests: The content digest of each image, if known, shape (N,), DIGEST.
+        has_feature: Whether all features of an image are stored, or will be at the end, shape (N,), bool.
+        unknown: The numbers of the images to read, without `suspects`.
+        suspects: The numbers of images that crashed a process before, or took too long, perhaps for another reason.
+        failed: Image number -> why the image cannot be used.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Survey:
         self.unknown: list[int] = np.flatnonzero(~is_known).tolist()
 
     def _add_stored(self, numbers: np.ndarray) -> None:
-        """Note images whose features are stored; their sizes are checked as if they were decoded now."""
+        """Register images whose features are stored; the size limit applies as if they were decoded now."""
         counts = self._stores.pixel_counts(self.digests[numbers])
         self._stores.check(self.digests[numbers[counts > self._max_pixels]])  # a flipped bit skips no image
         self.has_feature[numbers] = counts <= self._max_pixels
@@ -78,18 +78,18 @@ class Survey:
             self.failed[int(number)] = too_large(int(count), self._max_pixels)
 
     def may_lack(self, store: FeatureStore) -> bool:
-        """Whether a store lacks an image that has to be read, or may do so as the content is not known yet."""
+        """Whether a store lacks an image to read, or may lack it because its content is still unknown."""
         if self.suspects:
             return True
         known = self._has_digest[self.unknown]
         return not (known.all() and store.contains(self.digests[self.unknown]).all())
 
     def drop_incomplete(self, not_finite: Container[bytes] = ()) -> None:
-        """Drop images that a store turns out to lack.
+        """Fail the images that a store turns out to lack.
 
         Args:
-            not_finite: The digests of those whose features cannot be stored. Of others, the file changed or the feature
-                was removed since the survey.
+            not_finite: The digests of images whose features cannot be stored. For other images, the file changed or the
+                feature was removed since the survey.
         """
         numbers = np.flatnonzero(self.has_feature)
         for number in numbers[~self._stores.contains(self.digests[numbers])]:
@@ -101,12 +101,12 @@ class Survey:
             self.failed[int(number)] = f"{cause} while this command ran; run it again"
 
     def new(self, decoded: Iterator[Decoded], slots: Slots, bar: Any) -> Iterator[Decoded]:
-        """Note each image as it comes; pass on those whose feature has to be computed, one of several duplicates.
+        """Register images as they arrive, and yield those to compute, one of each set of duplicates.
 
         Args:
             decoded: The images that were unknown.
-            slots: Their slots; those that are not passed on are given back.
-            bar: The progress bar, which counts what is not passed on.
+            slots: Their slots; those of images that are not yielded are freed.
+            bar: The progress bar, which counts the images that are not yielded.
 
         Yields:
             The images to compute.
@@ -120,10 +120,10 @@ class Survey:
         self.record()
 
     def note(self, image: Decoded) -> bool:
-        """Note an image as it comes.
+        """Register an image.
 
         Returns:
-            Whether its feature has to be stored: it is not yet, and this is the first of several duplicates.
+            Whether its feature must be stored: it is not stored yet, and this is the first of its duplicates.
         """
         self._note(image)
         if not image.is_new or image.digest in self._scheduled or self._stores.has_arrived(image.digest):

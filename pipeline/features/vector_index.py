@@ -1,8 +1,8 @@
 """Lance's IVF_PQ index of the vectors in a feature store, for searches that do not read them all.
 
-It is part of the store's Lance dataset, so rows that are removed are never found, and rows that came since it was built
-are searched without it. A note in the dataset's config says which index was built, with the CRC-32 of its files and its
-recall; an index that is not the one noted, or whose files changed, is built again.
+It is part of the store's Lance dataset, so removed rows are never found, and rows added since it was built are searched
+without it. A note in the dataset's config identifies the index, with its recall and the CRC-32 of its files; an index
+that differs from the note, or with changed files, is built again.
 """
 
 import json
@@ -25,13 +25,13 @@ from pipeline.features.store_repair import UNREADABLE, lance_cause, may_be_damag
 log = logging.getLogger(__name__)
 
 KIND = "IVF_PQ"
-NAME = "vectors"  # of the index in the dataset
+NAME = "vectors"  # the index's name in the dataset
 NOTE = "vector_index"  # the key of the note in the dataset's config
-PARTITION = 4096  # vectors, about
-SUB_VECTOR = 16  # numbers of a vector that one byte stands for
-PROBED, LEAST_PROBED = 0.2, 20  # the share of the partitions that are searched, and how many at least
-REFINED = 10  # candidates by the index for each vector wanted; they are compared by the vectors themselves
-LARGEST_UNINDEXED = 0.1  # of the store: beyond, the index is built again
+PARTITION = 4096  # vectors, approximately
+SUB_VECTOR = 16  # numbers of a vector that one byte encodes
+PROBED, LEAST_PROBED = 0.2, 20  # the share of partitions to search, and their minimum number
+REFINED = 10  # candidates of the index per result, ranked by their stored vectors
+LARGEST_UNINDEXED = 0.1  # of the store; above this, the index is built again
 READ_AT_ONCE = 2**24  # bytes
 
 
@@ -41,9 +41,9 @@ class VectorIndex:
 
     Attributes:
         path: The store's Lance dataset.
-        dataset: The version of it that is searched.
-        partitions: How many there are.
-        recall: The share of the true neighbours that it found when it was built.
+        dataset: The version of the dataset to search.
+        partitions: The number of partitions.
+        recall: The share of true neighbours that it found when it was built.
     """
 
     path: Path
@@ -52,19 +52,19 @@ class VectorIndex:
     recall: float = 0.0
 
     def nearest(self, query: np.ndarray, count: int) -> np.ndarray:
-        """Find the stored vectors that are nearest to a query by cosine; some true neighbours may be missing.
+        """Find the stored vectors nearest to a query by cosine; some true neighbours may be missing.
 
         Args:
             query: Shape (F,).
-            count: How many to find.
+            count: The number of vectors to find.
 
         Returns:
-            The digests of at most `count` images, the nearest first, DIGEST.
+            The digests of at most `count` images, nearest first, DIGEST.
 
         Raises:
             PipelineError: The index cannot be read.
         """
-        wanted = {
+        search = {
             "column": "vector",
             "q": query.astype(np.float32),
             "k": count,
@@ -73,27 +73,27 @@ class VectorIndex:
             "refine_factor": REFINED,
         }
         try:
-            found = self.dataset.to_table(columns=["digest", "_distance"], nearest=wanted)["digest"].to_pylist()
+            digests = self.dataset.to_table(columns=["digest", "_distance"], nearest=search)["digest"].to_pylist()
         except UNREADABLE as error:
             raise PipelineError(
                 f"The vector index of {self.path} cannot be read ({lance_cause(error)}); search without ",
                 Parameter("index", True),
                 ".",
             ) from error
-        return np.frombuffer(b"".join(found), DIGEST)
+        return np.frombuffer(b"".join(digests), DIGEST)
 
 
 def open_index(store: FeatureStore) -> VectorIndex | None:
     """Open the index of a store.
 
     Returns:
-        None where there is none that can be used: none was built, much was stored since, or its files changed.
+        The index; None if none was built, if much was stored since, or if its files changed or are damaged.
 
     Raises:
         PipelineError: The system, or this version of Lance, cannot read it.
-        RequestError: The store lies in a bucket.
+        RequestError: The store is in a bucket.
     """
-    path = in_folder(store.path)
+    path = require_folder(store.path)
     try:
         dataset = lance.dataset(path)
         note = json.loads(dataset.config().get(NOTE, "null"))
@@ -119,24 +119,24 @@ def open_index(store: FeatureStore) -> VectorIndex | None:
 
 
 def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) -> VectorIndex:
-    """Build the index of a store in place of an earlier one; processes that store features wait meanwhile.
+    """Build the index of a store, replacing an earlier one; processes that store features wait meanwhile.
 
     Args:
-        store: The store, of some 1,000 images at least.
+        store: The store, with at least about 1,000 images.
         measure: Measures the recall of the index.
 
     Returns:
         The index.
 
     Raises:
-        PipelineError: It cannot be built.
-        RequestError: The store lies in a bucket.
+        PipelineError: The index cannot be built.
+        RequestError: The store is in a bucket.
     """
-    path = in_folder(store.path)
+    path = require_folder(store.path)
     try:
         with FileLock(path.with_suffix(".lock")):
             dataset = lance.dataset(path)
-            # Once the index is built, a merge of small data files would have to rewrite it.
+            # Before building: merging small data files later would have to rewrite the index.
             dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS)
             count, dim = dataset.count_rows(), dataset.schema.field("vector").type.list_size
             log.info(
@@ -167,41 +167,41 @@ def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) ->
         ) from error
 
 
-def in_folder(place: Path | str) -> Path:
-    """The place of a cache or of a store, which must be a folder.
+def require_folder(location: Path | str) -> Path:
+    """The location of a cache or a store, which must be a folder.
 
     Raises:
-        RequestError: It lies in a bucket.
+        RequestError: It is in a bucket.
     """
-    if isinstance(place, Path):
-        return place
+    if isinstance(location, Path):
+        return location
     raise RequestError(
         Parameter("index", True),
-        f" needs a store in a folder, not in a bucket ({place}): each search checks all files of the index. "
+        f" needs a store in a folder, not in a bucket ({location}): each search checks all files of the index. "
         "Search without it, or bring the store into a folder (cache merge).",
     )
 
 
 def _sub_vectors(dim: int) -> int:
-    """Into how many parts a vector is cut: the most that divide it and have SUB_VECTOR numbers or more."""
+    """The number of sub-vectors: the largest that divides `dim` into parts of at least SUB_VECTOR numbers."""
     return max(parts for parts in range(1, max(1, dim // SUB_VECTOR) + 1) if dim % parts == 0)
 
 
 def _built(dataset: lance.LanceDataset) -> dict[str, Any]:
-    """The identity of the index in a dataset, and how many rows it has; empty where there is none."""
-    for each in dataset.describe_indices():
-        if each.name == NAME and len(each.segments) == 1:
-            return {"index": str(each.segments[0].uuid), "rows": each.num_rows_indexed}
+    """The identity of the index in a dataset and its number of rows; empty without an index."""
+    for description in dataset.describe_indices():
+        if description.name == NAME and len(description.segments) == 1:
+            return {"index": str(description.segments[0].uuid), "rows": description.num_rows_indexed}
     return {}
 
 
 def _checksums(path: Path, index: str) -> Mapping[str, int]:
     """The CRC-32 of each file of an index."""
-    found = {}
+    checksums = {}
     for file in sorted((path / "_indices" / index).iterdir()):
         checksum = 0
         with file.open("rb") as opened:
             while block := opened.read(READ_AT_ONCE):
                 checksum = zlib.crc32(block, checksum)
-        found[file.name] = checksum
-    return found
+        checksums[file.name] = checksum
+    return checksums

@@ -1,6 +1,6 @@
-"""VGG16 (Simonyan and Zisserman 2014): its layers and its preprocessing.
+"""VGG16 (Simonyan and Zisserman 2014): its layers and its preprocessing, as data.
 
-Nothing here computes; that is the work of `pipeline.features.engines`.
+`pipeline.features.engines` runs it.
 """
 
 from collections.abc import Iterable
@@ -20,10 +20,10 @@ BLOCKS = tuple(
     )
 )
 DENSE = (("fc1", 7 * 7 * 512, 4096), ("fc2", 4096, 4096), ("predictions", 4096, 1000))
-PRE = ":pre"  # after a layer's name: its value before the activation
+PRE = ":pre"  # suffix of a layer's name: its value before the activation
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
-CALIBRATION = "16-tiles"  # what the ranges of int8 come from; to be renamed when these tiles or the method change
+CALIBRATION = "16-tiles"  # the source of the ranges of int8; rename it when the tiles or the method change
 
 # Keras's preprocessing for VGG16 ("caffe" mode): RGB to BGR, then minus the ImageNet means of B, G and R; no scaling.
 PREPROCESSING = "bgr-minus-imagenet-mean"
@@ -49,12 +49,12 @@ def base_layer(layer: str) -> str:
 
 
 def deepest(layers: Iterable[str]) -> str:
-    """The Keras name of the layer of several, each may end in PRE, that is computed last."""
+    """The Keras name of the layer that is computed last; layers may end in PRE."""
     return max(map(base_layer, layers), key=list(activation_shapes()).index)
 
 
 def layers_up_to(layer: str) -> list[str]:
-    """The Keras names of the layers up to one, in order."""
+    """The Keras names of the layers up to and including `layer`, in order."""
     names = list(activation_shapes())
     return names[: names.index(layer) + 1]
 

@@ -1,4 +1,4 @@
-"""Where VGG16's weights come from: Keras's ImageNet file, a seeded random initialization, or a file.
+"""The sources of VGG16's weights: Keras's ImageNet file, a seeded random initialization, or a file.
 
 Weights are plain NumPy arrays in Keras's layout, so that every engine starts from the same numbers and this module
 needs no deep learning library.
@@ -34,7 +34,7 @@ IMAGENET_URL = (
 IMAGENET_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
 IMAGENET_SIZE = "553 MB"
 FORMATS = ".h5 (Keras's published layout), .weights.h5 or .keras"
-VARIABLE = "IMAGE_VECTORS_WEIGHTS"  # of the environment
+VARIABLE = "IMAGE_VECTORS_WEIGHTS"  # environment variable
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Weights:
     """A source of VGG16's weights.
 
     Attributes:
-        name: What the user asked for: "imagenet", "random:SEED" or a file's path.
+        name: "imagenet", "random:SEED" or a file's path.
         digest: Identifies the values; equal digests mean equal weights.
-        read: Reads the weights of the layers up to the named one.
-        fetch: Downloads them if that is necessary; raises PipelineError where they cannot be had.
+        read: Reads the weights of the layers up to a given one.
+        fetch: Downloads the weights if necessary; raises PipelineError if that fails.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Weights:
 
 
 def default_weights() -> str:
-    """The weights where none are named: those of the environment variable VARIABLE, else "imagenet"."""
+    """The default weights: those of the environment variable VARIABLE, else "imagenet"."""
     return os.environ.get(VARIABLE) or "imagenet"
 
 
 def weights_from(option: str) -> Weights:
-    """Find the weights that an option names.
+    """The weights that an option names.
 
     Args:
         option: "imagenet" (Keras's published file), "random" or "random:SEED" (He-normal), or a file: the published
@@ -70,7 +70,7 @@ def weights_from(option: str) -> Weights:
         The weights, not yet read.
 
     Raises:
-        RequestError: The option is not one of these, or the file does not exist or is of another format.
+        RequestError: The option is none of these, or the file does not exist or has another format.
     """
     if option == "imagenet":
         digest = f"imagenet-md5-{IMAGENET_MD5}"
@@ -79,21 +79,21 @@ def weights_from(option: str) -> Weights:
     if random:
         seed = int(random[1] or 0)
         return Weights(f"random:{seed}", f"random-he-normal-{seed}", lambda layer: _random(seed, layer))
-    said = f"weights {option!r}" + (f" (from {VARIABLE})" if option == os.environ.get(VARIABLE) else "")
-    path = Path(option).absolute()  # it is read by other processes, too, which may run in other folders
+    subject = f"weights {option!r}" + (f" (from {VARIABLE})" if option == os.environ.get(VARIABLE) else "")
+    path = Path(option).absolute()  # also read by other processes, which may run in other folders
     if not path.is_file():
         raise RequestError(
-            f"{said} is neither 'imagenet', 'random[:SEED]' nor a file that exists. A file may be {FORMATS}."
+            f"{subject} is neither 'imagenet', 'random[:SEED]' nor a file that exists. A file may be {FORMATS}."
         )
     if path.suffix.lower() not in (".h5", ".hdf5", ".keras"):
-        raise RequestError(f"{said} is of another format than is read: {FORMATS}.")
+        raise RequestError(f"{subject} is of another format than is read: {FORMATS}.")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return Weights(str(path), f"file-blake2b-{digest}", lambda layer: _read_file(path, layer))
 
 
 def _random(seed: int, layer: str) -> Arrays:
-    """He-normal kernels (He et al. 2015: standard deviation sqrt(2 / fan-in)) and zero biases, equal everywhere."""
+    """He-normal kernels (He et al. 2015: standard deviation sqrt(2 / fan-in)) and zero biases, the same everywhere."""
     arrays = {}
     for number, (name, shape) in enumerate(weighted_layers(layer).items()):
         kernel = np.random.default_rng([seed, number]).standard_normal(shape, np.float32)
@@ -103,7 +103,7 @@ def _random(seed: int, layer: str) -> Arrays:
 
 
 def _imagenet_file() -> Path:
-    """The published file where Keras keeps it, downloaded through Keras if it is not there; its hash is checked."""
+    """The published file in Keras's cache, downloaded by Keras if necessary; its hash is checked."""
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     path = home / "models" / IMAGENET_URL.rpartition("/")[2]
     if _is_intact(path):
@@ -111,7 +111,7 @@ def _imagenet_file() -> Path:
     keras = import_keras()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Keras writes to the file's own name, and checks what is there itself.
+        # Keras writes to the final name, and checks an existing file itself.
         with FileLock(f"{path}.lock"), contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             if not _is_intact(path):
                 log.info("The ImageNet weights are downloaded to %s, once (%s).", path, IMAGENET_SIZE)
@@ -139,7 +139,7 @@ def _is_intact(path: Path) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Why a download failed, without the address, which Keras puts in front, and the error number."""
+    """Why a download failed, without the address that Keras prepends and without the error number."""
     return re.sub(r"^\[Errno -?\d+\] ", "", first_line(error).rpartition(" -- ")[2])
 
 
@@ -148,8 +148,8 @@ def _read_file(path: Path, layer: str) -> Arrays:
     try:
         arrays = _read_hdf5(path, layer)
     except _Misfit as error:
-        name, found, expected = error.args
-        raise RequestError(f"{path}: layer {name!r} has a kernel of shape {found}; VGG16's is {expected}.") from error
+        name, shape, expected = error.args
+        raise RequestError(f"{path}: layer {name!r} has a kernel of shape {shape}; VGG16's is {expected}.") from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
         raise RequestError(
             f"{path} cannot be read as VGG16 weights ({first_line(error)}). It may be cut short or in another "
@@ -168,28 +168,28 @@ def _read_file(path: Path, layer: str) -> Arrays:
 
 
 def _read_hdf5(path: Path, layer: str) -> Arrays:
-    """Find the layers up to `layer` by name, wherever they stand in the file.
+    """Find the layers up to `layer` by name, anywhere in the file.
 
-    The published layout keeps a layer in a group of its name, whose attribute `weight_names` lists kernel and bias.
-    Keras 3 keeps it in a group called `vars`, whose attribute `name` is the layer's, as "0" and "1".
+    The published layout stores a layer in a group of its name; the attribute `weight_names` lists kernel and bias.
+    Keras 3 stores it in a group `vars` as "0" and "1"; the attribute `name` is the layer's name.
     """
     import h5py
 
-    wanted = weighted_layers(layer)
+    shapes = weighted_layers(layer)
     arrays: Arrays = {}
 
-    def visit(where: str, node: h5py.Group | h5py.Dataset) -> None:
+    def visit(location: str, node: h5py.Group | h5py.Dataset) -> None:
         if not isinstance(node, h5py.Group):
             return
-        if where.endswith("vars"):
+        if location.endswith("vars"):
             name, keys = small_attribute(node, "name"), ("0", "1")
         else:
             names = small_attribute(node, "weight_names")
-            name, keys = where.rpartition("/")[2], () if names is None else tuple(names)
-        if isinstance(name, str) and name in wanted and len(keys) == 2:
+            name, keys = location.rpartition("/")[2], () if names is None else tuple(names)
+        if isinstance(name, str) and name in shapes and len(keys) == 2:
             kernel, bias = (_dataset(node, key) for key in keys)
-            if (kernel.shape, bias.shape) != (wanted[name], wanted[name][-1:]):  # not read: they may be of any size
-                raise _Misfit(name, kernel.shape, wanted[name])
+            if (kernel.shape, bias.shape) != (shapes[name], shapes[name][-1:]):  # not read: they may be of any size
+                raise _Misfit(name, kernel.shape, shapes[name])
             arrays[name] = (np.asarray(kernel, np.float32), np.asarray(bias, np.float32))
 
     with _open_hdf5(path) as file, h5py.File(file, "r") as root:
@@ -198,19 +198,19 @@ def _read_hdf5(path: Path, layer: str) -> Arrays:
 
 
 class _Misfit(Exception):
-    """A layer whose kernel, or bias, has another shape than VGG16's."""
+    """The kernel or bias of a layer differs in shape from VGG16's."""
 
 
 def _dataset(group: Any, key: str | bytes) -> Any:
-    """A dataset of a group, whose values lie in its file.
+    """A dataset of a group, with its values stored in the same file.
 
     Raises:
-        ValueError: They do not, or there is no such dataset.
+        ValueError: The values are stored elsewhere, or there is no such dataset.
     """
     import h5py
 
-    place, _, name = os.fsdecode(key).rpartition("/")
-    for part in place.split("/") if place else ():
+    groups, _, name = os.fsdecode(key).rpartition("/")
+    for part in groups.split("/") if groups else ():
         group = get_member(group, part, h5py.Group)
     dataset = get_member(group, name, h5py.Dataset)
     check_dataset(dataset)
@@ -218,7 +218,7 @@ def _dataset(group: Any, key: str | bytes) -> Any:
 
 
 def _open_hdf5(path: Path) -> IO[bytes]:
-    """Open the HDF5 file that a weights file is, or that a `.keras` archive holds."""
+    """Open a weights file, or the HDF5 file in a `.keras` archive."""
     if path.suffix != ".keras":
         return open(path, "rb")
     with zipfile.ZipFile(path) as archive:

@@ -1,11 +1,11 @@
 """Worker processes that read and decode images ahead of the engine.
 
-Pixels and thumbnails go into slots of shared memory; what travels through the pipes is a few words for each image. A
-worker that dies is replaced, and the images it had are read again one at a time, so that the one it died of is known.
-So is one that stays silent: each has a pulse in shared memory, which it advances with every image.
+Pixels and thumbnails go into slots of shared memory; pipes carry only a few words per image. A worker that dies is
+replaced, and its images are read again one at a time, to identify the one that killed it. A worker that hangs is
+replaced, too: each has a pulse in shared memory, which it advances with every image.
 
-Files are read when it is their turn. Objects in buckets, which take long to come however small they are, are read ahead
-in threads of the worker: all that it was given at once.
+Files are read in turn. Objects in buckets have a high latency even if they are small, so threads of a worker read all
+its pending objects ahead, at once.
 """
 
 import logging
@@ -32,31 +32,31 @@ from pipeline.features.slots import SlotMemory, Slots, slot_arrays
 
 log = logging.getLogger(__name__)
 
-KEPT_MEMORY = 2**25  # bytes; more than any part of an image of usual size
-CHUNK = 8  # images that a worker is given at a time
-CHUNKS_AHEAD = 3  # chunks that a worker has at most, in work or waiting
-# The largest image that is decoded takes seconds. Not counted is the wait for an object in a bucket, whose server has
-# a limit of its own, and for an example of a TensorFlow data set, before which all others are read.
+KEPT_MEMORY = 2**25  # bytes; more than any buffer for an image of usual size
+CHUNK = 8  # images assigned to a worker at a time
+CHUNKS_AHEAD = 3  # maximum chunks of a worker, in progress or waiting
+# The largest image takes seconds to decode. The wait for an object in a bucket does not count, as its server has a time
+# limit, too; nor does the wait for an example of a TensorFlow data set, as all examples before it are read first.
 TIME_LIMIT = 60.0  # seconds to read and decode an image
 START_LIMIT = 120.0  # seconds for a worker to start
-PULSE = 0.5  # seconds between two looks at the workers' pulses
+PULSE = 0.5  # seconds between checks of the workers' pulses
 
-Read = Callable[[], tuple[bytes, str | None]]  # what `ImageRef.read` is
-SharedDigests = tuple[SharedMemory, int]  # and how many digests it holds
+Read = Callable[[], tuple[bytes, str | None]]  # the type of `ImageRef.read`
+SharedDigests = tuple[SharedMemory, int]  # and the number of digests in it
 
 
 class Decoded(NamedTuple):
-    """One image from a worker: its digest and, where the store lacks it, pixels and thumbnail in its slot.
+    """An image from a worker: its digest and, if the store lacks it, pixels and thumbnail in its slot.
 
     Attributes:
         number: The image's number in the set.
-        slot: Its slot, which is to be given back.
-        digest: Its content digest; empty where it could not be read.
-        version: Its version from before it was read.
-        is_new: Whether it was decoded; otherwise its digest is among those stored, or there is an error.
+        slot: Its slot, to be freed by the receiver.
+        digest: Its content digest; empty if it could not be read.
+        version: Its version before it was read.
+        is_new: Whether it was decoded; otherwise its digest is already stored, or there is an error.
         pixel_count: Its size, in pixels, if it was decoded.
         error: Why it could not be read.
-        crashed: Whether that was because it ended the process that decoded it, or took too long.
+        crashed: Whether the reason is that it crashed the decoding process, or took too long.
     """
 
     number: int
@@ -77,10 +77,10 @@ class _Task(NamedTuple):
 
 @dataclass
 class _Chunk:
-    """Images that come back together; `found` fills up in their order."""
+    """Images that are returned together; `decoded` is filled in their order."""
 
     tasks: Sequence[_Task]
-    found: list[Decoded] = field(default_factory=list)
+    decoded: list[Decoded] = field(default_factory=list)
     one_by_one: bool = False
 
 
@@ -94,23 +94,23 @@ def decode_ahead(
     resize: str = "squash",
     suspects: Sequence[int] = (),
 ) -> Generator[Decoded, None, None]:
-    """Read and decode images in worker processes, as far ahead as there are slots.
+    """Read and decode images in worker processes, as far ahead as slots allow.
 
     Args:
-        refs: Where the images of the set are.
-        numbers: Those to read, by their number in the set.
+        refs: The references of all images of the set.
+        numbers: The numbers of the images to read.
         stored: Digests of images that need no decoding, sorted, shape (n,), DIGEST.
-        slots: Where the pixels go; a batch and a chunk have to fit.
-        workers: The most processes to use.
+        slots: The slots for the pixels; at least for a batch and a chunk.
+        workers: The maximum number of processes.
         max_pixels: The size of the largest image to decode, in pixels.
         resize: How to resize, a key of `pipeline.data.decoding.RESIZES`.
-        suspects: Further images to read, which ended a process before: after all others, one at a time.
+        suspects: The numbers of images that crashed a process before; they are read last, one at a time.
 
     Yields:
         The images, in the order of `numbers` and `suspects`.
 
     Raises:
-        PipelineError: The worker processes do not start, or the bucket that holds the images cannot be read.
+        PipelineError: The worker processes do not start, or the bucket of the images cannot be read.
     """
     if not numbers and not suspects:
         return
@@ -120,10 +120,10 @@ def decode_ahead(
 
 
 class _Worker:
-    """A process, and what it was given and has not answered yet, in order.
+    """A process and its pending tasks, in order.
 
     Raises:
-        PipelineError: The system has no room for another process.
+        PipelineError: The system cannot start another process.
     """
 
     def __init__(self, settings: tuple[Any, ...]) -> None:
@@ -132,8 +132,8 @@ class _Worker:
         pulse = SharedMemory(16)
         self._pulse = _Pulse(pulse)
         try:
-            self.connection, theirs = context.Pipe()
-            self.process = context.Process(target=_work, args=(theirs, pulse, *settings), daemon=True)
+            self.connection, child_end = context.Pipe()
+            self.process = context.Process(target=_work, args=(child_end, pulse, *settings), daemon=True)
             start_spawned(self.process)
         except OSError as error:
             raise PipelineError(
@@ -142,52 +142,52 @@ class _Worker:
                 ", or raise the limits of processes and open files (ulimit -u, ulimit -n). The features computed "
                 "so far are stored.",
             ) from error
-        theirs.close()
+        child_end.close()
         self.is_ready = False
-        self.given: deque[tuple[_Chunk, Sequence[_Task]]] = deque()
-        self._looked_at, self._last_beat, self._silent = time.monotonic(), 0, 0.0  # seconds
+        self.pending: deque[tuple[_Chunk, Sequence[_Task]]] = deque()
+        self._checked_at, self._last_beat, self._silent = time.monotonic(), 0, 0.0  # seconds
 
-    def give(self, chunk: _Chunk, tasks: Sequence[_Task]) -> None:
-        self.given.append((chunk, tasks))
-        with suppress(OSError):  # it has died, which is noticed when its answer is read
+    def assign(self, chunk: _Chunk, tasks: Sequence[_Task]) -> None:
+        self.pending.append((chunk, tasks))
+        with suppress(OSError):  # it died, which `_receive` will notice
             self.connection.send(tasks)
 
     def note_answer(self) -> None:
-        """Note that it has answered."""
+        """Record that it has answered."""
         self.is_ready, self._silent = True, 0.0
 
     @property
     def is_silent(self) -> bool:
-        """Whether it has something to do, and was seen to do nothing for too long.
+        """Whether it has work but has made no progress for too long.
 
-        Time in which nobody looks does not count: this process may have been stopped together with it.
+        Time without checks does not count: this process may have been stopped together with the worker.
         """
         now, beat = time.monotonic(), self._pulse.beats
-        passed, self._looked_at = min(now - self._looked_at, 2 * PULSE), now
-        is_waiting = self.is_ready and not self.given
+        passed, self._checked_at = min(now - self._checked_at, 2 * PULSE), now
+        is_waiting = self.is_ready and not self.pending
         self._silent = 0.0 if is_waiting or beat != self._last_beat else self._silent + passed
         self._last_beat = beat
         return self._silent > (TIME_LIMIT if self.is_ready else START_LIMIT)
 
     @property
     def number(self) -> int:
-        """The number of the image that it has in work."""
+        """The number of the image in progress."""
         return self._pulse.number
 
     def cause_of_death(self) -> str:
-        """Why it ended; it is about to, as its connection is closed."""
+        """Why it ended, or is about to end, as its connection is closed."""
         self.process.join(PULSE)
         end([self.process])
         code = self.process.exitcode
         if code == -signal.SIGKILL:
-            how = "it was killed, possibly out of memory"
+            ending = "it was killed, possibly out of memory"
         else:
-            how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
-        return f"decoding it ended the process ({how})" if self.is_ready else how
+            ending = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+        return f"decoding it ended the process ({ending})" if self.is_ready else ending
 
 
 class _Pulse:
-    """What a worker has in work, in shared memory, so that it shows even where the worker has stopped."""
+    """The progress of a worker, in shared memory, so that it can be read even if the worker hangs."""
 
     def __init__(self, memory: SharedMemory) -> None:
         self._values = memory.array(np.int64)
@@ -201,7 +201,7 @@ class _Pulse:
         return int(self._values[1])
 
     def begin(self, number: int) -> None:
-        """An image's turn has come."""
+        """Start on an image."""
         self._values[1] = number
         self.beat()
 
@@ -210,17 +210,17 @@ class _Pulse:
 
 
 class WorkerPool:
-    """The workers; one that dies is replaced.
+    """A pool of workers; one that dies is replaced.
 
     Args:
-        count: How many there are.
-        stored: Digests of images that need no decoding, by `shared_digests`.
-        slots: Where the pixels go.
+        count: The number of workers.
+        stored: Digests of images that need no decoding, from `shared_digests`.
+        slots: The slots for the pixels.
         max_pixels: See `decode_ahead`.
-        resize: See there.
+        resize: See `decode_ahead`.
 
     Raises:
-        PipelineError: The system has no room for so many processes.
+        PipelineError: The system cannot start so many processes.
     """
 
     def __init__(self, count: int, stored: SharedDigests, slots: Slots, max_pixels: int, resize: str) -> None:
@@ -237,21 +237,21 @@ class WorkerPool:
     def decode(
         self, refs: Sequence[ImageRef] | Mapping[int, ImageRef], numbers: Sequence[int], suspects: Sequence[int] = ()
     ) -> Generator[Decoded, None, None]:
-        """Read and decode images as `decode_ahead` does; once that is over, others may follow."""
+        """Read and decode images like `decode_ahead`; after one call ends, another may follow."""
         waiting = deque(numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK))
         waiting.extend([number] for number in suspects)
         ahead: deque[_Chunk] = deque()
         while waiting or ahead:
             is_suspect = len(waiting) <= len(suspects)
             has_room = not self._is_busy if is_suspect else self._has_room
-            if waiting and has_room and (places := self._slots.take(len(waiting[0]))):
-                pairs = zip(waiting.popleft(), places, strict=True)
+            if waiting and has_room and (slots := self._slots.take(len(waiting[0]))):
+                pairs = zip(waiting.popleft(), slots, strict=True)
                 tasks = [_Task(number, slot, refs[number]) for number, slot in pairs]
                 ahead.append(_Chunk(tasks, one_by_one=is_suspect))
-                self._give(ahead[-1])
+                self._assign(ahead[-1])
                 continue
-            if ahead and len(ahead[0].found) == len(ahead[0].tasks):
-                yield from ahead.popleft().found
+            if ahead and len(ahead[0].decoded) == len(ahead[0].tasks):
+                yield from ahead.popleft().decoded
             elif self._is_busy:
                 self._receive()
             else:
@@ -259,23 +259,23 @@ class WorkerPool:
 
     @property
     def _has_room(self) -> bool:
-        """Whether a worker can be given a chunk."""
-        return any(len(worker.given) < CHUNKS_AHEAD for worker in self._workers)
+        """Whether a worker can take another chunk."""
+        return any(len(worker.pending) < CHUNKS_AHEAD for worker in self._workers)
 
     @property
     def _is_busy(self) -> bool:
-        """Whether an answer is to come."""
-        return any(worker.given for worker in self._workers)
+        """Whether any worker has pending tasks."""
+        return any(worker.pending for worker in self._workers)
 
-    def _give(self, chunk: _Chunk) -> None:
-        """Give a chunk to the worker that has the least to do."""
-        min(self._workers, key=lambda worker: len(worker.given)).give(chunk, chunk.tasks)
+    def _assign(self, chunk: _Chunk) -> None:
+        """Assign a chunk to the worker with the fewest pending ones."""
+        min(self._workers, key=lambda worker: len(worker.pending)).assign(chunk, chunk.tasks)
 
     def _receive(self) -> None:
-        """Wait for answers; replace workers that died or stay silent.
+        """Wait for answers; replace workers that died or hang.
 
         Raises:
-            PipelineError: No worker starts, or one met what no other image would be spared.
+            PipelineError: No worker starts, or one met an error that affects every image.
         """
         by_connection = {worker.connection: worker for worker in self._workers}
         for connection in wait(list(by_connection), PULSE):
@@ -288,19 +288,19 @@ class WorkerPool:
             if isinstance(answer, PipelineError):
                 raise answer
             if worker.is_ready:
-                chunk, _ = worker.given.popleft()
-                chunk.found += answer
+                chunk, _ = worker.pending.popleft()
+                chunk.decoded += answer
             worker.note_answer()
         for worker in [worker for worker in self._workers if worker.is_silent]:
-            self._give_up(worker)
+            self._replace_silent(worker)
 
-    def _give_up(self, worker: _Worker) -> None:
-        """Replace a worker that stays silent."""
+    def _replace_silent(self, worker: _Worker) -> None:
+        """Replace a worker that hangs."""
         end([worker.process])
         if not worker.is_ready:
             self._replace(worker, f"no answer within {START_LIMIT:g} s")
             return
-        chunk, tasks = worker.given[0]
+        chunk, tasks = worker.pending[0]
         too_long = f"took longer than {TIME_LIMIT:g} s to read and decode"
         for task in tasks:
             if task.number == worker.number and not chunk.one_by_one:
@@ -308,11 +308,11 @@ class WorkerPool:
         self._replace(worker, f"it {too_long}")
 
     def _replace(self, ended: _Worker, why: str) -> None:
-        """Start a worker in the place of one that ended, and give it what that one had.
+        """Replace a worker that ended, and assign its pending tasks to the new one.
 
         Args:
             ended: The worker.
-            why: What is said of an image that it had alone.
+            why: The error of the image in progress, if it was read alone.
         """
         ended.connection.close()
         if not ended.is_ready:
@@ -322,17 +322,19 @@ class WorkerPool:
                 '`if __name__ == "__main__":`.'
             )
         new = self._workers[self._workers.index(ended)] = _Worker(self._settings)
-        if ended.given:
-            chunk, tasks = ended.given.popleft()
+        if ended.pending:
+            chunk, tasks = ended.pending.popleft()
             if chunk.one_by_one:
                 [task] = tasks
-                chunk.found.append(Decoded(task.number, task.slot, version=task.ref.version(), error=why, crashed=True))
+                chunk.decoded.append(
+                    Decoded(task.number, task.slot, version=task.ref.version(), error=why, crashed=True)
+                )
             else:
                 chunk.one_by_one = True
                 for task in tasks:
-                    new.give(chunk, [task])
-        for chunk, tasks in ended.given:
-            new.give(chunk, tasks)
+                    new.assign(chunk, [task])
+        for chunk, tasks in ended.pending:
+            new.assign(chunk, tasks)
 
     def close(self) -> None:
         """End the workers."""
@@ -342,7 +344,7 @@ class WorkerPool:
 
 
 def shared_digests(digests: np.ndarray) -> SharedDigests:
-    """A copy of an array of digests in shared memory, which pools can share."""
+    """Copy an array of digests into shared memory, so that pools can share it."""
     memory = SharedMemory(digests.nbytes)
     memory.array(DIGEST, len(digests))[:] = digests
     return memory, len(digests)
@@ -356,8 +358,8 @@ def _work(
     max_pixels: int,
     resize: str,
 ) -> None:
-    """Read and decode what comes through a connection, in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    """The main function of a worker process: read and decode the tasks that arrive through a connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     end_with_parent()
     keep_freed_memory(KEPT_MEMORY)
     known = stored[0].array(DIGEST, stored[1])
@@ -376,17 +378,17 @@ def _work(
 
 
 class _Inbox:
-    """What a worker was given; the reads of objects in buckets begin when it is looked through."""
+    """The chunks that a worker received; reads of objects in buckets start on receipt."""
 
     def __init__(self, connection: Connection, pulse: _Pulse) -> None:
         self._connection = connection
         self._pulse = pulse
         self._chunks: deque[list[tuple[_Task, Read]]] = deque()
-        # Has no thread before it is used.
+        # Starts no thread until it is used.
         self._readers = futures.ThreadPoolExecutor(CHUNK * CHUNKS_AHEAD, "reader")
 
     def next_chunk(self) -> Generator[tuple[_Task, Read], None, None]:
-        """The images of the next chunk, each with how to read it."""
+        """The images of the next chunk, each with a function that reads it."""
         if not self._chunks:
             self._receive()
         chunk = self._chunks.popleft()
@@ -409,27 +411,27 @@ class _Inbox:
         return lambda: self._outcome(self._readers.submit(ref.read))
 
     def _outcome(self, reading: futures.Future[tuple[bytes, str | None]]) -> tuple[bytes, str | None]:
-        """The outcome of a read; the wait for it does not count as silence."""
+        """The result of a read; the pulse advances while waiting for it."""
         while futures.wait([reading], PULSE).not_done:
             self._pulse.beat()
         return reading.result()
 
 
 def _is_read_ahead(ref: ImageRef, count: int) -> bool:
-    """Whether to read an image ahead; not one that comes alone, for a process may have died of it."""
+    """Whether to read an image ahead; not if it is alone in its chunk, as it may have crashed a process."""
     return count > 1 and ref.is_remote
 
 
 def _decode(
     task: _Task, read: Read, stored: np.ndarray, slots: tuple[np.ndarray, np.ndarray], max_pixels: int, resize: str
 ) -> Decoded:
-    """Decode one image into its slot, unless its feature is stored."""
+    """Decode an image into its slot, unless its feature is stored."""
     number, slot, _ = task
     try:
         data, version = read()
         digest = content_digest(data)
-        place = np.searchsorted(stored, np.void(digest))
-        if place < len(stored) and stored[place].tobytes() == digest:
+        position = np.searchsorted(stored, np.void(digest))
+        if position < len(stored) and stored[position].tobytes() == digest:
             return Decoded(number, slot, digest, version)
         pixels, thumbnails = slots
         pixels[slot], thumbnails[slot], pixel_count = decode_with_thumbnail(data, max_pixels, resize)

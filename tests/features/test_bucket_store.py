@@ -20,11 +20,11 @@ from pipeline.core.errors import PipelineError, RequestError
 from pipeline.features import bucket
 from pipeline.features import store as store_module
 from pipeline.features.bucket import storage_options
-from pipeline.features.cache import cache_place
+from pipeline.features.cache import cache_location
 from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor
 from pipeline.features.store import FeatureStore
-from pipeline.features.store_place import IN_FOLDER, StoreFolder, StoreInBucket
+from pipeline.features.store_location import IN_FOLDER, StoreFolder, StoreInBucket
 from pipeline.features.vector_index import open_index
 from pipeline.features.weights import weights_from
 
@@ -80,7 +80,7 @@ def test_a_process_that_creates_the_store_late_empties_nothing(cache: str) -> No
     store = FeatureStore(cache, EXTRACTOR)
     digests, vectors, *rest = batch(1)
     store.append(digests, vectors, *rest)
-    store._place._create(store._schema)  # as one that found no store before this one was created
+    store._location._create(store._schema)  # as one that found no store before this one was created
     store.append(*batch(2))
     for opened in (store, FeatureStore(cache, EXTRACTOR)):
         assert len(opened) == 18
@@ -297,4 +297,4 @@ def test_a_url_stays_a_url(tmp_path: Path) -> None:
 )
 def test_what_is_no_place_for_a_cache_is_refused(place: str | Path) -> None:
     with pytest.raises(RequestError, match="The cache"):
-        cache_place(place)
+        cache_location(place)

@@ -73,7 +73,7 @@ def test_a_client_address_in_the_environment_is_refused(run: Callable[..., Finis
 
 
 def test_there_are_no_more_actors_than_work() -> None:
-    assert fleet_for([EIGHT, EIGHT], RayOptions("auto", actors=8), most=1) == Fleet(2, 1, 8, 0)
+    assert fleet_for([EIGHT, EIGHT], RayOptions("auto", actors=8), limit=1) == Fleet(2, 1, 8, 0)
 
 
 @pytest.mark.faults

@@ -4,9 +4,9 @@ import sys
 
 from pipeline import cli
 from pipeline.core import progress
-from pipeline.features import computation
+from pipeline.features import engine_loop
 
 if __name__ == "__main__":
-    progress.INTERVAL, computation.LONG = 0.05, 0
+    progress.INTERVAL, engine_loop.LONG = 0.05, 0
     sys.argv[1:1] = ["extract"]
     cli.main()

@@ -1,4 +1,4 @@
-"""Engines: the ways to run VGG16. Each turns batches of pixels into features, and is one file in this folder."""
+"""Engines: implementations of VGG16, from batches of pixels to features; each is a module in this folder."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -15,12 +15,12 @@ ENGINES = ("auto", "keras", "mnn")
 
 
 class Engine(Protocol):
-    """Runs one extractor, or several that differ in layer, pooling and projection only, in one pass.
+    """Runs one extractor, or several that differ only in layer, pooling and projection, in one pass.
 
     Attributes:
         name: "keras", "mnn", or "onnxruntime" for precision int8.
-        batch_size: How many images a batch has.
-        at_once: How many batches it takes at a time, in threads of their own.
+        batch_size: The number of images in a batch.
+        at_once: The number of batches it processes at a time, each in a thread.
     """
 
     name: str
@@ -31,8 +31,8 @@ class Engine(Protocol):
         """Compute features.
 
         Args:
-            pixels: RGB, shape (batch_size, 224, 224, 3), uint8. Always a full batch: with one shape for all calls, the
-                feature of an image does not depend on how many others came with it.
+            pixels: RGB, shape (batch_size, 224, 224, 3), uint8. Always a full batch: with the same shape for all calls,
+                the feature of an image does not depend on the other images in its batch.
 
         Returns:
             The features of each extractor, in their order, shape (batch_size, dim), float32.
@@ -44,24 +44,24 @@ def make_engine(name: str, extractors: Sequence[Extractor], batch_size: int | No
     """Create an engine by name.
 
     Args:
-        name: One of ENGINES. "auto" takes Keras where its backend sees an accelerator or a reduced precision is asked
-            for, and MNN otherwise; ONNX Runtime for int8 only.
-        extractors: What to run: one extractor, or several with the same weights and precision.
+        name: One of ENGINES. "auto" selects ONNX Runtime for int8, Keras for other reduced precisions or if its backend
+            sees an accelerator, and otherwise MNN (Keras if MNN is not installed).
+        extractors: One extractor, or several with the same weights and precision.
         batch_size: Images in a batch; None leaves the choice to the engine.
-        cache: The cache folder, where an engine may keep what it prepares from the weights.
+        cache: The cache folder, where an engine may store converted networks.
 
     Returns:
-        The engine, its weights read.
+        The engine, with its weights loaded.
 
     Raises:
         RequestError: The engine is unknown, does not support the precision, or the weights cannot be read.
     """
-    chosen = _chosen(name, extractors)
-    if chosen == "onnxruntime":
+    engine = _resolve(name, extractors)
+    if engine == "onnxruntime":
         from pipeline.features.engines.int8 import Int8Engine
 
         return Int8Engine(extractors, batch_size, cache)
-    if chosen == "mnn":
+    if engine == "mnn":
         from pipeline.features.engines.mnn import MnnEngine
 
         return MnnEngine(extractors, batch_size, cache)
@@ -71,7 +71,7 @@ def make_engine(name: str, extractors: Sequence[Extractor], batch_size: int | No
 
 
 def ensure_weights(name: str, extractors: Sequence[Extractor], cache: Path) -> None:
-    """Make sure that an engine will have its weights: download them if that is necessary.
+    """Make sure that the weights of an engine are available: download them if necessary.
 
     Args:
         name: See `make_engine`.
@@ -82,14 +82,14 @@ def ensure_weights(name: str, extractors: Sequence[Extractor], cache: Path) -> N
         RequestError: The engine is unknown, does not support the precision, or is not installed.
         PipelineError: The weights cannot be downloaded.
     """
-    chosen = _chosen(name, extractors)
-    if chosen == "onnxruntime":
+    engine = _resolve(name, extractors)
+    if engine == "onnxruntime":
         from pipeline.features.engines import int8
 
         int8.check_installed()
         if int8.is_converted(extractors, cache):
             return
-    if chosen == "mnn":
+    if engine == "mnn":
         from pipeline.features.engines import mnn
 
         if mnn.is_converted(extractors, cache):
@@ -98,7 +98,7 @@ def ensure_weights(name: str, extractors: Sequence[Extractor], cache: Path) -> N
 
 
 def check_precision(name: str, precision: str) -> None:
-    """Refuse an engine that does not compute in a precision.
+    """Refuse an engine that does not support a precision.
 
     Args:
         name: See `make_engine`.
@@ -115,7 +115,7 @@ def check_precision(name: str, precision: str) -> None:
         raise RequestError(f"The engine mnn computes in float32 only; precision {precision!r} needs the engine keras.")
 
 
-def _chosen(name: str, extractors: Sequence[Extractor]) -> str:
+def _resolve(name: str, extractors: Sequence[Extractor]) -> str:
     precision = extractors[0].precision
     check_precision(name, precision)
     if precision == "int8":

@@ -1,7 +1,7 @@
-"""The engine of `--precision int8`: ONNX Runtime on a VGG16 whose weights and activations are integers of 8 bits.
+"""The engine of `--precision int8`: ONNX Runtime on VGG16 with 8-bit integer weights and activations.
 
-The quantization is static: a scale for each output channel of the weights and one for each activation, from its range
-on a tile of each photograph of the sample. So it depends on the weights only, not on the images of a user.
+The quantization is static: a scale for each output channel of the weights, and one for each activation, from its range
+on a tile of each photograph of the sample. So it depends only on the weights, not on the user's images.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ from pipeline.features.vgg16 import CALIBRATION, deepest
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 8
-TILES = "*/1-1.jpg"  # of the sample: what CALIBRATION names
+TILES = "*/1-1.jpg"  # of the sample; CALIBRATION identifies them
 
 
 class Int8Engine:
     """VGG16 in int8 by ONNX Runtime. See `pipeline.features.engines.Engine`.
 
     Args:
-        extractors: What to run.
-        batch_size: Images in a batch; 8 unless given.
-        cache: The cache folder; quantized networks are kept in `networks/` below it.
+        extractors: The extractors to run.
+        batch_size: Images in a batch; None for 8.
+        cache: The cache folder; quantized networks are stored in its subfolder `networks`.
 
     Raises:
         RequestError: ONNX Runtime is not installed.
@@ -77,7 +77,7 @@ def _feature(extractor: Extractor, planes: np.ndarray) -> np.ndarray:
 
 
 def check_installed() -> None:
-    """Refuse to go on without ONNX Runtime.
+    """Check that ONNX Runtime is installed.
 
     Raises:
         RequestError: It is not installed.
@@ -90,12 +90,12 @@ def check_installed() -> None:
 
 
 def is_converted(extractors: Sequence[Extractor], cache: Path) -> bool:
-    """Whether there is a quantized network, be it intact or not."""
+    """Whether there is a quantized network, intact or not."""
     return networks.is_converted(extractors[0].weights, _outputs(extractors), cache, INT8)
 
 
 def calibration_tiles() -> list[Path]:
-    """The images that the ranges of activations come from, in order.
+    """The images that determine the ranges of activations, in order.
 
     Raises:
         RequestError: This installation lacks the sample.
@@ -110,9 +110,9 @@ def _outputs(extractors: Sequence[Extractor]) -> list[str]:
 
 
 def _names(layers: Sequence[str]) -> list[str]:
-    """The name of the network that has exactly these layers: its outputs are fixed when it is quantized."""
+    """The name of the network with exactly these layers; the outputs are fixed on quantization."""
     name = f"{deepest(layers)}-int8-{CALIBRATION}"
-    # The layers' names together may be too long for that of a file.
+    # The joined names of the layers may be too long for a file name.
     return [
         name if len(layers) == 1 else f"{name}-{hashlib.blake2b(' '.join(layers).encode(), digest_size=4).hexdigest()}"
     ]
@@ -122,7 +122,7 @@ def _quantize(graph: Path, network: Path) -> None:
     from onnxruntime import quantization
 
     class Tiles(quantization.CalibrationDataReader):
-        """The tiles, one by one."""
+        """Iterates over the tiles."""
 
         def __init__(self) -> None:
             self._tiles = iter(calibration_tiles())
@@ -132,13 +132,13 @@ def _quantize(graph: Path, network: Path) -> None:
             tile = next(self._tiles, None)
             return {"pixels": bgr_planes(decode(tile.read_bytes())[None])} if tile else None
 
-    logging.disable(logging.WARNING)  # advice on graphs that were not simplified; this process does nothing else
+    logging.disable(logging.WARNING)  # hides advice to simplify the graph; this process does nothing else
     quantization.quantize_static(
         str(graph),
         str(network),
         Tiles(),
         quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=["Conv", "Relu", "MaxPool"],  # not the softmax of `predictions`: 256 steps are too few
+        op_types_to_quantize=["Conv", "Relu", "MaxPool"],  # not the softmax of `predictions`: 256 levels are too few
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,

@@ -1,4 +1,4 @@
-"""The reference engine: `keras.applications.VGG16`, on whatever Keras runs on."""
+"""The reference engine: `keras.applications.VGG16`, on any backend and device of Keras."""
 
 import contextlib
 import logging
@@ -18,20 +18,19 @@ from pipeline.features.vgg16 import PRE, deepest
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
-# How TensorFlow and JAX (RESOURCE_EXHAUSTED, OOM) and PyTorch (out of memory) say it.
+# In the errors of TensorFlow and JAX (RESOURCE_EXHAUSTED, OOM) and PyTorch (out of memory).
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "Out of memory")
 
 
 class KerasEngine:
-    """VGG16 by Keras, cut behind the deepest layer. See `pipeline.features.engines.Engine`.
+    """VGG16 by Keras, cut after the deepest layer. See `pipeline.features.engines.Engine`.
 
-    On one accelerator it takes two batches at a time, so that one is on its way there, or its features on their way
-    back, while the other is computed.
+    On a single accelerator it processes two batches at a time, so that one is transferred while the other is computed.
 
     Args:
-        extractors: What to run.
-        batch_size: Images in a batch; 32 unless given. Several devices round it up to a multiple of their number.
-        devices: What to run on, as Keras names them; None means all accelerators that its backend sees.
+        extractors: The extractors to run.
+        batch_size: Images in a batch; None for 32. Several devices round it up to a multiple of their number.
+        devices: The devices to run on, as Keras names them; None means all accelerators that its backend sees.
     """
 
     name = "keras"
@@ -41,7 +40,7 @@ class KerasEngine:
     ) -> None:
         self._extractors = extractors
         self.batch_size = batch_size or BATCH_SIZE
-        self._part = self.batch_size  # what the devices' memory has room for
+        self._part = self.batch_size  # images that fit into the devices' memory
         devices = accelerators() if devices is None else devices
         self.at_once = 2 if len(devices) == 1 else 1
         self._scope: Callable[[], AbstractContextManager] = contextlib.nullcontext
@@ -64,7 +63,7 @@ class KerasEngine:
                     raise
                 if part == 1:
                     raise PipelineError("The device has too little memory for one image at a time.") from error
-                self._part = min(self._part, -(-part // 2))  # the batch beside this one may have been halved already
+                self._part = min(self._part, -(-part // 2))  # a batch in another thread may have halved it already
                 log.warning("Out of memory; continuing with %d images at a time.", self._part)
 
     def _predict(self, pixels: np.ndarray) -> list[Any]:
@@ -72,20 +71,20 @@ class KerasEngine:
         return pooled if isinstance(pooled, list) else [pooled]
 
     def _run_shared(self, pixels: np.ndarray) -> Any:
-        with self._scope():  # `predict` shares a batch out, `predict_on_batch` does not
+        with self._scope():  # `predict` distributes a batch, `predict_on_batch` does not
             return self._network.predict(pixels, batch_size=len(pixels), verbose=0)
 
 
 def _joined(extractor: Extractor, parts: Sequence[Any]) -> np.ndarray:
-    """The features of an extractor from the parts of a batch, each shape (n, pooled_dim)."""
+    """The features of an extractor, joined from the parts of a batch, each of shape (n, pooled_dim)."""
     features = np.concatenate([np.asarray(part, np.float32) for part in parts])
     return extractor.projection(features) if extractor.projection else features
 
 
 def _thread_safe(network: Any) -> Callable[[np.ndarray], Any]:
-    """What runs a model on a batch, in several threads at once.
+    """A thread-safe function that runs a model on a batch.
 
-    Keras's `predict_on_batch` does, except on JAX, where each call gives the weights away and takes them back.
+    Keras's `predict_on_batch` is thread-safe, except on JAX, where each call donates the weights and takes them back.
     """
     if import_keras().backend.backend() != "jax":
         network.make_predict_function()
@@ -98,13 +97,13 @@ def _thread_safe(network: Any) -> Callable[[np.ndarray], Any]:
 
 
 def data_parallel(devices: list[str]) -> Callable[[], AbstractContextManager] | None:
-    """A scope in which Keras keeps a copy of each weight on each device and shares every batch out among them.
+    """A scope in which Keras copies each weight to each device and distributes every batch among them.
 
     Args:
         devices: Two or more devices, as Keras names them.
 
     Returns:
-        What makes the scope; None on PyTorch, where Keras uses one device.
+        A function that creates the scope; None on PyTorch, where Keras uses one device.
     """
     keras = import_keras()
     if keras.backend.backend() == "tensorflow":
@@ -128,7 +127,7 @@ def build_network(extractors: Sequence[Extractor]) -> Any:
     """
     keras = import_keras()
     last = deepest(extractor.layer for extractor in extractors)
-    before = keras.config.dtype_policy()
+    policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(extractors[0].precision)
     try:
         network = keras.applications.VGG16(
@@ -139,17 +138,17 @@ def build_network(extractors: Sequence[Extractor]) -> Any:
         activations = _activations(network, planes, last)
         features = [_pool(activations[extractor.layer], extractor) for extractor in extractors]
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(policy)
     for name, arrays in read_weights(extractors).items():
         network.get_layer(name).set_weights(arrays)
     return keras.Model(pixels, features)
 
 
 def _activations(network: Any, planes: Any, last: str) -> dict[str, Any]:
-    """The layers of VGG16 up to the last, and the values before their activations, from preprocessed pixels."""
+    """The layers of VGG16 up to `last`, and the values before their activations, from preprocessed pixels."""
     linear = import_keras().activations.linear
     activations = {}
-    for layer in network.layers[1:]:  # a chain, behind its input
+    for layer in network.layers[1:]:  # a chain, after its input
         if layer.weights:
             activation, layer.activation = layer.activation, linear
             activations[f"{layer.name}{PRE}"] = layer(planes)

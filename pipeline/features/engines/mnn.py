@@ -1,8 +1,8 @@
-"""The fast engine on CPUs: MNN (https://github.com/alibaba/MNN), whose Winograd convolutions multiply less.
+"""The fast engine on CPUs: MNN (https://github.com/alibaba/MNN), with Winograd convolutions, which multiply less.
 
-MNN runs networks in a format of its own. VGG16 is written once as an ONNX graph and put through MNN's converter, which
-folds and packs the weights (a network built with `MNN.expr` calls lacks that and runs at less than half the speed).
-TensorFlow is not imported on this path.
+MNN has its own format. VGG16 is written once as an ONNX graph and converted by MNN's converter, which folds and packs
+the weights (without that, a network built with `MNN.expr` calls runs at less than half the speed). TensorFlow is not
+imported on this path.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ class MnnEngine:
     """VGG16 by MNN. See `pipeline.features.engines.Engine`.
 
     Args:
-        extractors: What to run.
-        batch_size: Images in a batch; 8 unless given.
-        cache: The cache folder; converted networks are kept in `networks/` below it.
+        extractors: The extractors to run.
+        batch_size: Images in a batch; None for 8.
+        cache: The cache folder; converted networks are stored in its subfolder `networks`.
 
     Raises:
         RequestError: MNN is not installed.
@@ -56,7 +56,7 @@ class MnnEngine:
         self._layers = list(dict.fromkeys(extractor.layer for extractor in extractors))
         network = converted_network(extractors, cache)
         with quietly():
-            # Kept as an attribute: the module does not keep its runtime alive.
+            # An attribute, as the module does not keep its runtime alive.
             self._runtime = nn.create_runtime_manager(
                 ({"backend": 0, "numThread": usable_cores(), "precision": "high"},)
             )
@@ -72,7 +72,7 @@ class MnnEngine:
         return [self._feature(extractor, activations[extractor.layer]) for extractor in self._extractors]
 
     def _feature(self, extractor: Extractor, activation: Any) -> np.ndarray:
-        """Pool and project a layer. MNN pools where it can, in its own layout, so that no large layer is copied."""
+        """Pool and project a layer. If possible, MNN pools in its own layout, so that no large layer is copied."""
         pooling = extractor.pooling
         window = pooling.window(extractor.side) if pooling else None
         if pooling and window:
@@ -92,24 +92,24 @@ def converted_network(extractors: Sequence[Extractor], cache: Path) -> Path:
 
 
 def is_converted(extractors: Sequence[Extractor], cache: Path) -> bool:
-    """Whether there is a converted network, be it intact or not."""
+    """Whether there is a converted network, intact or not."""
     return networks.is_converted(extractors[0].weights, _outputs(extractors), cache, MNN)
 
 
 def _names(outputs: Sequence[str]) -> list[str]:
-    """The names of the networks that have all layers: the smallest first, then deeper ones, cut by MNN."""
-    last, *others = outputs
-    # The others' names together may be too long for that of a file.
-    end = f"-pre-{hashlib.blake2b(' '.join(others).encode(), digest_size=4).hexdigest()}" if others else ""
+    """The names of networks with all layers: the smallest first, then deeper ones, which MNN cuts."""
+    last, *pre_layers = outputs
+    # The joined names of these layers may be too long for a file name.
+    end = f"-pre-{hashlib.blake2b(' '.join(pre_layers).encode(), digest_size=4).hexdigest()}" if pre_layers else ""
     layers = list(activation_shapes())
     return [f"{layer}{end}" for layer in layers[layers.index(last) :]]
 
 
 def _outputs(extractors: Sequence[Extractor]) -> list[str]:
-    """What a network must be converted with as outputs: the deepest layer, and all values before an activation.
+    """The outputs that a network must be converted with: the deepest layer, and all values before an activation.
 
-    The converter merges each ReLU into its convolution. Every value after it can then be read from the network; the one
-    before it only where it was an output.
+    The converter merges each ReLU into its convolution. Every value after a ReLU can be read from the network; a value
+    before it only if it was an output.
     """
     layers = [extractor.layer for extractor in extractors]
     return [deepest(layers), *sorted({layer for layer in layers if layer.endswith(PRE)})]

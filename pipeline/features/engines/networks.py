@@ -1,8 +1,8 @@
-"""Networks converted for an engine, kept beside the feature stores: VGG16 is converted once for given weights.
+"""Converted networks of engines, cached next to the feature stores: VGG16 is converted once for given weights.
 
-A conversion runs in a process of its own, whose memory is freed with it, and in a folder of its own; the finished
-network is renamed into place under the digest of its content. So a damaged network is recognised and converted again,
-and one that is half written is never used.
+A conversion runs in a separate process, to free its memory, and in a separate folder; the finished network is renamed
+to its final name, which includes the digest of its content. So a damaged network is detected and converted again, and
+a partly written one is never used.
 """
 
 import hashlib
@@ -30,23 +30,23 @@ from pipeline.features.weights import Weights, weights_from
 
 log = logging.getLogger(__name__)
 
-KEPT_MEMORY = 2**30  # bytes; more than the weights of VGG16, which a conversion copies several times
+KEPT_MEMORY = 2**30  # bytes; more than the weights of VGG16, which a conversion copies repeatedly
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """How VGG16 becomes the network that an engine runs. Its functions belong to a module: they run elsewhere, too.
+    """The conversion of VGG16 for an engine. Its functions must be module-level, so that they can be pickled.
 
     Attributes:
-        target: What VGG16 is converted to, for messages.
-        suffix: How the names of such networks end.
-        names: From layers to the names of the networks that have them as outputs, the one to convert first.
-        convert: From an `.onnx` file to a network beside it.
-        weight_size: The bytes of a weight in the network; a smaller file was cut short by a full disk.
-        duration: About how long it takes, for messages.
-        space: The disk space that it takes and leaves, for messages.
+        target: The target of the conversion, for messages.
+        suffix: The suffix of converted networks.
+        names: Function from layers to the names of networks with these outputs, the one to convert first.
+        convert: Function that converts an `.onnx` file to a network next to it.
+        weight_size: Bytes per weight in the network; a smaller file was truncated by a full disk.
+        duration: The approximate duration, for messages.
+        space: The disk space that it takes, and that its result takes, for messages.
         memory: The memory that it needs, for messages.
-        alternative: What needs no conversion, for messages.
+        alternative: An alternative without conversion, for messages.
     """
 
     target: str
@@ -66,22 +66,22 @@ def converted_network(weights: Weights, layers: Sequence[str], cache: Path, conv
     Args:
         weights: VGG16's weights.
         layers: The layers that are its outputs.
-        cache: The cache folder; networks are kept in `networks/` below it.
-        conversion: What to convert it to.
+        cache: The cache folder; networks are stored in its subfolder `networks`.
+        conversion: The conversion.
 
     Returns:
-        The network's file, its content checked.
+        The network's file, with its content checked.
 
     Raises:
         PipelineError: The weights cannot be read, or the network cannot be converted or written.
-        Interrupted: Ctrl-C or SIGTERM came during the conversion.
+        Interrupted: Ctrl-C or SIGTERM arrived during the conversion.
     """
     folder = cache / "networks"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if network := _intact_network(folder, weights, layers, conversion):
             return network
-        with _turn(folder / "converting.lock", conversion):
+        with _lock(folder / "converting.lock", conversion):
             # Another process may have converted it while this one waited.
             network = _intact_network(folder, weights, layers, conversion)
             return network or _convert(folder, weights, layers, conversion)
@@ -93,8 +93,8 @@ def converted_network(weights: Weights, layers: Sequence[str], cache: Path, conv
 
 
 @contextmanager
-def _turn(file: Path, conversion: Conversion) -> Iterator[None]:
-    """A lock that one process holds at a time; the others say that they wait."""
+def _lock(file: Path, conversion: Conversion) -> Iterator[None]:
+    """A lock for one process at a time; a process that has to wait logs that."""
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
@@ -108,15 +108,15 @@ def _turn(file: Path, conversion: Conversion) -> Iterator[None]:
 
 
 def is_converted(weights: Weights, layers: Sequence[str], cache: Path, conversion: Conversion) -> bool:
-    """Whether there is a converted network, be it intact or not; the arguments are those of `converted_network`."""
+    """Whether there is a converted network, intact or not; the arguments are those of `converted_network`."""
     return any(_files(cache / "networks", weights, layers, conversion))
 
 
 def _files(folder: Path, weights: Weights, layers: Sequence[str], conversion: Conversion) -> list[Path]:
-    """The converted networks that have the layers, whatever their content, the best first."""
-    found = list(folder.glob(f"*{conversion.suffix}"))
+    """The converted networks with these layers, intact or not, best first."""
+    files = list(folder.glob(f"*{conversion.suffix}"))
     names = [f"{weights.digest}-{name}" for name in conversion.names(layers)]
-    return [file for name in names for file in found if _parts(file, conversion)[0] == name]
+    return [file for name in names for file in files if _parts(file, conversion)[0] == name]
 
 
 def _parts(file: Path, conversion: Conversion) -> tuple[str, str]:
@@ -126,7 +126,7 @@ def _parts(file: Path, conversion: Conversion) -> tuple[str, str]:
 
 
 def _intact_network(folder: Path, weights: Weights, layers: Sequence[str], conversion: Conversion) -> Path | None:
-    """A network whose content is what was written, if there is one."""
+    """A converted network with unchanged content, or None."""
     files = _files(folder, weights, layers, conversion)
     return next((file for file in files if _parts(file, conversion)[1] == _digest(file)), None)
 
@@ -143,28 +143,28 @@ def _convert(folder: Path, weights: Weights, layers: Sequence[str], conversion: 
         if _parts(damaged, conversion)[0] == name:
             log.warning("The converted network %s is damaged; it is converted again.", damaged)
             damaged.unlink()
-    left = list(folder.glob(f"{UNFINISHED}*"))  # by a process that was killed
-    for each in left:
-        shutil.rmtree(each, ignore_errors=True)
+    leftovers = list(folder.glob(f"{UNFINISHED}*"))  # of killed processes
+    for leftover in leftovers:
+        shutil.rmtree(leftover, ignore_errors=True)
     weights.fetch()
-    again = "again, for an earlier conversion was killed" if left else "once for these weights"
+    again = "again, for an earlier conversion was killed" if leftovers else "once for these weights"
     log.info("Converting VGG16 for %s, %s (%s).", conversion.target, again, conversion.duration)
     with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as unfinished:
-        network = _convert_elsewhere(weights, layers, Path(unfinished).absolute(), conversion)
+        network = _convert_in_process(weights, layers, Path(unfinished).absolute(), conversion)
         file = folder / f"{name}-{_digest(network)}{conversion.suffix}"
         os.replace(network, file)
     return file
 
 
-def _convert_elsewhere(weights: Weights, layers: Sequence[str], folder: Path, conversion: Conversion) -> Path:
-    """Convert in a process of its own, which is over when this function is; returns the network's file in `folder`."""
+def _convert_in_process(weights: Weights, layers: Sequence[str], folder: Path, conversion: Conversion) -> Path:
+    """Convert in a process that ends with this function; returns the network's file in `folder`."""
     context = multiprocessing.get_context("spawn")  # neither TensorFlow nor Lance survives a fork
-    connection, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run_conversion, args=(theirs, weights.name, layers, folder, conversion))
+    connection, child_end = context.Pipe(duplex=False)
+    process = context.Process(target=_run_conversion, args=(child_end, weights.name, layers, folder, conversion))
     try:
         with blocked(signal.SIGINT):
             start_spawned(process)
-        theirs.close()  # so that the end of the process is the end of the pipe
+        child_end.close()  # so that the pipe ends when the process ends
         outcome = connection.recv()
     except EOFError as error:
         raise PipelineError(
@@ -189,7 +189,7 @@ def _convert_elsewhere(weights: Weights, layers: Sequence[str], folder: Path, co
 def _run_conversion(
     connection: Connection, weights: str, layers: Sequence[str], folder: Path, conversion: Conversion
 ) -> None:
-    """In the process: send the network's file, or the error. Ctrl-C is the parent's business, which ends this one."""
+    """In the process: send the network's file, or the error. The parent handles Ctrl-C and ends this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     keep_freed_memory(KEPT_MEMORY)

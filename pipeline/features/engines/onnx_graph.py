@@ -1,4 +1,4 @@
-"""VGG16 as an ONNX graph, for the engines that do not run Keras's own model."""
+"""VGG16 as an ONNX graph, for engines that do not run Keras's model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ OPSET, IR_VERSION = 13, 8  # of ONNX: old enough for any converter
 
 
 def bgr_planes(pixels: np.ndarray) -> np.ndarray:
-    """Keras's preprocessing for VGG16, with the channels before the pixels.
+    """Keras's preprocessing for VGG16, with channels first.
 
     Args:
         pixels: RGB, shape (N, 224, 224, 3), uint8.
@@ -33,15 +33,15 @@ def tensor_name(layer: str) -> str:
 
 
 def network_nodes(arrays: Arrays, layers: Sequence[str], planes: str) -> tuple[list[Any], list[Any]]:
-    """VGG16 as ONNX nodes, up to the deepest of some layers.
+    """VGG16 as ONNX nodes, up to the deepest of `layers`.
 
-    Dense layers become convolutions: fc1 one of 7 x 7 that fits its input exactly once, those after it of 1 x 1.
+    Dense layers become convolutions: fc1 one of 7 x 7, which fits its input exactly once, later ones of 1 x 1.
 
     Args:
         arrays: The weights of all layers up to the last of `layers`.
-        layers: The layers that are wanted, called by their `tensor_name`, shape (N, channels, side, side); the side of
+        layers: The layers to compute, tensors named by `tensor_name`, shape (N, channels, side, side); the side of
             dense layers is 1.
-        planes: The name of its input, BGR planes (N, 3, 224, 224).
+        planes: The name of the input, BGR planes (N, 3, 224, 224).
 
     Returns:
         The nodes, and the tensors of their weights.
@@ -51,8 +51,8 @@ def network_nodes(arrays: Arrays, layers: Sequence[str], planes: str) -> tuple[l
     nodes, weights = [], []
 
     def convolve(source: str, name: str, kernel: np.ndarray, padding: int) -> str:
-        turned = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))  # (rows, columns, in, out) -> (out, in, ...)
-        weights.append(numpy_helper.from_array(turned, f"{name}_kernel"))
+        transposed = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))  # (rows, columns, in, out) -> (out, in, ...)
+        weights.append(numpy_helper.from_array(transposed, f"{name}_kernel"))
         weights.append(numpy_helper.from_array(arrays[name][1], f"{name}_bias"))
         inputs = [source, f"{name}_kernel", f"{name}_bias"]
         nodes.append(helper.make_node("Conv", inputs, [name], kernel_shape=kernel.shape[:2], pads=[padding] * 4))

@@ -1,4 +1,4 @@
-"""The features of several layers side by side, read like one array."""
+"""The features of several layers, concatenated and read like one array."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +18,12 @@ class Stored(Vectors, Protocol):
 
 
 @dataclass(frozen=True)
-class SideBySide:
-    """Features on disk of the same images by several layers.
+class ConcatenatedFeatures:
+    """Features of the same images by several layers, concatenated when they are read from disk.
 
     Attributes:
         parts: The features by each layer, shape (N, F).
-        scales: What the features by each layer are divided by.
+        scales: The divisor of the features by each layer.
     """
 
     parts: Sequence[Stored]
@@ -31,7 +31,7 @@ class SideBySide:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, F), F of all layers together."""
+        """(N, F), where F is the sum over the layers."""
         return len(self), sum(part.shape[1] for part in self.parts)
 
     @property
@@ -39,7 +39,7 @@ class SideBySide:
         """float32."""
         return np.dtype(np.float32)
 
-    def subset(self, rows: np.ndarray) -> "SideBySide":
+    def subset(self, rows: np.ndarray) -> "ConcatenatedFeatures":
         """Some of the rows, still on disk."""
         return replace(self, parts=[part.subset(rows) for part in self.parts])
 

@@ -1,4 +1,4 @@
-"""The engine at work: while it computes a batch, the next one is formed and the one before is stored.
+"""The computation of features: while the engine runs on a batch, the next one is formed and the previous one is stored.
 
 images (main thread) ─ batches ─ engine (a thread, two on a GPU) ─ features ─ saver (a thread) ─ feature store
 """
@@ -23,22 +23,22 @@ from pipeline.features.workers import Decoded
 
 log = logging.getLogger(__name__)
 
-# Features are stored when this much time has passed or this many bytes have gathered, whichever comes first: a commit
-# for each batch would take longer than a GPU needs to compute it. In a bucket the time is a multiple of this.
+# Features are stored after this time or this many bytes, whichever comes first: committing each batch would take longer
+# than a GPU needs to compute it. In a bucket the time is a multiple of this.
 STORE_SECONDS = 1.0
 STORE_BYTES = 2**25
-LONG = 30  # seconds; what takes longer is announced
+LONG = 30  # seconds; longer computations are announced
 
 
 @dataclass
 class Computed:
-    """What was computed.
+    """The outcome of a computation.
 
     Attributes:
-        count: How many images.
-        engine: The engine's name; None where nothing was new.
+        count: The number of images computed.
+        engine: The engine's name; None if there was nothing to compute.
         started_at: When the engine got its first batch, by `time.monotonic`; on Ray, when its first block came back.
-        fleet: The actors that computed, on Ray.
+        fleet: The actors, if it ran on Ray.
         not_finite: The digests of the images whose features have NaN or infinite values.
     """
 
@@ -58,8 +58,8 @@ class Saver:
         bar: The progress bar.
 
     Attributes:
-        count: How many images were stored.
-        not_finite: The digests of those whose features have NaN or infinite values, which are not stored.
+        count: The number of images stored.
+        not_finite: The digests of images whose features have NaN or infinite values and are not stored.
     """
 
     def __init__(self, stores: StoreGroup, dim: int, bar: Any) -> None:
@@ -72,30 +72,30 @@ class Saver:
     def save(
         self, batch: Sequence[Decoded], slots: Slots, computing: "Future[list[np.ndarray]]", at_once: int = 1
     ) -> None:
-        """Store a batch's features when they are computed, at once or with those that follow; see `add`.
+        """Wait for a batch's features and store them, at once or with later ones; see `add`.
 
         Args:
             batch: The images.
-            slots: Where their thumbnails are.
-            computing: Their features, to come.
-            at_once: How many batches are computed at a time.
+            slots: The slots with their thumbnails.
+            computing: Their features, not yet computed.
+            at_once: The number of batches computed at a time.
         """
-        features = [each[: len(batch)] for each in computing.result()]
+        features = [array[: len(batch)] for array in computing.result()]
         self._announce(len(batch), at_once)
         self.add(batch, features, slots.thumbnails[[image.slot for image in batch]])
 
     def add(self, batch: Sequence[Decoded], features: list[np.ndarray], thumbnails: np.ndarray) -> None:
-        """Store the features of some images, at once or with those that follow; but for those that are not finite.
+        """Store the finite features of images, at once or with later ones.
 
         Raises:
             PipelineError: The store cannot be written.
         """
-        is_finite = np.logical_and.reduce([np.isfinite(each).all(axis=1) for each in features])
+        is_finite = np.logical_and.reduce([np.isfinite(array).all(axis=1) for array in features])
         if not is_finite.all():
             self.not_finite.update(batch[row].digest for row in np.flatnonzero(~is_finite).tolist())
             self._bar.update(int((~is_finite).sum()))
             batch = [batch[row] for row in np.flatnonzero(is_finite).tolist()]
-            features, thumbnails = [each[is_finite] for each in features], thumbnails[is_finite]
+            features, thumbnails = [array[is_finite] for array in features], thumbnails[is_finite]
         if not batch:
             return
         self._gathered.append((batch, features, thumbnails))
@@ -106,10 +106,10 @@ class Saver:
             self._stored = now
 
     def flush(self) -> None:
-        """Store what has gathered.
+        """Store the gathered features.
 
         Raises:
-            PipelineError: It cannot be written.
+            PipelineError: The store cannot be written.
         """
         if not self._gathered:
             return
@@ -118,7 +118,7 @@ class Saver:
         images = list(itertools.chain.from_iterable(batches))
         self._stores.append(
             np.frombuffer(b"".join(image.digest for image in images), DIGEST),
-            [np.concatenate(each) for each in zip(*features, strict=True)],
+            [np.concatenate(arrays) for arrays in zip(*features, strict=True)],
             np.concatenate(thumbnails),
             np.array([image.pixel_count for image in images]),
         )
@@ -126,20 +126,20 @@ class Saver:
         self._bar.update(len(images))
 
     def _announce(self, size: int, at_once: int) -> None:
-        """Say when an engine is through its second batch how long it will take and how much disk, if it is long."""
+        """After the engine's second batch, log the estimated time and disk space if the computation takes long."""
         now = time.monotonic()
         self._batches += 1
         if self._batches == 1:  # the first batch may have waited for a compiler
             self._first = now
-        if self._batches != 1 + at_once:  # the first ones end together
+        if self._batches != 1 + at_once:  # the first batches end together
             return
-        left, seconds = self._bar.total - self._bar.n, (now - self._first) / (at_once * size)
-        if left * seconds > LONG:
+        remaining, seconds = self._bar.total - self._bar.n, (now - self._first) / (at_once * size)
+        if remaining * seconds > LONG:
             log.info(
                 "%d images to go: about %s, and %s in %s.",
-                left,
-                _duration(left * seconds),
-                _size(left * (4 * self._dim + THUMBNAIL**2)),
+                remaining,
+                _duration(remaining * seconds),
+                _size(remaining * (4 * self._dim + THUMBNAIL**2)),
                 self._stores.stores[0].path,
             )
 
@@ -150,14 +150,14 @@ def compute(new: Iterator[Decoded], slots: Slots, make_engine: Callable[[], Engi
     Args:
         new: The images, decoded into slots.
         slots: The slots.
-        make_engine: Makes the engine; called when the first image is there.
+        make_engine: Makes the engine; called when the first image has arrived.
         saver: Stores the features.
 
     Returns:
-        What was computed.
+        The outcome.
 
     Raises:
-        PipelineError: The engine, the workers or the store failed. What was computed before is stored.
+        PipelineError: The engine, the workers or the store failed. Features computed before are stored.
     """
     first = next(new, None)
     if first is None:
@@ -169,9 +169,9 @@ def compute(new: Iterator[Decoded], slots: Slots, make_engine: Callable[[], Engi
     try:
         for batch in iter(lambda: list(itertools.islice(new, engine.batch_size)), []):
             started_at = started_at or time.monotonic()
-            places = [image.slot for image in batch]
-            features = computing.submit(engine, slots.batch(places, engine.batch_size))
-            slots.give_back_after(saving.submit(saver.save, batch, slots, features, engine.at_once), places)
+            slot_numbers = [image.slot for image in batch]
+            features = computing.submit(engine, slots.batch(slot_numbers, engine.batch_size))
+            slots.give_back_after(saving.submit(saver.save, batch, slots, features, engine.at_once), slot_numbers)
         slots.wait_for_all()
     finally:
         computing.shutdown(cancel_futures=True)
@@ -181,7 +181,7 @@ def compute(new: Iterator[Decoded], slots: Slots, make_engine: Callable[[], Engi
 
 
 def _duration(seconds: float) -> str:
-    """A duration in words, rounded as an estimate is."""
+    """A duration in words, rounded like an estimate."""
     minutes = round(seconds / 60)
     if minutes < 2:
         return f"{seconds:.0f} seconds"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.core.progress import LoggedProgress
-from pipeline.features import computation
-from pipeline.features.computation import Saver
+from pipeline.features import engine_loop
+from pipeline.features.engine_loop import Saver
 from pipeline.features.extractor import Extractor
 from pipeline.features.slots import Slots
 from pipeline.features.store import FeatureStore
@@ -39,7 +39,7 @@ def test_the_estimate_knows_how_many_batches_are_computed_at_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     now = [0.0]
-    monkeypatch.setattr(computation, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(engine_loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
     saver = Saver(
         StoreGroup([FeatureStore(tmp_path, EXTRACTOR)]), EXTRACTOR.dim, LoggedProgress(1000, "image", "features")
     )

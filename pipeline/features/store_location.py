@@ -1,7 +1,7 @@
-"""The two places a feature store can lie in: a folder, or a bucket.
+"""The two locations of a feature store: a folder, or a bucket.
 
-In a folder a lock lets one process append at a time, and what is damaged can be renamed and left out. A bucket has
-neither; Lance's conditional commits keep processes from overwriting each other there.
+In a folder, a lock lets one process append at a time, and damaged files can be renamed and left out. In a bucket,
+neither is possible; there, Lance's conditional commits keep processes from overwriting each other.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from pipeline.features.store_repair import (
     open_newest_readable,
 )
 
-# Versions that merging has replaced are kept for a reader that opened the store before.
+# Versions replaced by merging are kept for readers that opened the store before.
 KEEP_OLD_VERSIONS = timedelta(days=1)
 RUN_AGAIN = "Run extract --verify on these images to compute the lost features again."
 
-# What failed -> the rest of a message.
+# The task that failed -> the rest of the message.
 IN_FOLDER = {
     "open": (
         "cannot be opened ({}). Nothing in it was changed. Remove the cause, choose another cache folder, or delete "
@@ -63,11 +63,11 @@ IN_BUCKET = {
 DONE = {"open": "opened", "read": "read", "write": "written", "tidy": "read", "repair": "read", "prune": "pruned"}
 
 
-class StorePlace(Protocol):
-    """Where a feature store lies.
+class StoreLocation(Protocol):
+    """The location of a feature store.
 
     Attributes:
-        commit_cost: How many times as rarely as to a folder it is committed to.
+        commit_cost: The commit interval, as a multiple of a folder's.
     """
 
     commit_cost: int
@@ -78,7 +78,7 @@ class StorePlace(Protocol):
         ...
 
     def lock(self) -> AbstractContextManager[object]:
-        """What is held while the store is changed."""
+        """The lock to hold while the store is changed."""
         ...
 
     def dataset(self) -> lance.LanceDataset:
@@ -90,32 +90,32 @@ class StorePlace(Protocol):
         ...
 
     def repair(self, error: Exception) -> tuple[lance.LanceDataset, int]:
-        """Leave out the data files that are damaged; returns how many. It raises the error where it cannot."""
+        """Leave out damaged data files; returns the dataset and their number. Raises the error if it cannot."""
         ...
 
     def tidy(self, dataset: lance.LanceDataset) -> None:
-        """Remove what killed processes left, when an extraction ends."""
+        """Remove the leftovers of killed processes at the end of an extraction."""
         ...
 
     def shrink(self, dataset: lance.LanceDataset) -> None:
-        """Remove the files of deleted rows, as far as no other process may need them."""
+        """Remove the files of deleted rows, unless another process may need them."""
         ...
 
     def count(self) -> int:
-        """How many images it holds."""
+        """The number of images in the store."""
         ...
 
     def size_and_use(self) -> tuple[int, float]:
-        """Bytes, and when the store was last used as far as is known, in seconds since 1970."""
+        """Bytes, and the last known use of the store, in seconds since 1970."""
         ...
 
     def error(self, task: str, error: BaseException) -> PipelineError:
-        """The message for a task of `DONE` that failed."""
+        """The error for a failed task, a key of `DONE`."""
         ...
 
 
 class StoreFolder:
-    """A store in a folder; see `StorePlace`."""
+    """A store in a folder; see `StoreLocation`."""
 
     commit_cost = 1
 
@@ -124,7 +124,7 @@ class StoreFolder:
         self._lock = FileLock(path.with_suffix(".lock"))
 
     def lock(self) -> FileLock:
-        """A lock beside the store."""
+        """The lock next to the store."""
         return self._lock
 
     def dataset(self) -> lance.LanceDataset:
@@ -141,45 +141,45 @@ class StoreFolder:
                 return open_newest_readable(self.path, schema)
 
     def repair(self, error: Exception) -> tuple[lance.LanceDataset, int]:
-        """Leave out the data files that are damaged."""
+        """Leave out damaged data files."""
         return drop_damaged_files(self.path)
 
     def tidy(self, dataset: lance.LanceDataset) -> None:
-        """Remove what killed processes left. Call it with the lock held, so nothing belongs to a running process.
+        """Remove the leftovers of killed processes. Call it with the lock held, so that no process is still writing.
 
         Raises:
-            OSError: A data file is missing: Lance goes on appending where somebody removes a store between two commits.
+            OSError: A data file is missing: Lance keeps appending even if the store is removed between two commits.
         """
         for fragment in dataset.get_fragments():
             for file in fragment.data_files():
                 (self.path / "data" / file.path).stat()
         dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS, delete_unverified=True)
-        for left in self.path.glob("_*/.tmp*"):  # which Lance does not clean up
-            left.unlink(missing_ok=True)
+        for leftover in self.path.glob("_*/.tmp*"):  # Lance does not remove these
+            leftover.unlink(missing_ok=True)
 
     def shrink(self, dataset: lance.LanceDataset) -> None:
-        """Remove all files but those of the newest version. Call it with the lock held."""
+        """Remove all files except those of the newest version. Call it with the lock held."""
         dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
 
     def count(self) -> int:
-        """How many images it holds."""
+        """The number of images in the store."""
         return self.dataset().count_rows()
 
     def size_and_use(self) -> tuple[int, float]:
-        """Bytes on disk, and when a vector was last read or written; when it was created, if it has none."""
+        """Bytes on disk, and the last time a vector was read or written; the creation time if there is none."""
         size, used = folder_size_and_use(self.path)
-        return size, folder_size_and_use(self.path / "data")[1] or used  # opening a store reads the rest
+        return size, folder_size_and_use(self.path / "data")[1] or used  # opening a store reads the other files, too
 
     def error(self, task: str, error: BaseException) -> PipelineError:
-        """The message for a task that failed."""
+        """The error for a failed task."""
         return _error(self.path, IN_FOLDER[task], lance_cause(error))
 
 
 class StoreInBucket:
-    """A store in a bucket; see `StorePlace`.
+    """A store in a bucket; see `StoreLocation`.
 
     Unfinished files may belong to a process on another machine, so only Lance's own clean-up removes them, after a
-    week. Versions are kept for a day before they are removed: a commit that hangs meanwhile must find a later one.
+    week. Versions are removed only after a day: a commit that hangs meanwhile must find a later version.
     """
 
     commit_cost = 10  # a commit takes five requests
@@ -188,7 +188,7 @@ class StoreInBucket:
         self.path = url
 
     def lock(self) -> AbstractContextManager[None]:
-        """None: there is no lock in a bucket."""
+        """A context that does nothing: a bucket has no lock."""
         return contextlib.nullcontext()
 
     def dataset(self) -> lance.LanceDataset:
@@ -202,32 +202,32 @@ class StoreInBucket:
         return self.dataset()
 
     def _create(self, schema: pa.Schema) -> None:
-        """Copy the first version of an empty store there.
+        """Upload the first version of an empty store.
 
-        Lance's own creation empties a store that another process creates and fills at the same moment. This puts the
-        same first version in its place, whatever versions came after.
+        Lance's own creation empties a store that another process creates and fills at the same moment. This replaces
+        the first version by an identical one and leaves later versions alone.
         """
         with tempfile.TemporaryDirectory() as folder:
             lance.write_dataset(schema.empty_table(), folder, mode="create")
             bucket.upload(Path(folder), self.path)
 
     def repair(self, error: Exception) -> tuple[lance.LanceDataset, int]:
-        """Raise the error: what cannot be read now may be whole, for the network is between."""
+        """Raise the error: files that cannot be read now may be intact, as the network may be at fault."""
         raise error
 
     def tidy(self, dataset: lance.LanceDataset) -> None:
-        """Nothing: looking for what is old takes a request for each version; merging and `cache prune` do it."""
+        """Do nothing: finding old files takes a request per version; merging and `cache prune` remove them."""
 
     def shrink(self, dataset: lance.LanceDataset) -> None:
-        """Remove the versions that were replaced more than a day ago."""
+        """Remove versions that were replaced more than a day ago."""
         dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS)
 
     def count(self) -> int:
-        """How many images it holds; those that were stored twice count once."""
+        """The number of images in the store; images stored twice count once."""
         return len(stored_digests(self.dataset()))
 
     def size_and_use(self) -> tuple[int, float]:
-        """Bytes in the bucket, and when the store was last written: nobody notes when it is read."""
+        """Bytes in the bucket, and the last write to the store; reads are not recorded."""
         try:
             files = self.dataset().all_files().read_all()
         except UNREADABLE as error:
@@ -238,9 +238,9 @@ class StoreInBucket:
         return sum(files["size_bytes"].to_pylist()), written
 
     def error(self, task: str, error: BaseException) -> PipelineError:
-        """The message for a task that failed."""
-        if meant := bucket.meaning(error):
-            return PipelineError(f"The feature store {self.path} cannot be {DONE[task]}: {meant}.")
+        """The error for a failed task."""
+        if explanation := bucket.meaning(error):
+            return PipelineError(f"The feature store {self.path} cannot be {DONE[task]}: {explanation}.")
         return _error(self.path, IN_BUCKET[task], bucket.short_cause(error))
 
 
@@ -254,18 +254,18 @@ def stored_digests(dataset: lance.LanceDataset) -> np.ndarray:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether Lance failed because another process was first."""
+    """Whether Lance failed because another process committed first."""
     return "conflict" in str(error)
 
 
-def store_place(cache: Path | str, fingerprint: str) -> StorePlace:
-    """Where the features of an extractor lie in a cache."""
+def store_location(cache: Path | str, fingerprint: str) -> StoreLocation:
+    """The location of an extractor's features in a cache."""
     name = f"features/{fingerprint}.lance"
     return StoreInBucket(f"{cache}/{name}") if isinstance(cache, str) else StoreFolder(cache / name)
 
 
-def stores_in(cache: Path | str) -> Mapping[str, StorePlace]:
-    """The stores of a cache by their paths, in the order of their names.
+def stores_in(cache: Path | str) -> Mapping[str, StoreLocation]:
+    """The stores of a cache by path, sorted by name.
 
     Raises:
         PipelineError: The cache cannot be listed.
@@ -276,9 +276,11 @@ def stores_in(cache: Path | str) -> Mapping[str, StorePlace]:
         else:
             names = sorted(path.name for path in cache.glob("features/*.lance"))
     except UNREADABLE as error:
-        meant = bucket.meaning(error) if isinstance(cache, str) else None
-        raise PipelineError(f"The cache {cache} cannot be listed: {meant or bucket.short_cause(error)}.") from error
-    stores = [store_place(cache, name.removesuffix(".lance")) for name in names if name.endswith(".lance")]
+        explanation = bucket.meaning(error) if isinstance(cache, str) else None
+        raise PipelineError(
+            f"The cache {cache} cannot be listed: {explanation or bucket.short_cause(error)}."
+        ) from error
+    stores = [store_location(cache, name.removesuffix(".lance")) for name in names if name.endswith(".lance")]
     return {str(store.path): store for store in stores}
 
 
@@ -288,14 +290,14 @@ def has_store(cache: Path | str, fingerprint: str) -> bool:
     Raises:
         PipelineError: The cache cannot be listed.
     """
-    return str(store_place(cache, fingerprint).path) in stores_in(cache)
+    return str(store_location(cache, fingerprint).path) in stores_in(cache)
 
 
 def folder_size_and_use(path: Path) -> tuple[int, float]:
-    """Bytes of a file or folder, and the latest time that a file of it was read or written."""
+    """Bytes of a file or folder, and the latest time one of its files was read or written."""
     size, used = 0, 0.0
     for file in [path, *path.rglob("*")]:
-        with contextlib.suppress(FileNotFoundError):  # another process is at work
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
             status = file.stat()
             if not file.is_dir():
                 size, used = size + status.st_size, max(used, status.st_atime, status.st_mtime)
