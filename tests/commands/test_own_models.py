@@ -51,7 +51,7 @@ def test_a_model_of_features(run, images: Path, targets: Path, tmp_path: Path) -
     assert result["report"] is None
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_model_of_pixels(run, images: Path, targets: Path, tmp_path: Path) -> None:
     file = from_pixels(tmp_path / "own.keras")
     pixels = np.stack([decode(path.read_bytes()) for path in sorted(images.rglob("*.png"))]).astype(np.float32)
@@ -70,7 +70,7 @@ def test_a_model_of_pixels(run, images: Path, targets: Path, tmp_path: Path) -> 
     assert report.exists()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_what_a_model_does_not_fit_is_said(run, images: Path, targets: Path, tmp_path: Path) -> None:
     evaluate = ("--images", images, "--targets", targets, *SMALL)
     features = from_features(tmp_path / "other.keras", 100)

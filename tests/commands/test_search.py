@@ -46,7 +46,7 @@ def test_a_copy_of_the_query_is_found(run, images: Path, tmp_path: Path) -> None
     assert first["cosine"] == pytest.approx(1)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_word_of_the_file_that_the_targets_are_from(run, images: Path, words: Path, tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         make_images(tmp_path / "labelled" / label, range(3))

@@ -303,7 +303,7 @@ def test_an_object_that_fails_is_a_failure_of_that_image(
     assert buckets.find_versions([bad.uri, good.uri])[good.uri] == good.version()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_bad_objects_are_named_by_a_run_which_goes_on(
     run: Run, faulty: Callable[..., FaultyServer], cache: Path
 ) -> None:
@@ -341,7 +341,7 @@ def test_a_listing_that_breaks_off_is_a_failure_of_the_work(faulty: Callable[...
     assert raised.value.exit_code == 1
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_server_that_is_gone_is_not_a_failure_of_one_image(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for status in (500, 503):

@@ -83,7 +83,7 @@ def test_folds_exclude_a_chosen_epoch_and_a_share(run: Run, labelled: tuple[Path
         assert "leave out the share of --split" in run(*options, "--split", f"classes:{share}", code=2).err
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_intervals_that_cannot_be_are_refused_before_training(
     run: Run, labelled: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -99,7 +99,7 @@ def test_intervals_that_cannot_be_are_refused_before_training(
     assert not (tmp_path / "models").exists()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize("folds", [(), ("--folds", 2)])
 def test_decoders_outlive_a_failure_to_score_them(
     run: Run, labelled: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: tuple
@@ -133,7 +133,7 @@ def test_decoders_outlive_a_failure_to_score_them(
     assert (folder / "report.html").exists()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_an_epoch_is_chosen_on_groups_that_are_not_trained_on(
     run: Run, labelled: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -146,7 +146,7 @@ def test_an_epoch_is_chosen_on_groups_that_are_not_trained_on(
     assert sum(map(len, groups)) == len(set.union(*groups)) == 6
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_near_duplicates_of_training_images_are_no_new_images(
     run: Run, labelled: tuple[Path, Path], tmp_path: Path, fresh_cache: Callable[[str], Path]
 ) -> None:
@@ -196,7 +196,7 @@ def test_held_out_images_choose_no_epoch(run: Run, labelled: tuple[Path, Path], 
     assert (trained["train"], trained["validation"]) == (len(sides[0]), len(sides[2]))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_intervals_say_whether_their_labels_were_trained_on(
     run: Run, labelled: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -253,7 +253,7 @@ def test_held_out_labels_are_scored_as_zero_shot(run: Run, labelled: tuple[Path,
     assert scores["retrieval_of_unseen"]["hits"].keys() == {"1", "2", "5", "10", "20"}
     assert scores["zero_shot"]["unseen_among_unseen"] >= scores["zero_shot"]["unseen_among_all"]
     assert scores["zero_shot"]["harmonic_mean"] is None
-    assert "needs held-out images of seen labels too" in (Path(trained["run"]) / "report.html").read_text()
+    assert "needs held-out images of seen labels" in (Path(trained["run"]) / "report.html").read_text()
 
 
 def test_a_list_that_holds_out_seen_and_unseen_labels_has_a_harmonic_mean(
@@ -272,10 +272,10 @@ def test_a_list_that_holds_out_seen_and_unseen_labels_has_a_harmonic_mean(
     assert scores["harmonic_mean"] == pytest.approx(expected)
     report = (Path(trained["run"]) / "report.html").read_text()
     assert "harmonic mean of the last two" in report
-    assert "needs held-out images of seen labels too" not in report
+    assert "needs held-out images of seen labels" not in report
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_labels_decide_what_was_seen_where_each_image_has_a_target(
     run: Run, labelled: tuple[Path, Path], tmp_path: Path
 ) -> None:

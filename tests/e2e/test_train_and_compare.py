@@ -81,7 +81,7 @@ def test_compare_on_own_images(run, train: tuple, tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_compare_answers_the_question(run) -> None:
     result = run("compare", "--json", "--quiet").json
     runs = {scenario["name"]: scenario["runs"] for scenario in result["scenarios"]}
