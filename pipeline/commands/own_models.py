@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.errors import ImageError, PipelineError, RequestError
+from pipeline.core.errors import ImageError, Parameter, PipelineError, RequestError
 from pipeline.core.model_files import ModelCard, is_decoder, load_decoder, load_model, read_card
 from pipeline.core.progress import progress_bar
 from pipeline.data.decoding import SIDE, decode
@@ -59,7 +59,13 @@ def card_of(file: Path, overrides: ExtractorOverrides) -> ModelCard:
     if inputs[1] != extractor.dim:
         raise RequestError(
             f"{file} takes {inputs[1]} numbers; features by layer {extractor.layer!r} have {extractor.dim}. Name the "
-            "extractor of its features with weights, layer and pool."
+            "extractor of its features with ",
+            Parameter("weights", "FILE"),
+            ", ",
+            Parameter("layer", "NAME"),
+            " and ",
+            Parameter("pool", "KIND"),
+            ".",
         )
     return ModelCard(
         weights=extractor.weights.name,

@@ -78,7 +78,7 @@ def test_what_a_model_does_not_fit_is_said(run, images: Path, targets: Path, tmp
         "takes 100 numbers; features by layer 'block5_pool' have 512"
         in run("evaluate", features, *evaluate, code=2).err
     )
-    named = "trained on with --weights FILE, --layer NAME and --pool KIND."
+    named = "extractor of its features with --weights FILE, --layer NAME and --pool KIND."
     assert named in run("predict", features, images, *SMALL, "--out", tmp_path / "x.npy", code=2).err
     pixels = from_pixels(tmp_path / "pixels.keras")
     assert "apart" in run("evaluate", features, pixels, *evaluate, code=2).err

@@ -31,7 +31,7 @@ class DeadlyRef(ImageRef):
 
 
 def main() -> None:
-    ray_extraction.PATIENCE = 15
+    ray_extraction.PATIENCE = 15 if sys.argv[2] == "kills" else 120
     with tempfile.TemporaryDirectory() as folder:
         found = find_images(make_images(Path(folder), range(70)))
         refs = [*found.refs[:40], DeadlyRef(found.refs[40].uri), *found.refs[41:]]
