@@ -286,7 +286,7 @@ def _narrower(clusters: Clusters, context: Context) -> str:
     """What would narrow an interval, unless it was done already."""
     if context.held_out_by == "random" and clusters.kind == "image":
         return " Cross-validation scores every image once."
-    return f" More {'image' if clusters.over_folds and clusters.trained_on else clusters.kind}s narrow it."
+    return f" More {'image' if clusters.over_folds and clusters.trained_on is not False else clusters.kind}s narrow it."
 
 
 def _not_new(result: EvaluationResult, context: Context) -> list[str]:

@@ -210,8 +210,10 @@ class Clusters:
     def question(self) -> str:
         """What `ci95` is for, such as "new labels"."""
         if self.over_folds:
-            new = f"images of these {self.kind}s" if self.trained_on and self.kind != "image" else f"{self.kind}s"
-            return f"another training and new {new}"
+            if self.kind != "image" and self.trained_on is False:
+                return f"another training and new {self.kind}s"
+            same = f" of these {self.kind}s" if self.kind != "image" and self.trained_on else ""
+            return f"another training and new images{same}"
         if self.kind == "image":
             return "new images"
         if self.trained_on:

@@ -424,7 +424,8 @@ def test_zero_vectors_are_counted() -> None:
 def test_over_folds_an_interval_is_for_another_training() -> None:
     assert Clusters("label", 20, True, over_folds=True).question == "another training and new images of these labels"
     assert Clusters("label", 20, False, over_folds=True).question == "another training and new labels"
-    assert Clusters("image", 20, None, over_folds=True).question == "another training and new images"
+    for kind in ("image", "label"):  # a label with one image is new to its fold, the others are not
+        assert Clusters(kind, 20, None, over_folds=True).question == "another training and new images"
     result, context = evaluated(PLAIN)
     assert "how another training would differ" in " ".join(conclude(result, context))
     result = replace(result, clusters=replace(result.clusters, over_folds=True))
