@@ -79,9 +79,9 @@ def extract(
 
     terminal.show_messages(options["quiet"])
     share = None if shard is None else Shard.parse(shard)
-    extractor, extraction = requested.extractor(options), requested.extraction_options(options)
+    extractors, extraction = requested.extractors(options), requested.extraction_options(options)
     image_set = find_images(images, data_dir, root=options["root"])
-    result = extract(image_set, extractor, extraction, out, share)
+    result = extract(image_set, extractors, extraction, out, share)
     terminal.print_result(result, options["as_json"], terminal.print_extraction)
     if strict and (result.failed or result.passed_over or image_set.unread):
         sys.exit(1)
@@ -193,10 +193,10 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
         tensorboard=options["tensorboard"],
         command=requested.repeatable(options),
     )
-    extractor, extraction = requested.extractor(options), requested.extraction_options(options)
+    extractors, extraction = requested.extractors(options), requested.extraction_options(options)
     if untrained:
         terminal.log.info("The sample uses untrained weights (--weights %s) and needs no download.", options["weights"])
-    result = train(train_options, extractor, extraction, resume)
+    result = train(train_options, extractors, extraction, resume)
     terminal.print_result(result, options["as_json"], terminal.print_training)
 
 
@@ -240,7 +240,7 @@ def evaluate(models: tuple[str, ...], images: str | None, data_dir: Path | None,
         data_dir=data_dir,
         targets=str(options["targets"]) if options["targets"] else None,
         target_columns=options["target_columns"],
-        extractor=requested.extractor_overrides(options),
+        extractor=requested.extractor_options(options),
         **{
             name: options[name]
             for name in ("on_missing", "vocabulary", "shuffled", "noise_ceiling", "cluster", "report")
@@ -280,7 +280,7 @@ def predict(model: Path, images: str, data_dir: Path | None, **options: Any) -> 
     settings = {name: options[name] for name in ("out", "api", "nearest", "vocabulary")}
     image_set = find_images(images, data_dir, root=options["root"])
     predict_options = PredictOptions(
-        model, image_set, extractor=requested.extractor_overrides(options), data_dir=data_dir, **settings
+        model, image_set, extractor=requested.extractor_options(options), data_dir=data_dir, **settings
     )
     result = predict(predict_options, requested.extraction_options(options))
     terminal.print_result(result, options["as_json"], terminal.print_prediction)
@@ -325,7 +325,7 @@ def compare(
         example_options = ExampleOptions(
             image_set, target_file, options["on_missing"], rule, target_columns=options["target_columns"]
         )
-        examples = example_options, requested.extractor(options)
+        examples = example_options, requested.extractors(options)
     config = dataclasses.replace(ORIGINAL, epochs=epochs)
     result = compare(seeds, config, requested.extraction_options(options), examples, plot)
     terminal.print_result(result, options["as_json"], terminal.print_comparison)

@@ -82,7 +82,7 @@ def _export_table(source: str, images: str | None, data_dir: Path | None, option
             )
         _refuse({**options, "images": images}, ("api", "images"), "it takes IMAGES in place of a run")
         image_set = find_images(source, data_dir, root=options["root"])
-        result = export_images(image_set, requested.extractor(options), options["out"], extraction)
+        result = export_images(image_set, requested.extractors(options), options["out"], extraction)
     terminal.print_result(result, options["as_json"], terminal.print_table)
 
 

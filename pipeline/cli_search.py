@@ -54,7 +54,7 @@ def search(images: str, data_dir: Path | None, **options: Any) -> None:
     settings = {name: options[name] for name in ("query", "k", "space", "model", "vocabulary", "report", "index")}
     search_options = SearchOptions(
         find_images(images, data_dir, root=options["root"]),
-        extractor=requested.extractor_overrides(options),
+        extractor=requested.extractor_options(options),
         data_dir=data_dir,
         **settings,
     )

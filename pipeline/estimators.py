@@ -34,8 +34,7 @@ from pipeline.decoders.spec import API_STYLES, ApiStyle, DecoderSpec, build_deco
 from pipeline.decoders.target_scale import multiply_output, target_scale
 from pipeline.decoders.training import TrainingData, fit, predict
 from pipeline.features.extraction import ExtractionOptions, extract_features
-from pipeline.features.extractor import Extractor
-from pipeline.features.weights import weights_from
+from pipeline.features.extractor import Extractor, ExtractorOptions
 
 DTYPES = (np.float64, np.float32)  # of predictions; the network computes in float32
 NAMED = 3  # how many unreadable images a message names
@@ -62,7 +61,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
 
     Args:
         weights: "imagenet", "random[:SEED]" or a file; see `pipeline.features.weights.weights_from`.
-        layer: See `Extractor`, also for the next four.
+        layer: See `ExtractorOptions`, also for the next four.
         precision: The precision of VGG16's arithmetic.
         pool: How the positions of convolutional layers are pooled.
         project: A sparse random projection of each layer.
@@ -135,7 +134,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         options = ExtractionOptions(self.engine, batch_size, workers, progress=False)
         if self.cache is not None:
             options = replace(options, cache=self.cache)
-        features = extract_features(images, self._extractor(), options)
+        features = extract_features(images, self._extractors(), options)
         if features.failed:
             named = "; ".join(f"{failure.path}: {failure.error}" for failure in features.failed[:NAMED])
             raise RequestError(
@@ -146,11 +145,12 @@ class VGG16Features(TransformerMixin, BaseEstimator):
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """The names of the columns, each a layer and a number, such as "fc2_0"; shape (F,), object."""
-        parts = self._extractor().parts
-        return np.array([f"{part.layer}_{number}" for part in parts for number in range(part.dim)], object)
+        columns = [(extractor.layer, number) for extractor in self._extractors() for number in range(extractor.dim)]
+        return np.array([f"{layer}_{number}" for layer, number in columns], object)
 
-    def _extractor(self) -> Extractor:
-        return Extractor(weights_from(self.weights), self.layer, self.precision, self.pool, self.project, self.resize)
+    def _extractors(self) -> tuple[Extractor, ...]:
+        options = ExtractorOptions(self.weights, self.layer, self.pool, self.project, self.resize, self.precision)
+        return options.extractors()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

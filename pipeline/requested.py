@@ -17,20 +17,20 @@ UNKEPT = ("cache", "workers", "as_json", "quiet", "models", "name", "config", "r
 if TYPE_CHECKING:
     from pipeline.decoders.fitting import Config
     from pipeline.features.extraction import ExtractionOptions
-    from pipeline.features.extractor import Extractor, ExtractorOverrides
+    from pipeline.features.extractor import Extractor, ExtractorOptions
     from pipeline.features.ray_cluster import RayOptions
 
 
-def extractor_overrides(options: dict[str, Any]) -> "ExtractorOverrides":
+def extractor_options(options: dict[str, Any]) -> "ExtractorOptions":
     """The settings of an extractor."""
-    from pipeline.features.extractor import ExtractorOverrides
+    from pipeline.features.extractor import ExtractorOptions
 
-    return ExtractorOverrides(options["weights"], **{name: options[name] for name in EXTRACTOR})
+    return ExtractorOptions(options["weights"], **{name: options[name] for name in EXTRACTOR})
 
 
-def extractor(options: dict[str, Any]) -> "Extractor":
-    """The extractor of the features."""
-    return extractor_overrides(options).extractor()
+def extractors(options: dict[str, Any]) -> "tuple[Extractor, ...]":
+    """The extractor of each layer."""
+    return extractor_options(options).extractors()
 
 
 def extraction_options(options: dict[str, Any]) -> "ExtractionOptions":

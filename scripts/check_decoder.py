@@ -222,7 +222,7 @@ def blends(problem: Problem) -> dict[str, np.ndarray]:
 def held_out(check: CheckSet, seeds: int, mlp: bool, options: ExtractionOptions) -> dict[str, list[float]]:
     """Name -> held-out mean cosine of each seed."""
     wanted = ExampleOptions(find_images(check.images), str(check.targets))
-    examples, duplicates = load_numbered_examples(wanted, Extractor(weights_from("random:0")), options)
+    examples, duplicates = load_numbered_examples(wanted, [Extractor(weights_from("random:0"))], options)
     x, y = in_memory(examples.features.stored()), examples.targets
     found: dict[str, list[float]] = {}
     for seed in range(seeds):

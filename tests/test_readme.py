@@ -54,8 +54,8 @@ def export_small(folder: Path) -> None:
     extractor = Extractor(weights_from("random:0"), "block1_pool")
     decoder = keras.Sequential([keras.Input((extractor.dim,)), keras.layers.Dense(3)])
     card = ModelCard("random:0", extractor.fingerprint, extractor.description, extractor.dim, 3, "linear")
-    write_onnx_file(extractor, card, decoder, card.to_json(), folder / "model.onnx")
-    write_litert(join_models(extractor, card, decoder), card.to_json(), folder / "model.tflite")
+    write_onnx_file([extractor], card, decoder, card.to_json(), folder / "model.onnx")
+    write_litert(join_models([extractor], card, decoder), card.to_json(), folder / "model.tflite")
     make_image(0).save(folder / "photo.jpg")
 
 

@@ -20,7 +20,7 @@ from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.features import bucket
 from pipeline.features.cache import local_folder
-from pipeline.features.extractor import Extractor, described_extractor
+from pipeline.features.extractor import Extractor, described_settings, extractors_for
 from pipeline.features.file_index import FileIndex
 from pipeline.features.store import MERGED_ROWS, FeatureStore
 from pipeline.features.store_repair import may_be_damage
@@ -140,7 +140,9 @@ def _described(description: Mapping[str, str]) -> Extractor:
     def unavailable(layer: str) -> Arrays:
         raise RequestError("Only the digest of these weights is known.")
 
-    return described_extractor(Weights(description["weights"], description["weights"], unavailable), description)
+    weights = Weights(description["weights"], description["weights"], unavailable)
+    [extractor] = extractors_for(weights, **described_settings(description))
+    return extractor
 
 
 def _merge_store(

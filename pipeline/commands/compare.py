@@ -44,7 +44,7 @@ def compare(
     seeds: int,
     config: TrainingConfig,
     options: ExtractionOptions,
-    examples: tuple[ExampleOptions, Extractor] | None = None,
+    examples: tuple[ExampleOptions, Sequence[Extractor]] | None = None,
     plot: Path | None = None,
 ) -> CompareResult:
     """Run the study.

@@ -14,7 +14,7 @@ from pipeline.commands.examples import Examples, load_examples, read_target_tabl
 from pipeline.commands.own_models import card_of, load_any, output_activation_of, predict_from_pixels, takes_pixels
 from pipeline.commands.saved_decoders import (
     decoders_of,
-    extractor_of,
+    extractors_of,
     images_and_targets,
     run_beside,
 )
@@ -43,7 +43,7 @@ from pipeline.decoders.training import TrainingData, predict
 from pipeline.evaluation.report import SUFFIXES
 from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extraction import ExtractionOptions
-from pipeline.features.extractor import Extractor, ExtractorOverrides
+from pipeline.features.extractor import Extractor, ExtractorOptions, describe
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class EvaluateOptions:
     data_dir: Path | None = None
     targets: str | None = None
     target_columns: str | None = None
-    extractor: ExtractorOverrides = field(default_factory=ExtractorOverrides)
+    extractor: ExtractorOptions = field(default_factory=ExtractorOptions)
     on_missing: str = "error"
     vocabulary: Path | None = None
     shuffled: bool = False
@@ -108,16 +108,16 @@ def evaluate(options: EvaluateOptions, extraction: ExtractionOptions) -> Evaluat
         return _evaluate_pixel_models(files, options, extraction)
     cards = {name: card_of(file, options.extractor) for name, file in files.items()}
     first, first_card = next(iter(files.values())), next(iter(cards.values()))
-    extractor = extractor_of(first_card, options.extractor)
+    extractors = extractors_of(first_card, options.extractor)
     for name, card in cards.items():
-        card.check_features(files[name], extractor.description)
+        card.check_features(files[name], describe(extractors))
     images, table, on_missing = _images_and_targets(options, first.parent)
     for name, card in cards.items():
         card.check_targets(files[name], table.vectors.shape[1])
     check_clusters(images, options.cluster)
     if options.vocabulary:
         check_vocabulary(options.vocabulary, table.vectors.shape[1])
-    examples = load_examples(images, table, on_missing, extractor, extraction)
+    examples = load_examples(images, table, on_missing, extractors, extraction)
     if options.images is None:
         examples = _unchanged(examples, read_run(first.parent).split.validation, "held-out")
 
@@ -127,7 +127,7 @@ def evaluate(options: EvaluateOptions, extraction: ExtractionOptions) -> Evaluat
         log.warning("There are no baselines beside %s; they are left out.", first)
     baselines = fitted.predict(x) if fitted else {}
     if options.shuffled:
-        shuffled = _shuffled_decoder(first.parent, options.data_dir, extractor, first_card, extraction)
+        shuffled = _shuffled_decoder(first.parent, options.data_dir, extractors, first_card, extraction)
         baselines["shuffled"] = predict(shuffled, x)
     run = run_beside(first)
     folders = {file.parent for file in files.values()}
@@ -140,7 +140,7 @@ def evaluate(options: EvaluateOptions, extraction: ExtractionOptions) -> Evaluat
         training=TrainingTargets.of(fitted, examples.features.images) if fitted else None,
         shares=run.trained.get("shares", {}) if run else {},
         cluster=options.cluster,
-        weights=extractor.weights.name,
+        weights=extractors[0].weights.name,
         trained_on=max(_count_training_images(examples, folder) for folder in folders),
         near_trained_on=max(_count_near_training_images(examples, folder, extraction.progress) for folder in folders)
         if options.images is not None  # the run's split already separated its own near-duplicates
@@ -317,11 +317,11 @@ def _count_near_training_images(examples: Examples, folder: Path, progress: bool
 
 
 def _shuffled_decoder(
-    folder: Path, data_dir: Path | None, extractor: Extractor, card: ModelCard, extraction: ExtractionOptions
+    folder: Path, data_dir: Path | None, extractors: Sequence[Extractor], card: ModelCard, extraction: ExtractionOptions
 ) -> Any:
     """Train a decoder like those of a run, on shuffled targets."""
     run = read_run(folder)
-    examples = load_examples(*_of_run(folder, data_dir), extractor, extraction)
+    examples = load_examples(*_of_run(folder, data_dir), extractors, extraction)
     train = _unchanged(examples, run.split.train, "training")
     held_out = _unchanged(examples, run.split.validation, "held-out")
     data = TrainingData(_scaled(train, card), train.targets, _scaled(held_out, card), held_out.targets)

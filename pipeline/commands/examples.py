@@ -77,7 +77,11 @@ def read_target_table(
 
 
 def load_examples(
-    images: ImageSet, table: TargetTable, on_missing: str, extractor: Extractor, extraction: ExtractionOptions
+    images: ImageSet,
+    table: TargetTable,
+    on_missing: str,
+    extractors: Sequence[Extractor],
+    extraction: ExtractionOptions,
 ) -> Examples:
     """Extract the features of images and match them with their targets.
 
@@ -85,7 +89,7 @@ def load_examples(
         images: The images.
         table: The target embeddings.
         on_missing: What to do with images that have no target: "error" or "skip".
-        extractor: The extractor of the features.
+        extractors: The extractor of each layer.
         extraction: How to run the feature stage.
 
     Returns:
@@ -95,7 +99,7 @@ def load_examples(
         RequestError: Images have no target and `on_missing` is "error", or no image has one.
         PipelineError: The feature stage failed.
     """
-    features = extract_features(images, extractor, extraction)
+    features = extract_features(images, extractors, extraction)
     matched = match_targets(features.images, table, on_missing)
     return Examples(features.subset(matched.rows), matched.keys, matched.targets, table, images)
 
@@ -186,12 +190,14 @@ class ExampleOptions:
     select: bool = False
 
 
-def load_split_examples(options: ExampleOptions, extractor: Extractor, extraction: ExtractionOptions) -> SplitExamples:
+def load_split_examples(
+    options: ExampleOptions, extractors: Sequence[Extractor], extraction: ExtractionOptions
+) -> SplitExamples:
     """Load examples and split them; detected near-duplicates stay on one side.
 
     Args:
         options: Images, targets and split.
-        extractor: The extractor of the features.
+        extractors: The extractor of each layer.
         extraction: How to run the feature stage.
 
     Returns:
@@ -201,7 +207,7 @@ def load_split_examples(options: ExampleOptions, extractor: Extractor, extractio
         RequestError: The targets or the split do not fit the images.
         PipelineError: The feature stage failed.
     """
-    examples, duplicates = load_numbered_examples(options, extractor, extraction)
+    examples, duplicates = load_numbered_examples(options, extractors, extraction)
     split = split_images(examples.features.images, options.rule, duplicates, options.seed)
     selection = np.array([], np.intp)
     if options.select:
@@ -247,7 +253,7 @@ def set_apart(
 
 
 def load_numbered_examples(
-    options: ExampleOptions, extractor: Extractor, extraction: ExtractionOptions
+    options: ExampleOptions, extractors: Sequence[Extractor], extraction: ExtractionOptions
 ) -> tuple[Examples, np.ndarray]:
     """Load examples, and a number for each, shape (N,), int; near-duplicates share one.
 
@@ -259,7 +265,7 @@ def load_numbered_examples(
     table = read_target_table(
         options.images, options.targets, options.on_missing, options.noise_ceiling, options.target_columns
     )
-    examples = load_examples(options.images, table, options.on_missing, extractor, extraction)
+    examples = load_examples(options.images, table, options.on_missing, extractors, extraction)
     features = examples.features
     duplicates = find_near_duplicates(features.digests, features.store.thumbnails, extraction.progress)
     if groups := duplicate_groups(duplicates):

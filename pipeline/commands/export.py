@@ -2,14 +2,14 @@
 
 import importlib.metadata
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractor_of, images_of, run_beside
+from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractors_of, images_of, run_beside
 from pipeline.core.atomic import atomic_folder, atomic_write, check_new_folder, check_output_file
 from pipeline.core.errors import Parameter, PipelineError, RequestError
 from pipeline.core.model_files import ModelCard, load_decoder, load_model, read_card
@@ -147,22 +147,22 @@ def export(options: ExportOptions, extraction: ExtractionOptions) -> ExportResul
     """
     file = decoder_of(options.model, options.api)
     card, run = read_card(file), run_beside(file)
-    extractor, decoder = extractor_of(card, None), load_decoder(file)
-    check_exportable(extractor, decoder.count_params(), options.format)
+    extractors, decoder = extractors_of(card, None), load_decoder(file)
+    check_exportable(extractors, decoder.count_params(), options.format)
     if options.format == "onnx":
         onnx_file.check_decoder(decoder)
     images = options.images or _images_of(file, run, options.data_dir)
-    checks = _load_checks(images, run, extractor, card, decoder, extraction)
+    checks = _load_checks(images, run, extractors, card, decoder, extraction)
     description, from_bytes = _describe(file, card, run), None
     log.info("Joining VGG16 and the decoder, and writing them as %s.", options.format)
     if options.format == "savedmodel":
         with atomic_folder(options.out) as unfinished:
-            model = join_models(extractor, card, decoder)
-            difference, from_bytes = _write_savedmodel(model, description, unfinished, extractor, checks)
+            model = join_models(extractors, card, decoder)
+            difference, from_bytes = _write_savedmodel(model, description, unfinished, extractors, checks)
     else:
         # Keras requires the suffix; an unfinished file has the same suffix as the final one.
         with atomic_write(options.out) as unfinished:
-            answer = _write_file(options.format, extractor, card, decoder, description, unfinished)
+            answer = _write_file(options.format, extractors, card, decoder, description, unfinished)
             log.info("Checking the file on %s.", counted(len(checks.files), "image"))
             difference = check_answers(answer(checks.pixels), checks.predictions, options.format)
     return ExportResult(
@@ -189,7 +189,7 @@ def _images_of(file: Path, run: RunRecord | None, data_dir: Path | None) -> Imag
 def _load_checks(
     images: ImageSet,
     run: RunRecord | None,
-    extractor: Extractor,
+    extractors: Sequence[Extractor],
     card: ModelCard,
     decoder: Any,
     extraction: ExtractionOptions,
@@ -197,11 +197,11 @@ def _load_checks(
     """The first CHECKED images, held-out ones first, with predictions from stored features."""
     held_out = run.split.validation if run else {}
     order = sorted(range(len(images)), key=lambda row: images.paths[row] not in held_out)
-    features = extract_features(images.subset(sorted(order[:CHECKED])), extractor, extraction)
+    features = extract_features(images.subset(sorted(order[:CHECKED])), extractors, extraction)
     files = [ref.read()[0] for ref in features.images.refs]
     return _Checks(
         files=files,
-        pixels=np.stack([decode(data, extraction.max_pixels, extractor.resize) for data in files]),
+        pixels=np.stack([decode(data, extraction.max_pixels, extractors[0].resize) for data in files]),
         predictions=predict(decoder, replace(features, scales=card.scales).stored()),
     )
 
@@ -218,13 +218,18 @@ def _describe(file: Path, card: ModelCard, run: RunRecord | None) -> Mapping[str
 
 
 def _write_file(
-    kind: str, extractor: Extractor, card: ModelCard, decoder: Any, description: Mapping[str, Any], file: Path
+    kind: str,
+    extractors: Sequence[Extractor],
+    card: ModelCard,
+    decoder: Any,
+    description: Mapping[str, Any],
+    file: Path,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Write a single-file format; returns a function that runs the written model, from pixels to embeddings."""
     if kind == "onnx":
-        write_onnx_file(extractor, card, decoder, description, file)
+        write_onnx_file(extractors, card, decoder, description, file)
         return OnnxFile(file)
-    model = join_models(extractor, card, decoder)
+    model = join_models(extractors, card, decoder)
     if kind == "litert":
         write_litert(model, description, file)
         return LiteRTFile(file)
@@ -238,12 +243,12 @@ def _keras_answers(file: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _write_savedmodel(
-    model: Any, card: Mapping[str, Any], folder: Path, extractor: Extractor, checks: _Checks
+    model: Any, card: Mapping[str, Any], folder: Path, extractors: Sequence[Extractor], checks: _Checks
 ) -> tuple[Difference, FromBytes | None]:
     from pipeline.export.image_bytes import decode_batch, is_decoded
     from pipeline.export.savedmodel import SavedModel, write_savedmodel
 
-    takes_bytes = extractor.resize == "squash"
+    takes_bytes = extractors[0].resize == "squash"
     write_savedmodel(model, card, folder, takes_bytes)
     log.info("Loading it, and checking it on the pixels of %s.", counted(len(checks.files), "image"))
     written = SavedModel(folder)

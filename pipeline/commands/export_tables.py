@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.commands.examples import load_examples
-from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractor_of, images_and_targets, run_beside
+from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractors_of, images_and_targets, run_beside
 from pipeline.commands.scoring import labels_of, names_of
 from pipeline.core.atomic import check_new_folder, check_output_file
 from pipeline.core.errors import RequestError
@@ -75,9 +75,9 @@ def export_run(
     card, run = read_card(file), run_beside(file)
     if run is None or "images" not in run.options:
         raise RequestError(f"There is no run beside {file} to take images from.")
-    extractor, decoder = extractor_of(card, None), load_decoder(file)
+    extractors, decoder = extractors_of(card, None), load_decoder(file)
     images, targets = images_and_targets(run.options, data_dir=data_dir)
-    examples = load_examples(images, targets, run.options.get("on_missing", "error"), extractor, options)
+    examples = load_examples(images, targets, run.options.get("on_missing", "error"), extractors, options)
     features = examples.features
     table = EmbeddingTable(
         images=features.images,
@@ -100,12 +100,14 @@ def _sides(features: Features, split: SplitRecord) -> list[str | None]:
     return [sides.get((path, key.hex())) for path, key in zip(features.paths, features.digests.tolist(), strict=True)]
 
 
-def export_images(images: ImageSet, extractor: Extractor, out: Path, options: ExtractionOptions) -> TableResult:
+def export_images(
+    images: ImageSet, extractors: Sequence[Extractor], out: Path, options: ExtractionOptions
+) -> TableResult:
     """Write images with their labels and vectors to a Lance table.
 
     Args:
         images: The images.
-        extractor: The extractor of the vectors; with several layers, each has a column of its name.
+        extractors: The extractor of each layer; with several layers, each has a column of its name.
         out: A new folder `NAME.lance`.
         options: How to run the feature stage.
 
@@ -117,8 +119,8 @@ def export_images(images: ImageSet, extractor: Extractor, out: Path, options: Ex
         PipelineError: No image could be read, the feature stage failed, or the table cannot be written.
     """
     check_new_folder(out, "out", ".lance")
-    features = extract_features(images, extractor, options)
-    names = extractor.layers if len(extractor.layers) > 1 else ["vector"]
+    features = extract_features(images, extractors, options)
+    names = [extractor.layer for extractor in extractors] if len(extractors) > 1 else ["vector"]
     columns = dict(zip(names, features.by_layer(), strict=True))
     write_lance(out, features.paths, features.images.labels, columns)
     return _result(images.source, "lance", out, features, {name: vectors.shape[1] for name, vectors in columns.items()})

@@ -30,10 +30,10 @@ class ExtractResult:
         passed_over: Files of the folder that look like images but have an unsupported format.
         seconds: The duration.
         seconds_starting: The part of it before the engine could begin.
-        dim: The dimension of a feature; with several layers, of the first, like `extractor` and `store`.
+        dim: The dimension of a feature of the first layer, which may be the only one.
         engine: The engine that ran, or None if there was nothing to compute.
-        extractor: The extractor's fingerprint and description.
-        store: The path of the feature store.
+        extractor: The fingerprint and description of the first layer's extractor.
+        store: The path of the first layer's feature store; each layer has one.
         layers: For each layer, its name as `layer`, and its `dim`, `computed`, `cached`, `extractor` and `store`.
         out: The file that the vectors were written to, or None.
         shard: The share of the images, such as "3/16"; None for all of them.
@@ -71,7 +71,7 @@ class ExtractResult:
 
 def extract(
     images: ImageSet,
-    extractor: Extractor,
+    extractors: Sequence[Extractor],
     options: ExtractionOptions,
     out: Path | None = None,
     shard: Shard | None = None,
@@ -80,7 +80,7 @@ def extract(
 
     Args:
         images: The images.
-        extractor: The extractor of the features.
+        extractors: The extractor of each layer.
         options: How to run the feature stage.
         out: A `.npz`, `.npy`, `.parquet` or `.csv` file to write the vectors to.
         shard: The share of the images to compute; None for all of them.
@@ -94,15 +94,16 @@ def extract(
     """
     if out:
         check_output_file(out, SUFFIXES, "out")
-        check_layers_fit(out, len(extractor.layers))
+        check_layers_fit(out, len(extractors))
     if shard:
         count, images = len(images), shard.select(images)
         log.info("Shard %s: %s of %s.", shard, f"{len(images):,}", counted(count, "image"))
-    features = extract_features(images, extractor, options, may_all_fail=shard is not None)
+    features = extract_features(images, extractors, options, may_all_fail=shard is not None)
     if out and len(features.layers) == 1:
         write_vectors(out, "features", features.paths, features.stored())
     elif out:
-        write_layers(out, features.paths, dict(zip(extractor.layers, features.by_layer(), strict=True)))
+        names = [extractor.layer for extractor in extractors]
+        write_layers(out, features.paths, dict(zip(names, features.by_layer(), strict=True)))
     layers = [_layer_document(layer, len(features.paths)) for layer in features.layers]
     return ExtractResult(
         images=len(features.paths) + len(features.failed),

@@ -19,7 +19,7 @@ from pipeline.data.decoding import SIDE, decode
 from pipeline.data.images import DIGEST, ImageRef, ImageSet, content_digest
 from pipeline.decoders.training import predict
 from pipeline.features.extraction import ExtractionOptions, Features
-from pipeline.features.extractor import ExtractorOverrides
+from pipeline.features.extractor import ExtractorOptions, describe, fingerprint, total_dim
 from pipeline.features.survey import Failure
 
 log = logging.getLogger(__name__)
@@ -41,12 +41,12 @@ def takes_pixels(file: Path) -> bool:
     return len(shape) == 4
 
 
-def card_of(file: Path, overrides: ExtractorOverrides) -> ModelCard:
+def card_of(file: Path, options: ExtractorOptions) -> ModelCard:
     """The card of a decoder; for the user's own model, made from its shapes and the extractor that options name.
 
     Args:
         file: The decoder.
-        overrides: The options that name the extractor of its features.
+        options: The options that name the extractor of its features.
 
     Raises:
         RequestError: The file cannot be read, or the user's own model does not take features of this extractor.
@@ -55,10 +55,11 @@ def card_of(file: Path, overrides: ExtractorOverrides) -> ModelCard:
         return read_card(file)
     model = load_model(file)
     inputs, outputs = _shapes(model, file)
-    extractor = overrides.extractor()
-    if inputs[1] != extractor.dim:
+    extractors = options.extractors()
+    description, dim = describe(extractors), total_dim(extractors)
+    if inputs[1] != dim:
         raise RequestError(
-            f"{file} takes {inputs[1]} numbers; features by layer {extractor.layer!r} have {extractor.dim}. Name the "
+            f"{file} takes {inputs[1]} numbers; features by layer {description['layer']!r} have {dim}. Name the "
             "extractor of its features with ",
             Parameter("weights", "FILE"),
             ", ",
@@ -68,10 +69,10 @@ def card_of(file: Path, overrides: ExtractorOverrides) -> ModelCard:
             ".",
         )
     return ModelCard(
-        weights=extractor.weights.name,
-        fingerprint=extractor.fingerprint,
-        extractor=extractor.description,
-        feature_dim=extractor.dim,
+        weights=extractors[0].weights.name,
+        fingerprint=fingerprint(description),
+        extractor=description,
+        feature_dim=dim,
         target_dim=outputs[1],
         output_activation=_output_activation(model),
     )

@@ -9,7 +9,7 @@ from pipeline.commands.own_models import card_of, load_any, predict_from_pixels,
 from pipeline.commands.saved_decoders import (
     DecoderName,
     decoder_of,
-    extractor_of,
+    extractors_of,
     images_and_targets,
     run_beside,
     warn_of_weak_decoder,
@@ -22,7 +22,7 @@ from pipeline.data.images import ImageSet
 from pipeline.decoders.prediction import Predictions
 from pipeline.evaluation.retrieval import Candidates, find_nearest
 from pipeline.features.extraction import ExtractionOptions, extract_features
-from pipeline.features.extractor import ExtractorOverrides
+from pipeline.features.extractor import ExtractorOptions, describe, fingerprint
 from pipeline.features.survey import Failure
 
 SHOWN = 20  # images in the result with nearest names; the file has those of all
@@ -49,7 +49,7 @@ class PredictOptions:
     api: DecoderName | None = None
     nearest: int | None = None
     vocabulary: Path | None = None
-    extractor: ExtractorOverrides = field(default_factory=ExtractorOverrides)
+    extractor: ExtractorOptions = field(default_factory=ExtractorOptions)
     data_dir: Path | None = None
 
     def __post_init__(self) -> None:
@@ -123,12 +123,13 @@ def predict(options: PredictOptions, extraction: ExtractionOptions) -> PredictRe
     if takes_pixels(file):
         return _predict_from_pixels(file, options, extraction)
     card = card_of(file, options.extractor)
-    extractor = extractor_of(card, options.extractor)
-    card.check_features(file, extractor.description)
+    extractors = extractors_of(card, options.extractor)
+    description = describe(extractors)
+    card.check_features(file, description)
     warn_of_weak_decoder(file)
     model = load_any(file)
     candidates = _candidates(options, file, card.target_dim) if options.nearest else None
-    features = extract_features(options.images, extractor, extraction)
+    features = extract_features(options.images, extractors, extraction)
     predictions = Predictions(model, replace(features, scales=card.scales).stored())
     # Writing predicts again: that costs less than keeping the predictions of any number of images in memory.
     nearest = find_nearest(predictions, candidates, options.nearest) if candidates and options.nearest else None
@@ -140,7 +141,7 @@ def predict(options: PredictOptions, extraction: ExtractionOptions) -> PredictRe
         cached=features.cached,
         failed=features.failed,
         dim=card.target_dim,
-        extractor={"fingerprint": extractor.fingerprint, **extractor.description},
+        extractor={"fingerprint": fingerprint(description), **description},
         out=str(options.out),
         candidates=len(candidates) if candidates else None,
         nearest=_shown(features.paths, nearest) if nearest else [],

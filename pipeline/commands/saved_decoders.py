@@ -14,8 +14,7 @@ from pipeline.data.sources import find_images
 from pipeline.data.targets import TargetTable
 from pipeline.data.tfds_reader import check_on_disk
 from pipeline.decoders.spec import API_STYLES
-from pipeline.features.extractor import Extractor, ExtractorOverrides, described_extractor
-from pipeline.features.weights import weights_from
+from pipeline.features.extractor import Extractor, ExtractorOptions
 
 log = logging.getLogger(__name__)
 
@@ -137,11 +136,10 @@ def images_of(options: Mapping[str, Any], data_dir: Path | None = None) -> Image
     return find_images(source, data_dir, options.get("label_pattern"), root)
 
 
-def extractor_of(card: ModelCard, overrides: ExtractorOverrides | None = None) -> Extractor:
-    """The extractor that a decoder was trained on, with overrides.
+def extractors_of(card: ModelCard, options: ExtractorOptions | None = None) -> tuple[Extractor, ...]:
+    """The extractor of each layer that a decoder was trained on, with settings that replace its own.
 
     Raises:
         RequestError: The weights do not exist, or a name is unknown.
     """
-    overrides = overrides or ExtractorOverrides()
-    return described_extractor(weights_from(overrides.weights or card.weights), card.extractor, **overrides.changes)
+    return (options or ExtractorOptions()).applied_to(card.weights, card.extractor)

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.commands.indexed_search import INDEXED_ABOVE, IndexedSearch
 from pipeline.commands.saved_decoders import (
     decoders_of,
-    extractor_of,
+    extractors_of,
     images_and_targets,
     run_beside,
     warn_of_weak_decoder,
@@ -36,7 +36,7 @@ from pipeline.evaluation.report import PREVIEW, SUFFIXES
 from pipeline.evaluation.retrieval import find_rows
 from pipeline.evaluation.search_page import FoundImage, SearchPage, write_search_page
 from pipeline.features.extraction import ExtractionOptions, Features, extract_features
-from pipeline.features.extractor import Extractor, ExtractorOverrides
+from pipeline.features.extractor import Extractor, ExtractorOptions, describe, fingerprint, total_dim
 from pipeline.features.survey import Failure
 from pipeline.features.vector_index import KIND, require_folder
 
@@ -73,7 +73,7 @@ class SearchOptions:
     report: Path | None = None
     index: bool = False
     index_above: int = INDEXED_ABOVE
-    extractor: ExtractorOverrides = field(default_factory=ExtractorOverrides)
+    extractor: ExtractorOptions = field(default_factory=ExtractorOptions)
     data_dir: Path | None = None
 
     def __post_init__(self) -> None:
@@ -170,7 +170,7 @@ def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResul
         PipelineError: No image could be read, the feature stage failed, or the page cannot be written.
     """
     space = _Space.of(options)
-    if options.index and len(space.extractor.layers) > 1:
+    if options.index and len(space.extractors) > 1:
         raise RequestError(
             Parameter("index", True),
             " is for the features of one layer; name one with ",
@@ -181,8 +181,8 @@ def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResul
         require_folder(extraction.cache)
     query = None if options.is_image else _query_vector(options, space)
     if query is None:
-        query = space.vectors(_query_feature(options.query, space.extractor, extraction))[:][0]
-    features = extract_features(options.images, space.extractor, extraction)
+        query = space.vectors(_query_feature(options.query, space.extractors, extraction))[:][0]
+    features = extract_features(options.images, space.extractors, extraction)
     indexed = _indexed(options, features)
     query_ref = find_images(options.query).refs[0] if options.is_image else None
     count = options.k + (query_ref is not None)  # the query may be one of the images
@@ -195,7 +195,7 @@ def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResul
         for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True)
         if query_ref is None or not _is_same_file(features.images.refs[row], query_ref)
     ][: options.k]
-    images = features.images
+    images, description = features.images, describe(space.extractors)
     nearest = [FoundImage(features.paths[row], cosine, images.labels[row]) for row, cosine in hits]
     if options.report:
         page = SearchPage(
@@ -203,7 +203,7 @@ def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResul
             source=options.images.source,
             space=options.in_space,
             model=str(space.file) if space.file else None,
-            extractor=space.extractor.description,
+            extractor=description,
             searched=len(features.paths),
             found=nearest,
             refs=[images.refs[row] for row, _ in hits],
@@ -218,7 +218,7 @@ def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResul
         computed=features.computed,
         cached=features.cached,
         failed=features.failed,
-        extractor={"fingerprint": space.extractor.fingerprint, **space.extractor.description},
+        extractor={"fingerprint": fingerprint(description), **description},
         found=nearest,
         report=str(options.report) if options.report else None,
         index=KIND if indexed else None,
@@ -251,9 +251,9 @@ def _indexed(options: SearchOptions, features: Features) -> IndexedSearch | None
 
 @dataclass(frozen=True)
 class _Space:
-    """The space to search: that of an extractor, or of a decoder of its features."""
+    """The space to search: that of extractors, or of a decoder of their features."""
 
-    extractor: Extractor
+    extractors: Sequence[Extractor]
     dim: int
     file: Path | None = None
     decoder: Any = None
@@ -262,16 +262,16 @@ class _Space:
     @classmethod
     def of(cls, options: SearchOptions) -> "_Space":
         if options.model is None:
-            extractor = options.extractor.extractor()
-            return cls(extractor, extractor.dim)
+            extractors = options.extractor.extractors()
+            return cls(extractors, total_dim(extractors))
         file = decoders_of(options.model)[0]
         card = read_card(file)
-        extractor = extractor_of(card, options.extractor)
-        card.check_features(file, extractor.description)
+        extractors = extractors_of(card, options.extractor)
+        card.check_features(file, describe(extractors))
         if options.in_space == "features":
-            return cls(extractor, extractor.dim, file, None, card.scales)
+            return cls(extractors, total_dim(extractors), file, None, card.scales)
         warn_of_weak_decoder(file)
-        return cls(extractor, card.target_dim, file, load_decoder(file), card.scales)
+        return cls(extractors, card.target_dim, file, load_decoder(file), card.scales)
 
     def vectors(self, features: Features) -> Vectors:
         """The vectors of images in this space, computed when they are read."""
@@ -279,14 +279,14 @@ class _Space:
         return Predictions(self.decoder, stored) if self.decoder is not None else stored
 
 
-def _query_feature(file: str, extractor: Extractor, extraction: ExtractionOptions) -> Features:
+def _query_feature(file: str, extractors: Sequence[Extractor], extraction: ExtractionOptions) -> Features:
     """The feature of an image that must be readable."""
     image = find_images(file)
     try:
         decoding.preview(image.refs[0].read()[0], PREVIEW)
     except ImageError as error:
         raise RequestError(f"The query {file} cannot be read: {error}.") from error
-    return extract_features(image, extractor, extraction)
+    return extract_features(image, extractors, extraction)
 
 
 def _query_vector(options: SearchOptions, space: _Space) -> np.ndarray:

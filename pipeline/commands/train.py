@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import platform
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,19 +23,19 @@ from pipeline.decoders.compilation import check_names
 from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.fitting import effective_config
 from pipeline.features.extraction import ExtractionOptions
-from pipeline.features.extractor import Extractor
+from pipeline.features.extractor import Extractor, describe
 
 log = logging.getLogger(__name__)
 
 
 def train(
-    options: TrainOptions, extractor: Extractor, extraction: ExtractionOptions, resumed: Path | None = None
+    options: TrainOptions, extractors: Sequence[Extractor], extraction: ExtractionOptions, resumed: Path | None = None
 ) -> TrainResult:
     """Train decoders, save them as a run, and evaluate them on the held-out images.
 
     Args:
         options: What to train on, and how.
-        extractor: The extractor of the features.
+        extractors: The extractor of each layer.
         extraction: How to run the feature stage.
         resumed: The folder of an interrupted run to resume; None for a new run.
 
@@ -49,14 +50,14 @@ def train(
     """
     if not resumed:
         check_can_save(options.models)
-        return _train(options, extractor, extraction)
+        return _train(options, extractors, extraction)
     read_run(resumed)  # for its error message if the folder is not a run
     with lock_run(resumed):
-        return _train(options, extractor, extraction, resumed)
+        return _train(options, extractors, extraction, resumed)
 
 
 def _train(
-    options: TrainOptions, extractor: Extractor, extraction: ExtractionOptions, resumed: Path | None = None
+    options: TrainOptions, extractors: Sequence[Extractor], extraction: ExtractionOptions, resumed: Path | None = None
 ) -> TrainResult:
     """Train as `train` does; no other process resumes the run."""
     if resumed and (finished := read_run(resumed).result):
@@ -65,11 +66,11 @@ def _train(
     check_clusters(options.examples.images, options.cluster)
     if isinstance(options.config, TrainingConfig):
         check_names(options.config)
-    examples = _load_all(options, extractor, extraction) if options.folds else None
+    examples = _load_all(options, extractors, extraction) if options.folds else None
     example_options = replace(options.examples, select=options.keeps_best)
-    examples = examples or load_split_examples(example_options, extractor, extraction)
+    examples = examples or load_split_examples(example_options, extractors, extraction)
     options = replace(options, config=effective_config(options.config, examples.training_data(options.memory)))
-    record = _new_record(options, examples, extractor)
+    record = _new_record(options, examples, extractors)
     if resumed:
         _check_unchanged(resumed, record)
         before = read_run(resumed)
@@ -79,7 +80,7 @@ def _train(
     try:
         with nullcontext() if resumed else lock_run(folder):
             write_run(folder, record)
-            return train_run(TrainingRun(folder, options, examples, extractor, extraction.progress), record)
+            return train_run(TrainingRun(folder, options, examples, extractors, extraction.progress), record)
     except KeyboardInterrupt as error:
         raise Interrupted(f"Interrupted. Resume with: python -m pipeline train --resume {folder}") from error
     except BaseException:
@@ -88,18 +89,18 @@ def _train(
         raise
 
 
-def _load_all(options: TrainOptions, extractor: Extractor, extraction: ExtractionOptions) -> SplitExamples:
+def _load_all(options: TrainOptions, extractors: Sequence[Extractor], extraction: ExtractionOptions) -> SplitExamples:
     """All examples to train on; cross-validation holds them out in turn."""
-    examples, duplicates = load_numbered_examples(options.examples, extractor, extraction)
+    examples, duplicates = load_numbered_examples(options.examples, extractors, extraction)
     empty = np.array([], np.intp)
     split = Split(np.arange(len(examples.targets)), empty, empty)
     return SplitExamples(examples, options.examples.rule, split, empty, duplicates).scaled()
 
 
-def _new_record(options: TrainOptions, examples: SplitExamples, extractor: Extractor) -> RunRecord:
+def _new_record(options: TrainOptions, examples: SplitExamples, extractors: Sequence[Extractor]) -> RunRecord:
     return RunRecord(
         options=options.command,
-        extractor=extractor.description,
+        extractor=describe(extractors),
         training=asdict(options.config),
         seed=options.examples.seed,
         split=examples.record(),

@@ -32,7 +32,7 @@ from pipeline.decoders.spec import API_STYLES, ApiStyle, output_ceiling
 from pipeline.decoders.tensorboard import require_tensorboard
 from pipeline.decoders.training import MEMORY, Callbacks, TrainingData, predict
 from pipeline.evaluation.results import EvaluationResult
-from pipeline.features.extractor import Extractor
+from pipeline.features.extractor import Extractor, describe, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -174,14 +174,14 @@ class TrainingRun:
         folder: The run's folder; training resumes from a checkpoint in it, and trained decoders are only scored.
         options: What to train on, and how.
         examples: The examples with their split.
-        extractor: The extractor of the features.
+        extractors: The extractor of each layer.
         progress: Whether to show the progress on stderr.
     """
 
     folder: Path
     options: TrainOptions
     examples: SplitExamples
-    extractor: Extractor
+    extractors: Sequence[Extractor]
     progress: bool
 
 
@@ -315,7 +315,7 @@ def _evaluation_inputs(run: TrainingRun, record: RunRecord, out_of_fold: OutOfFo
         },
         baselines=baselines,
         training=training,
-        weights=run.extractor.weights.name,
+        weights=run.extractors[0].weights.name,
         shares=trained["shares"],
         cluster=run.options.cluster,
         run=record,
@@ -338,10 +338,11 @@ def _predictions(
 
 
 def _save(run: TrainingRun, models: Mapping[str, Any], baselines: Baselines, data: TrainingData) -> None:
+    description = describe(run.extractors)
     card = ModelCard(
-        weights=run.extractor.weights.name,
-        fingerprint=run.extractor.fingerprint,
-        extractor=run.extractor.description,
+        weights=run.extractors[0].weights.name,
+        fingerprint=fingerprint(description),
+        extractor=description,
         feature_dim=data.x.shape[1],
         target_dim=data.y.shape[1],
         output_activation=run.options.output_activation,

@@ -1,7 +1,7 @@
 """An ONNX file from pixels to embeddings: preprocessing, the VGG16 graph of the engines, and the decoder, op by op."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,12 @@ def _add_activation(graph: Graph, layer: Any, values: str) -> str:
 
 
 def write_onnx_file(
-    extractor: Extractor, model_card: ModelCard, decoder: Any, card: Mapping[str, Any], file: Path
+    extractors: Sequence[Extractor], model_card: ModelCard, decoder: Any, card: Mapping[str, Any], file: Path
 ) -> None:
     """Write an ONNX file from RGB pixels, (N, 224, 224, 3) uint8, to embeddings, (N, D) float32, for any N.
 
     Args:
-        extractor: The extractor of the features.
+        extractors: The extractor of each layer of the features.
         model_card: The decoder's card, for its scales.
         decoder: The `keras.Model` from (N, F) to (N, D).
         card: The card of the model; it becomes a property of the file's metadata.
@@ -164,10 +164,10 @@ def write_onnx_file(
     rgb = graph.add("Transpose", floats, perm=[0, 3, 1, 2])
     bgr = graph.add("Gather", rgb, np.array([2, 1, 0]), axis=1)
     planes = graph.add("Sub", bgr, BGR_MEAN[:, None, None])
-    nodes, weights = network_nodes(read_weights(extractor.parts), extractor.layers, planes)
+    nodes, weights = network_nodes(read_weights(extractors), [extractor.layer for extractor in extractors], planes)
     graph.nodes += nodes
     graph.weights += weights
-    features = _add_features(graph, extractor, model_card)
+    features = _add_features(graph, extractors, model_card)
     graph.add("Identity", add_decoder(graph, decoder, features), output=EMBEDDINGS)
 
     pixels = helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["N", SIDE, SIDE, 3])
@@ -178,29 +178,29 @@ def write_onnx_file(
     onnx.save(model, file)
 
 
-def _add_features(graph: Graph, extractor: Extractor, card: ModelCard) -> str:
+def _add_features(graph: Graph, extractors: Sequence[Extractor], card: ModelCard) -> str:
     """Add pooling, projection and scale of each layer, and concatenate the layers."""
-    scales = card.scales or [1.0] * len(extractor.parts)
+    scales = card.scales or [1.0] * len(extractors)
     features = [
-        graph.add("Div", _add_layer(graph, part), np.array([scale], np.float32))
-        for part, scale in zip(extractor.parts, scales, strict=True)
+        graph.add("Div", _add_layer(graph, extractor), np.array([scale], np.float32))
+        for extractor, scale in zip(extractors, scales, strict=True)
     ]
     return graph.add("Concat", *features, axis=1)
 
 
-def _add_layer(graph: Graph, part: Extractor) -> str:
+def _add_layer(graph: Graph, extractor: Extractor) -> str:
     """Add the pooling of a layer, flattened to rows, columns, channels (Keras's order), and its projection."""
-    planes, pooling = tensor_name(part.layer), part.pooling
+    planes, pooling = tensor_name(extractor.layer), extractor.pooling
     if pooling and pooling.kind == "max":
         planes = graph.add("GlobalMaxPool", planes)
     elif pooling and pooling.kind == "mean":
         planes = graph.add("GlobalAveragePool", planes)
     elif pooling and pooling.kind == "grid":
-        weights = cell_weights(pooling.cells, part.side)
+        weights = cell_weights(pooling.cells, extractor.side)
         planes = graph.add("MatMul", graph.add("MatMul", weights, planes), np.ascontiguousarray(weights.T))
     features = graph.add("Flatten", graph.add("Transpose", planes, perm=[0, 2, 3, 1]))
-    if part.projection:
-        features = graph.add("MatMul", features, dense_matrix(part.projection, part.pooled_dim))
+    if extractor.projection:
+        features = graph.add("MatMul", features, dense_matrix(extractor.projection, extractor.pooled_dim))
     return features
 
 

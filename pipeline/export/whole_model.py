@@ -1,6 +1,7 @@
 """One Keras model from pixels to an embedding: preprocessing, VGG16 and the decoder."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.core.errors import RequestError
@@ -15,39 +16,40 @@ LARGEST = 2**31 - 2**20  # bytes of weights in one file; Protocol Buffers and Fl
 LIMITED = ("onnx", "litert")  # the formats with this limit; they are written in float32
 
 
-def check_exportable(extractor: Extractor, decoder_parameters: int, kind: str) -> None:
+def check_exportable(extractors: Sequence[Extractor], decoder_parameters: int, kind: str) -> None:
     """Refuse features that the exported model cannot compute, and weights that exceed the format's limit.
 
     Args:
-        extractor: The extractor of the features.
+        extractors: The extractor of each layer of the features.
         decoder_parameters: The number of weights of the decoder.
         kind: The format.
 
     Raises:
         RequestError: The format does not support the features, or the model is too large for it.
     """
-    if extractor.precision == "int8":
+    precision = extractors[0].precision
+    if precision == "int8":
         raise RequestError("A decoder of features in int8 cannot be exported; train one on float32.")
-    if kind in LIMITED and extractor.precision != "float32":
+    if kind in LIMITED and precision != "float32":
         raise RequestError(
-            f"A decoder of features in {extractor.precision} cannot be exported to {kind}, which computes in float32; "
+            f"A decoder of features in {precision} cannot be exported to {kind}, which computes in float32; "
             "choose savedmodel or keras, or train one on float32."
         )
-    kernels = weighted_layers(deepest(extractor.layers)).values()
+    kernels = weighted_layers(deepest(extractor.layer for extractor in extractors)).values()
     weights = decoder_parameters + sum(math.prod(kernel) + kernel[-1] for kernel in kernels)
-    weights += sum(part.pooled_dim * part.dim for part in extractor.parts if part.projection)
-    if (kind in LIMITED or extractor.projection) and 4 * weights > LARGEST:
+    weights += sum(extractor.pooled_dim * extractor.dim for extractor in extractors if extractor.projection)
+    if (kind in LIMITED or extractors[0].projection) and 4 * weights > LARGEST:
         raise RequestError(
             f"The model has {4 * weights / 1e9:.1f} GB of weights, and an exported {kind} holds 2.1 GB; train on fewer "
             "features or with fewer hidden units. (Where nothing is projected, savedmodel and keras hold more.)"
         )
 
 
-def join_models(extractor: Extractor, card: ModelCard, decoder: Any) -> Any:
+def join_models(extractors: Sequence[Extractor], card: ModelCard, decoder: Any) -> Any:
     """Append a decoder to the network that computes its features.
 
     Args:
-        extractor: The extractor of the features; see `check_exportable`.
+        extractors: The extractor of each layer of the features; see `check_exportable`.
         card: The decoder's card.
         decoder: The `keras.Model` from (N, F) to (N, D).
 
@@ -55,18 +57,18 @@ def join_models(extractor: Extractor, card: ModelCard, decoder: Any) -> Any:
         A `keras.Model` from RGB pixels, (N, 224, 224, 3) uint8, to embeddings, (N, D) float32.
     """
     keras = import_keras()
-    network = build_network(extractor.parts)
-    projected = [_project(output, part) for output, part in zip(network.outputs, extractor.parts, strict=True)]
+    network = build_network(extractors)
+    projected = [_project(*pair) for pair in zip(network.outputs, extractors, strict=True)]
     scales = card.scales or [1.0] * len(projected)
     parts = [output / scale if scale != 1 else output for output, scale in zip(projected, scales, strict=True)]
     features = keras.ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
     return keras.Model(network.inputs[0], decoder(features), name="embedding")
 
 
-def _project(output: Any, part: Extractor) -> Any:
-    if part.projection is None:
+def _project(output: Any, extractor: Extractor) -> Any:
+    if extractor.projection is None:
         return output
-    layer = import_keras().layers.Dense(part.dim, use_bias=False, name=f"{base_layer(part.layer)}_projection")
+    layer = import_keras().layers.Dense(extractor.dim, use_bias=False, name=f"{base_layer(extractor.layer)}_projection")
     projected = layer(output)
-    layer.set_weights([dense_matrix(part.projection, part.pooled_dim)])
+    layer.set_weights([dense_matrix(extractor.projection, extractor.pooled_dim)])
     return projected

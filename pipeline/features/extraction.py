@@ -32,7 +32,7 @@ from pipeline.features.cache import cache_location, local_folder, usual_folder
 from pipeline.features.concatenation import ConcatenatedFeatures
 from pipeline.features.engine_loop import STORE_BYTES, Computed, Saver, compute
 from pipeline.features.engines import ENGINES, check_precision, ensure_weights, make_engine
-from pipeline.features.extractor import Extractor
+from pipeline.features.extractor import Extractor, check_one_pass, total_dim
 from pipeline.features.file_index import FileIndex
 from pipeline.features.ray_actor import ActorOptions, block_size
 from pipeline.features.ray_cluster import Fleet, RayOptions
@@ -145,7 +145,7 @@ class Features:
     @property
     def dim(self) -> int:
         """F, the dimension of a feature."""
-        return sum(layer.extractor.dim for layer in self.layers)
+        return total_dim([layer.extractor for layer in self.layers])
 
     @property
     def paths(self) -> Sequence[str]:
@@ -217,7 +217,10 @@ class StoredFeatures:
 
 
 def extract_features(
-    images: ImageSet, extractor: Extractor, options: ExtractionOptions | None = None, may_all_fail: bool = False
+    images: ImageSet,
+    extractors: Extractor | Sequence[Extractor],
+    options: ExtractionOptions | None = None,
+    may_all_fail: bool = False,
 ) -> Features:
     """Make sure that every image's feature is in the store, or in the stores of all layers.
 
@@ -227,7 +230,7 @@ def extract_features(
 
     Args:
         images: The images.
-        extractor: The extractor of the features.
+        extractors: The extractor of the features, or one for each of several layers; see `check_one_pass`.
         options: How to run the feature stage.
         may_all_fail: Whether it is acceptable that no image can be read, as in a shard.
 
@@ -235,26 +238,29 @@ def extract_features(
         The images that have a feature, their digests, the counts, and the images that failed.
 
     Raises:
-        RequestError: The engine does not support the precision, or the weights cannot be used.
+        RequestError: The engine does not support the precision, the weights cannot be used, or the extractors do not
+            run in one pass.
         PipelineError: No image could be read, or the store, the weights or the workers failed.
     """
     options = options or ExtractionOptions()
     start = time.monotonic()
-    check_precision(options.engine, extractor.precision)
+    extractors = [extractors] if isinstance(extractors, Extractor) else list(extractors)
+    check_one_pass(extractors)
+    check_precision(options.engine, extractors[0].precision)
     _make_folder(options.cache, options.folder)
-    new = [part for part in extractor.parts if not has_store(options.cache, part.fingerprint)]
+    new = [extractor for extractor in extractors if not has_store(options.cache, extractor.fingerprint)]
     if new:  # first: without weights, no empty store is created
         ensure_weights(options.engine, new, options.folder)
-    stores = [FeatureStore(options.cache, part) for part in extractor.parts]
+    stores = [FeatureStore(options.cache, extractor) for extractor in extractors]
     if options.verify:
         for store in stores:
             store.drop_damaged(options.progress)
     with contextlib.closing(FileIndex(options.folder)) as index:
         survey = Survey(images, StoreGroup(stores), index, options.max_pixels, options.verify)
-        incomplete = [pair for pair in zip(stores, extractor.parts, strict=True) if survey.may_lack(pair[0])]
+        incomplete = [pair for pair in zip(stores, extractors, strict=True) if survey.may_lack(pair[0])]
         group = StoreGroup([store for store, _ in incomplete])
-        parts = [part for _, part in incomplete]
-        computed = _compute_unknown(survey, images, group, parts, options) if incomplete else Computed()
+        lacking = [extractor for _, extractor in incomplete]
+        computed = _compute_unknown(survey, images, group, lacking, options) if incomplete else Computed()
     for store in group.stores:
         if group.computed[store.path]:
             store.tidy()
@@ -264,8 +270,8 @@ def extract_features(
     count = max(group.computed.values(), default=0)
     return Features(
         layers=[
-            LayerFeatures(part, store, group.computed[store.path])
-            for part, store in zip(extractor.parts, stores, strict=True)
+            LayerFeatures(extractor, store, group.computed[store.path])
+            for extractor, store in zip(extractors, stores, strict=True)
         ],
         images=images.subset(np.flatnonzero(survey.has_feature)) if failed else images,
         digests=survey.digests[survey.has_feature],
@@ -322,7 +328,7 @@ def _compute_unknown(
             )
     known = len(images) - unknown
     with progress_bar(len(images), "image", "features", options.progress, known) as bar:
-        saver = Saver(group, sum(extractor.dim for extractor in extractors), bar)
+        saver = Saver(group, total_dim(extractors), bar)
         if options.ray and unknown:
             block = block_size(unknown, options.ray.gpus_each > 0, options.batch_size)
             folder = None if options.folder == usual_folder() else options.folder.absolute()

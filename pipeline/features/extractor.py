@@ -1,10 +1,9 @@
-"""An extractor, and the fingerprint that identifies it."""
+"""Extractors, the fingerprints that identify them, and the settings that a user gives for them."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from pipeline.core.errors import RequestError
 from pipeline.data.decoding import RESIZES, SIDE
@@ -27,17 +26,18 @@ from pipeline.features.weights import Weights, default_weights, weights_from
 
 @dataclass(frozen=True)
 class Extractor:
-    """The computation from pixels to a feature: weights, layers, pooling, projection, resize and precision.
+    """The computation from pixels to a feature: weights, layer, pooling, projection, resize and precision.
 
-    Extractors with the same fingerprint compute the same features up to rounding, on any engine.
+    Extractors with the same fingerprint compute the same features up to rounding, on any engine. Features of several
+    layers have an extractor each; engines run them in one pass, see `check_one_pass`.
 
     Attributes:
         weights: The source of VGG16's weights.
         layer: The layer whose activation is the feature, by its Keras name; with ":pre" the value before the ReLU, or
-            before the softmax of `predictions`. The features of several layers, separated by commas, are concatenated.
+            before the softmax of `predictions`.
         precision: The precision of VGG16's arithmetic, one of `pipeline.features.vgg16.PRECISIONS`.
-        pool: For layers with positions: "mean" (the default), "max", "grid:N" or "flat".
-        project: "DIM" or "DIM:SEED": a sparse random projection of each pooled layer.
+        pool: For a layer with positions: "mean" (the default), "max", "grid:N" or "flat".
+        project: "DIM" or "DIM:SEED": a sparse random projection of the pooled layer.
         resize: How an image becomes 224 x 224 pixels, a key of `pipeline.data.decoding.RESIZES`.
 
     Raises:
@@ -52,23 +52,20 @@ class Extractor:
     resize: str = "squash"
 
     def __post_init__(self) -> None:
-        _check_layers(self.layers)
+        _check_layer(self.layer)
         if self.precision not in PRECISIONS:
             raise RequestError(f"precision {self.precision!r} is unknown; choose from {', '.join(PRECISIONS)}.")
-        if self.precision == "int8" and any(layer.endswith(PRE) for layer in self.layers):
+        if self.precision == "int8" and self.layer.endswith(PRE):
             raise RequestError(
                 f"precision 'int8' has no values before an activation; leave {PRE!r} out, or use float32."
             )
         if self.resize not in RESIZES:
             raise RequestError(f"resize {self.resize!r} is unknown; choose from {', '.join(RESIZES)}.")
-        if self.pool and not any(map(_has_positions, self.layers)):
+        if self.pool and not _has_positions(self.layer):
             raise RequestError(
                 f"pool {self.pool!r} does not fit layer {self.layer!r}, which has no positions; "
                 "leave it out, or choose a convolutional layer."
             )
-        if len(self.layers) > 1:
-            _ = self.parts  # checks each layer
-            return
         if self.pooling and self.pooling.sides(self.side) > self.side:
             raise RequestError(
                 f"pool {self.pool!r} has more cells than layer {self.layer!r} has positions, {self.side} x {self.side}."
@@ -78,18 +75,6 @@ class Extractor:
                 f"project {self.project!r} is larger than layer {self.layer!r}, whose features have "
                 f"{self.pooled_dim:,} numbers."
             )
-
-    @property
-    def layers(self) -> list[str]:
-        """The layers, in their order in `layer`."""
-        return [layer.strip() for layer in self.layer.split(",")]
-
-    @property
-    def parts(self) -> list["Extractor"]:
-        """An extractor per layer; engines run them in one pass. All properties below but `dim` need a single layer."""
-        if len(self.layers) == 1:
-            return [self]
-        return [replace(self, layer=name, pool=self.pool if _has_positions(name) else None) for name in self.layers]
 
     @property
     def side(self) -> int:
@@ -117,9 +102,7 @@ class Extractor:
 
     @property
     def dim(self) -> int:
-        """The dimension of a feature, summed over the layers."""
-        if len(self.layers) > 1:
-            return sum(part.dim for part in self.parts)
+        """The dimension of a feature."""
         return self.projection.dim if self.projection else self.pooled_dim
 
     @property
@@ -128,7 +111,7 @@ class Extractor:
         values = {
             "network": "vgg16",
             "weights": self.weights.digest,
-            "layer": ",".join(self.layers),
+            "layer": self.layer,
             "image": f"{RESIZES[self.resize]}-{SIDE}x{SIDE}",
             "preprocessing": PREPROCESSING,
             "precision": self.precision,
@@ -143,59 +126,123 @@ class Extractor:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the description, 16 hexadecimal digits; it names the feature store."""
-        return hashlib.blake2b(json.dumps(self.description).encode(), digest_size=8).hexdigest()
+        """The fingerprint of the description; it names the feature store."""
+        return fingerprint(self.description)
+
+
+def fingerprint(description: Mapping[str, str]) -> str:
+    """A hash of a description, 16 hexadecimal digits."""
+    return hashlib.blake2b(json.dumps(description).encode(), digest_size=8).hexdigest()
+
+
+def describe(extractors: Sequence[Extractor]) -> dict[str, str]:
+    """The description of concatenated features by one or several extractors: "layer" lists their layers.
+
+    Args:
+        extractors: Extractors that can run in one pass; see `check_one_pass`.
+    """
+    longest = max((extractor.description for extractor in extractors), key=len)  # dense layers have no pool
+    return longest | {"layer": ",".join(extractor.layer for extractor in extractors)}
+
+
+def total_dim(extractors: Sequence[Extractor]) -> int:
+    """The dimension of concatenated features."""
+    return sum(extractor.dim for extractor in extractors)
+
+
+def check_one_pass(extractors: Sequence[Extractor]) -> None:
+    """Check that extractors can run in one pass: they differ in their layers only.
+
+    Raises:
+        RequestError: There is no extractor, a layer has two, or another setting differs.
+    """
+    if not extractors:
+        raise RequestError("Features need at least one extractor.")
+    layers = [extractor.layer for extractor in extractors]
+    if repeated := next((layer for layer in layers if layers.count(layer) > 1), None):
+        raise RequestError(f"layer {repeated!r} is named twice.")
+    settings = {
+        "weights": {extractor.weights.digest for extractor in extractors},
+        "precision": {extractor.precision for extractor in extractors},
+        "resize": {extractor.resize for extractor in extractors},
+        "pool": {str(extractor.pooling) for extractor in extractors if extractor.pooling},
+        "project": {str(extractor.projection) for extractor in extractors},
+    }
+    for name, values in settings.items():
+        if len(values) > 1:
+            raise RequestError(f"Extractors that run in one pass have one {name}, not {' and '.join(sorted(values))}.")
+
+
+def extractors_for(
+    weights: Weights, layer: str = "fc2", pool: str | None = None, **settings: str
+) -> tuple[Extractor, ...]:
+    """The extractors of one or several layers.
+
+    Args:
+        weights: See `Extractor`.
+        layer: The names of the layers, separated by commas.
+        pool: See `Extractor`; for the layers with positions.
+        **settings: The other settings of each extractor.
+
+    Raises:
+        RequestError: See `Extractor` and `check_one_pass`.
+    """
+    names = [name.strip() for name in layer.split(",")]
+    pooled = list(filter(_has_positions, names)) or names  # if no layer has positions, `Extractor` refuses the pool
+    extractors = tuple(Extractor(weights, name, pool=pool if name in pooled else None, **settings) for name in names)
+    check_one_pass(extractors)
+    return extractors
 
 
 @dataclass(frozen=True)
-class ExtractorOverrides:
-    """Settings that replace those of an extractor, a decoder's or the default one; None keeps a setting.
+class ExtractorOptions:
+    """A user's settings of the extractor; None keeps the setting of a description, or else the default.
 
     Attributes:
         weights: See `pipeline.features.weights.weights_from`.
-        layer: See `Extractor`.
-        precision: See `Extractor`.
+        layer: See `Extractor`; several layers are separated by commas.
         pool: See `Extractor`.
         project: See `Extractor`.
         resize: See `Extractor`.
+        precision: See `Extractor`.
     """
 
     weights: str | None = None
     layer: str | None = None
-    precision: str | None = None
     pool: str | None = None
     project: str | None = None
     resize: str | None = None
+    precision: str | None = None
 
-    @property
-    def changes(self) -> dict[str, str]:
-        """The settings that are not None, by parameter of `Extractor`, without the weights."""
-        return {name: value for name, value in asdict(self).items() if value is not None and name != "weights"}
-
-    def extractor(self) -> Extractor:
-        """The default extractor with these settings.
+    def extractors(self) -> tuple[Extractor, ...]:
+        """The default extractor with these settings, for each layer.
 
         Raises:
-            RequestError: See `Extractor`.
+            RequestError: See `Extractor`, `check_one_pass` and `weights_from`.
         """
-        return Extractor(weights_from(self.weights or default_weights()), **self.changes)
+        return self.applied_to(default_weights(), {})
+
+    def applied_to(self, weights: str, description: Mapping[str, str]) -> tuple[Extractor, ...]:
+        """The extractors of a description with these settings, for each layer.
+
+        Args:
+            weights: The weights that these settings may replace; see `weights_from`.
+            description: The description of one or several extractors; see `describe`.
+
+        Raises:
+            RequestError: See `Extractor`, `check_one_pass` and `weights_from`.
+        """
+        changes = {name: value for name, value in asdict(self).items() if value is not None and name != "weights"}
+        return extractors_for(weights_from(self.weights or weights), **described_settings(description) | changes)
 
 
-def described_extractor(weights: Weights, description: Mapping[str, str], **changes: str) -> Extractor:
-    """The extractor of a description, with these weights and changes.
-
-    Raises:
-        RequestError: See `Extractor`.
-    """
-    rule = description.get("image", "").rpartition("-")[0]
-    settings: dict[str, Any] = {
-        "layer": description["layer"],
-        "precision": description["precision"],
-        "pool": description.get("pool"),
-        "project": description.get("project"),
-        "resize": next((name for name, image in RESIZES.items() if image == rule), rule),
-    }
-    return Extractor(weights, **settings | changes)
+def described_settings(description: Mapping[str, str]) -> dict[str, str]:
+    """The settings in a description, by parameter of `extractors_for`."""
+    settings = {name: description[name] for name in ("layer", "precision", "pool", "project") if name in description}
+    if "image" in description:
+        rule = description["image"].rpartition("-")[0]
+        settings["resize"] = next((name for name, image in RESIZES.items() if image == rule), rule)
+    return settings
 
 
 def read_weights(extractors: Sequence[Extractor]) -> Arrays:
@@ -205,19 +252,15 @@ def read_weights(extractors: Sequence[Extractor]) -> Arrays:
 
 def _has_positions(layer: str) -> bool:
     """Whether a layer has a value for each position and channel, like a convolutional layer."""
-    return len(activation_shapes()[base_layer(layer)]) == 3
+    return len(activation_shapes().get(base_layer(layer), ())) == 3
 
 
-def _check_layers(names: Sequence[str]) -> None:
-    """Refuse layers that VGG16 lacks, duplicates, and ":pre" of layers without an activation."""
-    layers = activation_shapes()
-    for name in names:
-        base = base_layer(name)
-        if base not in layers:
-            near = near_spellings({base: [base.lower()]}, layers)[base]
-            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(layers)}."
-            raise RequestError(f"layer {name!r} is unknown; {hint}")
-        if name.endswith(PRE) and base not in weighted_layers(base):
-            raise RequestError(f"layer {name!r}: {base} has no activation, so no value before it; leave {PRE!r} out.")
-        if names.count(name) > 1:
-            raise RequestError(f"layer {name!r} is named twice.")
+def _check_layer(name: str) -> None:
+    """Refuse a layer that VGG16 lacks, and ":pre" of a layer without an activation."""
+    layers, base = activation_shapes(), base_layer(name)
+    if base not in layers:
+        near = near_spellings({base: [base.lower()]}, layers)[base]
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(layers)}."
+        raise RequestError(f"layer {name!r} is unknown; {hint}")
+    if name.endswith(PRE) and base not in weighted_layers(base):
+        raise RequestError(f"layer {name!r}: {base} has no activation, so no value before it; leave {PRE!r} out.")

@@ -15,11 +15,11 @@ from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST, content_digest
 from pipeline.data.sources import find_images
 from pipeline.features.extraction import ExtractionOptions
-from pipeline.features.extractor import ExtractorOverrides
+from pipeline.features.extractor import ExtractorOptions
 from pipeline.features.store import FeatureStore
 from pipeline.terminal import print_search
 
-CHOSEN = ExtractorOverrides("random:0", "block1_pool")  # 64 numbers
+CHOSEN = ExtractorOptions("random:0", "block1_pool")  # 64 numbers
 IMAGES, OTHERS = 400, 2000  # in the folder; of other images in the store
 COPIED = "0007.png"
 
@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     # Of few degrees of freedom, as features have; of independent numbers any index misses neighbours.
     vectors = (random.normal(size=(IMAGES + OTHERS, 5)) @ random.normal(size=(5, 64))).astype(np.float32)
     thumbnails = np.zeros((len(vectors), THUMBNAIL, THUMBNAIL), np.uint8)
-    store = FeatureStore(folder / "cache", CHOSEN.extractor())
+    store = FeatureStore(folder / "cache", *CHOSEN.extractors())
     store.append(np.frombuffer(b"".join(digests), DIGEST), vectors, thumbnails, np.ones(len(vectors), np.int64))
     made = Searched(images, folder / "cache", vectors)
     made.find(0)  # builds the index
@@ -119,7 +119,7 @@ def test_a_new_image_is_found_though_the_index_is_older(searched: Searched) -> N
     random = np.random.default_rng(1)
     [file] = make_images(searched.images.parent / "new", [9999]).iterdir()
     vector = random.normal(size=(1, 64)).astype(np.float32)
-    store = FeatureStore(searched.cache, CHOSEN.extractor())
+    store = FeatureStore(searched.cache, *CHOSEN.extractors())
     digest = np.frombuffer(content_digest(file.read_bytes()), DIGEST)
     store.append(digest, vector, np.zeros((1, THUMBNAIL, THUMBNAIL), np.uint8), np.ones(1, np.int64))
     shutil.copy(file, searched.images / "new.png")

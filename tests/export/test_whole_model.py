@@ -31,11 +31,11 @@ def test_what_a_format_cannot_hold_is_refused(kind: str) -> None:
     weights = weights_from("random:0")
     large = Extractor(weights, "block1_pool", pool="flat", project="1000")
     bfloat16, int8 = (Extractor(weights, precision=precision) for precision in ("bfloat16", "int8"))
-    check_exportable(Extractor(weights), 390_000_000, kind)
+    check_exportable([Extractor(weights)], 390_000_000, kind)
     refused = [(large, 0, "3.2 GB of weights"), (int8, 0, "in int8")]
     if kind == "savedmodel":
-        check_exportable(Extractor(weights), 410_000_000, kind)
-        check_exportable(bfloat16, 0, kind)
+        check_exportable([Extractor(weights)], 410_000_000, kind)
+        check_exportable([bfloat16], 0, kind)
     else:
         refused += [
             (Extractor(weights), 410_000_000, "2.2 GB of weights"),
@@ -43,4 +43,4 @@ def test_what_a_format_cannot_hold_is_refused(kind: str) -> None:
         ]
     for extractor, parameters, message in refused:
         with pytest.raises(RequestError, match=message):
-            check_exportable(extractor, parameters, kind)
+            check_exportable([extractor], parameters, kind)

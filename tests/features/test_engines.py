@@ -9,7 +9,7 @@ from helpers import ROOT, run_program
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.data.decoding import decode
 from pipeline.features.engines import make_engine
-from pipeline.features.extractor import Extractor
+from pipeline.features.extractor import Extractor, extractors_for
 from pipeline.features.vgg16 import activation_shapes, weighted_layers
 from pipeline.features.weights import weights_from
 
@@ -40,9 +40,9 @@ EVERY_LAYER = [
 @pytest.mark.parametrize(
     "extractors",
     [
-        Extractor(weights_from("random:0"), "fc1,fc2").parts,
+        extractors_for(weights_from("random:0"), "fc1,fc2"),
         [Extractor(weights_from("random:0"), "block5_pool")],
-        Extractor(weights_from("random:0"), "block3_conv3:pre,block5_pool,block2_conv1", pool="grid:3").parts,
+        extractors_for(weights_from("random:0"), "block3_conv3:pre,block5_pool,block2_conv1", pool="grid:3"),
         pytest.param(EVERY_LAYER, marks=pytest.mark.slow),
     ],
     ids=["dense", "block5_pool", "several", "every layer"],

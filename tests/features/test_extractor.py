@@ -2,7 +2,15 @@ import pytest
 from helpers import ROOT
 
 from pipeline.core.errors import RequestError
-from pipeline.features.extractor import Extractor, described_extractor
+from pipeline.features.extractor import (
+    Extractor,
+    check_one_pass,
+    describe,
+    described_settings,
+    extractors_for,
+    fingerprint,
+    total_dim,
+)
 from pipeline.features.vgg16 import activation_shapes
 from pipeline.features.weights import weights_from
 
@@ -27,11 +35,21 @@ def test_everything_that_changes_features_changes_the_fingerprint() -> None:
         Extractor(WEIGHTS, layer, project="100:1"),
         Extractor(WEIGHTS, layer, resize="keras"),
         Extractor(WEIGHTS, layer, resize="crop"),
-        Extractor(WEIGHTS, f"{layer},fc2"),
     ]
     assert len({extractor.fingerprint for extractor in extractors}) == len(extractors)
     for extractor in extractors:
-        assert described_extractor(WEIGHTS, extractor.description).fingerprint == extractor.fingerprint
+        assert (
+            extractors_for(WEIGHTS, **described_settings(extractor.description))[0].fingerprint == extractor.fingerprint
+        )
+
+
+def test_several_layers_have_one_description() -> None:
+    extractors = extractors_for(WEIGHTS, "fc2, block4_conv3", pool="grid:2", project="100", precision="int8")
+    description = describe(extractors)
+    assert (description["layer"], description["pool"]) == ("fc2,block4_conv3", "grid:2")
+    assert fingerprint(description) == "ec52a212b18f7640"  # as in model cards of earlier versions
+    assert describe(extractors_for(WEIGHTS, **described_settings(description))) == description
+    assert describe([Extractor(WEIGHTS)]) == Extractor(WEIGHTS).description
 
 
 @pytest.mark.parametrize(
@@ -48,7 +66,7 @@ def test_everything_that_changes_features_changes_the_fingerprint() -> None:
     ],
 )
 def test_dimensions(layer: str, pool: str | None, project: str | None, dim: int) -> None:
-    assert Extractor(WEIGHTS, layer, pool=pool, project=project).dim == dim
+    assert total_dim(extractors_for(WEIGHTS, layer, pool, **({"project": project} if project else {}))) == dim
 
 
 def test_the_readme_has_the_dimensions_of_all_layers() -> None:
@@ -60,9 +78,25 @@ def test_the_readme_has_the_dimensions_of_all_layers() -> None:
         assert row.split("|")[3:-1][: len(dims)] == [f" {dim:,} ({4 * dim:,}) " for dim in dims]
 
 
-def test_parts_are_extractors_of_one_layer() -> None:
-    parts = Extractor(WEIGHTS, "fc2,block5_pool", pool="max").parts
-    assert parts == [Extractor(WEIGHTS, "fc2"), Extractor(WEIGHTS, "block5_pool", pool="max")]
+def test_layers_with_positions_are_pooled() -> None:
+    extractors = extractors_for(WEIGHTS, "fc2,block5_pool", pool="max")
+    assert extractors == (Extractor(WEIGHTS, "fc2"), Extractor(WEIGHTS, "block5_pool", pool="max"))
+
+
+@pytest.mark.parametrize(
+    ("extractors", "message"),
+    [
+        ([], "at least one extractor"),
+        ([Extractor(WEIGHTS), Extractor(WEIGHTS, "fc1", resize="crop")], "have one resize, not crop and squash"),
+        ([Extractor(WEIGHTS), Extractor(weights_from("random:1"), "fc1")], "have one weights"),
+        ([Extractor(WEIGHTS), Extractor(WEIGHTS, "fc1", "float16")], "have one precision, not float16 and float32"),
+        ([Extractor(WEIGHTS), Extractor(WEIGHTS, "fc1", project="9")], "have one project, not 9:0 and None"),
+        ([Extractor(WEIGHTS, f"block{block}_pool", pool=pool) for block, pool in ((1, "max"), (2, None))], "one pool"),
+    ],
+)
+def test_extractors_in_one_pass_differ_in_their_layers_only(extractors: list[Extractor], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        check_one_pass(extractors)
 
 
 @pytest.mark.parametrize(
@@ -83,4 +117,4 @@ def test_parts_are_extractors_of_one_layer() -> None:
 )
 def test_what_does_not_fit_is_refused(wrong: dict[str, str], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        Extractor(WEIGHTS, **wrong)
+        extractors_for(WEIGHTS, **wrong)

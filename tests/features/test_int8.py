@@ -14,7 +14,7 @@ from pipeline.core.errors import RequestError
 from pipeline.data.decoding import decode
 from pipeline.features.engines import make_engine
 from pipeline.features.engines.int8 import calibration_tiles
-from pipeline.features.extractor import Extractor
+from pipeline.features.extractor import Extractor, extractors_for
 from pipeline.features.vgg16 import CALIBRATION
 from pipeline.features.weights import weights_from
 
@@ -22,7 +22,7 @@ LAYERS = "block2_pool,block3_pool"  # converted fast
 
 
 def extractors(precision: str, layers: str = LAYERS) -> Sequence[Extractor]:
-    return Extractor(weights_from("random:0"), layers, precision).parts
+    return extractors_for(weights_from("random:0"), layers, precision=precision)
 
 
 @pytest.fixture(scope="module")

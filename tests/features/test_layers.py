@@ -11,7 +11,7 @@ from helpers import wait_for_tick, write_targets
 from pipeline.core.model_files import read_card
 from pipeline.data.sources import find_images
 from pipeline.features.extraction import ExtractionOptions, extract_features
-from pipeline.features.extractor import Extractor
+from pipeline.features.extractor import Extractor, extractors_for
 from pipeline.features.projection import Projection
 from pipeline.features.weights import weights_from
 
@@ -25,7 +25,7 @@ def options(fresh_cache, folder: Path) -> ExtractionOptions:
 
 
 def computed(layers: str, folder: Path, options: ExtractionOptions) -> dict[str, int]:
-    features = extract_features(find_images(folder), Extractor(WEIGHTS, layers), options)
+    features = extract_features(find_images(folder), extractors_for(WEIGHTS, layers), options)
     return {layer.extractor.layer: layer.computed for layer in features.layers}
 
 
@@ -44,7 +44,7 @@ def test_an_image_more_is_computed_for_all_layers(folder: Path, options: Extract
 
 def test_a_layer_is_the_same_alone_and_beside_others(folder: Path, options: ExtractionOptions, fresh_cache) -> None:
     images = find_images(folder)
-    together = extract_features(images, Extractor(WEIGHTS, "block5_conv3,block5_pool"), options)
+    together = extract_features(images, extractors_for(WEIGHTS, "block5_conv3,block5_pool"), options)
     assert together.vectors().shape == (6, 1024)
     for layer, part in zip(("block5_conv3", "block5_pool"), together.by_layer(), strict=True):
         alone = extract_features(images, Extractor(WEIGHTS, layer), replace(options, cache=fresh_cache(layer)))
@@ -52,7 +52,7 @@ def test_a_layer_is_the_same_alone_and_beside_others(folder: Path, options: Extr
 
 
 def test_layers_side_by_side_have_one_scale(folder: Path, options: ExtractionOptions) -> None:
-    features = extract_features(find_images(folder), Extractor(WEIGHTS, "block5_conv3,block5_pool"), options)
+    features = extract_features(find_images(folder), extractors_for(WEIGHTS, "block5_conv3,block5_pool"), options)
     rows = np.array([0, 2, 3, 5])
     scaled = features.scaled_by(rows).stored()
     first, second = scaled[rows][:, :512], scaled[rows][:, 512:]

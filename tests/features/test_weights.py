@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.features import vgg16
-from pipeline.features.extractor import Extractor, ExtractorOverrides
+from pipeline.features.extractor import Extractor, ExtractorOptions
 from pipeline.features.vgg16 import weighted_layers
 from pipeline.features.weights import default_weights, weights_from
 
@@ -244,5 +244,5 @@ def test_the_environment_names_the_weights_where_no_option_does(monkeypatch: pyt
     with pytest.raises(RequestError, match=r"weights 'nonsense' \(from IMAGE_VECTORS_WEIGHTS\) is neither 'imagenet'"):
         weights_from(default_weights())
     monkeypatch.setenv("IMAGE_VECTORS_WEIGHTS", "random:7")
-    assert ExtractorOverrides().extractor().weights.name == "random:7"
-    assert ExtractorOverrides(weights="random:1").extractor().weights.name == "random:1"
+    assert ExtractorOptions().extractors()[0].weights.name == "random:7"
+    assert ExtractorOptions(weights="random:1").extractors()[0].weights.name == "random:1"

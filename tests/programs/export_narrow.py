@@ -17,7 +17,7 @@ from pipeline.core.model_files import ModelCard  # noqa: E402
 from pipeline.export.litert_file import LiteRTFile, write_litert  # noqa: E402
 from pipeline.export.onnx_file import OnnxFile, write_onnx_file  # noqa: E402
 from pipeline.export.whole_model import join_models  # noqa: E402
-from pipeline.features.extractor import Extractor  # noqa: E402
+from pipeline.features.extractor import describe, extractors_for, total_dim  # noqa: E402
 from pipeline.features.weights import weights_from  # noqa: E402
 
 keras = import_keras()
@@ -27,14 +27,16 @@ pixels = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
 
 def differences(layers: str, pool: str, project: str, folder: Path) -> dict[str, float]:
     """Format -> the largest difference of an answer to the Keras model's, as a share of the range of these."""
-    extractor = Extractor(weights_from("random:0"), layers, pool=pool or None, project=project or None)
-    scales = tuple(0.5 + number for number in range(len(extractor.layers))) if "," in layers else ()
-    card = ModelCard("random:0", "", extractor.description, extractor.dim, 5, "linear", scales)
-    decoder = keras.Sequential([keras.Input((extractor.dim,)), keras.layers.Dense(5)])
-    joined = join_models(extractor, card, decoder)
+    settings = {"project": project} if project else {}
+    extractors = extractors_for(weights_from("random:0"), layers, pool or None, **settings)
+    scales = tuple(0.5 + number for number in range(len(extractors))) if len(extractors) > 1 else ()
+    dim = total_dim(extractors)
+    card = ModelCard("random:0", "", describe(extractors), dim, 5, "linear", scales)
+    decoder = keras.Sequential([keras.Input((dim,)), keras.layers.Dense(5)])
+    joined = join_models(extractors, card, decoder)
     expected = np.asarray(joined(pixels))
     onnx, litert = folder / "narrow.onnx", folder / "narrow.tflite"
-    write_onnx_file(extractor, card, decoder, {}, onnx)
+    write_onnx_file(extractors, card, decoder, {}, onnx)
     write_litert(joined, {}, litert)
     answers = {"onnx": OnnxFile(onnx)(pixels), "litert": LiteRTFile(litert)(pixels)}
     return {kind: float(np.abs(each - expected).max() / np.ptp(expected)) for kind, each in answers.items()}
