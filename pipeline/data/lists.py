@@ -150,9 +150,9 @@ def _path(path: object, root: Path, where: str) -> str:
         check_utf8(path, where)
         if "\\" in path and os.path.lexists(slashed := file.replace("\\", "/")):  # a Windows path
             file = slashed
-    base, file = os.path.abspath(root), os.path.abspath(file)
-    if os.path.commonpath([base, file]) == base and file != base:
-        return Path(os.path.relpath(file, base)).as_posix()
-    if file == base:
+    base, target = Path(os.path.abspath(root)), Path(os.path.abspath(file))
+    if target == base:
         raise RequestError(f"{where}: {path!r} is a folder.")
-    return Path(file if os.path.isabs(path) else os.path.normpath(path)).as_posix()
+    if target.is_relative_to(base):  # False across the drives of Windows
+        return target.relative_to(base).as_posix()
+    return (target if os.path.isabs(path) else Path(os.path.normpath(path))).as_posix()

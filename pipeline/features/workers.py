@@ -179,10 +179,9 @@ class _Worker:
         self.process.join(PULSE)
         end([self.process])
         code = self.process.exitcode
-        if code == -signal.SIGKILL:
+        ending = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+        if ending == "SIGKILL":  # by name, as Windows has no such signal
             ending = "it was killed, possibly out of memory"
-        else:
-            ending = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
         return f"decoding it ended the process ({ending})" if self.is_ready else ending
 
 
