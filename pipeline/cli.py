@@ -161,7 +161,7 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     from pipeline.commands.training_run import TrainOptions
     from pipeline.data.sources import find_images
     from pipeline.data.splits import SplitRule
-    from pipeline.decoders.spec import API_STYLES
+    from pipeline.decoders.network import API_STYLES
     from pipeline.decoders.training import MEMORY
 
     terminal.show_messages(options["quiet"])
@@ -312,7 +312,7 @@ def compare(
     from pipeline.commands.examples import ExampleOptions
     from pipeline.data.sources import find_images
     from pipeline.data.splits import SplitRule
-    from pipeline.decoders.presets import ORIGINAL
+    from pipeline.decoders.network import ORIGINAL
 
     terminal.show_messages(options["quiet"])
     examples, rule = None, SplitRule.parse(options["split"])

@@ -28,11 +28,18 @@ from pipeline.data.images import ImageSet
 from pipeline.data.pixels import images_in_memory
 from pipeline.data.sources import find_images, image_refs
 from pipeline.data.text_files import as_text
-from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.presets import NETWORK
-from pipeline.decoders.spec import API_STYLES, ApiStyle, DecoderSpec, build_decoder
-from pipeline.decoders.target_scale import multiply_output, target_scale
-from pipeline.decoders.training import TrainingData, fit, predict
+from pipeline.decoders.network import (
+    API_STYLES,
+    NETWORK,
+    ApiStyle,
+    DecoderSpec,
+    TrainingConfig,
+    build_decoder,
+    multiply_output,
+    predict,
+    target_scale,
+)
+from pipeline.decoders.training import TrainingData, fit
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor, ExtractorOptions
 

@@ -121,8 +121,9 @@ TRAINING_OPTIONS = {"minibatch": "batch_size", **{name: name for name in TRAININ
 def decoder_config(options: dict[str, Any]) -> "Config":
     """The preset, overridden by the options; options of a single network select one."""
     from pipeline import terminal
-    from pipeline.decoders.blending import BlendConfig
-    from pipeline.decoders.presets import NETWORK, PRESETS
+    from pipeline.decoders.blend import BlendConfig
+    from pipeline.decoders.fitting import PRESETS
+    from pipeline.decoders.network import NETWORK
 
     config = PRESETS[options["preset"]]
     layers, training = (

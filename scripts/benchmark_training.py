@@ -24,9 +24,7 @@ from measuring import peak_memory, table, timed
 from pipeline.core.keras_backend import import_keras
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST
-from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.presets import NETWORK, ORIGINAL
-from pipeline.decoders.spec import build_decoder
+from pipeline.decoders.network import NETWORK, ORIGINAL, TrainingConfig, build_decoder
 from pipeline.decoders.streaming import Stream, aligned_empty
 from pipeline.decoders.training import TrainingData, fit
 from pipeline.features.extraction import StoredFeatures

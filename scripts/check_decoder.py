@@ -40,16 +40,15 @@ from pipeline.data.sample import SAMPLE
 from pipeline.data.sources import find_images
 from pipeline.data.splits import SplitRule, split_images
 from pipeline.decoders.baselines import Baselines
-from pipeline.decoders.blending import BlendConfig, Candidates, assign_folds
-from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.coordinates import Coordinates
-from pipeline.decoders.fitting import fit_decoders
-from pipeline.decoders.presets import PRESETS
-from pipeline.decoders.ridge_regression import PENALTIES as RIDGE_PENALTIES
-from pipeline.decoders.spec import DecoderSpec
+from pipeline.decoders.blend import BlendConfig, Candidates, assign_folds
+from pipeline.decoders.callbacks import Callbacks
+from pipeline.decoders.fitting import PRESETS, fit_decoders
+from pipeline.decoders.hidden_layer import Coordinates
+from pipeline.decoders.network import DecoderSpec, TrainingConfig, predict
+from pipeline.decoders.ridge import PENALTIES as RIDGE_PENALTIES
 from pipeline.decoders.stacking import Shares, stack
 from pipeline.decoders.streaming import in_memory
-from pipeline.decoders.training import Callbacks, TrainingData, predict
+from pipeline.decoders.training import TrainingData
 from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor
 from pipeline.features.weights import weights_from

@@ -13,9 +13,9 @@ import numpy as np
 from measuring import table
 
 from pipeline.core.vectors import cosines
-from pipeline.decoders import blending
-from pipeline.decoders.blending import BlendConfig, fit_blend
-from pipeline.decoders.presets import PRESETS
+from pipeline.decoders import blend
+from pipeline.decoders.blend import BlendConfig, fit_blend
+from pipeline.decoders.fitting import PRESETS
 
 FEATURES, HIDDEN, DIM = 256, 64, 50
 HELD_OUT = 2000
@@ -40,9 +40,9 @@ def held_out_cosine(x: np.ndarray, y: np.ndarray, config: BlendConfig, seed: int
     """The mean cosine of a blend on the last HELD_OUT images, and the seconds that fitting it takes."""
     start = time.monotonic()
     rows = len(x) - HELD_OUT
-    blend = fit_blend(x[:rows], y[:rows], np.arange(rows), config, seed)
+    fitted = fit_blend(x[:rows], y[:rows], np.arange(rows), config, seed)
     seconds = time.monotonic() - start
-    predicted = blend.network((x[rows:] - blend.mean) / blend.scale)
+    predicted = fitted.network((x[rows:] - fitted.mean) / fitted.scale)
     return float(cosines(predicted, y[rows:]).mean()), seconds
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     default = PRESETS["default"]
     assert isinstance(default, BlendConfig)
-    shortcuts = {"with": (blending.MANY, blending.MOST_STEPS), "without": (10**9, 10**9)}
+    shortcuts = {"with": (blend.MANY, blend.MOST_STEPS), "without": (10**9, 10**9)}
     table(("training images", "curved", "with", "without", "difference", "seconds with", "without"), [])
     for images in options.images:
         for curved in CURVED:
@@ -62,7 +62,7 @@ def main() -> None:
             for seed in range(options.seeds):
                 x, y = simulate(images + HELD_OUT, curved, seed)
                 for many, steps in shortcuts.values():
-                    blending.MANY, blending.MOST_STEPS = many, steps
+                    blend.MANY, blend.MOST_STEPS = many, steps
                     results.append(held_out_cosine(x, y, default, seed))
             (ours, fast), (whole, slow) = np.array(results).reshape(-1, 2, 2).mean(axis=0)
             cells = (str(images), f"{curved:.0%}", f"{ours:.4f}", f"{whole:.4f}", f"{ours - whole:+.4f}")

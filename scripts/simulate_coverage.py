@@ -32,11 +32,12 @@ from pipeline.data.folds import fold_images
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.splits import Split, SplitRule, held_out_units, split_images
 from pipeline.decoders.baselines import Baselines
-from pipeline.decoders.blending import assign_folds
-from pipeline.decoders.fitting import fit_decoders
-from pipeline.decoders.presets import PRESETS
-from pipeline.decoders.ridge_regression import fit_ridge
-from pipeline.decoders.training import Callbacks, TrainingData, predict
+from pipeline.decoders.blend import assign_folds
+from pipeline.decoders.callbacks import Callbacks
+from pipeline.decoders.fitting import PRESETS, fit_decoders
+from pipeline.decoders.network import predict
+from pipeline.decoders.ridge import fit_ridge
+from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.intervals import across, over_folds, within
 from pipeline.evaluation.results import Bounds
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.commands.examples import ExampleOptions, load_split_examples
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import Interrupted
-from pipeline.decoders.config import TrainingConfig
+from pipeline.decoders.network import TrainingConfig
 from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor
 from pipeline.studies.plots import SUFFIXES, plot_study

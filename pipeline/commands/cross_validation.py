@@ -14,9 +14,10 @@ from pipeline.core.vectors import cosines
 from pipeline.data.folds import fold_images
 from pipeline.data.splits import SplitRule, held_out_units
 from pipeline.decoders.baselines import Baselines
+from pipeline.decoders.callbacks import Callbacks
 from pipeline.decoders.fitting import Config, fit_decoders
-from pipeline.decoders.spec import ApiStyle
-from pipeline.decoders.training import Callbacks, TrainingData, predict
+from pipeline.decoders.network import ApiStyle, predict
+from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.intervals import FEWEST_IMAGES, corrected_resampled_interval
 
 log = logging.getLogger(__name__)

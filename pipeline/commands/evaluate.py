@@ -39,7 +39,8 @@ from pipeline.data.splits import SplitRule, held_out_units
 from pipeline.data.targets import TargetTable
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.fitting import config_from_json, fit_shuffled
-from pipeline.decoders.training import TrainingData, predict
+from pipeline.decoders.network import predict
+from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.report import SUFFIXES
 from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extraction import ExtractionOptions

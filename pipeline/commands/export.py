@@ -18,7 +18,7 @@ from pipeline.core.vectors import cosines
 from pipeline.core.wording import counted
 from pipeline.data.decoding import decode
 from pipeline.data.images import ImageSet
-from pipeline.decoders.training import predict
+from pipeline.decoders.network import predict
 from pipeline.export import onnx_file
 from pipeline.export.keras_file import write_keras
 from pipeline.export.litert_file import LiteRTFile, write_litert

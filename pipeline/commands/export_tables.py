@@ -13,7 +13,7 @@ from pipeline.core.errors import RequestError
 from pipeline.core.model_files import load_decoder, read_card
 from pipeline.core.runs import SplitRecord
 from pipeline.data.images import ImageSet
-from pipeline.decoders.prediction import Predictions
+from pipeline.decoders.network import Predictions
 from pipeline.evaluation.retrieval import Candidates
 from pipeline.export.embedding_table import EmbeddingTable, write_table
 from pipeline.export.lance_table import write_lance

@@ -17,7 +17,7 @@ from pipeline.core.model_files import ModelCard, is_decoder, load_decoder, load_
 from pipeline.core.progress import progress_bar
 from pipeline.data.decoding import SIDE, decode
 from pipeline.data.images import DIGEST, ImageRef, ImageSet, content_digest
-from pipeline.decoders.training import predict
+from pipeline.decoders.network import predict
 from pipeline.features.extraction import ExtractionOptions, Features
 from pipeline.features.extractor import ExtractorOptions, describe, fingerprint, total_dim
 from pipeline.features.survey import Failure

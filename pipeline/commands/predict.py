@@ -19,7 +19,7 @@ from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.vector_files import SUFFIXES, NearestNames, write_vectors
 from pipeline.data.images import ImageSet
-from pipeline.decoders.prediction import Predictions
+from pipeline.decoders.network import Predictions
 from pipeline.evaluation.retrieval import Candidates, find_nearest
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import ExtractorOptions, describe, fingerprint

@@ -13,7 +13,7 @@ from pipeline.data.images import ImageSet
 from pipeline.data.sources import find_images
 from pipeline.data.targets import TargetTable
 from pipeline.data.tfds_reader import check_on_disk
-from pipeline.decoders.spec import API_STYLES
+from pipeline.decoders.network import API_STYLES
 from pipeline.features.extractor import Extractor, ExtractorOptions
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from pipeline.data.splits import SplitRule, first_empty
 from pipeline.data.targets import TargetTable
 from pipeline.data.word_vectors import read_vocabulary
 from pipeline.decoders.baselines import Baselines
-from pipeline.decoders.spec import output_ceiling
+from pipeline.decoders.network import output_ceiling
 from pipeline.evaluation.conclusions import conclude
 from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, evaluation_result, score_predictions
 from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability

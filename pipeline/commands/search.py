@@ -31,7 +31,7 @@ from pipeline.data.sources import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.data.sources import find_images
 from pipeline.data.spelling import near_spellings
 from pipeline.data.word_vectors import is_word_vectors, read_word_vectors
-from pipeline.decoders.prediction import Predictions
+from pipeline.decoders.network import Predictions
 from pipeline.evaluation.report import PREVIEW, SUFFIXES
 from pipeline.evaluation.retrieval import find_rows
 from pipeline.evaluation.search_page import FoundImage, SearchPage, write_search_page

@@ -19,9 +19,8 @@ from pipeline.core.errors import Interrupted, RequestError
 from pipeline.core.runs import RunRecord, can_resume, check_can_save, lock_run, new_run, read_run, write_run
 from pipeline.data.images import content_digest
 from pipeline.data.splits import Split
-from pipeline.decoders.compilation import check_names
-from pipeline.decoders.config import TrainingConfig
 from pipeline.decoders.fitting import effective_config
+from pipeline.decoders.network import TrainingConfig, check_names
 from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor, describe
 

@@ -25,12 +25,10 @@ from pipeline.core.runs import (
 )
 from pipeline.core.vectors import cosines
 from pipeline.decoders.baselines import Baselines
-from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.fitting import Config, announce, fit_decoders
-from pipeline.decoders.presets import PRESETS
-from pipeline.decoders.spec import API_STYLES, ApiStyle, output_ceiling
-from pipeline.decoders.tensorboard import require_tensorboard
-from pipeline.decoders.training import MEMORY, Callbacks, TrainingData, predict
+from pipeline.decoders.callbacks import Callbacks, require_tensorboard
+from pipeline.decoders.fitting import PRESETS, Config, announce, fit_decoders
+from pipeline.decoders.network import API_STYLES, ApiStyle, TrainingConfig, output_ceiling, predict
+from pipeline.decoders.training import MEMORY, TrainingData
 from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extractor import Extractor, describe, fingerprint
 

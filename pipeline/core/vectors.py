@@ -8,6 +8,7 @@ import numpy as np
 
 READ_AT_ONCE = 256  # rows
 LARGEST_BLOCK = 2**26  # bytes
+ROUNDING = float(np.finfo(np.float32).eps) ** 2  # of the mean squared length of a row; anything less is rounding
 
 
 class Vectors(Protocol):
@@ -54,6 +55,17 @@ def moments(x: Vectors) -> tuple[np.ndarray, float]:
         squares += np.einsum("nf,nf->f", block, block, dtype=np.float64)
     mean = total / len(x)
     return mean.astype(np.float32), float(np.maximum(squares / len(x) - mean**2, 0).mean())
+
+
+def spread(mean: np.ndarray, variance: float) -> float:
+    """The scale of features: the root of their mean variance, or 1 where float32 cannot tell them apart.
+
+    Args:
+        mean: Mean feature, shape (F,).
+        variance: The mean of all variances.
+    """
+    squares = variance + float(np.square(mean, dtype=np.float64).mean())
+    return variance**0.5 if variance > ROUNDING * squares else 1.0
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

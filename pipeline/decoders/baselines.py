@@ -15,11 +15,11 @@ from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.model_files import ModelCard, load_decoder, save_decoder
 from pipeline.core.vectors import Vectors, vector_digest
-from pipeline.decoders.blending import assign_folds
-from pipeline.decoders.coordinates import Coordinates
-from pipeline.decoders.ridge_regression import fit_ridge
+from pipeline.decoders.blend import assign_folds
+from pipeline.decoders.hidden_layer import Coordinates
+from pipeline.decoders.network import predict
+from pipeline.decoders.ridge import fit_ridge
 from pipeline.decoders.stacking import score
-from pipeline.decoders.training import predict
 
 log = logging.getLogger(__name__)
 

@@ -11,17 +11,24 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.wording import counted
-from pipeline.decoders.adamw import BATCH
-from pipeline.decoders.blending import MANY, BlendConfig, build_blend, fit_blend
-from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.presets import NETWORK
-from pipeline.decoders.spec import ApiStyle, build_decoder
-from pipeline.decoders.target_scale import multiply_output, target_scale
-from pipeline.decoders.training import Callbacks, Diverged, History, TrainingData, fit
+from pipeline.decoders.blend import MANY, BlendConfig, build_blend, fit_blend
+from pipeline.decoders.callbacks import Callbacks
+from pipeline.decoders.hidden_layer import BATCH
+from pipeline.decoders.network import (
+    NETWORK,
+    ORIGINAL,
+    ApiStyle,
+    TrainingConfig,
+    build_decoder,
+    multiply_output,
+    target_scale,
+)
+from pipeline.decoders.training import Diverged, History, TrainingData, fit
 
 log = logging.getLogger(__name__)
 
 Config = TrainingConfig | BlendConfig
+PRESETS: dict[str, Config] = {"default": BlendConfig(), "network": NETWORK, "original": ORIGINAL}  # of --preset
 OPERATIONS_OF_ADAM = 100  # per weight; Adam is bound by memory, and this many operations would take as long
 OPERATIONS_OF_EIGH = 15  # times the cube of the matrix's side, including the products around it
 ANNOUNCED = 30.0  # seconds; an estimate is logged for longer trainings

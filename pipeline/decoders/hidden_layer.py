@@ -1,9 +1,20 @@
-"""Networks with one hidden layer of ReLU units, as arrays; a blend of them is a network of the same kind."""
+"""Networks with one hidden layer of ReLU units, as arrays; a blend of them is a network of the same kind.
 
+With fewer images than features, networks are fitted in the coordinates of the space that the training images span.
+Nothing can be learned about directions outside that space, and fitting in fewer dimensions is several times faster. A
+fitted network is then rewritten in terms of the features.
+"""
+
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from pipeline.core.vectors import Vectors, in_blocks, moments, spread
+
+BATCH = 32  # images in a training step
+FLAT = 1e-7  # of the largest eigenvalue; below that, the training images do not vary in a direction
 
 
 @dataclass(frozen=True)
@@ -59,3 +70,84 @@ class HiddenLayer:
             np.vstack([share * part.out for part, share in zip(parts, shares, strict=True)]),
             mean_share * mean + np.sum(deviations, axis=0),
         )
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The size and the training of a network.
+
+    Attributes:
+        units: Units of the hidden layer.
+        steps: Training steps of BATCH images each, in repeated passes over the training images.
+        weight_decay: AdamW's weight decay, on targets of variance 1.
+    """
+
+    units: int
+    steps: int
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """A map from features to coordinates.
+
+    Attributes:
+        mean: Mean feature, shape (F,), float32.
+        scale: Root of the mean variance of the features.
+        basis: Orthonormal vectors, shape (F, R), float32, times `stretch`; None where the coordinates are the
+            standardised features themselves.
+        stretch: The factor of `basis`. A step of Adam moves each weight by the learning rate, so with fewer weights it
+            changes a unit's output less; longer coordinates make up for that.
+    """
+
+    mean: np.ndarray
+    scale: float
+    basis: np.ndarray | None
+    stretch: float
+
+    @classmethod
+    def of(cls, x: Vectors, seed: int) -> "Coordinates":
+        """The coordinates, randomly rotated, of the space that features of shape (N, F) span."""
+        mean, variance = moments(x)
+        scale = spread(mean, variance)
+        rows, features = x.shape
+        if rows > features:
+            return cls(mean, scale, None, 1.0)
+        basis = spanning_basis((x[:].astype(np.float64) - mean) / scale)
+        rotation = orthogonal_directions(basis.shape[1], basis.shape[1], np.random.default_rng([seed, 1]))
+        stretch = (features / basis.shape[1]) ** 0.5
+        return cls(mean, scale, (stretch * basis @ rotation).astype(np.float32), stretch)
+
+    def standardise(self, x: Vectors) -> np.ndarray:
+        """Subtract the mean from features and divide by the scale; shape (N, F), float32."""
+        return np.concatenate([(block - self.mean) / np.float32(self.scale) for block in in_blocks(x)])
+
+    def __call__(self, standardised: np.ndarray) -> np.ndarray:
+        """Coordinates of standardised features (N, F): shape (N, R), float32."""
+        return standardised if self.basis is None else standardised @ self.basis
+
+    def on_features(self, network: HiddenLayer) -> HiddenLayer:
+        """Rewrite a network on coordinates as a network on standardised features."""
+        if self.basis is None:
+            return network
+        return dataclasses.replace(network, kernel=self.basis @ network.kernel)
+
+
+def spanning_basis(centred: np.ndarray) -> np.ndarray:
+    """Orthonormal vectors that span the rows of a matrix (N, F) with N <= F: shape (F, R), float64, R >= 1.
+
+    They come from the eigendecomposition of the N x N matrix of dot products, which is cheaper than decomposing the
+    matrix itself.
+    """
+    from scipy.linalg import eigh
+
+    values, vectors = eigh(centred @ centred.T, check_finite=False, driver="evd")
+    kept = values > FLAT * max(values[-1], np.finfo(np.float64).tiny)
+    kept[-1] = True  # if all rows are zero, any direction will do
+    return centred.T @ (vectors[:, kept] / np.sqrt(np.maximum(values[kept], np.finfo(np.float64).tiny)))
+
+
+def orthogonal_directions(dim: int, count: int, random: np.random.Generator) -> np.ndarray:
+    """Random unit vectors, orthogonal in blocks of `dim` (Yu et al. 2016); shape (dim, count)."""
+    blocks = [np.linalg.qr(random.normal(size=(dim, dim)))[0] for _ in range(-(-count // dim))]
+    return np.hstack(blocks)[:, :count]

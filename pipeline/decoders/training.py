@@ -6,21 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from pipeline.core.errors import PipelineError, RequestError
-from pipeline.core.keras_backend import import_keras
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import Vectors, in_blocks
-from pipeline.decoders import checkpoints
-from pipeline.decoders.checkpoints import read_checkpoint, write_checkpoint
-from pipeline.decoders.compilation import compile_decoders
-from pipeline.decoders.config import TrainingConfig
+from pipeline.decoders.callbacks import Callbacks, checkpoint_due, curve_writer, read_checkpoint, write_checkpoint
+from pipeline.decoders.network import TrainingConfig, compile_decoders
 from pipeline.decoders.streaming import Stream, epoch_order, in_memory
-from pipeline.decoders.tensorboard import curve_writer
-from pipeline.decoders.train_state import TrainingState
+from pipeline.decoders.trainer import TrainingState, for_trainer, trainer_of
 
 CURVES = ("loss", "validation_loss", "validation_cosine")
 MEMORY = 4 * 2**30
@@ -67,23 +63,6 @@ def _size(x: Vectors) -> int:
     return math.prod(x.shape) * x.dtype.itemsize
 
 
-@dataclass(frozen=True)
-class Callbacks:
-    """Progress bar, checkpoint and TensorBoard curves of a training.
-
-    Attributes:
-        progress: Whether to show a progress bar on stderr.
-        checkpoint: A file to save the state to every CHECKPOINT_EVERY seconds; if it exists, training resumes from it.
-        tensorboard: A folder for TensorBoard's curves, as `keras.callbacks.TensorBoard` writes them.
-        title: The title of the progress bar.
-    """
-
-    progress: bool = False
-    checkpoint: Path | None = None
-    tensorboard: Path | None = None
-    title: str = "training"
-
-
 @dataclass
 class History:
     """How the training of one decoder went.
@@ -122,26 +101,6 @@ class Diverged(PipelineError):
         self.histories = histories
 
 
-class Trainer(Protocol):
-    """Runs the training steps. Rows are Keras tensors or arrays: x (N, F), y (N, D), float32; orders are int32."""
-
-    state: TrainingState
-
-    def epochs(
-        self, x: Any, y: Any, orders: np.ndarray, x_validation: Any, y_validation: Any, weights: Any = None
-    ) -> np.ndarray:
-        """Train an epoch for each order of the rows (E, N), or until `end_epoch` stops; return curves (done, 3)."""
-
-    def block(self, x: Any, y: Any, order: np.ndarray) -> float:
-        """Train one pass over a block in this order, shape (N,); return the loss summed over the rows."""
-
-    def evaluate(self, x: Any, y: Any) -> np.ndarray:
-        """Sum loss and cosine over the rows, shape (2,)."""
-
-    def end_epoch(self, row: np.ndarray) -> bool:
-        """Finish an epoch of blocks, with its means in `row` (3,); see `TrainingState.end_epoch`."""
-
-
 def fit(
     models: Mapping[str, Any],
     data: TrainingData,
@@ -151,7 +110,7 @@ def fit(
 ) -> dict[str, History]:
     """Train decoders in place, each with its own optimizer, on the same batches in the same order.
 
-    On TensorFlow, a block of epochs is one compiled call (`pipeline.decoders.xla_trainer`); other backends train
+    On TensorFlow, a block of epochs is one compiled call (`pipeline.decoders.xla`); other backends train
     through Keras's `fit`, with the same results within rounding. Validation data have no influence unless the config
     keeps the best epoch.
 
@@ -184,7 +143,7 @@ def fit(
             bar.set_postfix_str(_last_values(new), refresh=False)
             bar.update(loop.epoch - bar.n)
             finite = all(np.isfinite(rows).all() for rows in new.values())
-            if callbacks.checkpoint and finite and time.monotonic() - saved > checkpoints.CHECKPOINT_EVERY:
+            if callbacks.checkpoint and finite and checkpoint_due(saved):
                 loop.save(callbacks.checkpoint)
                 saved = time.monotonic()
     return loop.close()
@@ -209,15 +168,15 @@ class TrainingLoop:
         self._epochs_per_call = 1
         self.histories = {name: History() for name in models}
         self._trainers = {
-            name: _trainer(TrainingState(model, config), self._most_epochs) for name, model in models.items()
+            name: trainer_of(TrainingState(model, config), self._most_epochs) for name, model in models.items()
         }
         # The state after the last block of epochs without a NaN, and its epoch, to return to if training diverges.
         self._finite = {name: (trainer.state.values(), 0) for name, trainer in self._trainers.items()}
         self._x_validation, self._y_validation = data.x_validation, data.y_validation
         self._stream: Stream | None = None
         if isinstance(data.x, np.ndarray):
-            self._x, self._y = _for_trainer(data.x), _for_trainer(data.y)
-            self._weights = None if data.weights is None else _for_trainer(data.weights)
+            self._x, self._y = for_trainer(data.x), for_trainer(data.y)
+            self._weights = None if data.weights is None else for_trainer(data.weights)
         else:
             # Two blocks of a quarter of the memory each; the other half is for the validation features and for reading.
             rows = data.memory // 4 // (data.x.shape[1] * 4) // config.batch_size * config.batch_size
@@ -263,7 +222,7 @@ class TrainingLoop:
     def _train_epochs(self, names: list[str]) -> dict[str, np.ndarray]:
         epoch, count = self.epoch, min(self._epochs_per_call, self._config.epochs - self.epoch)
         orders = np.stack([epoch_order(self._rows, self._seed, epoch + number) for number in range(count)])
-        validation = _for_trainer(self._x_validation), _for_trainer(self._y_validation)
+        validation = for_trainer(self._x_validation), for_trainer(self._y_validation)
         start, new = time.perf_counter(), {}
         for name in names:
             self._finite[name] = (self._trainers[name].state.values(), epoch)
@@ -280,7 +239,7 @@ class TrainingLoop:
         for name in names:
             self._finite[name] = (self._trainers[name].state.values(), self.epoch)
         for x, y, rows in self._stream.epoch(self._seed, self.epoch):
-            block = _for_trainer(x), _for_trainer(y)
+            block = for_trainer(x), for_trainer(y)
             for name in names:
                 losses[name] += self._timed(name, self._trainers[name].block, *block, rows)
         scores = {name: np.zeros(2) for name in names}
@@ -288,7 +247,7 @@ class TrainingLoop:
         for x in in_blocks(self._x_validation):
             y = self._y_validation[done : (done := done + len(x))]
             for name in names:
-                scores[name] += self._timed(name, self._trainers[name].evaluate, _for_trainer(x), _for_trainer(y))
+                scores[name] += self._timed(name, self._trainers[name].evaluate, for_trainer(x), for_trainer(y))
         new = {name: np.array([losses[name] / self._rows, *scores[name] / done]) for name in names}
         for name, row in new.items():
             self._trainers[name].end_epoch(row)
@@ -356,40 +315,6 @@ class TrainingLoop:
             raise PipelineError(f"{file} is the checkpoint of another training ({error}); retrain.") from error
 
 
-def _trainer(state: TrainingState, most_epochs: int) -> Trainer:
-    if import_keras().backend.backend() == "tensorflow":
-        from pipeline.decoders.xla_trainer import XlaTrainer
-
-        return XlaTrainer(state, most_epochs)
-    from pipeline.decoders.keras_trainer import KerasTrainer
-
-    return KerasTrainer(state)
-
-
-def _for_trainer(array: Any) -> Any:
-    """An array in the form that the trainer takes."""
-    if import_keras().backend.backend() == "tensorflow":
-        from pipeline.decoders.xla_trainer import as_tensor
-
-        return as_tensor(array)
-    return array
-
-
 def _last_values(new: dict[str, np.ndarray]) -> str:
     loss, _, cosine = next(iter(new.values()))[-1]
     return f"loss {loss:.4g}, validation cosine {cosine:.4f}"
-
-
-def predict(model: Any, x: Vectors) -> np.ndarray:
-    """A decoder's predictions.
-
-    Args:
-        model: The decoder.
-        x: Features, shape (N, F), float32.
-
-    Returns:
-        Predicted embeddings, shape (N, D), float32.
-    """
-    convert = import_keras().ops.convert_to_numpy
-    # Not `model.predict`, which compiles a function for each model and shape; that costs more than it saves here.
-    return np.concatenate([convert(model(block, training=False)) for block in in_blocks(x)])

@@ -19,11 +19,10 @@ import numpy as np
 from pipeline.core.errors import RequestError
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.vectors import Vectors, cosines
-from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.presets import ORIGINAL
-from pipeline.decoders.spec import ApiStyle, DecoderSpec, build_decoder
+from pipeline.decoders.callbacks import Callbacks
+from pipeline.decoders.network import ORIGINAL, ApiStyle, DecoderSpec, TrainingConfig, build_decoder, predict
 from pipeline.decoders.streaming import aligned_empty
-from pipeline.decoders.training import Callbacks, History, TrainingData, fit, predict
+from pipeline.decoders.training import History, TrainingData, fit
 from pipeline.studies.equivalence import Equivalence, equivalence_test
 
 FEATURES = 4096

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.decoders.spec import output_ceiling
+from pipeline.decoders.network import output_ceiling
 from pipeline.studies.shared_optimizer import STEPS, ModelPair, Study
 
 LARGER = 1.5  # the ratio from which the first update counts as larger

@@ -11,8 +11,7 @@ from pipeline.core.json_values import typed
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.splits import SplitRule
 from pipeline.data.targets import TargetTable
-from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.spec import DecoderSpec
+from pipeline.decoders.network import DecoderSpec, TrainingConfig
 
 
 @dataclass

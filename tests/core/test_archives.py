@@ -12,7 +12,7 @@ import pytest
 from pipeline.core.archives import SMALL, read_npz
 from pipeline.core.errors import PipelineError
 from pipeline.decoders.baselines import Baselines
-from pipeline.decoders.checkpoints import read_checkpoint, write_checkpoint
+from pipeline.decoders.callbacks import read_checkpoint, write_checkpoint
 
 
 def refused(file: Path, reason: str) -> None:

@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 
 from pipeline.core.vectors import cosines
-from pipeline.decoders.blending import BlendConfig
-from pipeline.decoders.config import TrainingConfig
+from pipeline.decoders.blend import BlendConfig
+from pipeline.decoders.callbacks import Callbacks
 from pipeline.decoders.fitting import effective_config, expected_seconds, fit_decoders
-from pipeline.decoders.presets import NETWORK
-from pipeline.decoders.spec import API_STYLES, DecoderSpec
-from pipeline.decoders.target_scale import target_scale
-from pipeline.decoders.training import Callbacks, TrainingData, predict
+from pipeline.decoders.network import API_STYLES, NETWORK, DecoderSpec, TrainingConfig, predict, target_scale
+from pipeline.decoders.training import TrainingData
 
 RANDOM = np.random.default_rng(0)
 X = np.maximum(RANDOM.normal(size=(60, 20)), 0).astype(np.float32)

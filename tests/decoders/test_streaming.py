@@ -6,10 +6,9 @@ import pytest
 from pipeline.core.vectors import in_blocks
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST
-from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.spec import DecoderSpec, build_decoder
+from pipeline.decoders.network import DecoderSpec, TrainingConfig, build_decoder, predict
 from pipeline.decoders.streaming import Stream, aligned_empty, epoch_order, in_memory, is_aligned
-from pipeline.decoders.training import TrainingData, fit, predict
+from pipeline.decoders.training import TrainingData, fit
 from pipeline.features.extraction import StoredFeatures
 from pipeline.features.extractor import Extractor
 from pipeline.features.store import FeatureStore

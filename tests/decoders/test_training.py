@@ -8,12 +8,11 @@ from helpers import are_equal, run_program
 
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.vectors import cosines
-from pipeline.decoders import checkpoints, training
-from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.presets import ORIGINAL
-from pipeline.decoders.spec import API_STYLES, DecoderSpec, build_decoder
+from pipeline.decoders import training
+from pipeline.decoders.callbacks import Callbacks
+from pipeline.decoders.network import API_STYLES, ORIGINAL, DecoderSpec, TrainingConfig, build_decoder, predict
 from pipeline.decoders.streaming import epoch_order
-from pipeline.decoders.training import CURVES, Callbacks, Diverged, History, TrainingData, fit, predict
+from pipeline.decoders.training import CURVES, Diverged, History, TrainingData, fit
 
 CONFIG = TrainingConfig(DecoderSpec((16,)), epochs=8, batch_size=8)
 EXPLODING = dataclasses.replace(CONFIG, optimizer="sgd", learning_rate=1e30, schedule="constant")
@@ -200,7 +199,7 @@ def test_training_resumes_from_a_checkpoint_to_the_same_bits(tmp_path: Path, mon
     config, data = dataclasses.replace(CONFIG, epochs=40, keep="best"), make_data()
     undisturbed, whole = train(config, data)
 
-    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr("pipeline.decoders.callbacks.CHECKPOINT_EVERY", 0.0)
     checkpoint = tmp_path / "checkpoint.npz"
 
     class Killed(Exception):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from pipeline.decoders.spec import output_ceiling
+from pipeline.decoders.network import output_ceiling
 from pipeline.evaluation.conclusions import conclude
 from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, evaluation_result, score_predictions
 from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability

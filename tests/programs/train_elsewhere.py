@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.decoders.config import TrainingConfig
-from pipeline.decoders.spec import DecoderSpec, build_decoder
-from pipeline.decoders.training import TrainingData, fit, predict
+from pipeline.decoders.network import DecoderSpec, TrainingConfig, build_decoder, predict
+from pipeline.decoders.training import TrainingData, fit
 
 folder = Path(sys.argv[1])
 with np.load(folder / "data.npz") as arrays:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.decoders.presets import ORIGINAL
+from pipeline.decoders.network import ORIGINAL
 from pipeline.decoders.training import History
 from pipeline.studies.equivalence import Equivalence
 from pipeline.studies.plots import COLOURS, plot_study

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import RequestError
-from pipeline.decoders.presets import NETWORK, ORIGINAL
-from pipeline.decoders.spec import build_decoder
+from pipeline.decoders.network import NETWORK, ORIGINAL, build_decoder
 from pipeline.decoders.training import fit
 from pipeline.studies.shared_optimizer import _optimizer_at_step, original_data
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.decoders.presets import ORIGINAL
+from pipeline.decoders.network import ORIGINAL
 from pipeline.studies.equivalence import Equivalence
 from pipeline.studies.shared_optimizer import Study, original_data, run_study
 from pipeline.studies.verdicts import study_ceiling, summarize

@@ -27,15 +27,11 @@ import numpy as np
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import Vectors
-from pipeline.decoders.adamw import BATCH, NetworkConfig, train_network
-from pipeline.decoders.checkpoints import FinishedSteps
-from pipeline.decoders.coordinates import Coordinates
-from pipeline.decoders.hidden_layer import HiddenLayer
-from pipeline.decoders.ramps import Ramps
-from pipeline.decoders.ridge_regression import RidgeCandidates, fit_candidates, sums_memory
-from pipeline.decoders.spec import ApiStyle, stack_layers
+from pipeline.decoders.callbacks import Callbacks, FinishedSteps
+from pipeline.decoders.hidden_layer import BATCH, Coordinates, HiddenLayer, NetworkConfig
+from pipeline.decoders.network import ApiStyle, stack_layers
+from pipeline.decoders.ridge import Ramps, RidgeCandidates, fit_candidates, sums_memory
 from pipeline.decoders.stacking import Shares, stack
-from pipeline.decoders.training import Callbacks
 
 PENALTIES = 10.0 ** np.arange(-4, 3)  # of ridge regression and ramps; see `RidgePath`
 MANY = 5000  # images; from here on, one held-out fold is enough to choose the shares
@@ -278,6 +274,9 @@ class _Trainings:
         return {decay: (networks[decay], predicted[decay]) for decay in decays}
 
     def _train(self, rows: np.ndarray, decay: float, advance: Callable[[int], object]) -> list[np.ndarray]:
+        import_keras()  # before TensorFlow, which it configures
+        from pipeline.decoders.xla import train_network
+
         config = NetworkConfig(self.config.units, self.config.steps(len(rows)), decay)
         return train_network(self.z, self.y, rows, config, self.stretch, self.seed, advance).arrays
 

@@ -1,8 +1,9 @@
-"""Ridge regression on any number of images: sums from one read, all penalties from one eigendecomposition.
+"""Ridge regression on any number of images, and on random ramps, which approximate a smooth kernel.
 
 The method is Hoerl and Kennard's (1970). For the path of solutions see Hastie, Tibshirani and Friedman (2009), section
 3.4.1: with the centred Gram matrix X'X = V diag(s) V', the coefficients for a penalty p are V diag(1 / (s + p)) V' X'Y.
-Squared errors follow from the sums of the held-out rows alone, so predictions are not stored.
+So sums from one read are enough, and one eigendecomposition for all penalties. Squared errors follow from the sums of
+the held-out rows alone, so predictions are not stored.
 """
 
 from dataclasses import dataclass
@@ -10,13 +11,12 @@ from functools import reduce
 
 import numpy as np
 
-from pipeline.core.vectors import Vectors
+from pipeline.core.vectors import ROUNDING, Vectors
+from pipeline.decoders.hidden_layer import FLAT, HiddenLayer, orthogonal_directions, spanning_basis
 
 # Relative to the mean squared length of a centred row. The smallest interpolates, the largest predicts the mean target.
 PENALTIES = 10.0 ** np.arange(-7, 5.1, 0.5)
 READ_AT_ONCE = 1024
-FLAT = 1e-7  # of the largest eigenvalue; below that, the training images do not vary in a direction
-ROUNDING = float(np.finfo(np.float32).eps) ** 2  # of the mean squared length of a row; anything less is rounding
 
 
 @dataclass(frozen=True)
@@ -242,21 +242,68 @@ class Span:
         return Ridge(coefficients.astype(np.float32), intercept.astype(np.float32))
 
 
-def spanning_basis(centred: np.ndarray) -> np.ndarray:
-    """Orthonormal vectors that span the rows of a matrix (N, F) with N <= F: shape (F, R), float64, R >= 1.
-
-    They come from the eigendecomposition of the N x N matrix of dot products, which is cheaper than decomposing the
-    matrix itself.
-    """
-    from scipy.linalg import eigh
-
-    values, vectors = eigh(centred @ centred.T, check_finite=False, driver="evd")
-    kept = values > FLAT * max(values[-1], np.finfo(np.float64).tiny)
-    kept[-1] = True  # if all rows are zero, any direction will do
-    return centred.T @ (vectors[:, kept] / np.sqrt(np.maximum(values[kept], np.finfo(np.float64).tiny)))
-
-
 def sums_memory(rows: int, features: int, dim: int, folds: int) -> int:
     """Bytes needed for the sums of all folds and one fold's regression, in addition to features and targets."""
     size = min(rows, features)
     return 8 * ((folds + 4) * size * size + (folds + 3) * size * dim + (3 * rows * features if rows <= features else 0))
+
+
+@dataclass(frozen=True)
+class Ramps:
+    """Ramps in random directions, as wide as the training images' standard deviation, computed on access.
+
+    A ramp rises from 0 to 1 and stays there. Ramps in all directions and at all offsets have the kernel -|x - x'|,
+    which has no bandwidth to choose (Rahimi and Recht 2007 for random features; Székely and Rizzo 2013 for this
+    kernel).
+
+    Attributes:
+        z: Coordinates of the training images, shape (N, R), float32.
+        kernel: The direction of each ramp, in units of its width, shape (R, H), float32.
+        middle: The position along its direction where each ramp is 0.5, shape (H,), float32.
+    """
+
+    z: np.ndarray
+    kernel: np.ndarray
+    middle: np.ndarray
+
+    @classmethod
+    def draw(cls, z: np.ndarray, count: int, seed: int) -> "Ramps":
+        """Draw `count` ramps, each with its middle at one of the training images."""
+        random = np.random.default_rng([seed, 2])
+        kernel = orthogonal_directions(z.shape[1], count, random).astype(np.float32)
+        ranks = random.permutation(count) * len(z) // count
+        middle = np.empty(count, np.float32)
+        for start in range(0, count, 256):
+            block = slice(start, start + 256)
+            along = z @ kernel[:, block]
+            deviation = along.std(axis=0)
+            deviation[deviation == 0] = 1
+            kernel[:, block] /= deviation
+            middle[block] = np.take_along_axis(np.sort(along, axis=0), ranks[None, block], 0)[0] / deviation
+        return cls(z, kernel, middle)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, H)."""
+        return len(self.z), len(self.middle)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32."""
+        return np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        along = self.z[rows] @ self.kernel - self.middle + np.float32(0.5)
+        return np.clip(along, 0, 1, out=along)
+
+    def network(self, ridge: Ridge) -> HiddenLayer:
+        """Rewrite a regression on ramps as a network on coordinates: a ramp is the difference of two ReLU units."""
+        return HiddenLayer(
+            np.hstack([self.kernel, self.kernel]),
+            np.concatenate([0.5 - self.middle, -0.5 - self.middle]),
+            np.vstack([ridge.coefficients, -ridge.coefficients]),
+            ridge.intercept,
+        )

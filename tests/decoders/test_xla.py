@@ -1,8 +1,9 @@
 import numpy as np
 
 from pipeline.core.keras_backend import import_keras
-from pipeline.decoders import adamw
-from pipeline.decoders.adamw import NetworkConfig, train_network
+from pipeline.decoders import xla
+from pipeline.decoders.hidden_layer import NetworkConfig
+from pipeline.decoders.xla import train_network
 
 
 def test_it_trains_as_keras_adamw_does() -> None:
@@ -36,6 +37,6 @@ def test_steps_in_several_calls_are_those_of_one(monkeypatch) -> None:
 
     whole = trained()
     assert done == [18]
-    monkeypatch.setattr(adamw, "STEPS_PER_CALL", 7)
+    monkeypatch.setattr(xla, "STEPS_PER_CALL", 7)
     assert np.allclose(trained(), whole, atol=1e-6)
     assert done == [18, 7, 7, 4]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as Reference
 
-from pipeline.decoders.ridge_regression import PENALTIES, Moments, RidgePath, fit_candidates, fit_ridge
+from pipeline.decoders.ridge import PENALTIES, Moments, RidgePath, fit_candidates, fit_ridge
 
 
 @pytest.fixture(params=[(60, 8), (30, 80)], ids=["more images than features", "fewer"])

@@ -5,9 +5,9 @@ from sklearn.linear_model import RidgeCV
 from pipeline.core.errors import PipelineError
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.vectors import cosines
-from pipeline.decoders import blending, checkpoints
-from pipeline.decoders.blending import MANY, MOST_STEPS, Blend, BlendConfig, assign_folds, build_blend, fit_blend
-from pipeline.decoders.training import Callbacks
+from pipeline.decoders import xla
+from pipeline.decoders.blend import MANY, MOST_STEPS, Blend, BlendConfig, assign_folds, build_blend, fit_blend
+from pipeline.decoders.callbacks import Callbacks
 
 CONFIG = BlendConfig(weight_decays=(3.0, 10.0), units=32, epochs=30, ramps=64)
 
@@ -128,9 +128,9 @@ def test_one_fold_is_enough_for_many_images(monkeypatch: pytest.MonkeyPatch) -> 
     random = np.random.default_rng(0)
     x = np.maximum(random.normal(size=(400, 16)), 0).astype(np.float32)
     y = (x[:, :4] @ random.normal(size=(4, 6)) + 0.3 * random.normal(size=(400, 6))).astype(np.float32)
-    monkeypatch.setattr("pipeline.decoders.blending.MANY", 200)
-    monkeypatch.setattr("pipeline.decoders.blending.COMPARED", 120)
-    monkeypatch.setattr("pipeline.decoders.blending.COMPARED_ROWS", 10)
+    monkeypatch.setattr("pipeline.decoders.blend.MANY", 200)
+    monkeypatch.setattr("pipeline.decoders.blend.COMPARED", 120)
+    monkeypatch.setattr("pipeline.decoders.blend.COMPARED_ROWS", 10)
     blend = fit_blend(x[:300], y[:300], np.arange(300), CONFIG)
     predicted = blend.network((x[300:] - blend.mean) / blend.scale)
     assert cosines(predicted, y[300:]).mean() > 0.8
@@ -167,8 +167,8 @@ def test_a_blend_resumes_after_the_last_network_that_was_trained(monkeypatch, tm
     random = np.random.default_rng(0)
     x, y = random.normal(size=(30, 12)).astype(np.float32), random.normal(size=(30, 4)).astype(np.float32)
     undisturbed = fit_blend(x, y, np.arange(30), CONFIG)
-    monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY", 0.0)
-    callbacks, trained, train_network = Callbacks(checkpoint=tmp_path / "checkpoint.npz"), [], blending.train_network
+    monkeypatch.setattr("pipeline.decoders.callbacks.CHECKPOINT_EVERY", 0.0)
+    callbacks, trained, train_network = Callbacks(checkpoint=tmp_path / "checkpoint.npz"), [], xla.train_network
 
     def interrupted(*arguments):
         trained.append(arguments)
@@ -176,7 +176,7 @@ def test_a_blend_resumes_after_the_last_network_that_was_trained(monkeypatch, tm
             raise KeyboardInterrupt
         return train_network(*arguments)
 
-    monkeypatch.setattr(blending, "train_network", interrupted)
+    monkeypatch.setattr(xla, "train_network", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit_blend(x, y, np.arange(30), CONFIG, callbacks=callbacks)
     resumed = fit_blend(x, y, np.arange(30), CONFIG, callbacks=callbacks)
