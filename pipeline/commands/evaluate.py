@@ -4,20 +4,14 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.commands.examples import Examples, load_examples, read_target_table
-from pipeline.commands.own_models import card_of, load_any, output_activation_of, predict_from_pixels, takes_pixels
-from pipeline.commands.saved_decoders import (
-    decoders_of,
-    extractors_of,
-    images_and_targets,
-    run_beside,
-)
+from pipeline.commands.examples import Examples, Source
+from pipeline.commands.saved_decoder import ModelFile, PixelModel, SavedDecoder, decoder_files, open_model
 from pipeline.commands.scoring import (
     DecoderPredictions,
     EvaluationInputs,
@@ -28,23 +22,19 @@ from pipeline.commands.scoring import (
 )
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import Parameter, RequestError
-from pipeline.core.model_files import ModelCard
-from pipeline.core.runs import EVALUATION_FILE, RUN_FILE, read_run
-from pipeline.core.vectors import Vectors
+from pipeline.core.runs import EVALUATION_FILE, RunRecord, read_run
 from pipeline.core.wording import counted
 from pipeline.data.images import DIGEST, ImageSet
-from pipeline.data.matching import match_targets
 from pipeline.data.near_duplicates import find_near_duplicates
 from pipeline.data.splits import SplitRule, held_out_units
-from pipeline.data.targets import TargetTable
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.fitting import config_from_json, fit_shuffled
 from pipeline.decoders.network import predict
 from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.report import SUFFIXES
 from pipeline.evaluation.results import EvaluationResult
-from pipeline.features.extraction import ExtractionOptions
-from pipeline.features.extractor import Extractor, ExtractorOptions, describe
+from pipeline.features.extraction import ExtractionOptions, Features
+from pipeline.features.extractor import ExtractorOptions, describe
 
 log = logging.getLogger(__name__)
 
@@ -104,98 +94,92 @@ def evaluate(options: EvaluateOptions, extraction: ExtractionOptions) -> Evaluat
     """
     if options.report:
         check_output_file(options.report, SUFFIXES, "report")
-    files = _decoder_files(options.models)
-    if any(map(takes_pixels, files.values())):
-        return _evaluate_pixel_models(files, options, extraction)
-    cards = {name: card_of(file, options.extractor) for name, file in files.items()}
-    first, first_card = next(iter(files.values())), next(iter(cards.values()))
-    extractors = extractors_of(first_card, options.extractor)
-    for name, card in cards.items():
-        card.check_features(files[name], describe(extractors))
-    images, table, on_missing = _images_and_targets(options, first.parent)
-    for name, card in cards.items():
-        card.check_targets(files[name], table.vectors.shape[1])
-    check_clusters(images, options.cluster)
+    decoders = {name: open_model(file, options.extractor) for name, file in _named_files(options.models).items()}
+    first = next(iter(decoders.values()))
+    of_pixels = {name: decoder for name, decoder in decoders.items() if isinstance(decoder, PixelModel)}
+    of_features = {name: decoder for name, decoder in decoders.items() if isinstance(decoder, SavedDecoder)}
+    if of_pixels and options.images is None:
+        raise RequestError("Models that take pixels have no run; name the images to evaluate on with ", IMAGES, ".")
+    if of_pixels and of_features:
+        raise RequestError("Models that take pixels and models that take features are evaluated apart.")
+    source = _source(options, first)
+    for decoder in decoders.values():
+        if decoder.dim != source.dim:
+            raise RequestError(
+                f"{decoder.file} predicts embeddings of dimension {decoder.dim}; the targets have {source.dim}."
+            )
+    check_clusters(source.images, options.cluster)
     if options.vocabulary:
-        check_vocabulary(options.vocabulary, table.vectors.shape[1])
-    examples = load_examples(images, table, on_missing, extractors, extraction)
-    if options.images is None:
-        examples = _unchanged(examples, read_run(first.parent).split.validation, "held-out")
-
-    x = _scaled(examples, first_card)
-    fitted = Baselines.load(first.parent)
-    if fitted is None:
-        log.warning("There are no baselines beside %s; they are left out.", first)
-    baselines = fitted.predict(x) if fitted else {}
-    if options.shuffled:
-        shuffled = _shuffled_decoder(first.parent, options.data_dir, extractors, first_card, extraction)
-        baselines["shuffled"] = predict(shuffled, x)
-    run = run_beside(first)
-    folders = {file.parent for file in files.values()}
-    inputs = EvaluationInputs(
-        examples=examples,
-        decoders={
-            name: _predictions(file, cards[name], _scaled(examples, cards[name])) for name, file in files.items()
-        },
-        baselines=baselines,
-        training=TrainingTargets.of(fitted, examples.features.images) if fitted else None,
-        shares=run.trained.get("shares", {}) if run else {},
-        cluster=options.cluster,
-        weights=extractors[0].weights.name,
-        trained_on=max(_count_training_images(examples, folder) for folder in folders),
-        near_trained_on=max(_count_near_training_images(examples, folder, extraction.progress) for folder in folders)
-        if options.images is not None  # the run's split already separated its own near-duplicates
-        else 0,
-        run=run,
-        folder=first.parent,
-    )
+        check_vocabulary(options.vocabulary, source.dim)
+    if of_pixels:
+        return score_decoders(_pixel_inputs(of_pixels, source, options, extraction), options.report, options.vocabulary)
+    inputs = _feature_inputs(of_features, source, options, extraction)
     return score_decoders(inputs, options.report or _report_beside(first, options.images), options.vocabulary)
 
 
-def _report_beside(first: Path, images: ImageSet | None) -> Path | None:
+def _feature_inputs(
+    decoders: Mapping[str, SavedDecoder], source: Source, options: EvaluateOptions, extraction: ExtractionOptions
+) -> EvaluationInputs:
+    """The predictions of decoders and baselines from features."""
+    first = next(iter(decoders.values()))
+    for decoder in decoders.values():
+        decoder.card.check_features(decoder.file, describe(first.extractors))
+        decoder.load()
+    examples = source.load(first.extractors, extraction)
+    if options.images is None:
+        examples = _unchanged(examples, first.run_with("images from.").split.validation, "held-out")
+    x = first.inputs(examples.features)
+    fitted = Baselines.load(first.folder)
+    if fitted is None:
+        log.warning("There are no baselines beside %s; they are left out.", first.file)
+    baselines = fitted.predict(x) if fitted else {}
+    if options.shuffled:
+        baselines["shuffled"] = predict(_shuffled_decoder(first, options.data_dir, extraction), x)
+    runs = {decoder.folder: decoder.run for decoder in decoders.values() if decoder.run}
+    return EvaluationInputs(
+        examples=examples,
+        decoders={name: _predictions(decoder, examples.features) for name, decoder in decoders.items()},
+        baselines=baselines,
+        training=TrainingTargets.of(fitted, examples.features.images) if fitted else None,
+        shares=first.run.trained.get("shares", {}) if first.run else {},
+        cluster=options.cluster,
+        weights=first.extractors[0].weights.name,
+        trained_on=max((_count_training_images(examples, *run) for run in runs.items()), default=0),
+        near_trained_on=max(
+            (_count_near_training_images(examples, *run, extraction.progress) for run in runs.items()), default=0
+        )
+        if options.images is not None  # the run's split already separated its own near-duplicates
+        else 0,
+        run=first.run,
+        folder=first.folder,
+    )
+
+
+def _pixel_inputs(
+    models: Mapping[str, PixelModel], source: Source, options: EvaluateOptions, extraction: ExtractionOptions
+) -> EvaluationInputs:
+    """The predictions of the user's own models from pixels; without features there are no baselines."""
+    decoders = {}
+    for name, model in models.items():
+        features, predictions = model.predict_images(source.images, extraction)
+        examples, rows = source.match(features)
+        decoders[name] = DecoderPredictions(predictions[rows], model.output_activation)
+    return EvaluationInputs(examples, decoders, baselines={}, training=None, weights="", cluster=options.cluster)
+
+
+def _report_beside(first: ModelFile, images: ImageSet | None) -> Path | None:
     """The report in the first model's run, named after the images unless they are the held-out ones."""
-    if not run_beside(first) or not os.access(first.parent, os.W_OK):
+    if not first.run or not os.access(first.folder, os.W_OK):
         return None
     if images is None:
-        return first.parent / EVALUATION_FILE
+        return first.folder / EVALUATION_FILE
     name = re.sub(r"[^\w.]+", "-", images.source).strip("-.")[-LONGEST_NAME:]
-    return first.parent / f"{Path(EVALUATION_FILE).stem}-{name}.html"
+    return first.folder / f"{Path(EVALUATION_FILE).stem}-{name}.html"
 
 
-def _evaluate_pixel_models(
-    files: Mapping[str, Path], options: EvaluateOptions, extraction: ExtractionOptions
-) -> EvaluationResult:
-    """Evaluate the user's own Keras models that take pixels; without features there are no baselines."""
-    if options.images is None:
-        raise RequestError("Models that take pixels have no run; name the images to evaluate on with ", IMAGES, ".")
-    if not all(map(takes_pixels, files.values())):
-        raise RequestError("Models that take pixels and models that take features are evaluated apart.")
-    images, table, on_missing = _images_and_targets(options, next(iter(files.values())).parent)
-    check_clusters(images, options.cluster)
-    decoders = {}
-    for name, file in files.items():
-        features, predictions = predict_from_pixels(file, images, extraction)
-        matched = match_targets(features.images, table, on_missing)
-        dim = predictions.shape[1]
-        if dim != table.vectors.shape[1]:
-            raise RequestError(
-                f"{file} predicts embeddings of dimension {dim}; the targets have {table.vectors.shape[1]}."
-            )
-        decoders[name] = DecoderPredictions(predictions[matched.rows], output_activation_of(file))
-    examples = Examples(features.subset(matched.rows), matched.keys, matched.targets, table, images)
-    inputs = EvaluationInputs(examples, decoders, baselines={}, training=None, weights="", cluster=options.cluster)
-    return score_decoders(inputs, options.report, options.vocabulary)
-
-
-def _scaled(examples: Examples, card: ModelCard) -> Vectors:
-    """The features of examples, scaled as for the training of a decoder."""
-    return replace(examples.features, scales=card.scales).stored()
-
-
-def _decoder_files(models: Sequence[str]) -> dict[str, Path]:
+def _named_files(models: Sequence[str]) -> dict[str, Path]:
     """The decoder files of runs and models, by their shortest unambiguous names."""
-    files = [file for model in models for file in decoders_of(Path(model))]
-    files = list(dict.fromkeys(files))
+    files = list(dict.fromkeys(file for model in models for file in decoder_files(Path(model))))
     return {_shortest_name(file, files): file for file in files}
 
 
@@ -207,47 +191,45 @@ def _shortest_name(file: Path, files: Sequence[Path]) -> str:
     return str(file)
 
 
-def _predictions(file: Path, card: ModelCard, x: Vectors) -> DecoderPredictions:
-    run = run_beside(file)
-    trained: Mapping[str, Any] = run.trained.get("models", {}).get(file.stem, {}) if run else {}
+def _predictions(decoder: SavedDecoder, features: Features) -> DecoderPredictions:
+    run, style = decoder.run, decoder.file.stem
+    trained: Mapping[str, Any] = run.trained.get("models", {}).get(style, {}) if run else {}
     return DecoderPredictions(
-        predictions=predict(load_any(file), x),
-        output_activation=card.output_activation,
+        predictions=decoder.predict(features),
+        output_activation=decoder.output_activation,
         training_cosine=trained.get("train_cosine"),
-        curves=run.curves.get(file.stem) if run else None,
+        curves=run.curves.get(style) if run else None,
         validation_of=run.split.validation_of if run else "held-out",
     )
 
 
-def _images_and_targets(options: EvaluateOptions, folder: Path) -> tuple[ImageSet, TargetTable, str]:
-    """The images to evaluate on, their targets, and what to do if a target is missing."""
+def _source(options: EvaluateOptions, first: ModelFile) -> Source:
+    """The images to evaluate on, and their targets."""
     if options.images is None:
-        return _of_run(folder, options.data_dir, options.targets, options.noise_ceiling, options.target_columns)
+        return _source_of_run(
+            first.folder, options.data_dir, options.targets, options.noise_ceiling, options.target_columns
+        )
     if options.targets is None and options.images.targets is None:
         raise RequestError("To evaluate on your own images, name their target embeddings with ", TARGETS, ".")
-    table = read_target_table(
+    return Source.read(
         options.images, options.targets, options.on_missing, options.noise_ceiling, options.target_columns
     )
-    return options.images, table, options.on_missing
 
 
-def _of_run(
+def _source_of_run(
     folder: Path,
     data_dir: Path | None,
     targets: str | None = None,
     noise_ceiling: Path | None = None,
     target_columns: str | None = None,
-) -> tuple[ImageSet, TargetTable, str]:
-    """All images of a run, their targets (the run's own, or those in `targets`), and the run's `on_missing`."""
-    recorded = read_run(folder).options
-    if not read_run(folder).split.validation:
+) -> Source:
+    """All images of a run, and their targets: the run's own, or those in `targets`."""
+    run = read_run(folder)
+    if not run.split.validation:
         raise RequestError(
             f"{folder} was cross-validated and then trained on all of its images; name others with ", IMAGES, "."
         )
-    if "images" not in recorded:
-        raise RequestError(f"{folder} does not say where its images are; name them with ", IMAGES, ".")
-    images, table = images_and_targets(recorded, targets, noise_ceiling, target_columns, data_dir)
-    return images, table, recorded.get("on_missing", "error")
+    return Source.of_run(run, data_dir, targets, noise_ceiling, target_columns)
 
 
 def _unchanged(examples: Examples, recorded: Mapping[str, str], side: str) -> Examples:
@@ -266,11 +248,9 @@ def _unchanged(examples: Examples, recorded: Mapping[str, str], side: str) -> Ex
     return examples.subset([row for row, path in enumerate(examples.features.paths) if path in recorded])
 
 
-def _count_training_images(examples: Examples, folder: Path) -> int:
+def _count_training_images(examples: Examples, folder: Path, run: RunRecord) -> int:
     """Count the images that the decoders in a folder were trained on; warns if there are any."""
-    if not (folder / RUN_FILE).exists():
-        return 0
-    count = int(np.isin(examples.features.digests, _training_digests(folder)).sum())
+    count = int(np.isin(examples.features.digests, _training_digests(run)).sum())
     if count:
         log.warning(
             "The decoders of %s were trained on %d of %s: their cosine is not an estimate for new ones.",
@@ -281,20 +261,18 @@ def _count_training_images(examples: Examples, folder: Path) -> int:
     return count
 
 
-def _training_digests(folder: Path) -> np.ndarray:
+def _training_digests(run: RunRecord) -> np.ndarray:
     """The content digests of the training images of a run, shape (N,), DIGEST."""
-    return np.frombuffer(bytes.fromhex("".join(read_run(folder).split.train.values())), DIGEST)
+    return np.frombuffer(bytes.fromhex("".join(run.split.train.values())), DIGEST)
 
 
-def _count_near_training_images(examples: Examples, folder: Path, progress: bool) -> int:
+def _count_near_training_images(examples: Examples, folder: Path, run: RunRecord, progress: bool) -> int:
     """Count the other images that are detected near-duplicates of training images; warns if there are any.
 
     Training images are compared by their thumbnails in the feature store, which may lack some.
     """
-    if not (folder / RUN_FILE).exists():
-        return 0
     digests, store = examples.features.digests, examples.features.store
-    trained = _training_digests(folder)
+    trained = _training_digests(run)
     compared = trained[store.contains(trained)]
     if len(compared) < len(trained):
         log.info(
@@ -317,15 +295,15 @@ def _count_near_training_images(examples: Examples, folder: Path, progress: bool
     return int(near.sum())
 
 
-def _shuffled_decoder(
-    folder: Path, data_dir: Path | None, extractors: Sequence[Extractor], card: ModelCard, extraction: ExtractionOptions
-) -> Any:
+def _shuffled_decoder(decoder: SavedDecoder, data_dir: Path | None, extraction: ExtractionOptions) -> Any:
     """Train a decoder like those of a run, on shuffled targets."""
-    run = read_run(folder)
-    examples = load_examples(*_of_run(folder, data_dir), extractors, extraction)
+    examples = _source_of_run(decoder.folder, data_dir).load(decoder.extractors, extraction)
+    run = read_run(decoder.folder)
     train = _unchanged(examples, run.split.train, "training")
     held_out = _unchanged(examples, run.split.validation, "held-out")
-    data = TrainingData(_scaled(train, card), train.targets, _scaled(held_out, card), held_out.targets)
+    data = TrainingData(
+        decoder.inputs(train.features), train.targets, decoder.inputs(held_out.features), held_out.targets
+    )
     duplicates = find_near_duplicates(train.features.digests, train.features.store.thumbnails)
     units = held_out_units(train.features.images, SplitRule.parse(run.split.rule), duplicates)
     return fit_shuffled(data.loaded(), config_from_json(run.training), units, run.seed)

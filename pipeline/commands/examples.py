@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import Parameter, RequestError
-from pipeline.core.runs import SplitRecord
+from pipeline.core.runs import RunRecord, SplitRecord
 from pipeline.data.images import ImageSet
 from pipeline.data.matching import match_targets
 from pipeline.data.near_duplicates import duplicate_groups, find_near_duplicates
+from pipeline.data.sources import find_images
 from pipeline.data.splits import Split, SplitRule, check_split_column, held_out_units, split_images
 from pipeline.data.targets import TargetTable, read_repeats, read_targets
+from pipeline.data.tfds_reader import check_on_disk
 from pipeline.decoders.training import MEMORY, TrainingData
 from pipeline.features.extraction import ExtractionOptions, Features, extract_features
 from pipeline.features.extractor import Extractor
@@ -52,56 +54,133 @@ class Examples:
         )
 
 
-def read_target_table(
-    images: ImageSet,
-    targets: str | None,
-    on_missing: str,
-    noise_ceiling: Path | None,
-    target_columns: str | None = None,
-) -> TargetTable:
-    """Read the targets of images, and repeated measurements of them from another file if there is one.
+@dataclass(frozen=True)
+class Source:
+    """Images and their targets, before any features.
 
-    Raises:
-        RequestError: A file cannot be read, or the dimensions differ.
-    """
-    table = read_targets(targets, images, on_missing, target_columns)
-    if noise_ceiling is None:
-        return table
-    repeats = read_repeats(noise_ceiling, target_columns)
-    dim = next(iter(repeats.values())).shape[1]
-    if dim != table.vectors.shape[1]:
-        raise RequestError(
-            f"{noise_ceiling} has targets of dimension {dim}; {table.file} has {table.vectors.shape[1]}."
-        )
-    return replace(table, repeats=repeats)
-
-
-def load_examples(
-    images: ImageSet,
-    table: TargetTable,
-    on_missing: str,
-    extractors: Sequence[Extractor],
-    extraction: ExtractionOptions,
-) -> Examples:
-    """Extract the features of images and match them with their targets.
-
-    Args:
+    Attributes:
         images: The images.
         table: The target embeddings.
         on_missing: What to do with images that have no target: "error" or "skip".
-        extractors: The extractor of each layer.
-        extraction: How to run the feature stage.
+    """
 
-    Returns:
-        The images that could be read and have a target.
+    images: ImageSet
+    table: TargetTable
+    on_missing: str = "error"
+
+    @classmethod
+    def read(
+        cls,
+        images: ImageSet,
+        targets: str | None,
+        on_missing: str = "error",
+        noise_ceiling: Path | None = None,
+        target_columns: str | None = None,
+    ) -> "Source":
+        """Read the targets of images.
+
+        Args:
+            images: The images.
+            targets: A file of target embeddings; None for those in the images' list.
+            on_missing: What to do with images that have no target: "error" or "skip".
+            noise_ceiling: A file of repeated targets; None for those in the list.
+            target_columns: The columns of the table that form the embedding; None for the default rule.
+
+        Raises:
+            RequestError: A file cannot be read, or the dimensions differ.
+        """
+        table = read_targets(targets, images, on_missing, target_columns)
+        if noise_ceiling is None:
+            return cls(images, table, on_missing)
+        repeats = read_repeats(noise_ceiling, target_columns)
+        dim = next(iter(repeats.values())).shape[1]
+        if dim != table.vectors.shape[1]:
+            raise RequestError(
+                f"{noise_ceiling} has targets of dimension {dim}; {table.file} has {table.vectors.shape[1]}."
+            )
+        return cls(images, replace(table, repeats=repeats), on_missing)
+
+    @classmethod
+    def of_run(
+        cls,
+        run: RunRecord,
+        data_dir: Path | None,
+        targets: str | None = None,
+        noise_ceiling: Path | None = None,
+        target_columns: str | None = None,
+    ) -> "Source":
+        """Find all images of a run, and read their targets.
+
+        Args:
+            run: The run's record, with the options that name its images.
+            data_dir: The folder of TensorFlow data sets; None for tensorflow-datasets' default.
+            targets: A file of targets; None for the run's own.
+            noise_ceiling: A file of repeated targets; None for the run's own.
+            target_columns: The columns of `targets` that form the embedding; None for the default rule.
+
+        Raises:
+            RequestError: The images or the targets cannot be read.
+        """
+        options, images = run.options, images_of_run(run, data_dir)
+        repeats = noise_ceiling or (Path(options["noise_ceiling"]) if "noise_ceiling" in options else None)
+        if targets is None:
+            targets, target_columns = options.get("targets"), target_columns or options.get("target_columns")
+        return cls.read(images, targets, options.get("on_missing", "error"), repeats, target_columns)
+
+    @property
+    def dim(self) -> int:
+        """D, the dimension of the targets."""
+        return self.table.vectors.shape[1]
+
+    def match(self, features: Features) -> tuple[Examples, np.ndarray]:
+        """Match features with targets.
+
+        Args:
+            features: The features of images of this source.
+
+        Returns:
+            The images that have a target, and their rows in the features.
+
+        Raises:
+            RequestError: Images have no target and `on_missing` is "error", or no image has one.
+        """
+        matched = match_targets(features.images, self.table, self.on_missing)
+        examples = Examples(features.subset(matched.rows), matched.keys, matched.targets, self.table, self.images)
+        return examples, matched.rows
+
+    def load(self, extractors: Sequence[Extractor], extraction: ExtractionOptions) -> Examples:
+        """Extract the features of the images and match them with their targets.
+
+        Args:
+            extractors: The extractor of each layer.
+            extraction: How to run the feature stage.
+
+        Returns:
+            The images that could be read and have a target.
+
+        Raises:
+            RequestError: Images have no target and `on_missing` is "error", or no image has one.
+            PipelineError: The feature stage failed.
+        """
+        return self.match(extract_features(self.images, extractors, extraction))[0]
+
+
+def images_of_run(run: RunRecord, data_dir: Path | None = None) -> ImageSet:
+    """All images of a run.
+
+    A run may come from another machine: it does not determine the folder of data sets, and none is downloaded for it.
+
+    Args:
+        run: The run's record, with the options that name its images.
+        data_dir: The folder of TensorFlow data sets; None for tensorflow-datasets' default.
 
     Raises:
-        RequestError: Images have no target and `on_missing` is "error", or no image has one.
-        PipelineError: The feature stage failed.
+        RequestError: The images cannot be found.
     """
-    features = extract_features(images, extractors, extraction)
-    matched = match_targets(features.images, table, on_missing)
-    return Examples(features.subset(matched.rows), matched.keys, matched.targets, table, images)
+    source, root = run.options["images"], Path(run.options["root"]) if "root" in run.options else None
+    if source.startswith("tfds:"):
+        check_on_disk(source, data_dir)
+    return find_images(source, data_dir, run.options.get("label_pattern"), root)
 
 
 @dataclass(frozen=True)
@@ -262,10 +341,10 @@ def load_numbered_examples(
         PipelineError: The feature stage failed.
     """
     check_split_column(options.images, options.rule)
-    table = read_target_table(
+    source = Source.read(
         options.images, options.targets, options.on_missing, options.noise_ceiling, options.target_columns
     )
-    examples = load_examples(options.images, table, options.on_missing, extractors, extraction)
+    examples = source.load(extractors, extraction)
     features = examples.features
     duplicates = find_near_duplicates(features.digests, features.store.thumbnails, extraction.progress)
     if groups := duplicate_groups(duplicates):

@@ -2,18 +2,18 @@
 
 import importlib.metadata
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractors_of, images_of, run_beside
+from pipeline.commands.examples import images_of_run
+from pipeline.commands.saved_decoder import DecoderName, SavedDecoder, decoder_file
 from pipeline.core.atomic import atomic_folder, atomic_write, check_new_folder, check_output_file
 from pipeline.core.errors import Parameter, PipelineError, RequestError
-from pipeline.core.model_files import ModelCard, load_decoder, load_model, read_card
-from pipeline.core.runs import RunRecord
+from pipeline.core.model_files import load_model
 from pipeline.core.vectors import cosines
 from pipeline.core.wording import counted
 from pipeline.data.decoding import decode
@@ -25,7 +25,6 @@ from pipeline.export.litert_file import LiteRTFile, write_litert
 from pipeline.export.onnx_file import OnnxFile, write_onnx_file
 from pipeline.export.whole_model import check_exportable, join_models
 from pipeline.features.extraction import ExtractionOptions, extract_features
-from pipeline.features.extractor import Extractor
 
 log = logging.getLogger(__name__)
 
@@ -145,28 +144,24 @@ def export(options: ExportOptions, extraction: ExtractionOptions) -> ExportResul
         RequestError: The decoder, its images or the output path cannot be used.
         PipelineError: The exported model answers differently, or cannot be written; no output is left behind.
     """
-    file = decoder_of(options.model, options.api)
-    card, run = read_card(file), run_beside(file)
-    extractors, decoder = extractors_of(card, None), load_decoder(file)
-    check_exportable(extractors, decoder.count_params(), options.format)
+    decoder = SavedDecoder.open(decoder_file(options.model, options.api))
+    check_exportable(decoder.extractors, decoder.model.count_params(), options.format)
     if options.format == "onnx":
-        onnx_file.check_decoder(decoder)
-    images = options.images or _images_of(file, run, options.data_dir)
-    checks = _load_checks(images, run, extractors, card, decoder, extraction)
-    description, from_bytes = _describe(file, card, run), None
+        onnx_file.check_decoder(decoder.model)
+    checks = _load_checks(decoder, options.images or _images_of(decoder, options.data_dir), extraction)
+    from_bytes = None
     log.info("Joining VGG16 and the decoder, and writing them as %s.", options.format)
     if options.format == "savedmodel":
         with atomic_folder(options.out) as unfinished:
-            model = join_models(extractors, card, decoder)
-            difference, from_bytes = _write_savedmodel(model, description, unfinished, extractors, checks)
+            difference, from_bytes = _write_savedmodel(decoder, unfinished, checks)
     else:
         # Keras requires the suffix; an unfinished file has the same suffix as the final one.
         with atomic_write(options.out) as unfinished:
-            answer = _write_file(options.format, extractors, card, decoder, description, unfinished)
+            answer = _write_file(options.format, decoder, unfinished)
             log.info("Checking the file on %s.", counted(len(checks.files), "image"))
             difference = check_answers(answer(checks.pixels), checks.predictions, options.format)
     return ExportResult(
-        model=str(file),
+        model=str(decoder.file),
         format=options.format,
         out=str(options.out),
         images=len(checks.files),
@@ -176,60 +171,42 @@ def export(options: ExportOptions, extraction: ExtractionOptions) -> ExportResul
     )
 
 
-def _images_of(file: Path, run: RunRecord | None, data_dir: Path | None) -> ImageSet:
-    if run is None or "images" not in run.options:
-        raise RequestError(
-            f"There is no run beside {file} to take images from; name some to check on: ",
-            Parameter("images", "IMAGES"),
-            ".",
-        )
-    return images_of(run.options, data_dir)
+def _images_of(decoder: SavedDecoder, data_dir: Path | None) -> ImageSet:
+    run = decoder.run_with("images from; name some to check on: ", Parameter("images", "IMAGES"), ".")
+    return images_of_run(run, data_dir)
 
 
-def _load_checks(
-    images: ImageSet,
-    run: RunRecord | None,
-    extractors: Sequence[Extractor],
-    card: ModelCard,
-    decoder: Any,
-    extraction: ExtractionOptions,
-) -> _Checks:
+def _load_checks(decoder: SavedDecoder, images: ImageSet, extraction: ExtractionOptions) -> _Checks:
     """The first CHECKED images, held-out ones first, with predictions from stored features."""
-    held_out = run.split.validation if run else {}
+    held_out = decoder.run.split.validation if decoder.run else {}
     order = sorted(range(len(images)), key=lambda row: images.paths[row] not in held_out)
-    features = extract_features(images.subset(sorted(order[:CHECKED])), extractors, extraction)
+    features = extract_features(images.subset(sorted(order[:CHECKED])), decoder.extractors, extraction)
     files = [ref.read()[0] for ref in features.images.refs]
     return _Checks(
         files=files,
-        pixels=np.stack([decode(data, extraction.max_pixels, extractors[0].resize) for data in files]),
-        predictions=predict(decoder, replace(features, scales=card.scales).stored()),
+        pixels=np.stack([decode(data, extraction.max_pixels, decoder.extractors[0].resize) for data in files]),
+        predictions=decoder.predict(features),
     )
 
 
-def _describe(file: Path, card: ModelCard, run: RunRecord | None) -> Mapping[str, Any]:
+def _describe(decoder: SavedDecoder) -> Mapping[str, Any]:
     """The decoder's card, with the targets it was trained on."""
-    targets = {"file": run.options.get("targets"), "digest": run.targets} if run else None
+    run = decoder.run
     return {
-        **card.to_json(),
-        "decoder": file.name,
-        "targets": targets,
+        **decoder.card.to_json(),
+        "decoder": decoder.file.name,
+        "targets": {"file": run.options.get("targets"), "digest": run.targets} if run else None,
         "version": importlib.metadata.version("image-vectors"),
     }
 
 
-def _write_file(
-    kind: str,
-    extractors: Sequence[Extractor],
-    card: ModelCard,
-    decoder: Any,
-    description: Mapping[str, Any],
-    file: Path,
-) -> Callable[[np.ndarray], np.ndarray]:
+def _write_file(kind: str, decoder: SavedDecoder, file: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Write a single-file format; returns a function that runs the written model, from pixels to embeddings."""
+    description = _describe(decoder)
     if kind == "onnx":
-        write_onnx_file(extractors, card, decoder, description, file)
+        write_onnx_file(decoder.extractors, decoder.card, decoder.model, description, file)
         return OnnxFile(file)
-    model = join_models(extractors, card, decoder)
+    model = join_models(decoder.extractors, decoder.card, decoder.model)
     if kind == "litert":
         write_litert(model, description, file)
         return LiteRTFile(file)
@@ -242,14 +219,13 @@ def _keras_answers(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda pixels: predict(model, pixels)
 
 
-def _write_savedmodel(
-    model: Any, card: Mapping[str, Any], folder: Path, extractors: Sequence[Extractor], checks: _Checks
-) -> tuple[Difference, FromBytes | None]:
+def _write_savedmodel(decoder: SavedDecoder, folder: Path, checks: _Checks) -> tuple[Difference, FromBytes | None]:
     from pipeline.export.image_bytes import decode_batch, is_decoded
     from pipeline.export.savedmodel import SavedModel, write_savedmodel
 
-    takes_bytes = extractors[0].resize == "squash"
-    write_savedmodel(model, card, folder, takes_bytes)
+    takes_bytes = decoder.extractors[0].resize == "squash"
+    model = join_models(decoder.extractors, decoder.card, decoder.model)
+    write_savedmodel(model, _describe(decoder), folder, takes_bytes)
     log.info("Loading it, and checking it on the pixels of %s.", counted(len(checks.files), "image"))
     written = SavedModel(folder)
     difference = check_answers(written.from_pixels(checks.pixels), checks.predictions, "savedmodel")

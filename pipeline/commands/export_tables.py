@@ -1,19 +1,16 @@
 """`export` to tables: a run's images with vectors, predictions and scores, or images with their vectors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.commands.examples import load_examples
-from pipeline.commands.saved_decoders import DecoderName, decoder_of, extractors_of, images_and_targets, run_beside
+from pipeline.commands.examples import Source
+from pipeline.commands.saved_decoder import DecoderName, SavedDecoder, decoder_file
 from pipeline.commands.scoring import labels_of, names_of
 from pipeline.core.atomic import check_new_folder, check_output_file
-from pipeline.core.errors import RequestError
-from pipeline.core.model_files import load_decoder, read_card
 from pipeline.core.runs import SplitRecord
 from pipeline.data.images import ImageSet
-from pipeline.decoders.network import Predictions
 from pipeline.evaluation.retrieval import Candidates
 from pipeline.export.embedding_table import EmbeddingTable, write_table
 from pipeline.export.lance_table import write_lance
@@ -71,26 +68,23 @@ def export_run(
         PipelineError: The feature stage failed, or the file cannot be written.
     """
     check_output_file(out, (".parquet",), "out")
-    file = decoder_of(model, api)
-    card, run = read_card(file), run_beside(file)
-    if run is None or "images" not in run.options:
-        raise RequestError(f"There is no run beside {file} to take images from.")
-    extractors, decoder = extractors_of(card, None), load_decoder(file)
-    images, targets = images_and_targets(run.options, data_dir=data_dir)
-    examples = load_examples(images, targets, run.options.get("on_missing", "error"), extractors, options)
+    decoder = SavedDecoder.open(decoder_file(model, api))
+    run = decoder.run_with("images from.")
+    source = Source.of_run(run, data_dir)
+    examples = source.load(decoder.load().extractors, options)
     features = examples.features
     table = EmbeddingTable(
         images=features.images,
         labels=labels_of(examples),
         splits=_sides(features, run.split),
         vectors=features.stored(),
-        predictions=Predictions(decoder, replace(features, scales=card.scales).stored()),
+        predictions=decoder.predictions(features),
         targets=examples.targets,
-        candidates=Candidates(names_of(targets, images)),
+        candidates=Candidates(names_of(source.table, source.images)),
     )
     write_table(out, table)
-    columns = {"vector": features.dim, "prediction": card.target_dim}
-    return _result(str(file), "parquet", out, features, columns)
+    columns = {"vector": features.dim, "prediction": decoder.dim}
+    return _result(str(decoder.file), "parquet", out, features, columns)
 
 
 def _sides(features: Features, split: SplitRecord) -> list[str | None]:

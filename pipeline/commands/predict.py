@@ -1,28 +1,20 @@
 """`predict`: a saved decoder and images -> a file of embeddings, optionally with the nearest words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.own_models import card_of, load_any, predict_from_pixels, takes_pixels
-from pipeline.commands.saved_decoders import (
-    DecoderName,
-    decoder_of,
-    extractors_of,
-    images_and_targets,
-    run_beside,
-    warn_of_weak_decoder,
-)
+from pipeline.commands.examples import Source
+from pipeline.commands.saved_decoder import DecoderName, PixelModel, SavedDecoder, decoder_file, open_model
 from pipeline.commands.scoring import names_of, words_of
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.vector_files import SUFFIXES, NearestNames, write_vectors
 from pipeline.data.images import ImageSet
-from pipeline.decoders.network import Predictions
 from pipeline.evaluation.retrieval import Candidates, find_nearest
-from pipeline.features.extraction import ExtractionOptions, extract_features
-from pipeline.features.extractor import ExtractorOptions, describe, fingerprint
+from pipeline.features.extraction import ExtractionOptions
+from pipeline.features.extractor import ExtractorOptions
 from pipeline.features.survey import Failure
 
 SHOWN = 20  # images in the result with nearest names; the file has those of all
@@ -119,69 +111,35 @@ def predict(options: PredictOptions, extraction: ExtractionOptions) -> PredictRe
         RequestError: The decoder or the vocabulary cannot be used, or they do not fit each other or the features.
         PipelineError: No image could be read, the feature stage failed, or the file cannot be written.
     """
-    file = decoder_of(options.model, options.api)
-    if takes_pixels(file):
-        return _predict_from_pixels(file, options, extraction)
-    card = card_of(file, options.extractor)
-    extractors = extractors_of(card, options.extractor)
-    description = describe(extractors)
-    card.check_features(file, description)
-    warn_of_weak_decoder(file)
-    model = load_any(file)
-    candidates = _candidates(options, file, card.target_dim) if options.nearest else None
-    features = extract_features(options.images, extractors, extraction)
-    predictions = Predictions(model, replace(features, scales=card.scales).stored())
+    decoder = open_model(decoder_file(options.model, options.api), options.extractor)
+    decoder.warn_if_weak()
+    candidates = _candidates(options, decoder) if options.nearest else None
+    features, predictions = decoder.predict_images(options.images, extraction)
     # Writing predicts again: that costs less than keeping the predictions of any number of images in memory.
     nearest = find_nearest(predictions, candidates, options.nearest) if candidates and options.nearest else None
     write_vectors(options.out, "predictions", features.paths, predictions, nearest)
+    card = decoder.card
     return PredictResult(
-        model=str(file),
+        model=str(decoder.file),
         images=len(features.paths) + len(features.failed),
         computed=features.computed,
         cached=features.cached,
         failed=features.failed,
-        dim=card.target_dim,
-        extractor={"fingerprint": fingerprint(description), **description},
+        dim=decoder.dim,
+        extractor={"fingerprint": card.fingerprint, **card.extractor} if card else {},
         out=str(options.out),
         candidates=len(candidates) if candidates else None,
         nearest=_shown(features.paths, nearest) if nearest else [],
     )
 
 
-def _predict_from_pixels(file: Path, options: PredictOptions, extraction: ExtractionOptions) -> PredictResult:
-    """Predict with the user's own model that takes pixels; no features are extracted."""
-    features, predictions = predict_from_pixels(file, options.images, extraction)
-    dim = predictions.shape[1]
-    candidates = _candidates(options, file, dim) if options.nearest else None
-    nearest = find_nearest(predictions, candidates, options.nearest) if candidates and options.nearest else None
-    write_vectors(options.out, "predictions", features.paths, predictions, nearest)
-    return PredictResult(
-        model=str(file),
-        images=len(options.images),
-        computed=len(features.paths),
-        cached=0,
-        failed=features.failed,
-        dim=dim,
-        extractor={},
-        out=str(options.out),
-        candidates=len(candidates) if candidates else None,
-        nearest=_shown(features.paths, nearest) if nearest else [],
-    )
-
-
-def _candidates(options: PredictOptions, file: Path, dim: int) -> Candidates:
+def _candidates(options: PredictOptions, decoder: SavedDecoder | PixelModel) -> Candidates:
     """The words of the vocabulary, or else the labels of the decoder's run."""
     if options.vocabulary:
-        return Candidates(words_of(options.vocabulary, dim))
-    run = run_beside(file)
-    if run is None or "images" not in run.options:
-        raise RequestError(
-            f"There is no run beside {file} to take labels from; name words with ",
-            Parameter("vocabulary", "FILE"),
-            ".",
-        )
-    images, table = images_and_targets(run.options, data_dir=options.data_dir)
-    return Candidates(names_of(table, images))
+        return Candidates(words_of(options.vocabulary, decoder.dim))
+    run = decoder.run_with("labels from; name words with ", Parameter("vocabulary", "FILE"), ".")
+    source = Source.of_run(run, options.data_dir)
+    return Candidates(names_of(source.table, source.images))
 
 
 def _shown(paths: Sequence[str], nearest: NearestNames) -> list[Neighbours]:

@@ -4,24 +4,18 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.commands.examples import Source
 from pipeline.commands.indexed_search import INDEXED_ABOVE, IndexedSearch
-from pipeline.commands.saved_decoders import (
-    decoders_of,
-    extractors_of,
-    images_and_targets,
-    run_beside,
-    warn_of_weak_decoder,
-)
+from pipeline.commands.saved_decoder import SavedDecoder, decoder_file
 from pipeline.commands.scoring import names_of
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import ImageError, Parameter, RequestError
-from pipeline.core.model_files import load_decoder, read_card
 from pipeline.core.vectors import Vectors
 from pipeline.core.wording import counted
 from pipeline.data import decoding
@@ -31,7 +25,6 @@ from pipeline.data.sources import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.data.sources import find_images
 from pipeline.data.spelling import near_spellings
 from pipeline.data.word_vectors import is_word_vectors, read_word_vectors
-from pipeline.decoders.network import Predictions
 from pipeline.evaluation.report import PREVIEW, SUFFIXES
 from pipeline.evaluation.retrieval import find_rows
 from pipeline.evaluation.search_page import FoundImage, SearchPage, write_search_page
@@ -202,7 +195,7 @@ def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResul
             query=options.query,
             source=options.images.source,
             space=options.in_space,
-            model=str(space.file) if space.file else None,
+            model=str(space.decoder.file) if space.decoder else None,
             extractor=description,
             searched=len(features.paths),
             found=nearest,
@@ -213,7 +206,7 @@ def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResul
     return SearchResult(
         query=options.query,
         space=options.in_space,
-        model=str(space.file) if space.file else None,
+        model=str(space.decoder.file) if space.decoder else None,
         images=len(features.paths) + len(features.failed),
         computed=features.computed,
         cached=features.cached,
@@ -254,29 +247,27 @@ class _Space:
     """The space to search: that of extractors, or of a decoder of their features."""
 
     extractors: Sequence[Extractor]
-    dim: int
-    file: Path | None = None
-    decoder: Any = None
-    scales: Sequence[float] = ()
+    decoder: SavedDecoder | None
+    is_embeddings: bool
 
     @classmethod
     def of(cls, options: SearchOptions) -> "_Space":
         if options.model is None:
-            extractors = options.extractor.extractors()
-            return cls(extractors, total_dim(extractors))
-        file = decoders_of(options.model)[0]
-        card = read_card(file)
-        extractors = extractors_of(card, options.extractor)
-        card.check_features(file, describe(extractors))
-        if options.in_space == "features":
-            return cls(extractors, total_dim(extractors), file, None, card.scales)
-        warn_of_weak_decoder(file)
-        return cls(extractors, card.target_dim, file, load_decoder(file), card.scales)
+            return cls(options.extractor.extractors(), None, False)
+        decoder = SavedDecoder.open(decoder_file(options.model), options.extractor)
+        if is_embeddings := options.in_space == "embeddings":
+            decoder.load().warn_if_weak()
+        return cls(decoder.extractors, decoder, is_embeddings)
+
+    @property
+    def dim(self) -> int:
+        return self.decoder.dim if self.decoder and self.is_embeddings else total_dim(self.extractors)
 
     def vectors(self, features: Features) -> Vectors:
         """The vectors of images in this space, computed when they are read."""
-        stored = replace(features, scales=self.scales).stored()
-        return Predictions(self.decoder, stored) if self.decoder is not None else stored
+        if self.decoder is None:
+            return features.stored()
+        return self.decoder.predictions(features) if self.is_embeddings else self.decoder.inputs(features)
 
 
 def _query_feature(file: str, extractors: Sequence[Extractor], extraction: ExtractionOptions) -> Features:
@@ -314,13 +305,10 @@ def _word_vector(options: SearchOptions, space: _Space) -> np.ndarray:
         vectors, near = read_word_vectors(options.vocabulary, [word])
         source = f"the vocabulary {options.vocabulary}"
     else:
-        run = run_beside(space.file) if space.file else None
-        if run is None or "images" not in run.options:
-            raise RequestError(
-                f"There is no run beside {space.file} to take words from; name ", Parameter("vocabulary", "FILE"), "."
-            )
-        images, table = images_and_targets(run.options, data_dir=options.data_dir)
-        vectors = dict(names_of(table, images))
+        assert space.decoder  # SearchOptions refuses a word without a model
+        run = space.decoder.run_with("words from; name ", Parameter("vocabulary", "FILE"), ".")
+        labelled = Source.of_run(run, options.data_dir)
+        vectors = dict(names_of(labelled.table, labelled.images))
         near = {} if word in vectors else near_spellings({word: [word]}, vectors)
         source = "the labels of the run"
         advice = " Name a file of word vectors that has it with ", Parameter("vocabulary", "FILE"), "."

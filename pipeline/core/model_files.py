@@ -102,15 +102,6 @@ class ModelCard:
                 f"and precision {self.extractor['precision']!r}."
             )
 
-    def check_targets(self, file: Path, dim: int) -> None:
-        """Refuse targets whose dimension differs from the decoder's output.
-
-        Raises:
-            RequestError: The dimensions differ.
-        """
-        if dim != self.target_dim:
-            raise RequestError(f"{file} predicts embeddings of dimension {self.target_dim}; the targets have {dim}.")
-
 
 def _setting(description: Mapping[str, str], name: str) -> str:
     return repr(description[name]) if name in description else "the default"

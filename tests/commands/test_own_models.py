@@ -81,7 +81,8 @@ def test_what_a_model_does_not_fit_is_said(run, images: Path, targets: Path, tmp
     named = "extractor of its features with --weights FILE, --layer NAME and --pool KIND."
     assert named in run("predict", features, images, *SMALL, "--out", tmp_path / "x.npy", code=2).err
     pixels = from_pixels(tmp_path / "pixels.keras")
-    assert "apart" in run("evaluate", features, pixels, *evaluate, code=2).err
+    fitting = from_features(tmp_path / "fitting.keras")
+    assert "apart" in run("evaluate", fitting, pixels, *evaluate, code=2).err
     assert "--images IMAGES" in run("evaluate", pixels, code=2).err
     small = save([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3)], tmp_path / "small.keras")
     assert "only (224, 224, 3) can be used" in run("evaluate", small, *evaluate, code=2).err

@@ -10,8 +10,9 @@ import pytest
 from conftest import SmallRun
 
 from pipeline.cli import cli
-from pipeline.commands.saved_decoders import images_of
+from pipeline.commands.examples import images_of_run
 from pipeline.core.errors import PipelineError, RequestError
+from pipeline.core.runs import read_run
 from pipeline.data.images import content_digest
 from pipeline.data.sources import find_images
 from pipeline.features.extraction import ExtractionOptions, extract_features
@@ -144,5 +145,5 @@ def test_a_run_does_not_say_where_data_sets_are(
         ("search", small_run.images, "--query", "red", "--model", tmp_path / "brought"),
     ):
         assert "Name a folder that holds it with --data-dir FOLDER" in run(*command, "--quiet", code=2).err
-    assert len(images_of(record["options"], tfds_dir)) == 12
+    assert len(images_of_run(read_run(tmp_path / "brought"), tfds_dir)) == 12
     assert "data_dir" not in repeated(record["options"], cli.commands["train"])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.saved_decoders import warn_of_weak_decoder
+from pipeline.commands.saved_decoder import ModelFile
 from pipeline.core.runs import RunRecord, SplitRecord, write_run
 
 RECORD = RunRecord({"images": "photos"}, {}, {}, 0, SplitRecord("random:0.2", {}, {}), "", {})
@@ -31,11 +31,11 @@ def test_weak_decoders_are_named(
     result: dict | None, file: str, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_run(tmp_path, replace(RECORD, result=result))
-    warn_of_weak_decoder(tmp_path / f"{file}.keras")
+    ModelFile(tmp_path / f"{file}.keras").warn_if_weak()
     assert message in caplog.text
     assert bool(caplog.text) == bool(message)
 
 
 def test_a_decoder_without_a_run_is_not_judged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    warn_of_weak_decoder(tmp_path / "functional.keras")
+    ModelFile(tmp_path / "functional.keras").warn_if_weak()
     assert not caplog.text
