@@ -10,20 +10,17 @@ import logging
 import os
 import re
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock
 
-from pipeline.core.archives import check_members
 from pipeline.core.errors import Parameter, PipelineError, RequestError, first_line
-from pipeline.core.hdf5_files import check_dataset, get_member, small_attribute
 from pipeline.core.keras_backend import import_keras
 from pipeline.features.vgg16 import Arrays, weighted_layers
+from pipeline.features.weight_files import FORMATS, SUFFIXES, read_weight_file
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +30,6 @@ IMAGENET_URL = (
 )
 IMAGENET_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
 IMAGENET_SIZE = "553 MB"
-FORMATS = ".h5 (Keras's published layout), .weights.h5 or .keras"
 VARIABLE = "IMAGE_VECTORS_WEIGHTS"  # environment variable
 
 
@@ -63,8 +59,8 @@ def weights_from(option: str) -> Weights:
     """The weights that an option names.
 
     Args:
-        option: "imagenet" (Keras's published file), "random" or "random:SEED" (He-normal), or a file: the published
-            HDF5 layout (`.h5`), a Keras 3 weights file (`.weights.h5`) or a saved model (`.keras`).
+        option: "imagenet" (Keras's published file), "random" or "random:SEED" (He-normal), or a file: see
+            `pipeline.features.weight_files`.
 
     Returns:
         The weights, not yet read.
@@ -74,7 +70,7 @@ def weights_from(option: str) -> Weights:
     """
     if option == "imagenet":
         digest = f"imagenet-md5-{IMAGENET_MD5}"
-        return Weights("imagenet", digest, lambda layer: _read_file(_imagenet_file(), layer), _imagenet_file)
+        return Weights("imagenet", digest, lambda layer: read_weight_file(_imagenet_file(), layer), _imagenet_file)
     random = re.fullmatch(r"random(?::(\d{1,9}))?", option)
     if random:
         seed = int(random[1] or 0)
@@ -85,11 +81,11 @@ def weights_from(option: str) -> Weights:
         raise RequestError(
             f"{subject} is neither 'imagenet', 'random[:SEED]' nor a file that exists. A file may be {FORMATS}."
         )
-    if path.suffix.lower() not in (".h5", ".hdf5", ".keras"):
+    if path.suffix.lower() not in SUFFIXES:
         raise RequestError(f"{subject} is of another format than is read: {FORMATS}.")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return Weights(str(path), f"file-blake2b-{digest}", lambda layer: _read_file(path, layer))
+    return Weights(str(path), f"file-blake2b-{digest}", lambda layer: read_weight_file(path, layer))
 
 
 def _random(seed: int, layer: str) -> Arrays:
@@ -141,86 +137,3 @@ def _is_intact(path: Path) -> bool:
 def _reason(error: Exception) -> str:
     """Why a download failed, without the address that Keras prepends and without the error number."""
     return re.sub(r"^\[Errno -?\d+\] ", "", first_line(error).rpartition(" -- ")[2])
-
-
-def _read_file(path: Path, layer: str) -> Arrays:
-    """Read and check the layers up to `layer` from a weights file in one of the three layouts."""
-    try:
-        arrays = _read_hdf5(path, layer)
-    except _Misfit as error:
-        name, shape, expected = error.args
-        raise RequestError(f"{path}: layer {name!r} has a kernel of shape {shape}; VGG16's is {expected}.") from error
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
-        raise RequestError(
-            f"{path} cannot be read as VGG16 weights ({first_line(error)}). It may be cut short or in another "
-            "format; download or save it again."
-        ) from error
-    for name in weighted_layers(layer):
-        if name not in arrays:
-            raise RequestError(
-                f"{path} has no layer {name!r}, which the layer {layer!r} needs. A file without VGG16's top has "
-                "the layers up to block5_pool only."
-            )
-        kernel, bias = arrays[name]
-        if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-            raise RequestError(f"{path}: layer {name!r} holds NaN or infinite values.")
-    return {name: arrays[name] for name in weighted_layers(layer)}
-
-
-def _read_hdf5(path: Path, layer: str) -> Arrays:
-    """Find the layers up to `layer` by name, anywhere in the file.
-
-    The published layout stores a layer in a group of its name; the attribute `weight_names` lists kernel and bias.
-    Keras 3 stores it in a group `vars` as "0" and "1"; the attribute `name` is the layer's name.
-    """
-    import h5py
-
-    shapes = weighted_layers(layer)
-    arrays: Arrays = {}
-
-    def visit(location: str, node: h5py.Group | h5py.Dataset) -> None:
-        if not isinstance(node, h5py.Group):
-            return
-        if location.endswith("vars"):
-            name, keys = small_attribute(node, "name"), ("0", "1")
-        else:
-            names = small_attribute(node, "weight_names")
-            name, keys = location.rpartition("/")[2], () if names is None else tuple(names)
-        if isinstance(name, str) and name in shapes and len(keys) == 2:
-            kernel, bias = (_dataset(node, key) for key in keys)
-            if (kernel.shape, bias.shape) != (shapes[name], shapes[name][-1:]):  # not read: they may be of any size
-                raise _Misfit(name, kernel.shape, shapes[name])
-            arrays[name] = (np.asarray(kernel, np.float32), np.asarray(bias, np.float32))
-
-    with _open_hdf5(path) as file, h5py.File(file, "r") as root:
-        root.visititems(visit)
-    return arrays
-
-
-class _Misfit(Exception):
-    """The kernel or bias of a layer differs in shape from VGG16's."""
-
-
-def _dataset(group: Any, key: str | bytes) -> Any:
-    """A dataset of a group, with its values stored in the same file.
-
-    Raises:
-        ValueError: The values are stored elsewhere, or there is no such dataset.
-    """
-    import h5py
-
-    groups, _, name = os.fsdecode(key).rpartition("/")
-    for part in groups.split("/") if groups else ():
-        group = get_member(group, part, h5py.Group)
-    dataset = get_member(group, name, h5py.Dataset)
-    check_dataset(dataset)
-    return dataset
-
-
-def _open_hdf5(path: Path) -> IO[bytes]:
-    """Open a weights file, or the HDF5 file in a `.keras` archive."""
-    if path.suffix != ".keras":
-        return open(path, "rb")
-    with zipfile.ZipFile(path) as archive:
-        check_members(archive, path)
-        return archive.open("model.weights.h5")

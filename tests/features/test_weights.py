@@ -77,7 +77,7 @@ def test_files_that_keras_saves_are_read(tmp_path: Path, suffix: str) -> None:
     assert_same(weights_from(str(file)).read("block5_pool"), expected)
 
 
-@pytest.mark.parametrize("name", ["vgg16.pth", "targets.csv", "vgg16.safetensors"])
+@pytest.mark.parametrize("name", ["vgg16.ckpt", "targets.csv", "vgg16.onnx"])
 def test_files_of_other_formats_are_refused_before_any_work(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK")
     with pytest.raises(RequestError, match=rf"{name}' is of another format than is read: \.h5 "):
@@ -176,7 +176,7 @@ def test_weights_that_are_only_declared_are_refused_before_they_are_allocated(
 def test_odd_names_of_weights_are_refused(tmp_path: Path, value: object) -> None:
     with h5py.File(write_published(tmp_path / "weights.h5", small(FIRST)), "a", libver="latest") as root:
         root["block1_conv1"].attrs["weight_names"] = value
-    with pytest.raises(RequestError, match=r"(no layer 'block1_conv1'|cannot be read as VGG16 weights)"):
+    with pytest.raises(RequestError, match=r"(it has no 3 x 3 convolutions|cannot be read as VGG16 weights)"):
         weights_from(str(tmp_path / "weights.h5")).read(FIRST)
 
 
