@@ -14,10 +14,11 @@ from pipeline.features.engines import make_engine
 from pipeline.features.engines.keras import build_network
 from pipeline.features.engines.onnx_graph import bgr_planes, write_onnx
 from pipeline.features.extractor import Extractor
-from pipeline.features.vgg16 import BLOCKS, DENSE
+from pipeline.features.vgg16 import BLOCKS, DENSE, PREPROCESSINGS
 from pipeline.features.weights import weights_from
 
 WEIGHTS = "random:0"
+MEAN = PREPROCESSINGS["caffe"].mean
 INT8 = "ONNX Runtime, int8, batch 8"
 Peer = Callable[[np.ndarray], np.ndarray]  # RGB pixels (N, 224, 224, 3), uint8 -> features
 
@@ -121,7 +122,7 @@ def _torch(cache: Path) -> Peer:
 
     def run(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return network(torch.tensor(bgr_planes(pixels)).to(memory_format=torch.channels_last)).numpy()
+            return network(torch.tensor(bgr_planes(pixels, MEAN)).to(memory_format=torch.channels_last)).numpy()
 
     return _in_eights(run)
 
@@ -130,11 +131,13 @@ def _onnxruntime(cache: Path) -> Peer:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(_onnx(cache), providers=["CPUExecutionProvider"])
-    return _in_eights(lambda pixels: session.run(None, {"pixels": bgr_planes(pixels)})[0].reshape(len(pixels), -1))
+    return _in_eights(
+        lambda pixels: session.run(None, {"pixels": bgr_planes(pixels, MEAN)})[0].reshape(len(pixels), -1)
+    )
 
 
 def _openvino(cache: Path) -> Peer:
     import openvino
 
     compiled = openvino.compile_model(_onnx(cache), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return _in_eights(lambda pixels: compiled(bgr_planes(pixels))[0].reshape(len(pixels), -1))
+    return _in_eights(lambda pixels: compiled(bgr_planes(pixels, MEAN))[0].reshape(len(pixels), -1))

@@ -140,8 +140,9 @@ def _described(description: Mapping[str, str]) -> Extractor:
     def unavailable(layer: str) -> Arrays:
         raise RequestError("Only the digest of these weights is known.")
 
-    weights = Weights(description["weights"], description["weights"], unavailable)
-    [extractor] = extractors_for(weights, **described_settings(description))
+    settings = described_settings(description)
+    name = description["weights"]
+    [extractor] = extractors_for(Weights(name, name, unavailable, preprocess=settings.pop("preprocess")), **settings)
     return extractor
 
 

@@ -17,7 +17,6 @@ from pipeline.features.engines.onnx_graph import network_nodes, tensor_name
 from pipeline.features.extractor import Extractor, read_weights
 from pipeline.features.pooling import cell_weights
 from pipeline.features.projection import dense_matrix
-from pipeline.features.vgg16 import BGR_MEAN
 
 OPSET, IR_VERSION = 20, 9  # of ONNX; the first with Gelu
 PIXELS, EMBEDDINGS = "pixels", "embeddings"
@@ -163,7 +162,7 @@ def write_onnx_file(
     floats = graph.add("Cast", PIXELS, to=TensorProto.FLOAT)
     rgb = graph.add("Transpose", floats, perm=[0, 3, 1, 2])
     bgr = graph.add("Gather", rgb, np.array([2, 1, 0]), axis=1)
-    planes = graph.add("Sub", bgr, BGR_MEAN[:, None, None])
+    planes = graph.add("Sub", bgr, extractors[0].weights.preprocessing.mean[:, None, None])
     nodes, weights = network_nodes(read_weights(extractors), [extractor.layer for extractor in extractors], planes)
     graph.nodes += nodes
     graph.weights += weights

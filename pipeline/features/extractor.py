@@ -14,7 +14,7 @@ from pipeline.features.vgg16 import (
     CALIBRATION,
     PRE,
     PRECISIONS,
-    PREPROCESSING,
+    PREPROCESSINGS,
     Arrays,
     activation_shapes,
     base_layer,
@@ -113,7 +113,7 @@ class Extractor:
             "weights": self.weights.digest,
             "layer": self.layer,
             "image": f"{RESIZES[self.resize]}-{SIDE}x{SIDE}",
-            "preprocessing": PREPROCESSING,
+            "preprocessing": self.weights.preprocessing.description,
             "precision": self.precision,
         }
         if self.pool and Pooling.parse(self.pool) != Pooling():
@@ -205,6 +205,7 @@ class ExtractorOptions:
         project: See `Extractor`.
         resize: See `Extractor`.
         precision: See `Extractor`.
+        preprocess: See `pipeline.features.weights.weights_from`.
     """
 
     weights: str | None = None
@@ -213,6 +214,7 @@ class ExtractorOptions:
     project: str | None = None
     resize: str | None = None
     precision: str | None = None
+    preprocess: str | None = None
 
     def extractors(self) -> tuple[Extractor, ...]:
         """The default extractor with these settings, for each layer.
@@ -232,16 +234,21 @@ class ExtractorOptions:
         Raises:
             RequestError: See `Extractor`, `check_one_pass` and `weights_from`.
         """
-        changes = {name: value for name, value in asdict(self).items() if value is not None and name != "weights"}
-        return extractors_for(weights_from(self.weights or weights), **described_settings(description) | changes)
+        settings = {name: value for name, value in asdict(self).items() if value is not None}
+        settings = {"weights": weights} | described_settings(description) | settings
+        named = weights_from(settings.pop("weights"), settings.pop("preprocess", None))
+        return extractors_for(named, **settings)
 
 
 def described_settings(description: Mapping[str, str]) -> dict[str, str]:
-    """The settings in a description, by parameter of `extractors_for`."""
+    """The settings in a description, by parameter of `ExtractorOptions`."""
     settings = {name: description[name] for name in ("layer", "precision", "pool", "project") if name in description}
     if "image" in description:
         rule = description["image"].rpartition("-")[0]
         settings["resize"] = next((name for name, image in RESIZES.items() if image == rule), rule)
+    if preprocessing := description.get("preprocessing"):
+        names = {known.description: name for name, known in PREPROCESSINGS.items()}
+        settings["preprocess"] = names.get(preprocessing, preprocessing)
     return settings
 
 

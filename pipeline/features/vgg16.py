@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,9 +26,49 @@ PRE = ":pre"  # suffix of a layer's name: its value before the activation
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 CALIBRATION = "16-tiles"  # the source of the ranges of int8; rename it when the tiles or the method change
 
-# Keras's preprocessing for VGG16 ("caffe" mode): RGB to BGR, then minus the ImageNet means of B, G and R; no scaling.
-PREPROCESSING = "bgr-minus-imagenet-mean"
-BGR_MEAN = np.array([103.939, 116.779, 123.68], np.float32)
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network expects as input: pixels in some order of channels, minus a mean, divided by a deviation.
+
+    Engines always compute BGR planes minus the mean; order and deviation are part of the first kernel, see `fold`.
+
+    Attributes:
+        description: Identifies it in an extractor's description.
+        mean: The mean of B, G and R, in 0..255, float32.
+        deviation: The divisor of B, G and R.
+        is_rgb: Whether the network expects RGB.
+    """
+
+    description: str
+    mean: np.ndarray
+    deviation: np.ndarray
+    is_rgb: bool
+
+    def fold(self, kernel: np.ndarray) -> np.ndarray:
+        """The first kernel, shape (3, 3, 3, out), for BGR planes minus the mean.
+
+        Exact at the borders too, as the padding is zero after the mean is subtracted.
+        """
+        kernel = kernel[:, :, ::-1] if self.is_rgb else kernel
+        return kernel / self.deviation[:, None]
+
+
+# Of keras.applications ("caffe" mode) and of torchvision, whose mean and deviation are those of R, G and B in 0..1.
+PREPROCESSINGS = {
+    "caffe": Preprocessing(
+        description="bgr-minus-imagenet-mean",
+        mean=np.array([103.939, 116.779, 123.68], np.float32),
+        deviation=np.ones(3, np.float32),
+        is_rgb=False,
+    ),
+    "torch": Preprocessing(
+        description="rgb-minus-imagenet-mean-over-deviation",
+        mean=np.array([0.406, 0.456, 0.485], np.float32) * 255,
+        deviation=np.array([0.225, 0.224, 0.229], np.float32) * 255,
+        is_rgb=True,
+    ),
+}
 
 # layer name -> (kernel, bias), float32: convolutions (3, 3, in, out) and (out,), dense layers (in, out) and (out,).
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]

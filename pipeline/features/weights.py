@@ -11,7 +11,8 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from filelock import FileLock
 
 from pipeline.core.errors import Parameter, PipelineError, RequestError, first_line
 from pipeline.core.keras_backend import import_keras
-from pipeline.features.vgg16 import Arrays, weighted_layers
-from pipeline.features.weight_files import FORMATS, SUFFIXES, read_weight_file
+from pipeline.features.vgg16 import PREPROCESSINGS, Arrays, Preprocessing, weighted_layers
+from pipeline.features.weight_files import FORMATS, SAFETENSORS, SUFFIXES, TORCH_SUFFIXES, read_weight_file
 
 log = logging.getLogger(__name__)
 
@@ -31,23 +32,45 @@ IMAGENET_URL = (
 IMAGENET_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
 IMAGENET_SIZE = "553 MB"
 VARIABLE = "IMAGE_VECTORS_WEIGHTS"  # environment variable
+TORCH = "-torch"  # suffix of a digest with preprocessing "torch"
+
+
+def _nothing_to_fetch() -> None:
+    """The weights are here."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A source of VGG16's weights.
+    """A source of VGG16's weights. Its functions must be module-level, so that they can be pickled.
 
     Attributes:
         name: "imagenet", "random:SEED" or a file's path.
-        digest: Identifies the values; equal digests mean equal weights.
-        read: Reads the weights of the layers up to a given one.
+        digest: Identifies the values and the preprocessing; equal digests mean equal networks.
+        stored: Function that reads the stored weights of the layers up to a given one.
         fetch: Downloads the weights if necessary; raises PipelineError if that fails.
+        preprocess: The preprocessing that they were trained with, a key of `pipeline.features.vgg16.PREPROCESSINGS`.
     """
 
     name: str
     digest: str
-    read: Callable[[str], Arrays]
-    fetch: Callable[[], object] = field(default=lambda: None)
+    stored: Callable[[str], Arrays] = field(compare=False)
+    fetch: Callable[[], object] = field(default=_nothing_to_fetch, compare=False)
+    preprocess: str = "caffe"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing that they were trained with."""
+        return PREPROCESSINGS[self.preprocess]
+
+    def read(self, layer: str) -> Arrays:
+        """Read the weights of the layers up to a given one, for BGR planes minus the mean of the preprocessing.
+
+        Raises:
+            PipelineError: They cannot be read.
+        """
+        arrays = self.stored(layer)
+        first, (kernel, bias) = next(iter(arrays.items()))
+        return arrays | {first: (self.preprocessing.fold(kernel), bias)}
 
 
 def default_weights() -> str:
@@ -55,26 +78,46 @@ def default_weights() -> str:
     return os.environ.get(VARIABLE) or "imagenet"
 
 
-def weights_from(option: str) -> Weights:
+def weights_from(option: str, preprocess: str | None = None) -> Weights:
     """The weights that an option names.
 
     Args:
         option: "imagenet" (Keras's published file), "random" or "random:SEED" (He-normal), or a file: see
             `pipeline.features.weight_files`.
+        preprocess: The preprocessing that they were trained with: "caffe" (BGR minus the ImageNet means) or "torch"
+            (RGB minus means, over deviations). None means torch for files of PyTorch and safetensors, caffe for others.
 
     Returns:
         The weights, not yet read.
 
     Raises:
-        RequestError: The option is none of these, or the file does not exist or has another format.
+        RequestError: The option is none of these, the file does not exist or has another format, or the preprocessing
+            is unknown.
     """
+    if preprocess not in (None, *PREPROCESSINGS):
+        raise RequestError(f"preprocess {preprocess!r} is unknown; choose from {', '.join(PREPROCESSINGS)}.")
+    weights = _source(option)
+    if preprocess in (None, weights.preprocess):
+        return weights
+    log.warning(
+        "Weights in the format of %s usually need %s; %s overrides that.",
+        weights.name,
+        Parameter("preprocess", weights.preprocess),
+        Parameter("preprocess", preprocess),
+    )
+    digest = weights.digest.removesuffix(TORCH) + (TORCH if preprocess == "torch" else "")
+    return replace(weights, preprocess=str(preprocess), digest=digest)
+
+
+def _source(option: str) -> Weights:
+    """The weights that an option names, with the usual preprocessing of their format."""
     if option == "imagenet":
         digest = f"imagenet-md5-{IMAGENET_MD5}"
-        return Weights("imagenet", digest, lambda layer: read_weight_file(_imagenet_file(), layer), _imagenet_file)
+        return Weights("imagenet", digest, _read_imagenet, _imagenet_file)
     random = re.fullmatch(r"random(?::(\d{1,9}))?", option)
     if random:
         seed = int(random[1] or 0)
-        return Weights(f"random:{seed}", f"random-he-normal-{seed}", lambda layer: _random(seed, layer))
+        return Weights(f"random:{seed}", f"random-he-normal-{seed}", partial(_random, seed))
     subject = f"weights {option!r}" + (f" (from {VARIABLE})" if option == os.environ.get(VARIABLE) else "")
     path = Path(option).absolute()  # also read by other processes, which may run in other folders
     if not path.is_file():
@@ -85,7 +128,10 @@ def weights_from(option: str) -> Weights:
         raise RequestError(f"{subject} is of another format than is read: {FORMATS}.")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return Weights(str(path), f"file-blake2b-{digest}", lambda layer: read_weight_file(path, layer))
+    stored = partial(read_weight_file, path)
+    if path.suffix.lower() in (*TORCH_SUFFIXES, SAFETENSORS):
+        return Weights(str(path), f"file-blake2b-{digest}{TORCH}", stored, preprocess="torch")
+    return Weights(str(path), f"file-blake2b-{digest}", stored)
 
 
 def _random(seed: int, layer: str) -> Arrays:
@@ -96,6 +142,10 @@ def _random(seed: int, layer: str) -> Arrays:
         kernel *= np.float32(np.sqrt(2 / np.prod(shape[:-1])))
         arrays[name] = (kernel, np.zeros(shape[-1], np.float32))
     return arrays
+
+
+def _read_imagenet(layer: str) -> Arrays:
+    return read_weight_file(_imagenet_file(), layer)
 
 
 def _imagenet_file() -> Path:

@@ -14,6 +14,8 @@ from torch import nn
 
 from pipeline.core.errors import RequestError
 from pipeline.features import vgg16
+from pipeline.features.engines import make_engine
+from pipeline.features.extractor import Extractor, ExtractorOptions, described_settings
 from pipeline.features.weights import weights_from
 
 UNITS = 8  # of the dense layers here, so that a file has 59 MB; the layout is the same
@@ -74,7 +76,7 @@ def write(file: Path, kind: str, model: nn.Module) -> Path:
 
 def test_a_state_dict_gives_pytorchs_features(tmp_path: Path, model: nn.Module) -> None:
     """The first dense layer is reordered: PyTorch flattens channels first."""
-    arrays = weights_from(str(write(tmp_path / "vgg16.pth", "zip", model))).read("predictions")
+    arrays = weights_from(str(write(tmp_path / "vgg16.pth", "zip", model))).stored("predictions")
     pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
     planes = np.float64(pixels[..., ::-1]) - [103.939, 116.779, 123.68]
     with torch.no_grad():
@@ -220,7 +222,58 @@ def test_half_precision_is_read(tmp_path: Path, model: nn.Module) -> None:
     safetensors.torch.save_file(
         {name: value.half() for name, value in model.state_dict().items()}, tmp_path / "half.safetensors"
     )
-    kernel, _ = weights_from(str(tmp_path / "half.pth")).read("block1_conv1")["block1_conv1"]
+    kernel, _ = weights_from(str(tmp_path / "half.pth")).stored("block1_conv1")["block1_conv1"]
     assert np.array_equal(kernel, expected["features.0.weight"].transpose(2, 3, 1, 0))
-    kernel, _ = weights_from(str(tmp_path / "half.safetensors")).read("block1_conv1")["block1_conv1"]
+    kernel, _ = weights_from(str(tmp_path / "half.safetensors")).stored("block1_conv1")["block1_conv1"]
     assert kernel == pytest.approx(expected["features.0.weight"].transpose(2, 3, 1, 0), rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    """Two images, of a gradient and of noise."""
+    ramp = np.broadcast_to(np.linspace(0, 255, 224), (3, 224, 224)).transpose(1, 2, 0)
+    return np.stack([ramp.astype(np.uint8), np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)])
+
+
+@pytest.mark.parametrize("preprocess", ["torch", "caffe"])
+@pytest.mark.parametrize("engine", ["keras", "mnn"])
+def test_engines_preprocess_as_the_weights_expect(
+    tmp_path: Path, model: nn.Module, pixels: np.ndarray, preprocess: str, engine: str
+) -> None:
+    """PyTorch in float64 on what torchvision's transform, or Caffe's, makes of the pixels."""
+    file = tmp_path / "vgg16.pth"
+    torch.save({name: value for name, value in model.state_dict().items() if name.startswith("features")}, file)
+    extractor = Extractor(weights_from(str(file), preprocess), "block2_pool", pool="grid:4")
+    found = make_engine(engine, [extractor], 2, tmp_path)(pixels)[0]
+    planes = pixels.astype(np.float64)
+    if preprocess == "torch":
+        planes = (planes / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    else:
+        planes = planes[..., ::-1] - [103.939, 116.779, 123.68]
+    with torch.no_grad():
+        double = torchvision_vgg16().double().features[:10]
+        activation = double(torch.from_numpy(planes.transpose(0, 3, 1, 2).copy()))
+        expected = nn.functional.avg_pool2d(activation, 14).permute(0, 2, 3, 1).reshape(2, -1).numpy()
+    assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
+
+
+def test_the_preprocessing_belongs_to_the_weights_and_to_the_fingerprint(
+    tmp_path: Path, model: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "vgg16.pth"
+    torch.save(model.state_dict(), file)
+    usual = Extractor(weights_from(str(file)))
+    assert usual.description["preprocessing"] == "rgb-minus-imagenet-mean-over-deviation"
+    assert Extractor(weights_from(str(file), "torch")).fingerprint == usual.fingerprint
+    assert not caplog.records
+    other = Extractor(weights_from(str(file), "caffe"))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Weights in the format of {file} usually need preprocess='torch'; preprocess='caffe' overrides that."
+    ]
+    assert other.fingerprint != usual.fingerprint
+    assert other.weights.digest != usual.weights.digest  # as converted networks are named by it
+    assert described_settings(other.description)["preprocess"] == "caffe"
+    [again] = ExtractorOptions().applied_to(str(file), other.description)
+    assert again == other
+    with pytest.raises(RequestError, match="preprocess 'tf' is unknown; choose from caffe, torch"):
+        weights_from("random:0", "tf")

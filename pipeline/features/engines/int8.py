@@ -67,8 +67,9 @@ class Int8Engine:
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Compute features; see `pipeline.features.engines.Engine`."""
         names = [tensor_name(layer) for layer in self._layers]
-        planes = dict(zip(self._layers, self._session.run(names, {"pixels": bgr_planes(pixels)}), strict=True))
-        return [_feature(extractor, planes[extractor.layer]) for extractor in self._extractors]
+        planes = bgr_planes(pixels, self._extractors[0].weights.preprocessing.mean)
+        activations = dict(zip(self._layers, self._session.run(names, {"pixels": planes}), strict=True))
+        return [_feature(extractor, activations[extractor.layer]) for extractor in self._extractors]
 
 
 def _feature(extractor: Extractor, planes: np.ndarray) -> np.ndarray:
@@ -118,7 +119,7 @@ def _names(layers: Sequence[str]) -> list[str]:
     ]
 
 
-def _quantize(graph: Path, network: Path) -> None:
+def _quantize(graph: Path, network: Path, mean: np.ndarray) -> None:
     from onnxruntime import quantization
 
     class Tiles(quantization.CalibrationDataReader):
@@ -130,7 +131,7 @@ def _quantize(graph: Path, network: Path) -> None:
         def get_next(self) -> dict[str, np.ndarray] | None:
             """The network's input for the next tile, or None after the last."""
             tile = next(self._tiles, None)
-            return {"pixels": bgr_planes(decode(tile.read_bytes())[None])} if tile else None
+            return {"pixels": bgr_planes(decode(tile.read_bytes())[None], mean)} if tile else None
 
     logging.disable(logging.WARNING)  # hides advice to simplify the graph; this process does nothing else
     quantization.quantize_static(

@@ -134,7 +134,7 @@ def build_network(extractors: Sequence[Extractor]) -> Any:
             weights=None, include_top=not last.startswith("block"), input_shape=(SIDE, SIDE, 3)
         )
         pixels = keras.Input((SIDE, SIDE, 3), dtype="uint8")
-        planes = keras.applications.vgg16.preprocess_input(keras.ops.cast(pixels, "float32"))
+        planes = keras.ops.cast(pixels, "float32")[..., ::-1] - extractors[0].weights.preprocessing.mean
         activations = _activations(network, planes, last)
         features = [_pool(activations[extractor.layer], extractor) for extractor in extractors]
     finally:

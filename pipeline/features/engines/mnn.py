@@ -66,7 +66,7 @@ class MnnEngine:
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Compute features; see `pipeline.features.engines.Engine`."""
-        planes = bgr_planes(pixels)
+        planes = bgr_planes(pixels, self._extractors[0].weights.preprocessing.mean)
         images = self._expr.const(planes, list(planes.shape), self._expr.NCHW, self._expr.float)
         activations = dict(zip(self._layers, self._network.onForward([images]), strict=True))
         return [self._feature(extractor, activations[extractor.layer]) for extractor in self._extractors]
@@ -115,7 +115,7 @@ def _outputs(extractors: Sequence[Extractor]) -> list[str]:
     return [deepest(layers), *sorted({layer for layer in layers if layer.endswith(PRE)})]
 
 
-def _convert(graph: Path, network: Path) -> None:
+def _convert(graph: Path, network: Path, mean: np.ndarray) -> None:
     with quietly():
         # The extension itself: its wrapper, MNN.tools.mnnconvert, installs packages and sends usage statistics.
         import _tools

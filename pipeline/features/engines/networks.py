@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from pipeline.core.atomic import UNFINISHED
@@ -26,7 +27,7 @@ from pipeline.core.errors import Interrupted, PipelineError, cause
 from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.features.engines.onnx_graph import write_onnx
 from pipeline.features.vgg16 import deepest
-from pipeline.features.weights import Weights, weights_from
+from pipeline.features.weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class Conversion:
         target: The target of the conversion, for messages.
         suffix: The suffix of converted networks.
         names: Function from layers to the names of networks with these outputs, the one to convert first.
-        convert: Function that converts an `.onnx` file to a network next to it.
+        convert: Function that converts an `.onnx` file to a network next to it; it is passed the mean that is
+            subtracted from BGR pixels.
         weight_size: Bytes per weight in the network; a smaller file was truncated by a full disk.
         duration: The approximate duration, for messages.
         space: The disk space that it takes, and that its result takes, for messages.
@@ -52,7 +54,7 @@ class Conversion:
     target: str
     suffix: str
     names: Callable[[Sequence[str]], list[str]]
-    convert: Callable[[Path, Path], None]
+    convert: Callable[[Path, Path, np.ndarray], None]
     weight_size: int
     duration: str
     space: str
@@ -160,7 +162,7 @@ def _convert_in_process(weights: Weights, layers: Sequence[str], folder: Path, c
     """Convert in a process that ends with this function; returns the network's file in `folder`."""
     context = multiprocessing.get_context("spawn")  # neither TensorFlow nor Lance survives a fork
     connection, child_end = context.Pipe(duplex=False)
-    process = context.Process(target=_run_conversion, args=(child_end, weights.name, layers, folder, conversion))
+    process = context.Process(target=_run_conversion, args=(child_end, weights, layers, folder, conversion))
     try:
         with blocked(signal.SIGINT):
             start_spawned(process)
@@ -187,7 +189,7 @@ def _convert_in_process(weights: Weights, layers: Sequence[str], folder: Path, c
 
 
 def _run_conversion(
-    connection: Connection, weights: str, layers: Sequence[str], folder: Path, conversion: Conversion
+    connection: Connection, weights: Weights, layers: Sequence[str], folder: Path, conversion: Conversion
 ) -> None:
     """In the process: send the network's file, or the error. The parent handles Ctrl-C and ends this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -195,13 +197,13 @@ def _run_conversion(
     keep_freed_memory(KEPT_MEMORY)
     try:
         graph, network = folder / "vgg16.onnx", folder / f"vgg16{conversion.suffix}"
-        arrays = weights_from(weights).read(deepest(layers))
+        arrays = weights.read(deepest(layers))
         os.chdir(folder)  # converters write temporary files to the working directory or that of `tempfile`
         tempfile.tempdir = str(folder)
         write_onnx(arrays, layers, graph)
         count = sum(kernel.size + bias.size for kernel, bias in arrays.values())
         del arrays
-        conversion.convert(graph, network)
+        conversion.convert(graph, network, weights.preprocessing.mean)
         if not network.is_file() or network.stat().st_size < conversion.weight_size * count:
             raise PipelineError(
                 f"The conversion for {conversion.target} wrote no whole network; is the disk full? To do without it, "

@@ -7,22 +7,23 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.decoding import SIDE
-from pipeline.features.vgg16 import BGR_MEAN, PRE, Arrays, base_layer, deepest, layers_up_to
+from pipeline.features.vgg16 import PRE, Arrays, base_layer, deepest, layers_up_to
 
 OPSET, IR_VERSION = 13, 8  # of ONNX: old enough for any converter
 
 
-def bgr_planes(pixels: np.ndarray) -> np.ndarray:
-    """Keras's preprocessing for VGG16, with channels first.
+def bgr_planes(pixels: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The input of the network.
 
     Args:
         pixels: RGB, shape (N, 224, 224, 3), uint8.
+        mean: The mean of B, G and R; see `pipeline.features.vgg16.Preprocessing`.
 
     Returns:
-        BGR minus the ImageNet means, shape (N, 3, 224, 224), float32.
+        BGR minus the mean, shape (N, 3, 224, 224), float32.
     """
     planes = np.empty((len(pixels), 3, SIDE, SIDE), np.float32)
-    return np.subtract(pixels.transpose(0, 3, 1, 2)[:, ::-1], BGR_MEAN[:, None, None], out=planes)
+    return np.subtract(pixels.transpose(0, 3, 1, 2)[:, ::-1], mean[:, None, None], out=planes)
 
 
 def tensor_name(layer: str) -> str:
