@@ -1,9 +1,9 @@
-"""What Ray costs: `extract --ray local` against plain `extract` on the same cores, around engines that compute nothing.
+"""Measure the cost of Ray: `extract --ray local` against plain `extract` on the same cores, with idle engines.
 
     python scripts/benchmark_cluster.py flow          # overhead, one actor against two, the driver; about 5 minutes
     python scripts/benchmark_cluster.py memory        # 2,000 images through VGG16, with and without Ray; 10 minutes
 
-Rates are without the start, which is given apart: on Ray from the first block of images to the last.
+Rates exclude the start, which has its own column: on Ray they are from the first block of images to the last.
 """
 
 import argparse
@@ -32,14 +32,14 @@ from pipeline.features.ray_actor import ActorOptions
 from pipeline.features.ray_cluster import RayOptions
 
 BATCH = 32
-LATENCY = 0.4  # seconds for a batch of an engine that is slower than all around it: 80 images a second
+LATENCY = 0.4  # seconds per batch of an engine that is the bottleneck: 80 images a second
 GOAL = 0.8
 TWO = ("--actors", "2")
 
 
 @dataclass(frozen=True)
 class IdleActor(ActorOptions):
-    """What an actor does, with an engine that gives constants.
+    """An actor with an engine that returns constants.
 
     Attributes:
         seconds: How long a batch takes.
@@ -54,12 +54,12 @@ class IdleActor(ActorOptions):
 
 @dataclass(frozen=True)
 class RayFlow:
-    """How `extract --ray local` went.
+    """Measurements of `extract --ray local`.
 
     Attributes:
         rate: Images a second, from the first block to the last.
-        driver_milliseconds: Time of the driver for an image, all threads.
-        start: Seconds until the first block was there.
+        driver_milliseconds: Time of the driver per image, all threads.
+        start: Seconds until the first block arrived.
     """
 
     rate: float
@@ -68,7 +68,7 @@ class RayFlow:
 
 
 def ray_flow(images: ImageSet, actors: int, seconds: float, work: Path) -> RayFlow:
-    """Run `extract --ray local` around an idle engine, into a new store."""
+    """Run `extract --ray local` with an idle engine, into a new store."""
     answers: list[tuple[int, float, float]] = []
     store = ray_extraction._store
 
@@ -93,7 +93,7 @@ def ray_flow(images: ImageSet, actors: int, seconds: float, work: Path) -> RayFl
 
 
 def flow(work: Path, rounds: int, count: int) -> None:
-    """Rates around an engine that takes no time, and around one of fixed latency."""
+    """Rates with an engine that takes no time, and with an engine of fixed latency."""
     images = find_images(photographs(work / "images", count))
     plain, on_ray, slow = [], {1: [], 2: []}, {1: [], 2: []}
     few = images.subset(range(min(count, 1500)))
@@ -114,11 +114,11 @@ def flow(work: Path, rounds: int, count: int) -> None:
             one_actor = statistics.median(one.rate for one in flows[1])
             against = f"{rate / base:.2f} (goal {GOAL})" if flows is on_ray else f"{rate / one_actor:.2f} of one actor"
             rows.append((f"Ray, {actors} actors, {name}", f"{rate:.0f}", against, f"{driver:.3f}", f"{start:.1f}"))
-    table(("500 x 375 JPEGs", "images a second", "against", "driver, ms for an image", "start, s"), rows)
+    table(("500 x 375 JPEGs", "images a second", "against", "driver, ms per image", "start, s"), rows)
 
 
 def memory(work: Path, cache: Path, count: int) -> None:
-    """Peak memory of all processes together, with VGG16 (`random:0`, fc2)."""
+    """Peak memory of all processes combined, with VGG16 (`random:0`, fc2)."""
     images, network = photographs(work / "images", count), converted_network([EXTRACTOR], cache)
     rows = []
     for name, options in (("plain", ()), ("Ray, 1 actor", ("--ray", "local")), ("2 actors", ("--ray", "local", *TWO))):
@@ -128,11 +128,11 @@ def memory(work: Path, cache: Path, count: int) -> None:
 
 
 def main() -> None:
-    """Run the parts that are named."""
+    """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="+", choices=["flow", "memory"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--count", type=int, help="images; 3,000 and 2,000 unless given")
+    parser.add_argument("--count", type=int, help="number of images; default 3,000 and 2,000")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "benchmark-cache")
     asked = parser.parse_args()
     for part in asked.parts:

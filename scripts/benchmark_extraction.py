@@ -1,8 +1,8 @@
-"""How fast features come: engines alone, `extract` as a whole, what lies around the engine, memory and start-up.
+"""Benchmark extraction: engines alone, `extract` as a whole, the overhead around the engine, memory and start-up.
 
-What is compared takes turns in one run, several rounds after a warm-up; medians and ratios are printed as Markdown
-tables. All run the same VGG16 (`random:0`, layer fc2, float32 unless they say int8) on the same
-images. Peers take part where they are installed: ONNX Runtime and OpenVINO (`--group benchmark`), PyTorch.
+Each run alternates between the things it compares, for several rounds after a warm-up, and prints medians and ratios
+as Markdown tables. All engines run the same VGG16 (`random:0`, layer fc2, float32 unless the name says int8) on the
+same images. Other engines take part if they are installed: ONNX Runtime and OpenVINO (`--group benchmark`), PyTorch.
 
     python scripts/benchmark_extraction.py engines layers extract start # about 25 minutes on two cores
     python scripts/benchmark_extraction.py pipeline scale               # about 10 minutes
@@ -47,7 +47,7 @@ FLOPS_PER_IMAGE = 2 * 15_466_168_320  # multiply-adds of VGG16 to fc2, counted l
 
 
 def photographs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> Path:
-    """Write JPEGs of a size, each a different crop of a tile of the sample."""
+    """Write JPEGs of the given size, each a different crop of a sample tile."""
     folder.mkdir(parents=True, exist_ok=True)
     tiles = sorted((ROOT / "images").glob("*/*.jpg"))
     random = np.random.default_rng(0)
@@ -65,14 +65,14 @@ def photographs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) ->
 
 
 def engines(cache: Path, rounds: int) -> None:
-    """Images a second of each engine alone, and the ratio to Keras `predict` with batch 32."""
+    """Images a second of each engine alone, and its ratio to Keras `predict` with batch 32."""
     tiles = sorted((ROOT / "images").glob("*/*.jpg"))[::4][:32]
     pixels = np.stack([decode(file_ref(tile).read()[0]) for tile in tiles])
     for name in {"MNN, batch 8", INT8} & peers().keys():
-        peers()[name](cache)  # converts VGG16, which a daemonic process may not: it may have no children
+        peers()[name](cache)  # converts VGG16; a daemonic process cannot, because it cannot have children
     workers = {name: Worker(name, cache) for name in peers()}
     _, expected = workers["Keras predict, batch 32"](pixels)
-    for name, worker in workers.items():  # the warm-up, which also checks that all compute the same
+    for name, worker in workers.items():  # the warm-up, which also checks that all engines agree
         _, features = worker(pixels)
         error = np.linalg.norm(features - expected) / np.linalg.norm(expected)
         assert error < (0.1 if name == INT8 else 1e-3), f"{name} differs from Keras by {error}"
@@ -104,7 +104,7 @@ def command(images: Path, cache: Path, watch_memory: bool = False, options: Sequ
 
     Returns:
         Its JSON document, with "first" (seconds until the first vector was stored) and, with `watch_memory`, "peak"
-        (memory of all its processes together, in bytes; watching it costs time).
+        (memory of all its processes combined, in bytes; watching costs time).
     """
     import psutil
 
@@ -125,7 +125,7 @@ def command(images: Path, cache: Path, watch_memory: bool = False, options: Sequ
 
 
 def fresh(work: Path, network: Path) -> Path:
-    """A cache that holds the converted network only."""
+    """A cache that contains only the converted network."""
     cache = Path(tempfile.mkdtemp(dir=work))
     (cache / "networks").mkdir()
     os.link(network, cache / "networks" / network.name)
@@ -133,7 +133,7 @@ def fresh(work: Path, network: Path) -> Path:
 
 
 def whole(cache: Path, work: Path, rounds: int) -> None:
-    """`extract` from JPEGs to the store, against MNN alone and against the loop that people write."""
+    """`extract` from JPEGs to the store, against MNN alone and against the usual Keras loop."""
     network = converted(cache)
     folder = photographs(work / "many", 240)
     pixels = np.stack([decode(ref.read()[0]) for ref in find_images(folder).refs[:64]])
@@ -157,7 +157,7 @@ def whole(cache: Path, work: Path, rounds: int) -> None:
 
 
 def naive_loop() -> Callable[[Path, int], float]:
-    """The loop that people write: load_img, preprocess_input, predict one by one, pickle; its images a second."""
+    """Images a second of the usual Keras loop: load_img, preprocess_input, predict one by one, pickle."""
     keras = import_keras()
     full = keras.applications.VGG16(weights=None)
     network = keras.Model(full.inputs, full.get_layer("fc2").output)
@@ -184,7 +184,7 @@ def converted(cache: Path) -> Path:
 
 
 def start(cache: Path, work: Path) -> None:
-    """Peak memory for 200 and for 2,000 images, and the time to the first vector."""
+    """Peak memory for 200 and for 2,000 images, and time to the first vector."""
     network = converted(cache)
     photographs(work / "few", 40)
     few, many = photographs(work / "200", 200), photographs(work / "2000", 2000)
@@ -268,7 +268,7 @@ def _compiled(function: Callable) -> Callable:
 
 
 def main() -> None:
-    """Run the parts that are named."""
+    """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "parts", nargs="+", choices=["engines", "layers", "extract", "start", "pipeline", "scale", "gpu"]

@@ -1,8 +1,8 @@
-"""How fast decoders train: against Keras `fit`, against PyTorch, and from disk against from memory.
+"""Benchmark training: against Keras `fit`, against PyTorch, and streamed from disk against in memory.
 
-Every measurement runs in a process of its own; those that are compared take turns for several rounds; medians and
-ratios are printed as Markdown tables. Unless a row says otherwise, times are those of the whole call, compilation
-included. PyTorch takes part where it is installed.
+Each measurement runs in a separate process. Measurements that are compared alternate for several rounds; medians and
+ratios are printed as Markdown tables. Unless a row says otherwise, times cover the whole call, including compilation.
+PyTorch takes part if it is installed.
 
     python scripts/benchmark_training.py            # about 20 minutes on two cores
 """
@@ -34,15 +34,15 @@ from pipeline.features.weights import weights_from
 from pipeline.studies.shared_optimizer import original_data
 
 ORIGINAL_EPOCHS = 2000
-FIT_EPOCHS = 100  # of Keras `fit` on the original question, scaled up to ORIGINAL_EPOCHS
+FIT_EPOCHS = 100  # epochs of Keras `fit` on the original question, scaled to ORIGINAL_EPOCHS
 ROWS, BATCH, EPOCHS = 20_000, 256, 5
 WEIGHTS, DIM = "random:0", 4096
 STREAM_MEMORY = 64 * 2**20
-Measured = tuple[float, float]  # seconds, and bytes at the peak of the process
+Measured = tuple[float, float]  # seconds, and the peak memory of the process in bytes
 
 
 def apart(tasks: dict[str, Callable[[], float]], rounds: int) -> dict[str, Measured]:
-    """Run tasks in turn, each in a new process; the medians of what they return and of their peak memory."""
+    """Run tasks in turn, each in a new process; the medians of their results and of their peak memory."""
     found: dict[str, list[Measured]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
@@ -66,7 +66,7 @@ def original_ours() -> float:
 
 
 def original_compiled() -> float:
-    """The same without compilation: the time of 2001 epochs minus that of one, each compiled again."""
+    """The same without compilation: the time of 2001 epochs minus the time of one, each compiled separately."""
     data = original_data(0)
 
     def train(epochs: int) -> float:
@@ -80,7 +80,7 @@ def original_compiled() -> float:
 
 
 def original_keras() -> float:
-    """Keras `fit` with `validation_data`, FIT_EPOCHS epochs, scaled to 2000."""
+    """Keras `fit` with `validation_data`: FIT_EPOCHS epochs, scaled to 2000."""
     data, config = original_data(0), ORIGINAL
     model = build_decoder(config.decoder, "functional", data.x, data.y, 0)
     model.compile(import_keras().optimizers.Adam(config.learning_rate), config.loss)
@@ -144,7 +144,7 @@ def _compare(head: str, found: dict[str, Measured]) -> None:
 
 
 def many() -> tuple[TrainingData, TrainingConfig]:
-    """20,000 random features of 4096 numbers, their targets of 50, and the network of `--preset network`."""
+    """20,000 random features of dimension 4096, targets of dimension 50, and the network of `--preset network`."""
     random = np.random.default_rng(0)
     x = aligned_empty(ROWS, DIM)
     random.random(out=x, dtype=np.float32)
@@ -155,14 +155,14 @@ def many() -> tuple[TrainingData, TrainingConfig]:
 
 
 def many_ours() -> float:
-    """Our training of a network."""
+    """Train a network with our trainer."""
     data, config = many()
     model = build_decoder(config.decoder, "functional", data.x, data.y, 0)
     return timed(lambda: fit({"functional": model}, data, config))
 
 
 def many_keras() -> float:
-    """Keras `fit` of the same network on the same data."""
+    """Train the same network with Keras `fit` on the same data."""
     data, config = many()
     model = build_decoder(config.decoder, "functional", data.x, data.y, 0)
     optimizer = import_keras().optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay)
@@ -178,12 +178,12 @@ def many_keras() -> float:
 
 @dataclasses.dataclass(frozen=True)
 class FromStore:
-    """An epoch over the features of a store, or only reading them.
+    """One epoch over the features of a store, or only reading them.
 
     Attributes:
-        cache: Where the store is.
-        memory: The budget, in bytes.
-        train: Whether to train, or only to read.
+        cache: The folder of the store.
+        memory: The memory budget, in bytes.
+        train: Whether to train; otherwise only read.
     """
 
     cache: Path
@@ -193,7 +193,7 @@ class FromStore:
     def __call__(self) -> float:
         """Seconds of an epoch: a third of the difference between four epochs and one."""
         store = FeatureStore(self.cache, Extractor(weights_from(WEIGHTS)))
-        x = StoredFeatures(store, np.arange(len(store)), DIM)  # images of a folder lie in its order
+        x = StoredFeatures(store, np.arange(len(store)), DIM)  # the images are stored in this order
         y = np.random.default_rng(1).random((len(x), 50), np.float32)
         if not self.train:
             stream = Stream(x, y, self.memory // 4 // (DIM * 4))
@@ -211,7 +211,7 @@ class FromStore:
 
 
 def stream(rounds: int, work: Path, memory: int = STREAM_MEMORY) -> None:
-    """Training from a store of eight times the memory budget, in bytes, against the same features in memory."""
+    """Training from a store eight times as large as the memory budget, against the same features in memory."""
     rows = 8 * memory // (DIM * 4)
     store = FeatureStore(work, Extractor(weights_from(WEIGHTS)))
     random = np.random.default_rng(0)
@@ -225,7 +225,7 @@ def stream(rounds: int, work: Path, memory: int = STREAM_MEMORY) -> None:
             {
                 "in memory": FromStore(work, 16 * memory),
                 "streamed, an eighth in memory": FromStore(work, memory),
-                "the store read, no training": FromStore(work, memory, train=False),
+                "reading the store, no training": FromStore(work, memory, train=False),
             },
             rounds,
         ),
@@ -233,7 +233,7 @@ def stream(rounds: int, work: Path, memory: int = STREAM_MEMORY) -> None:
 
 
 def main() -> None:
-    """Run the parts that are named, or all."""
+    """Run the selected parts, or all."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", help="original, many, stream  [all]")
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,21 +1,21 @@
-"""Is the default decoder at least level with the best of other methods? On many data sets, over several splits.
+"""Compare the default decoder with other methods, on many data sets and over several splits.
 
-Each seed makes another split, other initial weights and other folds; all methods see the same images. Every method is
-tuned by five folds of the training images, as the default decoder is. The table holds held-out mean cosines, averaged
-over the seeds; `gap` is the default decoder minus the best of the others but `network`, with its standard error over
-the splits. The last columns hold what the default decoder loses without a candidate of its blend.
+Each seed gives a different split, different initial weights and different folds; all methods see the same images. All
+methods, including the default decoder, are tuned on five folds of the training images. The table has held-out mean
+cosines, averaged over the seeds. `gap` is the default decoder minus the best other method (`network` excluded), with
+its standard error over the splits. The last columns show what the default decoder loses without each of its candidates.
 
 | name | method |
 | --- | --- |
 | mean | the mean target |
-| network | one network of 256 units, 100 epochs of Adam: the default decoder of earlier versions |
+| network | one network with 256 units, 100 epochs of Adam: the default decoder of earlier versions |
 | ridge | ridge regression: the baseline |
-| ridge-each | scikit-learn's ridge regression with a penalty for each dimension of the target |
-| kernel | kernel ridge regression with a Gaussian kernel, its width and penalty |
-| pls | partial least squares, the number of components |
-| neighbours | nearest neighbours: their number, metric and weighting |
-| mlp | scikit-learn's MLPRegressor, its penalty |
-| conse | logistic regression, class probabilities times class targets (only where targets belong to labels) |
+| ridge-each | scikit-learn's ridge regression with one penalty per target dimension |
+| kernel | kernel ridge regression with a Gaussian kernel; tuned: width and penalty |
+| pls | partial least squares; tuned: number of components |
+| neighbours | nearest neighbours; tuned: number, metric and weighting |
+| mlp | scikit-learn's MLPRegressor; tuned: penalty |
+| conse | logistic regression, class probabilities times class targets (only if targets belong to labels) |
 
     python scripts/make_digits.py SETS/digits
     python scripts/make_check_sets.py SETS
@@ -57,7 +57,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDS = 5
 EARLIER = TrainingConfig(DecoderSpec(hidden=(256,)), epochs=100)
 WIDTHS = (0.03, 0.1, 0.3, 1.0, 3.0)  # of the Gaussian kernel, relative to the mean variance
-PENALTIES = 10.0 ** np.arange(-5, 2)  # of the kernel ridge regression
+PENALTIES = 10.0 ** np.arange(-5, 2)  # of kernel ridge regression
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
 NEIGHBOURS = (1, 2, 3, 5, 8, 12, 20, 35)
 MLP_PENALTIES = (1.0, 10.0, 100.0)
@@ -69,7 +69,7 @@ COLUMNS = ("mean", "network", *RIVALS[1:], "ours")
 
 @dataclass(frozen=True)
 class CheckSet:
-    """A data set: a folder of images, a file of targets, and how many training images to use (None for all)."""
+    """A data set: a folder of images, a file of targets, and the number of training images to use (None for all)."""
 
     images: Path
     targets: Path
@@ -96,7 +96,7 @@ def check_sets(folder: Path) -> dict[str, CheckSet]:
 
 
 class Problem:
-    """One split of a data set, in the coordinates of its training images."""
+    """A split of a data set, in the coordinates of its training images."""
 
     def __init__(self, data: TrainingData, duplicates: np.ndarray, seed: int) -> None:
         self.data, self.duplicates, self.seed = data, duplicates, seed
@@ -125,7 +125,7 @@ class Problem:
 
 
 def kernel_ridge(width: float, penalty: float) -> Callable[[np.ndarray, np.ndarray], Callable]:
-    """A fit of kernel ridge regression on centred targets."""
+    """The fit function of kernel ridge regression on centred targets."""
     from sklearn.kernel_ridge import KernelRidge
 
     def fit(z: np.ndarray, y: np.ndarray) -> Callable:
@@ -138,7 +138,7 @@ def kernel_ridge(width: float, penalty: float) -> Callable[[np.ndarray, np.ndarr
 
 
 def ridge_each(problem: Problem) -> np.ndarray:
-    """scikit-learn's ridge regression, the penalty of each dimension by its squared error out of fold."""
+    """scikit-learn's ridge regression; the penalty of each dimension is chosen by its out-of-fold squared error."""
     from sklearn.linear_model import Ridge
 
     z, y = problem.z.astype(np.float64), problem.data.y
@@ -154,7 +154,7 @@ def ridge_each(problem: Problem) -> np.ndarray:
 
 
 def estimator(make: Callable) -> Callable[[np.ndarray, np.ndarray], Callable]:
-    """A fit of a scikit-learn estimator."""
+    """The fit function of a scikit-learn estimator."""
     return lambda z, y: make().fit(z, y).predict
 
 
@@ -202,7 +202,7 @@ def methods(problem: Problem, mlp: bool) -> dict[str, np.ndarray]:
 
 
 def blends(problem: Problem) -> dict[str, np.ndarray]:
-    """Predictions of the default decoder, "ours", and of it without each of its candidates, "without NAME"."""
+    """Predictions of the default decoder ("ours"), and without each of its candidates ("without NAME")."""
     data, folds = problem.data, problem.folds
     candidates = Candidates.fit(data.x, data.y, folds, DEFAULT, problem.seed, Callbacks())
     names, out_of_fold = np.array(candidates.names), candidates.out_of_fold
@@ -231,7 +231,7 @@ def held_out(check: CheckSet, seeds: int, mlp: bool, options: ExtractionOptions)
             rows = np.sort(np.random.default_rng(seed).choice(rows, check.training_images, replace=False))
         data = TrainingData(in_memory(x[rows]), y[rows], in_memory(x[split.validation]), y[split.validation])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of methods that have not converged
+            warnings.simplefilter("ignore")  # from methods that did not converge
             predictions = methods(Problem(data, duplicates[rows], seed), mlp)
         for name, predicted in predictions.items():
             found.setdefault(name, []).append(float(cosines(predicted, data.y_validation).mean()))
@@ -250,12 +250,14 @@ def row(name: str, found: dict[str, list[float]], splits: int, seconds: float) -
 
 
 def main() -> None:
-    """Check all sets, a row of the table as soon as it is known."""
+    """Check all sets and print each row of the table as soon as it is available."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("sets", type=Path, metavar="SETS", help="what make_digits.py and make_check_sets.py wrote")
+    parser.add_argument(
+        "sets", type=Path, metavar="SETS", help="output folder of make_digits.py and make_check_sets.py"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="*", metavar="NAME", help="the data sets to check")
-    parser.add_argument("--images", nargs="*", type=int, metavar="N", help="train on N images, a row for each N")
+    parser.add_argument("--images", nargs="*", type=int, metavar="N", help="train on N images; one row per N")
     parser.add_argument("--no-mlp", action="store_true", help="leave out scikit-learn's MLPRegressor, the slowest")
     parser.add_argument("--cache", type=Path)
     options = parser.parse_args()

@@ -1,7 +1,7 @@
-"""What the blend's shortcuts for many images cost: one fold instead of five, and at most 10,000 steps of a network.
+"""Measure what the blend's shortcuts for many images cost: one fold instead of five, at most 10,000 steps per network.
 
-Both blends are fitted to the same simulated images, whose targets are linear in the features, the output of a random
-network, or in between, under noise; the table has their cosines on images that are held out, and their times.
+Both blends are fitted to the same simulated images. The targets are linear in the features, the output of a random
+network, or a mixture, plus noise. The table has the cosines on held-out images, and the times.
 
     python scripts/check_shortcuts.py [--images 6000]      # ~10 minutes on two cores
 """
@@ -19,12 +19,12 @@ from pipeline.decoders.fitting import PRESETS
 
 FEATURES, HIDDEN, DIM = 256, 64, 50
 HELD_OUT = 2000
-NOISE = 1.0  # of a target, relative to what can be predicted
-CURVED = (0.0, 0.5, 1.0)  # the share of a target's variance that is not linear in the features
+NOISE = 1.0  # of a target, relative to the predictable part
+CURVED = (0.0, 0.5, 1.0)  # the nonlinear share of a target's variance
 
 
 def simulate(count: int, curved: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features (count, FEATURES), as after ReLU, and noisy targets (count, DIM)."""
+    """Features (count, FEATURES), not negative as after ReLU, and noisy targets (count, DIM)."""
     random = np.random.default_rng(seed)
     latent = random.normal(size=(count, HIDDEN))
     x = np.maximum(latent @ random.normal(size=(HIDDEN, FEATURES)) / HIDDEN**0.5, 0)
@@ -37,7 +37,7 @@ def simulate(count: int, curved: float, seed: int) -> tuple[np.ndarray, np.ndarr
 
 
 def held_out_cosine(x: np.ndarray, y: np.ndarray, config: BlendConfig, seed: int) -> tuple[float, float]:
-    """The mean cosine of a blend on the last HELD_OUT images, and the seconds that fitting it takes."""
+    """The mean cosine of a blend on the last HELD_OUT images, and the seconds it takes to fit."""
     start = time.monotonic()
     rows = len(x) - HELD_OUT
     fitted = fit_blend(x[:rows], y[:rows], np.arange(rows), config, seed)

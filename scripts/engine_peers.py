@@ -1,4 +1,4 @@
-"""The ways to run VGG16 that the benchmark of engines compares, each in a process of its own."""
+"""The ways to run VGG16 that the engine benchmark compares, each in a separate process."""
 
 import contextlib
 import importlib.util
@@ -24,7 +24,7 @@ Peer = Callable[[np.ndarray], np.ndarray]  # RGB pixels (N, 224, 224, 3), uint8 
 
 
 def peers() -> dict[str, Callable[[Path], Peer]]:
-    """The ways to run VGG16 that are installed here: name -> a function from a cache folder to the peer."""
+    """The ways to run VGG16 that are installed: name -> a function from a cache folder to the peer."""
     found: dict[str, Callable[[Path], Peer]] = {
         "MNN, batch 8": _mnn,
         "Keras predict, batch 32": _keras,
@@ -41,7 +41,7 @@ def peers() -> dict[str, Callable[[Path], Peer]]:
 
 
 class Worker:
-    """A peer in a process of its own, so that the threads of one library do not slow down another.
+    """A peer in a separate process, so that the threads of one library do not slow down another.
 
     Args:
         name: One of `peers`.
@@ -54,14 +54,14 @@ class Worker:
         context.Process(target=_serve, args=(name, cache, theirs), daemon=True).start()
 
     def __call__(self, pixels: np.ndarray) -> tuple[float, np.ndarray]:
-        """Compute features in the process: the seconds it took, and the features."""
+        """Compute features in the process; returns the seconds it took, and the features."""
         self._connection.send(pixels)
         return self._connection.recv()
 
 
 def _serve(name: str, cache: Path, connection: Connection) -> None:
     peer = peers()[name](cache)
-    with contextlib.suppress(EOFError):  # the parent has ended
+    with contextlib.suppress(EOFError):  # the parent process has exited
         while True:
             pixels = connection.recv()
             start = time.perf_counter()

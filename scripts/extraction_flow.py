@@ -1,6 +1,6 @@
-"""What `extract` costs around the engine, measured with engines that compute nothing; parts of benchmark_extraction.py.
+"""The overhead of `extract`, measured with engines that compute nothing; parts of benchmark_extraction.py.
 
-`pipeline` holds `extract` against what the processors could decode, and against an engine of fixed latency; `scale`
+`pipeline` compares `extract` with the decoding rate of the processors, and with an engine of fixed latency. `scale`
 measures a second `extract` over many unchanged images.
 """
 
@@ -36,9 +36,9 @@ SCRIPTS = Path(__file__).resolve().parent
 EXTRACTOR = Extractor(weights_from("random:0"))
 SMALL_LAYER = Extractor(
     weights_from("random:0"), "block5_pool"
-)  # a second run reads no vectors, so few numbers will do
+)  # a second run reads no vectors, so a small layer is enough
 BATCHES = (8, 32, 128)
-MAIN_MILLISECONDS = 0.1  # the goal for the main process, for an image
+MAIN_MILLISECONDS = 0.1  # the goal for the main process, per image
 # `python -m pipeline`, which then prints its peak memory.
 WITH_PEAK = """
 import sys
@@ -53,11 +53,11 @@ MILLION_SECONDS, IMAGE_BYTES = 25, 500  # the goals of a second run
 
 
 class IdleEngine:
-    """An engine that gives constants, after a while in which it holds no lock.
+    """An engine that waits without holding the GIL and returns constants.
 
     Args:
-        batch_size: Images in a batch.
-        seconds: How long a batch takes.
+        batch_size: Images per batch.
+        seconds: Seconds per batch.
     """
 
     name = "idle"
@@ -66,10 +66,10 @@ class IdleEngine:
     def __init__(self, batch_size: int, seconds: float = 0.0) -> None:
         self.batch_size, self._seconds = batch_size, seconds
         self._features = np.zeros((batch_size, EXTRACTOR.dim), np.float32)
-        self.began = 0.0  # the main process's time when the first batch came
+        self.began = 0.0  # processor time of the main process at the first batch
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Give constants; see `pipeline.features.engines.Engine`."""
+        """Return constants; see `pipeline.features.engines.Engine`."""
         self.began = self.began or time.process_time()
         time.sleep(self._seconds)
         return [self._features]
@@ -77,11 +77,11 @@ class IdleEngine:
 
 @dataclass(frozen=True)
 class Flow:
-    """How `extract` went around an idle engine.
+    """Measurements of `extract` with an idle engine.
 
     Attributes:
         rate: Images a second, without the start.
-        main_milliseconds: Time of the main process for an image, without the start.
+        main_milliseconds: Time of the main process per image, without the start.
     """
 
     rate: float
@@ -89,7 +89,7 @@ class Flow:
 
 
 def flow(images: ImageSet, engine: IdleEngine, work: Path) -> Flow:
-    """Run `extract` around an idle engine, into a new store."""
+    """Run `extract` with an idle engine, into a new store."""
     options = ExtractionOptions(batch_size=engine.batch_size, cache=Path(tempfile.mkdtemp(dir=work)), progress=False)
     with (
         patch.object(extraction, "make_engine", lambda *_: engine),
@@ -102,10 +102,10 @@ def flow(images: ImageSet, engine: IdleEngine, work: Path) -> Flow:
 
 
 def decode_rate(images: ImageSet, processes: int) -> float:
-    """Images that processes read and decode in a second together, with nothing around it."""
+    """Images a second that all processes together read and decode, without the rest of the pipeline."""
     parts = [[ref.uri for ref in images.refs[number::processes]] for number in range(processes)]
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        list(pool.map(_decode_all, [part[:8] for part in parts]))  # the processes start
+        list(pool.map(_decode_all, [part[:8] for part in parts]))  # starts the processes
         return sum(pool.map(_decode_all, parts))
 
 
@@ -117,7 +117,7 @@ def _decode_all(files: Sequence[str]) -> float:
 
 
 def pipeline(work: Path, rounds: int, photographs: Callable[..., Path]) -> None:
-    """`extract` around an engine that takes no time, and around one of fixed latency.
+    """`extract` with an engine that takes no time, and with an engine of fixed latency.
 
     Args:
         work: A folder for images and stores.
@@ -128,7 +128,7 @@ def pipeline(work: Path, rounds: int, photographs: Callable[..., Path]) -> None:
     for size, count, goal in (((500, 375), 3000, 0.9), ((32, 32), 10_000, 0.75)):
         images = find_images(photographs(work / f"flow{size[0]}", count, size))
         rows += _flow_rows(images, f"{count:,} JPEGs of {size[0]} x {size[1]}", goal, work, rounds)
-    table(("images", "engine", "images a second", "against", "goal", "main process, ms for an image (goal 0.1)"), rows)
+    table(("images", "engine", "images a second", "against", "goal", "main process, ms per image (goal 0.1)"), rows)
 
 
 def _flow_rows(images: ImageSet, name: str, goal: float, work: Path, rounds: int) -> list[Sequence[str]]:
@@ -147,7 +147,7 @@ def _flow_rows(images: ImageSet, name: str, goal: float, work: Path, rounds: int
             (name, f"free, batch {batch}", f"{rate:.0f}", f"{rate / possible:.2f} of decoding", str(goal), used)
         )
     for batch, flows in free.items():
-        seconds = batch / (0.7 * _medians(flows)[0])  # slower than all around it
+        seconds = batch / (0.7 * _medians(flows)[0])  # the engine is the bottleneck
         rate, used = _medians([flow(images, IdleEngine(batch, seconds), work) for _ in range(rounds)])
         against = f"{rate * seconds / batch:.3f} of the engine"
         rows.append((name, f"{1000 * seconds:.0f} ms for a batch of {batch}", f"{rate:.0f}", against, "0.95", used))
@@ -160,11 +160,11 @@ def _medians(flows: Sequence[Flow]) -> tuple[float, str]:
 
 
 def scale(work: Path, counts: tuple[int, int] = (100_000, 200_000)) -> dict[str, float]:
-    """Time and memory of a second `extract`, by the number of images, and what that makes for a million.
+    """Time and memory of a second `extract`, by the number of images, and extrapolated to a million.
 
     Args:
         work: A folder for the images and stores.
-        counts: Numbers of images, a smaller and a larger one.
+        counts: A smaller and a larger number of images.
 
     Returns:
         bytes_per_image and seconds_at_a_million.
@@ -181,13 +181,13 @@ def scale(work: Path, counts: tuple[int, int] = (100_000, 200_000)) -> dict[str,
         "seconds_at_a_million": more + (more - less) / step * (1e6 - counts[1]),
     }
     rows.append(("at a million images", f"{found['seconds_at_a_million']:.0f} s", f"{MILLION_SECONDS} s"))
-    rows.append(("memory for each further image", f"{found['bytes_per_image']:.0f} bytes", f"{IMAGE_BYTES} bytes"))
-    table(("`extract` of what is stored", "measured", "goal"), rows)
+    rows.append(("memory per additional image", f"{found['bytes_per_image']:.0f} bytes", f"{IMAGE_BYTES} bytes"))
+    table(("`extract` of stored images", "measured", "goal"), rows)
     return found
 
 
 def _second_run(work: Path, count: int) -> tuple[float, int]:
-    """Seconds and peak memory, in bytes, of a whole command; the median of three and the largest."""
+    """Median seconds and largest peak memory, in bytes, of three runs of a command."""
     folder, cache = work / "images", work / "cache"
     fill(folder, cache, count)
     command = [sys.executable, "-c", WITH_PEAK, "extract", str(folder), "--weights", "random:0", "--quiet", "--json"]
@@ -204,7 +204,7 @@ def _second_run(work: Path, count: int) -> tuple[float, int]:
 
 
 def fill(folder: Path, cache: Path, count: int) -> None:
-    """Write files that are not images, and a store and a file index that know them, as after a first `extract`."""
+    """Write files that are not images, and a store and a file index with their entries, as after a first `extract`."""
     folder.mkdir(parents=True)
     store, index = FeatureStore(cache, SMALL_LAYER), FileIndex(cache)
     random = np.random.default_rng(0)

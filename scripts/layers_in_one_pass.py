@@ -1,4 +1,4 @@
-"""What several layers in one pass cost beyond the deepest alone; a part of benchmark_extraction.py."""
+"""The extra cost of several layers in one pass over the deepest layer alone; a part of benchmark_extraction.py."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -22,14 +22,14 @@ LISTS = (
 
 
 def layers(cache: Path, rounds: int) -> dict[str, float]:
-    """The time of a batch for lists of layers, against fc2 alone, for both engines; all take turns.
+    """The time of a batch for lists of layers, relative to fc2 alone, for both engines, measured in turn.
 
     Args:
         cache: The cache folder.
-        rounds: How often each takes its turn.
+        rounds: Measured rounds.
 
     Returns:
-        "ENGINE LAYERS" -> seconds of the list for each second of fc2 alone.
+        "ENGINE LAYERS" -> time of the list relative to fc2 alone.
     """
     alone = extractors_for(weights_from(WEIGHTS), "fc2")
     tiles = sorted((ROOT / "images").glob("*/*.jpg"))[:32]

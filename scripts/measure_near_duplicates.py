@@ -1,7 +1,8 @@
-"""Misses and false positives of the search for near-duplicates, on the sample's tiles and on handwritten digits.
+"""Count misses and false positives of near-duplicate detection, on the sample's tiles and on handwritten digits.
 
-Each image is changed in one way and looked for among the others (up to 300): a miss is a changed image that is not
-found to be a near-duplicate of its original; a false positive is a pair of different images taken for near-duplicates.
+Each image is altered in one way and searched for among up to 300 others. A miss is an altered image that is not
+detected as a near-duplicate of its original; a false positive is a pair of different images detected as
+near-duplicates.
 
     python scripts/measure_near_duplicates.py               # about 3 minutes on two cores
     python scripts/measure_near_duplicates.py --many 20000  # time and recall of the index against comparing all
@@ -24,26 +25,26 @@ from pipeline.data.decoding import THUMBNAIL, decode, thumbnail
 from pipeline.data.near_duplicates import duplicate_groups, number_near_duplicates
 
 ROOT = Path(__file__).resolve().parent.parent
-AMONG = 300  # originals that a changed image is looked for among
+AMONG = 300  # number of originals among which an altered image is searched for
 DIGITS_CHANGED = 50
 
 Change = Callable[[Image.Image], Image.Image]
 
 
 def encoded(image: Image.Image, quality: int) -> Image.Image:
-    """An image saved as JPEG and opened again."""
+    """Save an image as JPEG and open it again."""
     written = io.BytesIO()
     image.save(written, "JPEG", quality=quality)
     return Image.open(written)
 
 
 def scaled(image: Image.Image, factor: float) -> Image.Image:
-    """An image at another size."""
+    """Resize an image."""
     return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
 
 
 def cropped(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    """An image without some of its borders, given as shares of its sides."""
+    """Crop the borders of an image, as shares of its sides."""
     width, height = image.size
     return image.crop(
         (round(width * left), round(height * top), round(width * (1 - right)), round(height * (1 - bottom)))
@@ -74,7 +75,7 @@ def thumbnails(images: list[Image.Image]) -> np.ndarray:
 
 
 def count_misses(originals: np.ndarray, changed: np.ndarray) -> int:
-    """How many changed images are not found to be near-duplicates of their originals."""
+    """Count altered images that are not detected as near-duplicates of their originals."""
     found = 0
     for row, each in enumerate(changed):
         numbers = number_near_duplicates(np.concatenate([originals, each[None]]))
@@ -83,13 +84,13 @@ def count_misses(originals: np.ndarray, changed: np.ndarray) -> int:
 
 
 def count_false_positives(originals: np.ndarray) -> int:
-    """How many pairs of different images share a number."""
+    """Count pairs of different images with the same number."""
     sizes = np.bincount(number_near_duplicates(originals))
     return int((sizes * (sizes - 1) // 2).sum())
 
 
 def digits() -> list[Image.Image]:
-    """Scikit-learn's handwritten digits as images."""
+    """scikit-learn's handwritten digits as images."""
     return [
         Image.fromarray((255 - pixels * 255 / 16).astype(np.uint8)).resize((64, 64), Image.Resampling.NEAREST)
         for pixels in load_digits().images
@@ -97,7 +98,7 @@ def digits() -> list[Image.Image]:
 
 
 def made_images(count: int) -> list[Image.Image]:
-    """Small grey images, each of two windows of the sample's tiles laid over each other; a tenth are changed ones."""
+    """Small grey images, each an overlay of two windows of the sample's tiles; a tenth are altered copies."""
     random = np.random.default_rng(0)
     tiles = [Image.open(file).convert("L") for file in sorted((ROOT / "images").glob("*/*.jpg"))]
 
@@ -118,13 +119,13 @@ def small(image: Image.Image) -> np.ndarray:
 
 
 def pairs(numbers: np.ndarray) -> set[tuple[int, int]]:
-    """The pairs of rows that share a number."""
+    """The pairs of rows with the same number."""
     groups = duplicate_groups(numbers)
     return {(a, b) for group in groups for place, a in enumerate(group) for b in group[place + 1 :]}
 
 
 def measure_many(count: int) -> None:
-    """Time of the index among many images and, where that can be awaited, what comparing all with all finds."""
+    """Time of the index among many images, and its recall against comparing all pairs if that is feasible."""
     found = np.stack([small(image) for image in made_images(count)])
     exact_up_to = near_duplicates.EXACT
     near_duplicates.EXACT = 0
@@ -142,9 +143,9 @@ def measure_many(count: int) -> None:
 
 
 def main() -> None:
-    """Measure both sets, or many made images."""
+    """Measure both sets, or many generated images."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--many", type=int, metavar="N", help="measure the index among N made images instead")
+    parser.add_argument("--many", type=int, metavar="N", help="measure the index on N generated images instead")
     if many := parser.parse_args().many:
         return measure_many(many)
     tiles = [Image.open(file).convert("RGB") for file in sorted((ROOT / "images").glob("*/*.jpg"))]

@@ -1,6 +1,6 @@
-"""How many images a second one worker reads from a bucket: one by one, and as they are read ahead.
+"""Measure how many images a second one worker reads from a bucket, with and without read-ahead.
 
-The bucket is a server on this machine that waits before it answers, as a distant one does.
+The bucket is a local server that waits before it answers, like a remote one.
 """
 
 import argparse
@@ -28,7 +28,7 @@ TILES = sorted((ROOT / "images").glob("*/*.jpg"))
 
 
 class OneByOne(ImageRef):
-    """An object that is read when it is its turn, as a file is."""
+    """An object that is read without read-ahead, like a file."""
 
     __slots__ = ()
     is_remote = False
@@ -39,10 +39,10 @@ class OneByOne(ImageRef):
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """Answers each request with a tile of the sample, after a while."""
+    """Answers each request with a tile of the sample, after a delay."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and content are sent apart
+    disable_nagle_algorithm = True  # headers and content are sent separately
     latency = 0.0
 
     def do_GET(self) -> None:
@@ -68,7 +68,7 @@ def _serve(latency: float, connection: Connection) -> None:
 
 @contextmanager
 def _server(latency: float) -> Iterator[str]:
-    """A server in a process of its own; its address."""
+    """Start the server in a separate process; returns its address."""
     ours, theirs = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=_serve, args=(latency, theirs), daemon=True)
     process.start()
@@ -79,7 +79,7 @@ def _server(latency: float) -> Iterator[str]:
 
 
 def read(refs: list[ImageRef]) -> None:
-    """Read and decode images by one worker."""
+    """Read and decode images with one worker."""
     slots = Slots(2 * CHUNK * CHUNKS_AHEAD)
     for image in decode_ahead(refs, range(len(refs)), np.zeros(0, DIGEST), slots, 1, MAX_PIXELS):
         if image.error:
@@ -91,20 +91,20 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--latency", type=float, default=0.05, help="Seconds that the server waits.")
+    parser.add_argument("--latency", type=float, default=0.05, help="Delay of the server in seconds.")
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     with _server(asked.latency) as address:
         os.environ |= {"AWS_ENDPOINT_URL": address, "AWS_SKIP_SIGNATURE": "true"}
         kinds = {
-            "a file, when it is its turn": [file_ref(TILES[at % len(TILES)]) for at in range(asked.images)],
-            "an object, when it is its turn": [OneByOne(f"s3://bucket/{at}") for at in range(asked.images)],
+            "a file": [file_ref(TILES[at % len(TILES)]) for at in range(asked.images)],
+            "an object, without read-ahead": [OneByOne(f"s3://bucket/{at}") for at in range(asked.images)],
             "an object, read ahead": [ImageRef(f"s3://bucket/{at}") for at in range(asked.images)],
         }
         start = in_turn({"start": partial(read, kinds["an object, read ahead"][:1])}, asked.rounds)["start"]
         seconds = in_turn({kind: partial(read, refs) for kind, refs in kinds.items()}, asked.rounds)
     rows = [(kind, f"{asked.images / (each - start):.0f}") for kind, each in seconds.items()]
-    table(("what a worker reads", "images a second"), rows)
+    table(("source", "images a second"), rows)
 
 
 if __name__ == "__main__":

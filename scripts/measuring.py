@@ -1,4 +1,4 @@
-"""What the benchmarks share: tasks that take turns, medians, memory, Markdown tables."""
+"""Functions that the benchmarks share: alternating tasks, medians, memory, Markdown tables."""
 
 import re
 import statistics
@@ -15,7 +15,7 @@ def timed(task: Callable[[], object]) -> float:
 
 
 def in_turn(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Run tasks in turn for several rounds; the median seconds of each."""
+    """Run tasks in turn for several rounds; returns the median seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
@@ -24,9 +24,9 @@ def in_turn(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
 
 
 def peak_memory() -> int:
-    """The most memory that this process has taken, in bytes; on Linux.
+    """Peak memory of this process, in bytes; on Linux.
 
-    `getrusage` would say what the process that started this one had taken, where that was more.
+    `getrusage` would report the peak of the parent process if that was higher.
     """
     [kilobytes] = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(kilobytes) * 1024

@@ -1,19 +1,19 @@
-"""How often do the 95 % intervals cover the truth? Decoders are trained on simulated images, with pools held back.
+"""Measure how often the 95 % intervals cover the truth, with decoders trained on simulated images.
 
-Each run draws labels, images and targets, splits them by the pipeline's own rules, trains a decoder and baselines, and
-computes the intervals that `train` and `evaluate` print. The truth is the mean cosine on a large pool that nothing was
-trained on:
+Each run draws labels, images and targets, splits them by the pipeline's rules, trains a decoder and baselines, and
+computes the intervals that `train` and `evaluate` print. The truth is the mean cosine on a large pool that is not used
+for training:
 
 | row | truth |
 | --- | --- |
 | new images of these labels (or groups) | this decoder on new images of the held-out labels (or groups) |
-| other labels, trained on alike | the mean over runs; each draws labels, trains on them and scores new images |
+| other labels that are also trained on | the mean over runs; each draws labels, trains on them and scores new images |
 | unseen labels, new groups | this decoder on labels or groups that no run trained on |
 | ..., retrained | the mean of that truth over decoders trained on other images, labels or groups |
 
-With folds, "this decoder" is the mean over the decoders of all folds. Intervals that are withheld are not counted; the
-column `given` says how many there were. The columns after it are the shares of given intervals that cover: of the
-decoder's cosine, and of its paired differences from the baselines.
+With folds, "this decoder" is the mean over the decoders of all folds. The column `given` is the share of runs with an
+interval; runs without one are not counted. The columns after it are the shares of intervals that cover the truth, for
+the decoder's cosine and for its paired differences from the baselines.
 
     python scripts/simulate_coverage.py [--runs 300] [--decoder ridge|default] [--only NAME ...]    # ~10 minutes
 """
@@ -42,30 +42,30 @@ from pipeline.evaluation.intervals import across, over_folds, within
 from pipeline.evaluation.results import Bounds
 
 FEATURES, LATENT, DIM = 64, 8, 20
-FOLDS = 5  # by which ridge regression chooses its penalty
-NOISE = 2.0  # of a feature, relative to what a label contributes to it
-OWN = 0.7  # of a target, relative to the part that is linear in the features: known only to who saw the label
+FOLDS = 5  # for choosing the penalty of ridge regression
+NOISE = 2.0  # of a feature, relative to the label's contribution
+OWN = 0.7  # of a target, relative to the part that is linear in the features; learnable only from images of the label
 OFFSET = 0.5  # that all targets share
-GROUP = 0.7  # of an image's latent, relative to the label's
-POOL = 8000  # images held back, in equal parts of each label or group: far more than the split holds out
-UNITS = 200  # labels or groups held back
+GROUP = 0.7  # of an image's latent vector, relative to the label's
+POOL = 8000  # images in the pool, equally many per label or group: far more than the split holds out
+UNITS = 200  # labels or groups in the pool
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a simulation draws and holds out.
+    """The settings of a simulation.
 
     Attributes:
         name: Its name.
-        rule: What is held out.
-        labels: How many labels there are.
-        images: The fewest and the most images of a label.
-        groups: How many groups; 0 for none.
-        folds: How many folds; 0 for a single split.
-        label_sets: How many sets of labels the runs share, so that decoders are retrained on the same labels; None for
-            labels that are drawn for each run.
-        conse: Whether ConSE is among the baselines, which takes most of the time.
+        rule: The split rule.
+        labels: The number of labels.
+        images: The smallest and largest number of images per label.
+        groups: The number of groups; 0 for none.
+        folds: The number of folds; 0 for a single split.
+        label_sets: The number of label sets that the runs share, so that decoders are retrained on the same labels;
+            None to draw new labels for each run.
+        conse: Whether to include the ConSE baseline, which takes most of the time.
     """
 
     name: str
@@ -95,7 +95,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class World:
-    """How labels and images come about: linear maps from a latent space, and noise."""
+    """The generative model of labels and images: linear maps from a latent space, plus noise."""
 
     to_features: np.ndarray
     to_targets: np.ndarray
@@ -112,7 +112,7 @@ class World:
         )
 
     def features(self, latent: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """An image for each latent vector, shape (N, LATENT): shape (N, FEATURES)."""
+        """One image per latent vector, shape (N, LATENT); returns features, shape (N, FEATURES)."""
         noise = random.standard_normal((len(latent), FEATURES), np.float32)
         return (latent @ self.to_features).astype(np.float32) + np.float32(NOISE) * noise
 
@@ -125,7 +125,7 @@ class World:
 
 @dataclass(frozen=True)
 class Sample:
-    """The images of a run: features (N, F), targets (N, D), the number of each one's label and group, and the groups.
+    """The images of a run: features (N, F), targets (N, D), the number of each image's label and group, and the groups.
 
     `latent` has the labels' latent vectors, `of_label` their targets, `of_group` the groups' latent vectors.
     """
@@ -153,7 +153,7 @@ class Sample:
 
     @property
     def images(self) -> ImageSet:
-        """The images as the pipeline knows them."""
+        """The images as the pipeline's ImageSet."""
         paths = [f"{number:05}" for number in range(len(self.x))]
         groups = [f"{group:03}" for group in self.group]
         return ImageSet("simulated", paths, [ImageRef(path) for path in paths], [f"{n:03}" for n in self.label], groups)
@@ -161,12 +161,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Outcome:
-    """An interval, and the truth that it is to cover.
+    """An interval, and the truth that it should cover.
 
     Attributes:
-        question: What the interval is for.
+        question: The population that the interval is for.
         of: The decoder's cosine, or its difference from a baseline.
-        bounds: The interval; None if it is withheld.
+        bounds: The interval, or None.
         truth: The mean cosine of these decoders on the pool.
         label_set: The label set of the run.
     """
@@ -179,7 +179,7 @@ class Outcome:
 
 
 def fit_ridge_alone(x: np.ndarray, y: np.ndarray, units: np.ndarray, seed: int) -> Predict:
-    """The pipeline's ridge regression, with one penalty."""
+    """The pipeline's ridge regression, with a single penalty."""
     ridge = fit_ridge(x, y, assign_folds(y, units, seed, FOLDS))
     return lambda pool: pool @ ridge.coefficients + ridge.intercept
 
@@ -196,7 +196,7 @@ DECODERS = {"ridge": fit_ridge_alone, "default": fit_default}
 def fit_all(
     sample: Sample, rows: np.ndarray, units: np.ndarray, seed: int, decoder: str, conse: bool
 ) -> dict[str, Predict]:
-    """Train the decoder and the baselines on some images: name -> what predicts."""
+    """Train the decoder and the baselines on some images; returns name -> predictor."""
     x, y = sample.x[rows], sample.y[rows]
     fitted: dict[str, Predict] = {"decoder": DECODERS[decoder](x, y, units[rows], seed)}
     mean = y.mean(axis=0)
@@ -214,28 +214,28 @@ def compare(fitted: Mapping[str, Predict], x: np.ndarray, y: np.ndarray) -> dict
 
 
 class Pool:
-    """Images that are held back: for each unit (label or group) its mean cosine and differences."""
+    """A pool of unseen images: the mean cosine and differences of each unit (label or group)."""
 
     def __init__(self, world: World, sample: Sample, run: int) -> None:
         self._world, self._sample, self._random = world, sample, np.random.default_rng([3, run])
 
     def of_labels(self, fitted: Mapping[str, Predict], label: np.ndarray) -> dict[str, np.ndarray]:
-        """New images of the labels of the run, as many of each as the images `label` has; a value for each image."""
+        """New images of the run's labels, as many per label as in `label`; one value per image."""
         several, weight = np.unique(label, return_inverse=True)
         return self._means(fitted, self._sample.latent[several], self._sample.of_label[several], weight)
 
     def of_new_labels(self, fitted: Mapping[str, Predict]) -> dict[str, np.ndarray]:
-        """Images of labels that no run has."""
+        """Images of labels that do not occur in any run."""
         latent, targets = self._world.labels(UNITS, self._random)
         return self._means(fitted, latent, targets, np.arange(UNITS))
 
     def of_groups(self, fitted: Mapping[str, Predict], group: np.ndarray) -> dict[str, np.ndarray]:
-        """New images of the groups of the run, of labels as they come."""
+        """New images of the run's groups, with random labels."""
         several, weight = np.unique(group, return_inverse=True)
         return self._of_groups(fitted, self._sample.of_group[several], weight)
 
     def of_new_groups(self, fitted: Mapping[str, Predict]) -> dict[str, np.ndarray]:
-        """Images of groups that no run has."""
+        """Images of groups that do not occur in any run."""
         groups = GROUP * self._random.normal(size=(UNITS, LATENT))
         return self._of_groups(fitted, groups, np.arange(UNITS))
 
@@ -256,12 +256,12 @@ class Pool:
 
 
 def by(values: np.ndarray, size: int) -> np.ndarray:
-    """The means of neighbouring values."""
+    """The means of adjacent values."""
     return values.reshape(-1, size).mean(axis=1)
 
 
 def outcomes(world: World, setting: Setting, run: int, decoder: str) -> Iterator[Outcome]:
-    """Draw, train, and compute the intervals of a run with their truths."""
+    """Draw a run, train on it, and compute its intervals with their truths."""
     sample = Sample.draw(world, setting, run)
     images, duplicates = sample.images, np.arange(len(sample.x))
     units = held_out_units(images, setting.rule, duplicates)
@@ -288,7 +288,7 @@ def outcomes(world: World, setting: Setting, run: int, decoder: str) -> Iterator
                 new[name].append(each)
     label_set = run % setting.label_sets if setting.label_sets else 0
     held_out = clusters[np.concatenate([split.validation for split in splits])]
-    what = {"random": "other labels, trained on alike", "classes": "unseen labels", "group": "new groups"}[kind]
+    what = {"random": "other labels that are also trained on", "classes": "unseen labels", "group": "new groups"}[kind]
     these = "these groups" if kind == "group" else "these labels"
     for name in values:
         largest = 1 if name == "decoder" else 2
@@ -326,14 +326,14 @@ def simulated(setting: Setting, runs: int, decoder: str) -> list[list[str]]:
 
 
 def retrained_is_known(question: str, setting: Setting) -> bool:
-    """Whether the runs draw again what the question leaves open, and nothing else."""
+    """Whether the runs redraw exactly what the question leaves open."""
     if "these labels" in question:
         return bool(setting.label_sets) and setting.rule.kind == "random"
     return "these groups" not in question and (setting.label_sets is None or setting.rule.kind == "group")
 
 
 def retrained(found: Sequence[Outcome]) -> list[Outcome]:
-    """The given intervals with the mean truth of all runs with the same label set."""
+    """The intervals with the mean truth of all runs with the same label set."""
     truths = defaultdict(list)
     for outcome in found:
         truths[outcome.of, outcome.label_set].append(outcome.truth)
@@ -345,7 +345,7 @@ def retrained(found: Sequence[Outcome]) -> list[Outcome]:
 
 
 def coverages(given: Sequence[Outcome]) -> list[str]:
-    """The share of intervals that cover, of the decoder and of its differences."""
+    """The share of intervals that cover the truth, for the decoder and for its differences."""
     columns = []
     for of in ("decoder", "mean", "conse"):
         some = [outcome for outcome in given if outcome.of == of]

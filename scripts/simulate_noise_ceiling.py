@@ -1,4 +1,4 @@
-"""Compare the noise ceiling of the cosine with the truth, on simulated targets whose noise-free part is known.
+"""Compare the noise ceiling of the cosine with the truth, on simulated targets with a known noise-free part.
 
 python scripts/simulate_noise_ceiling.py [--times 20]
 """
@@ -15,19 +15,19 @@ IMAGES = (30, 200)
 
 
 def independent(deviation: float) -> Noise:
-    """Noise of independent dimensions."""
+    """Noise that is independent between dimensions."""
     return lambda random, shape: deviation * random.normal(size=shape)
 
 
 def with_common_part(deviation: float, common: float) -> Noise:
-    """Noise that moves all dimensions of a repeat together, beside independent noise."""
+    """Independent noise, plus noise that shifts all dimensions of a repeat together."""
     return lambda random, shape: (
         deviation * random.normal(size=shape) + common * random.normal(size=(*shape[:2], 1)) * np.ones(shape[2])
     )
 
 
 def correlated(deviation: float, dims: int) -> tuple[np.ndarray, Noise]:
-    """A mixing matrix whose neighbouring dimensions correlate by 0.9, and noise that is mixed by it."""
+    """A mixing matrix that correlates adjacent dimensions by 0.9, and noise mixed with it."""
     apart = np.abs(np.subtract.outer(np.arange(dims), np.arange(dims)))
     mixing = np.linalg.cholesky(0.9**apart).T
     return mixing, lambda random, shape: deviation * random.normal(size=shape) @ mixing
@@ -55,7 +55,7 @@ def cases(images: int, random: np.random.Generator) -> Iterator[tuple[str, np.nd
 
 
 def reached(signal: np.ndarray, repeats: int, noise: Noise, random: np.random.Generator) -> float:
-    """The mean cosine of the signal with the mean of repeats."""
+    """The mean cosine between the signal and the mean of repeats."""
     measured = signal + noise(random, (len(signal), repeats, signal.shape[1])).mean(axis=1)
     lengths = np.linalg.norm(signal, axis=1) * np.linalg.norm(measured, axis=1)
     return float(((signal * measured).sum(axis=1) / lengths).mean())
@@ -68,7 +68,7 @@ def main() -> None:
     times = parser.parse_args().times
     random = np.random.default_rng(0)
     names = [name for name, *_ in cases(2, random)]
-    print("| targets | images | truth | estimate | its deviation | within the interval | estimated |")
+    print("| targets | images | truth | estimate | deviation of the estimate | truth within the interval | estimated |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for number, name in enumerate(names):
         for images in IMAGES:

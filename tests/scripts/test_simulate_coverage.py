@@ -9,7 +9,7 @@ def test_a_few_runs_fill_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulate_coverage, "POOL", 200)
     monkeypatch.setattr(simulate_coverage, "UNITS", 20)
     rows = simulated(Setting("short", RANDOM, labels=40), 3, "ridge")
-    assert [row[2] for row in rows] == ["new images of these labels", "other labels, trained on alike"]
+    assert [row[2] for row in rows] == ["new images of these labels", "other labels that are also trained on"]
     assert [row[3] for row in rows] == ["100%", "100%"]
     rows = simulated(Setting("folds", CLASSES, labels=12, folds=3), 2, "ridge")
     assert [row[2] for row in rows] == [
