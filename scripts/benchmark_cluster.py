@@ -102,16 +102,16 @@ def flow(work: Path, rounds: int, count: int) -> None:
         for actors in (1, 2):
             on_ray[actors].append(ray_flow(images, actors, 0.0, work))
             slow[actors].append(ray_flow(few, actors, LATENCY, work))
-    base = statistics.median(each.rate for each in plain)
-    used = statistics.median(each.main_milliseconds for each in plain)
+    base = statistics.median(result.rate for result in plain)
+    used = statistics.median(result.main_milliseconds for result in plain)
     rows: list[Sequence[str]] = [("plain `extract`, free engine", f"{base:.0f}", "1.00", f"{used:.3f}", "")]
     for name, flows in (("free engine", on_ray), (f"{BATCH / LATENCY:.0f} a second and actor", slow)):
-        for actors, each in flows.items():
+        for actors, results in flows.items():
             rate, driver, start = (
-                statistics.median(getattr(one, field) for one in each)
+                statistics.median(getattr(result, field) for result in results)
                 for field in ("rate", "driver_milliseconds", "start")
             )
-            one_actor = statistics.median(one.rate for one in flows[1])
+            one_actor = statistics.median(result.rate for result in flows[1])
             against = f"{rate / base:.2f} (goal {GOAL})" if flows is on_ray else f"{rate / one_actor:.2f} of one actor"
             rows.append((f"Ray, {actors} actors, {name}", f"{rate:.0f}", against, f"{driver:.3f}", f"{start:.1f}"))
     table(("500 x 375 JPEGs", "images a second", "against", "driver, ms per image", "start, s"), rows)
@@ -134,13 +134,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, help="number of images; default 3,000 and 2,000")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "benchmark-cache")
-    asked = parser.parse_args()
-    for part in asked.parts:
-        with tempfile.TemporaryDirectory(dir=asked.cache.parent) as folder:
+    args = parser.parse_args()
+    for part in args.parts:
+        with tempfile.TemporaryDirectory(dir=args.cache.parent) as folder:
             if part == "flow":
-                flow(Path(folder), asked.rounds, asked.count or 3000)
+                flow(Path(folder), args.rounds, args.count or 3000)
             else:
-                memory(Path(folder), asked.cache, asked.count or 2000)
+                memory(Path(folder), args.cache, args.count or 2000)
 
 
 if __name__ == "__main__":

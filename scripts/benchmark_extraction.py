@@ -80,7 +80,7 @@ def engines(cache: Path, rounds: int) -> None:
     for _ in range(rounds):
         for name, worker in workers.items():
             seconds[name].append(worker(pixels)[0])
-    seconds = {name: statistics.median(each) for name, each in seconds.items()}
+    seconds = {name: statistics.median(times) for name, times in seconds.items()}
     rates = {name: len(pixels) / second for name, second in seconds.items()}
     base = rates["Keras predict, batch 32"]
     rows = [
@@ -146,7 +146,7 @@ def whole(cache: Path, work: Path, rounds: int) -> None:
         rates["`extract`"].append(command(folder, fresh(work, network))["images_per_second"])
         rates["MNN alone"].append(len(pixels) / alone(pixels)[0])
         rates["the loop"].append(loop(folder, 16))
-    medians = {name: statistics.median(each) for name, each in rates.items()}
+    medians = {name: statistics.median(values) for name, values in rates.items()}
     table(
         ("500 x 375 JPEGs, without start-up", "images a second", "against MNN alone", "against the loop"),
         [
@@ -226,14 +226,14 @@ def gpu(work: Path, side: int = 8192, batch: int = 256, count: int = 4096, round
     in_turn(tasks, 1)
     seconds = in_turn(tasks, rounds)
 
-    found = find_images(folder)
+    images = find_images(folder)
     options = ExtractionOptions(engine="keras", batch_size=batch, cache=work / "gpu-cache", progress=False)
     extract_features(find_images(photographs(work / "warm", batch)), extractor, options)
-    extraction = extract_features(found, extractor, options)
+    extraction = extract_features(images, extractor, options)
     rates = {
         "matrix_flops": 2 * side**3 / seconds["matrix"],
         "vgg16": batch / seconds["vgg16"],
-        "decode": decode_rate(found, options.worker_count),
+        "decode": decode_rate(images, options.worker_count),
         "extract": extraction.computed / extraction.seconds,
     }
     rates["vgg16_flops"] = rates["vgg16"] * FLOPS_PER_IMAGE
@@ -275,9 +275,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "benchmark-cache")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=asked.cache.parent) as folder:
-        cache, rounds, work = asked.cache, asked.rounds, Path(folder)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.cache.parent) as folder:
+        cache, rounds, work = args.cache, args.rounds, Path(folder)
         measurements = {
             "engines": lambda: engines(cache, rounds),
             "layers": lambda: layers_in_one_pass.layers(cache, rounds),
@@ -287,7 +287,7 @@ def main() -> None:
             "scale": lambda: extraction_flow.scale(work),
             "gpu": lambda: gpu(work),
         }
-        for part in filter(asked.parts.__contains__, measurements):
+        for part in filter(args.parts.__contains__, measurements):
             measurements[part]()
 
 

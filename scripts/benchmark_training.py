@@ -43,12 +43,12 @@ Measured = tuple[float, float]  # seconds, and the peak memory of the process in
 
 def apart(tasks: dict[str, Callable[[], float]], rounds: int) -> dict[str, Measured]:
     """Run tasks in turn, each in a new process; the medians of their results and of their peak memory."""
-    found: dict[str, list[Measured]] = {name: [] for name in tasks}
+    measured: dict[str, list[Measured]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                found[name].append(pool.submit(_with_peak, task).result())
-    return {name: tuple(map(statistics.median, zip(*each, strict=True))) for name, each in found.items()}
+                measured[name].append(pool.submit(_with_peak, task).result())
+    return {name: tuple(map(statistics.median, zip(*values, strict=True))) for name, values in measured.items()}
 
 
 def _with_peak(task: Callable[[], float]) -> Measured:
@@ -129,13 +129,13 @@ def original(rounds: int) -> None:
     _compare("the original question, 2000 epochs", apart(tasks, rounds))
 
 
-def _compare(head: str, found: dict[str, Measured]) -> None:
-    seconds, peak = next(iter(found.values()))
+def _compare(head: str, measured: dict[str, Measured]) -> None:
+    seconds, peak = next(iter(measured.values()))
     table(
         (head, "seconds", "against the first", "peak memory", "against the first"),
         [
             (name, f"{own:.2f}", f"{own / seconds:.2f}", f"{memory / 1e9:.2f} GB", f"{memory / peak:.2f}")
-            for name, (own, memory) in found.items()
+            for name, (own, memory) in measured.items()
         ],
     )
 
@@ -237,16 +237,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="*", help="original, many, stream  [all]")
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
-    parts = asked.parts or ["original", "many", "stream"]
+    args = parser.parse_args()
+    parts = args.parts or ["original", "many", "stream"]
     if "original" in parts:
-        original(asked.rounds)
+        original(args.rounds)
     if "many" in parts:
-        found = apart({"ours": many_ours, "Keras `fit`": many_keras}, asked.rounds)
-        _compare(f"{ROWS} x {DIM} features, batch {BATCH}, {EPOCHS} epochs", found)
+        measured = apart({"ours": many_ours, "Keras `fit`": many_keras}, args.rounds)
+        _compare(f"{ROWS} x {DIM} features, batch {BATCH}, {EPOCHS} epochs", measured)
     if "stream" in parts:
         with tempfile.TemporaryDirectory() as work:
-            stream(asked.rounds, Path(work))
+            stream(args.rounds, Path(work))
 
 
 if __name__ == "__main__":

@@ -111,13 +111,13 @@ class Problem:
         """Predictions of the method with the highest out-of-fold cosine; a fit takes (z, y) and returns a predictor."""
         best, chosen = -2.0, None
         for fit in fits:
-            found = []
+            scores = []
             for fold in range(folds):
                 train, held_out = self.folds != fold, self.folds == fold
                 if held_out.any():
                     predicted = fit(self.z[train], self.data.y[train])(self.z[held_out])
-                    found.append(cosines(predicted, self.data.y[held_out]))
-            score = float(np.concatenate(found).mean())
+                    scores.append(cosines(predicted, self.data.y[held_out]))
+            score = float(np.concatenate(scores).mean())
             if score > best:
                 best, chosen = score, fit
         assert chosen
@@ -167,7 +167,7 @@ def methods(problem: Problem, mlp: bool) -> dict[str, np.ndarray]:
     data, seed = problem.data, problem.seed
     smallest = len(data.y) - np.bincount(problem.folds).max()
     baselines = Baselines.fit(data.x, data.y, problem.duplicates, seed).predict(data.x_validation)
-    found = {
+    predictions = {
         "mean": baselines["mean"],
         "ridge": baselines["ridge"],
         "ridge-each": ridge_each(problem),
@@ -187,7 +187,7 @@ def methods(problem: Problem, mlp: bool) -> dict[str, np.ndarray]:
         ),
     }
     if mlp:
-        found["mlp"] = problem.tuned(
+        predictions["mlp"] = problem.tuned(
             (
                 estimator(lambda alpha=alpha: MLPRegressor((100,), alpha=alpha, max_iter=200, random_state=seed))
                 for alpha in MLP_PENALTIES
@@ -195,10 +195,10 @@ def methods(problem: Problem, mlp: bool) -> dict[str, np.ndarray]:
             folds=1,
         )
     if "conse" in baselines:
-        found["conse"] = baselines["conse"]
+        predictions["conse"] = baselines["conse"]
     fitted = fit_decoders(data, EARLIER, ["functional"], problem.duplicates, seed, Callbacks())
-    found["network"] = predict(fitted.models["functional"], data.x_validation)
-    return found | blends(problem)
+    predictions["network"] = predict(fitted.models["functional"], data.x_validation)
+    return predictions | blends(problem)
 
 
 def blends(problem: Problem) -> dict[str, np.ndarray]:
@@ -206,7 +206,7 @@ def blends(problem: Problem) -> dict[str, np.ndarray]:
     data, folds = problem.data, problem.folds
     candidates = Candidates.fit(data.x, data.y, folds, DEFAULT, problem.seed, Callbacks())
     names, out_of_fold = np.array(candidates.names), candidates.out_of_fold
-    found = {}
+    predictions = {}
     for left_out in ("", *dict.fromkeys(candidates.names)):
         kept = np.flatnonzero(names != left_out)
         some = stack([out_of_fold[number] for number in kept], data.y, candidates.rows, folds, problem.duplicates)
@@ -214,16 +214,16 @@ def blends(problem: Problem) -> dict[str, np.ndarray]:
         shares[kept] = some.candidates
         blend = candidates.blend(Shares(shares, some.mean))
         predicted = blend.network((data.x_validation[:] - blend.mean) / blend.scale)
-        found[f"without {left_out}" if left_out else "ours"] = predicted
-    return found
+        predictions[f"without {left_out}" if left_out else "ours"] = predicted
+    return predictions
 
 
 def held_out(check: CheckSet, seeds: int, mlp: bool, options: ExtractionOptions) -> dict[str, list[float]]:
     """Name -> held-out mean cosine of each seed."""
-    wanted = ExampleOptions(find_images(check.images), str(check.targets))
-    examples, duplicates = load_numbered_examples(wanted, [Extractor(weights_from("random:0"))], options)
+    example_options = ExampleOptions(find_images(check.images), str(check.targets))
+    examples, duplicates = load_numbered_examples(example_options, [Extractor(weights_from("random:0"))], options)
     x, y = in_memory(examples.features.stored()), examples.targets
-    found: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {}
     for seed in range(seeds):
         split = split_images(examples.features.images, SplitRule(), duplicates, seed)
         rows = split.train
@@ -234,15 +234,15 @@ def held_out(check: CheckSet, seeds: int, mlp: bool, options: ExtractionOptions)
             warnings.simplefilter("ignore")  # from methods that did not converge
             predictions = methods(Problem(data, duplicates[rows], seed), mlp)
         for name, predicted in predictions.items():
-            found.setdefault(name, []).append(float(cosines(predicted, data.y_validation).mean()))
-    return found
+            scores.setdefault(name, []).append(float(cosines(predicted, data.y_validation).mean()))
+    return scores
 
 
-def row(name: str, found: dict[str, list[float]], splits: int, seconds: float) -> list[str]:
+def row(name: str, scores: dict[str, list[float]], splits: int, seconds: float) -> list[str]:
     """A row of the table, from the held-out cosines of each method."""
-    means = {method: float(np.mean(values)) for method, values in found.items()}
+    means = {method: float(np.mean(values)) for method, values in scores.items()}
     best = max((method for method in RIVALS if method in means), key=lambda method: means[method])
-    gaps = np.subtract(found["ours"], found[best])
+    gaps = np.subtract(scores["ours"], scores[best])
     error = f" ({gaps.std(ddof=1) / splits**0.5:.4f})" if splits > 1 else ""
     losses = [f"{means['ours'] - means[method]:+.4f}" for method in means if method.startswith("without ")]
     cells = [f"{means[column]:.4f}" if column in means else "" for column in COLUMNS]
@@ -271,9 +271,9 @@ def main() -> None:
         for images in options.images or [check.training_images]:
             start = time.monotonic()
             some = dataclasses.replace(check, training_images=images)
-            found = held_out(some, options.seeds, not options.no_mlp, extraction)
+            scores = held_out(some, options.seeds, not options.no_mlp, extraction)
             label = f"{name}, {images}" if options.images else name
-            print(f"| {' | '.join(row(label, found, options.seeds, time.monotonic() - start))} |", flush=True)
+            print(f"| {' | '.join(row(label, scores, options.seeds, time.monotonic() - start))} |", flush=True)
 
 
 if __name__ == "__main__":

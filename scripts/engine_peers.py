@@ -25,19 +25,19 @@ Peer = Callable[[np.ndarray], np.ndarray]  # RGB pixels (N, 224, 224, 3), uint8 
 
 def peers() -> dict[str, Callable[[Path], Peer]]:
     """The ways to run VGG16 that are installed: name -> a function from a cache folder to the peer."""
-    found: dict[str, Callable[[Path], Peer]] = {
+    available: dict[str, Callable[[Path], Peer]] = {
         "MNN, batch 8": _mnn,
         "Keras predict, batch 32": _keras,
         "Keras predict, one by one": _keras_one_by_one,
     }
     if importlib.util.find_spec("torch"):
-        found["PyTorch, channels last, batch 8"] = _torch
+        available["PyTorch, channels last, batch 8"] = _torch
     if importlib.util.find_spec("onnxruntime"):
-        found["ONNX Runtime, batch 8"] = _onnxruntime
-        found[INT8] = _int8
+        available["ONNX Runtime, batch 8"] = _onnxruntime
+        available[INT8] = _int8
     if importlib.util.find_spec("openvino"):
-        found["OpenVINO, batch 8"] = _openvino
-    return found
+        available["OpenVINO, batch 8"] = _openvino
+    return available
 
 
 class Worker:

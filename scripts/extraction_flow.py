@@ -155,8 +155,8 @@ def _flow_rows(images: ImageSet, name: str, goal: float, work: Path, rounds: int
 
 
 def _medians(flows: Sequence[Flow]) -> tuple[float, str]:
-    rate = statistics.median(each.rate for each in flows)
-    return rate, f"{statistics.median(each.main_milliseconds for each in flows):.3f}"
+    rate = statistics.median(result.rate for result in flows)
+    return rate, f"{statistics.median(result.main_milliseconds for result in flows):.3f}"
 
 
 def scale(work: Path, counts: tuple[int, int] = (100_000, 200_000)) -> dict[str, float]:
@@ -176,14 +176,14 @@ def scale(work: Path, counts: tuple[int, int] = (100_000, 200_000)) -> dict[str,
     ]
     (less, low), (more, high) = measured
     step = counts[1] - counts[0]
-    found = {
+    result = {
         "bytes_per_image": (high - low) / step,
         "seconds_at_a_million": more + (more - less) / step * (1e6 - counts[1]),
     }
-    rows.append(("at a million images", f"{found['seconds_at_a_million']:.0f} s", f"{MILLION_SECONDS} s"))
-    rows.append(("memory per additional image", f"{found['bytes_per_image']:.0f} bytes", f"{IMAGE_BYTES} bytes"))
+    rows.append(("at a million images", f"{result['seconds_at_a_million']:.0f} s", f"{MILLION_SECONDS} s"))
+    rows.append(("memory per additional image", f"{result['bytes_per_image']:.0f} bytes", f"{IMAGE_BYTES} bytes"))
     table(("`extract` of stored images", "measured", "goal"), rows)
-    return found
+    return result
 
 
 def _second_run(work: Path, count: int) -> tuple[float, int]:

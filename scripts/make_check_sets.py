@@ -252,14 +252,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--font", type=Path, default=FONT, help="a colour emoji font [%(default)s]")
-    asked = parser.parse_args()
-    font = ImageFont.truetype(asked.font, EMOJI_PIXELS)
-    write_tiny(asked.out)
-    ceilings = write_tiles(asked.out)
-    write_emoji(asked.out, font)
-    write_animals(asked.out, font)
-    write_shapes(asked.out)
-    (asked.out / "noise_ceilings.json").write_text(json.dumps(ceilings, indent=2) + "\n")
+    args = parser.parse_args()
+    font = ImageFont.truetype(args.font, EMOJI_PIXELS)
+    write_tiny(args.out)
+    ceilings = write_tiles(args.out)
+    write_emoji(args.out, font)
+    write_animals(args.out, font)
+    write_shapes(args.out)
+    (args.out / "noise_ceilings.json").write_text(json.dumps(ceilings, indent=2) + "\n")
 
 
 if __name__ == "__main__":

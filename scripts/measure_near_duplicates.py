@@ -66,21 +66,21 @@ CHANGES: dict[str, Change] = {
 
 def thumbnails(images: list[Image.Image]) -> np.ndarray:
     """The thumbnails that the feature stage would store."""
-    found = []
+    made = []
     for image in images:
         written = io.BytesIO()
         image.convert("RGB").save(written, "PNG")
-        found.append(thumbnail(decode(written.getvalue())))
-    return np.stack(found)
+        made.append(thumbnail(decode(written.getvalue())))
+    return np.stack(made)
 
 
 def count_misses(originals: np.ndarray, changed: np.ndarray) -> int:
     """Count altered images that are not detected as near-duplicates of their originals."""
-    found = 0
-    for row, each in enumerate(changed):
-        numbers = number_near_duplicates(np.concatenate([originals, each[None]]))
-        found += numbers[-1] == numbers[row]
-    return len(changed) - found
+    hits = 0
+    for row, altered in enumerate(changed):
+        numbers = number_near_duplicates(np.concatenate([originals, altered[None]]))
+        hits += numbers[-1] == numbers[row]
+    return len(changed) - hits
 
 
 def count_false_positives(originals: np.ndarray) -> int:
@@ -126,17 +126,17 @@ def pairs(numbers: np.ndarray) -> set[tuple[int, int]]:
 
 def measure_many(count: int) -> None:
     """Time of the index among many images, and its recall against comparing all pairs if that is feasible."""
-    found = np.stack([small(image) for image in made_images(count)])
+    reduced = np.stack([small(image) for image in made_images(count)])
     exact_up_to = near_duplicates.EXACT
     near_duplicates.EXACT = 0
     start = time.perf_counter()
-    by_index = number_near_duplicates(found, progress=True)
+    by_index = number_near_duplicates(reduced, progress=True)
     rows = [("the index", f"{time.perf_counter() - start:.1f} s, {len(pairs(by_index)):,} pairs")]
     rows.append(("peak memory", f"{peak_memory() / 1e9:.2f} GB"))
     if count <= exact_up_to:
         near_duplicates.EXACT = exact_up_to
         start = time.perf_counter()
-        exact = pairs(number_near_duplicates(found, progress=True))
+        exact = pairs(number_near_duplicates(reduced, progress=True))
         rows.append(("all with all", f"{time.perf_counter() - start:.1f} s, {len(exact):,} pairs"))
         rows.append(("of these found by the index", f"{len(exact & pairs(by_index)) / len(exact):.4f}"))
     table((f"{count:,} images", "measured"), rows)

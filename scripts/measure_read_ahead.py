@@ -93,17 +93,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--latency", type=float, default=0.05, help="Delay of the server in seconds.")
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
-    with _server(asked.latency) as address:
+    args = parser.parse_args()
+    with _server(args.latency) as address:
         os.environ |= {"AWS_ENDPOINT_URL": address, "AWS_SKIP_SIGNATURE": "true"}
         kinds = {
-            "a file": [file_ref(TILES[at % len(TILES)]) for at in range(asked.images)],
-            "an object, without read-ahead": [OneByOne(f"s3://bucket/{at}") for at in range(asked.images)],
-            "an object, read ahead": [ImageRef(f"s3://bucket/{at}") for at in range(asked.images)],
+            "a file": [file_ref(TILES[at % len(TILES)]) for at in range(args.images)],
+            "an object, without read-ahead": [OneByOne(f"s3://bucket/{at}") for at in range(args.images)],
+            "an object, read ahead": [ImageRef(f"s3://bucket/{at}") for at in range(args.images)],
         }
-        start = in_turn({"start": partial(read, kinds["an object, read ahead"][:1])}, asked.rounds)["start"]
-        seconds = in_turn({kind: partial(read, refs) for kind, refs in kinds.items()}, asked.rounds)
-    rows = [(kind, f"{asked.images / (each - start):.0f}") for kind, each in seconds.items()]
+        start = in_turn({"start": partial(read, kinds["an object, read ahead"][:1])}, args.rounds)["start"]
+        seconds = in_turn({kind: partial(read, refs) for kind, refs in kinds.items()}, args.rounds)
+    rows = [(kind, f"{args.images / (total - start):.0f}") for kind, total in seconds.items()]
     table(("source", "images a second"), rows)
 
 

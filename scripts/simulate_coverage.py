@@ -240,19 +240,19 @@ class Pool:
         return self._of_groups(fitted, groups, np.arange(UNITS))
 
     def _of_groups(self, fitted: Mapping[str, Predict], groups: np.ndarray, weight: np.ndarray) -> dict:
-        sizes, each = np.bincount(self._sample.label), POOL // len(groups)
-        label = self._random.choice(len(sizes), (len(groups), each), p=sizes / sizes.sum())
+        sizes, count = np.bincount(self._sample.label), POOL // len(groups)
+        label = self._random.choice(len(sizes), (len(groups), count), p=sizes / sizes.sum())
         latent = (self._sample.latent[label] + groups[:, None]).reshape(-1, LATENT)
         x, y = self._world.features(latent, self._random), self._sample.of_label[label.ravel()]
-        return {name: by(values, each)[weight] for name, values in compare(fitted, x, y).items()}
+        return {name: by(values, count)[weight] for name, values in compare(fitted, x, y).items()}
 
     def _means(
         self, fitted: Mapping[str, Predict], latent: np.ndarray, targets: np.ndarray, weight: np.ndarray
     ) -> dict:
-        each = POOL // len(latent)
-        x = self._world.features(np.repeat(latent, each, axis=0), self._random)
-        found = compare(fitted, x, np.repeat(targets, each, axis=0))
-        return {name: by(values, each)[weight] for name, values in found.items()}
+        count = POOL // len(latent)
+        x = self._world.features(np.repeat(latent, count, axis=0), self._random)
+        scores = compare(fitted, x, np.repeat(targets, count, axis=0))
+        return {name: by(values, count)[weight] for name, values in scores.items()}
 
 
 def by(values: np.ndarray, size: int) -> np.ndarray:
@@ -278,14 +278,14 @@ def outcomes(world: World, setting: Setting, run: int, decoder: str) -> Iterator
     for split in splits:
         rows = split.validation
         fitted = fit_all(sample, split.train, units, run, decoder, setting.conse)
-        for name, each in compare(fitted, sample.x[rows], sample.y[rows]).items():
-            values[name].append(each)
+        for name, scores in compare(fitted, sample.x[rows], sample.y[rows]).items():
+            values[name].append(scores)
         in_pool = pool.of_groups if kind == "group" else pool.of_labels
-        for name, each in in_pool(fitted, clusters[rows]).items():
-            same[name].append(each)
+        for name, scores in in_pool(fitted, clusters[rows]).items():
+            same[name].append(scores)
         if kind != "random":
-            for name, each in (pool.of_new_groups if kind == "group" else pool.of_new_labels)(fitted).items():
-                new[name].append(each)
+            for name, scores in (pool.of_new_groups if kind == "group" else pool.of_new_labels)(fitted).items():
+                new[name].append(scores)
     label_set = run % setting.label_sets if setting.label_sets else 0
     held_out = clusters[np.concatenate([split.validation for split in splits])]
     what = {"random": "other labels that are also trained on", "classes": "unseen labels", "group": "new groups"}[kind]
@@ -294,9 +294,9 @@ def outcomes(world: World, setting: Setting, run: int, decoder: str) -> Iterator
         largest = 1 if name == "decoder" else 2
         pooled = np.concatenate(values[name])
         truth_same = float(np.concatenate(same[name]).mean())
-        truth_new = truth_same if kind == "random" else float(np.mean([each.mean() for each in new[name]]))
+        truth_new = truth_same if kind == "random" else float(np.mean([scores.mean() for scores in new[name]]))
         if setting.folds:
-            interval = over_folds(pooled, np.repeat(np.arange(setting.folds), [len(each) for each in values[name]]))
+            interval = over_folds(pooled, np.repeat(np.arange(setting.folds), [len(scores) for scores in values[name]]))
             question = f"another training and {f'new images of {these}' if kind == 'random' else what}"
             yield Outcome(question, name, interval.bounds(largest) if interval else None, truth_new, label_set)
             continue
@@ -310,10 +310,10 @@ def outcomes(world: World, setting: Setting, run: int, decoder: str) -> Iterator
 def simulated(setting: Setting, runs: int, decoder: str) -> list[list[str]]:
     """The rows of the table for a setting."""
     world = World.draw(0)
-    found = [outcome for run in range(runs) for outcome in outcomes(world, setting, run, decoder)]
+    results = [outcome for run in range(runs) for outcome in outcomes(world, setting, run, decoder)]
     rows = []
-    for question in dict.fromkeys(outcome.question for outcome in found):
-        some = [outcome for outcome in found if outcome.question == question]
+    for question in dict.fromkeys(outcome.question for outcome in results):
+        some = [outcome for outcome in results if outcome.question == question]
         given = [outcome for outcome in some if outcome.bounds]
         share = f"{np.mean([outcome.bounds is not None for outcome in some if outcome.of == 'decoder']):.0%}"
         shape = [setting.name, str(setting.groups or setting.labels)]
@@ -332,14 +332,14 @@ def retrained_is_known(question: str, setting: Setting) -> bool:
     return "these groups" not in question and (setting.label_sets is None or setting.rule.kind == "group")
 
 
-def retrained(found: Sequence[Outcome]) -> list[Outcome]:
+def retrained(results: Sequence[Outcome]) -> list[Outcome]:
     """The intervals with the mean truth of all runs with the same label set."""
     truths = defaultdict(list)
-    for outcome in found:
+    for outcome in results:
         truths[outcome.of, outcome.label_set].append(outcome.truth)
     return [
         dataclasses.replace(outcome, truth=float(np.mean(truths[outcome.of, outcome.label_set])))
-        for outcome in found
+        for outcome in results
         if outcome.bounds
     ]
 

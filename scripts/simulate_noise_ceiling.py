@@ -76,8 +76,8 @@ def main() -> None:
             for _ in range(times):
                 _, signal, repeats, noise = list(cases(images, random))[number]
                 truth = np.mean([reached(signal, repeats, noise, random) for _ in range(5)])
-                found = cosine_ceiling(list(signal[:, None] + noise(random, (images, repeats, signal.shape[1]))))
-                rows.append((truth, *((found.cosine, found.low, found.high) if found else [np.nan] * 3)))
+                ceiling = cosine_ceiling(list(signal[:, None] + noise(random, (images, repeats, signal.shape[1]))))
+                rows.append((truth, *((ceiling.cosine, ceiling.low, ceiling.high) if ceiling else [np.nan] * 3)))
             truth, estimate, low, high = np.transpose(rows)
             known = ~np.isnan(estimate)
             columns = ["none"] * 3
