@@ -413,8 +413,8 @@ def test_the_command_to_repeat_a_run_is_quoted_for_a_shell() -> None:
 
 def test_a_blend_without_shares_ignores_the_image(tmp_path: Path) -> None:
     html = render(report_on(tmp_path / "images", images_of("ab"), shares={"ridge": 0.0, "ramps": 0.0}))
-    assert "It ignores the image" in html
-    assert "missing from 100 %" not in html
+    assert "The decoder ignores the image" in html
+    assert "less than 100 %" not in html
 
 
 def test_equal_embeddings_have_no_map(tmp_path: Path) -> None:
