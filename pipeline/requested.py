@@ -16,9 +16,9 @@ UNKEPT = ("cache", "workers", "as_json", "quiet", "models", "name", "config", "r
 
 if TYPE_CHECKING:
     from pipeline.decoders.fitting import Config
+    from pipeline.features.backends.ray.cluster import RayOptions
     from pipeline.features.extraction import ExtractionOptions
     from pipeline.features.extractor import Extractor, ExtractorOptions
-    from pipeline.features.ray_cluster import RayOptions
 
 
 def extractor_options(options: dict[str, Any]) -> "ExtractorOptions":
@@ -42,7 +42,7 @@ def extraction_options(options: dict[str, Any]) -> "ExtractionOptions":
 
 
 def _ray(options: dict[str, Any]) -> "RayOptions | None":
-    from pipeline.features.ray_cluster import RayOptions
+    from pipeline.features.backends.ray.cluster import RayOptions
 
     settings = {name: options[name] for name in ("actors", "gpus_each") if options.get(name) is not None}
     if options.get("ray"):

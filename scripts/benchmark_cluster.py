@@ -24,12 +24,14 @@ from measuring import table
 
 from pipeline.data.images import ImageSet
 from pipeline.data.sources import find_images
-from pipeline.features import extraction, ray_extraction
+from pipeline.features import extraction
+from pipeline.features.backends.backend import Result
+from pipeline.features.backends.ray import backend
+from pipeline.features.backends.ray.actor import ActorOptions, results_from
+from pipeline.features.backends.ray.cluster import RayOptions
 from pipeline.features.engines import Engine
 from pipeline.features.engines.mnn import converted_network
 from pipeline.features.extraction import ExtractionOptions, extract_features
-from pipeline.features.ray_actor import ActorOptions
-from pipeline.features.ray_cluster import RayOptions
 
 BATCH = 32
 LATENCY = 0.4  # seconds per batch of an engine that is the bottleneck: 80 images a second
@@ -70,20 +72,19 @@ class RayFlow:
 def ray_flow(images: ImageSet, actors: int, seconds: float, work: Path) -> RayFlow:
     """Run `extract --ray local` with an idle engine, into a new store."""
     answers: list[tuple[int, float, float]] = []
-    store = ray_extraction._store
 
-    def watched(answer: Any, *others: Any) -> None:
+    def watched(answer: Any) -> list[Result]:
         answers.append((len(answer), time.monotonic(), time.process_time()))
-        store(answer, *others)
+        return results_from(answer)
 
     options = ExtractionOptions(
         cache=Path(tempfile.mkdtemp(dir=work)), progress=False, ray=RayOptions("local", actors=actors)
     )
     begin = time.monotonic()
     with (
-        patch.object(extraction, "ActorOptions", partial(IdleActor, seconds=seconds)),
+        patch.object(backend, "ActorOptions", partial(IdleActor, seconds=seconds)),
         patch.object(extraction, "ensure_weights", lambda *_: None),
-        patch.object(ray_extraction, "_store", watched),
+        patch.object(backend, "results_from", watched),
     ):
         features = extract_features(images, EXTRACTOR, options)
     assert features.computed == len(images)

@@ -27,8 +27,8 @@ from pipeline.data.images import DIGEST
 from pipeline.decoders.network import NETWORK, ORIGINAL, TrainingConfig, build_decoder
 from pipeline.decoders.streaming import Stream, aligned_empty
 from pipeline.decoders.training import TrainingData, fit
-from pipeline.features.extraction import StoredFeatures
 from pipeline.features.extractor import Extractor
+from pipeline.features.features import StoredFeatures
 from pipeline.features.store import FeatureStore
 from pipeline.features.weights import weights_from
 from pipeline.studies.shared_optimizer import original_data

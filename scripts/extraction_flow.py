@@ -26,6 +26,7 @@ from pipeline.data.decoding import THUMBNAIL, decode
 from pipeline.data.images import DIGEST, ImageSet, content_digest, file_ref
 from pipeline.data.sources import find_images
 from pipeline.features import extraction
+from pipeline.features.backends import local
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
@@ -92,7 +93,7 @@ def flow(images: ImageSet, engine: IdleEngine, work: Path) -> Flow:
     """Run `extract` with an idle engine, into a new store."""
     options = ExtractionOptions(batch_size=engine.batch_size, cache=Path(tempfile.mkdtemp(dir=work)), progress=False)
     with (
-        patch.object(extraction, "make_engine", lambda *_: engine),
+        patch.object(local, "make_engine", lambda *_: engine),
         patch.object(extraction, "ensure_weights", lambda *_: None),
     ):
         features = extract_features(images, EXTRACTOR, options)

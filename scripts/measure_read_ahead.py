@@ -4,6 +4,7 @@ The bucket is a local server that waits before it answers, like a remote one.
 """
 
 import argparse
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -20,8 +21,9 @@ from measuring import in_turn, table
 from pipeline.data.buckets import read_object
 from pipeline.data.decoding import MAX_PIXELS
 from pipeline.data.images import DIGEST, ImageRef, file_ref
-from pipeline.features.slots import Slots
-from pipeline.features.workers import CHUNK, CHUNKS_AHEAD, decode_ahead
+from pipeline.features.backends.slots import Slots
+from pipeline.features.backends.worker_pool import WorkerPool
+from pipeline.features.backends.worker_process import CHUNK, CHUNKS_AHEAD, shared_digests
 
 ROOT = Path(__file__).resolve().parent.parent
 TILES = sorted((ROOT / "images").glob("*/*.jpg"))
@@ -81,10 +83,12 @@ def _server(latency: float) -> Iterator[str]:
 def read(refs: list[ImageRef]) -> None:
     """Read and decode images with one worker."""
     slots = Slots(2 * CHUNK * CHUNKS_AHEAD)
-    for image in decode_ahead(refs, range(len(refs)), np.zeros(0, DIGEST), slots, 1, MAX_PIXELS):
-        if image.error:
-            raise SystemExit(image.error)
-        slots.give_back([image.slot])
+    nothing = shared_digests(np.zeros(0, DIGEST))
+    with contextlib.closing(WorkerPool(1, nothing, slots, MAX_PIXELS, "squash")) as pool:
+        for image in pool.decode(refs, range(len(refs))):
+            if image.error:
+                raise SystemExit(image.error)
+            slots.give_back([image.slot])
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ import pytest
 from PIL import Image
 
 from pipeline.data.images import TICK_NS, ImageRef
+from pipeline.features.backends.slots import Slots
+from pipeline.features.backends.worker_pool import WorkerPool
+from pipeline.features.backends.worker_process import CHUNK, Decoded, shared_digests
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
@@ -232,3 +235,18 @@ def no_file_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for each in kept:
             os.close(each)
+
+
+def decode_ahead(
+    refs: Sequence[ImageRef],
+    numbers: Sequence[int],
+    stored: np.ndarray,
+    slots: Slots,
+    workers: int,
+    max_pixels: int,
+    suspects: Sequence[int] = (),
+) -> Generator[Decoded, None, None]:
+    """Decode images in a pool of their own; see `WorkerPool.decode`."""
+    count = min(workers, max(1, -(-len(numbers) // CHUNK)))
+    with contextlib.closing(WorkerPool(count, shared_digests(stored), slots, max_pixels, "squash")) as pool:
+        yield from pool.decode(refs, numbers, suspects)

@@ -33,8 +33,9 @@ from pipeline.decoders.network import predict
 from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.report import SUFFIXES
 from pipeline.evaluation.results import EvaluationResult
-from pipeline.features.extraction import ExtractionOptions, Features
+from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import ExtractorOptions, describe
+from pipeline.features.features import Features
 
 log = logging.getLogger(__name__)
 

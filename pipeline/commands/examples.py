@@ -17,8 +17,9 @@ from pipeline.data.splits import Split, SplitRule, check_split_column, held_out_
 from pipeline.data.targets import TargetTable, read_repeats, read_targets
 from pipeline.data.tfds_reader import check_on_disk
 from pipeline.decoders.training import MEMORY, TrainingData
-from pipeline.features.extraction import ExtractionOptions, Features, extract_features
+from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
+from pipeline.features.features import Features
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from pipeline.data.images import ImageSet
 from pipeline.evaluation.retrieval import Candidates
 from pipeline.export.embedding_table import EmbeddingTable, write_table
 from pipeline.export.lance_table import write_lance
-from pipeline.features.extraction import ExtractionOptions, Features, extract_features
+from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
+from pipeline.features.features import Features
 from pipeline.features.survey import Failure
 
 

@@ -11,8 +11,9 @@ from pipeline.core.vector_files import SUFFIXES, check_layers_fit, write_layers,
 from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 from pipeline.data.shards import Shard
-from pipeline.features.extraction import ExtractionOptions, LayerFeatures, extract_features
+from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
+from pipeline.features.features import LayerFeatures
 from pipeline.features.survey import Failure
 
 log = logging.getLogger(__name__)
@@ -120,8 +121,8 @@ def extract(
         layers=layers,
         out=str(out) if out else None,
         shard=str(shard) if shard else None,
-        nodes=features.fleet.nodes if features.fleet else None,
-        actors=features.fleet.actors if features.fleet else None,
+        nodes=features.nodes,
+        actors=features.actors,
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from pipeline.core.vectors import unit
 from pipeline.evaluation.retrieval import TIE, find_rows
-from pipeline.features.extraction import Features
+from pipeline.features.features import Features
 from pipeline.features.vector_index import VectorIndex, build_index, open_index
 
 INDEXED_ABOVE = 1_000_000  # images; fewer are searched exactly

@@ -18,8 +18,9 @@ from pipeline.core.vectors import Vectors
 from pipeline.data.decoding import SIDE, decode
 from pipeline.data.images import DIGEST, ImageRef, ImageSet, content_digest
 from pipeline.decoders.network import API_STYLES, Predictions, predict
-from pipeline.features.extraction import ExtractionOptions, Features, extract_features
+from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor, ExtractorOptions, describe, fingerprint, total_dim
+from pipeline.features.features import Features
 from pipeline.features.survey import Failure
 
 log = logging.getLogger(__name__)

@@ -28,8 +28,9 @@ from pipeline.data.word_vectors import is_word_vectors, read_word_vectors
 from pipeline.evaluation.report import PREVIEW, SUFFIXES
 from pipeline.evaluation.retrieval import find_rows
 from pipeline.evaluation.search_page import FoundImage, SearchPage, write_search_page
-from pipeline.features.extraction import ExtractionOptions, Features, extract_features
+from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor, ExtractorOptions, describe, fingerprint, total_dim
+from pipeline.features.features import Features
 from pipeline.features.survey import Failure
 from pipeline.features.vector_index import KIND, require_folder
 

@@ -1,55 +1,46 @@
 """The cached feature stage: images -> features, computing only what the feature store lacks.
 
-    images ─ survey: unchanged? ─ workers: read, decode ─ slots ─ engine ─ saver ─ feature store
+    images ─ survey: unchanged? ─ backend: read, decode, compute ─ saver ─ feature store
 
-`survey.py` tracks the content of each image, `workers.py` decodes into the shared memory of `slots.py`, and
-`engine_loop.py` runs the engine and stores its features. Batches are filled in path order, regardless of the order in
-which workers finish, so vectors match their paths, and a killed run resumes with the batches of an uninterrupted one.
+`survey.py` tracks the content of each image, `backends` turns images into features, here or on a Ray cluster, and
+`saving.py` stores these.
 """
 
 import contextlib
-import dataclasses
 import logging
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.core.cores import usable_cores
 from pipeline.core.errors import Parameter, PipelineError, RequestError, cause
-from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.core.progress import progress_bar
-from pipeline.core.vectors import moments
 from pipeline.core.wording import counted
 from pipeline.data import lists
 from pipeline.data.image_files import MAX_PIXELS
 from pipeline.data.images import ImageSet
+from pipeline.features.backends.backend import Backend
+from pipeline.features.backends.local import LocalBackend
+from pipeline.features.backends.ray.backend import RayBackend
+from pipeline.features.backends.ray.cluster import RayOptions
 from pipeline.features.cache import cache_location, local_folder, usual_folder
-from pipeline.features.concatenation import ConcatenatedFeatures
-from pipeline.features.engine_loop import STORE_BYTES, Computed, Saver, compute
-from pipeline.features.engines import ENGINES, check_precision, ensure_weights, make_engine
-from pipeline.features.extractor import Extractor, check_one_pass, total_dim
+from pipeline.features.engines import ENGINES, check_precision, ensure_weights
+from pipeline.features.extractor import Extractor, check_one_pass
+from pipeline.features.features import Features, LayerFeatures
 from pipeline.features.file_index import FileIndex
-from pipeline.features.ray_actor import ActorOptions, block_size
-from pipeline.features.ray_cluster import Fleet, RayOptions
-from pipeline.features.ray_extraction import compute_on_ray
-from pipeline.features.slots import Slots
+from pipeline.features.saving import Saver
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_group import StoreGroup
 from pipeline.features.store_location import has_store
 from pipeline.features.survey import Failure, Survey
-from pipeline.features.workers import CHUNK, CHUNKS_AHEAD, decode_ahead
 
 log = logging.getLogger(__name__)
 
 NAMED = 5  # skipped images in messages
 LIST_HINT = (" Relative paths of a list start from its own folder, or from ", Parameter("root", "DIR"), ".")
-
-USUAL_BATCH = 32  # sets the number of slots without a batch size; no engine has a larger default
 
 
 @dataclass(frozen=True)
@@ -97,125 +88,6 @@ class ExtractionOptions:
         return self.workers or usable_cores()
 
 
-@dataclass(frozen=True)
-class LayerFeatures:
-    """The features by one layer: their extractor, their store, and the number computed now."""
-
-    extractor: Extractor
-    store: FeatureStore
-    computed: int
-
-
-@dataclass
-class Features:
-    """The features of a set of images, by one layer or several concatenated ones; the vectors stay on disk.
-
-    Attributes:
-        layers: The layers.
-        images: The images that have a feature, in path order.
-        digests: Their content digests, in the same order, shape (N,), DIGEST.
-        failed: The images that could not be read.
-        computed: The number of images with a vector computed now.
-        cached: The number of images with all vectors already in the stores, or shared with a duplicate.
-        seconds: The duration of the stage.
-        seconds_starting: The part of it before the engine could begin: starting the workers, converting the network,
-            decoding the first batch.
-        engine: The engine that ran, or None if there was nothing to compute.
-        scales: The divisors of the features by each of several layers; empty for 1.
-        fleet: The actors on Ray, or None.
-    """
-
-    layers: Sequence[LayerFeatures]
-    images: ImageSet
-    digests: np.ndarray
-    failed: list[Failure] = field(default_factory=list)
-    computed: int = 0
-    cached: int = 0
-    seconds: float = 0.0
-    seconds_starting: float = 0.0
-    engine: str | None = None
-    scales: Sequence[float] = ()
-    fleet: Fleet | None = None
-
-    @property
-    def store(self) -> FeatureStore:
-        """The store of the first layer, which has everything that does not depend on the layer."""
-        return self.layers[0].store
-
-    @property
-    def dim(self) -> int:
-        """F, the dimension of a feature."""
-        return total_dim([layer.extractor for layer in self.layers])
-
-    @property
-    def paths(self) -> Sequence[str]:
-        """The names of the images that have a feature."""
-        return self.images.paths
-
-    def subset(self, rows: Sequence[int] | np.ndarray) -> "Features":
-        """The features of the images in some rows."""
-        return dataclasses.replace(
-            self, images=self.images.subset(rows), digests=self.digests[np.asarray(rows, np.intp)]
-        )
-
-    def by_layer(self) -> "list[StoredFeatures]":
-        """The vectors by each layer, as they are stored."""
-        return [
-            StoredFeatures(layer.store, layer.store.rows(self.digests), layer.extractor.dim) for layer in self.layers
-        ]
-
-    def stored(self) -> "StoredFeatures | ConcatenatedFeatures":
-        """The vectors, read from disk on access."""
-        parts = self.by_layer()
-        return parts[0] if len(parts) == 1 else ConcatenatedFeatures(parts, self.scales or [1.0] * len(parts))
-
-    def scaled_by(self, rows: np.ndarray) -> "Features":
-        """These features; with several layers, each layer divided by the root of its mean variance over some rows."""
-        if len(self.layers) == 1:
-            return self
-        variances = [moments(part.subset(rows))[1] for part in self.by_layer()]
-        return dataclasses.replace(self, scales=[math.sqrt(variance) or 1.0 for variance in variances])
-
-    def vectors(self) -> np.ndarray:
-        """All vectors at once, shape (len(paths), dim), float32."""
-        return self.stored()[:]
-
-
-@dataclass(frozen=True)
-class StoredFeatures:
-    """Features on disk, read like an array: `stored[rows]`.
-
-    Attributes:
-        store: The feature store.
-        rows: The row of each feature in the store, shape (N,).
-        dim: F, the dimension of a feature.
-    """
-
-    store: FeatureStore
-    rows: np.ndarray
-    dim: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(N, F)."""
-        return len(self.rows), self.dim
-
-    @property
-    def dtype(self) -> np.dtype:
-        """float32."""
-        return np.dtype(np.float32)
-
-    def subset(self, rows: np.ndarray) -> "StoredFeatures":
-        """Some of the rows, still on disk."""
-        return dataclasses.replace(self, rows=self.rows[rows])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        return self.store.take(self.rows[rows])
-
-
 def extract_features(
     images: ImageSet,
     extractors: Extractor | Sequence[Extractor],
@@ -242,9 +114,45 @@ def extract_features(
             run in one pass.
         PipelineError: No image could be read, or the store, the weights or the workers failed.
     """
-    options = options or ExtractionOptions()
     start = time.monotonic()
+    options = options or ExtractionOptions()
     extractors = [extractors] if isinstance(extractors, Extractor) else list(extractors)
+    stores = _open_stores(extractors, options)
+    with contextlib.closing(FileIndex(options.folder)) as index:
+        survey = Survey(images, StoreGroup(stores), index, options.max_pixels, options.verify)
+        incomplete = [row for row, store in enumerate(stores) if survey.may_lack(store)]
+        group = StoreGroup([stores[row] for row in incomplete])
+        lacking = [extractors[row] for row in incomplete]
+        backend = RayBackend(lacking, options, options.ray) if options.ray else LocalBackend(lacking, options)
+        not_finite: Set[bytes] = frozenset()
+        if incomplete:
+            _prepare(lacking, group, len(survey.unknown) + len(survey.suspects), options)
+            not_finite = _compute(images, survey, backend, group, options.progress)
+    for store in group.stores:
+        if group.computed[store.path]:
+            store.tidy()
+    survey.drop_incomplete(not_finite)
+    failed = survey.failures()
+    _warn_of(failed, images, may_all_fail)
+    count = max(group.computed.values(), default=0)
+    layers = zip(extractors, stores, strict=True)
+    return Features(
+        layers=[LayerFeatures(extractor, store, group.computed[store.path]) for extractor, store in layers],
+        images=images.subset(np.flatnonzero(survey.has_feature)) if failed else images,
+        digests=survey.digests[survey.has_feature],
+        failed=failed,
+        computed=count,
+        cached=len(images) - len(failed) - count,
+        seconds=time.monotonic() - start,
+        seconds_starting=backend.started_at - start if backend.started_at else 0.0,
+        engine=backend.engine,
+        nodes=backend.nodes,
+        actors=backend.actors,
+    )
+
+
+def _open_stores(extractors: Sequence[Extractor], options: ExtractionOptions) -> list[FeatureStore]:
+    """Check the extractors, and open or create their stores."""
     check_one_pass(extractors)
     check_precision(options.engine, extractors[0].precision)
     _make_folder(options.cache, options.folder)
@@ -255,34 +163,49 @@ def extract_features(
     if options.verify:
         for store in stores:
             store.drop_damaged(options.progress)
-    with contextlib.closing(FileIndex(options.folder)) as index:
-        survey = Survey(images, StoreGroup(stores), index, options.max_pixels, options.verify)
-        incomplete = [pair for pair in zip(stores, extractors, strict=True) if survey.may_lack(pair[0])]
-        group = StoreGroup([store for store, _ in incomplete])
-        lacking = [extractor for _, extractor in incomplete]
-        computed = _compute_unknown(survey, images, group, lacking, options) if incomplete else Computed()
-    for store in group.stores:
-        if group.computed[store.path]:
-            store.tidy()
-    survey.drop_incomplete(computed.not_finite)
-    failed = survey.failures()
-    _warn_of(failed, images, may_all_fail)
-    count = max(group.computed.values(), default=0)
-    return Features(
-        layers=[
-            LayerFeatures(extractor, store, group.computed[store.path])
-            for extractor, store in zip(extractors, stores, strict=True)
-        ],
-        images=images.subset(np.flatnonzero(survey.has_feature)) if failed else images,
-        digests=survey.digests[survey.has_feature],
-        failed=failed,
-        computed=count,
-        cached=len(images) - len(failed) - count,
-        seconds=time.monotonic() - start,
-        seconds_starting=computed.started_at - start if computed.engine else 0.0,
-        engine=computed.engine,
-        fleet=computed.fleet,
-    )
+    return stores
+
+
+def _prepare(extractors: Sequence[Extractor], stores: StoreGroup, images: int, options: ExtractionOptions) -> None:
+    """Check that the weights are there before any worker starts, and warn of large features."""
+    if not all(map(len, stores.stores)):
+        ensure_weights(options.engine, extractors, options.folder)
+    for extractor in extractors:
+        if extractor.pooling and extractor.pooling.kind == "flat" and not extractor.projection:
+            log.warning(
+                "All positions of layer %s take %.1f MB an image, %.1f GB for %d; %s or %s keeps less.",
+                extractor.layer,
+                extractor.dim * 4e-6,
+                extractor.dim * 4e-9 * images,
+                images,
+                Parameter("pool", "mean"),
+                Parameter("project", "4096"),
+            )
+
+
+def _compute(images: ImageSet, survey: Survey, backend: Backend, stores: StoreGroup, progress: bool) -> Set[bytes]:
+    """Read the images that a survey does not know, and store the features that stores lack.
+
+    Returns:
+        The digests of the images whose features have NaN or infinite values.
+    """
+    unknown = len(survey.unknown) + len(survey.suspects)
+    saver = Saver(stores)
+    results = backend.results(images, survey.unknown, survey.suspects, stores)
+    with (
+        progress_bar(len(images), "image", "features", progress, len(images) - unknown) as bar,
+        contextlib.closing(results),
+        contextlib.closing(saver),
+    ):
+        try:
+            for batch in results:
+                for image, *_ in batch:
+                    survey.note(image)
+                saver.add(batch)
+                bar.update(len(batch))
+        finally:
+            survey.record()
+    return saver.not_finite
 
 
 def _warn_of(failed: Sequence[Failure], images: ImageSet, may_all_fail: bool) -> None:
@@ -306,59 +229,3 @@ def _make_folder(cache: Path | str, folder: Path) -> None:
         setting = "XDG_CACHE_HOME" if isinstance(cache, str) else Parameter("cache", "DIR")
         message = f"The cache folder {folder} cannot be created ({cause(error)}). Name one that is writable with "
         raise PipelineError(message, setting, ".") from error
-
-
-def _compute_unknown(
-    survey: Survey, images: ImageSet, group: StoreGroup, extractors: Sequence[Extractor], options: ExtractionOptions
-) -> Computed:
-    """Read the images with unknown content, and compute the features that a group of stores lacks."""
-    if not all(map(len, group.stores)):  # weights are certainly needed: fail before any worker starts
-        ensure_weights(options.engine, extractors, options.folder)
-    unknown = len(survey.unknown) + len(survey.suspects)
-    for extractor in extractors:
-        if extractor.pooling and extractor.pooling.kind == "flat" and not extractor.projection:
-            log.warning(
-                "All positions of layer %s take %.1f MB an image, %.1f GB for %d; %s or %s keeps less.",
-                extractor.layer,
-                extractor.dim * 4e-6,
-                extractor.dim * 4e-9 * unknown,
-                unknown,
-                Parameter("pool", "mean"),
-                Parameter("project", "4096"),
-            )
-    known = len(images) - unknown
-    with progress_bar(len(images), "image", "features", options.progress, known) as bar:
-        saver = Saver(group, total_dim(extractors), bar)
-        if options.ray and unknown:
-            block = block_size(unknown, options.ray.gpus_each > 0, options.batch_size)
-            folder = None if options.folder == usual_folder() else options.folder.absolute()
-            actor = ActorOptions(
-                extractors, options.engine, options.batch_size, folder, options.max_pixels, block, options.workers
-            )
-            return compute_on_ray(survey, images, group.digests, saver, options.ray, actor, bar)
-        return _compute_locally(survey, images, group.digests, saver, extractors, options, bar)
-
-
-def _compute_locally(
-    survey: Survey,
-    images: ImageSet,
-    known: np.ndarray,
-    saver: Saver,
-    extractors: Sequence[Extractor],
-    options: ExtractionOptions,
-    bar: Any,
-) -> Computed:
-    """Decode in worker processes, and compute in this process."""
-    keep_freed_memory(2 * STORE_BYTES)  # reused by the next group of features
-    batch = options.batch_size or USUAL_BATCH
-    in_work = options.worker_count * CHUNK * CHUNKS_AHEAD
-    slots = Slots(batch * (4 + -(-in_work // batch)))  # whole batches, so that their slots stay adjacent
-    workers, max_pixels, resize = options.worker_count, options.max_pixels, extractors[0].resize
-    decoding = decode_ahead(images.refs, survey.unknown, known, slots, workers, max_pixels, resize, survey.suspects)
-    with contextlib.closing(decoding) as decoded:
-        return compute(
-            survey.new(decoded, slots, bar),
-            slots,
-            lambda: make_engine(options.engine, extractors, options.batch_size, options.folder),
-            saver,
-        )

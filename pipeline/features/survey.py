@@ -1,18 +1,16 @@
 """The survey of an extraction: the content of each image, and the contents to compute."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from pipeline.data.image_files import too_large
 from pipeline.data.images import DIGEST, ImageRef, ImageSet
+from pipeline.features.backends.worker_process import Decoded
 from pipeline.features.file_index import CRASHED, FileIndex
-from pipeline.features.slots import Slots
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_group import StoreGroup
-from pipeline.features.workers import Decoded
 
 RECORDED_AT_ONCE = 1024  # images
 NOT_FINITE = "its vector has NaN or infinite values; check the weights, or use precision float32"
@@ -27,7 +25,7 @@ class Failure:
 
 
 class Survey:
-    """The digest and state of each image of a set, as far as known; `new` completes them.
+    """The digest and state of each image of a set, as far as known; `note` completes them.
 
     Args:
         images: The images.
@@ -52,7 +50,6 @@ class Survey:
         self.has_feature = np.zeros(len(images), bool)
         self.failed: dict[int, str] = {}
         self._read: list[tuple[ImageRef, str, bytes]] = []
-        self._scheduled: set[bytes] = set()
         self._changed: set[int] = set()
         self.suspects: list[int] = []
         is_known = np.zeros(len(images), bool)
@@ -100,38 +97,8 @@ class Survey:
             cause = "it changed" if number in self._changed else "its features were removed from the cache"
             self.failed[int(number)] = f"{cause} while this command ran; run it again"
 
-    def new(self, decoded: Iterator[Decoded], slots: Slots, bar: Any) -> Iterator[Decoded]:
-        """Register images as they arrive, and yield those to compute, one of each set of duplicates.
-
-        Args:
-            decoded: The images that were unknown.
-            slots: Their slots; those of images that are not yielded are freed.
-            bar: The progress bar, which counts the images that are not yielded.
-
-        Yields:
-            The images to compute.
-        """
-        for image in decoded:
-            if self.note(image):
-                yield image
-            else:
-                slots.give_back([image.slot])
-                bar.update()
-        self.record()
-
-    def note(self, image: Decoded) -> bool:
-        """Register an image.
-
-        Returns:
-            Whether its feature must be stored: it is not stored yet, and this is the first of its duplicates.
-        """
-        self._note(image)
-        if not image.is_new or image.digest in self._scheduled or self._stores.has_arrived(image.digest):
-            return False
-        self._scheduled.add(image.digest)
-        return True
-
-    def _note(self, image: Decoded) -> None:
+    def note(self, image: Decoded) -> None:
+        """Register an image that was read."""
         number = image.number
         if image.error:
             self.failed[number] = image.error

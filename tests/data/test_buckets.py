@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faulty_storage import FaultyServer, faulty_storage
-from helpers import SMALL, CrashingRef, Finished, encoded, make_image, write_targets
+from helpers import SMALL, CrashingRef, Finished, decode_ahead, encoded, make_image, write_targets
 from object_storage import S3Server
 
 from pipeline.core.errors import ImageError, PipelineError, RequestError
@@ -24,8 +24,7 @@ from pipeline.data import buckets
 from pipeline.data.decoding import MAX_PIXELS
 from pipeline.data.images import DIGEST, ImageRef
 from pipeline.data.sources import find_images, image_refs
-from pipeline.features.slots import Slots
-from pipeline.features.workers import decode_ahead
+from pipeline.features.backends.slots import Slots
 
 Run = Callable[..., Finished]
 ODD_NAMES = ("a b/é.png", "a+b/#1?.png", "p%20q/%.png", "~/*&=.png")

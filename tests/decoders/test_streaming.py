@@ -9,8 +9,8 @@ from pipeline.data.images import DIGEST
 from pipeline.decoders.network import DecoderSpec, TrainingConfig, build_decoder, predict
 from pipeline.decoders.streaming import Stream, aligned_empty, epoch_order, in_memory, is_aligned
 from pipeline.decoders.training import TrainingData, fit
-from pipeline.features.extraction import StoredFeatures
 from pipeline.features.extractor import Extractor
+from pipeline.features.features import StoredFeatures
 from pipeline.features.store import FeatureStore
 from pipeline.features.weights import weights_from
 

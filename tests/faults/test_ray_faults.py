@@ -204,7 +204,7 @@ def test_the_end_of_the_raylet_before_the_first_image_is_said(
     images = make_images(tmp_path / "images", range(4))
     process = start("extract", images, *SMALL, "--cache", fresh_cache("ray"), "--ray", "local", RAY_TEST=str(tmp_path))
     driver = psutil.Process(process.pid)
-    wait_until(lambda: any("ray_watch.py" in " ".join(each.cmdline()) for each in driver.children()), process)
+    wait_until(lambda: any("ray/watch.py" in " ".join(each.cmdline()) for each in driver.children()), process)
     [raylet] = [child for child in driver.children() if runs(child, "raylet")]
     raylet.kill()
     _, err = process.communicate(timeout=120)

@@ -15,7 +15,7 @@ from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.vectors import in_blocks
 from pipeline.data.decoding import decode
 from pipeline.data.sources import find_images
-from pipeline.features import extraction
+from pipeline.features.backends import local
 from pipeline.features.engines import make_engine
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
@@ -133,7 +133,7 @@ def test_an_engine_gets_as_many_batches_at_once_as_it_takes(
         return [np.full((1, EXTRACTOR.dim), pixels.mean(), np.float32)]
 
     in_pairs.name, in_pairs.batch_size, in_pairs.at_once = "pairs", 1, 2  # type: ignore[attr-defined]
-    monkeypatch.setattr(extraction, "make_engine", lambda *_: in_pairs)
+    monkeypatch.setattr(local, "make_engine", lambda *_: in_pairs)
     images = find_images(folder)
     features = extract_features(images, EXTRACTOR, options)
     means = [decode(ref.read()[0]).mean() for ref in images.refs]
@@ -153,7 +153,7 @@ def test_what_fails_in_the_middle_is_one_error_and_keeps_what_was_stored(
         return engine(pixels)
 
     failing.name, failing.batch_size, failing.at_once = "mnn", 1, 1  # type: ignore[attr-defined]
-    monkeypatch.setattr(extraction, "make_engine", lambda *_: failing)
+    monkeypatch.setattr(local, "make_engine", lambda *_: failing)
     images = find_images(folder)
     with pytest.raises(PipelineError, match="The engine fails"):
         extract_features(images, EXTRACTOR, options)
@@ -173,7 +173,7 @@ def test_a_vector_that_is_not_finite_is_a_failure_of_its_image_alone(
         return [features]
 
     engine.name, engine.batch_size, engine.at_once = "odd", 4, 1  # type: ignore[attr-defined]
-    monkeypatch.setattr(extraction, "make_engine", lambda *_: engine)
+    monkeypatch.setattr(local, "make_engine", lambda *_: engine)
     features = extract_features(images, EXTRACTOR, options)
     assert [failure.path for failure in features.failed] == [images.paths[row] for row in rows]
     assert all("NaN or infinite values" in failure.error for failure in features.failed)
@@ -194,7 +194,7 @@ def test_a_copy_of_an_image_whose_vector_is_not_finite_fails_with_it(
         return [features]
 
     engine.name, engine.batch_size, engine.at_once = "odd", 4, 1  # type: ignore[attr-defined]
-    monkeypatch.setattr(extraction, "make_engine", lambda *_: engine)
+    monkeypatch.setattr(local, "make_engine", lambda *_: engine)
     features = extract_features(find_images(folder), EXTRACTOR, options)
     assert [failure.path for failure in features.failed] == ["red/0.png", "red/copy.png"]
     assert len({failure.error for failure in features.failed}) == 1

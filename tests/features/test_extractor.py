@@ -38,9 +38,8 @@ def test_everything_that_changes_features_changes_the_fingerprint() -> None:
     ]
     assert len({extractor.fingerprint for extractor in extractors}) == len(extractors)
     for extractor in extractors:
-        assert (
-            extractors_for(WEIGHTS, **described_settings(extractor.description))[0].fingerprint == extractor.fingerprint
-        )
+        [described] = extractors_for(WEIGHTS, **described_settings(extractor.description))
+        assert described.fingerprint == extractor.fingerprint
 
 
 def test_several_layers_have_one_description() -> None:

@@ -9,13 +9,13 @@ from helpers import make_images
 from pipeline.core.errors import PipelineError
 from pipeline.data.images import DIGEST, ImageRef, ImageSet, content_digest
 from pipeline.data.sources import find_images
+from pipeline.features.backends.worker_process import Decoded
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_group import StoreGroup
 from pipeline.features.survey import Survey
 from pipeline.features.weights import weights_from
-from pipeline.features.workers import Decoded
 
 EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")
 

@@ -12,10 +12,10 @@ from helpers import make_images
 from pipeline.core.errors import PipelineError
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.sources import find_images
-from pipeline.features import ray_extraction
+from pipeline.features.backends.ray import backend
+from pipeline.features.backends.ray.cluster import RayOptions
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
-from pipeline.features.ray_cluster import RayOptions
 from pipeline.features.weights import weights_from
 
 
@@ -31,7 +31,7 @@ class DeadlyRef(ImageRef):
 
 
 def main() -> None:
-    ray_extraction.PATIENCE = 15 if sys.argv[2] == "kills" else 120
+    backend.PATIENCE = 15 if sys.argv[2] == "kills" else 120
     with tempfile.TemporaryDirectory() as folder:
         found = find_images(make_images(Path(folder), range(70)))
         refs = [*found.refs[:40], DeadlyRef(found.refs[40].uri), *found.refs[41:]]

@@ -1,5 +1,6 @@
 """Decode a folder where the system has no room for further files or processes: FOLDER [LIMIT]."""
 
+import contextlib
 import multiprocessing.popen_spawn_posix
 import multiprocessing.resource_tracker  # noqa: F401
 import os
@@ -12,8 +13,9 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.data.decoding import MAX_PIXELS
 from pipeline.data.images import DIGEST, file_ref
-from pipeline.features.slots import Slots
-from pipeline.features.workers import decode_ahead
+from pipeline.features.backends.slots import Slots
+from pipeline.features.backends.worker_pool import WorkerPool
+from pipeline.features.backends.worker_process import shared_digests
 
 
 def limit_room(name: str) -> None:
@@ -25,10 +27,11 @@ def limit_room(name: str) -> None:
 
 if __name__ == "__main__":
     refs = [file_ref(file) for file in sorted(Path(sys.argv[1]).iterdir())]
-    ahead = decode_ahead(refs, range(len(refs)), np.zeros(0, DIGEST), Slots(32), 3, MAX_PIXELS)
+    stored, slots = shared_digests(np.zeros(0, DIGEST)), Slots(32)
     if sys.argv[2:]:
         limit_room(sys.argv[2])
     try:
-        print(sum(image.is_new for image in ahead), "decoded")
+        with contextlib.closing(WorkerPool(3, stored, slots, MAX_PIXELS, "squash")) as pool:
+            print(sum(image.is_new for image in pool.decode(refs, range(len(refs)))), "decoded")
     except PipelineError as error:
         print(error)

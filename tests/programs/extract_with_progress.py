@@ -4,9 +4,9 @@ import sys
 
 from pipeline import cli
 from pipeline.core import progress
-from pipeline.features import engine_loop
+from pipeline.features.backends import local
 
 if __name__ == "__main__":
-    progress.INTERVAL, engine_loop.LONG = 0.05, 0
+    progress.INTERVAL, local.LONG = 0.05, 0
     sys.argv[1:1] = ["extract"]
     cli.main()

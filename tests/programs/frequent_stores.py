@@ -1,9 +1,9 @@
 """The command line, with every batch stored at once, so that a short extraction has many commits."""
 
 from pipeline.cli import main
-from pipeline.features import engine_loop
+from pipeline.features import saving
 
-engine_loop.STORE_SECONDS = 0.0
+saving.STORE_SECONDS = 0.0
 
 if __name__ == "__main__":
     main()

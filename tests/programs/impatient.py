@@ -1,9 +1,9 @@
 """The command line, with a limit of 3 s for an image."""
 
 from pipeline.cli import main
-from pipeline.features import workers
+from pipeline.features.backends import worker_pool
 
-workers.TIME_LIMIT = 3.0
+worker_pool.TIME_LIMIT = 3.0
 
 if __name__ == "__main__":
     main()

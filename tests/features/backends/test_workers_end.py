@@ -5,11 +5,11 @@ import threading
 from pathlib import Path
 
 import numpy as np
+from helpers import decode_ahead
 
 from pipeline.data.images import DIGEST
 from pipeline.data.sources import find_images
-from pipeline.features.slots import Slots
-from pipeline.features.workers import decode_ahead
+from pipeline.features.backends.slots import Slots
 
 
 def test_neither_processes_nor_threads_outlive_the_workers(folder: Path) -> None:

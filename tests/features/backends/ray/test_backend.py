@@ -8,9 +8,9 @@ from helpers import ROOT, SMALL, Finished, are_close, encoded, has_ended, load_n
 from object_storage import S3Server
 
 from pipeline.core.errors import RequestError
-from pipeline.features import ray_cluster
-from pipeline.features.ray_actor import block_size
-from pipeline.features.ray_cluster import Fleet, RayOptions, fleet_for
+from pipeline.features.backends.ray import cluster
+from pipeline.features.backends.ray.actor import block_size
+from pipeline.features.backends.ray.cluster import Fleet, RayOptions, fleet_for
 
 EIGHT, ONE, NONE = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 1.0}, {"memory": 1e9}
 
@@ -83,7 +83,7 @@ def test_what_an_actor_raised_is_named(fresh_cache: Callable[[str], Path]) -> No
 
 
 def test_a_missing_ray_is_named(run: Callable[..., Finished], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     assert "pip install 'image-vectors[ray]'" in run("extract", folder, *SMALL, "--ray", "local", code=2).err
 
 

@@ -1,8 +1,7 @@
 """Slots in shared memory: workers write pixels into them, and the engine reads batches without copying."""
 
-from collections import deque
+import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 
 import numpy as np
 
@@ -13,7 +12,7 @@ SlotMemory = tuple[SharedMemory, SharedMemory]  # for the pixels and for the thu
 
 
 class Slots:
-    """Slots for decoded images, reused once the image's feature is stored.
+    """Slots for decoded images, reused once the image's feature is computed. One thread takes, any gives back.
 
     Args:
         count: The number of slots.
@@ -27,48 +26,32 @@ class Slots:
         self.pixels, self.thumbnails = slot_arrays(self.memory)
         self._is_free = np.ones(count, bool)
         self._next = 0
-        self._in_use: deque[tuple[Future[None], Sequence[int]]] = deque()
+        self._change = threading.Condition()
 
     def take(self, count: int) -> list[int]:
         """Take the next free slots, in circular order; none if fewer than `count` are free.
 
         So the images of a batch, which arrive in the order of their slots, are usually adjacent.
-
-        Raises:
-            Exception: The error of a batch that used slots.
         """
-        while self._in_use and self._in_use[0][0].done():
-            self.wait()
-        free = np.flatnonzero(self._is_free)
-        if len(free) < count:
-            return []
-        slots = np.roll(free, -np.searchsorted(free, self._next))[:count]
-        self._is_free[slots] = False
+        with self._change:
+            free = np.flatnonzero(self._is_free)
+            if len(free) < count:
+                return []
+            slots = np.roll(free, -np.searchsorted(free, self._next))[:count]
+            self._is_free[slots] = False
         self._next = slots[-1] + 1
         return slots.tolist()
 
     def give_back(self, slots: Sequence[int]) -> None:
         """Free slots."""
-        self._is_free[slots] = True
+        with self._change:
+            self._is_free[slots] = True
+            self._change.notify()
 
-    def give_back_after(self, done: "Future[None]", slots: Sequence[int]) -> None:
-        """Free slots when a batch no longer needs them."""
-        self._in_use.append((done, slots))
-
-    def wait(self) -> None:
-        """Wait until the oldest batch no longer needs its slots.
-
-        Raises:
-            Exception: The error of that batch.
-        """
-        done, slots = self._in_use.popleft()
-        done.result()
-        self.give_back(slots)
-
-    def wait_for_all(self) -> None:
-        """Wait until every batch is done; see `wait`."""
-        while self._in_use:
-            self.wait()
+    def wait_for(self, count: int) -> None:
+        """Wait until so many slots are free."""
+        with self._change:
+            self._change.wait_for(lambda: self._is_free.sum() >= count)
 
     def batch(self, slots: Sequence[int], size: int) -> np.ndarray:
         """The pixels in some slots, shape (size, 224, 224, 3), uint8, padded with black images.

@@ -1,11 +1,8 @@
-"""Worker processes that read and decode images ahead of the engine.
+"""A pool of worker processes that read and decode images ahead of the engine.
 
 Pixels and thumbnails go into slots of shared memory; pipes carry only a few words per image. A worker that dies is
 replaced, and its images are read again one at a time, to identify the one that killed it. A worker that hangs is
 replaced, too: each has a pulse in shared memory, which it advances with every image.
-
-Files are read in turn. Objects in buckets have a high latency even if they are small, so threads of a worker read all
-its pending objects ahead, at once.
 """
 
 import logging
@@ -13,110 +10,43 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent import futures
-from contextlib import closing, suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from multiprocessing.connection import wait
+from typing import Any
 
-import numpy as np
-
-from pipeline.core.child_processes import end, end_with_parent, start_spawned
-from pipeline.core.errors import ImageError, Parameter, PipelineError, cause
-from pipeline.core.freed_memory import keep_freed_memory
+from pipeline.core.child_processes import end, start_spawned
+from pipeline.core.errors import Parameter, PipelineError, cause
 from pipeline.core.shared_memory import SharedMemory
-from pipeline.data.decoding import decode_with_thumbnail
-from pipeline.data.images import DIGEST, ImageRef, content_digest
-from pipeline.features.slots import SlotMemory, Slots, slot_arrays
+from pipeline.data.images import ImageRef
+from pipeline.features.backends.slots import Slots
+from pipeline.features.backends.worker_process import (
+    CHUNK,
+    CHUNKS_AHEAD,
+    PULSE,
+    Decoded,
+    Pulse,
+    SharedDigests,
+    Task,
+    work,
+)
 
 log = logging.getLogger(__name__)
 
-KEPT_MEMORY = 2**25  # bytes; more than any buffer for an image of usual size
-CHUNK = 8  # images assigned to a worker at a time
-CHUNKS_AHEAD = 3  # maximum chunks of a worker, in progress or waiting
 # The largest image takes seconds to decode. The wait for an object in a bucket does not count, as its server has a time
 # limit, too; nor does the wait for an example of a TensorFlow data set, as all examples before it are read first.
 TIME_LIMIT = 60.0  # seconds to read and decode an image
 START_LIMIT = 120.0  # seconds for a worker to start
-PULSE = 0.5  # seconds between checks of the workers' pulses
-
-Read = Callable[[], tuple[bytes, str | None]]  # the type of `ImageRef.read`
-SharedDigests = tuple[SharedMemory, int]  # and the number of digests in it
-
-
-class Decoded(NamedTuple):
-    """An image from a worker: its digest and, if the store lacks it, pixels and thumbnail in its slot.
-
-    Attributes:
-        number: The image's number in the set.
-        slot: Its slot, to be freed by the receiver.
-        digest: Its content digest; empty if it could not be read.
-        version: Its version before it was read.
-        is_new: Whether it was decoded; otherwise its digest is already stored, or there is an error.
-        pixel_count: Its size, in pixels, if it was decoded.
-        error: Why it could not be read.
-        crashed: Whether the reason is that it crashed the decoding process, or took too long.
-    """
-
-    number: int
-    slot: int
-    digest: bytes = b""
-    version: str | None = None
-    is_new: bool = False
-    pixel_count: int = 0
-    error: str = ""
-    crashed: bool = False
-
-
-class _Task(NamedTuple):
-    number: int
-    slot: int
-    ref: ImageRef
 
 
 @dataclass
 class _Chunk:
     """Images that are returned together; `decoded` is filled in their order."""
 
-    tasks: Sequence[_Task]
+    tasks: Sequence[Task]
     decoded: list[Decoded] = field(default_factory=list)
     one_by_one: bool = False
-
-
-def decode_ahead(
-    refs: Sequence[ImageRef],
-    numbers: Sequence[int],
-    stored: np.ndarray,
-    slots: Slots,
-    workers: int,
-    max_pixels: int,
-    resize: str = "squash",
-    suspects: Sequence[int] = (),
-) -> Generator[Decoded, None, None]:
-    """Read and decode images in worker processes, as far ahead as slots allow.
-
-    Args:
-        refs: The references of all images of the set.
-        numbers: The numbers of the images to read.
-        stored: Digests of images that need no decoding, sorted, shape (n,), DIGEST.
-        slots: The slots for the pixels; at least for a batch and a chunk.
-        workers: The maximum number of processes.
-        max_pixels: The size of the largest image to decode, in pixels.
-        resize: How to resize, a key of `pipeline.data.decoding.RESIZES`.
-        suspects: The numbers of images that crashed a process before; they are read last, one at a time.
-
-    Yields:
-        The images, in the order of `numbers` and `suspects`.
-
-    Raises:
-        PipelineError: The worker processes do not start, or the bucket of the images cannot be read.
-    """
-    if not numbers and not suspects:
-        return
-    count = min(workers, max(1, -(-len(numbers) // CHUNK)))
-    with closing(WorkerPool(count, shared_digests(stored), slots, max_pixels, resize)) as pool:
-        yield from pool.decode(refs, numbers, suspects)
 
 
 class _Worker:
@@ -130,10 +60,10 @@ class _Worker:
         # Spawned, not forked: neither TensorFlow nor Lance survives a fork.
         context = multiprocessing.get_context("spawn")
         pulse = SharedMemory(16)
-        self._pulse = _Pulse(pulse)
+        self._pulse = Pulse(pulse)
         try:
             self.connection, child_end = context.Pipe()
-            self.process = context.Process(target=_work, args=(child_end, pulse, *settings), daemon=True)
+            self.process = context.Process(target=work, args=(child_end, pulse, *settings), daemon=True)
             start_spawned(self.process)
         except OSError as error:
             raise PipelineError(
@@ -144,10 +74,10 @@ class _Worker:
             ) from error
         child_end.close()
         self.is_ready = False
-        self.pending: deque[tuple[_Chunk, Sequence[_Task]]] = deque()
+        self.pending: deque[tuple[_Chunk, Sequence[Task]]] = deque()
         self._checked_at, self._last_beat, self._silent = time.monotonic(), 0, 0.0  # seconds
 
-    def assign(self, chunk: _Chunk, tasks: Sequence[_Task]) -> None:
+    def assign(self, chunk: _Chunk, tasks: Sequence[Task]) -> None:
         self.pending.append((chunk, tasks))
         with suppress(OSError):  # it died, which `_receive` will notice
             self.connection.send(tasks)
@@ -185,29 +115,6 @@ class _Worker:
         return f"decoding it ended the process ({ending})" if self.is_ready else ending
 
 
-class _Pulse:
-    """The progress of a worker, in shared memory, so that it can be read even if the worker hangs."""
-
-    def __init__(self, memory: SharedMemory) -> None:
-        self._values = memory.array(np.int64)
-
-    @property
-    def beats(self) -> int:
-        return int(self._values[0])
-
-    @property
-    def number(self) -> int:
-        return int(self._values[1])
-
-    def begin(self, number: int) -> None:
-        """Start on an image."""
-        self._values[1] = number
-        self.beat()
-
-    def beat(self) -> None:
-        self._values[0] += 1
-
-
 class WorkerPool:
     """A pool of workers; one that dies is replaced.
 
@@ -215,8 +122,8 @@ class WorkerPool:
         count: The number of workers.
         stored: Digests of images that need no decoding, from `shared_digests`.
         slots: The slots for the pixels.
-        max_pixels: See `decode_ahead`.
-        resize: See `decode_ahead`.
+        max_pixels: The size of the largest image to decode, in pixels.
+        resize: How to resize, a key of `pipeline.data.decoding.RESIZES`.
 
     Raises:
         PipelineError: The system cannot start so many processes.
@@ -236,7 +143,19 @@ class WorkerPool:
     def decode(
         self, refs: Sequence[ImageRef] | Mapping[int, ImageRef], numbers: Sequence[int], suspects: Sequence[int] = ()
     ) -> Generator[Decoded, None, None]:
-        """Read and decode images like `decode_ahead`; after one call ends, another may follow."""
+        """Read and decode images, as far ahead as slots allow; after one call ends, another may follow.
+
+        Args:
+            refs: The references of the images by number.
+            numbers: The numbers of the images to read.
+            suspects: The numbers of images that crashed a process before; they are read last, one at a time.
+
+        Yields:
+            The images, in the order of `numbers` and `suspects`; the receiver gives their slots back.
+
+        Raises:
+            PipelineError: The worker processes do not start, or the bucket of the images cannot be read.
+        """
         waiting = deque(numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK))
         waiting.extend([number] for number in suspects)
         ahead: deque[_Chunk] = deque()
@@ -245,7 +164,7 @@ class WorkerPool:
             has_room = not self._is_busy if is_suspect else self._has_room
             if waiting and has_room and (slots := self._slots.take(len(waiting[0]))):
                 pairs = zip(waiting.popleft(), slots, strict=True)
-                tasks = [_Task(number, slot, refs[number]) for number, slot in pairs]
+                tasks = [Task(number, slot, refs[number]) for number, slot in pairs]
                 ahead.append(_Chunk(tasks, one_by_one=is_suspect))
                 self._assign(ahead[-1])
                 continue
@@ -254,7 +173,7 @@ class WorkerPool:
             elif self._is_busy:
                 self._receive()
             else:
-                self._slots.wait()
+                self._slots.wait_for(len(waiting[0]))
 
     @property
     def _has_room(self) -> bool:
@@ -340,102 +259,3 @@ class WorkerPool:
         end([worker.process for worker in self._workers])
         for worker in self._workers:
             worker.connection.close()
-
-
-def shared_digests(digests: np.ndarray) -> SharedDigests:
-    """Copy an array of digests into shared memory, so that pools can share it."""
-    memory = SharedMemory(digests.nbytes)
-    memory.array(DIGEST, len(digests))[:] = digests
-    return memory, len(digests)
-
-
-def _work(
-    connection: Connection,
-    pulse_memory: SharedMemory,
-    memory: SlotMemory,
-    stored: SharedDigests,
-    max_pixels: int,
-    resize: str,
-) -> None:
-    """The main function of a worker process: read and decode the tasks that arrive through a connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    end_with_parent()
-    keep_freed_memory(KEPT_MEMORY)
-    known = stored[0].array(DIGEST, stored[1])
-    arrays = slot_arrays(memory)
-    pulse = _Pulse(pulse_memory)
-    inbox = _Inbox(connection, pulse)
-    connection.send("ready")
-    with suppress(EOFError, ConnectionError):  # the parent is done
-        try:
-            while True:
-                connection.send(
-                    [_decode(task, read, known, arrays, max_pixels, resize) for task, read in inbox.next_chunk()]
-                )
-        except PipelineError as error:
-            connection.send(error)
-
-
-class _Inbox:
-    """The chunks that a worker received; reads of objects in buckets start on receipt."""
-
-    def __init__(self, connection: Connection, pulse: _Pulse) -> None:
-        self._connection = connection
-        self._pulse = pulse
-        self._chunks: deque[list[tuple[_Task, Read]]] = deque()
-        # Starts no thread until it is used.
-        self._readers = futures.ThreadPoolExecutor(CHUNK * CHUNKS_AHEAD, "reader")
-
-    def next_chunk(self) -> Generator[tuple[_Task, Read], None, None]:
-        """The images of the next chunk, each with a function that reads it."""
-        if not self._chunks:
-            self._receive()
-        chunk = self._chunks.popleft()
-        for task, read in chunk:
-            while _is_read_ahead(task.ref, len(chunk)) and self._connection.poll():
-                self._receive()
-            self._pulse.begin(task.number)
-            yield task, read
-
-    def _receive(self) -> None:
-        tasks = self._connection.recv()
-        self._chunks.append([(task, self._reading(task.ref, len(tasks))) for task in tasks])
-
-    def _reading(self, ref: ImageRef, count: int) -> Read:
-        if ref.is_file and not ref.is_remote:
-            return ref.read
-        if _is_read_ahead(ref, count):
-            reading = self._readers.submit(ref.read)
-            return lambda: self._outcome(reading)
-        return lambda: self._outcome(self._readers.submit(ref.read))
-
-    def _outcome(self, reading: futures.Future[tuple[bytes, str | None]]) -> tuple[bytes, str | None]:
-        """The result of a read; the pulse advances while waiting for it."""
-        while futures.wait([reading], PULSE).not_done:
-            self._pulse.beat()
-        return reading.result()
-
-
-def _is_read_ahead(ref: ImageRef, count: int) -> bool:
-    """Whether to read an image ahead; not if it is alone in its chunk, as it may have crashed a process."""
-    return count > 1 and ref.is_remote
-
-
-def _decode(
-    task: _Task, read: Read, stored: np.ndarray, slots: tuple[np.ndarray, np.ndarray], max_pixels: int, resize: str
-) -> Decoded:
-    """Decode an image into its slot, unless its feature is stored."""
-    number, slot, _ = task
-    try:
-        data, version = read()
-        digest = content_digest(data)
-        position = np.searchsorted(stored, np.void(digest))
-        if position < len(stored) and stored[position].tobytes() == digest:
-            return Decoded(number, slot, digest, version)
-        pixels, thumbnails = slots
-        pixels[slot], thumbnails[slot], pixel_count = decode_with_thumbnail(data, max_pixels, resize)
-        return Decoded(number, slot, digest, version, True, pixel_count)
-    except ImageError as error:
-        return Decoded(number, slot, error=str(error))
-    except MemoryError:
-        return Decoded(number, slot, error="there was too little memory for it")

@@ -13,19 +13,23 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.cores import usable_cores
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import ImageRef
+from pipeline.features.backends.backend import Result
+from pipeline.features.backends.slots import Slots
+from pipeline.features.backends.worker_pool import WorkerPool
+from pipeline.features.backends.worker_process import Decoded, shared_digests
 from pipeline.features.cache import usual_folder
 from pipeline.features.engines import Engine, make_engine
 from pipeline.features.extractor import Extractor
-from pipeline.features.slots import Slots
-from pipeline.features.workers import Decoded, WorkerPool, shared_digests
+
+if TYPE_CHECKING:
+    from pipeline.features.extraction import ExtractionOptions
 
 CALLS_AT_ONCE = 3
 # Images per block. A block is computed again if its actor dies: it takes seconds without a GPU, and a fraction of a
@@ -56,25 +60,20 @@ class ActorOptions:
 
     Attributes:
         extractors: The extractors to run.
-        engine: One of `pipeline.features.engines.ENGINES`.
-        batch_size: Images in a batch; None leaves the choice to the engine.
-        cache: The cache folder on the node, for converted networks; None for its user's default.
-        max_pixels: The size of the largest image to decode, in pixels.
+        extraction: How to run them.
         block: The maximum number of images per call.
-        workers: Processes of an actor that read and decode; None means one for each of its cores.
+        cache: The folder of converted networks on the node; None for its user's default.
     """
 
     extractors: Sequence[Extractor]
-    engine: str
-    batch_size: int | None
-    cache: Path | None
-    max_pixels: int
+    extraction: "ExtractionOptions"
     block: int
-    workers: int | None = None
+    cache: Path | None
 
     def make_engine(self) -> Engine:
         """Create the engine; see `pipeline.features.engines.make_engine`."""
-        return make_engine(self.engine, self.extractors, self.batch_size, self.cache or usual_folder())
+        extraction, folder = self.extraction, self.cache or usual_folder()
+        return make_engine(extraction.engine, self.extractors, extraction.batch_size, folder)
 
 
 def block_size(images: int, has_gpus: bool, batch_size: int | None) -> int:
@@ -110,10 +109,10 @@ class FeatureActor:
         self._turns = threading.Semaphore()
         self._workspaces: queue.SimpleQueue[tuple[WorkerPool, Slots]] = queue.SimpleQueue()
         stored = shared_digests(ray.get(known[0]))
-        workers = -(-(options.workers or usable_cores()) // CALLS_AT_ONCE)
+        workers = -(-options.extraction.worker_count // CALLS_AT_ONCE)
         for _ in range(CALLS_AT_ONCE):
             slots = Slots(options.block)
-            pool = WorkerPool(workers, stored, slots, options.max_pixels, options.extractors[0].resize)
+            pool = WorkerPool(workers, stored, slots, options.extraction.max_pixels, options.extractors[0].resize)
             self._workspaces.put((pool, slots))
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -186,7 +185,17 @@ def _column(array: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, array[0].size)
 
 
-def as_array(column: pa.ChunkedArray) -> np.ndarray:
+def results_from(table: pa.Table) -> list[Result]:
+    """The results in an answer of an actor."""
+    images = [Decoded(**row) for row in table.select(IMAGE.names).to_pylist()]
+    features = zip(*(_as_array(table[name]) for name in table.column_names if name.startswith("vector")), strict=True)
+    thumbnails = _as_array(table["thumbnail"]).reshape(-1, THUMBNAIL, THUMBNAIL)
+    computed = set(_rows_to_compute(images))
+    rows = enumerate(zip(images, features, thumbnails, strict=True))
+    return [Result(*row) if number in computed else Result(row[0]) for number, row in rows]
+
+
+def _as_array(column: pa.ChunkedArray) -> np.ndarray:
     """A column of equally long lists as an array, shape (N, length)."""
     lists = column.combine_chunks()
     return lists.flatten().to_numpy().reshape(len(lists), -1)

@@ -1,6 +1,6 @@
-"""Extraction on Ray: Ray Data passes blocks of images to actors, and only this process stores their answers.
+"""The backend on Ray: Ray Data passes blocks of images to actors, which answer with results.
 
-    survey ─ blocks of references ─ actors: read, decode, compute ─ rows ─ this process: survey, feature store
+    blocks of references ─ actors: read, decode, compute ─ rows ─ results
 
 The only tasks are those of the actors, as all blocks are in Ray's object store from the start. So actors can use all
 processors of a cluster, and no task waits forever for a free one. Pixels never leave a node.
@@ -10,21 +10,24 @@ import contextlib
 import logging
 import pickle
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.wording import counted
-from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import ImageSet
-from pipeline.features.engine_loop import Computed, Saver
-from pipeline.features.ray_actor import CALLS_AT_ONCE, IMAGE, ActorOptions, FeatureActor, as_array
-from pipeline.features.ray_cluster import Fleet, RayOptions, connected, current_fleet
-from pipeline.features.survey import Survey
-from pipeline.features.workers import Decoded
+from pipeline.features.backends.backend import Backend, Result
+from pipeline.features.backends.ray.actor import CALLS_AT_ONCE, ActorOptions, FeatureActor, block_size, results_from
+from pipeline.features.backends.ray.cluster import Fleet, RayOptions, connected, current_fleet
+from pipeline.features.cache import usual_folder
+from pipeline.features.extractor import Extractor
+from pipeline.features.store_group import StoreGroup
+
+if TYPE_CHECKING:
+    from pipeline.features.extraction import ExtractionOptions
 
 log = logging.getLogger(__name__)
 
@@ -35,68 +38,45 @@ ADVICE = "\nFailed to "  # the start of what Ray Data appends to a message
 RESUMES = "What was computed before is stored; the same command resumes."
 
 
-def compute_on_ray(
-    survey: Survey,
-    images: ImageSet,
-    known: np.ndarray,
-    saver: Saver,
-    options: RayOptions,
-    actor: ActorOptions,
-    bar: Any,
-) -> Computed:
-    """Compute the features of the images that a survey does not know.
+class RayBackend(Backend):
+    """Computes in actors on a Ray cluster.
 
     Args:
-        survey: The survey, which registers the answers.
-        images: The images.
-        known: The digests of the images that need no computing, sorted, shape (n,), DIGEST.
-        saver: Stores the features.
-        options: Where Ray runs.
-        actor: The settings of the actors.
-        bar: The progress bar, which counts images that need not be stored.
-
-    Returns:
-        The outcome.
-
-    Raises:
-        RequestError: There is no cluster, or it is too small.
-        PipelineError: An actor cannot compute, no answer came for PATIENCE seconds, or the store cannot be written.
-            Features computed before are stored.
+        extractors: The extractors to run.
+        options: How to run them.
+        ray: Where Ray runs, and the resources of its actors.
     """
-    remaining = dict.fromkeys([*survey.unknown, *survey.suspects])
-    with connected(options.address), _ray_errors_as_pipeline_errors():
-        fleet = current_fleet(options, -(-len(remaining) // actor.block))
-        computed = Computed(fleet=fleet)
-        log.info("Ray: %s; they start.", fleet)
-        try:
-            for table in _answers(images, list(remaining), known, fleet, actor):
-                computed.started_at = computed.started_at or time.monotonic()
-                computed.engine = table["engine"][0].as_py() or computed.engine
-                for number in table["number"].to_pylist():
-                    remaining.pop(number, None)
-                _store(table, survey, saver, bar)
-        except _NoProgress as error:
-            raise PipelineError(_stuck(images, list(remaining), fleet, actor.block)) from error
-        finally:
-            saver.flush()
-            survey.record()
-    computed.count, computed.not_finite = saver.count, saver.not_finite
-    return computed
 
+    def __init__(self, extractors: Sequence[Extractor], options: "ExtractionOptions", ray: RayOptions) -> None:
+        self._extractors, self._options, self._ray = extractors, options, ray
 
-def _store(table: pa.Table, survey: Survey, saver: Saver, bar: Any) -> None:
-    """Register the images of an answer, and store new features."""
-    decoded = [Decoded(**row) for row in table.select(IMAGE.names).to_pylist()]
-    rows = [row for row, image in enumerate(decoded) if survey.note(image)]
-    bar.update(len(decoded) - len(rows))
-    if rows:
-        vectors = [as_array(column)[rows] for name, column in _columns(table) if name.startswith("vector")]
-        thumbnails = as_array(table["thumbnail"])[rows].reshape(-1, THUMBNAIL, THUMBNAIL)
-        saver.add([decoded[row] for row in rows], vectors, thumbnails)
+    def results(
+        self, images: ImageSet, unknown: Sequence[int], suspects: Sequence[int], stores: StoreGroup
+    ) -> Generator[list[Result], None, None]:
+        """See `Backend`.
 
-
-def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
-    return zip(table.column_names, table.columns, strict=True)
+        Raises:
+            RequestError: There is no cluster, or it is too small.
+            PipelineError: An actor cannot compute, or no answer came for PATIENCE seconds.
+        """
+        remaining = dict.fromkeys([*unknown, *suspects])
+        block = block_size(len(remaining), self._ray.gpus_each > 0, self._options.batch_size)
+        folder = self._options.folder
+        cache = None if folder == usual_folder() else folder.absolute()
+        actor = ActorOptions(self._extractors, self._options, block, cache)
+        with connected(self._ray.address), _ray_errors_as_pipeline_errors():
+            fleet = current_fleet(self._ray, -(-len(remaining) // block))
+            self.nodes, self.actors = fleet.nodes, fleet.actors
+            log.info("Ray: %s; they start.", fleet)
+            try:
+                for table in _answers(images, list(remaining), stores.digests, fleet, actor):
+                    self.started_at = self.started_at or time.monotonic()
+                    self.engine = table["engine"][0].as_py() or self.engine
+                    for number in table["number"].to_pylist():
+                        remaining.pop(number, None)
+                    yield results_from(table)
+            except _NoProgress as error:
+                raise PipelineError(_stuck(images, list(remaining), fleet, block)) from error
 
 
 def _stuck(images: ImageSet, remaining: Sequence[int], fleet: Fleet, block: int) -> str:

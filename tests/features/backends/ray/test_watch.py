@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.features import ray_watch
+from pipeline.features.backends.ray import watch
 
 
 @contextlib.contextmanager
@@ -38,7 +38,7 @@ def test_the_program_that_is_gone_is_named(last_words: bytes, gone: str, expecte
         listening(socket.AF_INET, ("127.0.0.1", 0), "gcs_server" not in gone) as gcs,
     ):
         ended = subprocess.run(
-            [sys.executable, "-I", ray_watch.__file__, tmp_path / "raylet", f"127.0.0.1:{gcs.getsockname()[1]}"],
+            [sys.executable, "-I", watch.__file__, tmp_path / "raylet", f"127.0.0.1:{gcs.getsockname()[1]}"],
             input=last_words,
             capture_output=True,
             timeout=60,

@@ -9,19 +9,18 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CrashingRef, encoded, make_image, make_images, run_program, wait_for_tick
+from helpers import CrashingRef, decode_ahead, encoded, make_image, make_images, run_program, wait_for_tick
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.decoding import MAX_PIXELS, decode, thumbnail
 from pipeline.data.images import DIGEST, ImageRef, content_digest, file_ref
-from pipeline.features import workers
-from pipeline.features.slots import Slots
-from pipeline.features.workers import CHUNK, CHUNKS_AHEAD, Decoded, decode_ahead
+from pipeline.features.backends import worker_pool
+from pipeline.features.backends.slots import Slots
+from pipeline.features.backends.worker_process import CHUNK, CHUNKS_AHEAD, Decoded
 
 NOTHING = np.zeros(0, DIGEST)
 
@@ -65,11 +64,9 @@ def test_no_more_is_decoded_than_there_are_slots(tmp_path: Path) -> None:
     with contextlib.closing(decoded(images, slots)) as ahead:
         first = [next(ahead) for _ in range(2 * CHUNK)]
         assert sorted(image.slot for image in first) == list(range(2 * CHUNK))
-        batch = Future[None]()
-        slots.give_back_after(batch, [image.slot for image in first])
-        threading.Timer(0.1, batch.set_result, [None]).start()
+        threading.Timer(0.1, slots.give_back, [[image.slot for image in first]]).start()
         rest = []
-        for image in ahead:  # waits for the batch
+        for image in ahead:  # waits for the slots
             rest.append(image.number)
             slots.give_back([image.slot])
     assert rest == list(range(2 * CHUNK, 5 * CHUNK))
@@ -151,7 +148,7 @@ class StoppingRef(ImageRef):
 def test_an_image_that_takes_too_long_is_named_and_costs_no_other(
     kind: type[ImageRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(workers, "TIME_LIMIT", 1.0)
+    monkeypatch.setattr(worker_pool, "TIME_LIMIT", 1.0)
     images = make_images(tmp_path / "images", range(30))
     os.utime(images / "0005.png", (0, 0))
     refs = [file_ref(file) for file in sorted(images.iterdir())]
@@ -165,7 +162,7 @@ def test_an_image_that_takes_too_long_is_named_and_costs_no_other(
 
 
 def test_a_worker_that_was_stopped_costs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "TIME_LIMIT", 1.0)
+    monkeypatch.setattr(worker_pool, "TIME_LIMIT", 1.0)
     images = make_images(tmp_path / "images", range(2 * CHUNK * CHUNKS_AHEAD))
     before = set(multiprocessing.active_children())
     with contextlib.closing(decoded(images, Slots(128), count=1)) as ahead:
@@ -191,7 +188,7 @@ class SlowObject(ImageRef):
 def test_the_wait_for_what_has_a_limit_of_its_own_does_not_count(
     uri: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "TIME_LIMIT", 1.5)
+    monkeypatch.setattr(worker_pool, "TIME_LIMIT", 1.5)
     refs = [SlowObject(uri)] * count
     found = list(decode_ahead(refs, range(len(refs)), NOTHING, Slots(64), 1, MAX_PIXELS))
     assert [image.error for image in found] == [""] * len(refs)

@@ -1,11 +1,10 @@
 """Slots in shared memory."""
 
-from concurrent.futures import Future
+import threading
 
 import numpy as np
-import pytest
 
-from pipeline.features.slots import Slots, slot_arrays
+from pipeline.features.backends.slots import Slots, slot_arrays
 
 
 def test_slots_are_taken_in_a_circle_and_all_or_none() -> None:
@@ -20,23 +19,13 @@ def test_slots_are_taken_in_a_circle_and_all_or_none() -> None:
     assert slots.take(1) == [5]
 
 
-def test_a_batch_gives_its_slots_back_when_it_is_done() -> None:
-    slots, first, second = Slots(4), Future[None](), Future[None]()
-    slots.give_back_after(first, slots.take(2))
-    slots.give_back_after(second, slots.take(2))
-    second.set_result(None)  # batches are done in their order
-    assert slots.take(1) == []
-    first.set_result(None)
-    assert slots.take(4) == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("use", [lambda slots: slots.take(1), Slots.wait, Slots.wait_for_all])
-def test_what_went_wrong_with_a_batch_is_raised(use) -> None:
-    slots, failed = Slots(4), Future[None]()
-    failed.set_exception(RuntimeError("the disk is full"))
-    slots.give_back_after(failed, slots.take(2))
-    with pytest.raises(RuntimeError, match="the disk is full"):
-        use(slots)
+def test_slots_are_waited_for() -> None:
+    slots = Slots(4)
+    slots.take(4)
+    for delay, slot in ((0.05, 1), (0.1, 2)):
+        threading.Timer(delay, slots.give_back, [[slot]]).start()
+    slots.wait_for(2)
+    assert slots.take(2) == [1, 2]
 
 
 def test_neighbours_make_a_batch_without_a_copy() -> None:

@@ -131,12 +131,12 @@ def connected(address: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched() -> Iterator[None]:
-    """Start a program that reports if Ray ends this process; see `ray_watch.py`."""
+    """Start a program that reports if Ray ends this process; see `watch.py`."""
     import ray
 
     context = ray.get_runtime_context()
     raylet = next(node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == context.get_node_id())
-    program = Path(__file__).with_name("ray_watch.py")
+    program = Path(__file__).with_name("watch.py")
     with blocked(signal.SIGINT):  # which may be sent to all processes
         watch = subprocess.Popen(
             [sys.executable, "-I", program, raylet, context.gcs_address],

@@ -1,0 +1,194 @@
+"""The backend on this machine: while the engine runs on a batch, worker processes decode the next ones.
+
+    images ─ workers: read, decode ─ slots ─ batches ─ engine (a thread, two on a GPU) ─ results
+
+Batches are filled in path order, regardless of the order in which workers finish, so a killed run resumes with the
+batches of an uninterrupted one.
+"""
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
+
+from pipeline.data.decoding import THUMBNAIL
+from pipeline.data.images import ImageSet
+from pipeline.features.backends.backend import Backend, Result
+from pipeline.features.backends.slots import Slots
+from pipeline.features.backends.worker_pool import WorkerPool
+from pipeline.features.backends.worker_process import CHUNK, CHUNKS_AHEAD, Decoded, shared_digests
+from pipeline.features.engines import Engine, make_engine
+from pipeline.features.extractor import Extractor, total_dim
+from pipeline.features.store_group import StoreGroup
+
+if TYPE_CHECKING:
+    from pipeline.features.extraction import ExtractionOptions
+
+log = logging.getLogger(__name__)
+
+USUAL_BATCH = 32  # sets the number of slots without a batch size; no engine has a larger default
+LONG = 30  # seconds; longer computations are announced
+
+
+class LocalBackend(Backend):
+    """Decodes in worker processes, and computes in threads of this process.
+
+    Args:
+        extractors: The extractors to run.
+        options: How to run them.
+    """
+
+    def __init__(self, extractors: Sequence[Extractor], options: "ExtractionOptions") -> None:
+        self._extractors, self._options = extractors, options
+
+    def results(
+        self, images: ImageSet, unknown: Sequence[int], suspects: Sequence[int], stores: StoreGroup
+    ) -> Generator[list[Result], None, None]:
+        """See `Backend`."""
+        computing: _Computing | None = None
+        to_compute: set[bytes] = set()
+        forecast = Forecast(len(unknown) + len(suspects), total_dim(self._extractors), stores)
+        with contextlib.ExitStack() as stack:
+            slots = Slots(self._slot_count())
+            pool = stack.enter_context(contextlib.closing(self._worker_pool(len(unknown), slots, stores)))
+            for image in pool.decode(images.refs, unknown, suspects):
+                if not image.is_new or image.digest in to_compute or stores.has_arrived(image.digest):
+                    slots.give_back([image.slot])
+                    forecast.remaining -= 1
+                    yield [Result(image)]
+                else:
+                    to_compute.add(image.digest)
+                    if computing is None:
+                        computing = stack.enter_context(contextlib.closing(self._computing(slots, forecast)))
+                    computing.add(image)
+                    self.started_at = computing.started_at
+                if computing:
+                    yield from computing.finished()
+            if computing:
+                computing.submit()
+                self.started_at = computing.started_at
+                yield from computing.all()
+
+    def _slot_count(self) -> int:
+        batch, in_work = self._options.batch_size or USUAL_BATCH, self._options.worker_count * CHUNK * CHUNKS_AHEAD
+        return batch * (4 + -(-in_work // batch))  # whole batches, so that their slots stay adjacent
+
+    def _worker_pool(self, images: int, slots: Slots, stores: StoreGroup) -> WorkerPool:
+        workers = min(self._options.worker_count, max(1, -(-images // CHUNK)))
+        known, resize = shared_digests(stores.digests), self._extractors[0].resize
+        return WorkerPool(workers, known, slots, self._options.max_pixels, resize)
+
+    def _computing(self, slots: Slots, forecast: "Forecast") -> "_Computing":
+        options = self._options
+        engine = make_engine(options.engine, self._extractors, options.batch_size, options.folder)
+        self.engine = engine.name
+        return _Computing(engine, slots, forecast)
+
+
+class _Computing:
+    """Batches in the threads of an engine; `submit`, `finished` and `all` are called from one thread.
+
+    Attributes:
+        started_at: When the first batch was submitted, by `time.monotonic`; None before that.
+    """
+
+    def __init__(self, engine: Engine, slots: Slots, forecast: "Forecast") -> None:
+        self.started_at: float | None = None
+        self._engine, self._slots, self._forecast = engine, slots, forecast
+        self._threads = ThreadPoolExecutor(engine.at_once, "engine")
+        self._batch: list[Decoded] = []
+        self._batches: deque[Future[list[Result]]] = deque()
+
+    def add(self, image: Decoded) -> None:
+        """Add an image to the batch; submit the batch when it is full."""
+        self._batch.append(image)
+        if len(self._batch) == self._engine.batch_size:
+            self.submit()
+
+    def submit(self) -> None:
+        """Submit the batch, full or not."""
+        if self._batch:
+            self.started_at = self.started_at or time.monotonic()
+            self._batches.append(self._threads.submit(self._compute, self._batch))
+            self._batch = []
+
+    def _compute(self, batch: Sequence[Decoded]) -> list[Result]:
+        slots = [image.slot for image in batch]
+        try:
+            features = self._engine(self._slots.batch(slots, self._engine.batch_size))
+            return list(map(Result, batch, zip(*features, strict=True), self._slots.thumbnails[slots]))
+        finally:
+            self._slots.give_back(slots)
+
+    def finished(self) -> Iterator[list[Result]]:
+        """The results of finished batches, in the order of submission.
+
+        Raises:
+            Exception: The error of a batch.
+        """
+        while self._batches and self._batches[0].done():
+            results = self._batches.popleft().result()
+            self._forecast.note(len(results), self._engine.at_once)
+            yield results
+
+    def all(self) -> Iterator[list[Result]]:
+        """The results of all batches; see `finished`."""
+        while self._batches:
+            wait([self._batches[0]])
+            yield from self.finished()
+
+    def close(self) -> None:
+        """End the threads, without the batches that have not begun."""
+        self._threads.shutdown(cancel_futures=True)
+
+
+class Forecast:
+    """Logs the time and disk space that a long computation takes, after the engine's second batch.
+
+    Args:
+        images: The number of images.
+        dim: The dimension of all features of an image together.
+        stores: Their stores.
+
+    Attributes:
+        remaining: The number of images without a result.
+    """
+
+    def __init__(self, images: int, dim: int, stores: StoreGroup) -> None:
+        self.remaining = images
+        self._bytes, self._stores = 4 * dim + THUMBNAIL**2, stores
+        self._batches, self._first = 0, 0.0
+
+    def note(self, size: int, at_once: int) -> None:
+        """Note the end of a batch of some size, from an engine that computes some batches at once."""
+        now = time.monotonic()
+        self.remaining -= size
+        self._batches += 1
+        if self._batches == 1:  # the first batch may have waited for a compiler
+            self._first = now
+        if self._batches != 1 + at_once:  # the first batches end together
+            return
+        seconds = self.remaining * (now - self._first) / (at_once * size)
+        if seconds > LONG:
+            log.info(
+                "%d images to go: about %s, and %s in %s.",
+                self.remaining,
+                _duration(seconds),
+                _size(self.remaining * self._bytes),
+                self._stores.stores[0].path,
+            )
+
+
+def _duration(seconds: float) -> str:
+    """A duration in words, rounded like an estimate."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} seconds"
+    return f"{minutes} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
