@@ -14,7 +14,7 @@ from pipeline.features.engines import make_engine
 from pipeline.features.engines.keras import build_network
 from pipeline.features.engines.onnx_graph import bgr_planes, write_onnx
 from pipeline.features.extractor import Extractor
-from pipeline.features.vgg16 import BLOCKS, DENSE, PREPROCESSINGS
+from pipeline.features.vgg import NETWORKS, PREPROCESSINGS
 from pipeline.features.weights import weights_from
 
 WEIGHTS = "random:0"
@@ -93,7 +93,7 @@ def _onnx(cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     graph = cache / "vgg16.onnx"
     if not graph.exists():
-        write_onnx(weights_from(WEIGHTS).read("fc2"), ["fc2"], graph)
+        write_onnx(NETWORKS["vgg16"], weights_from(WEIGHTS).read("fc2"), ["fc2"], graph)
     return graph
 
 
@@ -105,14 +105,14 @@ def _torch(cache: Path) -> Peer:
     import torch
 
     arrays, layers = weights_from(WEIGHTS).read("fc2"), []
-    for block in BLOCKS:
+    for block in NETWORKS["vgg16"].blocks:
         for name, before, after in block:
             layer = torch.nn.Conv2d(before, after, 3, padding=1)
             layer.weight.data = torch.tensor(arrays[name][0]).permute(3, 2, 0, 1).contiguous()
             layer.bias.data = torch.tensor(arrays[name][1])
             layers += [layer, torch.nn.ReLU(inplace=True)]
         layers.append(torch.nn.MaxPool2d(2))
-    for (name, before, after), side in zip(DENSE[:2], (7, 1), strict=True):
+    for (name, before, after), side in zip(NETWORKS["vgg16"].dense[:2], (7, 1), strict=True):
         layer = torch.nn.Linear(before, after)
         kernel = arrays[name][0].reshape(side, side, -1, after).transpose(3, 2, 0, 1)
         layer.weight.data = torch.tensor(np.ascontiguousarray(kernel)).reshape(after, before)

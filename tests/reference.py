@@ -1,11 +1,18 @@
-"""VGG16 in float64 NumPy, written from the paper alone, to compare the engines with."""
+"""VGG16 and VGG19 in float64 NumPy, written from the paper alone, to compare the engines with."""
 
 import numpy as np
 
 CONVOLUTIONS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-def activations(pixels: np.ndarray, weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+VGG19 = (*CONVOLUTIONS[:2], (256,) * 4, (512,) * 4, (512,) * 4)
+
+
+def activations(
+    pixels: np.ndarray,
+    weights: dict[str, tuple[np.ndarray, np.ndarray]],
+    blocks: tuple[tuple[int, ...], ...] = CONVOLUTIONS,
+) -> dict[str, np.ndarray]:
     """All layers of one image that there are weights for, float64: (rows, columns, channels) or (units,).
 
     Layers have their Keras names; ":pre" behind them is the value before the ReLU or the softmax.
@@ -13,10 +20,11 @@ def activations(pixels: np.ndarray, weights: dict[str, tuple[np.ndarray, np.ndar
     Args:
         pixels: RGB, shape (224, 224, 3), uint8.
         weights: Layer name -> kernel and bias, in Keras's layout.
+        blocks: The channels of the convolutions in each block; those of VGG16 unless others are named.
     """
     x = pixels[..., ::-1].astype(np.float64) - [103.939, 116.779, 123.68]
     found = {}
-    for block, convolutions in enumerate(CONVOLUTIONS, start=1):
+    for block, convolutions in enumerate(blocks, start=1):
         for number in range(1, len(convolutions) + 1):
             name = f"block{block}_conv{number}"
             kernel, bias = weights[name]

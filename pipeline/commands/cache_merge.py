@@ -20,11 +20,11 @@ from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.features import bucket
 from pipeline.features.cache import local_folder
-from pipeline.features.extractor import Extractor, described_settings, extractors_for
+from pipeline.features.extractor import Extractor, described_network, described_settings, extractors_for
 from pipeline.features.file_index import FileIndex
 from pipeline.features.store import MERGED_ROWS, FeatureStore
 from pipeline.features.store_repair import may_be_damage
-from pipeline.features.vgg16 import Arrays
+from pipeline.features.vgg import NETWORKS, Arrays
 from pipeline.features.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -140,9 +140,9 @@ def _described(description: Mapping[str, str]) -> Extractor:
     def unavailable(layer: str) -> Arrays:
         raise RequestError("Only the digest of these weights is known.")
 
-    settings = described_settings(description)
-    name = description["weights"]
-    [extractor] = extractors_for(Weights(name, name, unavailable, preprocess=settings.pop("preprocess")), **settings)
+    name, network = description["weights"], described_network(description)
+    weights = Weights(name, name, unavailable, preprocess=network["preprocess"], network=NETWORKS[network["network"]])
+    [extractor] = extractors_for(weights, **described_settings(description))
     return extractor
 
 

@@ -163,7 +163,8 @@ def write_onnx_file(
     rgb = graph.add("Transpose", floats, perm=[0, 3, 1, 2])
     bgr = graph.add("Gather", rgb, np.array([2, 1, 0]), axis=1)
     planes = graph.add("Sub", bgr, extractors[0].weights.preprocessing.mean[:, None, None])
-    nodes, weights = network_nodes(read_weights(extractors), [extractor.layer for extractor in extractors], planes)
+    layers = [extractor.layer for extractor in extractors]
+    nodes, weights = network_nodes(extractors[0].weights.network, read_weights(extractors), layers, planes)
     graph.nodes += nodes
     graph.weights += weights
     features = _add_features(graph, extractors, model_card)

@@ -10,7 +10,7 @@ from pipeline.core.model_files import ModelCard
 from pipeline.features.engines.keras import build_network
 from pipeline.features.extractor import Extractor
 from pipeline.features.projection import dense_matrix
-from pipeline.features.vgg16 import base_layer, deepest, weighted_layers
+from pipeline.features.vgg import base_layer
 
 LARGEST = 2**31 - 2**20  # bytes of weights in one file; Protocol Buffers and FlatBuffers are limited to 2 GiB
 LIMITED = ("onnx", "litert")  # the formats with this limit; they are written in float32
@@ -35,7 +35,8 @@ def check_exportable(extractors: Sequence[Extractor], decoder_parameters: int, k
             f"A decoder of features in {precision} cannot be exported to {kind}, which computes in float32; "
             "choose savedmodel or keras, or train one on float32."
         )
-    kernels = weighted_layers(deepest(extractor.layer for extractor in extractors)).values()
+    network = extractors[0].weights.network
+    kernels = network.weighted_layers(network.deepest(extractor.layer for extractor in extractors)).values()
     weights = decoder_parameters + sum(math.prod(kernel) + kernel[-1] for kernel in kernels)
     weights += sum(extractor.pooled_dim * extractor.dim for extractor in extractors if extractor.projection)
     if (kind in LIMITED or extractors[0].projection) and 4 * weights > LARGEST:

@@ -10,16 +10,14 @@ from pipeline.data.decoding import RESIZES, SIDE
 from pipeline.data.spelling import near_spellings
 from pipeline.features.pooling import Pooling
 from pipeline.features.projection import Projection
-from pipeline.features.vgg16 import (
+from pipeline.features.vgg import (
     CALIBRATION,
     PRE,
     PRECISIONS,
     PREPROCESSINGS,
     Arrays,
-    activation_shapes,
+    Network,
     base_layer,
-    deepest,
-    weighted_layers,
 )
 from pipeline.features.weights import Weights, default_weights, weights_from
 
@@ -35,7 +33,7 @@ class Extractor:
         weights: The source of VGG16's weights.
         layer: The layer whose activation is the feature, by its Keras name; with ":pre" the value before the ReLU, or
             before the softmax of `predictions`.
-        precision: The precision of VGG16's arithmetic, one of `pipeline.features.vgg16.PRECISIONS`.
+        precision: The precision of VGG16's arithmetic, one of `pipeline.features.vgg.PRECISIONS`.
         pool: For a layer with positions: "mean" (the default), "max", "grid:N" or "flat".
         project: "DIM" or "DIM:SEED": a sparse random projection of the pooled layer.
         resize: How an image becomes 224 x 224 pixels, a key of `pipeline.data.decoding.RESIZES`.
@@ -52,7 +50,7 @@ class Extractor:
     resize: str = "squash"
 
     def __post_init__(self) -> None:
-        _check_layer(self.layer)
+        _check_layer(self.layer, self.weights.network)
         if self.precision not in PRECISIONS:
             raise RequestError(f"precision {self.precision!r} is unknown; choose from {', '.join(PRECISIONS)}.")
         if self.precision == "int8" and self.layer.endswith(PRE):
@@ -61,7 +59,7 @@ class Extractor:
             )
         if self.resize not in RESIZES:
             raise RequestError(f"resize {self.resize!r} is unknown; choose from {', '.join(RESIZES)}.")
-        if self.pool and not _has_positions(self.layer):
+        if self.pool and not self._has_positions:
             raise RequestError(
                 f"pool {self.pool!r} does not fit layer {self.layer!r}, which has no positions; "
                 "leave it out, or choose a convolutional layer."
@@ -79,12 +77,12 @@ class Extractor:
     @property
     def side(self) -> int:
         """The number of positions along each axis; 1 for a dense layer."""
-        return self._shape[0] if _has_positions(self.layer) else 1
+        return self._shape[0] if self._has_positions else 1
 
     @property
     def pooling(self) -> Pooling | None:
         """The pooling; None for a dense layer."""
-        return Pooling.parse(self.pool or "mean") if _has_positions(self.layer) else None
+        return Pooling.parse(self.pool or "mean") if self._has_positions else None
 
     @property
     def projection(self) -> Projection | None:
@@ -92,8 +90,12 @@ class Extractor:
         return Projection.parse(self.project) if self.project else None
 
     @property
+    def _has_positions(self) -> bool:
+        return has_positions(self.layer, self.weights.network)
+
+    @property
     def _shape(self) -> tuple[int, ...]:
-        return activation_shapes()[base_layer(self.layer)]
+        return self.weights.network.activation_shapes[base_layer(self.layer)]
 
     @property
     def pooled_dim(self) -> int:
@@ -109,7 +111,7 @@ class Extractor:
     def description(self) -> dict[str, str]:
         """Everything that the features depend on; defaults (mean pooling, no projection) are omitted."""
         values = {
-            "network": "vgg16",
+            "network": self.weights.network.name,
             "weights": self.weights.digest,
             "layer": self.layer,
             "image": f"{RESIZES[self.resize]}-{SIDE}x{SIDE}",
@@ -162,6 +164,7 @@ def check_one_pass(extractors: Sequence[Extractor]) -> None:
     if repeated := next((layer for layer in layers if layers.count(layer) > 1), None):
         raise RequestError(f"layer {repeated!r} is named twice.")
     settings = {
+        "network": {extractor.weights.network.name for extractor in extractors},
         "weights": {extractor.weights.digest for extractor in extractors},
         "precision": {extractor.precision for extractor in extractors},
         "resize": {extractor.resize for extractor in extractors},
@@ -188,7 +191,8 @@ def extractors_for(
         RequestError: See `Extractor` and `check_one_pass`.
     """
     names = [name.strip() for name in layer.split(",")]
-    pooled = list(filter(_has_positions, names)) or names  # if no layer has positions, `Extractor` refuses the pool
+    # If no layer has positions, `Extractor` refuses the pool.
+    pooled = [name for name in names if has_positions(name, weights.network)] or names
     extractors = tuple(Extractor(weights, name, pool=pool if name in pooled else None, **settings) for name in names)
     check_one_pass(extractors)
     return extractors
@@ -206,6 +210,7 @@ class ExtractorOptions:
         resize: See `Extractor`.
         precision: See `Extractor`.
         preprocess: See `pipeline.features.weights.weights_from`.
+        network: See `pipeline.features.weights.weights_from`.
     """
 
     weights: str | None = None
@@ -215,6 +220,7 @@ class ExtractorOptions:
     resize: str | None = None
     precision: str | None = None
     preprocess: str | None = None
+    network: str | None = None
 
     def extractors(self) -> tuple[Extractor, ...]:
         """The default extractor with these settings, for each layer.
@@ -234,40 +240,47 @@ class ExtractorOptions:
         Raises:
             RequestError: See `Extractor`, `check_one_pass` and `weights_from`.
         """
-        settings = {name: value for name, value in asdict(self).items() if value is not None}
-        settings = {"weights": weights} | described_settings(description) | settings
-        named = weights_from(settings.pop("weights"), settings.pop("preprocess", None))
-        return extractors_for(named, **settings)
+        changes = {name: value for name, value in asdict(self).items() if value is not None and name != "weights"}
+        network = {name: changes.pop(name) for name in ("network", "preprocess") if name in changes}
+        source = weights_from(self.weights or weights, **described_network(description) | network)
+        return extractors_for(source, **described_settings(description) | changes)
 
 
 def described_settings(description: Mapping[str, str]) -> dict[str, str]:
-    """The settings in a description, by parameter of `ExtractorOptions`."""
+    """The settings in a description, by parameter of `extractors_for`."""
     settings = {name: description[name] for name in ("layer", "precision", "pool", "project") if name in description}
     if "image" in description:
         rule = description["image"].rpartition("-")[0]
         settings["resize"] = next((name for name, image in RESIZES.items() if image == rule), rule)
+    return settings
+
+
+def described_network(description: Mapping[str, str]) -> dict[str, str]:
+    """The network and the preprocessing in a description, by parameter of `weights_from`."""
+    settings = {"network": description["network"]} if "network" in description else {}
     if preprocessing := description.get("preprocessing"):
-        names = {known.description: name for name, known in PREPROCESSINGS.items()}
-        settings["preprocess"] = names.get(preprocessing, preprocessing)
+        known = {preprocess.description: name for name, preprocess in PREPROCESSINGS.items()}
+        settings["preprocess"] = known.get(preprocessing, preprocessing)
     return settings
 
 
 def read_weights(extractors: Sequence[Extractor]) -> Arrays:
     """Read the weights that extractors with common weights need."""
-    return extractors[0].weights.read(deepest(extractor.layer for extractor in extractors))
+    weights = extractors[0].weights
+    return weights.read(weights.network.deepest(extractor.layer for extractor in extractors))
 
 
-def _has_positions(layer: str) -> bool:
+def has_positions(layer: str, network: Network) -> bool:
     """Whether a layer has a value for each position and channel, like a convolutional layer."""
-    return len(activation_shapes().get(base_layer(layer), ())) == 3
+    return len(network.activation_shapes.get(base_layer(layer), ())) == 3
 
 
-def _check_layer(name: str) -> None:
-    """Refuse a layer that VGG16 lacks, and ":pre" of a layer without an activation."""
-    layers, base = activation_shapes(), base_layer(name)
+def _check_layer(name: str, network: Network) -> None:
+    """Refuse a layer that the network lacks, and ":pre" of a layer without an activation."""
+    layers, base = network.activation_shapes, base_layer(name)
     if base not in layers:
         near = near_spellings({base: [base.lower()]}, layers)[base]
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(layers)}."
         raise RequestError(f"layer {name!r} is unknown; {hint}")
-    if name.endswith(PRE) and base not in weighted_layers(base):
+    if name.endswith(PRE) and base not in network.weighted_layers(base):
         raise RequestError(f"layer {name!r}: {base} has no activation, so no value before it; leave {PRE!r} out.")

@@ -1,7 +1,7 @@
-"""Files of VGG16's weights in the layouts of Keras, PyTorch and safetensors, with layers of any names.
+"""Files of VGG16's or VGG19's weights in the layouts of Keras, PyTorch and safetensors, with layers of any names.
 
 Layers are found by Keras's names. In a file without these names, convolutions are matched in their order, and dense
-layers by their shapes; both must be VGG16's.
+layers by their shapes; both must be the network's.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from typing import IO, Any
 import numpy as np
 
 from pipeline.core.archives import check_members
-from pipeline.core.errors import RequestError, first_line
+from pipeline.core.errors import Parameter, RequestError, first_line
 from pipeline.core.hdf5_files import check_dataset, get_member, small_attribute
 from pipeline.core.torch_files import Tensor, read_state_dict
-from pipeline.features.vgg16 import BLOCKS, DENSE, Arrays, weighted_layers
+from pipeline.features.vgg import NETWORKS, Arrays, Network
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +51,11 @@ class Pair:
     bias: Tensor
 
 
-def read_weight_file(path: Path, layer: str) -> Arrays:
-    """Read and check VGG16's layers up to `layer` from a file.
+def read_weight_file(network: Network, path: Path, layer: str) -> Arrays:
+    """Read and check a network's layers up to `layer` from a file.
 
     Args:
+        network: The network.
         path: The file; its suffix is one of SUFFIXES.
         layer: The last layer to read, by its Keras name.
 
@@ -62,17 +63,17 @@ def read_weight_file(path: Path, layer: str) -> Arrays:
         Layer -> kernel and bias, in Keras's layout, float32.
 
     Raises:
-        RequestError: The file cannot be read, or its layers are not VGG16's.
+        RequestError: The file cannot be read, or its layers are not the network's.
     """
     try:
         with _open_pairs(path) as pairs:
-            arrays = _by_name(path, pairs, layer) or _by_shape(path, pairs, layer)
+            arrays = _by_name(network, path, pairs, layer) or _by_shape(network, path, pairs, layer)
     except RequestError:
         raise
     except Exception as error:  # h5py, zipfile, pickle and safetensors raise many types for a damaged file
         raise RequestError(
-            f"{path} cannot be read as VGG16 weights ({first_line(error)}). It may be cut short or in another "
-            "format; download or save it again."
+            f"{path} cannot be read as weights of {network.title} ({first_line(error)}). It may be cut short or in "
+            "another format; download or save it again."
         ) from error
     for name, (kernel, bias) in arrays.items():
         if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
@@ -80,32 +81,33 @@ def read_weight_file(path: Path, layer: str) -> Arrays:
     return arrays
 
 
-def _by_name(path: Path, pairs: Sequence[Pair], layer: str) -> Arrays:
+def _by_name(network: Network, path: Path, pairs: Sequence[Pair], layer: str) -> Arrays:
     """The layers by Keras's names; nothing if the file has none of these names."""
-    shapes = weighted_layers(layer)
+    shapes = network.weighted_layers(layer)
     named = {pair.name: pair for pair in pairs if pair.name in shapes}
     for name, pair in named.items():
         if (pair.kernel.shape, pair.bias.shape) != (shapes[name], shapes[name][-1:]):  # not read: of any size
             raise RequestError(
-                f"{path}: layer {name!r} has a kernel of shape {pair.kernel.shape}; VGG16's is {shapes[name]}."
+                f"{path}: layer {name!r} has a kernel of shape {pair.kernel.shape}; "
+                f"{network.title}'s is {shapes[name]}."
             )
     if not named:
         return {}
     for name in shapes:
         if name not in named:
             raise RequestError(
-                f"{path} has no layer {name!r}, which the layer {layer!r} needs. A file without VGG16's top has "
+                f"{path} has no layer {name!r}, which the layer {layer!r} needs. A file without the top has "
                 "the layers up to block5_pool only."
             )
     return {name: (_float32(named[name].kernel), _float32(named[name].bias)) for name in shapes}
 
 
-def _by_shape(path: Path, pairs: Sequence[Pair], layer: str) -> Arrays:
+def _by_shape(network: Network, path: Path, pairs: Sequence[Pair], layer: str) -> Arrays:
     """The layers by the order of the convolutions and by the shapes of the dense layers."""
     pairs = [pair for pair in pairs if pair.kernel.shape and len(pair.kernel.shape) in (2, 4)]
     is_torch = any(_is_convolution(pair, is_torch=True) for pair in pairs)
-    needed = weighted_layers(layer)
-    convolutions = _convolutions(path, [pair for pair in pairs if _is_convolution(pair, is_torch)], is_torch)
+    needed = network.weighted_layers(layer)
+    convolutions = _convolutions(network, path, [pair for pair in pairs if _is_convolution(pair, is_torch)], is_torch)
     others = [pair for pair in pairs if not _is_convolution(pair, is_torch)]
     matched: dict[str, Pair] = {}
     for name, shape in needed.items():
@@ -122,20 +124,25 @@ def _by_shape(path: Path, pairs: Sequence[Pair], layer: str) -> Arrays:
         matched[name] = fitting[0]
     table = ", ".join(f"{pair.name} is {name}" for name, pair in matched.items())
     log.info("%s: layers matched by order and shape: %s.", path, table)
-    return {name: (_keras_kernel(pair, name, is_torch), _float32(pair.bias)) for name, pair in matched.items()}
+    return {name: (_keras_kernel(network, pair, name, is_torch), _float32(pair.bias)) for name, pair in matched.items()}
 
 
-def _convolutions(path: Path, pairs: Sequence[Pair], is_torch: bool) -> dict[str, Pair]:
-    """VGG16's convolutions, or the first of them, which is all that a file has."""
-    names = [name for block in BLOCKS for name, *_ in block]
-    expected = weighted_layers(names[-1])
+def _convolutions(network: Network, path: Path, pairs: Sequence[Pair], is_torch: bool) -> dict[str, Pair]:
+    """The network's convolutions, or the first of them if the file has no more."""
     shapes = [_keras_shape(pair, is_torch) for pair in pairs]
-    if not shapes or shapes != list(expected.values())[: len(shapes)]:
-        filters = ", ".join(str(shape[-1]) for shape in shapes)
-        has = f"its 3 x 3 convolutions have {filters} filters" if shapes else "it has no 3 x 3 convolutions"
-        vgg16 = ", ".join(str(shape[-1]) for shape in expected.values())
-        raise RequestError(f"{path} does not hold VGG16: {has}; VGG16's have {vgg16}.")
-    return dict(zip(names, pairs, strict=False))
+    if shapes and shapes == _shapes(network)[: len(shapes)]:
+        return dict(zip(network.convolutions, pairs, strict=False))
+    fitting = [other for other in NETWORKS.values() if shapes == _shapes(other)]
+    filters = ", ".join(str(shape[-1]) for shape in shapes)
+    has = f"its 3 x 3 convolutions have {filters} filters" if shapes else "it has no 3 x 3 convolutions"
+    expected = ", ".join(str(shape[-1]) for shape in _shapes(network))
+    hint = (" Use ", Parameter("network", fitting[0].name), ".") if fitting else ()
+    raise RequestError(f"{path} does not hold {network.title}: {has}; {network.title}'s have {expected}.", *hint)
+
+
+def _shapes(network: Network) -> list[tuple[int, ...]]:
+    """The shapes of the convolutions' kernels."""
+    return list(network.weighted_layers(network.convolutions[-1]).values())
 
 
 def _is_convolution(pair: Pair, is_torch: bool) -> bool:
@@ -154,16 +161,16 @@ def _dense_shape(pair: Pair, is_torch: bool) -> tuple[int, int]:
     return math.prod(shape[:-1]), shape[-1]
 
 
-def _keras_kernel(pair: Pair, name: str, is_torch: bool) -> np.ndarray:
+def _keras_kernel(network: Network, pair: Pair, name: str, is_torch: bool) -> np.ndarray:
     """A kernel in Keras's layout.
 
     PyTorch flattens (channels, rows, columns), Keras (rows, columns, channels), so the inputs of the first dense layer
     are reordered.
     """
-    kernel, shape = _float32(pair.kernel), weighted_layers(name)[name]
+    kernel, shape = _float32(pair.kernel), network.weighted_layers(name)[name]
     if is_torch:
-        if kernel.ndim == 2 and name == DENSE[0][0]:
-            channels = BLOCKS[-1][-1][2]
+        if kernel.ndim == 2 and name == network.dense[0][0]:
+            channels = network.blocks[-1][-1][2]
             side = math.isqrt(shape[0] // channels)
             kernel = kernel.reshape(-1, channels, side, side)
         kernel = kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T

@@ -1,4 +1,4 @@
-"""The sources of VGG16's weights: Keras's ImageNet file, a seeded random initialization, or a file.
+"""The sources of a network's weights: Keras's ImageNet file, a seeded random initialization, or a file.
 
 Weights are plain NumPy arrays in Keras's layout, so that every engine starts from the same numbers and this module
 needs no deep learning library.
@@ -20,17 +20,30 @@ from filelock import FileLock
 
 from pipeline.core.errors import Parameter, PipelineError, RequestError, first_line
 from pipeline.core.keras_backend import import_keras
-from pipeline.features.vgg16 import PREPROCESSINGS, Arrays, Preprocessing, weighted_layers
+from pipeline.features.vgg import NETWORKS, PREPROCESSINGS, Arrays, Network, Preprocessing
 from pipeline.features.weight_files import FORMATS, SAFETENSORS, SUFFIXES, TORCH_SUFFIXES, read_weight_file
 
 log = logging.getLogger(__name__)
 
-# The file that keras.applications.VGG16 downloads (applications/vgg16.py in Keras), and its MD5.
-IMAGENET_URL = (
-    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5"
-)
-IMAGENET_MD5 = "64373286793e3c8b2b4e3219cbf3544b"
-IMAGENET_SIZE = "553 MB"
+
+@dataclass(frozen=True)
+class Published:
+    """A file of ImageNet weights that keras.applications downloads (applications/vgg16.py, vgg19.py in Keras)."""
+
+    url: str
+    md5: str
+    size: str
+
+
+KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
+IMAGENET = {
+    "vgg16": Published(
+        f"{KERAS_URL}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5", "64373286793e3c8b2b4e3219cbf3544b", "553 MB"
+    ),
+    "vgg19": Published(
+        f"{KERAS_URL}/vgg19/vgg19_weights_tf_dim_ordering_tf_kernels.h5", "cbe5617147190e668d6c5d5026f83318", "575 MB"
+    ),
+}
 VARIABLE = "IMAGE_VECTORS_WEIGHTS"  # environment variable
 TORCH = "-torch"  # suffix of a digest with preprocessing "torch"
 
@@ -41,14 +54,15 @@ def _nothing_to_fetch() -> None:
 
 @dataclass(frozen=True)
 class Weights:
-    """A source of VGG16's weights. Its functions must be module-level, so that they can be pickled.
+    """A source of a network's weights. Its functions must be module-level, so that they can be pickled.
 
     Attributes:
         name: "imagenet", "random:SEED" or a file's path.
         digest: Identifies the values and the preprocessing; equal digests mean equal networks.
         stored: Function that reads the stored weights of the layers up to a given one.
         fetch: Downloads the weights if necessary; raises PipelineError if that fails.
-        preprocess: The preprocessing that they were trained with, a key of `pipeline.features.vgg16.PREPROCESSINGS`.
+        preprocess: The preprocessing that they were trained with, a key of `pipeline.features.vgg.PREPROCESSINGS`.
+        network: The network.
     """
 
     name: str
@@ -56,6 +70,7 @@ class Weights:
     stored: Callable[[str], Arrays] = field(compare=False)
     fetch: Callable[[], object] = field(default=_nothing_to_fetch, compare=False)
     preprocess: str = "caffe"
+    network: Network = NETWORKS["vgg16"]
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -78,7 +93,7 @@ def default_weights() -> str:
     return os.environ.get(VARIABLE) or "imagenet"
 
 
-def weights_from(option: str, preprocess: str | None = None) -> Weights:
+def weights_from(option: str, preprocess: str | None = None, network: str = "vgg16") -> Weights:
     """The weights that an option names.
 
     Args:
@@ -86,17 +101,20 @@ def weights_from(option: str, preprocess: str | None = None) -> Weights:
             `pipeline.features.weight_files`.
         preprocess: The preprocessing that they were trained with: "caffe" (BGR minus the ImageNet means) or "torch"
             (RGB minus means, over deviations). None means torch for files of PyTorch and safetensors, caffe for others.
+        network: "vgg16" or "vgg19".
 
     Returns:
         The weights, not yet read.
 
     Raises:
         RequestError: The option is none of these, the file does not exist or has another format, or the preprocessing
-            is unknown.
+            or the network is unknown.
     """
     if preprocess not in (None, *PREPROCESSINGS):
         raise RequestError(f"preprocess {preprocess!r} is unknown; choose from {', '.join(PREPROCESSINGS)}.")
-    weights = _source(option)
+    if network not in NETWORKS:
+        raise RequestError(f"network {network!r} is unknown; choose from {', '.join(NETWORKS)}.")
+    weights = _source(option, NETWORKS[network])
     if preprocess in (None, weights.preprocess):
         return weights
     log.warning(
@@ -109,15 +127,19 @@ def weights_from(option: str, preprocess: str | None = None) -> Weights:
     return replace(weights, preprocess=str(preprocess), digest=digest)
 
 
-def _source(option: str) -> Weights:
+def _source(option: str, network: Network) -> Weights:
     """The weights that an option names, with the usual preprocessing of their format."""
     if option == "imagenet":
-        digest = f"imagenet-md5-{IMAGENET_MD5}"
-        return Weights("imagenet", digest, _read_imagenet, _imagenet_file)
+        published = IMAGENET[network.name]
+        fetch = partial(_imagenet_file, published)
+        return Weights(
+            "imagenet", f"imagenet-md5-{published.md5}", partial(_read_imagenet, network), fetch, network=network
+        )
     random = re.fullmatch(r"random(?::(\d{1,9}))?", option)
     if random:
         seed = int(random[1] or 0)
-        return Weights(f"random:{seed}", f"random-he-normal-{seed}", partial(_random, seed))
+        digest = f"random-he-normal-{seed}" + f"-{network.name}" * (network.name != "vgg16")
+        return Weights(f"random:{seed}", digest, partial(_random, network, seed), network=network)
     subject = f"weights {option!r}" + (f" (from {VARIABLE})" if option == os.environ.get(VARIABLE) else "")
     path = Path(option).absolute()  # also read by other processes, which may run in other folders
     if not path.is_file():
@@ -128,48 +150,48 @@ def _source(option: str) -> Weights:
         raise RequestError(f"{subject} is of another format than is read: {FORMATS}.")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    stored = partial(read_weight_file, path)
+    stored = partial(read_weight_file, network, path)
     if path.suffix.lower() in (*TORCH_SUFFIXES, SAFETENSORS):
-        return Weights(str(path), f"file-blake2b-{digest}{TORCH}", stored, preprocess="torch")
-    return Weights(str(path), f"file-blake2b-{digest}", stored)
+        return Weights(str(path), f"file-blake2b-{digest}{TORCH}", stored, preprocess="torch", network=network)
+    return Weights(str(path), f"file-blake2b-{digest}", stored, network=network)
 
 
-def _random(seed: int, layer: str) -> Arrays:
+def _random(network: Network, seed: int, layer: str) -> Arrays:
     """He-normal kernels (He et al. 2015: standard deviation sqrt(2 / fan-in)) and zero biases, the same everywhere."""
     arrays = {}
-    for number, (name, shape) in enumerate(weighted_layers(layer).items()):
+    for number, (name, shape) in enumerate(network.weighted_layers(layer).items()):
         kernel = np.random.default_rng([seed, number]).standard_normal(shape, np.float32)
         kernel *= np.float32(np.sqrt(2 / np.prod(shape[:-1])))
         arrays[name] = (kernel, np.zeros(shape[-1], np.float32))
     return arrays
 
 
-def _read_imagenet(layer: str) -> Arrays:
-    return read_weight_file(_imagenet_file(), layer)
+def _read_imagenet(network: Network, layer: str) -> Arrays:
+    return read_weight_file(network, _imagenet_file(IMAGENET[network.name]), layer)
 
 
-def _imagenet_file() -> Path:
+def _imagenet_file(published: Published) -> Path:
     """The published file in Keras's cache, downloaded by Keras if necessary; its hash is checked."""
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    path = home / "models" / IMAGENET_URL.rpartition("/")[2]
-    if _is_intact(path):
+    path = home / "models" / published.url.rpartition("/")[2]
+    if _is_intact(path, published):
         return path
     keras = import_keras()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Keras writes to the final name, and checks an existing file itself.
         with FileLock(f"{path}.lock"), contextlib.redirect_stdout(sys.stderr):  # stdout is for results
-            if not _is_intact(path):
-                log.info("The ImageNet weights are downloaded to %s, once (%s).", path, IMAGENET_SIZE)
+            if not _is_intact(path, published):
+                log.info("The ImageNet weights are downloaded to %s, once (%s).", path, published.size)
             return Path(
                 keras.utils.get_file(
-                    path.name, IMAGENET_URL, cache_dir=str(home), cache_subdir="models", file_hash=IMAGENET_MD5
+                    path.name, published.url, cache_dir=str(home), cache_subdir="models", file_hash=published.md5
                 )
             )
     except Exception as error:  # get_file raises a bare Exception when a download fails
         raise PipelineError(
             f"The ImageNet weights are not at {path} and could not be downloaded ({_reason(error)}). "
-            f"Connect to the network once, or put {IMAGENET_URL} there (MD5 {IMAGENET_MD5}), or name that file with ",
+            f"Connect to the network once, or put {published.url} there (MD5 {published.md5}), or name that file with ",
             Parameter("weights", "FILE"),
             ", or try untrained weights with ",
             Parameter("weights", "random:0"),
@@ -177,11 +199,11 @@ def _imagenet_file() -> Path:
         ) from error
 
 
-def _is_intact(path: Path) -> bool:
+def _is_intact(path: Path, published: Published) -> bool:
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest() == IMAGENET_MD5
+        return hashlib.file_digest(file, "md5").hexdigest() == published.md5
 
 
 def _reason(error: Exception) -> str:

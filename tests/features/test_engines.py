@@ -10,7 +10,7 @@ from pipeline.core.errors import PipelineError, RequestError
 from pipeline.data.decoding import decode
 from pipeline.features.engines import make_engine
 from pipeline.features.extractor import Extractor, extractors_for
-from pipeline.features.vgg16 import activation_shapes, weighted_layers
+from pipeline.features.vgg import NETWORKS
 from pipeline.features.weights import weights_from
 
 BACKENDS = ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)]
@@ -28,7 +28,8 @@ def expected(pixels: np.ndarray) -> list[dict[str, np.ndarray]]:
     return [reference.activations(image, weights) for image in pixels]
 
 
-ACTIVATIONS = [*activation_shapes(), *(f"{layer}:pre" for layer in weighted_layers("predictions"))]
+VGG16 = NETWORKS["vgg16"]
+ACTIVATIONS = [*VGG16.activation_shapes, *(f"{layer}:pre" for layer in VGG16.weighted_layers("predictions"))]
 EVERY_LAYER = [
     Extractor(weights_from("random:0"), layer, pool=pool)
     for layer in ACTIVATIONS
@@ -101,7 +102,7 @@ def test_mnn_refuses_reduced_precision(real_cache: Path) -> None:
 
 def test_weights_that_cannot_be_read_leave_no_network(tmp_path: Path) -> None:
     (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    with pytest.raises(RequestError, match="cannot be read as VGG16 weights"):
+    with pytest.raises(RequestError, match="cannot be read as weights of VGG16"):
         make_engine("mnn", [Extractor(weights_from(str(tmp_path / "cut.h5")))], None, tmp_path / "cache")
     assert [file.name for file in (tmp_path / "cache" / "networks").iterdir()] == ["converting.lock"]
 

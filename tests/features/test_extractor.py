@@ -11,7 +11,7 @@ from pipeline.features.extractor import (
     fingerprint,
     total_dim,
 )
-from pipeline.features.vgg16 import activation_shapes
+from pipeline.features.vgg import NETWORKS
 from pipeline.features.weights import weights_from
 
 WEIGHTS = weights_from("random:0")
@@ -70,7 +70,7 @@ def test_dimensions(layer: str, pool: str | None, project: str | None, dim: int)
 
 def test_the_readme_has_the_dimensions_of_all_layers() -> None:
     readme = (ROOT / "pipeline" / "features" / "README.md").read_text()
-    for layer, shape in activation_shapes().items():
+    for layer, shape in NETWORKS["vgg16"].activation_shapes.items():
         pools = ("mean", "grid:2", "flat") if len(shape) == 3 else (None,)
         dims = [Extractor(WEIGHTS, layer, pool=pool).dim for pool in pools]
         [row] = [line for line in readme.splitlines() if line.startswith(f"| `{layer}` |")]

@@ -15,7 +15,7 @@ from pipeline.data.decoding import decode
 from pipeline.features.engines import make_engine
 from pipeline.features.engines.int8 import calibration_tiles
 from pipeline.features.extractor import Extractor, extractors_for
-from pipeline.features.vgg16 import CALIBRATION
+from pipeline.features.vgg import CALIBRATION
 from pipeline.features.weights import weights_from
 
 LAYERS = "block2_pool,block3_pool"  # converted fast

@@ -2,6 +2,7 @@
 
 import pickle
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,19 +14,20 @@ from reference import activations
 from torch import nn
 
 from pipeline.core.errors import RequestError
-from pipeline.features import vgg16
 from pipeline.features.engines import make_engine
-from pipeline.features.extractor import Extractor, ExtractorOptions, described_settings
+from pipeline.features.extractor import Extractor, ExtractorOptions, check_one_pass, described_network
+from pipeline.features.vgg import NETWORKS, Arrays
 from pipeline.features.weights import weights_from
 
+VGG19 = (2, 2, 4, 4, 4)  # convolutions in each block
 UNITS = 8  # of the dense layers here, so that a file has 59 MB; the layout is the same
 
 
 @pytest.fixture(autouse=True)
 def narrow_dense_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     dense = (("fc1", 7 * 7 * 512, UNITS), ("fc2", UNITS, UNITS + 1), ("predictions", UNITS + 1, 10))
-    monkeypatch.setattr(vgg16, "DENSE", dense)
-    monkeypatch.setattr("pipeline.features.weight_files.DENSE", dense)
+    for name, network in NETWORKS.items():
+        monkeypatch.setitem(NETWORKS, name, replace(network, dense=dense))
 
 
 def torchvision_vgg16(convolutions: tuple[int, ...] = (2, 2, 3, 3, 3)) -> nn.Module:
@@ -102,7 +104,7 @@ def test_layers_are_read_up_to_the_one_needed(tmp_path: Path, model: nn.Module) 
         weights_from(str(tmp_path / "features.pth")).read("fc2")
 
 
-def write_hdf5(file: Path, names: list[str], parts: tuple[str, str], arrays: vgg16.Arrays) -> Path:
+def write_hdf5(file: Path, names: list[str], parts: tuple[str, str], arrays: Arrays) -> Path:
     with h5py.File(file, "w") as root:
         for name, pair in zip(names, arrays.values(), strict=True):
             for part, array in zip(parts, pair, strict=True):
@@ -135,7 +137,7 @@ def test_the_names_that_keras_chooses_are_matched_by_order(tmp_path: Path) -> No
     import keras
 
     inputs = x = keras.Input((224, 224, 3))
-    for name, shape in vgg16.weighted_layers("block5_pool").items():
+    for name, shape in NETWORKS["vgg16"].weighted_layers("block5_pool").items():
         x = keras.layers.Conv2D(shape[-1], 3, padding="same")(x)
         if name in ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3"):
             x = keras.layers.MaxPooling2D()(x)
@@ -151,11 +153,9 @@ def test_the_names_that_keras_chooses_are_matched_by_order(tmp_path: Path) -> No
 
 
 def test_other_networks_are_refused_by_what_they_have(tmp_path: Path) -> None:
-    torch.save(torchvision_vgg16((2, 2, 4, 4, 4)).state_dict(), tmp_path / "vgg19.pth")
-    with pytest.raises(
-        RequestError,
-        match=r"does not hold VGG16: its 3 x 3 convolutions have 64, 64, 128, 128, 256, 256, 256, 256, 512",
-    ):
+    torch.save(torchvision_vgg16(VGG19).state_dict(), tmp_path / "vgg19.pth")
+    expected = r"does not hold VGG16: .* have 64, 64, 128, 128, 256, 256, 256, 256, 512, .* Use network='vgg19'\."
+    with pytest.raises(RequestError, match=expected):
         weights_from(str(tmp_path / "vgg19.pth")).read("fc2")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
     with pytest.raises(RequestError, match="it has no 3 x 3 convolutions; VGG16's have 64"):
@@ -195,7 +195,7 @@ def test_no_code_in_a_checkpoint_runs(tmp_path: Path, legacy: bool) -> None:
         weights_from(str(file)).read("fc2")
     assert not ran.exists()
     file.write_bytes(pickle.dumps(Runs(ran)))
-    with pytest.raises(RequestError, match="cannot be read as VGG16 weights"):
+    with pytest.raises(RequestError, match="cannot be read as weights of VGG16"):
         weights_from(str(file)).read("fc2")
     assert not ran.exists()
 
@@ -272,8 +272,39 @@ def test_the_preprocessing_belongs_to_the_weights_and_to_the_fingerprint(
     ]
     assert other.fingerprint != usual.fingerprint
     assert other.weights.digest != usual.weights.digest  # as converted networks are named by it
-    assert described_settings(other.description)["preprocess"] == "caffe"
+    assert described_network(other.description) == {"network": "vgg16", "preprocess": "caffe"}
     [again] = ExtractorOptions().applied_to(str(file), other.description)
     assert again == other
     with pytest.raises(RequestError, match="preprocess 'tf' is unknown; choose from caffe, torch"):
         weights_from("random:0", "tf")
+
+
+def test_vgg19_is_read_and_computed(tmp_path: Path, pixels: np.ndarray) -> None:
+    """PyTorch in float64; the features of the last convolutions, which VGG16 lacks."""
+    model = torchvision_vgg16(VGG19).features
+    torch.save(model.state_dict(), tmp_path / "vgg19.pth")
+    weights = weights_from(str(tmp_path / "vgg19.pth"), network="vgg19")
+    with torch.no_grad():
+        planes = (pixels[1] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        double = torchvision_vgg16(VGG19).double().features[:-1]
+        expected = double(torch.from_numpy(planes.transpose(2, 0, 1)[None].copy())).mean(dim=(2, 3)).numpy()
+    extractor = Extractor(weights, "block5_conv4")
+    for engine in ("keras", "mnn"):
+        found = make_engine(engine, [extractor], 1, tmp_path)(pixels[1:])[0]
+        assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+    assert extractor.description["network"] == "vgg19"
+    [again] = ExtractorOptions().applied_to(str(tmp_path / "vgg19.pth"), extractor.description)
+    assert again == extractor
+
+
+def test_vgg19_has_its_own_fingerprints_and_layers() -> None:
+    deeper, usual = Extractor(weights_from("random:0", network="vgg19")), Extractor(weights_from("random:0"))
+    assert deeper.fingerprint != usual.fingerprint
+    assert deeper.weights.digest != usual.weights.digest  # as converted networks are named by it
+    assert Extractor(deeper.weights, "block3_conv4").dim == 256
+    with pytest.raises(RequestError, match="layer 'block3_conv4' is unknown; did you mean"):
+        Extractor(usual.weights, "block3_conv4")
+    with pytest.raises(RequestError, match="network 'vgg11' is unknown; choose from vgg16, vgg19"):
+        weights_from("random:0", network="vgg11")
+    with pytest.raises(RequestError, match="run in one pass have one network, not vgg16 and vgg19"):
+        check_one_pass([deeper, Extractor(usual.weights, "fc1")])

@@ -1,4 +1,5 @@
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import PipelineError, RequestError
-from pipeline.features import vgg16
 from pipeline.features.extractor import Extractor, ExtractorOptions
-from pipeline.features.vgg16 import weighted_layers
-from pipeline.features.weights import default_weights, weights_from
+from pipeline.features.vgg import NETWORKS
+from pipeline.features.weights import IMAGENET, default_weights, weights_from
 
 
 def small(layer: str = "block5_pool") -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -38,7 +38,7 @@ def assert_same(found: dict, expected: dict) -> None:
 
 
 def test_layers_are_vgg16s() -> None:
-    shapes = weighted_layers("fc2")
+    shapes = NETWORKS["vgg16"].weighted_layers("fc2")
     assert sum(np.prod(shape) + shape[-1] for shape in shapes.values()) == 138_357_544 - 4096 * 1000 - 1000
     assert next(iter(shapes)) == "block1_conv1"
     assert shapes["block5_conv3"] == (3, 3, 512, 512)
@@ -56,7 +56,8 @@ def test_random_weights_are_he_normal_and_seeded() -> None:
 
 
 def test_published_layout_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vgg16, "DENSE", (("fc1", 7 * 7 * 512, 8), ("fc2", 8, 8)))  # the layout is the same
+    dense = (("fc1", 7 * 7 * 512, 8), ("fc2", 8, 8))  # the layout is the same
+    monkeypatch.setitem(NETWORKS, "vgg16", replace(NETWORKS["vgg16"], dense=dense))
     expected = small("fc2")
     weights = weights_from(str(write_published(tmp_path / "vgg16.h5", expected)))
     assert_same(weights.read("fc2"), expected)
@@ -68,7 +69,9 @@ def test_files_that_keras_saves_are_read(tmp_path: Path, suffix: str) -> None:
     import keras
 
     model = keras.applications.VGG16(weights=None, include_top=False, input_shape=(224, 224, 3))
-    expected = {name: tuple(model.get_layer(name).get_weights()) for name in weighted_layers("block5_pool")}
+    expected = {
+        name: tuple(model.get_layer(name).get_weights()) for name in NETWORKS["vgg16"].weighted_layers("block5_pool")
+    }
     file = tmp_path / f"model{suffix}"
     if suffix == ".weights.h5":
         model.save_weights(file)
@@ -88,7 +91,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     whole = write_published(tmp_path / "whole.h5", small())
     with pytest.raises(RequestError, match="no layer 'fc1', which the layer 'fc2' needs"):
         weights_from(str(whole)).read("fc2")
-    with pytest.raises(RequestError, match=r"which the layer 'predictions' needs\. A file without VGG16's top"):
+    with pytest.raises(RequestError, match=r"which the layer 'predictions' needs\. A file without the top"):
         weights_from(str(whole)).read("predictions")
 
     cut = tmp_path / "cut.h5"
@@ -98,12 +101,12 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
 
     text = tmp_path / "text.h5"
     text.write_text("not weights")
-    with pytest.raises(RequestError, match="cannot be read as VGG16 weights"):
+    with pytest.raises(RequestError, match="cannot be read as weights of VGG16"):
         weights_from(str(text)).read("block5_pool")
 
     with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
         archive.writestr("config.json", "{}")
-    with pytest.raises(RequestError, match="cannot be read as VGG16 weights"):
+    with pytest.raises(RequestError, match="cannot be read as weights of VGG16"):
         weights_from(str(tmp_path / "other.keras")).read("block5_pool")
 
     shapes = small() | {"block1_conv1": (np.zeros((3, 3, 1, 64)), np.zeros(64))}
@@ -149,7 +152,7 @@ def test_values_in_another_file_are_refused(tmp_path: Path, how: str) -> None:
         "link inside": {"link": h5py.SoftLink("/block1_conv2/block1_conv2_W_1:0")},
     }
     file = weights_with(tmp_path / "weights.h5", KERNEL, **options[how])
-    with pytest.raises(RequestError, match=r"cannot be read as VGG16 weights \(.*(lie in another file|is a link)"):
+    with pytest.raises(RequestError, match=r"cannot be read as weights of VGG16 \(.*(lie in another file|is a link)"):
         weights_from(str(file)).read(FIRST)
 
 
@@ -168,7 +171,7 @@ def test_weights_that_are_only_declared_are_refused_before_they_are_allocated(
     tmp_path: Path, name: str, options: dict
 ) -> None:
     file = weights_with(tmp_path / "weights.h5", name, **options)
-    with pytest.raises(RequestError, match=r"(kernel of shape|cannot be read as VGG16 weights)"):
+    with pytest.raises(RequestError, match=r"(kernel of shape|cannot be read as weights of VGG16)"):
         weights_from(str(file)).read(FIRST)
 
 
@@ -176,14 +179,14 @@ def test_weights_that_are_only_declared_are_refused_before_they_are_allocated(
 def test_odd_names_of_weights_are_refused(tmp_path: Path, value: object) -> None:
     with h5py.File(write_published(tmp_path / "weights.h5", small(FIRST)), "a", libver="latest") as root:
         root["block1_conv1"].attrs["weight_names"] = value
-    with pytest.raises(RequestError, match=r"(it has no 3 x 3 convolutions|cannot be read as VGG16 weights)"):
+    with pytest.raises(RequestError, match=r"(it has no 3 x 3 convolutions|cannot be read as weights of VGG16)"):
         weights_from(str(tmp_path / "weights.h5")).read(FIRST)
 
 
 def test_an_archive_that_unpacks_to_more_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.weights.h5", bytes(2**26))
-    with pytest.raises(RequestError, match=r"cannot be read as VGG16 weights \(its members have"):
+    with pytest.raises(RequestError, match=r"cannot be read as weights of VGG16 \(its members have"):
         weights_from(str(tmp_path / "bomb.keras")).read(FIRST)
 
 
@@ -197,7 +200,7 @@ def test_imagenet_weights_that_cannot_be_downloaded_name_the_ways_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr("pipeline.features.weights.IMAGENET_URL", "http://127.0.0.1:9/vgg16.h5")
+    monkeypatch.setitem(IMAGENET, "vgg16", replace(IMAGENET["vgg16"], url="http://127.0.0.1:9/vgg16.h5"))
     with pytest.raises(PipelineError, match=r"downloaded \(Connection refused\).*weights=FILE.*weights='random:0'"):
         weights_from("imagenet").read("fc2")
 
@@ -210,7 +213,8 @@ def test_imagenet_weights_are_taken_from_keras_folder_if_their_hash_is_right(
     (tmp_path / "models").mkdir()
     file = write_published(tmp_path / "models" / "vgg16_weights_tf_dim_ordering_tf_kernels.h5", small())
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr("pipeline.features.weights.IMAGENET_MD5", hashlib.md5(file.read_bytes()).hexdigest())
+    md5 = hashlib.md5(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(IMAGENET, "vgg16", replace(IMAGENET["vgg16"], md5=md5))
     assert_same(weights_from("imagenet").read("block5_pool"), small())
 
 

@@ -1,8 +1,9 @@
 """VGG16 with few channels. Call `make_narrow` before anything that reads VGG16's layers is imported."""
 
+from dataclasses import replace
 from typing import Any
 
-from pipeline.features import vgg16
+from pipeline.features.vgg import NETWORKS
 
 
 def make_narrow(channels: dict[int, int], features: dict[str, int]) -> None:
@@ -12,15 +13,17 @@ def make_narrow(channels: dict[int, int], features: dict[str, int]) -> None:
         channels: VGG16's number of channels -> the number to use instead.
         features: The dimension of each layer's features; that of block5_pool is the channels of the last convolution.
     """
-    last = vgg16.BLOCKS[-1][-1][0]
-    widths = {name: channels[out] for block in vgg16.BLOCKS for name, _, out in block} | {last: features["block5_pool"]}
-    vgg16.BLOCKS = tuple(
-        tuple((name, channels[into], widths[name]) for name, into, _ in block) for block in vgg16.BLOCKS
-    )
-    vgg16.DENSE = (
-        ("fc1", 7 * 7 * features["block5_pool"], features["fc1"]),
-        ("fc2", features["fc1"], features["fc2"]),
-        ("predictions", features["fc2"], 1000),
+    vgg16 = NETWORKS["vgg16"]
+    last = vgg16.convolutions[-1]
+    widths = {name: channels[out] for block in vgg16.blocks for name, _, out in block} | {last: features["block5_pool"]}
+    NETWORKS["vgg16"] = replace(
+        vgg16,
+        blocks=tuple(tuple((name, channels[into], widths[name]) for name, into, _ in block) for block in vgg16.blocks),
+        dense=(
+            ("fc1", 7 * 7 * features["block5_pool"], features["fc1"]),
+            ("fc2", features["fc1"], features["fc2"]),
+            ("predictions", features["fc2"], 1000),
+        ),
     )
 
 
@@ -29,13 +32,13 @@ def narrow_keras_vgg16(weights: None, include_top: bool, input_shape: tuple[int,
     import keras
 
     outputs = inputs = keras.Input(input_shape)
-    for number, block in enumerate(vgg16.BLOCKS, start=1):
+    for number, block in enumerate(NETWORKS["vgg16"].blocks, start=1):
         for name, _, channels in block:
             outputs = keras.layers.Conv2D(channels, 3, padding="same", activation="relu", name=name)(outputs)
         outputs = keras.layers.MaxPooling2D(2, name=f"block{number}_pool")(outputs)
     if include_top:
         outputs = keras.layers.Flatten()(outputs)
-        for name, _, units in vgg16.DENSE:
+        for name, _, units in NETWORKS["vgg16"].dense:
             activation = "softmax" if name == "predictions" else "relu"
             outputs = keras.layers.Dense(units, activation, name=name)(outputs)
     return keras.Model(inputs, outputs)

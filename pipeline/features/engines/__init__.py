@@ -102,7 +102,7 @@ def check_precision(name: str, precision: str) -> None:
 
     Args:
         name: See `make_engine`.
-        precision: One of `pipeline.features.vgg16.PRECISIONS`.
+        precision: One of `pipeline.features.vgg.PRECISIONS`.
 
     Raises:
         RequestError: The engine is unknown, or does not support the precision.

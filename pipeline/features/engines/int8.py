@@ -21,7 +21,7 @@ from pipeline.features.engines import networks
 from pipeline.features.engines.onnx_graph import bgr_planes, tensor_name
 from pipeline.features.extractor import Extractor
 from pipeline.features.pooling import in_keras_order
-from pipeline.features.vgg16 import CALIBRATION, deepest
+from pipeline.features.vgg import CALIBRATION, Network
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +110,9 @@ def _outputs(extractors: Sequence[Extractor]) -> list[str]:
     return sorted({extractor.layer for extractor in extractors})
 
 
-def _names(layers: Sequence[str]) -> list[str]:
+def _names(network: Network, layers: Sequence[str]) -> list[str]:
     """The name of the network with exactly these layers; the outputs are fixed on quantization."""
-    name = f"{deepest(layers)}-int8-{CALIBRATION}"
+    name = f"{network.deepest(layers)}-int8-{CALIBRATION}"
     # The joined names of the layers may be too long for a file name.
     return [
         name if len(layers) == 1 else f"{name}-{hashlib.blake2b(' '.join(layers).encode(), digest_size=4).hexdigest()}"

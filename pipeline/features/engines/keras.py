@@ -13,7 +13,7 @@ from pipeline.core.keras_backend import accelerators, import_keras
 from pipeline.data.decoding import SIDE
 from pipeline.features.extractor import Extractor, read_weights
 from pipeline.features.pooling import cell_weights
-from pipeline.features.vgg16 import PRE, deepest
+from pipeline.features.vgg import PRE
 
 log = logging.getLogger(__name__)
 
@@ -126,11 +126,12 @@ def build_network(extractors: Sequence[Extractor]) -> Any:
         A `keras.Model` from (N, 224, 224, 3) uint8 RGB to (N, pooled_dim), or a list of these for several extractors.
     """
     keras = import_keras()
-    last = deepest(extractor.layer for extractor in extractors)
+    vgg = extractors[0].weights.network
+    last = vgg.deepest(extractor.layer for extractor in extractors)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(extractors[0].precision)
     try:
-        network = keras.applications.VGG16(
+        network = getattr(keras.applications, vgg.name.upper())(
             weights=None, include_top=not last.startswith("block"), input_shape=(SIDE, SIDE, 3)
         )
         pixels = keras.Input((SIDE, SIDE, 3), dtype="uint8")

@@ -19,7 +19,7 @@ from pipeline.features.engines import networks
 from pipeline.features.engines.onnx_graph import bgr_planes, tensor_name
 from pipeline.features.extractor import Extractor
 from pipeline.features.pooling import in_keras_order
-from pipeline.features.vgg16 import PRE, activation_shapes, deepest
+from pipeline.features.vgg import PRE, Network
 
 BATCH_SIZE = 8
 
@@ -96,12 +96,12 @@ def is_converted(extractors: Sequence[Extractor], cache: Path) -> bool:
     return networks.is_converted(extractors[0].weights, _outputs(extractors), cache, MNN)
 
 
-def _names(outputs: Sequence[str]) -> list[str]:
+def _names(network: Network, outputs: Sequence[str]) -> list[str]:
     """The names of networks with all layers: the smallest first, then deeper ones, which MNN cuts."""
     last, *pre_layers = outputs
     # The joined names of these layers may be too long for a file name.
     end = f"-pre-{hashlib.blake2b(' '.join(pre_layers).encode(), digest_size=4).hexdigest()}" if pre_layers else ""
-    layers = list(activation_shapes())
+    layers = list(network.activation_shapes)
     return [f"{layer}{end}" for layer in layers[layers.index(last) :]]
 
 
@@ -112,7 +112,8 @@ def _outputs(extractors: Sequence[Extractor]) -> list[str]:
     before it only if it was an output.
     """
     layers = [extractor.layer for extractor in extractors]
-    return [deepest(layers), *sorted({layer for layer in layers if layer.endswith(PRE)})]
+    last = extractors[0].weights.network.deepest(layers)
+    return [last, *sorted({layer for layer in layers if layer.endswith(PRE)})]
 
 
 def _convert(graph: Path, network: Path, mean: np.ndarray) -> None:

@@ -26,7 +26,7 @@ from pipeline.core.child_processes import blocked, end_with_parent, start_spawne
 from pipeline.core.errors import Interrupted, PipelineError, cause
 from pipeline.core.freed_memory import keep_freed_memory
 from pipeline.features.engines.onnx_graph import write_onnx
-from pipeline.features.vgg16 import deepest
+from pipeline.features.vgg import Network
 from pipeline.features.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ class Conversion:
     Attributes:
         target: The target of the conversion, for messages.
         suffix: The suffix of converted networks.
-        names: Function from layers to the names of networks with these outputs, the one to convert first.
+        names: Function from network and layers to the names of converted networks with these outputs, the one to
+            convert first.
         convert: Function that converts an `.onnx` file to a network next to it; it is passed the mean that is
             subtracted from BGR pixels.
         weight_size: Bytes per weight in the network; a smaller file was truncated by a full disk.
@@ -53,7 +54,7 @@ class Conversion:
 
     target: str
     suffix: str
-    names: Callable[[Sequence[str]], list[str]]
+    names: Callable[[Network, Sequence[str]], list[str]]
     convert: Callable[[Path, Path, np.ndarray], None]
     weight_size: int
     duration: str
@@ -117,7 +118,7 @@ def is_converted(weights: Weights, layers: Sequence[str], cache: Path, conversio
 def _files(folder: Path, weights: Weights, layers: Sequence[str], conversion: Conversion) -> list[Path]:
     """The converted networks with these layers, intact or not, best first."""
     files = list(folder.glob(f"*{conversion.suffix}"))
-    names = [f"{weights.digest}-{name}" for name in conversion.names(layers)]
+    names = [f"{weights.digest}-{name}" for name in conversion.names(weights.network, layers)]
     return [file for name in names for file in files if _parts(file, conversion)[0] == name]
 
 
@@ -140,7 +141,7 @@ def _digest(file: Path) -> str:
 
 def _convert(folder: Path, weights: Weights, layers: Sequence[str], conversion: Conversion) -> Path:
     """Convert while this process holds the lock; returns the network's file in `folder`."""
-    name = f"{weights.digest}-{conversion.names(layers)[0]}"
+    name = f"{weights.digest}-{conversion.names(weights.network, layers)[0]}"
     for damaged in _files(folder, weights, layers, conversion):
         if _parts(damaged, conversion)[0] == name:
             log.warning("The converted network %s is damaged; it is converted again.", damaged)
@@ -150,7 +151,7 @@ def _convert(folder: Path, weights: Weights, layers: Sequence[str], conversion: 
         shutil.rmtree(leftover, ignore_errors=True)
     weights.fetch()
     again = "again, for an earlier conversion was killed" if leftovers else "once for these weights"
-    log.info("Converting VGG16 for %s, %s (%s).", conversion.target, again, conversion.duration)
+    log.info("Converting %s for %s, %s (%s).", weights.network.title, conversion.target, again, conversion.duration)
     with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as unfinished:
         network = _convert_in_process(weights, layers, Path(unfinished).absolute(), conversion)
         file = folder / f"{name}-{_digest(network)}{conversion.suffix}"
@@ -197,10 +198,10 @@ def _run_conversion(
     keep_freed_memory(KEPT_MEMORY)
     try:
         graph, network = folder / "vgg16.onnx", folder / f"vgg16{conversion.suffix}"
-        arrays = weights.read(deepest(layers))
+        arrays = weights.read(weights.network.deepest(layers))
         os.chdir(folder)  # converters write temporary files to the working directory or that of `tempfile`
         tempfile.tempdir = str(folder)
-        write_onnx(arrays, layers, graph)
+        write_onnx(weights.network, arrays, layers, graph)
         count = sum(kernel.size + bias.size for kernel, bias in arrays.values())
         del arrays
         conversion.convert(graph, network, weights.preprocessing.mean)

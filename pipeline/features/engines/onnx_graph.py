@@ -1,4 +1,4 @@
-"""VGG16 as an ONNX graph, for engines that do not run Keras's model."""
+"""VGG16 or VGG19 as an ONNX graph, for engines that do not run Keras's model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.decoding import SIDE
-from pipeline.features.vgg16 import PRE, Arrays, base_layer, deepest, layers_up_to
+from pipeline.features.vgg import PRE, Arrays, Network, base_layer
 
 OPSET, IR_VERSION = 13, 8  # of ONNX: old enough for any converter
 
@@ -17,7 +17,7 @@ def bgr_planes(pixels: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
     Args:
         pixels: RGB, shape (N, 224, 224, 3), uint8.
-        mean: The mean of B, G and R; see `pipeline.features.vgg16.Preprocessing`.
+        mean: The mean of B, G and R; see `pipeline.features.vgg.Preprocessing`.
 
     Returns:
         BGR minus the mean, shape (N, 3, 224, 224), float32.
@@ -33,12 +33,13 @@ def tensor_name(layer: str) -> str:
     return base_layer(layer) if layer.endswith(PRE) else f"{layer}_{'softmax' if layer == 'predictions' else 'relu'}"
 
 
-def network_nodes(arrays: Arrays, layers: Sequence[str], planes: str) -> tuple[list[Any], list[Any]]:
-    """VGG16 as ONNX nodes, up to the deepest of `layers`.
+def network_nodes(network: Network, arrays: Arrays, layers: Sequence[str], planes: str) -> tuple[list[Any], list[Any]]:
+    """A network as ONNX nodes, up to the deepest of `layers`.
 
     Dense layers become convolutions: fc1 one of 7 x 7, which fits its input exactly once, later ones of 1 x 1.
 
     Args:
+        network: The network.
         arrays: The weights of all layers up to the last of `layers`.
         layers: The layers to compute, tensors named by `tensor_name`, shape (N, channels, side, side); the side of
             dense layers is 1.
@@ -62,7 +63,7 @@ def network_nodes(arrays: Arrays, layers: Sequence[str], planes: str) -> tuple[l
         return tensor_name(name)
 
     last = planes
-    for layer in layers_up_to(deepest(layers)):
+    for layer in network.layers_up_to(network.deepest(layers)):
         if layer.endswith("_pool"):
             pool = tensor_name(layer)
             nodes.append(helper.make_node("MaxPool", [last], [pool], kernel_shape=[2, 2], strides=[2, 2]))
@@ -76,10 +77,11 @@ def network_nodes(arrays: Arrays, layers: Sequence[str], planes: str) -> tuple[l
     return nodes, weights
 
 
-def write_onnx(arrays: Arrays, layers: Sequence[str], file: Path) -> None:
-    """Write VGG16 as an ONNX graph from BGR planes (N, 3, 224, 224) to one or several layers.
+def write_onnx(network: Network, arrays: Arrays, layers: Sequence[str], file: Path) -> None:
+    """Write a network as an ONNX graph from BGR planes (N, 3, 224, 224) to one or several layers.
 
     Args:
+        network: The network.
         arrays: The weights of all layers up to the last of `layers`.
         layers: The layers that become outputs; see `network_nodes`.
         file: The `.onnx` file to write.
@@ -87,7 +89,7 @@ def write_onnx(arrays: Arrays, layers: Sequence[str], file: Path) -> None:
     import onnx
     from onnx import TensorProto, helper
 
-    nodes, weights = network_nodes(arrays, layers, "pixels")
+    nodes, weights = network_nodes(network, arrays, layers, "pixels")
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])
     names = dict.fromkeys(map(tensor_name, layers))
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None, None, None]) for name in names]
