@@ -6,19 +6,23 @@ neighbours. A fixed threshold would not work: a distance that is unusually small
 handwritten digits. (Lowe 2004 uses the same ratio test for key points.) An image of one colour has no structure to
 compare and is never a near-duplicate.
 
-Up to EXACT images, all pairs are compared; beyond that, only the pairs that an index finds (`thumbnail_index.py`).
-`scripts/measure_near_duplicates.py` measures misses and false positives.
+An index (faiss) of the uncropped thumbnails proposes a few candidates for the crops of each image, which are then
+compared exactly. It holds the first principal components. A distance between these is never larger than the distance
+between the whole thumbnails, so near-duplicates stay near.
+`scripts/measure_near_duplicates.py` measures misses and false positives, also against a comparison of all pairs.
 """
 
 import logging
+import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pipeline.core.progress import progress_bar
+from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
-from pipeline.data.thumbnail_index import near_pairs, unit_vectors
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +34,16 @@ CROPS = (
 RATIO = 0.15  # a near-duplicate is within this share of the distance to the NEIGHBOUR-th nearest image
 NEIGHBOUR = 5
 ALWAYS_NEAR = 0.001  # always a near-duplicate within this distance, for images with many near-duplicates
-EXACT = 20_000  # distinct images of which all pairs are compared; the time is quadratic
 MAX_IMAGES = 200_000  # distinct images
-BLOCK = 1024  # images compared with all others at a time
-MERGED_AT_ONCE = 64  # images merged with their near-duplicates at a time
+
+COMPONENTS = 64
+PER_CROP = 8  # neighbours of a crop in the index, more than the rule needs
+CANDIDATES = 10  # candidates of an image that are compared exactly
+FLAT = 20_000  # thumbnails up to which the index is searched as a whole; beyond, in cells around the query
+TRAINING = 40_000  # thumbnails from which components and cells are learned
+PROBED = 24  # cells searched per crop, of about 2 sqrt(N)
+BLOCK = 1024  # images compared at a time
+LONG = 30  # seconds; a longer expected time is logged
 
 
 def find_near_duplicates(
@@ -66,50 +76,18 @@ def number_near_duplicates(thumbnails: np.ndarray, progress: bool = False) -> np
     Returns:
         Shape (N,), int.
     """
-    if len(thumbnails) > EXACT:
-        ours, theirs, distance, reach = near_pairs(_crops(thumbnails), NEIGHBOUR, progress)
-        near = distance <= _limit(reach[ours], reach[theirs])
-        return _merge(np.arange(len(thumbnails)), ours[near], theirs[near])
-    return _compare_all(_views(thumbnails), progress)
+    candidates, distances = _nearest(_crops(thumbnails), progress)
+    furthest = np.sort(distances, axis=1)[:, min(NEIGHBOUR, max(1, len(thumbnails) - 1)) - 1]
+    reach = np.where(np.isfinite(furthest), furthest, 0)  # with too few candidates, only an identical image is near
+    near = distances <= np.maximum(RATIO * np.minimum(reach[:, None], reach[candidates]), ALWAYS_NEAR)
+    return _connected(np.nonzero(near)[0], candidates[near], len(thumbnails))
 
 
-def _compare_all(views: np.ndarray, progress: bool) -> np.ndarray:
-    """Compare each image with the earlier images and those of its block, for which the reach is already known.
-
-    Pairs are merged a few rows at a time: N images that resemble each other have N^2 pairs.
-    """
-    count = views.shape[1]
-    reach = np.empty(count, np.float32)  # distance to the NEIGHBOUR-th nearest image
-    numbers = np.arange(count)
-    with progress_bar(count, "image", "near-duplicates", progress and count > BLOCK) as bar:
-        for start in range(0, count, BLOCK):
-            rows = slice(start, min(start + BLOCK, count))
-            distance = _distances(views, rows)
-            distance[np.arange(rows.stop - start), np.arange(start, rows.stop)] = np.inf
-            rank = min(NEIGHBOUR, count - 1) - 1
-            reach[rows] = np.partition(distance, rank, axis=1)[:, rank] if count > 1 else 0
-            near = distance[:, : rows.stop] <= _limit(reach[rows, None], reach[: rows.stop])
-            for first in range(0, len(near), MERGED_AT_ONCE):
-                ours, theirs = np.nonzero(near[first : first + MERGED_AT_ONCE])
-                if len(ours):
-                    numbers = _merge(numbers, start + first + ours, theirs)
-            bar.update(rows.stop - start)
-    return np.unique(numbers, return_inverse=True)[1]
-
-
-def _limit(reach: np.ndarray, other_reach: np.ndarray) -> np.ndarray:
-    """The largest distance at which two images are near-duplicates, from the reach of each."""
-    return np.maximum(RATIO * np.minimum(reach, other_reach), ALWAYS_NEAR)
-
-
-def _merge(numbers: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Merge the numbers of each pair of images; shape (N,)."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    pairs = numbers[ours], numbers[theirs]
-    links = coo_array((np.ones(len(ours), bool), pairs), shape=(len(numbers), len(numbers)))
-    return connected_components(links, directed=False)[1][numbers]
+def duplicate_groups(numbers: np.ndarray) -> list[list[int]]:
+    """The row numbers of each group of at least two images that share a number."""
+    order = np.argsort(numbers, kind="stable")
+    starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+    return sorted(group.tolist() for group in np.split(order, starts[1:]) if len(group) > 1)
 
 
 def _crops(thumbnails: np.ndarray) -> np.ndarray:
@@ -124,22 +102,104 @@ def _crops(thumbnails: np.ndarray) -> np.ndarray:
     return crops
 
 
-def _views(thumbnails: np.ndarray) -> np.ndarray:
-    """Each crop of each thumbnail as a unit vector, shape (crops, N, pixels), float32."""
-    return unit_vectors(_crops(thumbnails))
+def _nearest(crops: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The row numbers of the nearest images and their distances, each of shape (N, CANDIDATES); inf if missing."""
+    count = crops.shape[1]
+    basis = _principal_components(crops[0])
+    index = _index(crops[0], basis)
+    candidates = np.empty((count, CANDIDATES), np.int64)
+    distances = np.empty((count, CANDIDATES), np.float32)
+    started = time.monotonic()
+    with progress_bar(count, "image", "near-duplicates", progress and count > BLOCK) as bar:
+        for start in range(0, count, BLOCK):
+            rows = np.arange(start, min(start + BLOCK, count))
+            candidates[rows] = _candidates(index, crops[:, rows], basis, rows)
+            distances[rows] = _distances(crops, rows, candidates[rows])
+            bar.update(len(rows))
+            if start == 0:
+                _log_duration((time.monotonic() - started) * count / len(rows), count)
+    return candidates, distances
 
 
-def _distances(views: np.ndarray, rows: slice) -> np.ndarray:
-    """1 - the best correlation of a slice of the images with all, with either one cropped; shape (rows, N)."""
-    best = views[0, rows] @ views[0].T
-    for view in views[1:]:
-        np.maximum(best, views[0, rows] @ view.T, out=best)
-        np.maximum(best, view[rows] @ views[0].T, out=best)
-    return 1 - best
+def _log_duration(seconds: float, count: int) -> None:
+    if seconds > LONG:
+        minutes = counted(max(1, round(seconds / 60)), "minute")
+        log.info("Looking for near-duplicates among %d images takes about %s.", count, minutes)
 
 
-def duplicate_groups(numbers: np.ndarray) -> list[list[int]]:
-    """The row numbers of each group of at least two images that share a number."""
-    order = np.argsort(numbers, kind="stable")
-    starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
-    return sorted(group.tolist() for group in np.split(order, starts[1:]) if len(group) > 1)
+def _training_rows(count: int) -> np.ndarray:
+    """Evenly spaced rows to learn from."""
+    return np.unique(np.linspace(0, count - 1, min(count, TRAINING)).astype(int))
+
+
+def _principal_components(pixels: np.ndarray) -> np.ndarray:
+    """The directions of largest variance of the unit vectors, shape (pixels, COMPONENTS), float32."""
+    vectors = _unit_vectors(pixels[_training_rows(len(pixels))])
+    return np.ascontiguousarray(np.linalg.eigh(vectors.T @ vectors)[1][:, -COMPONENTS:])
+
+
+def _unit_vectors(crops: np.ndarray) -> np.ndarray:
+    """Pixels, shape (..., pixels), minus their mean and scaled to length 1 (0 for one colour), float32."""
+    vectors = crops.astype(np.float32)
+    vectors -= vectors.mean(axis=-1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.divide(vectors, lengths, out=vectors, where=lengths > 0)
+
+
+def _index(pixels: np.ndarray, basis: np.ndarray) -> Any:
+    """An index of the uncropped thumbnails."""
+    import faiss
+
+    points = np.concatenate(
+        [_unit_vectors(pixels[start : start + BLOCK]) @ basis for start in range(0, len(pixels), BLOCK)]
+    )
+    index = faiss.IndexFlatL2(COMPONENTS)
+    if len(points) > FLAT:
+        cells = max(1, min(int(2 * len(points) ** 0.5), len(points) // 40))
+        index = faiss.IndexIVFFlat(index, COMPONENTS, cells)
+        index.cp.niter = 10
+        index.nprobe = PROBED
+        index.train(points[_training_rows(len(points))])
+    index.add(points)
+    return index
+
+
+def _candidates(index: Any, crops: np.ndarray, basis: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The images nearest to any crop of the images `rows`; shape (rows, CANDIDATES), -1 if there are fewer."""
+    points = (_unit_vectors(crops) @ basis).reshape(-1, COMPONENTS)
+    distance, numbers = index.search(points, PER_CROP)
+    merged = [
+        part.reshape(len(crops), len(rows), PER_CROP).swapaxes(0, 1).reshape(len(rows), -1)
+        for part in (distance, numbers)
+    ]
+    order = np.lexsort((merged[0], merged[1]), axis=1)  # groups each neighbour's entries, smallest distance first
+    distance, numbers = (np.take_along_axis(part, order, axis=1) for part in merged)
+    repeated = np.zeros(numbers.shape, bool)
+    repeated[:, 1:] = numbers[:, 1:] == numbers[:, :-1]
+    distance = np.where(repeated | (numbers == rows[:, None]) | (numbers < 0), np.inf, distance)
+    best = np.argsort(distance, axis=1)[:, :CANDIDATES]
+    nearest = np.take_along_axis(numbers, best, axis=1)
+    return np.where(np.isfinite(np.take_along_axis(distance, best, axis=1)), nearest, -1)
+
+
+def _distances(crops: np.ndarray, rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """1 - the best correlation of images and candidates, either cropped; shape (rows, CANDIDATES), inf if missing."""
+    distinct, where = np.unique(candidates, return_inverse=True)
+    where = where.reshape(candidates.shape)
+    theirs = _unit_vectors(crops[:, distinct])
+    ours = _unit_vectors(crops[:, rows])
+    best = np.full(candidates.shape, -np.inf, np.float32)
+    for theirs_cropped in theirs:
+        np.maximum(best, np.einsum("np,nkp->nk", ours[0], theirs_cropped[where]), out=best)
+    for ours_cropped in ours[1:]:
+        np.maximum(best, np.einsum("np,nkp->nk", ours_cropped, theirs[0][where]), out=best)
+    return np.where(candidates < 0, np.inf, 1 - best)
+
+
+def _connected(ours: np.ndarray, theirs: np.ndarray, count: int) -> np.ndarray:
+    """Number the images so that both of each pair have the same number; shape (count,)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    links = coo_array((np.ones(len(ours), bool), (ours, theirs)), shape=(count, count))
+    return connected_components(links, directed=False)[1]

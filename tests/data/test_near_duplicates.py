@@ -3,10 +3,10 @@ import tracemalloc
 import numpy as np
 import pytest
 from helpers import ROOT, make_image
-from measure_near_duplicates import CHANGES, digits, thumbnails
+from measure_near_duplicates import CHANGES, compare_all, digits, thumbnails
 from PIL import Image
 
-from pipeline.data import near_duplicates, thumbnail_index
+from pipeline.data import near_duplicates
 from pipeline.data.images import DIGEST, content_digest
 from pipeline.data.near_duplicates import duplicate_groups, find_near_duplicates, number_near_duplicates
 
@@ -73,23 +73,23 @@ def test_duplicates_are_found_by_digest_and_near_duplicates_by_thumbnail(
     assert "only duplicates are found, not near-duplicates" in caplog.text
 
 
-def test_among_many_images_the_index_finds_the_same(
-    tiles: list[Image.Image], originals: np.ndarray, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("largest_flat", [near_duplicates.FLAT, 100])
+def test_the_index_finds_what_a_comparison_of_all_pairs_finds(
+    tiles: list[Image.Image], originals: np.ndarray, monkeypatch: pytest.MonkeyPatch, largest_flat: int
 ) -> None:
     changes = [change for name, change in CHANGES.items() if "10 %" not in name]
     changed = thumbnails([changes[row % len(changes)](tile) for row, tile in enumerate(tiles[::5])])
     found = np.concatenate([originals, thumbnails(digits()[:300]), changed])
-    exact = number_near_duplicates(found)
-    monkeypatch.setattr(near_duplicates, "EXACT", 100)
-    assert duplicate_groups(number_near_duplicates(found)) == duplicate_groups(exact)
+    monkeypatch.setattr(near_duplicates, "FLAT", largest_flat)
+    exact = compare_all(found)
+    assert np.array_equal(number_near_duplicates(found), exact)
     assert len(duplicate_groups(exact)) == len(changed)
 
 
 def test_the_index_says_how_long_a_long_search_takes(
     originals: np.ndarray, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(near_duplicates, "EXACT", 100)
-    monkeypatch.setattr(thumbnail_index, "LONG", 0)
+    monkeypatch.setattr(near_duplicates, "LONG", 0)
     with caplog.at_level("INFO"):
         number_near_duplicates(originals)
     assert f"among {len(originals)} images takes about" in caplog.text
@@ -99,7 +99,7 @@ def test_the_index_keeps_many_copies_of_an_image_together(
     tiles: list[Image.Image], originals: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies = thumbnails([CHANGES["JPEG, quality 60"](tiles[7].resize((300 + size, 300 + size))) for size in range(40)])
-    monkeypatch.setattr(near_duplicates, "EXACT", 100)
+    monkeypatch.setattr(near_duplicates, "FLAT", 100)
     groups = duplicate_groups(number_near_duplicates(np.concatenate([originals, copies])))
     assert groups == [[7, *range(len(originals), len(originals) + 40)]]
 
@@ -125,7 +125,6 @@ def test_frames_of_a_video_are_one_group_in_little_memory(originals: np.ndarray,
 
 def test_the_order_of_images_changes_no_group(tiles: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "BLOCK", 16)
-    monkeypatch.setattr(near_duplicates, "MERGED_AT_ONCE", 3)
     pictures = [*tiles[:40], *(CHANGES["half the size"](tile) for tile in tiles[4:24:4])]
     found = thumbnails(pictures)
     expected = {frozenset(group) for group in duplicate_groups(number_near_duplicates(found))}
