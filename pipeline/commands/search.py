@@ -19,7 +19,7 @@ from pipeline.core.errors import ImageError, Parameter, RequestError
 from pipeline.core.vectors import Vectors
 from pipeline.core.wording import counted
 from pipeline.data import decoding
-from pipeline.data.array_files import read_npy
+from pipeline.data.binary_tables import read_npy
 from pipeline.data.images import ImageRef, ImageSet, is_bucket_url
 from pipeline.data.sources import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.data.sources import find_images

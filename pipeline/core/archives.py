@@ -43,11 +43,21 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
             return dict(arrays)
 
 
-def _check_array(stream: IO[bytes], member: zipfile.ZipInfo) -> None:
-    """Refuse an array whose header declares a size other than its member's: NumPy would allocate it first."""
+def read_array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Read the shape and dtype of an array in the `.npy` format.
+
+    Raises:
+        ValueError: The header is not valid.
+    """
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(stream)
+    return shape, dtype
+
+
+def _check_array(stream: IO[bytes], member: zipfile.ZipInfo) -> None:
+    """Refuse an array whose header declares a size other than its member's: NumPy would allocate it first."""
+    shape, dtype = read_array_header(stream)
     if dtype.hasobject:  # a pickle, which NumPy refuses
         return
     if stream.tell() + math.prod(shape) * dtype.itemsize != member.file_size:

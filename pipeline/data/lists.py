@@ -12,7 +12,8 @@ import numpy as np
 from pipeline.core.errors import RequestError, cause
 from pipeline.core.wording import counted
 from pipeline.data.images import BUCKETS, is_bucket_url
-from pipeline.data.tables import as_vector, cell_text, check_finite, find_column, read_table
+from pipeline.data.table_files import read_table
+from pipeline.data.tables import as_vector, cell_text, check_finite, find_column
 from pipeline.data.text_files import check_utf8, read_lines
 
 SUFFIXES = (".txt", ".csv", ".parquet")

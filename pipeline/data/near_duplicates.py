@@ -153,7 +153,7 @@ def _index(pixels: np.ndarray, basis: np.ndarray) -> Any:
     points = np.concatenate(
         [_unit_vectors(pixels[start : start + BLOCK]) @ basis for start in range(0, len(pixels), BLOCK)]
     )
-    index = faiss.IndexFlatL2(COMPONENTS)
+    index: Any = faiss.IndexFlatL2(COMPONENTS)
     if len(points) > FLAT:
         cells = max(1, min(int(2 * len(points) ** 0.5), len(points) // 40))
         index = faiss.IndexIVFFlat(index, COMPONENTS, cells)

@@ -12,7 +12,8 @@ import numpy as np
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
-from pipeline.data.tables import SPREADSHEETS, Row, Table, as_vector, cell_text, check_finite, read_table
+from pipeline.data.table_files import read_table
+from pipeline.data.tables import SPREADSHEETS, Row, Table, as_vector, cell_text, check_finite
 from pipeline.data.target_columns import TargetColumns, choose_columns
 from pipeline.data.word_vectors import SUGGESTED, is_word_vectors, read_word_vectors
 
@@ -49,7 +50,7 @@ def read_targets(
         file: The file; None for the targets in the images' own list. By suffix:
 
             `.csv` `.tsv`: rows of a key (a path or a label) and D numbers, with or without a header; see
-            `pipeline.data.tables.CsvTable`.
+            `pipeline.data.table_files.CsvTable`.
             `.parquet`: a column `path` or `label`, and a column of lists of D numbers or D columns of numbers.
             `.npz`: an array `paths` or `labels` (N,) and an array of N rows of D numbers.
             `.npy`: a row of D numbers for each image, in path order.
@@ -203,7 +204,7 @@ class _Rows:
 
 
 def _read_npy(file: Path, images: ImageSet) -> TargetTable:
-    from pipeline.data.array_files import read_npy
+    from pipeline.data.binary_tables import read_npy
 
     vectors = read_npy(file)
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":

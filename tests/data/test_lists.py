@@ -8,7 +8,7 @@ import pytest
 from pipeline.core.errors import RequestError
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.sources import find_images
-from pipeline.data.tables import CsvTable
+from pipeline.data.table_files import CsvTable
 from pipeline.data.targets import read_targets
 
 IMAGES = ImageSet("images", ["cat/1.png"], [ImageRef("/cat/1.png")], ["cat"])

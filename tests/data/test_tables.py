@@ -11,7 +11,7 @@ import pytest
 from pipeline.core.errors import RequestError
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.sources import find_images
-from pipeline.data.tables import is_header
+from pipeline.data.table_files import is_header
 from pipeline.data.targets import read_repeats, read_targets
 
 IMAGES = ImageSet("images", ["cat/0.png"], [ImageRef("/cat/0.png")], ["cat"])
