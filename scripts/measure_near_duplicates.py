@@ -144,8 +144,9 @@ def compare_all(thumbnails: np.ndarray) -> np.ndarray:
                 reach[rows] = np.partition(distance, rank, axis=1)[:, rank]
             else:
                 limit = near_duplicates.RATIO * np.minimum(reach[rows, None], reach)
-                near.append(np.argwhere(distance <= np.maximum(limit, near_duplicates.ALWAYS_NEAR)) + np.array([start, 0]))
-    return near_duplicates._connected(*np.concatenate(near).T, count)
+                ours, theirs = np.nonzero(distance <= np.maximum(limit, near_duplicates.ALWAYS_NEAR))
+                near.append((rows[ours], theirs))
+    return near_duplicates._connected(*np.concatenate(near, axis=1), count)
 
 
 def measure_many(count: int) -> None:
