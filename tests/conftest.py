@@ -32,10 +32,12 @@ from helpers import (
 from object_storage import S3Server, s3_server
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; the processes of tests inherit it
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # when run in the background of a shell; test processes inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-gc.set_threshold(50_000, 20, 50)  # looking through all that TensorFlow holds takes a tenth of the time
+gc.set_threshold(50_000, 20, 50)  # collecting over all of TensorFlow's objects takes a tenth of the time
 
 LONG = {"e2e", "faults", "features", "test_estimators.py"}
 
@@ -45,13 +47,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files whose tests take long, so that neither process waits for the other at the end."""
+    """Start with the slowest files, so that no process waits for another at the end."""
     items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
 
 
 @pytest.fixture(autouse=True)
 def _messages_as_before() -> Iterator[None]:
-    """Undo what a command in this process did to the messages of those that follow, such as `--quiet`."""
+    """Undo changes of a command to the logging of later commands in this process, such as `--quiet`."""
     yield
     forget_messages()
 
@@ -63,20 +65,20 @@ def times(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the test processes share."""
+    """A folder shared by all test processes."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
 def real_cache(shared_folder: Path) -> Path:
-    """A cache that the test processes share, so that no network is converted twice; the pipeline locks it itself."""
+    """A cache shared by all test processes, so that no network is converted twice; the pipeline locks it."""
     return shared_folder / "cache"
 
 
 @pytest.fixture(scope="session")
 def narrow_network(shared_folder: Path) -> Path:
-    """A converted network that the cache takes for that of `SMALL`, but with few channels before its 512 features."""
+    """A converted network under the name of the one of `SMALL`, but with few channels before its 512 features."""
     folder = shared_folder / "narrow"
     with FileLock(shared_folder / "narrow.lock"):
         if not list(folder.glob("networks/*.mnn")):
@@ -93,13 +95,13 @@ def _add_network(cache: Path, network: Path) -> Path:
 
 @pytest.fixture
 def fresh_cache(narrow_network: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """Make an empty cache in which only the narrow network is converted already."""
+    """Make a cache that contains only the converted narrow network."""
     return lambda name: _add_network(tmp_path / name, narrow_network)
 
 
 @pytest.fixture(scope="session")
 def home(narrow_network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty home but for the narrow network, shared by all commands of the session."""
+    """A home with only the narrow network, shared by all commands of the session."""
     folder = tmp_path_factory.mktemp("home")
     _add_network(folder / ".cache" / "image-vectors", narrow_network)
     return folder
@@ -117,7 +119,7 @@ def run(home: Path) -> Callable[..., Finished]:
 
 @pytest.fixture(scope="session")
 def run_process(home: Path) -> Callable[..., Finished]:
-    """Run `python -m pipeline ...` as a person does, with an empty home."""
+    """Run `python -m pipeline ...` in a new process, with an empty home."""
 
     def command(*arguments: object, cwd: Path = ROOT, code: int = 0, **variables: str) -> Finished:
         return check_ended(
@@ -129,14 +131,14 @@ def run_process(home: Path) -> Callable[..., Finished]:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """An S3 server that this test process shares; each test uses a bucket of its own."""
+    """An S3 server for this test process; each test uses its own bucket."""
     with s3_server(tmp_path_factory.mktemp("s3") / "requests.log") as server:
         yield server
 
 
 @pytest.fixture
 def start(home: Path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Start `python -m pipeline ...`, or a program that runs it, in a session of its own; what is left is killed."""
+    """Start `python -m pipeline ...`, or a program that runs it, in a new session; leftover processes are killed."""
     started = []
 
     def command(*arguments: object, program: str = "", **variables: str) -> subprocess.Popen:
@@ -195,7 +197,7 @@ def small_run(run: Callable[..., Finished], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """A headless Chromium of the system."""
+    """The system's Chromium, headless."""
     from playwright.sync_api import sync_playwright
 
     found = shutil.which("chromium") or shutil.which("google-chrome")
@@ -209,14 +211,14 @@ def browser() -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class OpenedPage:
-    """A page in the browser, with the requests it made and the messages on its console."""
+    """A page in the browser, with its requests and console messages."""
 
     page: Any
     requests: list[str]
     messages: list[str]
 
     def accessibility_violations(self) -> list[str]:
-        """What axe-core calls serious or critical."""
+        """The violations that axe-core rates serious or critical."""
         from axe_playwright_python.sync_playwright import Axe
 
         violations = Axe().run(self.page).response["violations"]
@@ -224,7 +226,7 @@ class OpenedPage:
         return [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in serious]
 
     def overflow(self) -> int:
-        """By how many pixels the page is wider than the window."""
+        """The number of pixels by which the page is wider than the window."""
         return self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
 
 

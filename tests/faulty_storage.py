@@ -1,4 +1,4 @@
-"""An S3 server for tests whose objects fail in ways of their own, while it answers for all others."""
+"""An S3 server for tests: some of its objects fail, each in a different way; it serves all others."""
 
 import hashlib
 import threading
@@ -13,15 +13,15 @@ from xml.sax.saxutils import escape
 
 @dataclass
 class FaultyServer:
-    """A server of one bucket, by the name `bucket`.
+    """A server with one bucket, called `bucket`.
 
     Attributes:
         objects: Key -> content.
-        faults: Key -> what is wrong with the object: "error" (status 500), "cut" (the connection ends halfway),
-            "silent" (no answer), "trickle" (a byte in 0.2 s), "flip" (a byte differs), "flip once" (only in the first
-            answer), "encrypted" (its ETag is no MD5, as with AWS KMS). The key "" stands for the listing, which may be
-            "cut" or "trickle".
-        gets: Key -> how often it was read; "" -> how often the objects were listed.
+        faults: Key -> the fault of the object: "error" (status 500), "cut" (the connection ends halfway), "silent" (no
+            answer), "trickle" (a byte every 0.2 s), "flip" (a changed byte), "flip once" (only in the first answer),
+            "encrypted" (its ETag is not an MD5, as with AWS KMS). The key "" stands for the listing, which may be "cut"
+            or "trickle".
+        gets: Key -> number of reads; "" -> number of listings.
     """
 
     objects: Mapping[str, bytes]
@@ -36,7 +36,7 @@ class FaultyServer:
         return hashlib.md5(self.objects[key] + salt).hexdigest()
 
     def listing(self, prefix: str) -> bytes:
-        """The answer to a request for the list of the objects whose keys begin so."""
+        """The listing of the objects with this prefix."""
         rows = "".join(
             f"<Contents><Key>{escape(key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
             f'<ETag>"{self.etag(key)}"</ETag><Size>{len(data)}</Size></Contents>'
@@ -48,7 +48,7 @@ class FaultyServer:
 
 @contextmanager
 def faulty_storage(objects: Mapping[str, bytes], faults: dict[str, str]) -> Iterator[FaultyServer]:
-    """Start a server, and end it."""
+    """Start a server, and stop it afterwards."""
     server = FaultyServer(objects, faults)
 
     class Handler(BaseHTTPRequestHandler):
@@ -108,7 +108,7 @@ def faulty_storage(objects: Mapping[str, bytes], faults: dict[str, str]) -> Iter
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: object, client_address: object) -> None:
-            pass  # the one who asked has ended
+            pass  # the client has exited
 
     with Server(("127.0.0.1", 0), Handler) as listening:
         threading.Thread(target=listening.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""What several test files need: images made from seeds, target tables, and commands in this process or another."""
+"""Helpers of several test files: images made from seeds, target tables, commands in this process or another."""
 
 import contextlib
 import csv
@@ -29,13 +29,13 @@ from pipeline.features.backends.worker_process import CHUNK, Decoded, shared_dig
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
-# The features of the smallest layer, from weights that need no download.
+# The smallest layer, with weights that need no download.
 SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--quiet")
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that has ended."""
+    """A finished command."""
 
     code: int
     out: str
@@ -47,10 +47,9 @@ class Finished:
 
 
 def environment_at(home: Path) -> dict[str, str]:
-    """A user's environment: with another home, and without variables that lead back to the real one or set up Python.
+    """A user's environment: another home, and no variables that point to the real one or configure Python.
 
-    PYTHONUNBUFFERED above all, with which C's library buffers nothing, either: what libraries print comes in another
-    order then.
+    Above all without PYTHONUNBUFFERED, which also turns off C's buffering and so changes the order of output.
     """
     others = ("XDG_", "KERAS_", "PYTHON", "TF_CPP")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
@@ -80,7 +79,7 @@ def run_main(arguments: Iterable[object], cwd: Path, variables: Mapping[str, str
 
 
 def forget_messages() -> None:
-    """Leave the logger of the package as it was before a command showed its messages."""
+    """Reset the package's logger to its state before a command."""
     logger = logging.getLogger("pipeline")
     logger.handlers.clear()
     logger.setLevel(logging.NOTSET)
@@ -93,7 +92,7 @@ def _set_environment(variables: Mapping[str, str]) -> None:
 
 
 def run_python(*command: object, cwd: Path = ROOT, **options: Any) -> Finished:
-    """Run Python in a process of its own: "-m", "pipeline", ..., or a file, with arguments."""
+    """Run Python in a new process with these arguments: "-m", "pipeline", ..., or a file."""
     finished = subprocess.run(
         [sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=600, **options
     )
@@ -107,14 +106,14 @@ def run_program(name: str, *arguments: object, **variables: str) -> Finished:
 
 
 def check_ended(finished: Finished, code: int = 0) -> Finished:
-    """The command, if it ended with this exit code and no traceback."""
+    """Return the command; fail unless it ended with this exit code and no traceback."""
     assert finished.code == code, finished.err
     assert "Traceback" not in finished.err, finished.err
     return finished
 
 
 def is_gone_soon(group: int) -> bool:
-    """Whether no process of a group is left, or will be in a moment."""
+    """Whether all processes of a group end within a moment."""
     for _ in range(200):
         try:
             os.killpg(group, 0)
@@ -125,7 +124,7 @@ def is_gone_soon(group: int) -> bool:
 
 
 def processes_with(variable: str, value: str) -> list[psutil.Process]:
-    """The processes whose environment has a variable with this value."""
+    """The processes with this value of an environment variable."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -135,7 +134,7 @@ def processes_with(variable: str, value: str) -> list[psutil.Process]:
 
 
 def has_ended(variable: str, value: str, seconds: float = 20) -> bool:
-    """Whether no such process is left, or will be soon; see `processes_with`."""
+    """Whether all such processes end soon; see `processes_with`."""
     for _ in range(round(seconds * 5)):
         if not processes_with(variable, value):
             return True
@@ -144,14 +143,14 @@ def has_ended(variable: str, value: str, seconds: float = 20) -> bool:
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen) -> None:
-    """Wait for a state of a running process; it is an error if the process ends before."""
+    """Wait for a state of a running process; fail if the process ends first."""
     while not condition():
         assert process.poll() is None, f"ended too early: {process.communicate()}"
         time.sleep(0.002)
 
 
 class CrashingRef(ImageRef):
-    """An image that ends the process that reads it, as a fault in a decoder does."""
+    """An image that kills the process that reads it, like a bug in a decoder."""
 
     __slots__ = ()
 
@@ -161,7 +160,7 @@ class CrashingRef(ImageRef):
 
 
 def make_image(seed: int, width: int = 60, height: int = 40) -> Image.Image:
-    """An image of its own for each seed: smooth patches of colour under noise."""
+    """A different image for each seed: smooth patches of colour plus noise."""
     random = np.random.default_rng(seed)
     patches = Image.fromarray(random.integers(0, 200, (5, 5, 3), np.uint8))
     smooth = np.asarray(patches.resize((width, height), Image.Resampling.BICUBIC))
@@ -169,7 +168,7 @@ def make_image(seed: int, width: int = 60, height: int = 40) -> Image.Image:
 
 
 def make_images(folder: Path, seeds: Iterable[int]) -> Path:
-    """A folder with an image for each seed."""
+    """A folder with one image per seed."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         make_image(seed).save(folder / f"{seed:04}.png")
@@ -184,7 +183,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def write_targets(folder: Path, *labels: str, dim: int = 3) -> Path:
-    """A table with a random target for each label."""
+    """A table with one random target per label."""
     file = folder / "targets.csv"
     with open(file, "w", newline="") as opened:
         random = np.random.default_rng(0)
@@ -205,7 +204,7 @@ def are_equal(ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]) -> bool:
 
 
 def are_close(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Whether features, shape (N, F), differ by no more than the rounding of other batches: 1e-3 of their length."""
+    """Whether features, shape (N, F), differ at most by the rounding of other batches: 1e-3 of their length."""
     return bool((np.linalg.norm(ours - theirs, axis=1) < 1e-3 * np.linalg.norm(theirs, axis=1)).all())
 
 
@@ -216,14 +215,14 @@ def load_npz(file: Path) -> dict[str, np.ndarray]:
 
 
 def wait_for_tick(*folders: Path) -> None:
-    """Wait until the files in folders are so old that the file index records them."""
+    """Wait until the files in folders are old enough for the file index to record them."""
     newest = max(file.stat().st_ctime for folder in folders for file in [folder, *folder.rglob("*")])
     time.sleep(max(0.0, newest + TICK_NS / 1e9 + 0.05 - time.time()))
 
 
 @contextlib.contextmanager
 def no_file_descriptors() -> Iterator[None]:
-    """Let this process open no file more, as one that has too many open."""
+    """Prevent this process from opening more files, as if it had too many open."""
     limits, kept = resource.getrlimit(resource.RLIMIT_NOFILE), []
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, limits[1]))
     try:

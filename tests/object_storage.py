@@ -1,4 +1,4 @@
-"""An S3 server for tests: moto's, over HTTP, in a process of its own."""
+"""An S3 server for tests: moto's, over HTTP, in a separate process."""
 
 import re
 import socket
@@ -18,11 +18,11 @@ SERVER = Path(__file__).parent / "programs" / "moto_server.py"
 
 @dataclass(frozen=True)
 class S3Server:
-    """A server that answers.
+    """A running server.
 
     Attributes:
         url: Its address.
-        log: The file of its requests.
+        log: The file with its requests.
     """
 
     url: str
@@ -30,7 +30,7 @@ class S3Server:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment variables by which programs find it and log in."""
+        """The environment variables with its address and credentials."""
         return {
             **{"AWS_ENDPOINT_URL": self.url, "AWS_REGION": "us-east-1"},
             **{"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"},
@@ -56,13 +56,13 @@ class S3Server:
                 self.put(bucket, prefix + file.relative_to(folder).as_posix(), file.read_bytes())
 
     def requests(self, method: str, containing: str = "") -> list[str]:
-        """The paths that were asked for by one HTTP method so far."""
-        plain = re.sub(r"\x1b\[\d+m", "", self.log.read_text())  # answers but 200 are coloured
+        """The paths requested so far with one HTTP method."""
+        plain = re.sub(r"\x1b\[\d+m", "", self.log.read_text())  # responses other than 200 are coloured
         found = re.findall(rf'"{method} (\S+) HTTP', plain)
         return [path for path in found if containing in path]
 
     def _request(self, method: str, path: str, data: bytes | None = None) -> None:
-        # Signed for no one: moto asks only that there is a signature, which tells S3 from its other services.
+        # A dummy signature: moto only uses it to tell S3 from its other services.
         credential = "Credential=test/20200101/us-east-1/s3/aws4_request"
         headers = {
             "Authorization": f"AWS4-HMAC-SHA256 {credential}, SignedHeaders=host, Signature=0",
@@ -75,7 +75,7 @@ class S3Server:
 
 @contextmanager
 def s3_server(log: Path) -> Iterator[S3Server]:
-    """Start a server, and end it."""
+    """Start a server, and stop it afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Writers of image files that Pillow cannot write, and a zoo of odd files, each with its right pixels."""
+"""Writers of image files that Pillow cannot write, and a zoo of odd files, each with its correct pixels."""
 
 import io
 import struct
@@ -11,10 +11,10 @@ from PIL import Image
 
 HEIGHT, WIDTH = 40, 60
 COLOURS = np.array([[(200, 40, 30), (30, 180, 60)], [(40, 60, 210), (240, 220, 90)]], np.uint8)
-RGB = COLOURS.repeat(HEIGHT // 2, 0).repeat(WIDTH // 2, 1)  # four quarters, so that turns and colours show
+RGB = COLOURS.repeat(HEIGHT // 2, 0).repeat(WIDTH // 2, 1)  # four quadrants, so that rotation and colours are visible
 GREY = np.asarray(Image.fromarray(RGB).convert("L"))
 DEEP = GREY.astype(np.uint16) * 257
-SIDEWAYS = np.ascontiguousarray(np.rot90(RGB))  # to be turned by 90 degrees clockwise: orientation 6
+SIDEWAYS = np.ascontiguousarray(np.rot90(RGB))  # orientation 6: to be rotated by 90 degrees clockwise
 
 
 def rgb_of(grey: np.ndarray) -> np.ndarray:
@@ -22,13 +22,13 @@ def rgb_of(grey: np.ndarray) -> np.ndarray:
 
 
 def chunk(kind: bytes, content: bytes, checksum: int | None = None) -> bytes:
-    """A chunk of a PNG file; with another checksum, a damaged one."""
+    """A chunk of a PNG file; damaged if its checksum is wrong."""
     right = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", right if checksum is None else checksum)
 
 
 def png(rows: np.ndarray, width: int, depth: int, colour_type: int, before: bytes = b"", after: bytes = b"") -> bytes:
-    """A PNG file of rows of bytes, with chunks before and after its data."""
+    """A PNG file from rows of bytes, with chunks before and after its data."""
     header = struct.pack(">IIBBBBB", width, len(rows), depth, colour_type, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
     parts = [chunk(b"IHDR", header), before, chunk(b"IDAT", data), after, chunk(b"IEND", b"")]
@@ -44,12 +44,12 @@ def packed(values: np.ndarray, bits: int) -> np.ndarray:
 def tiff(
     planes: list[np.ndarray], photometric: int, order: str = "<", tags: dict[int, tuple[int, bytes]] | None = None
 ):
-    """An uncompressed TIFF file, a strip for each plane; of one plane with channels, these are interleaved.
+    """An uncompressed TIFF file, one strip per plane; the channels of a single plane are interleaved.
 
     Args:
         planes: Samples, shape (height, width) or (height, width, channels), of any dtype.
-        photometric: How they are meant.
-        order: Of the bytes, "<" or ">".
+        photometric: Their interpretation.
+        order: Byte order, "<" or ">".
         tags: More tags: number -> type and content.
     """
     first = planes[0]
@@ -96,13 +96,13 @@ def tiff(
 
 
 def tga(pixels: np.ndarray, alpha_bits: int) -> bytes:
-    """A TGA file of 32 bits, from RGBA."""
+    """A 32-bit TGA file from RGBA."""
     header = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, *pixels.shape[1::-1], 32, 0x20 | alpha_bits)
     return header + pixels[..., [2, 1, 0, 3]].tobytes()
 
 
 def bitmap(pixels: np.ndarray, is_icon: bool) -> bytes:
-    """A BMP file with a mask of alpha, or an icon, from RGBA."""
+    """A BMP file with an alpha mask, or an icon, from RGBA."""
     height, width = pixels.shape[:2]
     content = pixels[::-1, :, [2, 1, 0, 3]].tobytes()
     if is_icon:
@@ -117,7 +117,7 @@ def bitmap(pixels: np.ndarray, is_icon: bool) -> bytes:
 
 
 def exif(entries: list[tuple[int, int, bytes]], order: str = "<", after: bytes = b"") -> bytes:
-    """EXIF data, without its header: tags, types and values of 4 bytes, then what the values point to."""
+    """EXIF data, without its header: tags, types and 4-byte values, then the data that the values point to."""
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
     return head + b"".join(struct.pack(f"{order}HHI", t, k, 1) + v for t, k, v in entries) + bytes(4) + after
 
@@ -127,7 +127,7 @@ TURN_LONG = (0x0112, 4, struct.pack(">I", 6))
 
 
 def jpeg_with(segment: bytes, pixels: np.ndarray = SIDEWAYS, marker: int = 0xE1, **options) -> bytes:
-    """A JPEG file with one more segment in front."""
+    """A JPEG file with an additional segment at the start."""
     data = encoded(Image.fromarray(pixels), "JPEG", quality=95, subsampling=0, **options)
     return data[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(segment) + 2) + segment + data[2:]
 
@@ -139,11 +139,11 @@ def without_adobe(data: bytes) -> bytes:
 
 
 XMP = b"http://ns.adobe.com/xap/1.0/\0<rdf:Description tiff:Orientation='6' tiff:Orientation=\"6\"/>"
-RESOLUTION_AT = struct.pack("<I", 38)  # behind the two entries of an EXIF directory
+RESOLUTION_AT = struct.pack("<I", 38)  # after the two entries of an EXIF directory
 
 
 def served() -> Iterator[tuple[str, bytes, np.ndarray]]:
-    """JPEGs and PNGs that an exported model decodes, too: a name, the file, its right RGB pixels."""
+    """JPEGs and PNGs that an exported model also decodes: a name, the file, its correct RGB pixels."""
     photo = Image.fromarray(RGB)
     cmyk = encoded(photo.convert("CMYK"), "JPEG", quality=95, subsampling=0)
     for orientation in range(1, 9):
@@ -190,7 +190,7 @@ def served() -> Iterator[tuple[str, bytes, np.ndarray]]:
 
 
 def read() -> Iterator[tuple[str, bytes, np.ndarray]]:
-    """Files that are read right, but by no exported model: a name, the file, its right RGB pixels."""
+    """Files that are read correctly, but not by exported models: a name, the file, its correct RGB pixels."""
     photo = Image.fromarray(RGB)
     for order, name in (("<", "little"), (">", "big")):
         yield f"white is zero {name}.tif", tiff([65535 - DEEP], 0, order), rgb_of(GREY)
@@ -214,7 +214,7 @@ def read() -> Iterator[tuple[str, bytes, np.ndarray]]:
     yield "32 bits for 16.tif", tiff([DEEP.astype(np.uint32)], 1), rgb_of(GREY)
     yield "32 bits of black.tif", tiff([np.zeros_like(GREY, np.int32)], 1), rgb_of(GREY * 0)
     over = (GREY / 255).astype(np.float32)
-    over[0, :3] = 1.004, 1.06, -0.03  # as resampling leaves them
+    over[0, :3] = 1.004, 1.06, -0.03  # as after resampling
     yield "floats a little over 1.tif", tiff([over], 1), rgb_of(GREY)
     yield "floats to 255.tif", tiff([GREY.astype(np.float32)], 1), rgb_of(GREY)
     none, full = np.zeros((HEIGHT, WIDTH, 1), np.uint8), np.full((HEIGHT, WIDTH, 1), 255, np.uint8)
@@ -243,7 +243,7 @@ def read() -> Iterator[tuple[str, bytes, np.ndarray]]:
 
 
 def damaged_jpegs() -> Iterator[tuple[str, bytes]]:
-    """JPEGs whose data is damaged in the middle, which libjpeg fills with grey."""
+    """JPEGs with damaged data in the middle, which libjpeg fills with grey."""
     photo = make_image(5, 480, 320)
     for kind, options in {"baseline": {}, "progressive": {"progressive": True}, "4:4:4": {"subsampling": 0}}.items():
         whole = encoded(photo, "JPEG", quality=90, **options)
@@ -256,12 +256,12 @@ def damaged_jpegs() -> Iterator[tuple[str, bytes]]:
 
 
 def many_scans(count: int) -> bytes:
-    """A progressive JPEG whose last scan comes again and again."""
+    """A progressive JPEG with its last scan repeated many times."""
     whole = encoded(make_image(0, 64, 64), "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
     return whole[:last] + whole[last:-2] * count + whole[-2:]
 
 
 def decoded_by_pillow(data: bytes) -> np.ndarray:
-    """What Pillow alone makes of a file, in RGB."""
+    """The RGB pixels of a file decoded by Pillow alone."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))

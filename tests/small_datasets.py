@@ -1,4 +1,4 @@
-"""Small TensorFlow data sets, built as tensorflow-datasets builds its own."""
+"""Small TensorFlow data sets, built with the builders of tensorflow-datasets."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from helpers import make_image
 
 
 class SmallImages(tfds.core.GeneratorBasedBuilder):
-    """12 images for training and 3 for testing, of two labels."""
+    """12 images for training and 3 for testing, with two labels."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = (tfds.core.BuilderConfig(name="plain"), tfds.core.BuilderConfig(name="big"))

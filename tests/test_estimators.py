@@ -1,4 +1,4 @@
-"""The estimators obey scikit-learn's rules, and work inside its tools on real images."""
+"""The estimators follow scikit-learn's conventions and work in its tools on real images."""
 
 import pickle
 from collections.abc import Callable
@@ -30,13 +30,13 @@ SKIPPED = {
 
 @pytest.fixture
 def features(home: Path) -> VGG16Features:
-    """Features of the narrow network, in the cache of the session."""
+    """Features of the narrow network, in the session's cache."""
     return VGG16Features(SMALL[1], SMALL[3], workers=1, cache=home / ".cache" / "image-vectors")
 
 
 @pytest.fixture
 def stored(features: VGG16Features) -> VGG16Features:
-    """The same, unable to compute: a batch of this size takes more memory than there is."""
+    """The same, but unable to compute: a batch of this size does not fit into memory."""
     return clone(features).set_params(batch_size=10**12)
 
 
@@ -48,7 +48,7 @@ def paths() -> list[str]:
 
 @pytest.fixture(scope="module")
 def embeddings(paths: list[str]) -> np.ndarray:
-    """An embedding for each photograph."""
+    """One embedding per photograph."""
     rows = np.random.default_rng(0).normal(size=(len(SUBJECTS), 5))
     return np.array([rows[SUBJECTS.index(Path(path).parent.name)] for path in paths])
 
@@ -58,8 +58,8 @@ def decoder(**options: object) -> KerasDecoder:
 
 
 @pytest.mark.slow
-def test_the_decoder_passes_the_checks_of_scikit_learn() -> None:
-    # Trained 80 times, and most of that is compilation: the smallest network does.
+def test_the_decoder_passes_scikit_learns_checks() -> None:
+    # It trains 80 times, mostly compiling, so the smallest network is used.
     estimator = decoder(hidden=(), optimizer="sgd", epochs=30, learning_rate=0.05)
     results = estimator_checks.check_estimator(
         estimator, on_fail=None, on_skip=None, expected_failed_checks=EXPECTED_FAILURES
@@ -69,8 +69,10 @@ def test_the_decoder_passes_the_checks_of_scikit_learn() -> None:
     assert {each["check_name"] for each in results if each["status"] == "skipped"} <= set(SKIPPED)
 
 
-def test_the_transformer_passes_the_checks_that_do_not_feed_it_tables_of_numbers() -> None:
-    with pytest.warns(SkipTestWarning, match="requires input"):  # its input is images, so these are called here:
+def test_the_transformer_passes_the_checks_without_numeric_tables() -> None:
+    with pytest.warns(
+        SkipTestWarning, match="requires input"
+    ):  # its input is images, so the checks are called one by one:
         estimator_checks.check_estimator(VGG16Features())
     for name in (
         *("estimator_cloneable", "estimator_tags_renamed", "valid_tag_types", "estimator_repr", "mixin_order"),
@@ -80,7 +82,7 @@ def test_the_transformer_passes_the_checks_that_do_not_feed_it_tables_of_numbers
         getattr(estimator_checks, f"check_{name}")("VGG16Features", VGG16Features())
 
 
-def test_what_is_stored_is_not_computed_again(features: VGG16Features, stored: VGG16Features, paths: list[str]) -> None:
+def test_stored_features_are_not_recomputed(features: VGG16Features, stored: VGG16Features, paths: list[str]) -> None:
     found = features.fit_transform(paths)
     assert (found.shape, found.dtype) == ((27, 512), np.float32)
     assert np.array_equal(stored.transform(paths[::-1]), found[::-1])
@@ -92,9 +94,9 @@ def test_what_is_stored_is_not_computed_again(features: VGG16Features, stored: V
         stored.transform(arrays + np.uint8(1))
 
 
-def test_arrays_and_pil_images_have_the_features_of_their_file(features: VGG16Features, tmp_path: Path) -> None:
+def test_arrays_and_pil_images_give_the_features_of_their_file(features: VGG16Features, tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     transparent = make_image(6)
     transparent.putalpha(100)
     make_image(4).save(tmp_path / "plain.png")
@@ -106,11 +108,11 @@ def test_arrays_and_pil_images_have_the_features_of_their_file(features: VGG16Fe
     assert are_close(features.transform(opened), expected)
     by_keras = clone(features).set_params(resize="keras")
     assert are_close(by_keras.transform(opened), by_keras.transform(files))
-    assert (opened[1].size, opened[2].mode) == ((60, 40), "RGBA")  # they are left as they were
+    assert (opened[1].size, opened[2].mode) == ((60, 40), "RGBA")  # the inputs are unchanged
     assert are_close(features.transform(np.asarray(opened[0])[None]), expected[:1])
 
 
-def test_features_have_names_and_may_be_a_data_frame(features: VGG16Features, paths: list[str]) -> None:
+def test_features_have_names_and_can_be_a_data_frame(features: VGG16Features, paths: list[str]) -> None:
     pandas = pytest.importorskip("pandas")
     names = features.get_feature_names_out()
     assert (names[0], names[-1], len(names)) == ("block5_pool_0", "block5_pool_511", 512)
@@ -141,7 +143,7 @@ def test_other_inputs_are_refused(features: VGG16Features, images: object, messa
         features.transform(images)
 
 
-def test_a_pipeline_learns_and_survives_clone_and_pickle(
+def test_a_pipeline_learns_and_can_be_cloned_and_pickled(
     features: VGG16Features, paths: list[str], embeddings: np.ndarray
 ) -> None:
     import keras
@@ -189,7 +191,7 @@ def test_held_out_groups_are_predicted_in_parallel(
     assert np.allclose(found[9:18], without_cats.predict(paths[9:18]), atol=1e-3)
 
 
-def test_weights_count_in_the_loss() -> None:
+def test_sample_weights_change_the_loss() -> None:
     x = np.tile(np.random.default_rng(0).normal(size=(20, 6)), (2, 1))
     y = np.concatenate([np.ones((20, 2)), -np.ones((20, 2))])  # the same features: the weights decide
     for weights, expected in (([3] * 20 + [1] * 20, 0.5), ([1] * 20 + [3] * 20, -0.5)):
@@ -213,7 +215,7 @@ def test_weights_count_in_the_loss() -> None:
         ({"epochs": 0}, "'epochs' parameter of KerasDecoder must be an int in the range"),
     ],
 )
-def test_wrong_parameters_are_refused_by_fit(options: dict, message: str) -> None:
+def test_fit_refuses_wrong_parameters(options: dict, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         decoder(**options).fit(np.eye(6), np.eye(6))
 
@@ -255,7 +257,7 @@ def test_parameters_are_checked_before_any_work(estimator: object, message: str)
 
 
 @pytest.mark.parametrize("hidden", [4, np.int64(4), (np.int32(4),), np.array([4]), [4]])
-def test_integers_of_numpy_are_integers(hidden: object) -> None:
+def test_numpy_integers_are_accepted(hidden: object) -> None:
     rng = np.random.default_rng(0)
     decoder = KerasDecoder(hidden=hidden, epochs=np.int64(1), batch_size=np.int32(8), random_state=0)
     decoder.fit(rng.random((12, 5)), rng.normal(size=(12, 3)))
@@ -263,7 +265,7 @@ def test_integers_of_numpy_are_integers(hidden: object) -> None:
     assert decoder.hidden is hidden
 
 
-def test_the_unit_of_the_targets_does_not_matter() -> None:
+def test_the_unit_of_the_targets_has_no_effect() -> None:
     random = np.random.default_rng(0)
     x = np.maximum(random.normal(size=(60, 12)), 0).astype(np.float32)
     y = x[:, :4] @ random.normal(size=(4, 5))

@@ -1,4 +1,4 @@
-"""The READMEs: their commands have options that exist, their links lead somewhere, their Python examples run."""
+"""The READMEs: all options in their commands exist, their links work, their Python examples run."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT, environment_at, make_image, make_images, write_targets
 
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/**/README.md"))]
-RUN = "models/2026-11-23_10-00-00"  # the run that the examples speak of
+RUN = "models/2026-11-23_10-00-00"  # the run in the examples
 
 
 def commands() -> list[str]:
@@ -28,9 +28,7 @@ def test_the_readmes_have_examples() -> None:
 
 
 @pytest.mark.parametrize("arguments", commands())
-def test_documented_commands_are_understood(
-    arguments: str, small_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_documented_commands_parse(arguments: str, small_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.cli import cli
 
     monkeypatch.chdir(tmp_path)
@@ -41,7 +39,7 @@ def test_documented_commands_are_understood(
 
 
 def export_small(folder: Path) -> None:
-    """Write model.onnx and model.tflite, of a layer of few weights, and photo.jpg."""
+    """Write model.onnx and model.tflite, with a layer of few weights, and photo.jpg."""
     from pipeline.core.keras_backend import import_keras
     from pipeline.core.model_files import ModelCard
     from pipeline.export.litert_file import write_litert
@@ -72,7 +70,7 @@ def test_python_examples_run(
         monkeypatch.delenv(variable, raising=False)
     found: dict = {}
     for example in python_examples():
-        # Weights that need no download, and their smallest layer, whose network is converted already.
+        # Weights that need no download, and the smallest layer, for which a converted network is in the cache.
         smaller = example.replace('weights_from("imagenet")', 'weights_from("random:0"), "block5_pool"')
         smaller = smaller.replace("VGG16Features()", 'VGG16Features("random:0", "block5_pool")')
         exec(smaller.replace(RUN, str(small_run.folder)), found)
@@ -83,20 +81,20 @@ def test_python_examples_run(
     assert -1 <= float(capsys.readouterr().out) <= 1
 
 
-def test_the_tree_has_a_line_for_each_file() -> None:
+def test_the_tree_lists_every_file() -> None:
     tree = (ROOT / "pipeline" / "README.md").read_text()
     files = [file for file in (ROOT / "pipeline").rglob("*.py") if file.name != "__init__.py"]
     assert [file.name for file in files if not re.search(rf"\b{re.escape(file.name)}\b", tree)] == []
 
 
 def headings(file: Path) -> set[str]:
-    """The headings of a README as links name them."""
+    """The anchors of a README's headings."""
     found = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 @pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_links_lead_to_files_and_headings(file: Path) -> None:
+def test_links_point_to_existing_files_and_headings(file: Path) -> None:
     for link, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", file.read_text()):
         if "://" not in link:
             target = file.parent / link if link else file

@@ -1,4 +1,4 @@
-"""The cache folder: what it holds, and removing what no longer serves."""
+"""The cache folder: listing its content, and removing what is no longer needed."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ EXTRACTOR, OTHER = (Extractor(weights_from(name), "block5_pool") for name in ("r
 
 
 def fill(cache: Path, images: Path, extractor: Extractor) -> None:
-    """Store features of the images in a folder, which nothing computed."""
+    """Store made-up features for the images in a folder."""
     digests = np.array([content_digest(ref.read()[0]) for ref in find_images(images).refs], DIGEST)
     made = np.random.default_rng(0).random((len(digests), extractor.dim), np.float32)
     thumbnails = np.zeros((len(digests), 24, 24), np.uint8)
@@ -35,7 +35,7 @@ def fill(cache: Path, images: Path, extractor: Extractor) -> None:
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
-    """A cache with features of eight images by one extractor, and of four of them by another."""
+    """A cache with features of eight images from one extractor, and of four of them from another."""
     make_images(tmp_path / "some", range(4))
     fill(tmp_path / "filled", make_images(tmp_path / "images", range(8)), EXTRACTOR)
     fill(tmp_path / "filled", tmp_path / "some", OTHER)
@@ -45,7 +45,7 @@ def filled(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(run, fresh_cache, tmp_path: Path) -> Path:
-    """A cache with the features of eight images by one layer, and of four of them by another."""
+    """A cache with features of eight images from one layer, and of four of them from another."""
     folder = fresh_cache("cache")
     images = make_images(tmp_path / "images", range(8))
     make_images(tmp_path / "some", range(4))
@@ -54,7 +54,7 @@ def cache(run, fresh_cache, tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_cache_is_listed_with_what_made_it(run, cache: Path) -> None:
+def test_the_cache_is_listed_with_its_extractors(run, cache: Path) -> None:
     found = run("cache", "--cache", cache, "--json").json
     assert set(found) == {"folder", "bytes", "stores", "networks", "leftovers", "set_aside", "indexed"}
     stores = {store["extractor"]["precision"]: store for store in found["stores"]}
@@ -80,7 +80,7 @@ def test_features_of_other_images_are_removed(run, cache: Path, tmp_path: Path) 
     )
 
 
-def test_what_was_not_used_for_long_is_removed(run, cache: Path, tmp_path: Path) -> None:
+def test_unused_stores_and_networks_are_removed(run, cache: Path, tmp_path: Path) -> None:
     [old] = [store for store in run("cache", "--cache", cache, "--json").json["stores"] if store["images"] == 4]
     for file in Path(old["path"]).rglob("*"):
         os.utime(file, (file.stat().st_atime - 9 * DAY, file.stat().st_mtime - 9 * DAY))
@@ -93,7 +93,7 @@ def test_what_was_not_used_for_long_is_removed(run, cache: Path, tmp_path: Path)
     assert run("extract", tmp_path / "images", *SMALL, "--cache", cache, "--json").json["cached"] == 8
 
 
-def test_what_killed_processes_left_is_removed(run, cache: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed(run, cache: Path) -> None:
     unfinished = cache / "networks" / ".unfinished-abc"
     unfinished.mkdir()
     (unfinished / "graph.onnx").write_bytes(bytes(1000))
@@ -117,7 +117,7 @@ def rows(run, cache: Path) -> list[int]:
     return sorted(store["images"] for store in run("cache", "--cache", cache, "--json").json["stores"])
 
 
-def test_features_of_images_that_cannot_be_read_are_kept(run, filled: Path, tmp_path: Path) -> None:
+def test_features_of_unreadable_images_are_kept(run, filled: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
 
     def refused(code: int, *options: object) -> str:
@@ -137,12 +137,12 @@ def test_features_of_images_that_cannot_be_read_are_kept(run, filled: Path, tmp_
     (images / "other").symlink_to(tmp_path / "not mounted")
     assert "leads nowhere; is its disk mounted?" in refused(1, images)
     (images / "other").unlink()
-    (images / "0077.png").write_bytes(b"")  # nobody has features of an empty file
+    (images / "0077.png").write_bytes(b"")  # an empty file has no features
     assert "Nothing was removed" not in run("cache", "prune", "--not-in", images, "--yes", "--cache", filled).err
     assert rows(run, filled) == [4, 8]
 
 
-def test_a_folder_that_became_empty_may_be_a_disk_that_is_not_mounted(run, tmp_path: Path) -> None:
+def test_features_of_an_emptied_folder_are_kept(run, tmp_path: Path) -> None:
     images, cache = make_images(tmp_path / "images" / "disk", range(3)).parent, tmp_path / "cache"
     make_images(images, [7])
     wait_for_tick(images)
@@ -161,7 +161,7 @@ def test_a_folder_that_became_empty_may_be_a_disk_that_is_not_mounted(run, tmp_p
     assert rows(run, cache) == [1]
 
 
-def test_images_in_a_bucket_that_fail_are_kept(run, filled: Path) -> None:
+def test_features_of_failing_objects_in_a_bucket_are_kept(run, filled: Path) -> None:
     objects = {f"{seed}.png": encoded(make_image(seed)) for seed in range(4)}
     with faulty_storage(objects, {"2.png": "cut"}) as server:
         variables = {"AWS_ENDPOINT_URL": server.url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
@@ -171,7 +171,7 @@ def test_images_in_a_bucket_that_fail_are_kept(run, filled: Path) -> None:
     assert rows(run, filled) == [4, 8]
 
 
-def test_a_store_that_cannot_be_opened_says_why_and_is_kept(run, filled: Path, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_opened_is_listed_with_its_error_and_kept(run, filled: Path, tmp_path: Path) -> None:
     stores = {store["images"]: store for store in run("cache", "--cache", filled, "--json").json["stores"]}
     for manifest in Path(stores[4]["path"]).glob("_versions/*.manifest"):
         manifest.write_bytes(b"")
@@ -185,7 +185,7 @@ def test_a_store_that_cannot_be_opened_says_why_and_is_kept(run, filled: Path, t
     assert Path(broken["path"]).is_dir()
 
 
-def test_an_empty_store_was_used_when_it_was_created(run, tmp_path: Path) -> None:
+def test_the_last_use_of_an_empty_store_is_its_creation(run, tmp_path: Path) -> None:
     cache = tmp_path / "empty"
     FeatureStore(cache, EXTRACTOR)
     [store] = run("cache", "--cache", cache, "--json").json["stores"]
@@ -193,22 +193,20 @@ def test_an_empty_store_was_used_when_it_was_created(run, tmp_path: Path) -> Non
     assert run("cache", "prune", "--older-than", 1, "--yes", "--cache", cache, "--json").json["removed"] == []
 
 
-def test_a_damaged_file_index_is_no_obstacle(run, filled: Path) -> None:
+def test_pruning_works_with_a_damaged_file_index(run, filled: Path) -> None:
     database = filled / "images.sqlite"
     database.write_bytes(database.read_bytes().replace(b"CREATE TABLE files", b"CREATE TABLE fil\xe9s"))
     assert run("cache", "--cache", filled, "--json").json["indexed"] == 0
 
 
-def test_nothing_is_removed_without_consent(run_process, cache: Path, tmp_path: Path) -> None:
+def test_nothing_is_removed_without_confirmation(run_process, cache: Path, tmp_path: Path) -> None:
     make_images(tmp_path / "kept", [1])
     refused = run_process("cache", "prune", "--not-in", tmp_path / "kept", "--cache", cache, code=2)
     assert "say --yes" in refused.err
     assert run_process("cache", "prune", "--yes", "--cache", cache).out == "Nothing was removed.\n"
 
 
-def test_pruning_during_an_extraction_costs_no_more_than_what_it_removes(
-    run, start, fresh_cache, tmp_path: Path
-) -> None:
+def test_pruning_during_an_extraction_loses_only_what_it_removes(run, start, fresh_cache, tmp_path: Path) -> None:
     images, cache = make_images(tmp_path / "images", range(160)), fresh_cache("busy")
     make_images(tmp_path / "kept", [0, 1])
     process = start("extract", images, *SMALL, "--batch-size", 4, "--cache", cache, program="frequent_stores")
@@ -227,7 +225,7 @@ def test_wrong_requests(run, cache: Path, tmp_path: Path) -> None:
     assert "--older-than" in run("cache", "prune", "--older-than", -1, "--cache", cache, code=2).err
 
 
-def test_a_cache_that_cannot_be_listed_is_named(fresh_cache, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_listed_is_an_error(fresh_cache, tmp_path: Path) -> None:
     cache = fresh_cache("cache")
     FeatureStore(cache, Extractor(weights_from("random:0"), "block5_pool"))
     with no_file_descriptors():

@@ -1,4 +1,4 @@
-"""The features of several caches, brought together in one."""
+"""Merging the features of several caches into one."""
 
 import contextlib
 import shutil
@@ -29,7 +29,7 @@ OTHERS = (
 
 
 def fill(cache: Path | str, seeds: range, extractor: Extractor = EXTRACTOR) -> FeatureStore:
-    """A store with a row for each seed, all in one file."""
+    """A store with one row per seed, all in one file."""
     store = FeatureStore(cache, extractor)
     made = [np.random.default_rng(seed) for seed in seeds]
     store.append(
@@ -42,7 +42,7 @@ def fill(cache: Path | str, seeds: range, extractor: Extractor = EXTRACTOR) -> F
 
 
 def content(cache: Path, extractor: Extractor = EXTRACTOR) -> dict[bytes, tuple]:
-    """Digest -> all else of a row; each digest is there once."""
+    """Digest -> the rest of the row; fails on duplicate digests."""
     rows = lance.dataset(cache / "features" / f"{extractor.fingerprint}.lance").to_table().to_pylist()
     found = {row.pop("digest"): (*row.pop("vector"), *row.values()) for row in rows}
     assert len(found) == len(rows)
@@ -57,7 +57,7 @@ def flip(store: FeatureStore, vector: np.ndarray) -> None:
     file.write_bytes(data)
 
 
-def test_what_the_cache_lacks_is_copied(run, tmp_path: Path) -> None:
+def test_missing_features_are_copied(run, tmp_path: Path) -> None:
     fill(tmp_path / "a", range(10))
     fill(tmp_path / "b", range(5, 20))
     fill(tmp_path / "into", range(3))
@@ -90,7 +90,7 @@ def test_every_store_of_a_cache_is_merged(tmp_path: Path) -> None:
         assert len(FeatureStore(tmp_path / "into", extractor)) == 4
 
 
-def test_a_merge_in_small_blocks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_in_small_blocks_gives_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.commands.cache_merge.MERGED_ROWS", 3)
     fill(tmp_path / "a", range(10))
     merge_caches([tmp_path / "a"], tmp_path / "into")
@@ -98,7 +98,7 @@ def test_a_merge_in_small_blocks_is_the_same(tmp_path: Path, monkeypatch: pytest
     assert content(tmp_path / "into") == content(tmp_path / "a")
 
 
-def test_what_a_store_holds_twice_is_copied_once(tmp_path: Path) -> None:
+def test_duplicate_rows_are_copied_once(tmp_path: Path) -> None:
     store = fill(tmp_path / "a", range(10))
     lance.write_dataset(lance.dataset(store.path).to_table(), store.path, mode="append")
     [merged] = merge_caches([tmp_path / "a"], tmp_path / "into").stores
@@ -107,7 +107,7 @@ def test_what_a_store_holds_twice_is_copied_once(tmp_path: Path) -> None:
     assert content(tmp_path / "into") == content(tmp_path / "whole")
 
 
-def test_damaged_features_are_left_out_and_counted(run, tmp_path: Path) -> None:
+def test_damaged_features_are_skipped_and_counted(run, tmp_path: Path) -> None:
     store = fill(tmp_path / "a", range(40))
     digests, vectors = store.digests, store.features(store.digests)
     lost = [7, 31]
@@ -119,10 +119,10 @@ def test_damaged_features_are_left_out_and_counted(run, tmp_path: Path) -> None:
     merged = FeatureStore(tmp_path / "into", EXTRACTOR)
     assert not merged.contains(digests[lost]).any()
     assert np.array_equal(merged.features(np.delete(digests, lost)), np.delete(vectors, lost, axis=0))
-    assert len(content(tmp_path / "a")) == 40  # the source is as it was
+    assert len(content(tmp_path / "a")) == 40  # the source is unchanged
 
 
-def test_a_bucket_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_bucket_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket, "PATIENCE", bucket.NO_PATIENCE)
     with contextlib.ExitStack() as running:
         server = running.enter_context(s3_server(tmp_path / "requests.log"))
@@ -141,7 +141,7 @@ def test_a_bucket_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.Mo
             merge_caches(["s3://parts/a"], tmp_path / "merged", progress=False)
 
 
-def test_a_data_file_that_cannot_be_read_is_left_out_and_counted(run, tmp_path: Path) -> None:
+def test_an_unreadable_data_file_is_skipped_and_counted(run, tmp_path: Path) -> None:
     fill(tmp_path / "a", range(4))
     [first] = (tmp_path / "a" / "features").glob("*.lance/data/*")
     fill(tmp_path / "a", range(4, 10))
@@ -151,7 +151,7 @@ def test_a_data_file_that_cannot_be_read_is_left_out_and_counted(run, tmp_path: 
     assert len(content(tmp_path / "into")) == 6
 
 
-def test_a_killed_merge_is_completed_by_the_next_beside_another(start, run, tmp_path: Path) -> None:
+def test_a_killed_merge_is_completed_by_the_next_during_another(start, run, tmp_path: Path) -> None:
     fill(tmp_path / "a", range(60))
     fill(tmp_path / "b", range(30, 90))
     both = [tmp_path / "a", tmp_path / "b"]
@@ -170,7 +170,7 @@ def test_a_killed_merge_is_completed_by_the_next_beside_another(start, run, tmp_
     assert content(into) == content(tmp_path / "a") | content(tmp_path / "b")
 
 
-def test_an_interrupted_merge_says_how_to_go_on(start, tmp_path: Path) -> None:
+def test_an_interrupted_merge_says_how_to_continue(start, tmp_path: Path) -> None:
     fill(tmp_path / "a", range(200))
     process = start("cache", "merge", tmp_path / "a", "--cache", tmp_path / "into", program="small_blocks")
     wait_until(lambda: len(list(tmp_path.glob("into/features/*/data/*"))) > 5, process)
@@ -191,7 +191,7 @@ def test_no_deep_learning_library_is_imported(tmp_path: Path) -> None:
 
 @pytest.fixture
 def shards(run, fresh_cache, tmp_path: Path) -> list[Path]:
-    """Caches with the features of three shards of twelve images, which are older than the clock's tick."""
+    """Caches with the features of three shards of twelve images, older than a tick of the file system's clock."""
     images = make_images(tmp_path / "images", range(12))
     wait_for_tick(images)
     caches = [fresh_cache(f"shard{number}") for number in (1, 2, 3)]
@@ -200,7 +200,7 @@ def shards(run, fresh_cache, tmp_path: Path) -> list[Path]:
     return caches
 
 
-def test_shards_that_were_merged_are_neither_computed_nor_read_again(run, shards: list[Path], tmp_path: Path) -> None:
+def test_merged_shards_are_neither_computed_nor_read_again(run, shards: list[Path], tmp_path: Path) -> None:
     into = tmp_path / "into"
     done = run("cache", "merge", *shards, "--cache", into, "--json").json
     assert sum(each["copied"] for each in done["stores"]) == done["indexed"] == 12
@@ -218,7 +218,7 @@ def test_shards_that_were_merged_are_neither_computed_nor_read_again(run, shards
     assert run("cache", "merge", *shards, "--cache", into, "--json").json["indexed"] == 0
 
 
-def test_what_was_damaged_is_computed_by_the_next_extraction(run, shards: list[Path], tmp_path: Path) -> None:
+def test_damaged_features_are_recomputed_by_the_next_extraction(run, shards: list[Path], tmp_path: Path) -> None:
     [cache, *_] = [each for each in shards if len(FeatureStore(each, EXTRACTOR)) > 1]
     store = FeatureStore(cache, EXTRACTOR)
     flip(store, store.features(store.digests[:1])[0])
@@ -241,7 +241,7 @@ def test_wrong_requests(run, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "link", "other"]
 
 
-def test_stores_that_do_not_fit_are_refused(run, tmp_path: Path) -> None:
+def test_incompatible_stores_are_refused(run, tmp_path: Path) -> None:
     good = fill(tmp_path / "good", range(2))
 
     def message(cache: str, *others: str) -> str:
@@ -261,7 +261,7 @@ def test_stores_that_do_not_fit_are_refused(run, tmp_path: Path) -> None:
     [store] = (tmp_path / "renamed" / "features").glob("*.lance")
     store.rename(store.with_stem("0123456789abcdef"))
     assert "was created by another version of this program, or renamed" in message("renamed", "good")
-    assert not (tmp_path / "into" / "features" / good.path.name).is_dir()  # nothing was copied before all were checked
+    assert not (tmp_path / "into" / "features" / good.path.name).is_dir()  # all are checked before anything is copied
 
     shutil.copytree(tmp_path / "good", tmp_path / "cut")
     for manifest in (tmp_path / "cut" / "features").glob("*.lance/_versions/*.manifest"):

@@ -16,7 +16,7 @@ from pipeline.decoders.network import DecoderSpec, TrainingConfig
 
 @dataclass
 class Layered:
-    """Features of two layers in memory, which note the rows that they were scaled by."""
+    """Features of two layers in memory; they record the rows used for scaling."""
 
     images: ImageSet
     vectors: np.ndarray
@@ -50,7 +50,7 @@ def examples_of(labels: Sequence[str]) -> Examples:
     return Examples(features, list(labels), vectors[[names.index(label) for label in labels]], table, images)
 
 
-def test_folds_score_baselines_and_scale_layers_by_their_own_training_images() -> None:
+def test_folds_score_baselines_and_scale_layers_with_their_training_images() -> None:
     examples = examples_of(list("abc" * 4))
     network = TrainingConfig(DecoderSpec(hidden=()), epochs=1)
     options = FoldOptions(3, repeats=2)
@@ -73,19 +73,19 @@ def test_differences_over_folds_are_paired() -> None:
     result = fold_result(scores, ["functional"], FoldOptions(3), 30)
     [difference] = result.differences
     assert (difference.of, difference.minus) == ("functional", "ridge")
-    assert difference.ci95 == pytest.approx((0.1, 0.1))  # the same in every fold, though the folds differ
+    assert difference.ci95 == pytest.approx((0.1, 0.1))  # the same in every fold, although the folds differ
     # t(0.975; 2) = 4.303, variance 0.01 times 1/3 + 1/2
     half = 4.3027 * (0.01 * (1 / 3 + 1 / 2)) ** 0.5
     assert result.baselines["ridge"].ci95 == pytest.approx((0.5 - half, 0.5 + half), abs=1e-4)
 
 
-def test_few_images_have_no_interval_over_folds() -> None:
+def test_there_is_no_interval_over_folds_for_few_images() -> None:
     scores = {"functional": [0.5, 0.7, 0.6], "ridge": [0.4, 0.6, 0.5]}
     result = fold_result(scores, ["functional"], FoldOptions(3), 28)
     assert result.validation_cosine["functional"].ci95 is result.differences[0].ci95 is None
 
 
-def test_fold_results_survive_json_also_those_of_earlier_versions() -> None:
+def test_fold_results_survive_json_including_earlier_versions() -> None:
     result = fold_result({"functional": [0.5, 0.7], "mean": [0.1, 0.2]}, ["functional"], FoldOptions(2), 30)
     document = json.loads(json.dumps(asdict(result)))
     assert json.loads(json.dumps(asdict(typed(FoldResult, document)))) == document

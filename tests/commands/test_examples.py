@@ -18,7 +18,7 @@ IMAGES = ImageSet(
 
 
 @pytest.mark.parametrize("kind", ["random", "group", "classes", "column"])
-def test_images_that_choose_an_epoch_are_set_apart_as_the_split_holds_out(kind: str) -> None:
+def test_selection_images_are_set_apart_by_the_rule_of_the_split(kind: str) -> None:
     rule, numbers = SplitRule(kind), np.arange(40)
     for seed in range(5):
         split, selection = set_apart(IMAGES, split_images(IMAGES, rule, numbers, seed), rule, numbers, seed)
@@ -31,9 +31,9 @@ def test_images_that_choose_an_epoch_are_set_apart_as_the_split_holds_out(kind: 
         assert not (sides[0] | sides[1]) & sides[2]
 
 
-def test_near_duplicates_of_images_that_choose_an_epoch_are_not_trained_on() -> None:
+def test_near_duplicates_of_selection_images_are_not_trained_on() -> None:
     rule, numbers = SplitRule("classes"), np.arange(40)
-    numbers[::4] = 0  # an image that is there under every label
+    numbers[::4] = 0  # one image under every label
     split = split_images(IMAGES, rule, numbers, 0)
     split, selection = set_apart(IMAGES, split, rule, numbers, 0)
     train = np.setdiff1d(split.train, selection)
@@ -44,7 +44,7 @@ def test_near_duplicates_of_images_that_choose_an_epoch_are_not_trained_on() -> 
     assert everywhere.tolist() == list(range(40))
 
 
-def test_a_single_group_to_train_on_cannot_choose_an_epoch() -> None:
+def test_a_single_training_group_leaves_no_selection_images() -> None:
     rule, numbers = SplitRule("group"), np.arange(10)
     images = IMAGES.subset(range(10))
     images = ImageSet("images", images.paths, images.refs, images.labels, groups=["a"] * 5 + ["b"] * 5)

@@ -1,4 +1,4 @@
-"""`export`: what the exported model answers, and what is refused."""
+"""`export`: the outputs of exported models, and refused requests."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from pipeline.data.decoding import decode
 
 @dataclass(frozen=True)
 class PhotoRun:
-    """A run on JPEGs of features of the first three blocks of the whole VGG16, and its predictions for them."""
+    """A run on JPEGs with features of the first three blocks of the full VGG16, and its predictions."""
 
     images: Path
     folder: Path
@@ -49,7 +49,7 @@ def photo_run(run, tmp_path_factory: pytest.TempPathFactory) -> PhotoRun:
 
 @pytest.fixture(scope="module")
 def layered_run(run, photo_run: PhotoRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A blend, and its ridge, of projected features by two layers of few weights, for the same images."""
+    """A blend and its ridge baseline, on projected features of two small layers, for the same images."""
     models = tmp_path_factory.mktemp("layered")
     options = ("--weights", "random:0", "--layer", "block2_pool,block1_conv2:pre", "--quiet")
     pooling = ("--pool", "grid:2", "--project", 200)
@@ -59,7 +59,7 @@ def layered_run(run, photo_run: PhotoRun, tmp_path_factory: pytest.TempPathFacto
 
 
 def ask_elsewhere(kind: str, file: Path, photo_run: PhotoRun) -> dict:
-    """What the format's own runtime answers for the images, in a process without this package."""
+    """The outputs of the format's runtime for the images, in a process without this package."""
     pixels = file.with_name("pixels.npy")
     np.save(pixels, np.stack([decode(photo.read_bytes()) for photo in photo_run.files]))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -75,7 +75,7 @@ def check_card(card: dict) -> None:
     assert {"version", "format", "decoder"} <= set(card)
 
 
-def test_a_savedmodel_answers_bytes_without_this_package(run, photo_run: PhotoRun, tmp_path: Path) -> None:
+def test_a_savedmodel_serves_bytes_without_this_package(run, photo_run: PhotoRun, tmp_path: Path) -> None:
     out = tmp_path / "model"
     result = run(
         "export", photo_run.folder, "--format", "savedmodel", "--out", out, "--cache", photo_run.cache, "--json"
@@ -92,7 +92,7 @@ def test_a_savedmodel_answers_bytes_without_this_package(run, photo_run: PhotoRu
     check_card(json.loads((out / "assets.extra" / "pipeline.json").read_text()))
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
     [weights] = out.glob("variables/*.data-*")
-    assert weights.stat().st_size < 4 * 2_000_000  # each of the 1.7 million weights up to block3_pool is there once
+    assert weights.stat().st_size < 4 * 2_000_000  # it contains each of the 1.7 million weights up to block3_pool once
 
 
 def test_plain_keras_opens_the_keras_file(run, photo_run: PhotoRun, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_plain_keras_opens_the_keras_file(run, photo_run: PhotoRun, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("onnx", ".onnx"), ("litert", ".tflite")])
-def test_other_runtimes_answer_without_this_package(
+def test_other_runtimes_predict_without_this_package(
     run, photo_run: PhotoRun, tmp_path: Path, kind: str, suffix: str
 ) -> None:
     out = tmp_path / f"model{suffix}"
@@ -130,7 +130,7 @@ def test_features_of_several_layers_are_scaled(
     options = ("--cache", photo_run.cache, "--quiet")
     run("predict", layered_run, photo_run.images, "--out", tmp_path / "out.npy", "--api", api, *options)
     predictions = np.load(tmp_path / "out.npy")
-    assert np.ptp(predictions, axis=0).max() > 0.1  # images that differ, whose answers cannot be mixed up
+    assert np.ptp(predictions, axis=0).max() > 0.1  # different images, so that outputs cannot be mixed up
     out = tmp_path / f"model{suffix}"
     exported = run("export", layered_run, "--format", kind, "--out", out, "--api", api, *options, "--json").json
     assert exported["difference"] < 1e-3
@@ -139,8 +139,8 @@ def test_features_of_several_layers_are_scaled(
         assert np.abs(embeddings - predictions).max() < 1e-3
 
 
-def test_a_model_that_answers_otherwise_is_not_kept(run, small_run, tmp_path: Path) -> None:
-    """The features of `small_run` are those of a narrow network, which the whole VGG16 does not have."""
+def test_a_model_with_other_outputs_is_not_kept(run, small_run, tmp_path: Path) -> None:
+    """The features of `small_run` come from a narrow network; the full VGG16 gives others."""
     names = {"keras": "model.keras", "savedmodel": "model", "onnx": "model.onnx", "litert": "model.tflite"}
     (tmp_path / "model.onnx").write_text("an older export")
     for kind, name in names.items():
@@ -151,7 +151,7 @@ def test_a_model_that_answers_otherwise_is_not_kept(run, small_run, tmp_path: Pa
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("model.onnx", "an older export")]
 
 
-def test_answers_that_ignore_the_image_are_not_kept_for_a_large_common_offset() -> None:
+def test_outputs_that_ignore_the_image_fail_despite_a_large_common_offset() -> None:
     random = np.random.default_rng(0)
     predictions = (1000 + random.normal(size=(16, 50))).astype(np.float32)
     for wrong in (np.broadcast_to(predictions.mean(axis=0), predictions.shape), predictions[::-1]):
@@ -163,7 +163,7 @@ def test_answers_that_ignore_the_image_are_not_kept_for_a_large_common_offset() 
     assert near.of_spread == pytest.approx(1e-3, rel=0.2)
 
 
-def test_a_decoder_that_predicts_the_same_for_all_images_is_checked_by_lengths() -> None:
+def test_a_constant_decoder_is_checked_relative_to_lengths() -> None:
     predictions = np.full((4, 3), 0.1, np.float32)
     assert check_answers(predictions * np.float32(1 + 1e-4), predictions, "onnx").of_spread is None
     with pytest.raises(PipelineError, match=r"by 1\.0e-02 of their length \("):
@@ -173,7 +173,7 @@ def test_a_decoder_that_predicts_the_same_for_all_images_is_checked_by_lengths()
             check_answers(np.full((4, 3), broken, np.float32), predictions, "onnx")
 
 
-def test_an_older_file_is_replaced(run, photo_run: PhotoRun, layered_run: Path, tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced(run, photo_run: PhotoRun, layered_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.onnx"
     out.write_text("an older export")
     command = ("export", layered_run, "--format", "onnx", "--out", out, "--cache", photo_run.cache, "--quiet")
@@ -182,7 +182,7 @@ def test_an_older_file_is_replaced(run, photo_run: PhotoRun, layered_run: Path, 
     assert len(ask_elsewhere("onnx", out, photo_run)["embeddings"]) == 6
 
 
-def test_a_missing_runtime_is_named_before_any_work(
+def test_a_missing_runtime_is_reported_before_any_work(
     run, photo_run: PhotoRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -192,7 +192,7 @@ def test_a_missing_runtime_is_named_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_activation_that_onnx_lacks_is_refused_before_any_work(run, photo_run: PhotoRun, tmp_path: Path) -> None:
+def test_an_activation_missing_in_onnx_is_refused_before_any_work(run, photo_run: PhotoRun, tmp_path: Path) -> None:
     options = ("--weights", "random:0", "--layer", "block1_pool", "--engine", "keras", "--quiet")
     training = ("--preset", "network", "--epochs", 1, "--activation", "sparsemax", "--api", "functional", "--json")
     where = ("--models", tmp_path / "models", "--cache", photo_run.cache)
@@ -202,12 +202,12 @@ def test_an_activation_that_onnx_lacks_is_refused_before_any_work(run, photo_run
     finished = run(*request, code=2)
     assert "an activation that ONNX lacks (sparsemax)" in finished.err
     assert [file.name for file in tmp_path.iterdir()] == ["models"]
-    out = tmp_path / "x.tflite"  # which has it
+    out = tmp_path / "x.tflite"  # LiteRT has it
     run("export", trained, "--format", "litert", "--out", out, "--cache", photo_run.cache, "--quiet")
     assert out.is_file()
 
 
-def test_wrong_requests_are_named_and_leave_nothing(run, small_run, tmp_path: Path) -> None:
+def test_wrong_requests_are_refused_and_leave_nothing(run, small_run, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     alone = tmp_path / "alone.keras"
     alone.write_bytes(small_run.model.read_bytes())

@@ -1,4 +1,4 @@
-"""`export` to tables: what they hold, and what opens them."""
+"""`export` to tables: their content, and the programs that open them."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ LABELS = ("blue", "red")
 
 @dataclass(frozen=True)
 class TwoLabels:
-    """A run on four images of each of two labels."""
+    """A run on two labels with four images each."""
 
     images: Path
     folder: Path
@@ -52,7 +52,7 @@ def export_table(run, trained: TwoLabels, out: Path, *options: object) -> dict[s
     return rows
 
 
-def test_a_run_as_a_table(run, two_labels: TwoLabels, tmp_path: Path) -> None:
+def test_a_run_is_exported_as_a_table(run, two_labels: TwoLabels, tmp_path: Path) -> None:
     rows = export_table(run, two_labels, tmp_path / "run.parquet")
     run("extract", two_labels.images, *SMALL, "--out", tmp_path / "vectors.npz")
     run("predict", two_labels.folder, two_labels.images, "--out", tmp_path / "predictions.npy", "--quiet")
@@ -72,7 +72,7 @@ def test_a_run_as_a_table(run, two_labels: TwoLabels, tmp_path: Path) -> None:
     assert rows["rank"] == (1 + (others > near)).tolist()
 
 
-def test_places_are_those_of_the_map(run, two_labels: TwoLabels, tmp_path: Path) -> None:
+def test_positions_are_those_of_the_map(run, two_labels: TwoLabels, tmp_path: Path) -> None:
     rows = export_table(run, two_labels, tmp_path / "run.parquet")
     points = unit(np.concatenate([rows["prediction"], list(two_labels.targets.values())]))
     centred = points - points.mean(axis=0)
@@ -81,7 +81,7 @@ def test_places_are_those_of_the_map(run, two_labels: TwoLabels, tmp_path: Path)
     assert np.allclose(np.abs(found), np.abs(expected), atol=1e-4)
 
 
-def test_images_are_previews_that_pillow_opens(run, two_labels: TwoLabels, tmp_path: Path) -> None:
+def test_images_are_previews_that_pillow_can_open(run, two_labels: TwoLabels, tmp_path: Path) -> None:
     out = tmp_path / "run.parquet"
     rows = export_table(run, two_labels, out, "--api", "ridge")
     kind = pq.read_schema(out)
@@ -94,7 +94,7 @@ def test_images_are_previews_that_pillow_opens(run, two_labels: TwoLabels, tmp_p
             assert (opened.format, opened.size) == ("JPEG", (60, 40))
 
 
-def test_images_that_the_run_did_not_have_are_on_no_side(
+def test_images_added_after_the_run_have_no_split(
     run, two_labels: TwoLabels, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     new = two_labels.images / "blue" / "new.png"
@@ -106,7 +106,7 @@ def test_images_that_the_run_did_not_have_are_on_no_side(
 
 @pytest.fixture
 def atlas(run, two_labels: TwoLabels, tmp_path: Path) -> Iterator[str]:
-    """The address of an embedding-atlas that shows the run's table."""
+    """The address of an embedding-atlas server with the run's table."""
     program = shutil.which("embedding-atlas")
     if not program:
         pytest.skip("embedding-atlas is not installed (pip install embedding-atlas, with torch more than 1 GB)")
@@ -140,7 +140,7 @@ def test_embedding_atlas_opens_the_table(atlas: str, browser: Any) -> None:
     page.close()
 
 
-def test_wrong_requests_are_named_and_leave_nothing(run, two_labels: TwoLabels, small_run, tmp_path: Path) -> None:
+def test_wrong_requests_are_refused_and_leave_nothing(run, two_labels: TwoLabels, small_run, tmp_path: Path) -> None:
     alone = tmp_path / "alone.keras"
     alone.write_bytes(small_run.model.read_bytes())
     (tmp_path / "full.lance").mkdir()
@@ -187,7 +187,7 @@ def test_lancedb_finds_an_image_by_its_own_vector(run, two_labels: TwoLabels, tm
         assert table.search(vector).distance_type("cosine").limit(1).to_list()[0]["path"] == path
 
 
-def test_several_layers_have_a_column_each(run, two_labels: TwoLabels, tmp_path: Path) -> None:
+def test_several_layers_have_one_column_each(run, two_labels: TwoLabels, tmp_path: Path) -> None:
     import lancedb
 
     options = ("--weights", "random:0", "--layer", "block5_pool,block3_conv1:pre", "--engine", "keras", "--quiet")

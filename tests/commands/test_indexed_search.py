@@ -1,4 +1,4 @@
-"""`search --index`: what is found by the index is what IMAGES holds, with the cosines of the exact search."""
+"""`search --index`: results are images in IMAGES, with the cosines of the exact search."""
 
 import logging
 import shutil
@@ -20,13 +20,13 @@ from pipeline.features.store import FeatureStore
 from pipeline.terminal import print_search
 
 CHOSEN = ExtractorOptions("random:0", "block1_pool")  # 64 numbers
-IMAGES, OTHERS = 400, 2000  # in the folder; of other images in the store
+IMAGES, OTHERS = 400, 2000  # images in the folder; other images in the store
 COPIED = "0007.png"
 
 
 @dataclass(frozen=True)
 class Searched:
-    """A folder of images, and a store that has made-up features of them and of others."""
+    """A folder of images, and a store with made-up features of them and of other images."""
 
     images: Path
     cache: Path
@@ -49,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     shutil.copy(images / COPIED, images / "copy.png")
     random = np.random.default_rng(0)
     digests = [content_digest(content) for content in contents] + [random.bytes(16) for _ in range(OTHERS)]
-    # Of few degrees of freedom, as features have; of independent numbers any index misses neighbours.
+    # With few degrees of freedom, like features; with independent numbers any index misses neighbours.
     vectors = (random.normal(size=(IMAGES + OTHERS, 5)) @ random.normal(size=(5, 64))).astype(np.float32)
     thumbnails = np.zeros((len(vectors), THUMBNAIL, THUMBNAIL), np.uint8)
     store = FeatureStore(folder / "cache", *CHOSEN.extractors())
@@ -61,14 +61,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Searched:
 
 @pytest.fixture
 def searched(made: Searched, tmp_path: Path) -> Searched:
-    """A copy of it, to change."""
+    """A copy that a test may change."""
     for name in ("images", "cache"):
         shutil.copytree(made.images.parent / name, tmp_path / name)
     return Searched(tmp_path / "images", tmp_path / "cache", made.queries)
 
 
-def test_the_index_finds_what_the_exact_search_finds(made: Searched) -> None:
-    for number in (0, 7, 399, IMAGES + 3):  # the last is not one of the images
+def test_the_index_finds_the_same_as_the_exact_search(made: Searched) -> None:
+    for number in (0, 7, 399, IMAGES + 3):  # the last query is not one of the images
         indexed, exact = made.find(number), made.find(number, index=False)
         assert (indexed.index, exact.index, exact.recall) == ("IVF_PQ", None, None)
         assert indexed.recall
@@ -101,7 +101,7 @@ def test_removed_images_are_not_found(searched: Searched) -> None:
     assert "0008.png" not in {each.path for each in searched.find(8, IMAGES).found}
 
 
-def test_all_images_can_be_asked_for(made: Searched) -> None:
+def test_all_images_can_be_requested(made: Searched) -> None:
     found = made.find(3, 10 * IMAGES).found
     assert sorted(each.path for each in found) == sorted(file.name for file in made.images.iterdir())
 
@@ -115,7 +115,7 @@ def test_few_images_of_a_large_store_are_found(searched: Searched) -> None:
     assert [each.path for each in result.found] == [each.path for each in exact.found]
 
 
-def test_a_new_image_is_found_though_the_index_is_older(searched: Searched) -> None:
+def test_an_image_newer_than_the_index_is_found(searched: Searched) -> None:
     random = np.random.default_rng(1)
     [file] = make_images(searched.images.parent / "new", [9999]).iterdir()
     vector = random.normal(size=(1, 64)).astype(np.float32)
@@ -127,7 +127,7 @@ def test_a_new_image_is_found_though_the_index_is_older(searched: Searched) -> N
     assert newer.find(0).found[0].path == "new.png"
 
 
-def test_a_damaged_index_is_built_again(searched: Searched, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_index_is_rebuilt(searched: Searched, caplog: pytest.LogCaptureFixture) -> None:
     for file in searched.cache.glob("features/*.lance/_indices/*/*"):
         file.write_bytes(file.read_bytes()[:-50])
     with caplog.at_level(logging.WARNING):
@@ -144,7 +144,7 @@ def test_few_images_are_searched_exactly(made: Searched, caplog: pytest.LogCaptu
     assert result.found == made.find(5, index=False).found
 
 
-def test_what_has_no_index_is_refused(run, made: Searched, small_run) -> None:
+def test_searches_without_an_index_are_refused(run, made: Searched, small_run) -> None:
     search = ("search", made.images, "--query", made.images / COPIED, "--quiet", "--index")
     embeddings = run(*search, "--model", small_run.folder, code=2)
     assert "--index is for features; embeddings are predicted" in embeddings.err

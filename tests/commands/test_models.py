@@ -22,7 +22,7 @@ RESULT = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a finished run, an unfinished one, a damaged one, and a folder that is no run."""
+    """A folder with a finished run, an unfinished run, a damaged run, and a folder that is not a run."""
     for name in ("one", "two", "three", "no-run"):
         (tmp_path / name).mkdir()
     write_run(tmp_path / "one", replace(UNFINISHED, result=RESULT))
@@ -42,12 +42,12 @@ def test_runs_are_listed_with_their_scores(folder: Path) -> None:
     assert str(folder / "three") in three.error
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"no folder .*gone"):
         list_runs(tmp_path / "gone")
 
 
-def test_names_of_runs_are_never_cut(tmp_path: Path, run: Callable[..., Finished]) -> None:
+def test_names_of_runs_are_never_truncated(tmp_path: Path, run: Callable[..., Finished]) -> None:
     record = replace(UNFINISHED, result=RESULT, options={"images": "/data/" + "x" * 60})
     usual, long = "2026-11-30_20-13-53", "a-name-" * 12
     for name in (usual, long):
@@ -59,7 +59,7 @@ def test_names_of_runs_are_never_cut(tmp_path: Path, run: Callable[..., Finished
     assert long in "".join(re.findall(r"^  ([a-z0-9_-]+)", run("models", tmp_path).out, re.MULTILINE))
 
 
-def test_the_command_prints_a_row_for_each_run(folder: Path, run: Callable[..., Finished]) -> None:
+def test_the_command_prints_one_row_per_run(folder: Path, run: Callable[..., Finished]) -> None:
     printed = run("models", folder).out
     row = next(line for line in printed.splitlines() if "one" in line)
     assert row.split() == ["one", "photos", "2", "1", "0.7500", "ridge", "0.5000"]

@@ -29,7 +29,7 @@ def save(layers: list[Any], file: Path) -> Path:
 
 
 def from_features(file: Path, features: int = 512) -> Path:
-    """A model with a layer that no decoder of ours has."""
+    """A model with a layer that our decoders do not use."""
     layers = [keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dense(3, "tanh")]
     return save([keras.Input((features,)), *layers], file)
 
@@ -39,7 +39,7 @@ def from_pixels(file: Path) -> Path:
     return save([keras.Input((224, 224, 3)), *layers], file)
 
 
-def test_a_model_of_features(run, images: Path, targets: Path, tmp_path: Path) -> None:
+def test_a_model_from_features(run, images: Path, targets: Path, tmp_path: Path) -> None:
     file = from_features(tmp_path / "own.keras")
     run("extract", images, *SMALL, "--out", tmp_path / "features.npy")
     expected = np.asarray(keras.models.load_model(file)(np.load(tmp_path / "features.npy")))
@@ -52,7 +52,7 @@ def test_a_model_of_features(run, images: Path, targets: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_model_of_pixels(run, images: Path, targets: Path, tmp_path: Path) -> None:
+def test_a_model_from_pixels(run, images: Path, targets: Path, tmp_path: Path) -> None:
     file = from_pixels(tmp_path / "own.keras")
     pixels = np.stack([decode(path.read_bytes()) for path in sorted(images.rglob("*.png"))]).astype(np.float32)
     expected = np.asarray(keras.models.load_model(file)(pixels))
@@ -71,7 +71,7 @@ def test_a_model_of_pixels(run, images: Path, targets: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_what_a_model_does_not_fit_is_said(run, images: Path, targets: Path, tmp_path: Path) -> None:
+def test_mismatches_between_model_and_data_are_explained(run, images: Path, targets: Path, tmp_path: Path) -> None:
     evaluate = ("--images", images, "--targets", targets, *SMALL)
     features = from_features(tmp_path / "other.keras", 100)
     assert (

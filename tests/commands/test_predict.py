@@ -27,7 +27,7 @@ def vocabulary(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def predict(run, small_run: SmallRun, tmp_path: Path) -> Callable:
-    """Run `predict` on new images, one of which cannot be read."""
+    """Run `predict` on new images; one of them is unreadable."""
     images = make_images(tmp_path / "new", range(3))
     (images / "bad.png").write_bytes(b"bad")
 
@@ -43,9 +43,7 @@ def by_keras(model: Path, features: np.ndarray) -> np.ndarray:
     return keras.models.load_model(model).predict(features, verbose=0)
 
 
-def test_predictions_are_those_of_plain_keras_in_three_formats(
-    predict, run, small_run: SmallRun, tmp_path: Path
-) -> None:
+def test_predictions_match_plain_keras_in_three_formats(predict, run, small_run: SmallRun, tmp_path: Path) -> None:
     run("extract", tmp_path / "new", *SMALL, "--out", tmp_path / "features.npy")
     expected = by_keras(small_run.model, np.load(tmp_path / "features.npy"))
     for suffix in ("npz", "npy", "parquet"):
@@ -64,7 +62,7 @@ def test_predictions_are_those_of_plain_keras_in_three_formats(
         assert np.array_equal(np.array(table["vector"].to_pylist(), np.float32), saved["predictions"])
 
 
-def test_the_decoder_may_be_ridge_or_a_file(predict, run, small_run: SmallRun, tmp_path: Path) -> None:
+def test_the_decoder_can_be_ridge_or_a_file(predict, run, small_run: SmallRun, tmp_path: Path) -> None:
     run("extract", tmp_path / "new", *SMALL, "--out", tmp_path / "features.npy")
     ridge = small_run.folder / "ridge.keras"
     expected = by_keras(ridge, np.load(tmp_path / "features.npy"))
@@ -73,7 +71,7 @@ def test_the_decoder_may_be_ridge_or_a_file(predict, run, small_run: SmallRun, t
         assert np.allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
 
 
-def test_nearest_words_are_in_the_file_and_on_the_terminal(predict, vocabulary: Path, tmp_path: Path) -> None:
+def test_nearest_words_are_written_and_printed(predict, vocabulary: Path, tmp_path: Path) -> None:
     for suffix in ("npz", "parquet"):
         printed = predict("--nearest", 2, "--vocabulary", vocabulary, out=f"out.{suffix}").out
     with np.load(tmp_path / "out.npz") as saved:
@@ -92,14 +90,14 @@ def test_nearest_words_are_in_the_file_and_on_the_terminal(predict, vocabulary: 
     assert "Nearest of 4 names" in printed
 
 
-def test_nearest_labels_are_those_of_the_run(predict, small_run: SmallRun) -> None:
+def test_nearest_labels_come_from_the_run(predict, small_run: SmallRun) -> None:
     result = predict("--nearest", 5, "--json").json
     assert result["candidates"] == 1
     assert [each["names"] for each in result["nearest"]] == [["red"]] * 3
     assert [each["path"] for each in result["nearest"]] == ["0000.png", "0001.png", "0002.png"]
 
 
-def test_wrong_requests_are_named(predict, small_run: SmallRun, vocabulary: Path, tmp_path: Path) -> None:
+def test_wrong_requests_are_refused(predict, small_run: SmallRun, vocabulary: Path, tmp_path: Path) -> None:
     assert "layer: trained on 'block5_pool', given 'fc2'" in predict("--layer", "fc2", code=2).err
     assert "no decoder 'sequential'; it has functional, ridge" in predict("--api", "sequential", code=2).err
     assert "--api ridge chooses among those of a run" in predict("--api", "ridge", model=small_run.model, code=2).err
@@ -130,7 +128,7 @@ def test_features_of_several_layers_are_scaled_as_in_training(run, folder: Path,
     assert np.allclose(np.load(tmp_path / "out.npy"), by_keras(model, scaled), atol=1e-4)
 
 
-def test_a_decoder_that_is_no_better_than_the_mean_target_is_named(
+def test_a_decoder_no_better_than_the_mean_target_is_reported(
     predict, run, small_run: SmallRun, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(small_run.folder, tmp_path / "weak")

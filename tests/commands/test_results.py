@@ -26,7 +26,7 @@ TRAINED = TrainResult(
 )
 
 
-def test_train_names_its_files() -> None:
+def test_train_lists_its_files() -> None:
     document = json.loads(json.dumps(TRAINED.to_json()))
     assert (document["run"], document["report"]) == ("models/run", "models/run/report.html")
     assert document["models"]["functional"]["path"] == "models/run/functional.keras"
@@ -34,9 +34,9 @@ def test_train_names_its_files() -> None:
     assert (document["images"], document["train"], document["validation"]) == (10, 8, 2)
 
 
-def test_a_result_survives_its_run_json() -> None:
+def test_a_result_survives_run_json() -> None:
     record = json.loads(json.dumps(TRAINED.record()))
-    assert "run" not in record  # the folder may have moved
+    assert "run" not in record  # the folder may have been moved
     assert TrainResult.from_record(Path("models/run"), record) == TRAINED
 
 

@@ -19,7 +19,7 @@ RESULT = {
     [
         (RESULT | {"above_mean": True}, "functional", ""),
         (RESULT | {"above_mean": None}, "functional", ""),
-        (RESULT, "functional", ""),  # of an earlier version
+        (RESULT, "functional", ""),  # from an earlier version
         (None, "functional", ""),
         (RESULT | {"above_mean": False}, "ridge", ""),
         (RESULT | {"above_mean": False}, "functional", "held-out cosine 0.302, the mean target's 0.392"),
@@ -27,7 +27,7 @@ RESULT = {
         (RESULT | {"shares": {"ridge": 0.0}, "above_mean": False}, "functional", "ignores the image"),
     ],
 )
-def test_weak_decoders_are_named(
+def test_weak_decoders_are_reported(
     result: dict | None, file: str, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_run(tmp_path, replace(RECORD, result=result))

@@ -14,7 +14,7 @@ IMAGES = 60
 
 @dataclass
 class Named:
-    """Features of which only the images' names are looked at."""
+    """Features that only provide image names."""
 
     images: ImageSet
 
@@ -24,7 +24,7 @@ class Named:
 
 
 def inputs_of(labels: Sequence[str], groups: Sequence[str] | None = None, **options) -> EvaluationInputs:
-    """A target for each image, as of responses to single pictures."""
+    """One target per image, like responses to single pictures."""
     random = np.random.default_rng(0)
     paths = [f"{number:02}.png" for number in range(IMAGES)]
     images = ImageSet("images", paths, [ImageRef(path) for path in paths], labels, groups)
@@ -53,8 +53,8 @@ def inputs_of(labels: Sequence[str], groups: Sequence[str] | None = None, **opti
         ([f"{number:02}" for number in range(IMAGES)], None, None, "image", IMAGES),
     ],
 )
-def test_intervals_generalize_over_what_several_images_share(labels, groups, cluster, kind, count) -> None:
-    """Images of a category resemble each other, also where each has a target of its own."""
+def test_intervals_generalize_over_shared_groups_and_labels(labels, groups, cluster, kind, count) -> None:
+    """Images of a category resemble each other, even if each has its own target."""
     result = score_decoders(inputs_of(labels, groups, cluster=cluster))
     assert (result.clusters.kind, result.clusters.count) == (kind, count)
     assert f"{kind}s" in result.clusters.question

@@ -20,7 +20,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def words(tmp_path: Path) -> Path:
-    """A file of word vectors of the dimension of the small run."""
+    """A file of word vectors with the dimension of the small run."""
     file = tmp_path / "words.txt"
     file.write_text("".join(f"{word} {' '.join(map(str, vector))}\n" for word, vector in WORDS.items()))
     return file
@@ -47,18 +47,18 @@ def test_a_copy_of_the_query_is_found(run, images: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_word_of_the_file_that_the_targets_are_from(run, images: Path, words: Path, tmp_path: Path) -> None:
+def test_a_word_from_the_file_of_the_targets(run, images: Path, words: Path, tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         make_images(tmp_path / "labelled" / label, range(3))
     options = ("--epochs", 1, "--api", "functional", "--models", tmp_path / "models", "--name", "words")
     run("train", tmp_path / "labelled", "--targets", words, *SMALL, *options)
     search = ("search", images, "--model", tmp_path / "models" / "words", "--json", "--query")
-    np.save(tmp_path / "unlike.npy", WORDS["unlike"])  # no label of the run
+    np.save(tmp_path / "unlike.npy", WORDS["unlike"])  # not a label of the run
     assert run(*search, "unlike").json["found"] == run(*search, tmp_path / "unlike.npy").json["found"]
     assert "--vocabulary FILE" in run(*search, "xyzzy", code=2).err
 
 
-def test_a_word_is_looked_up_among_embeddings_and_shown_on_a_page(
+def test_a_word_is_searched_among_embeddings_and_shown_on_a_page(
     run, images: Path, small_run: SmallRun, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
@@ -73,7 +73,7 @@ def test_a_word_is_looked_up_among_embeddings_and_shown_on_a_page(
     assert "default-src 'none'" in html
 
 
-def test_a_misspelled_word_is_answered_by_near_ones(run, images: Path, small_run: SmallRun, words: Path) -> None:
+def test_a_misspelled_word_gets_suggestions(run, images: Path, small_run: SmallRun, words: Path) -> None:
     query = ("search", images, "--model", small_run.folder, "--quiet", "--query")
     assert "is not among the labels of the run. Near spellings: red." in run(*query, "redd", code=2).err
     vocabulary = run(*query, "cta", "--vocabulary", words, code=2)
@@ -81,7 +81,7 @@ def test_a_misspelled_word_is_answered_by_near_ones(run, images: Path, small_run
     assert "Near spellings" not in run(*query, "xyzzy", "--vocabulary", words, code=2).err
 
 
-def test_a_word_of_a_vocabulary(run, images: Path, small_run: SmallRun, words: Path, tmp_path: Path) -> None:
+def test_a_word_from_a_vocabulary(run, images: Path, small_run: SmallRun, words: Path, tmp_path: Path) -> None:
     query = ("search", images, "--model", small_run.folder, "--quiet", "--json", "--query")
     by_word = run(*query, "dog", "--vocabulary", words).json["found"]
     np.save(tmp_path / "dog.npy", WORDS["dog"])
@@ -96,7 +96,7 @@ def test_a_word_of_a_vocabulary(run, images: Path, small_run: SmallRun, words: P
     assert "the query is a file" in run(*query, tmp_path / "dog.npy", "--vocabulary", words, code=2).err
 
 
-def test_several_layers_are_searched_side_by_side(run, images: Path, tmp_path: Path) -> None:
+def test_several_layers_are_concatenated_for_search(run, images: Path, tmp_path: Path) -> None:
     layers = ("--weights", "random:0", "--layer", "block5_pool,block3_pool", "--engine", "keras", "--quiet")
     run("extract", images, *layers, "--out", tmp_path / "layers.npz")
     with np.load(tmp_path / "layers.npz") as written:
@@ -130,7 +130,7 @@ def test_the_page_is_readable_everywhere(run, images: Path, tmp_path: Path, open
     assert (opened.messages, len(opened.requests)) == ([], 1)
 
 
-def test_wrong_requests_are_named(run, images: Path, tmp_path: Path) -> None:
+def test_wrong_requests_are_refused(run, images: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"bad")
     np.save(tmp_path / "short.npy", np.ones(3))
     search = ("search", images, *SMALL, "--query")

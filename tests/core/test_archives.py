@@ -1,4 +1,4 @@
-"""Archives that declare, or unpack to, far more than they hold: refused before any memory is allocated for it."""
+"""Archives that declare, or unpack to, far more than they contain: refused before memory is allocated."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from pipeline.decoders.callbacks import read_checkpoint, write_checkpoint
 
 
 def refused(file: Path, reason: str) -> None:
-    """Check that an archive is refused, and with hardly any memory."""
+    """Check that an archive is refused, using hardly any memory."""
     tracemalloc.start()
     try:
         with pytest.raises((ValueError, zipfile.BadZipFile), match=reason):
@@ -27,14 +27,14 @@ def refused(file: Path, reason: str) -> None:
 
 
 def declared(*shape: int, version: tuple[int, int] = (1, 0)) -> bytes:
-    """An `.npy` file of which only the header is there, which declares an array of float32."""
+    """An `.npy` file with only a header, which declares an array of float32."""
     written = io.BytesIO()
     write = np.lib.format.write_array_header_1_0 if version == (1, 0) else np.lib.format.write_array_header_2_0
     write(written, {"descr": "<f4", "fortran_order": False, "shape": shape})
     return written.getvalue()
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_written_archives_are_read(tmp_path: Path) -> None:
     arrays = {"x": np.random.default_rng(0).random((100, 50)), "names": np.array(["a", "bc"]), "none": np.zeros((0, 3))}
     write_checkpoint(tmp_path / "checkpoint.npz", arrays)
     read = read_checkpoint(tmp_path / "checkpoint.npz")
@@ -51,15 +51,15 @@ def test_an_array_that_is_only_declared_is_refused(tmp_path: Path, shape: tuple,
     refused(tmp_path / "t.npz", "x.npy declares an array of shape")
 
 
-def test_zeros_that_unpack_to_far_more_are_refused(tmp_path: Path) -> None:
+def test_compressed_zeros_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "t.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", declared(2**24) + bytes(2**26))
     assert (tmp_path / "t.npz").stat().st_size < 100_000
     refused(tmp_path / "t.npz", "its members have 67,")
 
 
-def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
-    """Each is small, and there are many: the directory names the same bytes again and again (Fifield 2019)."""
+def test_overlapping_members_are_refused(tmp_path: Path) -> None:
+    """Each is small, but there are many: the directory lists the same bytes many times (Fifield 2019)."""
     with zipfile.ZipFile(tmp_path / "one.npz", "w") as archive:
         archive.writestr("a000.npy", declared(2**17) + bytes(2**19))
     data = (tmp_path / "one.npz").read_bytes()
@@ -72,7 +72,7 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "t.npz", "its members have 104,")
 
 
-def test_a_member_that_unpacks_to_more_than_it_declares_is_read_no_further(tmp_path: Path) -> None:
+def test_reading_stops_where_a_member_exceeds_its_declared_size(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "t.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", declared(2**8) + bytes(2**28))
     data = bytearray((tmp_path / "t.npz").read_bytes())
@@ -83,7 +83,7 @@ def test_a_member_that_unpacks_to_more_than_it_declares_is_read_no_further(tmp_p
 
 
 @pytest.mark.parametrize("read", [Baselines.load, lambda folder: read_checkpoint(folder / "checkpoint.npz")])
-def test_own_files_that_declare_too_much_are_named(tmp_path: Path, read) -> None:
+def test_files_of_ours_that_declare_too_much_are_refused(tmp_path: Path, read) -> None:
     for name in ("baselines.npz", "checkpoint.npz"):
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             archive.writestr("mean.npy", declared(2**20, 2**40))
@@ -92,7 +92,7 @@ def test_own_files_that_declare_too_much_are_named(tmp_path: Path, read) -> None
 
 
 @pytest.mark.parametrize("read", [Baselines.load, lambda folder: read_checkpoint(folder / "checkpoint.npz")])
-def test_a_pipe_is_not_waited_for(tmp_path: Path, read) -> None:
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path, read) -> None:
     for name in ("baselines.npz", "checkpoint.npz"):
         os.mkfifo(tmp_path / name)
     with pytest.raises(PipelineError, match="not a regular file"):

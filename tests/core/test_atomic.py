@@ -9,7 +9,7 @@ from pipeline.core.atomic import atomic_folder, atomic_write, check_new_folder, 
 from pipeline.core.errors import PipelineError, RequestError
 
 
-def test_a_file_appears_whole(tmp_path: Path) -> None:
+def test_a_file_appears_complete(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     with atomic_write(file) as unfinished:
         unfinished.write_text("new")
@@ -18,7 +18,7 @@ def test_a_file_appears_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failure_keeps_the_existing_file(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("old")
 
@@ -33,21 +33,21 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_what_cannot_be_written_is_named_with_its_cause(tmp_path: Path) -> None:
+def test_a_failed_write_names_the_path_and_the_cause(tmp_path: Path) -> None:
     file = tmp_path / "gone" / "a.txt"
     message = r"gone/a\.txt cannot be written \(No such file or directory\)"
     with pytest.raises(PipelineError, match=message), atomic_write(file) as unfinished:
         unfinished.write_text("new")
 
 
-def test_a_url_is_no_place_to_write_to() -> None:
+def test_a_url_is_refused_as_an_output() -> None:
     with pytest.raises(RequestError, match=r"out s3:/bucket/a\.npz is a URL; name a local place"):
         check_output_file(Path("s3://bucket/a.npz"), (".npz",), "out")
     with pytest.raises(RequestError, match="is a URL"):
         check_new_folder(Path("gs://bucket/model"), "out")
 
 
-# Writes half of a file and half of a folder, and waits to be killed.
+# Writes half a file and half a folder, then waits to be killed.
 WRITER = """
 import sys, time
 from pathlib import Path
@@ -63,8 +63,8 @@ with atomic_write(here / "a.txt") as file, atomic_folder(here / "b") as folder:
 
 
 @pytest.mark.parametrize("again", ["a.txt", "another.txt"])
-def test_only_what_a_kill_left_is_removed_by_the_next_write(tmp_path: Path, again: str) -> None:
-    others = [".unfinished-a.txt", ".unfinished-0123456789abcdef.txt~", "whole.txt"]  # names that are not ours
+def test_the_next_write_removes_only_leftovers_of_a_kill(tmp_path: Path, again: str) -> None:
+    others = [".unfinished-a.txt", ".unfinished-0123456789abcdef.txt~", "whole.txt"]  # other programs' names
     for name in others:
         (tmp_path / name).write_text("other")
     (tmp_path / ".unfinished-0123456789abcdef.txt").symlink_to("whole.txt")
@@ -72,7 +72,7 @@ def test_only_what_a_kill_left_is_removed_by_the_next_write(tmp_path: Path, agai
     assert writer.stdout
     try:
         assert writer.stdout.readline() == "writing\n"
-        with atomic_write(tmp_path / again) as unfinished:  # beside a writer that lives
+        with atomic_write(tmp_path / again) as unfinished:  # while another writer is alive
             unfinished.write_text("whole")
         assert len(list(tmp_path.glob(".unfinished-*"))) == 5
     finally:
@@ -84,7 +84,7 @@ def test_only_what_a_kill_left_is_removed_by_the_next_write(tmp_path: Path, agai
     remove_unfinished(tmp_path / "gone")
 
 
-def test_nothing_is_written_through_a_link_that_lies_ready(tmp_path: Path) -> None:
+def test_nothing_is_written_through_a_planted_link(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     for name in ("a.txt", "b"):
@@ -104,7 +104,7 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
         first.write_text("first, the longer one")
         second.write_text("second")
         assert first != second
-    assert file.read_text() == "first, the longer one"  # it ended last
+    assert file.read_text() == "first, the longer one"  # it finished last
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -126,14 +126,14 @@ def test_wrong_outputs_are_refused_before_any_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no file system in which even root creates no file")
-def test_a_folder_that_takes_no_file_is_noticed_before_any_work() -> None:
+def test_an_unwritable_folder_is_refused_before_any_work() -> None:
     with pytest.raises(RequestError, match=r"out .*: the folder /proc is not writable \("):
         check_output_file(Path("/proc/a.npz"), (".npz",), "out")
     with pytest.raises(RequestError, match=r"the folder /proc/self/fd is not writable"):
         check_new_folder(Path("/proc/self/fd/model"), "out")
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "whole") as unfinished:
         (unfinished / "file").write_text("new")
         assert not (tmp_path / "whole").exists()

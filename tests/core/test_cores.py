@@ -1,4 +1,4 @@
-"""How many cores and processes are really used: asked of real processes."""
+"""The number of cores and threads that real processes use."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ def cores(*only: int, **variables: str) -> int:
     return int(check_ended(run_python(PROGRAMS / "usable_cores.py", *only, env=environment)).out)
 
 
-def test_omp_num_threads_is_respected_where_it_is_less() -> None:
+def test_omp_num_threads_is_respected_if_it_is_less() -> None:
     assert cores(OMP_NUM_THREADS="1") == 1
     assert cores(OMP_NUM_THREADS="1,4") == 1
     assert cores(OMP_NUM_THREADS="4096") == cores(OMP_NUM_THREADS="nonsense") == cores()

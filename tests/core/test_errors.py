@@ -6,7 +6,7 @@ def test_exit_codes() -> None:
     assert issubclass(RequestError, ValueError)
 
 
-def test_causes_are_one_line_without_error_numbers() -> None:
+def test_causes_are_one_line_without_errno() -> None:
     assert cause(FileNotFoundError(2, "No such file or directory", "/a/b")) == "No such file or directory"
     assert first_line(ValueError("\n one\ntwo")) == "one"
     assert first_line(KeyError()) == "KeyError"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, SMALL, environment_at, make_images, run_python
 
-# Of the standard library, which children import first; required, optional, and imported late.
+# From the standard library (imported first by children), required packages, optional packages, and late imports.
 SHADOWED = (
     *("signal", "pickle", "random", "tempfile", "json", "ast", "multiprocessing", "resource"),
     *("click", "lazy_loader", "numpy", "PIL", "pillow_heif", "lance", "MNN", "tensorflow", "tqdm"),
@@ -15,7 +15,7 @@ SHADOWED = (
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Images, beside modules that leave a file when they are imported."""
+    """Images next to modules that write a file when they are imported."""
     folder = make_images(tmp_path / "images", range(2))
     for name in SHADOWED:
         code = f"open({str(tmp_path / 'ran-')!r} + {name!r}, 'w')\n"
@@ -26,7 +26,7 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("path", ["{root}", ":{root}", "{root}:", ".:{root}", "{root}:{images}"])
-def test_modules_beside_images_do_not_run(run_process, fresh_cache, images: Path, path: str) -> None:
+def test_modules_next_to_images_do_not_run(run_process, fresh_cache, images: Path, path: str) -> None:
     command = ("extract", ".", *SMALL, "--cache", fresh_cache("cache"), "--json") if path == "{root}" else ("--help",)
     run_process(*command, cwd=images, PYTHONPATH=path.format(root=ROOT, images=images))
     assert [file.name for file in images.parent.glob("ran-*")] == []
@@ -40,7 +40,7 @@ def test_a_checkout_comes_last(tmp_path: Path) -> None:
     assert run_python("-c", code, cwd=ROOT, env=environment_at(tmp_path)).out == "True 1\n"
 
 
-def test_a_folder_that_is_gone_is_no_obstacle(home: Path, tmp_path: Path) -> None:
+def test_a_deleted_working_folder_does_not_matter(home: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     code = (

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at any moment: a word, an exit code, no traceback."""
+"""Ctrl-C and SIGTERM at any moment: one message, an exit code, no traceback."""
 
 import signal
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, SMALL, Finished, environment_at, make_images, run_python
 
-# Runs the command line, and sends itself a signal when a module is looked for.
+# Runs the command line, and sends itself a signal when a certain module is imported.
 PROGRAM = """
 import os, sys
 number, module, *sys.argv[1:] = sys.argv[1:]
@@ -30,7 +30,7 @@ MODULES = ["click", "tqdm", "numpy", "pipeline.commands.extract", "PIL.Image", "
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_an_interrupt_in_the_middle_of_an_import(module: str, home: Path, tmp_path: Path) -> None:
+def test_an_interrupt_during_an_import(module: str, home: Path, tmp_path: Path) -> None:
     number = signal.SIGTERM if MODULES.index(module) % 2 else signal.SIGINT
     (tmp_path / "program.py").write_text(PROGRAM)
     images = make_images(tmp_path / "images", range(2))
@@ -40,7 +40,7 @@ def test_an_interrupt_in_the_middle_of_an_import(module: str, home: Path, tmp_pa
 
 
 @pytest.mark.parametrize("delay", [0.1, 0.2, 0.4, 0.8])
-def test_an_interrupt_at_the_beginning(delay: float, home: Path, tmp_path: Path) -> None:
+def test_an_interrupt_during_startup(delay: float, home: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline", "extract", tmp_path / "none", "--weights", "random:0"]
     process = subprocess.Popen(
         list(map(str, command)), cwd=ROOT, env=environment_at(home), stderr=subprocess.PIPE, text=True
@@ -49,11 +49,11 @@ def test_an_interrupt_at_the_beginning(delay: float, home: Path, tmp_path: Path)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert "Traceback" not in err
-    if process.returncode not in (2, -signal.SIGINT):  # over before, or not begun
+    if process.returncode not in (2, -signal.SIGINT):  # finished before, or not started
         check_interrupted(Finished(process.returncode, "", err), signal.SIGINT)
 
 
-def test_an_interrupt_where_errors_are_ignored_comes_again(tmp_path: Path) -> None:
+def test_an_interrupt_is_repeated_if_python_ignores_it(tmp_path: Path) -> None:
     code = """
 import os, signal, time
 from pipeline.core.interrupts import arrived_interrupt, end_at_interrupts, raise_interrupts

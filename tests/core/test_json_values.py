@@ -21,7 +21,7 @@ class Outer:
     rest: Any = None
 
 
-def test_values_become_typed() -> None:
+def test_values_are_converted_to_types() -> None:
     value = {"name": "x", "inner": {"i": {"pair": [1, 2.5]}, "j": {"pair": None}}, "sizes": [1, 2], "rest": [{}]}
     assert typed(Outer, value) == Outer("x", "a", {"i": Inner((1, 2.5)), "j": Inner(None)}, [1, 2], [{}])
 
@@ -43,7 +43,7 @@ def test_values_become_typed() -> None:
         ({"name": ["y" * 1000]}, r"name is .{,60}$"),
     ],
 )
-def test_other_values_are_named(value: object, message: str) -> None:
+def test_wrong_values_are_named(value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         typed(Outer, value)
 

@@ -1,4 +1,4 @@
-"""Standard streams while `quietly` holds them back."""
+"""Standard streams while `quietly` captures them."""
 
 import os
 import subprocess
@@ -51,7 +51,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_streams_are_as_before_afterwards(program: str) -> None:
+def test_streams_are_restored(program: str) -> None:
     code, out, err = PROGRAMS[program]
     buffered = os.environ | {"PYTHONUNBUFFERED": ""}
     done = subprocess.run(
@@ -60,7 +60,7 @@ def test_streams_are_as_before_afterwards(program: str) -> None:
     assert (done.stdout, done.stderr) == (out, err)
 
 
-def test_an_import_leaves_the_garbage_collector_as_it_was() -> None:
+def test_an_import_restores_the_garbage_collector() -> None:
     code = "import gc, sys\nfrom pipeline.core.keras_backend import import_keras\n"
     code += "for wanted in (True, False):\n    gc.enable() if wanted else gc.disable()\n"
     code += "    sys.modules.pop('keras', None)\n    import_keras()\n    print(gc.isenabled())"
@@ -68,7 +68,7 @@ def test_an_import_leaves_the_garbage_collector_as_it_was() -> None:
     assert done.stdout == "True\nFalse\n", done.stderr
 
 
-def test_closed_streams_lead_nowhere(tmp_path: Path) -> None:
+def test_closed_streams_are_tolerated(tmp_path: Path) -> None:
     code = f"{PREPARE}with quietly():\n    os.write(1, b'noise'); os.write(2, b'noise')\n"
     code += "print(*(os.path.realpath(f'/dev/fd/{n}') == os.devnull for n in (1, 2)), file=open(sys.argv[1], 'w'))"
     for redirection, expected in {">&-": "True False", "2>&-": "False True", ">&- 2>&-": "True True"}.items():

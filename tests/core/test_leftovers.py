@@ -5,8 +5,8 @@ import pytest
 from pipeline.core.leftovers import create_file
 
 
-def test_a_file_is_created_only_where_nothing_is(tmp_path: Path) -> None:
-    """Not through a link that lies ready, whether it leads to a file or nowhere."""
+def test_a_file_is_created_only_if_nothing_exists(tmp_path: Path) -> None:
+    """Not through a planted link, whether it points to a file or is broken."""
     (tmp_path / "victim").write_text("precious")
     (tmp_path / "link").symlink_to(tmp_path / "victim")
     (tmp_path / "broken").symlink_to(tmp_path / "new")

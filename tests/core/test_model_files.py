@@ -34,7 +34,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_card(saved: Path, file: Path, content: bytes | None) -> Path:
-    """A copy of the model with another card, or with none."""
+    """A copy of the model with another card, or without a card."""
     with zipfile.ZipFile(saved) as archive, zipfile.ZipFile(file, "w") as copy:
         for name in archive.namelist():
             if name != CARD:
@@ -53,7 +53,7 @@ def test_a_decoder_is_a_plain_keras_file_with_a_card(saved: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "age"), [(None, "older"), (FORMAT - 1, "older"), (FORMAT + 1, "newer")])
-def test_cards_of_other_formats_are_refused_by_name(saved: Path, tmp_path: Path, number: int | None, age: str) -> None:
+def test_cards_of_other_formats_name_the_format(saved: Path, tmp_path: Path, number: int | None, age: str) -> None:
     card = EXAMPLE.to_json() | {"format": number}
     if number is None:
         del card["format"]
@@ -63,7 +63,7 @@ def test_cards_of_other_formats_are_refused_by_name(saved: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"[]", b'{"format": %d}' % FORMAT, b"\xff"])
-def test_files_without_a_proper_card_are_refused(saved: Path, tmp_path: Path, content: bytes | None) -> None:
+def test_files_without_a_valid_card_are_refused(saved: Path, tmp_path: Path, content: bytes | None) -> None:
     with pytest.raises(PipelineError, match=r"other\.keras"):
         read_card(with_card(saved, tmp_path / "other.keras", content))
 
@@ -100,7 +100,7 @@ def saved_as(file: Path, *layers: keras.layers.Layer, card: ModelCard = EXAMPLE)
 
 
 def repacked(source: Path, file: Path, changed: str, content: bytes, compression: int = zipfile.ZIP_STORED) -> Path:
-    """A copy of the model with another member."""
+    """A copy of the model with one member replaced."""
     with zipfile.ZipFile(source) as archive, zipfile.ZipFile(file, "w", compression) as copy:
         for name in {*archive.namelist(), changed}:
             copy.writestr(name, content if name == changed else archive.read(name))
@@ -108,7 +108,7 @@ def repacked(source: Path, file: Path, changed: str, content: bytes, compression
 
 
 def reconfigured(source: Path, file: Path, change: Callable[[list[dict]], object]) -> Path:
-    """A copy of the model with other layers in its configuration."""
+    """A copy of the model with changed layers in its configuration."""
     with zipfile.ZipFile(source) as archive:
         config = json.loads(archive.read("config.json"))
     change(config["config"]["layers"])
@@ -116,7 +116,7 @@ def reconfigured(source: Path, file: Path, change: Callable[[list[dict]], object
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
-def test_decoders_without_finite_answers_are_refused(tmp_path: Path, value: float) -> None:
+def test_decoders_with_nonfinite_outputs_are_refused(tmp_path: Path, value: float) -> None:
     dense = keras.layers.Dense(2)
     dense.build((None, 4))
     dense.set_weights([np.full((4, 2), value, np.float32), np.zeros(2)])
@@ -125,14 +125,14 @@ def test_decoders_without_finite_answers_are_refused(tmp_path: Path, value: floa
 
 
 @pytest.mark.parametrize("value", [np.nan, -1.0])
-def test_normalizations_without_finite_answers_are_refused(tmp_path: Path, value: float) -> None:
+def test_normalizations_with_nonfinite_outputs_are_refused(tmp_path: Path, value: float) -> None:
     normalization = keras.layers.Normalization(mean=[0.0] * 4, variance=[value] * 4)
     with pytest.raises(RequestError, match=r"b\.keras cannot be loaded"):
         load_decoder(saved_as(tmp_path / "b.keras", normalization, keras.layers.Dense(2)))
 
 
 @pytest.mark.parametrize("changes", [{"feature_dim": 5}, {"target_dim": 3}])
-def test_decoders_that_their_card_does_not_fit_are_refused(tmp_path: Path, changes: dict) -> None:
+def test_decoders_that_do_not_match_their_card_are_refused(tmp_path: Path, changes: dict) -> None:
     file = saved_as(tmp_path / "a.keras", keras.layers.Dense(2), card=replace(EXAMPLE, **changes))
     with pytest.raises(RequestError, match=r"its card does not fit its shapes, \(None, 4\) and \(None, 2\)"):
         load_decoder(file)
@@ -171,7 +171,7 @@ def insert(layer: dict) -> Callable[[list[dict]], object]:
         lambda layers: layers[1].update(config=[]),
     ],
 )
-def test_layers_that_need_more_than_their_file_are_refused_before_they_are_built(
+def test_oversized_layers_are_refused_before_they_are_built(
     saved: Path, tmp_path: Path, change: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = reconfigured(saved, tmp_path / "a.keras", change)
@@ -215,12 +215,12 @@ def relink(link: object) -> Callable[[h5py.File], object]:
         lambda root: root.create_dataset("more", (4, 2), "f4", external=[("/elsewhere", 0, 32)]),
     ],
 )
-def test_weights_that_are_not_in_the_file_are_refused(saved: Path, tmp_path: Path, change: Callable) -> None:
+def test_weights_outside_the_file_are_refused(saved: Path, tmp_path: Path, change: Callable) -> None:
     with pytest.raises(RequestError, match=r"a\.keras cannot be loaded \((its arrays need|the values of|'0' in)"):
         load_decoder(changed_weights(saved, tmp_path, change))
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.keras")
     for read in (load_decoder, load_model, read_card, is_decoder):
         with pytest.raises(RequestError, match=r"a\.keras.*(no such model|not a regular file)"):
@@ -237,7 +237,7 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
         load_decoder(tmp_path / "text.keras")
 
 
-def test_features_that_do_not_fit_are_refused() -> None:
+def test_mismatched_features_are_refused() -> None:
     EXAMPLE.check_features(Path("a.keras"), DESCRIPTION)
     with pytest.raises(RequestError, match=r"a\.keras does not fit .*layer: trained on 'fc2', given 'fc1'"):
         EXAMPLE.check_features(Path("a.keras"), DESCRIPTION | {"layer": "fc1"})

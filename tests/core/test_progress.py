@@ -1,4 +1,4 @@
-"""Progress in the log, where stderr is not a terminal."""
+"""Progress in the log if stderr is not a terminal."""
 
 import logging
 import time
@@ -9,14 +9,14 @@ from pipeline.core import progress
 from pipeline.core.progress import LoggedProgress, progress_bar
 
 
-def test_lines_say_how_far_how_fast_and_how_long(
+def test_lines_show_progress_rate_and_remaining_time(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     bar = LoggedProgress(10_000, "image", "features", initial=4000)
-    for seconds, count in [(60, 100), (4, 200), (4, 200), (4, 200)]:  # a minute of preparation before the first
+    for seconds, count in [(60, 100), (4, 200), (4, 200), (4, 200)]:  # a minute of preparation before the first image
         now[0] += seconds
         bar.update(count)
     assert bar.n == 4700
@@ -26,7 +26,7 @@ def test_lines_say_how_far_how_fast_and_how_long(
     ]
 
 
-def test_what_is_done_within_the_interval_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_short_work_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with progress_bar(3, "image", "features") as bar:
         bar.update(3)

@@ -36,7 +36,7 @@ EXAMPLE = RunRecord(
 
 
 def rewrite(folder: Path, **changes: object) -> None:
-    """Change parts of a `run.json`, with a checksum that fits; None removes a part."""
+    """Change parts of a `run.json` and fix its checksum; None removes a part."""
     file = folder / "run.json"
     document = {name: value for name, value in (json.loads(file.read_text()) | changes).items() if value is not None}
     document.pop("checksum")
@@ -57,7 +57,7 @@ def test_a_folder_with_a_decoder_or_a_checkpoint_can_be_resumed(tmp_path: Path, 
     assert can_resume(tmp_path)
 
 
-def test_a_record_says_what_is_known_of_decoders_before_they_are_scored(tmp_path: Path) -> None:
+def test_a_record_describes_decoders_before_they_are_scored(tmp_path: Path) -> None:
     assert EXAMPLE.trained == {}
     write_run(tmp_path, replace(EXAMPLE, fitted={"models": {"functional": {"epochs": 3}}, "shares": {}}))
     assert read_run(tmp_path).trained["models"]["functional"]["epochs"] == 3
@@ -68,12 +68,12 @@ def test_a_record_says_what_is_known_of_decoders_before_they_are_scored(tmp_path
     ("selection", "validation", "expected"),
     [({"c": "d"}, {"b": "d"}, "selection"), ({}, {"b": "d"}, "held-out"), ({}, {}, "training")],
 )
-def test_a_split_says_what_validation_curves_are_of(selection: dict, validation: dict, expected: str) -> None:
+def test_a_split_says_which_images_validation_curves_use(selection: dict, validation: dict, expected: str) -> None:
     assert SplitRecord("random:0.2", {"a": "d"}, validation, selection).validation_of == expected
 
 
 @pytest.mark.parametrize(("number", "age"), [(None, "older"), (FORMAT - 1, "older"), (FORMAT + 1, "newer")])
-def test_other_formats_are_refused_by_name(tmp_path: Path, number: int | None, age: str) -> None:
+def test_other_formats_are_refused_with_their_format(tmp_path: Path, number: int | None, age: str) -> None:
     write_run(tmp_path, EXAMPLE)
     rewrite(tmp_path, format=number)
     with pytest.raises(RequestError, match=rf"run\.json has format \d, written by an? {age} version"):
@@ -81,7 +81,7 @@ def test_other_formats_are_refused_by_name(tmp_path: Path, number: int | None, a
     assert not can_resume(tmp_path)
 
 
-def test_edits_are_damage_unless_they_are_allowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_edits_are_damage_unless_allowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_run(tmp_path, EXAMPLE)
     file = tmp_path / "run.json"
     file.write_text(file.read_text().replace('"seed": 3', '"seed": 4'))
@@ -92,7 +92,7 @@ def test_edits_are_damage_unless_they_are_allowed(tmp_path: Path, caplog: pytest
 
 
 @pytest.mark.parametrize("changes", [{"split": None}, {"split": {"rule": "random"}}, {"split": 3}, {"another": 1}])
-def test_runs_with_other_parts_are_damaged(tmp_path: Path, changes: dict) -> None:
+def test_runs_with_wrong_parts_are_damaged(tmp_path: Path, changes: dict) -> None:
     write_run(tmp_path, EXAMPLE)
     rewrite(tmp_path, **changes)
     with pytest.raises(RequestError, match=r"run\.json is damaged"):
@@ -140,14 +140,14 @@ def test_forged_runs_are_damaged(tmp_path: Path, changes: dict) -> None:
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, f'{{"seed": {"9" * 5000}}}', '{"seed": 1e}'])
-def test_json_that_is_hard_to_read_is_damaged(tmp_path: Path, content: str) -> None:
+def test_pathological_json_is_damaged(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     for allow_edits in (True, False):
         with pytest.raises(RequestError, match=r"run\.json is damaged"):
             read_run(tmp_path, allow_edits)
 
 
-def test_a_pipe_or_a_device_is_no_run(tmp_path: Path) -> None:
+def test_a_pipe_or_a_device_is_not_a_run(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.json")
     with pytest.raises(RequestError, match="is not a file"):
         read_run(tmp_path)
@@ -157,7 +157,7 @@ def test_a_pipe_or_a_device_is_no_run(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
+def test_other_files_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="is not a run"):
         read_run(tmp_path)
     for content in (b"", b"[]", b"\xff\xfe"):
@@ -166,7 +166,7 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
             read_run(tmp_path)
 
 
-def test_a_run_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
+def test_a_run_is_locked_by_one_process_until_it_ends(tmp_path: Path) -> None:
     code = "import sys, time; from pathlib import Path; from pipeline.core.runs import lock_run\n"
     code += "with lock_run(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     holder = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -183,7 +183,7 @@ def test_a_run_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_for_no_run_is_noticed_before_any_work(tmp_path: Path) -> None:
+def test_an_unusable_folder_for_runs_is_refused_before_any_work(tmp_path: Path) -> None:
     check_can_save(tmp_path / "new" / "models")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
@@ -200,7 +200,7 @@ def test_new_runs_never_share_a_folder(tmp_path: Path) -> None:
         new_run(tmp_path / "file")
 
 
-def test_a_run_has_the_name_that_it_is_given(tmp_path: Path) -> None:
+def test_a_run_can_be_named(tmp_path: Path) -> None:
     check_run_name(tmp_path, "tulips-2")
     assert new_run(tmp_path, "tulips-2") == tmp_path / "tulips-2"
     with pytest.raises(RequestError, match="exists"):
@@ -210,7 +210,7 @@ def test_a_run_has_the_name_that_it_is_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a\\b", "a\nb", "-flag"])
-def test_what_is_no_name_of_a_folder_names_no_run(tmp_path: Path, name: str) -> None:
+def test_invalid_names_of_runs_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(RequestError, match="cannot name a run"):
         check_run_name(tmp_path, name)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""stdout has results and nothing else, in the environment of a user."""
+"""stdout contains only results, in a user's environment."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, SMALL, Finished, environment_at, make_images, run_python
 
-# Prints as libraries do: through C's buffer, which is written at the end, directly, and in a child process.
+# Prints like libraries do: through C's buffer, which is flushed at exit, directly, and in a child process.
 PRINTS = """
 import ctypes, multiprocessing, os, sys
 from pipeline.core.standard_streams import keep_results_apart, silence_libraries
@@ -33,7 +33,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", ["aloud", "quiet"])
-def test_what_libraries_print_is_no_result(how: str, tmp_path: Path) -> None:
+def test_output_of_libraries_stays_off_stdout(how: str, tmp_path: Path) -> None:
     (tmp_path / "prints.py").write_text(PRINTS)
     finished = run_python(tmp_path / "prints.py", how, env=environment_at(tmp_path))
     assert finished.out == "result\n"
@@ -56,7 +56,7 @@ def into(stdout: str, *arguments: object, home: Path) -> Finished:
     """Run a command with a stdout that cannot be written to."""
     redirection = {"closed": ">&-", "full": "> /dev/full", "gone": "| true"}[stdout]
     script = f'"$@" {redirection}; exit ${{PIPESTATUS[0]}}'
-    if stdout == "gone":  # the reader must have ended before
+    if stdout == "gone":  # the reader must exit first
         script = '(sleep 0.2; exec "$@") | true; exit ${PIPESTATUS[0]}'
     command = ["bash", "-c", script, "bash", sys.executable, "-m", "pipeline", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment_at(home), capture_output=True, text=True)
@@ -73,7 +73,7 @@ def test_a_result_that_cannot_be_written_is_one_message(stdout: str, command: tu
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are those of POSIX")
-def test_a_closed_stderr_takes_nothing_else_with_it(home: Path, tmp_path: Path) -> None:
+def test_a_closed_stderr_breaks_nothing_else(home: Path, tmp_path: Path) -> None:
     command = f"exec {sys.executable} -m pipeline cache --json --cache {tmp_path} 2>&-"
     done = subprocess.run(["sh", "-c", command], cwd=ROOT, env=environment_at(home), capture_output=True, text=True)
     assert (done.returncode, json.loads(done.stdout)["stores"]) == (0, [])

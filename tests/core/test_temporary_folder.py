@@ -1,4 +1,4 @@
-"""What libraries leave in the temporary folder goes with the process, or with the next one."""
+"""Temporary files of libraries are removed when the process ends, or by the next process."""
 
 import os
 import subprocess
@@ -29,13 +29,13 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return environment_at(tmp_path) | {"TMPDIR": str(tmp_path / "temporary")}
 
 
-def test_temporary_files_go_with_their_process(environment: dict[str, str]) -> None:
+def test_temporary_files_are_removed_when_the_process_ends(environment: dict[str, str]) -> None:
     shared = Path(environment["TMPDIR"])
     assert run_python("-c", PROGRAM, 0, env=environment).out == f"{shared} 3\n"
     assert list(shared.iterdir()) == []
 
 
-def test_what_a_kill_left_goes_with_the_next_process(environment: dict[str, str]) -> None:
+def test_leftovers_of_a_kill_are_removed_by_the_next_process(environment: dict[str, str]) -> None:
     shared = Path(environment["TMPDIR"])
     (shared / "image-vectors-0123456789abcdef").symlink_to(ROOT)
     (shared / "image-vectors-notes").mkdir()
@@ -45,7 +45,7 @@ def test_what_a_kill_left_goes_with_the_next_process(environment: dict[str, str]
     try:
         process.stdout.readline()
         run_python("-c", PROGRAM, 0, env=environment)
-        assert len(os.listdir(shared)) == 3  # it lives
+        assert len(os.listdir(shared)) == 3  # it is still alive
     finally:
         process.kill()
         process.communicate()
@@ -53,10 +53,10 @@ def test_what_a_kill_left_goes_with_the_next_process(environment: dict[str, str]
     assert sorted(os.listdir(shared)) == ["image-vectors-0123456789abcdef", "image-vectors-notes"]
 
 
-def test_a_command_leaves_none(run_process, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_command_leaves_no_temporary_files(run_process, environment: dict[str, str], tmp_path: Path) -> None:
     run_process("cache", "--cache", tmp_path, TMPDIR=environment["TMPDIR"])
     assert os.listdir(environment["TMPDIR"]) == []
 
 
-def test_without_a_temporary_folder_the_systems_stays(run_process, tmp_path: Path) -> None:
+def test_without_a_private_folder_the_systems_is_used(run_process, tmp_path: Path) -> None:
     run_process("cache", "--cache", tmp_path, TMPDIR=str(tmp_path / "none"))

@@ -1,4 +1,4 @@
-"""Vectors and the names beside them, as files that are written a block at a time."""
+"""Vectors and their names in files that are written a block at a time."""
 
 import csv
 import zipfile
@@ -21,11 +21,11 @@ NEAREST = NearestNames(
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.core.vectors.LARGEST_BLOCK", 100)  # bytes: two rows of the vectors below
+    monkeypatch.setattr("pipeline.core.vectors.LARGEST_BLOCK", 100)  # bytes: two rows of the test vectors
     monkeypatch.setattr(vector_files, "NAMES_AT_ONCE", 2)
 
 
-def test_names_and_cosines_stand_beside_their_vectors(tmp_path: Path) -> None:
+def test_names_and_cosines_match_their_vectors(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(7, 10)).astype(np.float32)
     expected = [[NEAREST.names[number] for number in row] for row in NEAREST.numbers]
     for suffix in ("npz", "parquet"):
@@ -42,7 +42,7 @@ def test_names_and_cosines_stand_beside_their_vectors(tmp_path: Path) -> None:
     assert np.array_equal(np.array(table["cosines"].to_pylist(), np.float32), NEAREST.cosines)
 
 
-def test_a_csv_holds_every_bit_of_the_vectors(tmp_path: Path) -> None:
+def test_a_csv_keeps_every_bit_of_the_vectors(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(7, 10)).astype(np.float32)
     paths = ['a "b".png', "a,b.png", "a\nb.png", "ö.png", "=1.png", " .png", "0.png"]
     write_vectors(tmp_path / "out.csv", "predictions", paths, vectors, NEAREST)
@@ -55,7 +55,7 @@ def test_a_csv_holds_every_bit_of_the_vectors(tmp_path: Path) -> None:
     assert np.array_equal(cosines, NEAREST.cosines)
 
 
-def test_layers_of_different_size_stay_in_step(tmp_path: Path) -> None:
+def test_layers_of_different_size_stay_aligned(tmp_path: Path) -> None:
     layers = {name: np.arange(7 * dim, dtype=np.float32).reshape(7, dim) for name, dim in (("a", 1), ("b", 20))}
     write_layers(tmp_path / "out.parquet", PATHS, layers)
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
@@ -63,8 +63,8 @@ def test_layers_of_different_size_stay_in_step(tmp_path: Path) -> None:
         assert np.array_equal(np.array(table[name].to_pylist(), np.float32), vectors)
 
 
-def test_archives_of_more_than_two_gigabytes_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 20)  # bytes, in place of 2 GiB
+def test_archives_above_two_gigabytes_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 20)  # bytes instead of 2 GiB
     vectors = np.ones((7, 10), np.float32)
     write_vectors(tmp_path / "out.npz", "predictions", PATHS, vectors, NEAREST)
     write_layers(tmp_path / "layers.npz", PATHS, {"fc1": vectors, "fc2": vectors})

@@ -9,26 +9,26 @@ X = RANDOM.normal(size=(600, 7)).astype(np.float32)
 Y = (X + RANDOM.normal(size=X.shape)).astype(np.float32)
 
 
-def test_blocks_are_the_whole_in_order() -> None:
+def test_blocks_cover_the_array_in_order() -> None:
     assert np.array_equal(np.concatenate(list(in_blocks(X, 256))), X)
     assert [len(block) for block in in_blocks(X, 256)] == [256, 256, 88]
 
 
 @pytest.mark.parametrize("offset", [0, 1000])
-def test_moments_are_those_of_the_whole(offset: float) -> None:
+def test_moments_match_the_whole_array(offset: float) -> None:
     x = X + np.float32(offset)
     mean, variance = moments(x)
     np.testing.assert_allclose(mean, x.astype(np.float64).mean(axis=0), rtol=1e-6)
     assert variance == pytest.approx(x.astype(np.float64).var(axis=0).mean(), rel=1e-6)
 
 
-def test_cosines_are_scikit_learns() -> None:
+def test_cosines_match_scikit_learn() -> None:
     np.testing.assert_allclose(cosines(X, Y), np.diag(cosine_similarity(X, Y)), atol=1e-6)
     assert np.abs(cosines(X, X) - 1).max() < 1e-12
     assert cosines(X, X).max() <= 1
 
 
-def test_zero_vectors_have_no_direction() -> None:
+def test_the_cosine_of_a_zero_vector_is_0() -> None:
     assert cosines(np.zeros((1, 7)), X[:1])[0] == 0
     assert not unit(np.zeros((2, 3))).any()
 

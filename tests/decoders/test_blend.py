@@ -108,7 +108,7 @@ def test_small_and_flat_data_give_finite_predictions(count: int, dim: int) -> No
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e2])
-def test_the_unit_of_the_targets_does_not_matter(fitted: tuple[np.ndarray, np.ndarray, Blend], scale: float) -> None:
+def test_the_unit_of_the_targets_has_no_effect(fitted: tuple[np.ndarray, np.ndarray, Blend], scale: float) -> None:
     x, y, blend = fitted
     scaled = fit_blend(x[:60], y[:60] * np.float32(scale), np.arange(60), CONFIG)
     expected = blend.network((x[60:] - blend.mean) / blend.scale)
