@@ -36,7 +36,7 @@ from pipeline.decoders.blend import assign_folds
 from pipeline.decoders.callbacks import Callbacks
 from pipeline.decoders.fitting import PRESETS, fit_decoders
 from pipeline.decoders.network import predict
-from pipeline.decoders.ridge import fit_ridge
+from pipeline.decoders.ridge import RidgeFolds
 from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.intervals import across, over_folds, within
 from pipeline.evaluation.results import Bounds
@@ -180,7 +180,7 @@ class Outcome:
 
 def fit_ridge_alone(x: np.ndarray, y: np.ndarray, units: np.ndarray, seed: int) -> Predict:
     """The pipeline's ridge regression, with a single penalty."""
-    ridge = fit_ridge(x, y, assign_folds(y, units, seed, FOLDS))
+    ridge = RidgeFolds(x, y, assign_folds(y, units, seed, FOLDS)).best()
     return lambda pool: pool @ ridge.coefficients + ridge.intercept
 
 

@@ -135,7 +135,7 @@ def cross_validate(
             x = examples.features.scaled_by(rows).stored()
             data = TrainingData(x.subset(rows), y[rows], x.subset(held_out), y[held_out], memory).loaded()
             fitted = fit_decoders(data, config, styles, units[rows], seed + repeat, Callbacks())
-            baselines = Baselines.fit(data.x, data.y, units[rows], seed + repeat)
+            baselines = Baselines.fit(data.x, data.y, units[rows], seed + repeat, fitted.ridge)
             predictions = {style: predict(model, data.x_validation) for style, model in fitted.models.items()}
             predictions |= baselines.predict(data.x_validation)
             for name, predicted in predictions.items():

@@ -228,7 +228,7 @@ def _fit(run: TrainingRun, record: RunRecord) -> RunRecord:
     fitted = fit_decoders(data, options.config, options.styles, units, seed, Callbacks(run.progress, checkpoint, logs))
     log.info("Fitting the baselines.")
     images = examples.examples.features.images.subset(examples.train)
-    baselines = Baselines.fit(data.x, data.y, units, seed).with_labels(images.labels, images.groups)
+    baselines = Baselines.fit(data.x, data.y, units, seed, fitted.ridge).with_labels(images.labels, images.groups)
     _save(run, fitted.models, baselines, data)
     record = replace(
         record,

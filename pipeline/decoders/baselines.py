@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pipeline.core.vectors import Vectors, vector_digest
 from pipeline.decoders.blend import assign_folds
 from pipeline.decoders.hidden_layer import Coordinates
 from pipeline.decoders.network import predict
-from pipeline.decoders.ridge import fit_ridge
+from pipeline.decoders.ridge import Ridge, RidgeFolds
 from pipeline.decoders.stacking import score
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,9 @@ class Baselines:
     groups: frozenset[str] | None = None
 
     @classmethod
-    def fit(cls, x: Vectors, y: np.ndarray, units: np.ndarray, seed: int = 0) -> "Baselines":
+    def fit(
+        cls, x: Vectors, y: np.ndarray, units: np.ndarray, seed: int = 0, ridge: Callable[[], Ridge] | None = None
+    ) -> "Baselines":
         """Fit the baselines, with penalties chosen by five-fold cross-validation on the training images.
 
         Args:
@@ -56,11 +58,12 @@ class Baselines:
             y: Training targets, shape (N, D).
             units: A number for each image, shape (N,), int; images with the same number share a fold.
             seed: Random seed of the folds.
+            ridge: Fits ridge regression to these images; None to fit it from the start.
         """
         folds = assign_folds(y, units, seed, FOLDS)
         digests = sorted({vector_digest(target) for target in y})
-        ridge = fit_ridge(x, y, folds)
-        models = {"ridge": _linear_model(ridge.coefficients, ridge.intercept, "linear", "ridge")}
+        regression = ridge() if ridge else RidgeFolds(x, y, folds).best()
+        models = {"ridge": _linear_model(regression.coefficients, regression.intercept, "linear", "ridge")}
         if 1 < len(digests) <= len(y) // 2 and len(y) * len(digests) <= CONSE_WORK and isinstance(x, np.ndarray):
             models["conse"] = _fit_conse(x, y, folds, seed)
         return cls(
@@ -160,10 +163,8 @@ def _fit_conse(x: np.ndarray, y: np.ndarray, folds: np.ndarray, seed: int) -> An
     classifier = _fit_classifier(z, label, CONSE_STRENGTHS[best] / x.shape[1])
     kernel = classifier.coef_.T if len(targets) > 2 else np.hstack([-classifier.coef_.T / 2, classifier.coef_.T / 2])
     bias = classifier.intercept_ if len(targets) > 2 else np.array([-1, 1]) * classifier.intercept_ / 2
-    if coordinates.basis is not None:
-        kernel = coordinates.basis @ kernel / coordinates.stretch
-    kernel = kernel / coordinates.scale
-    model = _linear_model(kernel, bias - coordinates.mean @ kernel, "softmax", "conse")
+    kernel, bias = coordinates.linear_on_features(kernel / coordinates.stretch, bias)
+    model = _linear_model(kernel, bias, "softmax", "conse")
     model.add(import_keras().layers.Dense(targets.shape[1], use_bias=False))
     model.layers[-1].set_weights([targets])
     return model

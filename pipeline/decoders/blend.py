@@ -30,7 +30,7 @@ from pipeline.core.vectors import Vectors
 from pipeline.decoders.callbacks import Callbacks, FinishedSteps
 from pipeline.decoders.hidden_layer import BATCH, Coordinates, HiddenLayer, NetworkConfig
 from pipeline.decoders.network import ApiStyle, stack_layers
-from pipeline.decoders.ridge import Ramps, RidgeCandidates, fit_candidates, sums_memory
+from pipeline.decoders.ridge import Ramps, Ridge, RidgeFolds, sums_memory
 from pipeline.decoders.stacking import Shares, stack
 
 PENALTIES = 10.0 ** np.arange(-4, 3)  # of ridge regression and ramps; see `RidgePath`
@@ -93,12 +93,14 @@ class Blend:
         mean: Mean training feature, shape (F,).
         scale: Root of the mean variance of the training features.
         shares: Candidate -> its share; all 0 where the blend is the mean target.
+        ridge: Fits ridge regression with a single penalty, from the sums of the candidates; None without candidates.
     """
 
     network: HiddenLayer
     mean: np.ndarray
     scale: float
     shares: dict[str, float]
+    ridge: Callable[[], Ridge] | None = None
 
 
 def assign_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.ndarray:
@@ -135,17 +137,19 @@ class Candidates:
         linear: Ridge regressions on coordinates.
         smooth: Ridge regressions on ramps.
         ramps: The ramps.
-        networks: Weight decay -> the network, and its out-of-fold predictions for `rows`, shape (M, D).
+        networks: Weight decay -> the network.
+        out_of_fold: Predictions for `rows` by each candidate, fitted without the fold of the row; shape (M, D) each.
         coordinates: The coordinates of the features.
         mean: Mean training target, shape (D,).
         rows: The training images with out-of-fold predictions, shape (M,), int.
         folds: The fold of each training image, shape (N,), int; at least two different ones.
     """
 
-    linear: RidgeCandidates
-    smooth: RidgeCandidates
+    linear: RidgeFolds
+    smooth: RidgeFolds
     ramps: Ramps
-    networks: dict[float, tuple[HiddenLayer, np.ndarray]]
+    networks: dict[float, HiddenLayer]
+    out_of_fold: list[np.ndarray]
     coordinates: Coordinates
     mean: np.ndarray
     rows: np.ndarray
@@ -160,12 +164,16 @@ class Candidates:
         rows = _compared_rows(folds, y.shape[1], seed)
         z = coordinates(coordinates.standardise(x))
         ramps = Ramps.draw(z, config.ramps, seed)
-        trainings = _Trainings(z, y, folds, rows, config, coordinates.stretch, seed)
+        networks, predicted = _Trainings(z, y, folds, rows, config, coordinates.stretch, seed).run(callbacks)
+        smooth = RidgeFolds(ramps, y, folds, penalties=np.empty(0))
+        predicted = [*smooth.out_of_fold(rows, PENALTIES), *predicted]
+        linear = RidgeFolds(z, y, folds)
         return cls(
-            networks=trainings.run(callbacks),
-            linear=fit_candidates(z, y, folds, rows, PENALTIES),
-            smooth=fit_candidates(ramps, y, folds, rows, PENALTIES),
+            linear=linear,
+            smooth=smooth,
             ramps=ramps,
+            networks=networks,
+            out_of_fold=[*linear.out_of_fold(rows, PENALTIES), *predicted],
             coordinates=coordinates,
             mean=y.mean(axis=0, dtype=np.float64),
             rows=rows,
@@ -178,31 +186,26 @@ class Candidates:
         decays = [f"network, weight decay {decay:g}" for decay in self.networks]
         return ["ridge"] * len(PENALTIES) + ["ramps"] * len(PENALTIES) + decays
 
-    @property
-    def out_of_fold(self) -> list[np.ndarray]:
-        """Predictions for `rows` by each candidate, fitted without the fold of the row; shape (M, D) each."""
-        predictions = [predicted for _, predicted in self.networks.values()]
-        return [*self.linear.out_of_fold, *self.smooth.out_of_fold, *predictions]
-
     def blend(self, shares: Shares) -> Blend:
         """Blend the candidates into one network."""
         linear_shares, smooth_shares, network_shares = np.split(shares.candidates, [len(PENALTIES), 2 * len(PENALTIES)])
         parts: list[tuple[HiddenLayer, float]] = []
         if linear_shares.any():
-            ridge = self.linear.blend(linear_shares)
-            parts.append((HiddenLayer.linear(ridge.coefficients, ridge.intercept), 1.0))
+            linear = self.linear.blend(PENALTIES, linear_shares)
+            parts.append((HiddenLayer.linear(linear.coefficients, linear.intercept), 1.0))
         if smooth_shares.any():
-            parts.append((self.ramps.network(self.smooth.blend(smooth_shares)), 1.0))
-        networks = [network for network, _ in self.networks.values()]
-        parts += [(network, share) for network, share in zip(networks, network_shares, strict=True) if share]
+            parts.append((self.ramps.network(self.smooth.blend(PENALTIES, smooth_shares)), 1.0))
+        networks = zip(self.networks.values(), network_shares, strict=True)
+        parts += [(network, share) for network, share in networks if share]
         by_name = dict.fromkeys(self.names, 0.0)
         for name, share in zip(self.names, shares.candidates, strict=True):
             by_name[name] += float(share)
+        ridge = functools.partial(_ridge_on_features, self.linear, self.coordinates)
         if not parts:
-            return _mean_target(self.coordinates, self.mean, by_name)
+            return _mean_target(self.coordinates, self.mean, by_name, ridge)
         on_features = [self.coordinates.on_features(part) for part, _ in parts]
         network = HiddenLayer.blend(on_features, [weight for _, weight in parts], self.mean, shares.mean)
-        return Blend(network, self.coordinates.mean, self.coordinates.scale, by_name)
+        return Blend(network, self.coordinates.mean, self.coordinates.scale, by_name, ridge)
 
 
 def fit_blend(
@@ -231,9 +234,16 @@ def fit_blend(
     return candidates.blend(stack(candidates.out_of_fold, y, candidates.rows, folds, units))
 
 
-def _mean_target(coordinates: Coordinates, mean: np.ndarray, shares: dict[str, float]) -> Blend:
+def _mean_target(
+    coordinates: Coordinates, mean: np.ndarray, shares: dict[str, float], ridge: Callable[[], Ridge] | None = None
+) -> Blend:
     constant = HiddenLayer.linear(np.zeros((len(coordinates.mean), len(mean))), mean)
-    return Blend(constant, coordinates.mean, coordinates.scale, shares)
+    return Blend(constant, coordinates.mean, coordinates.scale, shares, ridge)
+
+
+def _ridge_on_features(regressions: RidgeFolds, coordinates: Coordinates) -> Ridge:
+    best = regressions.best()
+    return Ridge(*coordinates.linear_on_features(best.coefficients, best.intercept))
 
 
 def _compared_rows(folds: np.ndarray, dim: int, seed: int) -> np.ndarray:
@@ -255,8 +265,8 @@ class _Trainings:
     stretch: float
     seed: int
 
-    def run(self, callbacks: Callbacks) -> dict[float, tuple[HiddenLayer, np.ndarray]]:
-        """Train: weight decay -> the network, and its out-of-fold predictions for `rows`, shape (M, D)."""
+    def run(self, callbacks: Callbacks) -> tuple[dict[float, HiddenLayer], list[np.ndarray]]:
+        """Train: weight decay -> the network; and for each its out-of-fold predictions for `rows`, shape (M, D)."""
         decays = self.config.weight_decays
         parts = {f"without fold {fold}": self.folds != fold for fold in np.unique(self.folds[self.rows])}
         parts["all"] = np.full(len(self.z), True)
@@ -271,7 +281,7 @@ class _Trainings:
                 predicted[decay][held_out] = networks[decay](self.z[self.rows[held_out]])
                 done += self.config.steps(int(part.sum()))
                 bar.update(done - bar.n)  # the steps of a network from the checkpoint
-        return {decay: (networks[decay], predicted[decay]) for decay in decays}
+        return networks, list(predicted.values())
 
     def _train(self, rows: np.ndarray, decay: float, advance: Callable[[int], object]) -> list[np.ndarray]:
         import_keras()  # before TensorFlow, which it configures

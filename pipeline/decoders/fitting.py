@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipeline.decoders.network import (
     multiply_output,
     target_scale,
 )
+from pipeline.decoders.ridge import Ridge
 from pipeline.decoders.training import Diverged, History, TrainingData, fit
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class FittedDecoders:
         histories: API style -> how the training went; without curves for a blend.
         epochs: API style -> the number of epochs trained.
         shares: Candidate -> its share of a blend, all 0 if the blend is the mean target; empty for a single network.
+        ridge: Fits ridge regression to the training images, from the sums of a blend; None for a single network.
         diverged: The error if the loss became NaN or infinite after some epochs; the models have finite weights.
     """
 
@@ -50,6 +52,7 @@ class FittedDecoders:
     histories: Mapping[str, History]
     epochs: Mapping[str, int]
     shares: Mapping[str, float] = field(default_factory=dict)
+    ridge: Callable[[], Ridge] | None = None
     diverged: PipelineError | None = None
 
 
@@ -121,6 +124,7 @@ def _fit_blend(
         histories={style: History(kept_epoch=config.epochs, seconds=seconds) for style in styles},
         epochs=dict.fromkeys(styles, config.epochs),
         shares=blend.shares,
+        ridge=blend.ridge,
     )
 
 

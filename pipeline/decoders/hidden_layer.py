@@ -126,6 +126,11 @@ class Coordinates:
         """Coordinates of standardised features (N, F): shape (N, R), float32."""
         return standardised if self.basis is None else standardised @ self.basis
 
+    def linear_on_features(self, kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rewrite a linear map of coordinates, (R, D) and (D,), as one of features, not standardised."""
+        kernel = (kernel if self.basis is None else self.basis @ kernel) / self.scale
+        return kernel, bias - self.mean @ kernel
+
     def on_features(self, network: HiddenLayer) -> HiddenLayer:
         """Rewrite a network on coordinates as a network on standardised features."""
         if self.basis is None:

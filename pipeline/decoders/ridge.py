@@ -73,19 +73,18 @@ class RidgePath:
     """The solutions for all penalties, from one eigendecomposition.
 
     Directions in which the rows differ by less than the precision of float32 are left out; if no direction is left, the
-    solution for every penalty is the mean target.
+    solution for every penalty is the mean target. Penalties, shape (P,), are relative to the mean squared length of a
+    centred row.
 
     Args:
         moments: The training rows.
-        penalties: Relative to the mean squared length of a centred row, shape (P,).
 
     Attributes:
         mean_x: Mean feature, shape (F,).
         mean_y: Mean target, shape (D,).
-        penalties: The penalties, absolute, shape (P,).
     """
 
-    def __init__(self, moments: Moments, penalties: np.ndarray = PENALTIES) -> None:
+    def __init__(self, moments: Moments) -> None:
         from scipy.linalg import eigh
 
         self.mean_x, self.mean_y = moments.x, moments.y
@@ -93,34 +92,37 @@ class RidgePath:
         kept = values > max(FLAT * FLAT * values[-1], ROUNDING * (values.sum() + moments.count * moments.x @ moments.x))
         self._values, self._vectors = values[kept], vectors[:, kept]
         self._projected = self._vectors.T @ moments.xy
-        self.penalties = penalties * self._values.sum() / moments.count
+        self._length = self._values.sum() / moments.count
 
-    def _filters(self) -> np.ndarray:
+    def _filters(self, penalties: np.ndarray) -> np.ndarray:
         """The factor of each direction for each penalty, shape (P, R)."""
-        return 1 / (self._values + self.penalties[:, None])
+        return 1 / (self._values + penalties[:, None] * self._length)
 
-    def predictions(self, x: np.ndarray) -> np.ndarray:
+    def predictions(self, x: np.ndarray, penalties: np.ndarray) -> np.ndarray:
         """Predictions for features of shape (M, F) with each penalty, shape (P, M, D), float32."""
         rotated = (x - self.mean_x) @ self._vectors
         return np.stack(
-            [((rotated * factors) @ self._projected + self.mean_y).astype(np.float32) for factors in self._filters()]
+            [
+                ((rotated * factors) @ self._projected + self.mean_y).astype(np.float32)
+                for factors in self._filters(penalties)
+            ]
         )
 
-    def squared_errors(self, held_out: Moments) -> np.ndarray:
+    def squared_errors(self, held_out: Moments, penalties: np.ndarray) -> np.ndarray:
         """The squared errors on held-out rows, summed over rows and dimensions, for each penalty, shape (P,)."""
+        filters = self._filters(penalties)
         xx = self._vectors.T @ held_out.xx @ self._vectors
         xy = self._vectors.T @ held_out.xy
+        # |X S|^2 for a solution S = diag(filter) P is filter' (X'X * P P') filter, so one P P' serves all penalties.
+        squares = np.einsum("pr,pr->p", filters @ (xx * (self._projected @ self._projected.T)), filters)
+        about_means = held_out.yy - 2 * filters @ np.einsum("rd,rd->r", xy, self._projected) + squares
         dx, dy = (held_out.x - self.mean_x) @ self._vectors, held_out.y - self.mean_y
-        errors = []
-        for factors in self._filters():
-            solution = factors[:, None] * self._projected
-            about_means = held_out.yy - 2 * np.vdot(xy, solution) + np.vdot(xx @ solution, solution)
-            errors.append(about_means + held_out.count * np.square(dy - dx @ solution).sum())
-        return np.array(errors)
+        errors: np.ndarray = about_means + held_out.count * np.square(dy - filters * dx @ self._projected).sum(axis=1)
+        return errors
 
-    def coefficients(self, shares: np.ndarray) -> np.ndarray:
-        """The coefficients of all penalties, weighted by shares (P,) and summed: shape (F, D), float64."""
-        return self._vectors @ ((shares @ self._filters())[:, None] * self._projected)
+    def coefficients(self, penalties: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """The coefficients for all penalties, weighted by shares (P,) and summed: shape (F, D), float64."""
+        return self._vectors @ ((shares @ self._filters(penalties))[:, None] * self._projected)
 
 
 @dataclass(frozen=True)
@@ -136,74 +138,63 @@ class Ridge:
     intercept: np.ndarray
 
 
-def fit_ridge(x: Vectors, y: np.ndarray, folds: np.ndarray) -> Ridge:
-    """Fit ridge regression with the penalty, one of PENALTIES, that has the lowest squared error out of fold.
+class RidgeFolds:
+    """Ridge regressions on all rows and without each fold, with any penalty.
 
-    With more images than features, the features are read once, a block at a time; otherwise they are loaded into
-    memory, and the regression is fitted in the space that they span. `sums_memory` says how much memory that needs.
+    With more rows than features, the features are read once, a block at a time; otherwise they are loaded into memory,
+    and the regressions are fitted in the space that they span. `sums_memory` says how much memory that needs.
 
     Args:
         x: Features, shape (N, F).
         y: Targets, shape (N, D).
         folds: The fold of each row, shape (N,), int.
-
-    Returns:
-        The regression; for a single fold, the mean target.
-    """
-    span = Span.of(x)
-    parts = [Moments.of(span, y, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
-    errors = np.zeros(len(PENALTIES))
-    if len(parts) > 1:
-        for number, part in enumerate(parts):
-            errors += RidgePath(reduce(Moments.__add__, parts[:number] + parts[number + 1 :])).squared_errors(part)
-    path = RidgePath(reduce(Moments.__add__, parts))
-    choice = len(errors) - 1 - int(errors[::-1].argmin())  # the largest of equally good penalties
-    return span.on_features(path, float(len(parts) > 1) * np.eye(len(PENALTIES))[choice])
-
-
-@dataclass(frozen=True)
-class RidgeCandidates:
-    """Ridge regressions with different penalties, to be blended.
-
-    Attributes:
-        out_of_fold: Out-of-fold predictions for selected rows, an array of shape (M, D), float32, for each penalty.
-        path: The regressions fitted to all rows.
-        span: The space in which they were fitted.
+        penalties: The penalties that `best` chooses from, shape (P,); empty if nothing calls it.
     """
 
-    out_of_fold: list[np.ndarray]
-    path: RidgePath
-    span: "Span"
+    def __init__(self, x: Vectors, y: np.ndarray, folds: np.ndarray, penalties: np.ndarray = PENALTIES) -> None:
+        self._span, self._folds, self._penalties, self._dim = Span.of(x), folds, penalties, y.shape[1]
+        self._parts = {
+            fold: Moments.of(self._span, y, np.flatnonzero(folds == fold)) for fold in np.unique(folds).tolist()
+        }
+        self._path = RidgePath(reduce(Moments.__add__, self._parts.values()))
+        self._errors: dict[int, np.ndarray] = {}  # fold -> its squared errors, once a path without it was computed
 
-    def blend(self, shares: np.ndarray) -> Ridge:
-        """The mean target plus the regressions' deviations from it, weighted by shares (P,) and summed."""
-        return self.span.on_features(self.path, shares)
+    def _without(self, fold: int) -> RidgePath:
+        path = RidgePath(reduce(Moments.__add__, (part for other, part in self._parts.items() if other != fold)))
+        if len(self._penalties):
+            self._errors[fold] = path.squared_errors(self._parts[fold], self._penalties)
+        return path
 
+    def out_of_fold(self, rows: np.ndarray, penalties: np.ndarray) -> list[np.ndarray]:
+        """Predict rows by regressions without their fold.
 
-def fit_candidates(
-    x: Vectors, y: np.ndarray, folds: np.ndarray, rows: np.ndarray, penalties: np.ndarray
-) -> RidgeCandidates:
-    """Fit ridge regressions with all penalties, to all rows and without each fold of `rows`.
+        Args:
+            rows: The rows, shape (M,), int.
+            penalties: Shape (P,).
 
-    Args:
-        x: Features, shape (N, F).
-        y: Targets, shape (N, D).
-        folds: The fold of each row, shape (N,), int; at least two different ones.
-        rows: The rows to predict out of fold, shape (M,), int.
-        penalties: See `RidgePath`, shape (P,).
+        Returns:
+            For each penalty predictions of shape (M, D), float32.
+        """
+        predicted = np.empty((len(penalties), len(rows), self._dim), np.float32)
+        for fold in np.unique(self._folds[rows]).tolist():
+            held_out = self._folds[rows] == fold
+            predicted[:, held_out] = self._without(fold).predictions(self._span[rows[held_out]], penalties)
+        return list(predicted)
 
-    Returns:
-        The regressions.
-    """
-    span = Span.of(x)
-    parts = [Moments.of(span, y, np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
-    predicted = np.empty((len(penalties), len(rows), y.shape[1]), np.float32)
-    for number, fold in enumerate(np.unique(folds)):
-        held_out = folds[rows] == fold
-        if held_out.any():
-            path = RidgePath(reduce(Moments.__add__, parts[:number] + parts[number + 1 :]), penalties)
-            predicted[:, held_out] = path.predictions(span[rows[held_out]])
-    return RidgeCandidates(list(predicted), RidgePath(reduce(Moments.__add__, parts), penalties), span)
+    def blend(self, penalties: np.ndarray, shares: np.ndarray) -> Ridge:
+        """The mean target plus the deviations of the regressions on all rows from it, weighted by shares (P,)."""
+        return self._span.on_features(self._path, penalties, shares)
+
+    def best(self) -> Ridge:
+        """The regression on all rows with the lowest squared error out of fold; for a single fold, the mean target."""
+        if len(self._parts) == 1:
+            return self.blend(self._penalties, np.zeros(len(self._penalties)))
+        for fold in self._parts:
+            if fold not in self._errors:
+                self._without(fold)
+        errors = np.sum(list(self._errors.values()), axis=0)
+        choice = len(errors) - 1 - int(errors[::-1].argmin())  # the largest of equally good penalties
+        return self.blend(self._penalties[[choice]], np.ones(1))
 
 
 @dataclass(frozen=True)
@@ -233,9 +224,9 @@ class Span:
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         return self.x[rows]
 
-    def on_features(self, path: RidgePath, shares: np.ndarray) -> Ridge:
+    def on_features(self, path: RidgePath, penalties: np.ndarray, shares: np.ndarray) -> Ridge:
         """The solutions of a path, weighted by shares, as one regression on features; see `RidgePath.coefficients`."""
-        coefficients, mean = path.coefficients(shares), path.mean_x
+        coefficients, mean = path.coefficients(penalties, shares), path.mean_x
         if self.basis is not None and self.mean is not None:
             coefficients, mean = self.basis @ coefficients, self.mean + self.basis @ path.mean_x
         intercept = path.mean_y - mean @ coefficients

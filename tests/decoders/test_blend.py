@@ -8,6 +8,7 @@ from pipeline.core.vectors import cosines
 from pipeline.decoders import xla
 from pipeline.decoders.blend import MANY, MOST_STEPS, Blend, BlendConfig, assign_folds, build_blend, fit_blend
 from pipeline.decoders.callbacks import Callbacks
+from pipeline.decoders.ridge import RidgeFolds
 
 CONFIG = BlendConfig(weight_decays=(3.0, 10.0), units=32, epochs=30, ramps=64)
 
@@ -185,3 +186,16 @@ def test_a_blend_resumes_after_the_last_network_that_was_trained(monkeypatch, tm
     assert np.array_equal(resumed.network.out, undisturbed.network.out)
     with pytest.raises(PipelineError, match="checkpoint of another training"):
         fit_blend(x, y + 1, np.arange(30), CONFIG, callbacks=callbacks)
+
+
+@pytest.mark.parametrize("shape", [(60, 12), (40, 50)])
+def test_the_ridge_baseline_costs_no_eigendecomposition_of_its_own(shape: tuple[int, int], monkeypatch) -> None:
+    random = np.random.default_rng(0)
+    x = (random.normal(size=shape) + 3).astype(np.float32)
+    y = (x[:, :4] + random.normal(size=(len(x), 4))).astype(np.float32)
+    blend = fit_blend(x, y, np.arange(len(x)), BlendConfig(weight_decays=(), ramps=8))
+    own = RidgeFolds(x, y, assign_folds(y, np.arange(len(x)), 0, 5)).best()
+    monkeypatch.delattr("pipeline.decoders.ridge.RidgePath")
+    shared = blend.ridge()
+    assert np.allclose(shared.coefficients, own.coefficients, atol=1e-4)
+    assert np.allclose(shared.intercept, own.intercept, atol=1e-3)

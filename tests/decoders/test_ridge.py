@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as Reference
 
-from pipeline.decoders.ridge import PENALTIES, Moments, RidgePath, fit_candidates, fit_ridge
+from pipeline.decoders.ridge import PENALTIES, Moments, RidgeFolds, RidgePath
 
 
 @pytest.fixture(params=[(60, 8), (30, 80)], ids=["more images than features", "fewer"])
@@ -37,7 +37,7 @@ def test_chooses_and_fits_as_scikit_learn_does(problem):
     errors = reference(x, y, folds, mean_squared_length).sum(axis=1)
     penalty = PENALTIES[errors.argmin()] * mean_squared_length(x)
     expected = Reference(alpha=penalty).fit(x.astype(np.float64), y)
-    ridge = fit_ridge(x, y, folds)
+    ridge = RidgeFolds(x, y, folds).best()
     assert np.allclose(x @ ridge.coefficients + ridge.intercept, expected.predict(x), atol=1e-3)
 
 
@@ -45,23 +45,24 @@ def test_squared_errors_follow_from_moments_alone(problem):
     x, y, folds = problem
     held_out = folds == 0
     path = RidgePath(Moments.of(x, y, np.flatnonzero(~held_out)))
-    expected = ((path.predictions(x[held_out]) - y[held_out]) ** 2).sum(axis=(1, 2))
-    squared_errors = path.squared_errors(Moments.of(x, y, np.flatnonzero(held_out)))
+    expected = ((path.predictions(x[held_out], PENALTIES) - y[held_out]) ** 2).sum(axis=(1, 2))
+    squared_errors = path.squared_errors(Moments.of(x, y, np.flatnonzero(held_out)), PENALTIES)
     assert np.allclose(squared_errors, expected, rtol=1e-4)
 
 
-def test_candidates_are_fitted_to_the_other_folds(problem):
+def test_out_of_fold_predictions_are_fitted_to_the_other_folds(problem):
     x, y, folds = problem
     rows, penalties = np.flatnonzero(folds < 2), np.array([0.1, 10.0])
-    candidates = fit_candidates(x, y, folds, rows, penalties)
+    regressions = RidgeFolds(x, y, folds)
+    out_of_fold = regressions.out_of_fold(rows, penalties)
     for number, penalty in enumerate(penalties):
         for fold in (0, 1):
             train = folds != fold
             model = Reference(alpha=penalty * mean_squared_length(x[train])).fit(x[train].astype(np.float64), y[train])
             held_out = folds[rows] == fold
             expected = model.predict(x[rows[held_out]])
-            assert np.allclose(candidates.out_of_fold[number][held_out], expected, atol=1e-2)
-    ridge = candidates.blend(np.array([0.5, 0.25]))
+            assert np.allclose(out_of_fold[number][held_out], expected, atol=1e-2)
+    ridge = regressions.blend(penalties, np.array([0.5, 0.25]))
     models = [Reference(alpha=penalty * mean_squared_length(x)).fit(x.astype(np.float64), y) for penalty in penalties]
     mean = y.mean(axis=0)
     expected = mean + 0.5 * (models[0].predict(x) - mean) + 0.25 * (models[1].predict(x) - mean)
@@ -71,20 +72,20 @@ def test_candidates_are_fitted_to_the_other_folds(problem):
 @pytest.mark.parametrize("value", [0.0, 0.3, 1e4])
 def test_equal_features_leave_the_mean_target(value):
     x, y = np.full((6, 4), value, np.float32), np.arange(12, dtype=np.float32).reshape(6, 2)
-    ridge = fit_ridge(x, y, np.arange(6) % 3)
+    ridge = RidgeFolds(x, y, np.arange(6) % 3).best()
     assert np.allclose(x @ ridge.coefficients + ridge.intercept, y.mean(axis=0), atol=1e-4)
 
 
 def test_one_fold_leaves_the_mean_target(problem):
     x, y, _ = problem
-    ridge = fit_ridge(x, y, np.zeros(len(x), int))
+    ridge = RidgeFolds(x, y, np.zeros(len(x), int)).best()
     assert np.allclose(x @ ridge.coefficients + ridge.intercept, y.mean(axis=0), atol=1e-4)
 
 
 def test_an_equal_feature_among_others_changes_nothing(problem):
     x, y, folds = problem
-    ridge = fit_ridge(np.hstack([x, np.full((len(x), 1), 0.3, np.float32)]), y, folds)
-    expected = fit_ridge(x, y, folds)
+    ridge = RidgeFolds(np.hstack([x, np.full((len(x), 1), 0.3, np.float32)]), y, folds).best()
+    expected = RidgeFolds(x, y, folds).best()
     assert np.abs(ridge.coefficients[-1]).max() < 1e-6
     assert np.allclose(ridge.coefficients[:-1], expected.coefficients, atol=1e-3)
 
@@ -124,7 +125,7 @@ def test_memory_does_not_grow_with_the_number_of_images():
     x = Streamed(30_000, 16)
     y = np.random.default_rng(0).normal(size=(30_000, 20)).astype(np.float32)
     tracemalloc.start()
-    fit_ridge(x, y, np.arange(30_000) % 5)
+    RidgeFolds(x, y, np.arange(30_000) % 5).best()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < y.nbytes  # predictions with all penalties would take 25 times that
