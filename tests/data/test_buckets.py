@@ -1,4 +1,4 @@
-"""Images in buckets: moto's S3 server as it is, and behind a server that refuses requests."""
+"""Images in buckets: moto's S3 server, directly and behind a server that refuses requests."""
 
 import contextlib
 import csv
@@ -43,7 +43,7 @@ def cache(fresh_cache: Callable[[str], Path]) -> Path:
 
 @pytest.fixture
 def photos(s3: S3Server, folder: Path, request: pytest.FixtureRequest) -> str:
-    """The images of `folder` in a bucket of its own."""
+    """The images of `folder` in a new bucket."""
     name = "".join(
         letter for letter in request.node.name.lower().replace("_", "-") if letter.isalnum() or letter == "-"
     )
@@ -53,7 +53,7 @@ def photos(s3: S3Server, folder: Path, request: pytest.FixtureRequest) -> str:
 
 @contextlib.contextmanager
 def refusing(s3: S3Server, status: int, code: str, after: int = 0) -> Iterator[str]:
-    """A server that passes on so many requests for objects and lists, then refuses all; its address."""
+    """Start a server that forwards some requests for objects and lists, then refuses all; returns its address."""
     answered = iter(range(after))
 
     class Handler(BaseHTTPRequestHandler):
@@ -79,7 +79,7 @@ def refusing(s3: S3Server, status: int, code: str, after: int = 0) -> Iterator[s
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: object, client_address: object) -> None:
-            pass  # the one who asked has ended
+            pass  # the client has exited
 
     with Server(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -119,7 +119,7 @@ def test_a_bucket_is_searched_like_a_folder(
     assert [ref.read()[0] for ref in found.refs] == [ref.read()[0] for ref in here.refs]
 
 
-def test_keys_are_taken_as_they_are(s3: S3Server) -> None:
+def test_keys_are_used_verbatim(s3: S3Server) -> None:
     s3.create_bucket("odd-names")
     for name in ODD_NAMES:
         s3.put("odd-names", name, name.encode())
@@ -128,7 +128,7 @@ def test_keys_are_taken_as_they_are(s3: S3Server) -> None:
     assert [ref.read()[0].decode() for ref in found.refs] == found.paths
 
 
-def test_a_prefix_is_a_folder_and_an_object_an_image(s3: S3Server, photos: str) -> None:
+def test_a_prefix_is_a_folder_and_an_object_is_an_image(s3: S3Server, photos: str) -> None:
     s3.put(photos, "red-2/x.png", b"x")
     for source in (f"s3://{photos}/red", f"s3://{photos}/red/"):
         assert find_images(source).paths == ["0.png", "1.png", "2.png"]
@@ -151,7 +151,7 @@ def test_an_unchanged_bucket_is_not_read_again(run: Run, s3: S3Server, photos: s
     assert s3.requests("GET", f"/{photos}/")[6:] == [f"/{photos}/red/1.png"]
 
 
-def test_an_object_that_changes_after_it_was_listed_has_the_version_that_was_read(s3: S3Server, photos: str) -> None:
+def test_an_object_changed_after_listing_has_the_version_that_was_read(s3: S3Server, photos: str) -> None:
     [listed, *_] = find_images(f"s3://{photos}").refs
     s3.put(photos, "blue/0.png", b"changed")
     data, version = listed.read()
@@ -160,7 +160,7 @@ def test_an_object_that_changes_after_it_was_listed_has_the_version_that_was_rea
     assert version == find_images(f"s3://{photos}").refs[0].version()
 
 
-def test_a_list_names_objects_and_files(run: Run, s3: S3Server, folder: Path, photos: str, cache: Path) -> None:
+def test_a_list_can_mix_objects_and_files(run: Run, s3: S3Server, folder: Path, photos: str, cache: Path) -> None:
     names = [f"s3://{photos}/red/{number}.png" for number in (2, 0)] + [f"s3://{photos}/gone.png", "blue/1.png"]
     file = folder / "list.csv"
     with open(file, "w", newline="") as opened:
@@ -172,10 +172,10 @@ def test_a_list_names_objects_and_files(run: Run, s3: S3Server, folder: Path, ph
     assert result.json["computed"] == 3
     assert result.json["failed"] == [{"path": f"s3://{photos}/gone.png", "error": "there is no such object"}]
     assert extract(run, file, cache).json["cached"] == 3
-    assert reads(s3, photos) == 2 + 2  # what is missing is asked for each time
+    assert reads(s3, photos) == 2 + 2  # a missing object is requested each time
 
 
-def test_addresses_of_other_kinds_are_refused(tmp_path: Path) -> None:
+def test_other_kinds_of_urls_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"https:// addresses are not read.*s3://BUCKET/PREFIX"):
         find_images("https://example.org/images")
     with pytest.raises(RequestError, match="s3:///images names no bucket"):
@@ -185,7 +185,7 @@ def test_addresses_of_other_kinds_are_refused(tmp_path: Path) -> None:
         find_images(tmp_path / "list.txt")
 
 
-def test_objects_that_are_no_images_are_named(run: Run, s3: S3Server, photos: str, cache: Path) -> None:
+def test_objects_that_are_not_images_are_named(run: Run, s3: S3Server, photos: str, cache: Path) -> None:
     s3.put(photos, "blue/0.png", b"")
     s3.put(photos, "red/0.png", b"not an image")
     failed = extract(run, f"s3://{photos}", cache).json["failed"]
@@ -199,7 +199,7 @@ def test_objects_that_are_no_images_are_named(run: Run, s3: S3Server, photos: st
         ImageRef(f"gs://{photos}/a//b.png").read()
 
 
-def test_an_object_that_is_too_large_is_not_read(photos: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_too_large_object_is_not_read(photos: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buckets, "MAX_BYTES", 100)
     with pytest.raises(ImageError, match="larger than 100 bytes"):
         ImageRef(f"s3://{photos}/red/0.png").read()
@@ -207,7 +207,7 @@ def test_an_object_that_is_too_large_is_not_read(photos: str, monkeypatch: pytes
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FaultyServer]]:
-    """Start a server of the bucket `bucket`, which this process uses."""
+    """Start a server with the bucket `bucket` for this process."""
     with contextlib.ExitStack() as running:
 
         def start(objects: Mapping[str, bytes], **faults: str) -> FaultyServer:
@@ -230,7 +230,7 @@ ODD_KEYS = (
 
 
 @pytest.mark.parametrize("odd", ODD_KEYS)
-def test_an_odd_key_spoils_no_bucket(faulty: Callable[..., FaultyServer], odd: str) -> None:
+def test_an_odd_key_does_not_break_a_bucket(faulty: Callable[..., FaultyServer], odd: str) -> None:
     plain = ("a.png", "A.png", "red/b.png", "100%.png")
     faulty({key: key.encode() for key in (*plain, odd)})
     found = find_images("s3://bucket")
@@ -241,16 +241,16 @@ def test_an_odd_key_spoils_no_bucket(faulty: Callable[..., FaultyServer], odd: s
     assert below == [key.removeprefix("red/") for key in sorted((*plain, odd)) if key.startswith("red/")]
 
 
-def test_keys_with_dots_as_a_segment_are_hidden_ones(faulty: Callable[..., FaultyServer]) -> None:
+def test_keys_with_dots_as_a_segment_are_hidden(faulty: Callable[..., FaultyServer]) -> None:
     faulty(dict.fromkeys(("a.png", "red/./b.png", "red/../c.png", "./d.png"), b"x"))
     assert find_images("s3://bucket").paths == ["a.png"]
 
 
 @pytest.mark.parametrize("odd", ["tab\there.png", "//two.png", "red//x.png", "red/../z.png"])
-def test_an_odd_key_is_named_where_no_client_lists_it(
+def test_an_odd_key_is_named_if_no_client_can_list_it(
     faulty: Callable[..., FaultyServer], odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """obstore refuses the whole listing, and botocore has no credentials for other clouds; Azurite gave the same."""
+    """obstore refuses the whole listing, and botocore has no credentials for other clouds. Azurite too."""
     server = faulty({key: key.encode() for key in ("a.png", "red/b.png", "z/c.png", odd)})
     monkeypatch.setenv("GOOGLE_BASE_URL", server.url)
     monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "token")
@@ -260,20 +260,20 @@ def test_an_odd_key_is_named_where_no_client_lists_it(
 
 
 @pytest.mark.parametrize("odd", [(), ("b//c.png",)])
-def test_markers_of_folders_are_no_images(faulty: Callable[..., FaultyServer], odd: tuple[str, ...]) -> None:
+def test_folder_markers_are_not_images(faulty: Callable[..., FaultyServer], odd: tuple[str, ...]) -> None:
     images = ("cats.jpg/1.png", "empty.png", *odd)
     faulty(dict.fromkeys(images, b"") | {"cats.jpg/": b"", "dogs/": b"", "birds.png/": b""})
     assert find_images("s3://bucket").paths == sorted(images)
 
 
-def test_a_prefix_may_be_odd_itself(faulty: Callable[..., FaultyServer]) -> None:
+def test_a_prefix_can_be_odd(faulty: Callable[..., FaultyServer]) -> None:
     faulty(dict.fromkeys(("a\tb/1.png", "a/2.png"), b"x"))
     assert find_images("s3://bucket/a\tb").paths == ["1.png"]
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests of this process are given up soon."""
+    """Requests of this process time out early."""
     monkeypatch.setitem(buckets.RETRIES, "retry_timeout", timedelta(seconds=0.5))
     monkeypatch.setitem(buckets.CLIENT, "read_timeout", timedelta(seconds=1))
     monkeypatch.setattr(buckets, "PATIENCE", 1.0)
@@ -291,9 +291,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         ("flip", r"not that of its ETag, an MD5"),
     ],
 )
-def test_an_object_that_fails_is_a_failure_of_that_image(
-    faulty: Callable[..., FaultyServer], fault: str, cause: str
-) -> None:
+def test_a_failing_object_fails_only_its_image(faulty: Callable[..., FaultyServer], fault: str, cause: str) -> None:
     faulty({"a.png": bytes(400), "b.png": b"b"}, **{"a.png": fault})
     bad, good = find_images("s3://bucket").refs
     with pytest.raises(ImageError, match=cause):
@@ -303,7 +301,7 @@ def test_an_object_that_fails_is_a_failure_of_that_image(
 
 
 @pytest.mark.slow
-def test_bad_objects_are_named_by_a_run_which_goes_on(
+def test_bad_objects_are_named_and_the_run_continues(
     run: Run, faulty: Callable[..., FaultyServer], cache: Path
 ) -> None:
     objects = {f"{number}.png": encoded(make_image(number)) for number in range(12)}
@@ -317,7 +315,7 @@ def test_bad_objects_are_named_by_a_run_which_goes_on(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_odd_key_that_comes_too_slowly_is_a_failure_of_that_image(
+def test_a_slow_odd_key_fails_only_its_image(
     faulty: Callable[..., FaultyServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buckets, "LONG", timedelta(seconds=1))
@@ -333,7 +331,7 @@ def test_an_odd_key_that_comes_too_slowly_is_a_failure_of_that_image(
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", ["cut", "trickle"])
-def test_a_listing_that_breaks_off_is_a_failure_of_the_work(faulty: Callable[..., FaultyServer], fault: str) -> None:
+def test_a_broken_listing_fails_the_command(faulty: Callable[..., FaultyServer], fault: str) -> None:
     faulty({"a.png": b"x"}, **{"": fault})
     with pytest.raises(PipelineError, match="does not answer") as raised:
         find_images("s3://bucket")
@@ -342,7 +340,7 @@ def test_a_listing_that_breaks_off_is_a_failure_of_the_work(faulty: Callable[...
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
-def test_a_server_that_is_gone_is_not_a_failure_of_one_image(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_server_fails_the_command(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for status in (500, 503):
         with refusing(s3, status, "InternalError") as address:
             monkeypatch.setenv("AWS_ENDPOINT_URL", address)
@@ -351,7 +349,7 @@ def test_a_server_that_is_gone_is_not_a_failure_of_one_image(s3: S3Server, monke
             assert not isinstance(raised.value, ImageError)
 
 
-def test_a_wrong_bucket_is_one_message(run: Run, s3: S3Server, tmp_path: Path) -> None:
+def test_a_wrong_bucket_gives_one_message(run: Run, s3: S3Server, tmp_path: Path) -> None:
     message = f"There is no bucket s3://nowhere at {s3.url}. Check its name and AWS_ENDPOINT_URL."
     assert message in run("extract", "s3://nowhere", *SMALL, code=2).err
     (tmp_path / "list.txt").write_text("".join(f"s3://nowhere/{number}.png\n" for number in range(30)))
@@ -373,7 +371,7 @@ def test_a_wrong_bucket_is_one_message(run: Run, s3: S3Server, tmp_path: Path) -
         (400, "AuthorizationHeaderMalformed", "another region. Set AWS_REGION"),
     ],
 )
-def test_a_bucket_that_is_refused_is_one_message(
+def test_a_denied_bucket_gives_one_message(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, status: int, code: str, message: str
 ) -> None:
     with refusing(s3, status, code) as address:
@@ -390,19 +388,19 @@ def test_a_bucket_that_is_refused_is_one_message(
         ("az", "AZURE_MSI_ENDPOINT", "AZURE_STORAGE_ACCOUNT_NAME.*AZURE_SKIP_SIGNATURE=true"),
     ],
 )
-def test_missing_credentials_are_one_message(
+def test_missing_credentials_give_one_message(
     monkeypatch: pytest.MonkeyPatch, scheme: str, metadata: str, missing: str
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    here = f"127.0.0.1:{closed_port()}"  # in the place of the address that machines in a cloud ask
+    here = f"127.0.0.1:{closed_port()}"  # instead of the cloud's metadata address
     monkeypatch.setenv(metadata, here if scheme == "gs" else f"http://{here}")
     monkeypatch.setitem(buckets.RETRIES, "retry_timeout", timedelta(0))
     with pytest.raises(RequestError, match=f"{scheme}://bucket: no credentials were found. Set {missing}"):
         find_images(f"{scheme}://bucket")
 
 
-def test_a_dead_endpoint_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_endpoint_gives_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(buckets.RETRIES, "retry_timeout", timedelta(seconds=0.5))
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
     with pytest.raises(PipelineError, match=r"does not answer \(Connection refused\)\. Check the network") as raised:
@@ -412,7 +410,7 @@ def test_a_dead_endpoint_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None
         image_refs(["s3://bucket/a.png"])
 
 
-def test_credentials_that_expire_in_between_end_the_run_which_resumes(
+def test_expiring_credentials_end_the_run_which_then_resumes(
     run: Run, s3: S3Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3.create_bucket("expiring")
@@ -428,7 +426,7 @@ def test_credentials_that_expire_in_between_end_the_run_which_resumes(
     assert (resumed["images"], resumed["failed"]) == (80, [])
 
 
-def test_a_list_in_a_bucket_that_is_refused_is_one_message(
+def test_a_list_in_a_denied_bucket_gives_one_message(
     run: Run, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "list.txt").write_text("".join(f"s3://bucket/{number}.png\n" for number in range(30)))
@@ -440,7 +438,7 @@ def test_a_list_in_a_bucket_that_is_refused_is_one_message(
         assert "None of the 30 images" in run("extract", tmp_path / "list.txt", *SMALL, code=1).err
 
 
-def test_objects_that_crash_the_decoder_are_named_and_cost_no_other(s3: S3Server) -> None:
+def test_objects_that_crash_the_decoder_are_named_and_affect_no_other(s3: S3Server) -> None:
     s3.create_bucket("crashes")
     for number in range(30):
         s3.put("crashes", f"{number:02}.png", encoded(make_image(number)))
@@ -472,8 +470,8 @@ def test_a_run_on_a_bucket(run: Run, photos: str, tmp_path: Path) -> None:
 
 
 def test_images_in_gs(run: Run, s3: S3Server, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By moto's server, too: obstore's client for Google speaks its XML API, which is that of S3."""
-    s3.upload(folder, photos := "googlesphotos")  # moto does not know a "-" that the client escapes
+    """Also with moto's server: obstore's client for Google uses the XML API, which matches S3's."""
+    s3.upload(folder, photos := "googlesphotos")  # moto does not unescape the client's "-"
     monkeypatch.setenv("GOOGLE_BASE_URL", s3.url)
     monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "token")
     assert extract(run, f"gs://{photos}", cache).json["computed"] == 6
@@ -484,7 +482,7 @@ def test_images_in_gs(run: Run, s3: S3Server, folder: Path, cache: Path, monkeyp
 
 
 @pytest.mark.parametrize(("scheme", "extra"), [("s3", "s3"), ("gs", "gcs"), ("az", "azure")])
-def test_a_missing_extra_is_named(run: Run, monkeypatch: pytest.MonkeyPatch, scheme: str, extra: str) -> None:
+def test_a_missing_extra_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch, scheme: str, extra: str) -> None:
     buckets._connect.cache_clear()
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     message = f"{scheme}:// addresses need obstore; install it with pip install 'image-vectors[{extra}]'"

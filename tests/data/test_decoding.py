@@ -12,7 +12,7 @@ from pipeline.data.decoding import THUMBNAIL, decode, preview, thumbnail
 
 
 def flat(mode: str, color, kind: str = "PNG") -> np.ndarray:
-    """A one-coloured image of a mode, written and decoded again: the colour of its first pixel."""
+    """The colour of the first pixel of a one-coloured image after writing and decoding it."""
     return decode(encoded(Image.new(mode, (8, 8), color), kind))[0, 0]
 
 
@@ -28,11 +28,11 @@ def flat(mode: str, color, kind: str = "PNG") -> np.ndarray:
         ("I;16", 0x8080, (128, 128, 128)),
     ],
 )
-def test_modes_become_rgb(mode: str, color, expected: tuple[int, int, int]) -> None:
+def test_modes_are_converted_to_rgb(mode: str, color, expected: tuple[int, int, int]) -> None:
     assert tuple(flat(mode, color)) == expected
 
 
-def test_other_formats_become_rgb() -> None:
+def test_other_formats_are_converted_to_rgb() -> None:
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([0, 0, 0, 200, 100, 50])
     assert tuple(decode(encoded(palette))[0, 0]) == (200, 100, 50)
@@ -46,7 +46,7 @@ def test_other_formats_become_rgb() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF"])
-def test_first_frame_is_taken(kind: str) -> None:
+def test_the_first_frame_is_used(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     assert decode(data)[0, 0, 0] > 240
@@ -56,7 +56,7 @@ def test_exif_orientation_is_applied() -> None:
     image = Image.new("RGB", (20, 10), "white")
     image.paste("black", (0, 0, 10, 10))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     pixels = decode(encoded(image, exif=exif))
     assert pixels[:100].max() < 30
     assert pixels[-100:].min() > 225
@@ -72,7 +72,7 @@ def test_resize_squashes_the_whole_image() -> None:
     assert pixels[:, -110:].min() > 245
 
 
-def test_damaged_images_are_errors() -> None:
+def test_damaged_images_raise_errors() -> None:
     data = encoded(make_image(0), "JPEG")
     with pytest.raises(ImageError, match=r"(?i)truncated"):
         decode(data[: len(data) // 2])
@@ -80,7 +80,7 @@ def test_damaged_images_are_errors() -> None:
         decode(b"<html>not found</html>")
 
 
-def test_previews_are_small_jpegs_of_the_same_shape() -> None:
+def test_previews_are_small_jpegs_with_the_same_aspect_ratio() -> None:
     with Image.open(io.BytesIO(preview(encoded(make_image(0, 300, 200)), 128))) as small:
         assert (small.format, small.size) == ("JPEG", (128, 85))
     with Image.open(io.BytesIO(preview(encoded(make_image(0, 30, 20)), 128))) as small:
@@ -95,9 +95,7 @@ def test_thumbnails_are_small_and_grey() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_large_jpegs_decoded_at_reduced_scale_stay_within_two_levels(
-    mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_jpegs_at_reduced_scale_stay_within_two_levels(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tiles = [Image.open(ROOT / "images" / name / "1-1.jpg") for name in ("cat", "gravel", "galaxy", "retina")]
     mosaic = Image.new("RGB", (2400, 2000))
     for row in range(2000 // 200):
@@ -124,12 +122,12 @@ def test_resize_keras_gives_the_pixels_of_load_img(mode: str, tmp_path: Path) ->
     assert np.array_equal(decode(file.read_bytes(), resize="keras"), expected)
 
 
-def test_resize_keras_neither_turns_nor_reduces_a_photograph(tmp_path: Path) -> None:
+def test_resize_keras_neither_rotates_nor_decodes_at_reduced_scale(tmp_path: Path) -> None:
     import keras
 
     file = tmp_path / "a.jpg"
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     make_image(3, 2000, 1500).save(file, exif=exif)
     expected = keras.utils.img_to_array(keras.utils.load_img(file, target_size=(224, 224)))
     assert np.array_equal(decode(file.read_bytes(), resize="keras"), expected)

@@ -17,7 +17,7 @@ IMAGES = ImageSet(
 
 
 @pytest.mark.parametrize("kind", ["random", "group", "classes"])
-def test_every_image_is_held_out_once_with_its_unit(kind: str) -> None:
+def test_every_image_is_held_out_once_together_with_its_unit(kind: str) -> None:
     splits = list(fold_images(IMAGES, SplitRule(kind), np.arange(30), folds=3, seed=0))
     assert sorted(np.concatenate([split.validation for split in splits])) == list(range(30))
     units = {"random": PATHS, "group": IMAGES.groups, "classes": IMAGES.labels}[kind]
@@ -47,6 +47,6 @@ def test_too_few_units_and_columns_are_refused() -> None:
         list(fold_images(IMAGES, SplitRule("column"), np.arange(30), folds=2, seed=0))
 
 
-def test_labels_of_single_images_can_be_folded() -> None:
+def test_labels_with_single_images_can_be_folded() -> None:
     single = ImageSet("images", PATHS, IMAGES.refs, PATHS)
     assert [len(split.validation) for split in fold_images(single, SplitRule(), np.arange(30), 5, 0)] == [6] * 5

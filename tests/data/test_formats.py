@@ -1,4 +1,4 @@
-"""What a folder holds beside the images that are read, HEIC, and sources that are not supported."""
+"""Unsupported formats in a folder, HEIC, and unsupported sources."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pipeline.data.image_files import HEIF_BRANDS, READS_HEIF
 from pipeline.data.sources import find_images
 
 
-def test_images_in_formats_that_are_not_read_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_in_unsupported_formats_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "notes.docx").write_bytes(b"x")
     (folder / ".hidden.psd").write_bytes(b"x")
     assert list(find_images(folder).passed_over) == []
@@ -27,7 +27,7 @@ def test_images_in_formats_that_are_not_read_are_named(folder: Path, caplog: pyt
     assert "'blue/a.NEF', 'blue/b.psd', 'blue/c.svg', 'blue/d.jxl', 'red/e.cr2', ..." in caplog.text
 
 
-def test_one_image_is_a_set_of_one(folder: Path) -> None:
+def test_a_single_image_is_a_set_of_one(folder: Path) -> None:
     images = find_images(folder / "red" / "1.png")
     assert (list(images.paths), list(images.labels)) == (["1.png"], [""])
     assert images.refs[0].read()[0] == (folder / "red" / "1.png").read_bytes()
@@ -44,7 +44,7 @@ def test_one_image_is_a_set_of_one(folder: Path) -> None:
         ("gone", "does not exist. IMAGES is a folder"),
     ],
 )
-def test_sources_that_are_not_supported_say_what_is(tmp_path: Path, name: str, message: str) -> None:
+def test_unsupported_sources_list_the_supported_ones(tmp_path: Path, name: str, message: str) -> None:
     source = name if "://" in name else tmp_path / name
     if "." in name and "://" not in name:
         source.write_bytes(b"x")
@@ -77,7 +77,7 @@ def test_heic_is_read_like_other_formats(folder: Path) -> None:
 
 
 @pytest.mark.skipif(READS_HEIF, reason="pillow-heif is installed")
-def test_heic_without_its_reader_says_what_to_install(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_heic_without_its_reader_names_the_extra(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "red" / "photo.heic").write_bytes(b"x")
     assert list(find_images(folder).passed_over) == ["red/photo.heic"]
     assert "pip install 'image-vectors[heic]'" in caplog.text

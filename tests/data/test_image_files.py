@@ -1,4 +1,4 @@
-"""Odd image files: read as the right pixels, or refused by name."""
+"""Odd image files: read with the correct pixels, or refused with a cause."""
 
 import io
 import struct
@@ -29,12 +29,12 @@ def resized(pixels: np.ndarray) -> np.ndarray:
 
 
 def difference(data: bytes, pixels: np.ndarray) -> float:
-    """The mean difference of what is decoded and of the right pixels, of 255 levels."""
+    """The mean difference between decoded and correct pixels, of 255 levels."""
     return float(np.abs(decode(data) - resized(pixels)).mean())
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_odd_files_are_read_as_the_right_pixels(name: str) -> None:
+def test_odd_files_are_read_with_the_correct_pixels(name: str) -> None:
     data, pixels = RIGHT[name]
     assert difference(data, pixels) < (0.7 if name.endswith("jpg") else 0.2)
 
@@ -61,7 +61,7 @@ PROGRAM = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nsh
 @pytest.mark.parametrize(
     "data", [PROGRAM, b"\xc5\xd0\xd3\xc6" + struct.pack("<6I", 30, len(PROGRAM), 0, 0, 0, 0) + b"\xff\xff" + PROGRAM]
 )
-def test_no_program_is_run_for_a_file(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_external_program_is_run_for_a_file(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a program was run")
 
@@ -73,13 +73,13 @@ def test_no_program_is_run_for_a_file(data: bytes, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("kind", ["PCX", "SGI", "PDF", "DDS", "MSP", "XBM", "SPIDER"])
-def test_other_formats_that_pillow_knows_are_refused(kind: str) -> None:
+def test_other_formats_of_pillow_are_refused(kind: str) -> None:
     image = make_image(1).convert({"MSP": "1", "XBM": "1", "SPIDER": "F"}.get(kind, "RGB"))
     with pytest.raises(ImageError):
         decode(encoded(image, kind))
 
 
-def test_each_suffix_has_its_format() -> None:
+def test_suffixes_match_formats() -> None:
     Image.init()
     assert {Image.EXTENSION.get(suffix, "HEIF") for suffix in SUFFIXES} <= set(FORMATS) | {"MPO"}
 
@@ -105,7 +105,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_read_right_is_refused_by_name(name: str) -> None:
+def test_files_that_cannot_be_read_correctly_are_refused(name: str) -> None:
     data, message = REFUSED[name]
     for resize in ("squash", "keras") if "JPEG" in message else ("squash",):
         with pytest.raises(ImageError, match=message):
@@ -120,10 +120,10 @@ def test_colour_profiles_are_ignored() -> None:
         assert np.array_equal(decode(tagged), decode(plain))
 
 
-def test_max_pixels_holds_above_and_below_pillows_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_pixels_works_above_and_below_pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     files = [encoded(make_image(0, 40, 30), kind) for kind in ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "JPEG2000")]
     for limit in (100, 10_000, None):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # 1,200 pixels are too many for Pillow, or few
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # 1,200 pixels are above or below Pillow's limit
         for data in files:
             assert decode(data, 1200).shape == (224, 224, 3)
             with pytest.raises(ImageError, match=r"^it has 1,200 pixels, more than the limit of 1,199 \(max_pixels\)$"):
@@ -131,7 +131,7 @@ def test_max_pixels_holds_above_and_below_pillows_own_limit(monkeypatch: pytest.
         assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_pillows_limit_is_left_as_it_was_by_threads() -> None:
+def test_threads_leave_pillows_limit_unchanged() -> None:
     data, before = encoded(make_image(0, 40, 30)), Image.MAX_IMAGE_PIXELS
     threads = [threading.Thread(target=decode, args=(data, 1200 + number)) for number in range(20)]
     for thread in threads:
@@ -141,14 +141,14 @@ def test_pillows_limit_is_left_as_it_was_by_threads() -> None:
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_an_icon_is_as_large_as_its_picture() -> None:
+def test_an_icon_has_the_size_of_its_picture() -> None:
     inside = encoded(Image.new("L", (3000, 2000)))
     icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 32, 32, 0, 0, 1, 32, len(inside), 22) + inside
     with pytest.raises(ImageError, match="6,000,000 pixels, more than the limit of 5,000,000 "):
         decode(icon, 5_000_000)
 
 
-def test_formats_whose_decoders_copy_have_a_limit_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formats_with_copying_decoders_have_lower_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.data.image_files.MAX_PIXELS", 2000)
     data = encoded(make_image(0, 40, 30), "WEBP")
     assert decode(data, 2400).shape == (224, 224, 3)
@@ -175,7 +175,7 @@ def test_memory_is_bounded(mode: str, color: object, kind: str, options: dict, t
     assert found["bytes_a_pixel"] < 8
 
 
-def test_images_in_memory_are_read_by_the_same_rules() -> None:
+def test_images_in_memory_follow_the_same_rules() -> None:
     none = np.zeros((HEIGHT, WIDTH, 1), np.uint8)
     opened = Image.open(io.BytesIO(odd_images.bitmap(np.dstack([RGB, none]), is_icon=False)))
     assert np.array_equal(rgb_pixels(opened), RGB)
@@ -197,7 +197,7 @@ def test_images_in_memory_are_read_by_the_same_rules() -> None:
     assert palette.info["transparency"] == palette.getpixel((0, 0))
 
 
-def test_vectors_of_files_that_are_decoded_anew_are_not_taken_from_the_store() -> None:
+def test_vectors_of_files_that_are_now_decoded_differently_are_recomputed() -> None:
     import hashlib
 
     def is_as_before(data: bytes) -> bool:

@@ -15,9 +15,9 @@ from pipeline.data.images import ImageRef, ImageSet, content_digest, file_ref
 def test_files_are_read_with_the_version_that_was_read(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(b"content")
-    assert file_ref(file).read() == (b"content", None)  # so young that a change might leave no trace
+    assert file_ref(file).read() == (b"content", None)  # so recent that a change might go unnoticed
     os.utime(file, (1_000, 1_000))
-    assert file_ref(file).version() is None  # its change time is the system's own
+    assert file_ref(file).version() is None  # its change time cannot be set
     wait_for_tick(tmp_path)
     content, version = file_ref(file).read()
     assert (content, version) == (b"content", file_ref(file).version())
@@ -26,7 +26,7 @@ def test_files_are_read_with_the_version_that_was_read(tmp_path: Path) -> None:
     assert file_ref(file).version() not in (version, None)
 
 
-def test_files_that_change_names_have_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_exchange_names_have_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "TICK_NS", 0)
     for folder in "ab":
         (tmp_path / folder).mkdir()
@@ -40,10 +40,10 @@ def test_files_that_change_names_have_other_versions(tmp_path: Path, monkeypatch
         one.rename(tmp_path / "aside")
         other.rename(one)
         (tmp_path / "aside").rename(other)
-        time.sleep(0.05)  # the clock of a file system ticks
+        time.sleep(0.05)  # until the file system's clock ticks
         versions.append(ref.version())
 
-    exchange(tmp_path / "a", tmp_path / "b")  # the times of the files in them stay
+    exchange(tmp_path / "a", tmp_path / "b")  # the times of the files in them do not change
     exchange(tmp_path / "a" / "x.bmp", tmp_path / "a" / "y.bmp")
     (tmp_path / "a" / "x.bmp").write_bytes(b"written")
     os.utime(tmp_path / "a" / "x.bmp", (1_000, 1_000))
@@ -51,7 +51,7 @@ def test_files_that_change_names_have_other_versions(tmp_path: Path, monkeypatch
     assert len({*versions, None}) == 5
 
 
-def test_what_is_not_a_readable_file_is_an_error(tmp_path: Path) -> None:
+def test_unreadable_files_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     with pytest.raises(ImageError, match="empty"):
         file_ref(tmp_path / "empty.png").read()
@@ -63,7 +63,7 @@ def test_what_is_not_a_readable_file_is_an_error(tmp_path: Path) -> None:
     assert file_ref(tmp_path / "gone.png").version() is None
 
 
-def test_references_travel_to_other_processes(tmp_path: Path) -> None:
+def test_references_can_be_pickled_to_other_processes(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"content")
     sent = pickle.loads(pickle.dumps(file_ref(tmp_path / "a.png")))
     assert sent == ImageRef(str(tmp_path / "a.png"))
@@ -86,6 +86,6 @@ def test_a_subset_has_all_columns() -> None:
     assert some.targets.tolist() == [[4, 5], [0, 1]]
 
 
-def test_digest_depends_on_content_alone() -> None:
+def test_the_digest_depends_only_on_content() -> None:
     assert content_digest(b"a") == content_digest(b"a") != content_digest(b"b")
     assert len(content_digest(b"")) == 16

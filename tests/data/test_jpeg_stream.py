@@ -1,4 +1,4 @@
-"""JPEG data fed piece by piece: the same pixels as Pillow's own, unless it is damaged."""
+"""JPEG data fed piece by piece gives the same pixels as Pillow, unless it is damaged."""
 
 import io
 import random
@@ -32,12 +32,12 @@ def loaded(data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("options", KINDS, ids=str)
-def test_pixels_are_those_of_pillow(mode: str, options: dict) -> None:
+def test_pixels_match_pillow(mode: str, options: dict) -> None:
     for image in (make_image(1, 170, 130), Image.new("RGB", (90, 50), "navy"), Image.new("RGB", (1, 1))):
         data = encoded(image.convert(mode), "JPEG", **options)
         expected = np.asarray(Image.open(io.BytesIO(data)))
         assert np.array_equal(loaded(data), expected)
-        # Bytes behind a scan are no damage where they are few or padding, nor is anything behind the end.
+        # A few bytes or padding after a scan are not damage, nor is anything after the end.
         for put in (b"\x12\x34", bytes(3000), b"\xff" * 50):
             assert np.array_equal(loaded(data[:-2] + put + data[-2:]), expected)
         assert np.array_equal(loaded(data + data[len(data) // 2 :]), expected)
@@ -46,12 +46,12 @@ def test_pixels_are_those_of_pillow(mode: str, options: dict) -> None:
 @pytest.mark.parametrize("name", dict(odd_images.damaged_jpegs()))
 def test_damaged_data_is_refused(name: str) -> None:
     data = dict(odd_images.damaged_jpegs())[name]
-    assert np.asarray(Image.open(io.BytesIO(data))).shape == (320, 480, 3)  # Pillow says nothing
+    assert np.asarray(Image.open(io.BytesIO(data))).shape == (320, 480, 3)  # Pillow does not complain
     with pytest.raises(ImageError, match="JPEG data is damaged"):
         loaded(data)
 
 
-def test_most_damage_is_seen() -> None:
+def test_most_damage_is_detected() -> None:
     chance, seen = random.Random(0), 0
     for number in range(60):
         whole = encoded(make_image(number % 5, 300, 200), "JPEG", quality=90, progressive=number % 2 == 1)

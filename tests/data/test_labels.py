@@ -9,7 +9,7 @@ from pipeline.data.labels import label_by_pattern
 IMAGES = ImageSet("images", ["n01_cat.1.jpg", "sub/n02_sea_lion.jpg"], [ImageRef("/a"), ImageRef("/b")], ["", "sub"])
 
 
-def test_labels_are_what_the_group_finds_in_the_path() -> None:
+def test_labels_are_extracted_from_the_path() -> None:
     found = label_by_pattern(IMAGES, r"n\d+_(?P<label>[a-z_]+)")
     assert list(found.labels) == ["cat", "sea_lion"]
     assert list(found.paths) == list(IMAGES.paths)
@@ -25,11 +25,11 @@ def test_labels_are_what_the_group_finds_in_the_path() -> None:
         (r"(?P<label>.+)_", ["n01", "sub/n02_sea"]),
     ],
 )
-def test_a_label_at_the_end_of_a_path_ends_before_the_suffix(pattern: str, labels: list[str]) -> None:
+def test_a_label_at_the_end_of_a_path_excludes_the_suffix(pattern: str, labels: list[str]) -> None:
     assert list(label_by_pattern(IMAGES, pattern).labels) == labels
 
 
-def test_what_is_not_a_file_has_no_suffix() -> None:
+def test_a_name_that_is_not_a_file_has_no_suffix() -> None:
     examples = ImageSet("tfds:a:train", ["train/mr. cat"], [ImageRef("tfds:a:train#0")], [""])
     assert list(label_by_pattern(examples, "/(?P<label>.+)").labels) == ["mr. cat"]
 
@@ -45,6 +45,6 @@ def test_what_is_not_a_file_has_no_suffix() -> None:
         (r"(?P<label>\.jpg)", "finds no label in 2 of 2 paths"),
     ],
 )
-def test_patterns_that_give_no_label_are_refused(pattern: str, message: str) -> None:
+def test_patterns_without_a_label_are_refused(pattern: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         label_by_pattern(IMAGES, pattern)

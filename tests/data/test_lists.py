@@ -1,4 +1,4 @@
-"""Lists and target tables as spreadsheets and pandas write them."""
+"""Lists and target tables written by spreadsheets and pandas."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def encoded(text: str, encoding: str) -> bytes:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("table", TABLES)
-def test_target_tables_of_spreadsheets_and_pandas_are_read(tmp_path: Path, table: str, encoding: str) -> None:
+def test_target_tables_from_spreadsheets_and_pandas_are_read(tmp_path: Path, table: str, encoding: str) -> None:
     file = tmp_path / "targets.csv"
     file.write_bytes(encoded(TABLES[table], encoding))
     read = read_targets(file, IMAGES)
@@ -43,7 +43,7 @@ def test_target_tables_of_spreadsheets_and_pandas_are_read(tmp_path: Path, table
     assert np.array_equal(read.vectors, np.array(list(VECTORS.values()), np.float32))
 
 
-def test_pandas_own_tables_are_read(tmp_path: Path) -> None:
+def test_tables_written_by_pandas_are_read(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(VECTORS.values(), index=VECTORS)
     for name, written in {
@@ -68,14 +68,14 @@ def test_pandas_own_tables_are_read(tmp_path: Path) -> None:
         (",label,0\n0,,1\n", "line 2: no path or label"),
     ],
 )
-def test_tables_that_are_neither_are_refused_naming_the_line(tmp_path: Path, text: str, message: str) -> None:
+def test_other_tables_are_refused_with_the_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "targets.csv"
     file.write_text(text)
     with pytest.raises(RequestError, match=message):
         read_targets(file, IMAGES)
 
 
-def test_half_a_file_in_utf_16_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_utf_16_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "targets.csv"
     file.write_bytes("cat,0.5\n".encode("utf-16")[:-1])
     with pytest.raises(RequestError, match="cannot be read"):
@@ -94,7 +94,7 @@ def test_half_a_file_in_utf_16_is_refused(tmp_path: Path) -> None:
     ],
     ids=["commas", "pandas", "semicolons"],
 )
-def test_lists_of_spreadsheets_and_pandas_are_read(folder: Path, text: str, encoding: str) -> None:
+def test_lists_from_spreadsheets_and_pandas_are_read(folder: Path, text: str, encoding: str) -> None:
     file = folder / "list.csv"
     file.write_bytes(encoded(text, encoding))
     images = find_images(file)
@@ -121,7 +121,7 @@ def test_lists_without_paths_are_refused(folder: Path) -> None:
             find_images(folder / name)
 
 
-def test_a_semicolon_in_a_name_separates_nothing(tmp_path: Path) -> None:
+def test_a_semicolon_in_a_name_is_not_a_separator(tmp_path: Path) -> None:
     def read(text: str) -> list[tuple[str, list[float]]]:
         (tmp_path / "table.csv").write_text(text)
         table = CsvTable(tmp_path / "table.csv")

@@ -51,7 +51,7 @@ def test_no_match_by_label_shows_the_first_label_if_there_is_one() -> None:
         match_targets(images("a", "dog/a"), table(cat=[1, 0]))
 
 
-def test_targets_of_no_image_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+def test_targets_without_images_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     match_targets(images("cat/a"), table(cat=[1, 0], **{f"bird{number}": [1, 1] for number in range(7)}))
     assert "targets.csv has 7 targets without an image: 'bird0'" in caplog.text
@@ -61,14 +61,14 @@ def test_targets_of_no_image_are_mentioned(caplog: pytest.LogCaptureFixture) -> 
 @pytest.mark.parametrize(
     ("key", "name"),
     [
-        ("caf\u00e9", "cafe\u0301/1.png"),  # a folder as macOS writes it, a table as others do
+        ("caf\u00e9", "cafe\u0301/1.png"),  # a folder with macOS's decomposed names, a table with composed ones
         ("caf\u00e9/1.png", "cafe\u0301/1.png"),
         ("/cat/1.png", "cat/1.png"),
         ("cat\\1.png", "cat/1.png"),
         ("cat\\1.png", "cat\\1.png"),
     ],
 )
-def test_keys_that_look_alike_match(key: str, name: str) -> None:
+def test_keys_that_look_the_same_match(key: str, name: str) -> None:
     some = images(name)
     some = dataclasses.replace(some, labels=[unicodedata.normalize("NFC", label) for label in some.labels])
     assert match_targets(some, TargetTable("t.csv", {key: 0}, np.ones((1, 2)))).keys == [key]

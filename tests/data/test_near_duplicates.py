@@ -27,8 +27,8 @@ def test_different_images_are_not_near_duplicates(originals: np.ndarray) -> None
 
 
 @pytest.mark.parametrize("change", [name for name in CHANGES if "10 %" not in name])
-def test_changed_images_are_found(tiles: list[Image.Image], originals: np.ndarray, change: str) -> None:
-    chosen = range(0, len(tiles), 12)  # of grass and gravel and the sky too
+def test_altered_images_are_detected(tiles: list[Image.Image], originals: np.ndarray, change: str) -> None:
+    chosen = range(0, len(tiles), 12)  # including grass, gravel and sky
     changed = thumbnails([CHANGES[change](tiles[number]) for number in chosen])
     found = duplicate_groups(number_near_duplicates(np.concatenate([originals, changed])))
     assert found == [[number, len(tiles) + row] for row, number in enumerate(chosen)]
@@ -48,7 +48,7 @@ def test_small_sets_and_flat_images() -> None:
     assert duplicate_groups(number_near_duplicates(thumbnails(flat))) == []
 
 
-def test_blocks_change_nothing(tiles: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_has_no_effect(tiles: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
     found = thumbnails([*tiles[:30], CHANGES["half the size"](tiles[4])])
     whole = number_near_duplicates(found)
     monkeypatch.setattr(near_duplicates, "BLOCK", 7)
@@ -56,7 +56,7 @@ def test_blocks_change_nothing(tiles: list[Image.Image], monkeypatch: pytest.Mon
     assert duplicate_groups(whole) == [[4, 30]]
 
 
-def test_duplicates_are_found_by_digest_and_near_duplicates_by_thumbnail(
+def test_duplicates_share_a_digest_and_near_duplicates_a_similar_thumbnail(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [make_image(seed, 300, 300) for seed in range(8)]
@@ -86,7 +86,7 @@ def test_the_index_finds_what_a_comparison_of_all_pairs_finds(
     assert len(duplicate_groups(exact)) == len(changed)
 
 
-def test_the_index_says_how_long_a_long_search_takes(
+def test_the_index_shows_the_progress_of_a_long_search(
     originals: np.ndarray, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(near_duplicates, "LONG", 0)
@@ -95,7 +95,7 @@ def test_the_index_says_how_long_a_long_search_takes(
     assert f"among {len(originals)} images takes about" in caplog.text
 
 
-def test_the_index_keeps_many_copies_of_an_image_together(
+def test_the_index_groups_many_copies_of_an_image(
     tiles: list[Image.Image], originals: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies = thumbnails([CHANGES["JPEG, quality 60"](tiles[7].resize((300 + size, 300 + size))) for size in range(40)])
@@ -105,8 +105,8 @@ def test_the_index_keeps_many_copies_of_an_image_together(
 
 
 @pytest.mark.parametrize("kind", ["one video", "two videos, interleaved"])
-def test_frames_of_a_video_are_one_group_in_little_memory(originals: np.ndarray, kind: str) -> None:
-    """The pairs of 1,500 frames would take 54 MB, and several times as much while they are joined."""
+def test_video_frames_are_one_group_with_little_memory(originals: np.ndarray, kind: str) -> None:
+    """All pairs of 1,500 frames would take 54 MB, and several times as much while they are merged."""
     random = np.random.default_rng(0)
     frames = np.repeat(originals[[7]], 1500, axis=0)
     if kind == "two videos, interleaved":
@@ -123,7 +123,7 @@ def test_frames_of_a_video_are_one_group_in_little_memory(originals: np.ndarray,
     assert peak < 100e6
 
 
-def test_the_order_of_images_changes_no_group(tiles: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_images_does_not_affect_groups(tiles: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "BLOCK", 16)
     pictures = [*tiles[:40], *(CHANGES["half the size"](tile) for tile in tiles[4:24:4])]
     found = thumbnails(pictures)

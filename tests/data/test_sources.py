@@ -14,7 +14,7 @@ from pipeline.data.decoding import decode
 from pipeline.data.sources import find_images
 
 
-def test_folder_is_searched_recursively_in_path_order(folder: Path) -> None:
+def test_a_folder_is_searched_recursively_in_path_order(folder: Path) -> None:
     (folder / "notes.txt").write_text("not an image")
     (folder / ".hidden.png").write_bytes(b"")
     found = find_images(folder)
@@ -23,7 +23,7 @@ def test_folder_is_searched_recursively_in_path_order(folder: Path) -> None:
     assert [ref.uri for ref in found.refs] == [str(folder / path) for path in found.paths]
 
 
-def test_a_place_that_the_system_does_not_read_is_named(folder: Path) -> None:
+def test_a_folder_that_the_system_refuses_to_read_is_named(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"cannot be read \(File name too long\)"):
         find_images(folder / ("a" * 300))
 
@@ -33,7 +33,7 @@ def test_links_are_followed_but_not_in_circles(folder: Path) -> None:
     assert len(find_images(folder)) == 6
 
 
-def test_names_of_any_bytes_are_found_and_readable(folder: Path) -> None:
+def test_names_with_arbitrary_bytes_are_found_and_readable(folder: Path) -> None:
     name = os.fsencode(folder) + b"/red/\xff \n'\xc3\xa9.png"
     with open(name, "wb") as file:
         make_image(9).save(file, "PNG")
@@ -43,7 +43,7 @@ def test_names_of_any_bytes_are_found_and_readable(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["txt", "csv", "parquet"])
-def test_lists_name_paths_relative_to_themselves(folder: Path, kind: str) -> None:
+def test_paths_in_lists_are_relative_to_the_list(folder: Path, kind: str) -> None:
     names = ["red/1.png", "blue/0.png", "red/1.png"]
     file = folder / f"list.{kind}"
     if kind == "txt":
@@ -55,7 +55,7 @@ def test_lists_name_paths_relative_to_themselves(folder: Path, kind: str) -> Non
     assert list(find_images(file).paths) == ["blue/0.png", "red/1.png"]
 
 
-def test_paths_of_a_list_may_lead_anywhere(tmp_path: Path) -> None:
+def test_paths_in_a_list_may_point_anywhere(tmp_path: Path) -> None:
     project, photos = tmp_path / "project", tmp_path / "photos" / "cat"
     project.mkdir()
     photos.mkdir(parents=True)
@@ -70,7 +70,7 @@ def test_paths_of_a_list_may_lead_anywhere(tmp_path: Path) -> None:
     assert all(Path(ref.uri).is_file() for ref in found.refs)
 
 
-def test_a_root_is_where_relative_paths_of_a_list_start(folder: Path, tmp_path: Path) -> None:
+def test_relative_paths_in_a_list_start_from_the_root(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "list.csv"
     file.write_text(f"path\nred/1.png\n{folder / 'blue' / '0.png'}\n")
     found = find_images(file, root=folder)
@@ -83,7 +83,7 @@ def test_a_root_is_where_relative_paths_of_a_list_start(folder: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("path", "message"), [(".", "'.' is a folder"), ("a/..", "'a/..' is a folder"), (" ", "no path")]
 )
-def test_a_list_names_files(tmp_path: Path, path: str, message: str) -> None:
+def test_entries_of_a_list_must_be_files(tmp_path: Path, path: str, message: str) -> None:
     (tmp_path / "list.txt").write_text(path + "\n")
     with pytest.raises(RequestError, match=f"line 1: {message}"):
         find_images(tmp_path / "list.txt")
@@ -117,7 +117,7 @@ def write_list(file: Path, columns: dict[str, list]) -> Path:
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
-def test_lists_say_more_than_paths(folder: Path, name: str) -> None:
+def test_lists_can_have_more_columns_than_paths(folder: Path, name: str) -> None:
     columns = {
         "path": ["red/1.png", "blue/0.png"],
         "label": ["crimson", "navy"],
@@ -173,7 +173,7 @@ def test_wrong_lists_are_refused(folder: Path, name: str, columns: dict, message
         find_images(write_list(folder / name, columns))
 
 
-def test_a_list_of_another_kind_is_refused(folder: Path) -> None:
+def test_other_kinds_of_lists_are_refused(folder: Path) -> None:
     (folder / "l.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(RequestError, match=r"l\.parquet: cannot be read"):
         find_images(folder / "l.parquet")
@@ -186,9 +186,9 @@ def names_of(found) -> list[str]:
     return sorted(found.paths)
 
 
-def test_a_linked_folder_is_a_folder_of_its_own(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_linked_folder_is_a_separate_folder(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    (folder / "azure").symlink_to("blue")  # before and behind the folder that it leads to
+    (folder / "azure").symlink_to("blue")  # sorted before and after the folder that it points to
     (folder / "crimson").symlink_to(folder / "red")
     (folder / "red" / "up").symlink_to("..")
     found = find_images(folder)
@@ -198,7 +198,7 @@ def test_a_linked_folder_is_a_folder_of_its_own(folder: Path, caplog: pytest.Log
     assert "'red/up'" in caplog.text
 
 
-def test_folders_full_of_links_to_each_other_come_to_an_end(tmp_path: Path) -> None:
+def test_the_search_ends_in_folders_that_link_to_each_other(tmp_path: Path) -> None:
     count = 12
     for name in range(count):
         (tmp_path / f"{name}").mkdir()
@@ -210,7 +210,7 @@ def test_folders_full_of_links_to_each_other_come_to_an_end(tmp_path: Path) -> N
     assert len(found) <= count * count * count
 
 
-def test_what_machines_make_is_left_out(tmp_path: Path) -> None:
+def test_files_of_the_system_are_ignored(tmp_path: Path) -> None:
     ours = ["a.png", "lost+found.png", "trash/b.png"]
     theirs = ["@eaDir/a.png/thumb.jpg", "__MACOSX/c.png", "$RECYCLE.BIN/d.png", "x/#recycle/e.png", ".git/f.png"]
     for name in ours + theirs + ["y/System Volume Information/g.png", "y/@Recycle/h.png"]:
@@ -230,7 +230,7 @@ def test_other_files_are_counted(folder: Path, caplog: pytest.LogCaptureFixture)
     assert "Passed over 6 files without the suffix of an image (" in caplog.text
 
 
-def test_documents_beside_images_are_no_images_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_documents_next_to_images_are_not_counted_as_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for name in ("README.md", "targets.csv", "red/LABELS.TXT", "vectors.npz"):
         (folder / name).write_bytes(b"x")
@@ -257,25 +257,25 @@ def test_an_empty_name_is_not_the_working_folder(folder: Path, monkeypatch: pyte
         ("path\ncaf\xe9.png\n".encode("cp1252"), "line 2: .*Windows-1252"),
     ],
 )
-def test_rows_of_lists_are_strict(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_rows_of_lists_are_checked_strictly(tmp_path: Path, text: str | bytes, message: str) -> None:
     (tmp_path / "l.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(RequestError, match=message):
         find_images(tmp_path / "l.csv")
 
 
-def test_empty_cells_are_no_labels_and_no_group(tmp_path: Path) -> None:
+def test_empty_cells_are_neither_labels_nor_groups(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("path,label,group,split\nx/a.png,, ,\nx/b.png,cat,7,test\n;,,,\n".replace(";", ""))
     found = find_images(tmp_path / "l.csv")
     assert (found.labels, found.groups, found.splits) == (["x", "cat"], [None, "7"], [None, "test"])
 
 
-def test_integers_beside_a_null_stay_integers(tmp_path: Path) -> None:
+def test_integers_next_to_a_null_stay_integers(tmp_path: Path) -> None:
     columns = {"path": ["a.png", "b.png"], "label": [7.0, None], "group": [float("nan"), 8.0]}
     found = find_images(write_list(tmp_path / "l.parquet", columns))
     assert (found.labels, found.groups) == (["7", ""], [None, "8"])
 
 
-def test_names_of_lists_are_read_as_they_are(tmp_path: Path) -> None:
+def test_names_in_lists_are_read_verbatim(tmp_path: Path) -> None:
     odd = ["x\u2028y.png", "n\u0085m.png", "back\\slash.png", " lead.png", "nosuffix", "#hash.png", "~t.png"]
     for name in odd:
         make_image(1).save(tmp_path / name, "PNG")
@@ -287,7 +287,7 @@ def test_names_of_lists_are_read_as_they_are(tmp_path: Path) -> None:
     assert all(Path(ref.uri).is_file() for ref in found.refs)
 
 
-def test_names_that_are_not_utf_8_are_read_where_they_exist(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_read_if_they_exist(tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     with open(name, "wb") as file:
         make_image(1).save(file, "PNG")
@@ -305,7 +305,7 @@ def test_labels_are_composed_and_names_are_not(tmp_path: Path) -> None:
     assert find_images(tmp_path, label_pattern="(?P<label>.+)/").labels == ["caf\u00e9"]
 
 
-def test_a_spreadsheet_is_told_from_a_list(tmp_path: Path) -> None:
+def test_a_spreadsheet_is_distinguished_from_a_list(tmp_path: Path) -> None:
     (tmp_path / "l.xlsx").write_bytes(b"PK")
     with pytest.raises(RequestError, match=r"is a spreadsheet. Save its sheet as CSV"):
         find_images(tmp_path / "l.xlsx")

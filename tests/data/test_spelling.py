@@ -1,4 +1,4 @@
-"""Which target belongs to which image, and what is said of those without one."""
+"""Matching of targets to images, and messages about images without a target."""
 
 import logging
 
@@ -21,26 +21,26 @@ def table(*keys: str) -> TargetTable:
     return TargetTable("t.csv", {key: row for row, key in enumerate(keys)}, np.eye(len(keys), dtype=np.float32))
 
 
-def test_labels_match_in_other_case_where_one_key_does(caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_match_in_another_case_if_one_key_does(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     found = match_targets(images("cat/1.png", "cat/2.png", "Straße/1.png", "dog/1.png"), table("CAT", "STRASSE", "dog"))
     assert list(found.keys) == ["CAT", "CAT", "STRASSE", "dog"]
     assert "2 labels matched by ignoring upper and lower case: 'cat' by 'CAT', 'Straße' by 'STRASSE'." in caplog.text
 
 
-def test_nothing_is_said_of_labels_in_the_same_case(caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_in_the_same_case_give_no_message(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     match_targets(images("cat/1.png"), table("cat"))
     assert caplog.text == ""
 
 
-def test_a_label_that_may_be_two_keys_has_no_target() -> None:
+def test_an_ambiguous_label_has_no_target() -> None:
     with pytest.raises(RequestError, match=r"no target for 1 of 2 images: 'cat/1.png' \(label 'cat'; nearest: 'C"):
         match_targets(images("cat/1.png", "dog/1.png"), table("CAT", "Cat", "dog"))
     assert list(match_targets(images("cat/1.png"), table("CAT", "cat")).keys) == ["cat"]
 
 
-def test_missing_labels_are_named_once_each_with_near_keys_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_labels_are_named_once_with_similar_keys(caplog: pytest.LogCaptureFixture) -> None:
     some = images("dgo/1.png", "dgo/2.png", "zebra/1.png", "Teapto/1.png", "teapot/1.png")
     keys = table("dog", "teapot", "unrelated")
     named = "'dgo/1.png' (label 'dgo'; nearest: 'dog'), 'zebra/1.png' (label 'zebra'), 'Teapto/1.png' (label 'Teapto'; "
@@ -66,7 +66,7 @@ def test_images_without_label_are_named_by_path() -> None:
         match_targets(some, table("1.png"))
 
 
-def test_near_spellings_are_near() -> None:
+def test_similar_spellings_are_recognized() -> None:
     choices = ["cat", "bronchoconstriction", "retriever", "griffon", "teapot"]
     names = ["caat", "Brabancon_griffon", "retreiver", "teapto", "xyz"]
     assert near_spellings({name: [name.lower()] for name in names}, iter(choices)) == {
@@ -78,7 +78,7 @@ def test_near_spellings_are_near() -> None:
     }
 
 
-def test_labels_that_word_vectors_lack_are_named_once(tmp_path, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_missing_in_word_vectors_are_named_once(tmp_path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     file = tmp_path / "glove.txt"
     file.write_text("griffon 1 1\nbronchoconstriction 2 2\nsea 1 0\nlion 0 1\nsea_horse 5 5\nretriever 3 3\n")

@@ -9,7 +9,7 @@ from pipeline.data.splits import Split, SplitRule, check_split_column, split_ima
 
 
 def images_of(labels: str, **columns) -> ImageSet:
-    """An image for each label, which is one letter."""
+    """One image per label; a label is a letter."""
     paths = [f"{label}/{number}" for number, label in enumerate(labels)]
     return ImageSet("images", paths, [ImageRef(f"/{path}") for path in paths], list(labels), **columns)
 
@@ -22,7 +22,7 @@ def split(images: ImageSet, rule: str, duplicates: list[int] | None = None, seed
     return found
 
 
-def test_rules_are_read() -> None:
+def test_rules_are_parsed() -> None:
     assert SplitRule.parse("random") == SplitRule("random")
     assert SplitRule.parse("random:0.2") == SplitRule("random", 0.2)
     assert SplitRule("random").share == 0.2
@@ -36,7 +36,7 @@ def test_rules_are_read() -> None:
             SplitRule.parse(wrong)
 
 
-def test_random_holds_out_the_same_share_of_each_label() -> None:
+def test_random_is_stratified_by_label() -> None:
     found = split(images_of("aaaaabbbbbccccc"), "random:0.2", seed=1)
     assert sorted([*found.train, *found.validation]) == list(range(15))
     assert [row // 5 for row in found.validation] == [0, 1, 2]
@@ -56,12 +56,12 @@ def test_near_duplicates_stay_on_one_side() -> None:
         assert len(split(images_of("a" * 40), "random:0.25", duplicates, seed).validation) == 10
 
 
-def test_a_label_of_one_image_changes_nothing_for_the_others() -> None:
+def test_a_label_with_one_image_does_not_affect_the_others() -> None:
     found = split(images_of("aaaaabbbbbcccccde"), "random:0.2", seed=1)
     assert {row // 5 for row in found.validation} >= {0, 1, 2}
 
 
-def test_labels_that_do_not_repeat_are_split_plainly() -> None:
+def test_labels_that_do_not_repeat_are_split_at_random() -> None:
     found = split(images_of("abcde"), "random:0.2")
     assert (len(found.train), len(found.validation)) == (4, 1)
 
@@ -78,7 +78,7 @@ def test_groups_stay_whole_and_with_the_groups_of_their_near_duplicates() -> Non
         assert 3 <= len(held_out) <= 4
 
 
-def test_classes_are_held_out_whole_and_their_near_duplicates_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_whole_classes_are_held_out_without_their_near_duplicates(caplog: pytest.LogCaptureFixture) -> None:
     images = images_of("aaabbbcccdddeee")
     duplicates = list(range(15))
     duplicates[0] = duplicates[3] = duplicates[6] = duplicates[9] = duplicates[12]  # one image under every label
@@ -92,7 +92,7 @@ def test_classes_are_held_out_whole_and_their_near_duplicates_left_out(caplog: p
     assert "Left out: " in caplog.text
 
 
-def test_a_column_says_the_split_and_near_duplicates_are_moved(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_column_defines_the_split_and_near_duplicates_are_moved(caplog: pytest.LogCaptureFixture) -> None:
     splits = ["train", "held-out", "Training", "test", "validation", "train"]
     found = split(images_of("aabbcc", splits=splits), "column", [0, 0, 2, 3, 4, 5])
     assert found.train.tolist() == [0, 1, 2, 5]
@@ -121,7 +121,7 @@ def test_impossible_splits_are_refused(images: ImageSet, rule: str, message: str
         split(images, rule)
 
 
-def test_a_column_that_is_missing_is_noticed_before_any_work() -> None:
+def test_a_missing_column_is_refused_before_any_work() -> None:
     plain = ImageSet("images", ["a.png"], [ImageRef("a.png")], ["a"])
     for rule, column in (("group", "group"), ("column", "split")):
         with pytest.raises(RequestError, match=f"The split '{rule}' needs .* with the column '{column}'"):
@@ -131,6 +131,6 @@ def test_a_column_that_is_missing_is_noticed_before_any_work() -> None:
     check_split_column(dataclasses.replace(plain, splits=[None], groups=[None]), SplitRule("column"))
 
 
-def test_duplicates_alone_cannot_be_split() -> None:
+def test_a_set_of_duplicates_cannot_be_split() -> None:
     with pytest.raises(RequestError, match="at least two different images"):
         split(images_of("aa"), "random", [7, 7])

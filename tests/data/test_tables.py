@@ -1,4 +1,4 @@
-"""Which cells of a table are what: one rule for every format, and rows that are strict."""
+"""The meaning of a table's cells: one rule for all formats, and strict rows."""
 
 import logging
 from pathlib import Path
@@ -47,7 +47,7 @@ def parquet(folder: Path, columns: dict[str, object]) -> Path:
         "./cat/0.png,1,2\n",
     ],
 )
-def test_only_the_numbers_of_the_embedding_are_taken(tmp_path: Path, text: str) -> None:
+def test_only_the_numbers_of_the_embedding_are_used(tmp_path: Path, text: str) -> None:
     assert read(csv(tmp_path, text)) == {"cat/0.png": [1, 2]}
 
 
@@ -67,7 +67,7 @@ def test_only_the_numbers_of_the_embedding_are_taken(tmp_path: Path, text: str) 
         (["cat", "0", "1"], ["dog", "1", "0"], None),
     ],
 )
-def test_the_first_row_is_a_header_by_one_rule(first: list[str], second: list[str], expected: bool | None) -> None:
+def test_one_rule_detects_headers(first: list[str], second: list[str], expected: bool | None) -> None:
     assert is_header(first, second) is expected
 
 
@@ -94,12 +94,12 @@ def test_the_first_row_is_a_header_by_one_rule(first: list[str], second: list[st
         ("label,a\ncat,1\n".encode("utf-16-le"), "line 1: a NUL character"),
     ],
 )
-def test_what_is_not_clear_is_refused_naming_the_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_ambiguous_tables_are_refused_with_the_line(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         read(csv(tmp_path, text))
 
 
-def test_text_beside_semicolons_stays_as_it_is(tmp_path: Path) -> None:
+def test_text_between_semicolons_is_unchanged(tmp_path: Path) -> None:
     text = "label;a;b\n1,5;1,5;0\n2,0;2;0\nParis, France;3;0\n"
     assert read(csv(tmp_path, text)) == {"1,5": [1.5, 0], "2,0": [2, 0], "Paris, France": [3, 0]}
 
@@ -120,7 +120,7 @@ def test_the_embedding_of_a_parquet_file_is_its_lists_or_its_numbers(
         read(parquet(tmp_path, {"label": ["cat"], "group": [1]}))
 
 
-def test_the_index_of_a_data_frame_is_no_dimension(tmp_path: Path) -> None:
+def test_the_index_of_a_data_frame_is_not_a_dimension(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"label": ["dog", "cat"], "a": [1.0, 2.0], "b": [3.0, 4.0], "number": [5, 6]})
     kept = {"dog": [1, 3, 5], "cat": [2, 4, 6]}
@@ -133,7 +133,7 @@ def test_the_index_of_a_data_frame_is_no_dimension(tmp_path: Path) -> None:
     assert read(tmp_path / "t.parquet") == kept
 
 
-def test_columns_may_be_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_columns_can_be_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     file = csv(tmp_path, "d0,name,d1,label,d2,x\n1,Felis,2,cat,3,4\n")
     assert read(file, "d*") == {"cat": [1, 2, 3]}
@@ -152,7 +152,7 @@ def test_columns_may_be_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         read(tmp_path / "t.npy", "a")
 
 
-def test_repeated_targets_have_the_chosen_columns_too(tmp_path: Path) -> None:
+def test_repeated_targets_also_have_the_chosen_columns(tmp_path: Path) -> None:
     file = csv(tmp_path, "d0,label,d1,trial\n1,cat,2,1\n3,cat,4,2\n")
     assert read_repeats(file, "d*")["cat"].tolist() == [[1, 2], [3, 4]]
     assert read_repeats(file)["cat"].tolist() == [[1, 2, 1], [3, 4, 2]]
@@ -160,7 +160,7 @@ def test_repeated_targets_have_the_chosen_columns_too(tmp_path: Path) -> None:
         read_repeats(file, "x")
 
 
-def test_a_row_without_a_key_is_no_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_row_without_a_key_is_refused_or_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for label in ([None, "dog"], [float("nan"), 7.0]):
         file = parquet(tmp_path, {"label": pa.array(label), "a": [1.0, 2.0]})
         with pytest.raises(RequestError, match="row 1: no path or label"):
@@ -180,12 +180,12 @@ def test_a_row_without_a_key_is_no_key(tmp_path: Path, caplog: pytest.LogCapture
         (pa.array(["cat"], pa.large_string()), pa.array([[1.5, 2]], pa.list_(pa.float32(), 2))),
     ],
 )
-def test_types_of_parquet_are_read(tmp_path: Path, key: pa.Array, vectors: pa.Array) -> None:
+def test_parquet_types_are_read(tmp_path: Path, key: pa.Array, vectors: pa.Array) -> None:
     assert read(parquet(tmp_path, {"label": key, "v": vectors})) == {"cat": [1.5, 2]}
 
 
 @pytest.mark.parametrize("cell", [["cat"], {"name": "cat"}, [["cat", "dog"]]])
-def test_a_key_that_is_no_text_is_refused(tmp_path: Path, cell: object) -> None:
+def test_a_key_that_is_not_text_is_refused(tmp_path: Path, cell: object) -> None:
     with pytest.raises(RequestError, match="row 1: text or a number is due here, not a list"):
         read(parquet(tmp_path, {"label": [cell], "a": [1.0]}))
     pyarrow.parquet.write_table(pa.table({"path": ["a.png"], "label": [cell]}), tmp_path / "l.parquet")
@@ -193,14 +193,14 @@ def test_a_key_that_is_no_text_is_refused(tmp_path: Path, cell: object) -> None:
         find_images(tmp_path / "l.parquet")
 
 
-def test_numbers_of_any_type_are_read(tmp_path: Path) -> None:
+def test_all_numeric_types_are_read(tmp_path: Path) -> None:
     import decimal
 
     columns = {"label": [7], "a": [decimal.Decimal("1.5")], "b": pa.array([2], pa.uint8())}
     assert read(parquet(tmp_path, columns)) == {"7": [1.5, 2]}
 
 
-def test_text_of_npz_may_be_bytes_or_numbers(tmp_path: Path) -> None:
+def test_keys_in_npz_can_be_bytes_or_numbers(tmp_path: Path) -> None:
     for labels, expected in [
         ([b"cat", "café".encode()], ["cat", "café"]),
         ([7.0, 8.0], ["7", "8"]),

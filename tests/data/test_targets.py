@@ -36,7 +36,7 @@ def test_tables_are_read_with_and_without_header(tmp_path: Path, text: str) -> N
     assert found.vectors.tolist() == [[1, 2], [3, 4]]
 
 
-def test_tabs_separate_tsv(tmp_path: Path) -> None:
+def test_tsv_is_separated_by_tabs(tmp_path: Path) -> None:
     assert read(table(tmp_path, "a b\t1\t2\n", "t.tsv")).rows == {"a b": 0}
 
 
@@ -58,7 +58,7 @@ def test_equal_rows_for_one_key_are_fine(tmp_path: Path) -> None:
         ("cat|1|2\n", "no numbers beside the path or label; is the table separated by commas"),
     ],
 )
-def test_wrong_tables_are_refused_naming_the_line(tmp_path: Path, text: str, message: str) -> None:
+def test_wrong_tables_are_refused_with_the_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         read(table(tmp_path, text))
 
@@ -104,7 +104,7 @@ def test_tables_in_binary_formats_are_read(tmp_path: Path, write) -> None:
     assert np.array_equal(found.vectors, VECTORS)
 
 
-def test_npy_rows_stand_for_images_in_path_order(tmp_path: Path) -> None:
+def test_npy_rows_belong_to_images_in_path_order(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", VECTORS.astype(np.float64))
     found = read(tmp_path / "t.npy", "a/1.png", "b/2.png")
     assert found.rows == {"a/1.png": 0, "b/2.png": 1}
@@ -113,7 +113,7 @@ def test_npy_rows_stand_for_images_in_path_order(tmp_path: Path) -> None:
         read(tmp_path / "t.npy", "a/1.png")
 
 
-def test_a_list_may_bring_its_own_targets() -> None:
+def test_a_list_can_contain_targets() -> None:
     found = read_targets(None, images("a/1.png", "b/2.png", targets=VECTORS))
     assert found.rows == {"a/1.png": 0, "b/2.png": 1}
     with pytest.raises(RequestError, match="no column 'target'"):
@@ -176,7 +176,7 @@ def test_word_vectors_are_matched_to_labels(tmp_path: Path, caplog: pytest.LogCa
     assert vectors == {"golden_retriever": [1, 2], "Cat": [5, 5]}
 
 
-def test_images_without_labels_say_where_labels_come_from(tmp_path: Path) -> None:
+def test_the_message_about_missing_labels_explains_labels(tmp_path: Path) -> None:
     (tmp_path / "glove.txt").write_text("cat 1\n")
     for on_missing in ("error", "skip"):
         with pytest.raises(RequestError, match=r"images: the images have no labels.*folder.*label_pattern=REGEX"):
@@ -185,7 +185,7 @@ def test_images_without_labels_say_where_labels_come_from(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["t.xlsx", "t.ODS", "t.xls"])
-def test_spreadsheets_are_told_from_tables(tmp_path: Path, name: str) -> None:
+def test_spreadsheets_are_distinguished_from_tables(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK")
     with pytest.raises(RequestError, match="is a spreadsheet; save its sheet as CSV"):
         read(tmp_path / name)
@@ -200,7 +200,7 @@ def test_spreadsheets_are_told_from_tables(tmp_path: Path, name: str) -> None:
         (["01.png", "02.png", "10.png"], ""),
     ],
 )
-def test_rows_in_the_order_of_numbers_are_warned_of(
+def test_rows_in_numeric_order_cause_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, paths: list[str], said: str
 ) -> None:
     np.save(tmp_path / "t.npy", np.eye(3))

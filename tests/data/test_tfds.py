@@ -1,4 +1,4 @@
-"""On a data set that is built here with tensorflow-datasets' own builder, TFRecords on disk and all."""
+"""A data set built here with tensorflow-datasets, as TFRecords on disk."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_examples_are_named_labelled_and_known_by_content(tfds_dir: Path, fresh_cache, tmp_path: Path) -> None:
+def test_examples_have_names_labels_and_content_digests(tfds_dir: Path, fresh_cache, tmp_path: Path) -> None:
     images = find_images("tfds:small_images/plain:train", tfds_dir)
     assert len(images) == 12
     assert all(path.startswith("small_images-train.tfrecord-") for path in images.paths)
@@ -47,7 +47,7 @@ def test_examples_are_named_labelled_and_known_by_content(tfds_dir: Path, fresh_
     assert (features.computed, features.cached, features.failed) == (12, 0, [])
     assert list(features.paths) == list(images.paths)
 
-    # The same bytes as files in a folder are known already, and have the same vectors.
+    # Files in a folder with the same bytes are cache hits and have the same vectors.
     folder = tmp_path / "images"
     folder.mkdir()
     for number, ref in enumerate(images.refs):
@@ -63,12 +63,12 @@ def test_examples_are_read_in_any_order(tfds_dir: Path) -> None:
         assert content_digest(refs[row].read()[0]) == refs[row].digest
 
 
-def test_an_example_is_read_without_those_before_it(tfds_dir: Path, tmp_path: Path) -> None:
+def test_an_example_is_read_without_the_previous_ones(tfds_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(tfds_dir / "small_images", tmp_path / "small_images")
     refs = find_images("tfds:small_images/plain:test+train[50%:]", tmp_path).refs
     [file] = tmp_path.glob("small_images/plain/1.0.0/*-train.tfrecord*")
     content = bytearray(file.read_bytes())
-    content[100] ^= 1  # in the first example, which is not in this part of the split
+    content[100] ^= 1  # in the first example, which this part of the split does not contain
     content[-100] ^= 1  # in the last
     file.write_bytes(content)
     for row in (7, 4, 0, 5, 3):
@@ -90,7 +90,7 @@ def test_parts_of_a_split_are_splits(tfds_dir: Path) -> None:
         ("tfds:no_images:train", RequestError, "has no image"),
     ],
 )
-def test_what_is_not_there_is_named(tfds_dir: Path, source: str, kind: type, message: str) -> None:
+def test_missing_data_sets_are_named(tfds_dir: Path, source: str, kind: type, message: str) -> None:
     with pytest.raises(kind, match=message) as raised:
         find_images(source, tfds_dir)
     assert source in str(raised.value)
@@ -118,7 +118,7 @@ def test_no_module_that_a_data_set_names_is_imported(
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"type": 7}', '{"pythonClassName": "os"}', "[" * 100_000])
-def test_features_that_are_none_are_one_message(tfds_dir: Path, tmp_path: Path, content: str) -> None:
+def test_wrong_features_give_one_message(tfds_dir: Path, tmp_path: Path, content: str) -> None:
     folder = tmp_path / "brought" / "1.0.0"
     shutil.copytree(tfds_dir / "small_images" / "plain" / "1.0.0", folder)
     (folder / "features.json").write_text(content)
@@ -126,10 +126,10 @@ def test_features_that_are_none_are_one_message(tfds_dir: Path, tmp_path: Path, 
         find_images("tfds:brought:train", tmp_path)
 
 
-def test_a_run_does_not_say_where_data_sets_are(
+def test_a_run_does_not_choose_the_folder_of_data_sets(
     run, small_run: SmallRun, tfds_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may come from elsewhere, and would have data sets downloaded to a folder of its choice."""
+    """It may come from someone else, and could choose a folder for downloads."""
     shutil.copytree(small_run.folder, tmp_path / "brought")
     file = tmp_path / "brought" / "run.json"
     record = json.loads(file.read_text())

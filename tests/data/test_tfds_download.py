@@ -1,4 +1,4 @@
-"""Downloads of TensorFlow data sets, from an archive on this disk; nothing comes from the network."""
+"""Downloads of TensorFlow data sets, from an archive on disk; nothing comes from the network."""
 
 import hashlib
 import http.server
@@ -13,7 +13,7 @@ from pipeline.data.sources import find_images
 
 
 def define(name: str, url: str, archive: Path | None) -> None:
-    """Register a data set whose archive is at a URL and, where it exists, has a registered checksum."""
+    """Register a data set with an archive at a URL and, if it exists, a registered checksum."""
     import tensorflow_datasets as tfds
 
     infos = {}
@@ -55,7 +55,7 @@ def test_a_data_set_is_downloaded_and_unpacked(archive: Path, tmp_path: Path) ->
     assert sorted(images.labels) == ["blue"] * 3 + ["red"] * 3
 
 
-def test_the_package_that_a_download_needs_is_declared() -> None:
+def test_the_package_needed_for_downloads_is_declared() -> None:
     import importlib.metadata
 
     import importlib_resources.abc
@@ -66,7 +66,7 @@ def test_the_package_that_a_download_needs_is_declared() -> None:
     assert any(each.startswith("importlib-resources") for each in declared) or '"importlib-resources>=' in project
 
 
-def test_only_the_network_is_blamed_for_the_network(archive: Path, tmp_path: Path) -> None:
+def test_only_network_errors_are_called_network_errors(archive: Path, tmp_path: Path) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:  # has nothing
         threading.Thread(target=server.serve_forever, daemon=True).start()
         define("newcomer_offline", f"http://127.0.0.1:{server.server_port}/a.zip", None)

@@ -1,4 +1,4 @@
-"""Files that declare more than they hold, never end, or nest without end: a message, and no memory for them."""
+"""Files that declare more than they contain, never end, or nest endlessly: a message, and hardly any memory."""
 
 import gzip
 import io
@@ -26,7 +26,7 @@ MOST = 2**20  # bytes
 
 @pytest.fixture
 def few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As little memory as a test has time to exceed."""
+    """A limit so low that a test can exceed it quickly."""
     monkeypatch.setattr(regular_files, "UNPACKED", MOST)
 
 
@@ -69,7 +69,7 @@ def test_arrays_that_unpack_to_too_much_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2**40, 2), (2, 2**40), (2**70, 2)])
-def test_arrays_that_are_smaller_than_they_say_are_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_arrays_smaller_than_declared_are_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
     (tmp_path / "t.npy").write_bytes(npy_header(shape) + bytes(8))
     refused(tmp_path / "t.npy", "does not fit in it|cannot be read")
     with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
@@ -90,7 +90,7 @@ def test_word_vectors_that_unpack_to_too_much_are_refused(tmp_path: Path, text: 
         list(read_vocabulary(tmp_path / "w.txt.gz"))
 
 
-def test_a_binary_header_reserves_no_memory(tmp_path: Path) -> None:
+def test_a_binary_header_allocates_no_memory(tmp_path: Path) -> None:
     for header in (b"1 100000000000\n", b"1 99999999\n", b"9" * 5000 + b" 2\n", b"0 0\n"):
         (tmp_path / "w.bin").write_bytes(header + b"cat " + bytes(8))
         refused(tmp_path / "w.bin", "begins with its number of rows|no word")
@@ -98,16 +98,16 @@ def test_a_binary_header_reserves_no_memory(tmp_path: Path) -> None:
         refused(tmp_path / "w.txt", "line 1|line 2")
 
 
-def test_lines_without_end_are_refused(tmp_path: Path) -> None:
+def test_endless_lines_are_refused(tmp_path: Path) -> None:
     with open(tmp_path / "t.csv", "wb") as file:
         file.write(b"cat," + b"1" * 2**25)
     refused(tmp_path / "t.csv", "field larger|longer than")
-    os.truncate(tmp_path / "t.csv", 2**36)  # zeros without end
+    os.truncate(tmp_path / "t.csv", 2**36)  # endless zeros
     refused(tmp_path / "t.csv", "longer than|NUL|field larger")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
-def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_refused_without_waiting(tmp_path: Path) -> None:
     for name in ("t.csv", "t.tsv", "t.parquet", "t.npz", "t.npy", "w.txt", "w.bin", "w.vec.gz", "l.txt", "l.csv"):
         os.mkfifo(tmp_path / name)
         refused(tmp_path / name, "not a regular file")
@@ -128,21 +128,21 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
     ["[" * 100_000, "[" + "9" * 401 + "]", "[" + "9" * 5000 + "]", '{"1": 2}', '"12"', "[true]", '["1"]', "[[1]]", "3"],
     ids=lambda target: target[:9],
 )
-def test_targets_of_a_list_are_lists_of_numbers(folder: Path, target: str) -> None:
+def test_targets_in_a_list_must_be_lists_of_numbers(folder: Path, target: str) -> None:
     quoted = target.replace('"', '""')
     (folder / "l.csv").write_text(f'path,target\nred/0.png,"{quoted}"\n')
     with pytest.raises(RequestError, match=r"line 2: the target is not a list of numbers|cannot be read"):
         find_images(folder / "l.csv")
 
 
-def test_targets_of_a_list_stay_finite_in_float32(folder: Path) -> None:
+def test_targets_in_a_list_must_be_finite_in_float32(folder: Path) -> None:
     for number in ("3e38", "1e39", "-1e16", "NaN"):
         (folder / "l.csv").write_text(f'path,target\nred/0.png,"[0, {number}]"\n')
         with pytest.raises(RequestError, match=r"'red/0.png' holds NaN or infinite values, or numbers above 1e"):
             find_images(folder / "l.csv")
 
 
-def test_parquet_files_of_other_text_and_depth_are_refused(tmp_path: Path) -> None:
+def test_parquet_files_with_other_text_or_nesting_are_refused(tmp_path: Path) -> None:
     offsets = pa.array([0, 3], pa.int32()).buffers()[1]
     latin = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"c\xe9t")])
     nested = pa.array([json.loads("[" * 200 + "]" * 200)])

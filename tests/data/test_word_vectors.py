@@ -64,17 +64,17 @@ def test_published_formats_are_read(tmp_path: Path, name: str) -> None:
         ("GOLDEN.RETRIEVER", [1, 2, 0]),
         ("paris", [7, 8, 9]),
         ("Cat", [5, 5, 5]),
-        ("New York", [3, 3, 1]),  # a phrase that the file has
+        ("New York", [3, 3, 1]),  # a phrase in the file
         ("cat Paris", [6, 6.5, 7]),
     ],
 )
-def test_labels_in_usual_spellings_are_found(tmp_path: Path, label: str, expected: list[float]) -> None:
+def test_labels_in_common_spellings_are_found(tmp_path: Path, label: str, expected: list[float]) -> None:
     file = tmp_path / "glove.txt"
     file.write_bytes(FORMATS["glove.txt"])
     assert read_word_vectors(file, [label])[0][label].tolist() == expected
 
 
-def test_what_is_missing_comes_with_its_nearest_spellings(tmp_path: Path) -> None:
+def test_missing_words_come_with_similar_spellings(tmp_path: Path) -> None:
     file = tmp_path / "glove.txt"
     file.write_bytes(FORMATS["glove.txt"])
     found, missing = read_word_vectors(file, ["cat", "golden_retreiver", "retriver", "__"])
@@ -113,7 +113,7 @@ GLOVE = FORMATS["glove.txt"]
         ("w.bin", FORMATS["word2vec.bin"] + b"cat " + bytes(12), "more follows"),
     ],
 )
-def test_damaged_files_are_refused_naming_the_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_damaged_files_are_refused_with_the_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(RequestError, match=message) as raised:
         read_word_vectors(tmp_path / name, ["cat"])
@@ -125,7 +125,7 @@ def test_equal_rows_for_one_word_are_fine(tmp_path: Path) -> None:
     assert read_word_vectors(tmp_path / "g.txt", ["cat"])[0]["cat"].tolist() == [1, 2]
 
 
-def test_only_wanted_rows_are_held(tmp_path: Path) -> None:
+def test_only_needed_rows_are_kept_in_memory(tmp_path: Path) -> None:
     numbers = " ".join(["0.123456"] * 100)
     with open(tmp_path / "big.txt", "w") as file:
         file.writelines(f"word{number} {numbers}\n" for number in range(20_000))  # 18 MB
@@ -154,7 +154,7 @@ def nfd(text: str) -> str:
         (nfd("Crème_Brûlée"), [10]),
         ("बिल्ली_घर", [2]),
         ("बिल्ली", [1]),
-        ("गाय", None),  # its letters have vectors, it has none
+        ("गाय", None),  # its letters have vectors, but the word has none
         ("ไก่", None),
         ("क्\u200dषण", [20]),
         ("001.cat", [1]),
@@ -166,7 +166,7 @@ def nfd(text: str) -> str:
         ("001", None),
     ],
 )
-def test_words_keep_their_marks_and_running_numbers_are_none(
+def test_words_keep_their_marks_and_lose_their_running_numbers(
     tmp_path: Path, label: str, expected: list[float] | None
 ) -> None:
     words = {"cafe": 5, "café": 7, "vo": 3, "gel": 0, "vögel": 8, nfd("crème"): 8, "brûlée": 12, "बिल्ली": 1, "घर": 3}
@@ -197,7 +197,7 @@ def test_labels_in_another_spelling_are_all_listed(tmp_path: Path, caplog: pytes
     assert "caf" not in caplog.text
 
 
-def test_a_word_that_is_there_twice_is_refused_where_a_label_needs_it(tmp_path: Path) -> None:
+def test_a_duplicate_word_is_refused_if_a_label_needs_it(tmp_path: Path) -> None:
     text = "Cat 4\ncat 1\ncat 2\nsea 1\nsea 2\nlion 3\nsea_lion 5\n"
     assert read(tmp_path, text, "Cat", "sea_lion") == {"Cat": [4], "sea_lion": [5]}
     for label, line in [("cat", 3), ("Sea", 5), ("lion_sea", 5)]:
@@ -207,7 +207,7 @@ def test_a_word_that_is_there_twice_is_refused_where_a_label_needs_it(tmp_path: 
         read(tmp_path, f"{nfd('café')} 1\ncafé 2\n", "café")
 
 
-def test_encodings_are_read_or_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_encodings_are_supported_or_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = "cat 1\ncafé 2\n"
     for name, content in [("w.txt", text.encode("utf-8-sig")), ("w.txt.gz", gzip.compress(text.encode("utf-8-sig")))]:
         assert read(tmp_path, content, "cat", "café", name=name) == {"cat": [1], "café": [2]}
@@ -237,6 +237,6 @@ def test_encodings_are_read_or_named(tmp_path: Path, caplog: pytest.LogCaptureFi
         ("w.bin", b"1 1\ncat " + np.array([np.finfo(np.float32).max], "<f4").tobytes(), "row 1: .*numbers above"),
     ],
 )
-def test_numbers_that_cannot_be_right_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_implausible_numbers_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         read(tmp_path, content, "cat", name=name)

@@ -244,7 +244,7 @@ def test_a_server_that_is_not_there_is_one_message(server: type[Answer], monkeyp
         FeatureStore("s3://pictures/cache", EXTRACTOR)
 
 
-def test_missing_credentials_are_one_message(
+def test_missing_credentials_give_one_message(
     server: type[Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
