@@ -14,8 +14,14 @@ THUMBNAIL = 24
 # Ways to resize an image to SIDE x SIDE pixels, with their names in fingerprints. "squash" applies Pillow's antialiased
 # bilinear filter to the whole image and ignores its aspect ratio; "keras" takes the nearest pixel, the default of
 # Keras's `load_img`; "crop" resizes the shorter side to CROPPED_FROM and takes the centre, as VGG was tested (Simonyan
-# and Zisserman 2014).
-RESIZES = {"squash": "squash-bilinear", "keras": "squash-nearest", "crop": "crop-bilinear"}
+# and Zisserman 2014); "squash-bicubic" is "squash" with the bicubic filter and without decoding JPEGs at reduced scale,
+# as scripts around Caffe do (https://github.com/KamitaniLab/brain-decoding-cookbook-public/pull/15).
+RESIZES = {
+    "squash": "squash-bilinear",
+    "crop": "crop-bilinear",
+    "keras": "squash-nearest",
+    "squash-bicubic": "squash-bicubic",
+}
 CROPPED_FROM = 256
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (from its DCT coefficients, several times faster) if both sides keep
 # at least this multiple of SIDE. After resizing, no pixel of our test images differs by more than 2 of 255 levels from
@@ -75,11 +81,13 @@ def _resize_square(picture: Picture, resize: str) -> Image.Image:
     if resize == "keras":  # ignores transparency, and orientation except in TIFFs, where Pillow applies it itself
         image = turned(picture) if picture.image.format == "TIFF" else picture.image
         return image.resize((SIDE, SIDE), Image.Resampling.NEAREST).convert("RGB")
-    picture.image.draft(picture.image.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
+    if resize != "squash-bicubic":
+        picture.image.draft(picture.image.mode, (REDUCED_AT_LEAST * SIDE, REDUCED_AT_LEAST * SIDE))
     picture.image.load()
     size = upright_size(picture)
     box = _centre(*size) if resize == "crop" else (0, 0, *size)
-    return _resize_part(picture, (SIDE, SIDE), Image.Resampling.BILINEAR, box)
+    resampling = Image.Resampling.BICUBIC if resize == "squash-bicubic" else Image.Resampling.BILINEAR
+    return _resize_part(picture, (SIDE, SIDE), resampling, box)
 
 
 def _resize_part(

@@ -133,6 +133,18 @@ def test_resize_keras_neither_rotates_nor_decodes_at_reduced_scale(tmp_path: Pat
     assert np.array_equal(decode(file.read_bytes(), resize="keras"), expected)
 
 
+@pytest.mark.parametrize(("size", "mode"), [((1200, 1000), "RGB"), ((100, 300), "RGB"), ((640, 480), "L")])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_resize_bicubic_gives_pillows_pixels(size: tuple[int, int], mode: str, kind: str) -> None:
+    """Bit for bit, also where a JPEG could be decoded at reduced scale, and for a grey image."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    data = encoded(Image.fromarray(noise).convert(mode), kind)
+    expected = Image.open(io.BytesIO(data)).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+    difference = np.abs(np.int16(decode(data, resize="squash-bicubic")) - np.asarray(expected))
+    assert difference.max() == 0
+    assert np.abs(np.int16(decode(data)) - np.asarray(expected)).max() > 2
+
+
 @pytest.mark.parametrize("size", [(512, 256), (256, 512), (256, 256)])
 def test_resize_crop_takes_the_centre(size: tuple[int, int]) -> None:
     image = make_image(4, *size)
