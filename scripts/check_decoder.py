@@ -38,9 +38,9 @@ from pipeline.commands.examples import ExampleOptions, load_numbered_examples
 from pipeline.core.vectors import cosines
 from pipeline.data.sample import SAMPLE
 from pipeline.data.sources import find_images
-from pipeline.data.splits import SplitRule, split_images
+from pipeline.data.splits import SplitRule, assign_folds, split_images
 from pipeline.decoders.baselines import Baselines
-from pipeline.decoders.blend import BlendConfig, Candidates, assign_folds
+from pipeline.decoders.blend import BlendConfig, Candidates
 from pipeline.decoders.callbacks import Callbacks
 from pipeline.decoders.fitting import PRESETS, fit_decoders
 from pipeline.decoders.hidden_layer import Coordinates

@@ -28,11 +28,9 @@ import numpy as np
 from measuring import table
 
 from pipeline.core.vectors import cosines
-from pipeline.data.folds import fold_images
 from pipeline.data.images import ImageRef, ImageSet
-from pipeline.data.splits import Split, SplitRule, held_out_units, split_images
+from pipeline.data.splits import Split, SplitRule, assign_folds, fold_images, held_out_units, split_images
 from pipeline.decoders.baselines import Baselines
-from pipeline.decoders.blend import assign_folds
 from pipeline.decoders.callbacks import Callbacks
 from pipeline.decoders.fitting import PRESETS, fit_decoders
 from pipeline.decoders.network import predict

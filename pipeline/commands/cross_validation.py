@@ -11,8 +11,7 @@ import numpy as np
 from pipeline.commands.examples import Examples
 from pipeline.commands.scoring import TrainingTargets
 from pipeline.core.vectors import cosines
-from pipeline.data.folds import fold_images
-from pipeline.data.splits import SplitRule, held_out_units
+from pipeline.data.splits import SplitRule, fold_images, held_out_units
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.callbacks import Callbacks
 from pipeline.decoders.fitting import Config, fit_decoders

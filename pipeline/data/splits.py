@@ -1,7 +1,7 @@
-"""Splits into training and held-out images, with detected near-duplicates on one side."""
+"""Which images stay together, and how held-out images and folds are drawn; detected near-duplicates are on one side."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,6 +123,68 @@ def split_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, seed
             ", ..." if len(paths) > 5 else ".",
         )
     return Split(np.flatnonzero(train), np.flatnonzero(validation), np.flatnonzero(moved))
+
+
+def fold_images(images: ImageSet, rule: SplitRule, duplicates: np.ndarray, folds: int, seed: int) -> Iterator[Split]:
+    """Split images into folds (scikit-learn's StratifiedGroupKFold).
+
+    Args:
+        images: The images.
+        rule: What a fold holds out: "random" images (stratified by label), whole "group"s, or whole "classes". Its
+            share is not used.
+        duplicates: A number for each image, shape (N,), int; images with the same number are near-duplicates.
+        folds: The number of folds, at least 2.
+        seed: Random seed.
+
+    Yields:
+        The split of each fold. Detected near-duplicates of held-out images are left out of its training images.
+
+    Raises:
+        RequestError: There are fewer distinct images, groups or labels than folds, or the rule is "column".
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if rule.kind == "column":
+        raise RequestError("Folds hold out images, groups or classes; the split 'column' says itself what to hold out.")
+    units = held_out_units(images, rule, duplicates)
+    count = len(np.unique(units))
+    if count < folds:
+        raise RequestError(f"{folds} folds need at least as many different units to hold out; the images have {count}.")
+    labels = np.array(images.labels) if rule.kind == "random" else np.zeros(len(images), int)
+    _, label, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    label = np.where(sizes[label] >= folds, label, -1)  # labels with too few images are pooled
+    if (label == -1).sum() < folds:
+        label = np.where(label == -1, label.max(), label)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for train, held_out in splitter.split(units, label, units):
+        clean = train[~np.isin(duplicates[train], duplicates[held_out])]
+        yield Split(np.sort(clean), np.sort(held_out), np.array([], np.intp))
+
+
+def assign_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.ndarray:
+    """Assign training images to folds, spreading the images of each target evenly.
+
+    Args:
+        y: Targets, shape (N, D).
+        units: A number for each image, shape (N,), int; images with the same number share a fold, unless all images
+            have the same.
+        seed: Random seed.
+        count: The number of folds; fewer if there are fewer different images.
+
+    Returns:
+        The fold of each image, shape (N,), int.
+    """
+    if len(np.unique(units)) == 1:  # for example a single label, whose images have to be split
+        units = np.arange(len(units))
+    _, first, image = np.unique(units, return_index=True, return_inverse=True)
+    _, target = np.unique(y[first], axis=0, return_inverse=True)
+    random = np.random.default_rng([seed, 0])
+    order = random.permutation(len(first))
+    rank = random.permutation(target.max() + 1)[target.ravel()]
+    order = order[np.argsort(rank[order], kind="stable")]  # target by target; targets and their images are shuffled
+    fold = np.empty(len(first), int)
+    fold[order] = np.arange(len(first)) % min(count, len(first))
+    return fold[image]
 
 
 def check_split_column(images: ImageSet, rule: SplitRule) -> None:

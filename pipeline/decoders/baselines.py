@@ -15,7 +15,7 @@ from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.model_files import ModelCard, load_decoder, save_decoder
 from pipeline.core.vectors import Vectors, vector_digest
-from pipeline.decoders.blend import assign_folds
+from pipeline.data.splits import assign_folds
 from pipeline.decoders.hidden_layer import Coordinates
 from pipeline.decoders.network import predict
 from pipeline.decoders.ridge import Ridge, RidgeFolds

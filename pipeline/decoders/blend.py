@@ -27,6 +27,7 @@ import numpy as np
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import Vectors
+from pipeline.data.splits import assign_folds
 from pipeline.decoders.callbacks import Callbacks, FinishedSteps
 from pipeline.decoders.hidden_layer import BATCH, Coordinates, HiddenLayer, NetworkConfig
 from pipeline.decoders.network import ApiStyle, stack_layers
@@ -101,32 +102,6 @@ class Blend:
     scale: float
     shares: dict[str, float]
     ridge: Callable[[], Ridge] | None = None
-
-
-def assign_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.ndarray:
-    """Assign training images to folds, spreading the images of each target evenly.
-
-    Args:
-        y: Targets, shape (N, D).
-        units: A number for each image, shape (N,), int; images with the same number share a fold, unless all images
-            have the same.
-        seed: Random seed.
-        count: The number of folds; fewer if there are fewer different images.
-
-    Returns:
-        The fold of each image, shape (N,), int.
-    """
-    if len(np.unique(units)) == 1:  # for example a single label, whose images have to be split
-        units = np.arange(len(units))
-    _, first, image = np.unique(units, return_index=True, return_inverse=True)
-    _, target = np.unique(y[first], axis=0, return_inverse=True)
-    random = np.random.default_rng([seed, 0])
-    order = random.permutation(len(first))
-    rank = random.permutation(target.max() + 1)[target.ravel()]
-    order = order[np.argsort(rank[order], kind="stable")]  # target by target; targets and their images are shuffled
-    fold = np.empty(len(first), int)
-    fold[order] = np.arange(len(first)) % min(count, len(first))
-    return fold[image]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.core.errors import RequestError
 from pipeline.data.images import ImageRef, ImageSet
-from pipeline.data.splits import Split, SplitRule, check_split_column, split_images
+from pipeline.data.splits import Split, SplitRule, assign_folds, check_split_column, fold_images, split_images
 
 
 def images_of(labels: str, **columns) -> ImageSet:
@@ -134,3 +134,71 @@ def test_a_missing_column_is_refused_before_any_work() -> None:
 def test_a_set_of_duplicates_cannot_be_split() -> None:
     with pytest.raises(RequestError, match="at least two different images"):
         split(images_of("aa"), "random", [7, 7])
+
+
+PATHS = [f"{number:02}.png" for number in range(30)]
+IMAGES = ImageSet(
+    "images",
+    PATHS,
+    [ImageRef(path) for path in PATHS],
+    [["a", "b", "c"][number % 3] for number in range(30)],
+    groups=[str(number // 5) for number in range(30)],
+)
+
+
+@pytest.mark.parametrize("kind", ["random", "group", "classes"])
+def test_every_image_is_held_out_once_together_with_its_unit(kind: str) -> None:
+    splits = list(fold_images(IMAGES, SplitRule(kind), np.arange(30), folds=3, seed=0))
+    assert sorted(np.concatenate([split.validation for split in splits])) == list(range(30))
+    units = {"random": PATHS, "group": IMAGES.groups, "classes": IMAGES.labels}[kind]
+    for split in splits:
+        assert set(split.train).isdisjoint(split.validation)
+        held_out = {units[row] for row in split.validation}
+        assert held_out.isdisjoint(units[row] for row in split.train)
+
+
+def test_random_folds_hold_out_each_label_evenly() -> None:
+    for split in fold_images(IMAGES, SplitRule(), np.arange(30), folds=5, seed=0):
+        assert sorted(IMAGES.labels[row] for row in split.validation) == ["a", "a", "b", "b", "c", "c"]
+
+
+@pytest.mark.parametrize("kind", ["random", "group", "classes"])
+def test_near_duplicates_are_never_on_both_sides(kind: str) -> None:
+    duplicates = np.arange(30)
+    duplicates[[3, 7, 20]] = 3
+    for split in fold_images(IMAGES, SplitRule(kind), duplicates, folds=3, seed=0):
+        assert set(duplicates[split.train]).isdisjoint(duplicates[split.validation])
+
+
+def test_too_few_units_and_columns_are_refused() -> None:
+    with pytest.raises(RequestError, match="4 folds need"):
+        list(fold_images(IMAGES, SplitRule("classes"), np.arange(30), folds=4, seed=0))
+    with pytest.raises(RequestError, match="column"):
+        list(fold_images(IMAGES, SplitRule("column"), np.arange(30), folds=2, seed=0))
+
+
+def test_labels_with_single_images_can_be_folded() -> None:
+    single = ImageSet("images", PATHS, IMAGES.refs, PATHS)
+    assert [len(split.validation) for split in fold_images(single, SplitRule(), np.arange(30), 5, 0)] == [6] * 5
+
+
+def test_assigned_folds_spread_each_target_evenly_and_keep_duplicates_together() -> None:
+    targets = np.repeat(np.eye(4), 10, axis=0)
+    duplicates = np.arange(40)
+    duplicates[[1, 2]] = 0
+    folds = assign_folds(targets, duplicates, seed=0, count=5)
+    assert len(set(folds[:3])) == 1
+    for label in range(1, 4):
+        assert (np.bincount(folds[10 * label : 10 * label + 10], minlength=5) == 2).all()
+
+
+def test_another_seed_assigns_other_folds_where_all_targets_differ() -> None:
+    targets = np.random.default_rng(0).normal(size=(40, 3))
+    first, second = (assign_folds(targets, np.arange(40), seed, 5) for seed in (0, 1))
+    assert (first != second).any()
+    assert (np.bincount(first) == 8).all()
+
+
+def test_images_of_one_unit_are_split() -> None:
+    folds = assign_folds(np.ones((6, 2)), np.zeros(6, int), seed=0, count=5)
+    assert sorted(np.bincount(folds)) == [1, 1, 1, 1, 2]

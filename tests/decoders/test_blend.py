@@ -5,8 +5,9 @@ from sklearn.linear_model import RidgeCV
 from pipeline.core.errors import PipelineError
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.vectors import cosines
+from pipeline.data.splits import assign_folds
 from pipeline.decoders import xla
-from pipeline.decoders.blend import MANY, MOST_STEPS, Blend, BlendConfig, assign_folds, build_blend, fit_blend
+from pipeline.decoders.blend import MANY, MOST_STEPS, Blend, BlendConfig, build_blend, fit_blend
 from pipeline.decoders.callbacks import Callbacks
 from pipeline.decoders.ridge import RidgeFolds
 
@@ -45,23 +46,6 @@ def test_noise_about_a_mean_gets_next_to_no_share() -> None:
     blend = fit_blend(x, y, np.arange(40), CONFIG)
     deviation = blend.network((x - blend.mean) / blend.scale) - y.mean(axis=0)
     assert (deviation**2).mean() < 0.1 * y.var(axis=0).mean()
-
-
-def test_folds_deal_each_target_evenly_and_keep_duplicates_together() -> None:
-    targets = np.repeat(np.eye(4), 10, axis=0)
-    duplicates = np.arange(40)
-    duplicates[[1, 2]] = 0
-    folds = assign_folds(targets, duplicates, seed=0, count=5)
-    assert len(set(folds[:3])) == 1
-    for label in range(1, 4):
-        assert (np.bincount(folds[10 * label : 10 * label + 10], minlength=5) == 2).all()
-
-
-def test_the_seed_deals_other_folds_where_all_targets_differ() -> None:
-    targets = np.random.default_rng(0).normal(size=(40, 3))
-    first, second = (assign_folds(targets, np.arange(40), seed, 5) for seed in (0, 1))
-    assert (first != second).any()
-    assert (np.bincount(first) == 8).all()
 
 
 def test_few_noisy_images_are_not_answered_with_the_mean_target() -> None:
@@ -147,7 +131,6 @@ def test_its_memory_counts_features_targets_and_sums() -> None:
 
 def test_one_label_is_enough() -> None:
     x, y = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32), np.ones((6, 2), np.float32)
-    assert sorted(np.bincount(assign_folds(y, np.zeros(6, int), seed=0, count=5))) == [1, 1, 1, 1, 2]
     blend = fit_blend(x, y, np.zeros(6, int), CONFIG)
     assert np.allclose(blend.network(x), 1)
 
