@@ -155,10 +155,9 @@ def train(context: click.Context, /, config: Path | None, resume: Path | None, *
     Without IMAGES, the sample is used, with untrained weights.
     """
     from pipeline import terminal
-    from pipeline.commands.cross_validation import FoldOptions
     from pipeline.commands.examples import ExampleOptions
     from pipeline.commands.train import train
-    from pipeline.commands.training_run import TrainOptions
+    from pipeline.commands.training_run import FoldOptions, TrainOptions
     from pipeline.data.sources import find_images
     from pipeline.data.splits import SplitRule
     from pipeline.decoders.network import API_STYLES

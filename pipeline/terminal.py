@@ -5,7 +5,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from pipeline.commands.cache import CacheContents, PruneResult, Pruning
     from pipeline.commands.cache_merge import MergeResult
     from pipeline.commands.compare import CompareResult
-    from pipeline.commands.cross_validation import FoldResult
     from pipeline.commands.export import ExportResult
     from pipeline.commands.export_tables import TableResult
     from pipeline.commands.extract import ExtractResult
     from pipeline.commands.models import RunList
     from pipeline.commands.predict import PredictResult
     from pipeline.commands.search import SearchResult
-    from pipeline.commands.training_run import TrainResult
+    from pipeline.commands.training_run import FoldResult, TrainResult
     from pipeline.evaluation.results import EvaluationResult
 
 log = logging.getLogger(__name__)
@@ -225,9 +224,11 @@ def print_training(result: "TrainResult") -> None:
     if result.folds:
         title = f"Cosine to the target, {counted(result.images, 'image')}, each held out once"
     table = _table(title, "", "held out", "training", "epochs", "seconds")
-    for name, model in result.models.items():
+    titles = result.titles
+    for name, title in titles.items():
+        model = result.models[name]
         table.add_row(
-            name,
+            title,
             f"{model.validation_cosine:.4f}",
             f"{model.train_cosine:.4f}",
             str(model.epochs),
@@ -239,7 +240,7 @@ def print_training(result: "TrainResult") -> None:
     table.add_row("output ceiling", f"{result.ceiling:.4f}")
     _print(table)
     if result.folds:
-        _print(_fold_table(result.folds))
+        _print(_fold_table(result.folds, titles))
     for sentence in _training_sentences(result):
         _print(sentence)
     document = result.to_json()
@@ -266,19 +267,20 @@ def _training_sentences(result: "TrainResult") -> list[str]:
     return sentences
 
 
-def _fold_table(folds: "FoldResult") -> Table:
+def _fold_table(folds: "FoldResult", titles: Mapping[str, str]) -> Table:
     """The scores over folds; they differ from those over images if folds differ in size or are repeated."""
     times = f"{folds.folds} folds" + f" x {folds.repeats}" * (folds.repeats > 1)
     title = f"Mean of {times}, 95 % interval corrected for their common training images"
     table = _table(title, "", "cosine", "95 % interval")
-    for names in (folds.validation_cosine, {f"{name} baseline": score for name, score in folds.baselines.items()}):
+    models = {title: folds.validation_cosine[name] for name, title in titles.items()}
+    for names in (models, {f"{name} baseline": score for name, score in folds.baselines.items()}):
         for name, score in names.items():
             table.add_row(name, f"{score.mean:.4f}", _interval(score.ci95))
         table.add_section()
     for difference in folds.differences:
-        table.add_row(
-            f"{difference.of} - {difference.minus}", f"{difference.mean:+.4f}", _interval(difference.ci95, "+")
-        )
+        if difference.of in titles:
+            pair = f"{difference.of} - {difference.minus}"
+            table.add_row(pair, f"{difference.mean:+.4f}", _interval(difference.ci95, "+"))
     return table
 
 
@@ -295,7 +297,7 @@ def print_evaluation(result: "EvaluationResult") -> None:
     """Print the result of `evaluate`: a table, the conclusions, and the path of the report."""
     title = f"Cosine to the target, {counted(result.images, 'image')}; rank of the target among {result.candidates}"
     table = _table(title, "", "mean", "95 % interval", "centred", "progress", "top-1", "top-5")
-    parts = ({name: model.scores for name, model in result.models.items()}, result.baselines)
+    parts = ({name: result.models[name].scores for name in result.titles}, result.baselines)
     over_clusters = any(scores.cosine.ci95 for rows in parts for scores in rows.values())
     for rows in parts:
         for name, scores in rows.items():
@@ -313,9 +315,11 @@ def print_evaluation(result: "EvaluationResult") -> None:
     table.add_row("output ceiling", f"{result.ceiling:.3f}")
     if result.noise_ceiling is not None:
         table.add_row("noise ceiling", f"{result.noise_ceiling:.3f}", _interval(result.noise_ceiling_ci95))
+    captions = [f"{title}, bit for bit" for name, title in result.titles.items() if title != name]
     if over_clusters or any(scores.cosine.ci95_same_labels for rows in parts for scores in rows.values()):
         question = result.clusters.question if over_clusters else f"new images of these {result.clusters.kind}s"
-        table.caption, table.caption_justify = f"95 % intervals: for {question}", "left"
+        captions.append(f"95 % intervals: for {question}")
+    table.caption, table.caption_justify = "\n".join(captions), "left"
     _print(table)
     for sentence in result.conclusions:
         _print(rich.markup.escape(printable(sentence)))

@@ -294,7 +294,7 @@ def outcomes(world: World, setting: Setting, run: int, decoder: str) -> Iterator
         truth_same = float(np.concatenate(same[name]).mean())
         truth_new = truth_same if kind == "random" else float(np.mean([scores.mean() for scores in new[name]]))
         if setting.folds:
-            interval = over_folds(pooled, np.repeat(np.arange(setting.folds), [len(scores) for scores in values[name]]))
+            interval = over_folds(np.array([scores.mean() for scores in values[name]]), setting.folds, len(pooled))
             question = f"another training and {f'new images of {these}' if kind == 'random' else what}"
             yield Outcome(question, name, interval.bounds(largest) if interval else None, truth_new, label_set)
             continue

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.commands.examples import Examples, Source
-from pipeline.commands.saved_decoder import ModelFile, PixelModel, SavedDecoder, decoder_files, open_model
+from pipeline.commands.saved_decoder import ModelFile, PixelModel, SavedDecoder, decoder_files, open_model, predict_each
 from pipeline.commands.scoring import (
-    DecoderPredictions,
     EvaluationInputs,
     TrainingTargets,
     check_clusters,
@@ -35,7 +34,6 @@ from pipeline.evaluation.report import SUFFIXES
 from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import ExtractorOptions, describe
-from pipeline.features.features import Features
 
 log = logging.getLogger(__name__)
 
@@ -129,30 +127,29 @@ def _feature_inputs(
     examples = source.load(first.extractors, extraction)
     if options.images is None:
         examples = _unchanged(examples, first.run_with("images from.").split.validation, "held-out")
+    predictions, equal = predict_each(decoders, examples.features)
     x = first.inputs(examples.features)
-    fitted = Baselines.load(first.folder)
-    if fitted is None:
+    baselines = Baselines.load(first.folder)
+    if baselines is None:
         log.warning("There are no baselines beside %s; they are left out.", first.file)
-    baselines = fitted.predict(x) if fitted else {}
+    else:
+        predictions |= baselines.predict(x)
     if options.shuffled:
-        baselines["shuffled"] = predict(_shuffled_decoder(first, options.data_dir, extraction), x)
+        predictions["shuffled"] = predict(_shuffled_decoder(first, options.data_dir, extraction), x)
     runs = {decoder.folder: decoder.run for decoder in decoders.values() if decoder.run}
+    near = 0
+    if options.images is not None:  # the run's split already separated its own near-duplicates
+        progress = extraction.progress
+        near = max((_count_near_training_images(examples, *run, progress) for run in runs.items()), default=0)
     return EvaluationInputs(
         examples=examples,
-        decoders={name: _predictions(decoder, examples.features) for name, decoder in decoders.items()},
-        baselines=baselines,
-        training=TrainingTargets.of(fitted, examples.features.images) if fitted else None,
-        shares=first.run.trained.get("shares", {}) if first.run else {},
+        decoders=decoders,
+        equal=equal,
+        predictions=predictions,
+        training=TrainingTargets.of(baselines, examples.features.images) if baselines else None,
         cluster=options.cluster,
-        weights=first.extractors[0].weights.name,
         trained_on=max((_count_training_images(examples, *run) for run in runs.items()), default=0),
-        near_trained_on=max(
-            (_count_near_training_images(examples, *run, extraction.progress) for run in runs.items()), default=0
-        )
-        if options.images is not None  # the run's split already separated its own near-duplicates
-        else 0,
-        run=first.run,
-        folder=first.folder,
+        near_trained_on=near,
     )
 
 
@@ -160,12 +157,13 @@ def _pixel_inputs(
     models: Mapping[str, PixelModel], source: Source, options: EvaluateOptions, extraction: ExtractionOptions
 ) -> EvaluationInputs:
     """The predictions of the user's own models from pixels; without features there are no baselines."""
-    decoders = {}
+    predictions = {}
     for name, model in models.items():
-        features, predictions = model.predict_images(source.images, extraction)
+        features, predicted = model.predict_images(source.images, extraction)
         examples, rows = source.match(features)
-        decoders[name] = DecoderPredictions(predictions[rows], model.output_activation)
-    return EvaluationInputs(examples, decoders, baselines={}, training=None, weights="", cluster=options.cluster)
+        predictions[name] = predicted[rows]
+    equal = {name: name for name in models}
+    return EvaluationInputs(examples, models, equal, predictions, training=None, cluster=options.cluster)
 
 
 def _report_beside(first: ModelFile, images: ImageSet | None) -> Path | None:
@@ -190,18 +188,6 @@ def _shortest_name(file: Path, files: Sequence[Path]) -> str:
         if names.count(names[0]) == 2 and names[0] not in BASELINES:  # itself, twice
             return names[0]
     return str(file)
-
-
-def _predictions(decoder: SavedDecoder, features: Features) -> DecoderPredictions:
-    run, style = decoder.run, decoder.file.stem
-    trained: Mapping[str, Any] = run.trained.get("models", {}).get(style, {}) if run else {}
-    return DecoderPredictions(
-        predictions=decoder.predict(features),
-        output_activation=decoder.output_activation,
-        training_cosine=trained.get("train_cosine"),
-        curves=run.curves.get(style) if run else None,
-        validation_of=run.split.validation_of if run else "held-out",
-    )
 
 
 def _source(options: EvaluateOptions, first: ModelFile) -> Source:

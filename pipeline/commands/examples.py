@@ -218,14 +218,15 @@ class SplitExamples:
         return replace(self, examples=replace(self.examples, features=features))
 
     @property
-    def training_units(self) -> np.ndarray:
-        """A number for each training example; folds keep examples with the same number together, as the rule does."""
-        return held_out_units(self.examples.features.images, self.rule, self.duplicates)[self.train]
+    def units(self) -> np.ndarray:
+        """A number for each example; folds keep examples with the same number together, as the rule does."""
+        return held_out_units(self.examples.features.images, self.rule, self.duplicates)
 
     def training_data(self, memory: int = MEMORY) -> TrainingData:
-        """Features on disk and targets: to train on, and to evaluate each epoch on (selection, else held out)."""
+        """Features on disk and targets: to train on, and (selection, held out or the same) to score epochs on."""
         x, y = self.examples.features.stored(), self.examples.targets
-        rows, evaluated = self.train, self.selection if len(self.selection) else self.split.validation
+        rows = self.train
+        evaluated = next(filter(len, (self.selection, self.split.validation)), rows)
         return TrainingData(x.subset(rows), y[rows], x.subset(evaluated), y[evaluated], memory)
 
     def record(self) -> SplitRecord:
@@ -257,7 +258,6 @@ class ExampleOptions:
         seed: Random seed of the split.
         noise_ceiling: A file of repeated targets to estimate the noise ceiling from; None for those in the list.
         target_columns: The columns of the targets' table that form the embedding; None for the default rule.
-        select: Whether some of the training images select the best epoch, so that held-out images only score.
     """
 
     images: ImageSet
@@ -267,11 +267,14 @@ class ExampleOptions:
     seed: int = 0
     noise_ceiling: Path | None = None
     target_columns: str | None = None
-    select: bool = False
 
 
 def load_split_examples(
-    options: ExampleOptions, extractors: Sequence[Extractor], extraction: ExtractionOptions
+    options: ExampleOptions,
+    extractors: Sequence[Extractor],
+    extraction: ExtractionOptions,
+    hold_out: bool = True,
+    select: bool = False,
 ) -> SplitExamples:
     """Load examples and split them; detected near-duplicates stay on one side.
 
@@ -279,6 +282,8 @@ def load_split_examples(
         options: Images, targets and split.
         extractors: The extractor of each layer.
         extraction: How to run the feature stage.
+        hold_out: Whether to hold examples out; otherwise, all are to train on.
+        select: Whether some of the training images select the best epoch, so that held-out images only score.
 
     Returns:
         The examples and their split.
@@ -288,9 +293,11 @@ def load_split_examples(
         PipelineError: The feature stage failed.
     """
     examples, duplicates = load_numbered_examples(options, extractors, extraction)
-    split = split_images(examples.features.images, options.rule, duplicates, options.seed)
-    selection = np.array([], np.intp)
-    if options.select:
+    none = np.array([], np.intp)
+    split, selection = Split(np.arange(len(examples.targets)), none, none), none
+    if hold_out:
+        split = split_images(examples.features.images, options.rule, duplicates, options.seed)
+    if select:
         split, selection = set_apart(examples.features.images, split, options.rule, duplicates, options.seed)
     return SplitExamples(examples, options.rule, split, selection, duplicates).scaled()
 

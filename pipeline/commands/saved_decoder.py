@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from pipeline.core.errors import ImageError, Parameter, PipelineError, RequestError
-from pipeline.core.model_files import ModelCard, is_decoder, load_decoder, load_model, read_card
+from pipeline.core.model_files import ModelCard, find_equal, is_decoder, load_decoder, load_model, read_card
 from pipeline.core.progress import progress_bar
 from pipeline.core.runs import RUN_FILE, RunRecord, read_run
 from pipeline.core.vectors import Vectors
@@ -48,6 +48,21 @@ class ModelFile:
     def run(self) -> RunRecord | None:
         """The record of the run in the folder, or None."""
         return read_run(self.folder) if (self.folder / RUN_FILE).exists() else None
+
+    @property
+    def trained(self) -> Mapping[str, Any]:
+        """How its training went, as in its run: "epochs", "seconds", "train_cosine"; empty if unknown."""
+        return self.run.trained.get("models", {}).get(self.file.stem, {}) if self.run else {}
+
+    @property
+    def curves(self) -> Mapping[str, Sequence[float | None]]:
+        """Its learning curves, if known; see `pipeline.decoders.training.History`."""
+        return self.run.curves.get(self.file.stem, {}) if self.run else {}
+
+    @property
+    def validation_of(self) -> str:
+        """The images of its validation curves: "held-out", "selection" or "training"."""
+        return self.run.split.validation_of if self.run else "held-out"
 
     def run_with(self, *purpose: object) -> RunRecord:
         """The record of the run, which is needed for a purpose.
@@ -220,6 +235,23 @@ class PixelModel(ModelFile):
             computed=len(rows),
         )
         return features, np.concatenate(predictions)
+
+
+def predict_each(
+    decoders: Mapping[str, SavedDecoder], features: Features
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Predict with several decoders; with equal ones, once.
+
+    Args:
+        decoders: Name -> decoder.
+        features: The features of N images.
+
+    Returns:
+        Name -> predictions, shape (N, D), of the first of equal decoders; and each name -> the first one that has
+        bit-identical weights, perhaps itself.
+    """
+    equal = find_equal({name: decoder.file for name, decoder in decoders.items()})
+    return {name: decoders[name].predict(features) for name in dict.fromkeys(equal.values())}, equal
 
 
 def _decode(ref: ImageRef, max_pixels: int) -> tuple[bytes, np.ndarray | ImageError]:

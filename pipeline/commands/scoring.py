@@ -1,15 +1,15 @@
 """Scoring, shared by `train` and `evaluate`: predictions for the same images -> scores, conclusions and the report."""
 
-import dataclasses
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.commands.examples import Examples
+from pipeline.commands.saved_decoder import PixelModel, SavedDecoder
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import RunRecord
 from pipeline.core.wording import counted
@@ -20,7 +20,7 @@ from pipeline.data.word_vectors import read_vocabulary
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.network import output_ceiling
 from pipeline.evaluation.conclusions import conclude
-from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, evaluation_result, score_predictions
+from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, ScoredPredictions, score_predictions, scoreboard
 from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability
 from pipeline.evaluation.report import Report, write_report
 from pipeline.evaluation.results import Clusters, EvaluationResult
@@ -28,25 +28,6 @@ from pipeline.evaluation.retrieval import Candidates
 from pipeline.evaluation.standing import Context, headline
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DecoderPredictions:
-    """A decoder's predictions for the images, and what is known about the decoder.
-
-    Attributes:
-        predictions: Shape (N, D).
-        output_activation: The activation of its output, which sets the output ceiling.
-        training_cosine: Its mean cosine on its training images, if known.
-        curves: Its learning curves, if known; see `pipeline.decoders.training.History`.
-        validation_of: The images of the validation curves: "held-out", "selection" or "training".
-    """
-
-    predictions: np.ndarray
-    output_activation: str
-    training_cosine: float | None = None
-    curves: Mapping[str, Sequence[float | None]] | None = None
-    validation_of: str = "held-out"
 
 
 @dataclass(frozen=True)
@@ -88,30 +69,44 @@ class EvaluationInputs:
 
     Attributes:
         examples: The images, N of them, with their targets.
-        decoders: Name -> the decoder's predictions.
-        baselines: Name -> the baseline's predictions, shape (N, D).
+        decoders: Name -> the decoder.
+        equal: Name of a decoder -> the first one with bit-identical weights, perhaps itself.
+        predictions: Name -> predictions, shape (N, D), of decoders (of equal ones, the first is enough) and baselines.
         training: What is known about the training targets, or None.
-        weights: The `weights` option of the features.
-        trained_on: The number of images that the decoders were trained on.
-        near_trained_on: The number of other images that are detected near-duplicates of training images.
-        shares: Candidate -> its share of the first decoder; empty if that is not a blend that chose its shares.
         cluster: What intervals generalize over: "group", "label" or "image"; None for groups if there are any, else
             labels if several images share one, else images.
-        run: The record of the first decoder's run, or None.
-        folder: The folder of that run.
+        trained_on: The number of images that the decoders were trained on.
+        near_trained_on: The number of other images that are detected near-duplicates of training images.
     """
 
     examples: Examples
-    decoders: Mapping[str, DecoderPredictions]
-    baselines: Mapping[str, np.ndarray]
+    decoders: Mapping[str, SavedDecoder | PixelModel]
+    equal: Mapping[str, str]
+    predictions: Mapping[str, np.ndarray]
     training: TrainingTargets | None
-    weights: str
+    cluster: str | None = None
     trained_on: int = 0
     near_trained_on: int = 0
-    shares: Mapping[str, float] = field(default_factory=dict)
-    cluster: str | None = None
-    run: RunRecord | None = None
-    folder: Path | None = None
+
+    @property
+    def first(self) -> SavedDecoder | PixelModel:
+        """The first decoder."""
+        return next(iter(self.decoders.values()))
+
+    @property
+    def run(self) -> RunRecord | None:
+        """The record of the first decoder's run, or None."""
+        return self.first.run if isinstance(self.first, SavedDecoder) else None
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Candidate -> its share of the first decoder; empty if that is not a blend that chose its shares."""
+        return self.run.trained.get("shares", {}) if self.run else {}
+
+    @property
+    def weights(self) -> str | None:
+        """The `weights` option of the features; None for models that take pixels."""
+        return self.first.extractors[0].weights.name if isinstance(self.first, SavedDecoder) else None
 
 
 def score_decoders(
@@ -138,35 +133,43 @@ def score_decoders(
         name: output_ceiling(decoder.output_activation, evaluated.targets) for name, decoder in inputs.decoders.items()
     }
     shuffled = {"shuffled": next(iter(ceilings.values()))}  # it is built like the first decoder
-    predictions = {name: decoder.predictions for name, decoder in inputs.decoders.items()} | dict(inputs.baselines)
-    scored = score_predictions(predictions, evaluated, shuffled | ceilings)
+    different = {name: values for name, values in inputs.predictions.items() if inputs.equal.get(name, name) == name}
+    scored = score_predictions(different, evaluated, shuffled | ceilings)
     clusters = Clusters(
         kind, len(set(evaluated.clusters)), _trained_on(inputs, kind), over_folds=evaluated.folds is not None
     )
-    result = evaluation_result(scored, list(inputs.decoders), evaluated, clusters)
-    context = _context(inputs)
-    result = dataclasses.replace(
-        result,
-        headline=headline(result, context),
-        conclusions=conclude(result, context),
+    board, context = scoreboard(scored, inputs.equal, evaluated, clusters), _context(inputs)
+    result = EvaluationResult(
+        **vars(board),
+        headline=headline(board, context),
+        conclusions=conclude(board, context),
         report=str(report) if report else None,
     )
     if report:
-        with_curves = {name: decoder for name, decoder in inputs.decoders.items() if decoder.curves}
-        content = Report(
-            result,
-            scored,
-            evaluated,
-            images=inputs.examples.features.images,
-            curves={name: decoder.curves or {} for name, decoder in with_curves.items()},
-            validation_of={name: decoder.validation_of for name, decoder in with_curves.items()},
-            run=inputs.run,
-            folder=inputs.folder,
-            shares=inputs.shares,
-        )
         log.info("Writing the report %s.", report)
-        write_report(report, content)
+        write_report(report, _report(result, inputs, scored, evaluated))
     return result
+
+
+def _report(
+    result: EvaluationResult,
+    inputs: EvaluationInputs,
+    scored: Mapping[str, ScoredPredictions],
+    evaluated: EvaluationSet,
+) -> Report:
+    trained = {title: inputs.decoders[name] for name, title in result.titles.items()}
+    curves = {title: decoder.curves for title, decoder in trained.items() if decoder.curves}
+    return Report(
+        result,
+        scored,
+        evaluated,
+        images=inputs.examples.features.images,
+        curves=curves,
+        validation_of={title: trained[title].validation_of for title in curves},
+        run=inputs.run,
+        folder=inputs.first.folder,
+        shares=inputs.shares,
+    )
 
 
 def _trained_on(inputs: EvaluationInputs, kind: str) -> bool | None:
@@ -179,7 +182,7 @@ def _trained_on(inputs: EvaluationInputs, kind: str) -> bool | None:
 
 
 def _context(inputs: EvaluationInputs) -> Context:
-    cosines = {name: decoder.training_cosine for name, decoder in inputs.decoders.items()}
+    cosines = {name: decoder.trained.get("train_cosine") for name, decoder in inputs.decoders.items()}
     return Context(
         training_cosines={name: cosine for name, cosine in cosines.items() if cosine is not None},
         activations={name: decoder.output_activation for name, decoder in inputs.decoders.items()},

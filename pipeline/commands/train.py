@@ -1,28 +1,47 @@
-"""`train`: images and targets -> a run. Starts, resumes or discards a run; `training_run.py` does the training."""
+"""`train`: images and targets -> a run. Starts, resumes or discards a run; fits, saves and scores its decoders."""
 
 import importlib.metadata
 import logging
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipeline.commands.examples import SplitExamples, load_numbered_examples, load_split_examples
-from pipeline.commands.scoring import check_clusters
-from pipeline.commands.training_run import TrainingRun, TrainOptions, TrainResult, train_run
+from pipeline.commands.cross_validation import OutOfFold, cross_validate
+from pipeline.commands.examples import SplitExamples, load_split_examples
+from pipeline.commands.saved_decoder import SavedDecoder, predict_each
+from pipeline.commands.scoring import EvaluationInputs, TrainingTargets, check_clusters, score_decoders
+from pipeline.commands.training_run import TrainedModel, TrainOptions, TrainResult
 from pipeline.core.atomic import remove_unfinished
-from pipeline.core.errors import Interrupted, RequestError
-from pipeline.core.runs import RunRecord, can_resume, check_can_save, lock_run, new_run, read_run, write_run
+from pipeline.core.errors import Interrupted, PipelineError, RequestError, cause
+from pipeline.core.model_files import ModelCard, find_equal, read_card, save_decoder
+from pipeline.core.runs import (
+    CHECKPOINT_FILE,
+    REPORT_FILE,
+    TENSORBOARD_FOLDER,
+    RunRecord,
+    can_resume,
+    check_can_save,
+    lock_run,
+    new_run,
+    read_run,
+    write_run,
+)
+from pipeline.core.vectors import cosines
 from pipeline.data.images import content_digest
-from pipeline.data.splits import Split
-from pipeline.decoders.fitting import effective_config
-from pipeline.decoders.network import TrainingConfig, check_names
+from pipeline.decoders.baselines import Baselines
+from pipeline.decoders.callbacks import Callbacks
+from pipeline.decoders.fitting import Config, announce, effective_config, fit_decoders
+from pipeline.decoders.network import TrainingConfig, check_names, output_ceiling, predict
+from pipeline.decoders.training import TrainingData
+from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extraction import ExtractionOptions
-from pipeline.features.extractor import Extractor, describe
+from pipeline.features.extractor import Extractor, describe, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -47,39 +66,75 @@ def train(
             file could not be read or written, or the trained decoders could not be scored (the run keeps them, too).
         Interrupted: Ctrl-C was pressed.
     """
-    if not resumed:
+    if resumed:
+        read_run(resumed)  # for its error message if the folder is not a run
+    else:
         check_can_save(options.models)
-        return _train(options, extractors, extraction)
-    read_run(resumed)  # for its error message if the folder is not a run
-    with lock_run(resumed):
+    with lock_run(resumed) if resumed else nullcontext():
+        if resumed and (finished := read_run(resumed).result):
+            log.info("%s is already finished.", resumed)
+            return TrainResult.from_record(resumed, finished)
         return _train(options, extractors, extraction, resumed)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A run to train.
+
+    Attributes:
+        folder: The run's folder; training resumes from a checkpoint in it, and trained decoders are only scored.
+        options: What to train on, and how.
+        config: The config to train: that of the options, or a single network if a blend does not fit into memory.
+        examples: The examples with their split.
+        extractors: The extractor of each layer.
+        progress: Whether to show the progress on stderr.
+    """
+
+    folder: Path
+    options: TrainOptions
+    config: Config
+    examples: SplitExamples
+    extractors: Sequence[Extractor]
+    progress: bool
+
+    def announce(self, times: int = 1) -> None:
+        """Log how long that many trainings take."""
+        features, dim = self.examples.examples.features, self.examples.examples.targets.shape[1]
+        announce(self.config, (len(self.examples.train), features.dim), dim, self.options.memory, times)
+
+
 def _train(
-    options: TrainOptions, extractors: Sequence[Extractor], extraction: ExtractionOptions, resumed: Path | None = None
+    options: TrainOptions, extractors: Sequence[Extractor], extraction: ExtractionOptions, resumed: Path | None
 ) -> TrainResult:
-    """Train as `train` does; no other process resumes the run."""
-    if resumed and (finished := read_run(resumed).result):
-        log.info("%s is already finished.", resumed)
-        return TrainResult.from_record(resumed, finished)
+    """Read and split the examples, start or resume the run, fit, save and score; no other process resumes the run."""
     check_clusters(options.examples.images, options.cluster)
     if isinstance(options.config, TrainingConfig):
         check_names(options.config)
-    examples = _load_all(options, extractors, extraction) if options.folds else None
-    example_options = replace(options.examples, select=options.keeps_best)
-    examples = examples or load_split_examples(example_options, extractors, extraction)
-    options = replace(options, config=effective_config(options.config, examples.training_data(options.memory)))
-    record = _new_record(options, examples, extractors)
+    examples = load_split_examples(
+        options.examples, extractors, extraction, hold_out=not options.folds, select=options.keeps_best
+    )
+    config = effective_config(options.config, examples.training_data(options.memory))
+    record = RunRecord(
+        options=options.command,
+        extractor=describe(extractors),
+        training=asdict(config),
+        seed=options.examples.seed,
+        split=examples.record(),
+        targets=content_digest(examples.examples.targets.tobytes()).hex(),
+        versions=_versions(),
+    )
     if resumed:
-        _check_unchanged(resumed, record)
-        before = read_run(resumed)
-        record = before if before.fitted else record
-        remove_unfinished(resumed)
+        record = _resume(resumed, record)
     folder = resumed or new_run(options.models, options.name)
+    run = _Run(folder, options, config, examples, extractors, extraction.progress)
     try:
         with nullcontext() if resumed else lock_run(folder):
             write_run(folder, record)
-            return train_run(TrainingRun(folder, options, examples, extractors, extraction.progress), record)
+            _warn_of_low_ceiling(options.output_activation, examples.examples.targets)
+            out_of_fold = _cross_validate(run)
+            if not record.fitted:
+                record = _fit(run, record)
+            return _score(run, record, out_of_fold)
     except KeyboardInterrupt as error:
         raise Interrupted(f"Interrupted. Resume with: python -m pipeline train --resume {folder}") from error
     except BaseException:
@@ -88,24 +143,12 @@ def _train(
         raise
 
 
-def _load_all(options: TrainOptions, extractors: Sequence[Extractor], extraction: ExtractionOptions) -> SplitExamples:
-    """All examples to train on; cross-validation holds them out in turn."""
-    examples, duplicates = load_numbered_examples(options.examples, extractors, extraction)
-    empty = np.array([], np.intp)
-    split = Split(np.arange(len(examples.targets)), empty, empty)
-    return SplitExamples(examples, options.examples.rule, split, empty, duplicates).scaled()
-
-
-def _new_record(options: TrainOptions, examples: SplitExamples, extractors: Sequence[Extractor]) -> RunRecord:
-    return RunRecord(
-        options=options.command,
-        extractor=describe(extractors),
-        training=asdict(options.config),
-        seed=options.examples.seed,
-        split=examples.record(),
-        targets=content_digest(examples.examples.targets.tobytes()).hex(),
-        versions=_versions(),
-    )
+def _resume(folder: Path, record: RunRecord) -> RunRecord:
+    """The record to resume a run with: its own if its decoders are trained; refuses a run that has changed."""
+    _check_unchanged(folder, record)
+    before = read_run(folder)
+    remove_unfinished(folder)
+    return before if before.fitted else record
 
 
 def _check_unchanged(folder: Path, record: RunRecord) -> None:
@@ -125,3 +168,135 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages if name in installed
     }
+
+
+def _warn_of_low_ceiling(activation: str, targets: np.ndarray) -> None:
+    ceiling = output_ceiling(activation, targets)
+    if ceiling < 0.999:
+        log.warning(
+            "A %s output has no negative values, but the targets do: no decoder with it can exceed a mean cosine of "
+            "%.3f, its output ceiling. A linear or tanh output can reach 1.",
+            activation,
+            ceiling,
+        )
+
+
+def _cross_validate(run: _Run) -> OutOfFold | None:
+    """Train on folds, if folds are requested."""
+    folds = run.options.folds
+    if folds is None:
+        return None
+    run.announce(times=folds.folds * folds.repeats + 1)
+    return cross_validate(run.examples, run.config, run.options, folds)
+
+
+def _fit(run: _Run, record: RunRecord) -> RunRecord:
+    """Fit and save decoders and baselines; returns the record with a summary of the training."""
+    options, examples = run.options, run.examples
+    if not options.folds:
+        run.announce()
+    data = examples.training_data(options.memory).loaded()
+    units, seed = examples.units[examples.train], options.examples.seed
+    checkpoint, logs = run.folder / CHECKPOINT_FILE, run.folder / TENSORBOARD_FOLDER if options.tensorboard else None
+    fitted = fit_decoders(data, run.config, options.styles, units, seed, Callbacks(run.progress, checkpoint, logs))
+    log.info("Fitting the baselines.")
+    images = examples.examples.features.images.subset(examples.train)
+    baselines = Baselines.fit(data.x, data.y, units, seed, fitted.ridge).with_labels(images.labels, images.groups)
+    _save(run, fitted.models, baselines, data)
+    record = replace(
+        record,
+        kept_epoch={style: history.kept_epoch for style, history in fitted.histories.items()},
+        curves={style: history.finite_curves() for style, history in fitted.histories.items() if history.epochs},
+        fitted={
+            "models": {
+                style: {
+                    "epochs": fitted.epochs[style],
+                    "seconds": round(fitted.histories[style].seconds, 3),
+                    "train_cosine": float(cosines(predict(model, data.x), data.y).mean()),
+                }
+                for style, model in fitted.models.items()
+            },
+            "shares": fitted.shares,
+            "diverged": str(fitted.diverged) if fitted.diverged else None,
+        },
+    )
+    write_run(run.folder, record)
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def _save(run: _Run, models: Mapping[str, Any], baselines: Baselines, data: TrainingData) -> None:
+    description = describe(run.extractors)
+    card = ModelCard(
+        weights=run.extractors[0].weights.name,
+        fingerprint=fingerprint(description),
+        extractor=description,
+        feature_dim=data.x.shape[1],
+        target_dim=data.y.shape[1],
+        output_activation=run.options.output_activation,
+        scales=run.examples.examples.features.scales,
+    )
+    for style, model in models.items():  # before the baselines: a folder with a decoder is never removed
+        save_decoder(model, run.folder / f"{style}.keras", card)
+    baselines.save(run.folder, card)
+
+
+def _score(run: _Run, record: RunRecord, out_of_fold: OutOfFold | None) -> TrainResult:
+    """Score the saved decoders, and write the report and the finished record."""
+    try:
+        evaluation = score_decoders(_evaluation_inputs(run, out_of_fold), run.folder / REPORT_FILE)
+        result = _result(run, record, evaluation, out_of_fold)
+        write_run(run.folder, replace(record, fitted=None, result=result.record()))
+    except Exception as error:  # any exception: the message must say that the decoders are saved
+        raise PipelineError(
+            f"The decoders are trained and saved in {run.folder}, but scoring them failed ({type(error).__name__}: "
+            f"{cause(error)}). Score them with: python -m pipeline train --resume {run.folder}"
+        ) from error
+    if diverged := (record.fitted or {}).get("diverged"):
+        kept = " and ".join(f"{epoch} ({style})" for style, epoch in record.kept_epoch.items())
+        raise PipelineError(f"{diverged} The decoders in {run.folder} have the weights of epoch {kept}.")
+    return result
+
+
+def _evaluation_inputs(run: _Run, out_of_fold: OutOfFold | None) -> EvaluationInputs:
+    """Predictions of the saved decoders for the held-out images, or out-of-fold predictions for all of them."""
+    files: dict[str, Path] = {style: run.folder / f"{style}.keras" for style in run.options.styles}
+    decoders = {style: SavedDecoder(file, read_card(file), run.extractors) for style, file in files.items()}
+    training: TrainingTargets | None
+    if out_of_fold:
+        examples, predictions, training = run.examples.examples, out_of_fold.predictions, out_of_fold.training
+        equal = {
+            style: first if np.array_equal(predictions[style], predictions[first]) else style
+            for style, first in find_equal(files).items()
+        }
+    else:
+        examples, baselines = run.examples.held_out, Baselines.load(run.folder)
+        predictions, equal = predict_each(decoders, examples.features)
+        if baselines:
+            predictions = {**predictions, **baselines.predict(examples.features.stored())}
+        training = TrainingTargets.of(baselines, examples.features.images) if baselines else None
+    return EvaluationInputs(examples, decoders, equal, predictions, training, run.options.cluster)
+
+
+def _result(run: _Run, record: RunRecord, evaluation: EvaluationResult, out_of_fold: OutOfFold | None) -> TrainResult:
+    examples = run.examples
+    models = {
+        style: TrainedModel(**model, validation_cosine=evaluation.models[style].scores.cosine.mean)
+        for style, model in record.trained["models"].items()
+    }
+    for style, title in evaluation.titles.items():
+        log.info("%s: %.1f s, held-out cosine %.4f", title, models[style].seconds, models[style].validation_cosine)
+    return TrainResult(
+        run=run.folder,
+        images=len(examples.examples.targets),
+        train=len(examples.train),
+        validation=evaluation.images,
+        target_dim=examples.examples.targets.shape[1],
+        models=models,
+        baselines={name: scores.cosine.mean for name, scores in evaluation.baselines.items()},
+        ceiling=evaluation.ceiling,
+        shares=record.trained["shares"],
+        folds=out_of_fold.result if out_of_fold else None,
+        headline=evaluation.headline,
+        above_mean=evaluation.above_mean,
+    )

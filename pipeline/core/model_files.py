@@ -4,6 +4,7 @@ The archive has one additional member, `pipeline.json`: the model card. It recor
 trained on, so that features of another extractor can be refused without the run.
 """
 
+import hashlib
 import json
 import math
 import zipfile
@@ -30,6 +31,7 @@ LARGEST_DIM = 10**7
 LARGEST_CONFIG = 2**26  # bytes of JSON
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"  # members written by Keras
 LAYERS = ("InputLayer", "Normalization", "Dense")  # the layer types of decoders
+SETTINGS = ("batch_shape", "axis", "invert", "mean", "variance", "units", "activation", "use_bias")  # of these layers
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,39 @@ def load_decoder(file: Path) -> Any:
     except Exception as error:  # Keras raises many types for damaged files
         raise RequestError(f"{file} cannot be loaded ({first_line(error)}).") from error
     return model
+
+
+def find_equal(files: Mapping[str, Path]) -> dict[str, str]:
+    """Find decoders with the same layers and bit-identical weights, whatever the layers' names and the API style.
+
+    Args:
+        files: Name -> a decoder file.
+
+    Returns:
+        Name -> the first name with an equal decoder, perhaps itself. A file that cannot be read equals no other.
+    """
+    firsts: dict[object, str] = {}
+    digests = {name: _digest(file) or name for name, file in files.items()} if len(files) > 1 else dict(files)
+    return {name: firsts.setdefault(digest, name) for name, digest in digests.items()}
+
+
+def _digest(file: Path) -> bytes | None:
+    """A hash of all that a decoder's predictions depend on; None if the file cannot be read."""
+    import h5py
+
+    try:
+        _check_archive(file)
+        with zipfile.ZipFile(file) as archive, archive.open(WEIGHTS) as stream, h5py.File(stream, "r") as root:
+            layers = parse_json(_member(archive, CONFIG))["config"]["layers"]
+            config = [[layer["class_name"], *map(layer["config"].get, SETTINGS)] for layer in layers]
+            scales = parse_json(_member(archive, CARD))["scales"]
+            digest = hashlib.blake2b(json.dumps([config, scales]).encode())
+            root["layers"].visititems(
+                lambda name, item: digest.update(item[()].tobytes()) if isinstance(item, h5py.Dataset) else None
+            )
+        return digest.digest()
+    except Exception:  # as of `load_decoder`
+        return None
 
 
 def load_model(file: Path) -> Any:

@@ -6,7 +6,7 @@ is at chance, one sentence says so, and no other number is interpreted.
 
 from pipeline.core.wording import counted
 from pipeline.evaluation.intervals import FEWEST_CLUSTERS, FEWEST_IMAGES
-from pipeline.evaluation.results import NEGLIGIBLE, Clusters, CosineSummary, Difference, EvaluationResult
+from pipeline.evaluation.results import NEGLIGIBLE, Clusters, CosineSummary, Difference, Scoreboard
 from pipeline.evaluation.standing import Context, Standing, comparison, leading_scores, leading_value, standing
 
 LOW_CEILING = 0.999
@@ -17,7 +17,7 @@ HUB = 0.2  # the smallest share of predictions that makes a candidate a hub ...
 HUB_RATIO = 3  # ... if it is this many times the share of images whose target it is
 
 
-def conclude(result: EvaluationResult, context: Context) -> list[str]:
+def conclude(result: Scoreboard, context: Context) -> list[str]:
     """Say what the numbers mean.
 
     Args:
@@ -48,7 +48,7 @@ def conclude(result: EvaluationResult, context: Context) -> list[str]:
     ]
 
 
-def _meaningless(result: EvaluationResult, name: str, status: Standing) -> str:
+def _meaningless(result: Scoreboard, name: str, status: Standing) -> str:
     """Why the score of the best model means nothing."""
     score = leading_scores(result, name)
     images = counted(result.images, "image")
@@ -75,12 +75,12 @@ def _meaningless(result: EvaluationResult, name: str, status: Standing) -> str:
     )
 
 
-def _no_better(difference: Difference, result: EvaluationResult) -> str:
+def _no_better(difference: Difference, result: Scoreboard) -> str:
     interval = difference.interval(result.lead)
     return "no better" if interval and interval[1] < NEGLIGIBLE else "not shown to be better"
 
 
-def _score(result: EvaluationResult, name: str) -> str:
+def _score(result: Scoreboard, name: str) -> str:
     """The score of the best model, and how far it is from the mean baseline to the output ceiling."""
     scores, images = result.models[name].scores, counted(result.images, "image")
     if result.lead == "r2":
@@ -98,7 +98,7 @@ def _score(result: EvaluationResult, name: str) -> str:
     )
 
 
-def _intervals(values: CosineSummary | Difference, result: EvaluationResult, sign: str = "") -> str:
+def _intervals(values: CosineSummary | Difference, result: Scoreboard, sign: str = "") -> str:
     """The intervals, each with the question it answers."""
     parts = []
     if values.ci95:
@@ -109,7 +109,7 @@ def _intervals(values: CosineSummary | Difference, result: EvaluationResult, sig
     return f"95 % interval {'; '.join(parts)}" if parts else "no interval"
 
 
-def _difference(difference: Difference, result: EvaluationResult) -> str:
+def _difference(difference: Difference, result: Scoreboard) -> str:
     """A difference in the leading score, with its intervals."""
     if result.lead == "cosine":
         return f"{difference.mean:+.3f}; {_intervals(difference, result, '+')}"
@@ -118,7 +118,7 @@ def _difference(difference: Difference, result: EvaluationResult) -> str:
     return f"{difference.r2:+.2f} of explained variance; {bounds}"
 
 
-def _blind_cosine(result: EvaluationResult) -> list[str]:
+def _blind_cosine(result: Scoreboard) -> list[str]:
     """Why the cosine says little, if it does."""
     if result.lead == "cosine":
         return []
@@ -132,7 +132,7 @@ def _blind_cosine(result: EvaluationResult) -> list[str]:
     ]
 
 
-def _against_noise(result: EvaluationResult, name: str) -> list[str]:
+def _against_noise(result: Scoreboard, name: str) -> list[str]:
     progress = result.models[name].scores.progress_to_noise_ceiling
     if result.noise_ceiling is None or progress is None:
         return []
@@ -144,7 +144,7 @@ def _against_noise(result: EvaluationResult, name: str) -> list[str]:
     ]
 
 
-def _against_baselines(result: EvaluationResult, name: str) -> list[str]:
+def _against_baselines(result: Scoreboard, name: str) -> list[str]:
     sentences = []
     mean, shuffled = (result.difference(name, baseline) for baseline in ("mean", "shuffled"))
     if mean and result.above_mean is False:
@@ -171,7 +171,7 @@ def _chance(candidates: int) -> str:
     return f"{1 / candidates:.0%}" if candidates <= 200 else f"{1 / candidates:.1g}"
 
 
-def _retrieval(result: EvaluationResult, name: str) -> list[str]:
+def _retrieval(result: Scoreboard, name: str) -> list[str]:
     scores, count = result.models[name].scores, result.candidates
     if result.target_dim == 1:  # by cosine, all candidates with the same sign are equally near
         return []
@@ -200,24 +200,26 @@ def _retrieval(result: EvaluationResult, name: str) -> list[str]:
     return sentences
 
 
-def _collapse(result: EvaluationResult, name: str) -> list[str]:
+def _collapse(result: Scoreboard, name: str) -> list[str]:
     rank, target_rank = result.models[name].scores.patterns.effective_rank, result.target_rank
     if target_rank is None or rank is None or rank >= COLLAPSED * target_rank:
         return []
     return [f"The predictions vary in {rank:.1f} effective dimensions, the targets in {target_rank:.1f}."]
 
 
-def _api_styles(result: EvaluationResult) -> list[str]:
+def _api_styles(result: Scoreboard) -> list[str]:
     difference = result.difference("functional", "sequential")
     if difference is None:
         return []
+    if result.equal["functional"] == result.equal["sequential"]:
+        return ["functional and sequential have bit-identical weights: the API style changes nothing."]
     if difference.is_zero:
         return ["functional and sequential give every image the same cosine: the API style changes nothing."]
     verdict = "differ" if difference.is_positive() or difference.is_negative() else "are not shown to differ"
     return [f"functional and sequential {verdict} ({difference.mean:+.4f}; {_intervals(difference, result, '+')})."]
 
 
-def _output_ceiling(result: EvaluationResult, name: str, context: Context) -> list[str]:
+def _output_ceiling(result: Scoreboard, name: str, context: Context) -> list[str]:
     ceiling, activation = result.models[name].ceiling, context.activations[name]
     if ceiling >= LOW_CEILING or activation in ("linear", "tanh"):
         return []
@@ -227,7 +229,7 @@ def _output_ceiling(result: EvaluationResult, name: str, context: Context) -> li
     ]
 
 
-def _advice(result: EvaluationResult, name: str, context: Context) -> list[str]:
+def _advice(result: Scoreboard, name: str, context: Context) -> list[str]:
     """What to try: more training, less training, or more images."""
     training, held_out = context.training_cosines.get(name), result.models[name].scores.cosine.mean
     if training is None or context.trained_on or result.lead == "r2":
@@ -251,7 +253,7 @@ def _advice(result: EvaluationResult, name: str, context: Context) -> list[str]:
     return []
 
 
-def _certainty(result: EvaluationResult, name: str, context: Context) -> list[str]:
+def _certainty(result: Scoreboard, name: str, context: Context) -> list[str]:
     """How certain the numbers are, and what would narrow their intervals."""
     cosine, clusters = result.models[name].scores.cosine, result.clusters
     sentences = []
@@ -266,7 +268,7 @@ def _certainty(result: EvaluationResult, name: str, context: Context) -> list[st
     return sentences
 
 
-def _no_interval(result: EvaluationResult) -> str:
+def _no_interval(result: Scoreboard) -> str:
     """Why there is no interval over clusters."""
     images, clusters = result.images, result.clusters
     if images < FEWEST_IMAGES:
@@ -289,7 +291,7 @@ def _narrower(clusters: Clusters, context: Context) -> str:
     return f" More {'image' if clusters.over_folds and clusters.trained_on is not False else clusters.kind}s narrow it."
 
 
-def _not_new(result: EvaluationResult, context: Context) -> list[str]:
+def _not_new(result: Scoreboard, context: Context) -> list[str]:
     """Images that are not new to the decoders."""
     sentences, images = [], counted(result.images, "image")
     if context.trained_on:
@@ -305,7 +307,7 @@ def _not_new(result: EvaluationResult, context: Context) -> list[str]:
     return sentences
 
 
-def _zero_vectors(result: EvaluationResult, name: str) -> list[str]:
+def _zero_vectors(result: Scoreboard, name: str) -> list[str]:
     zeros = {"target": result.zero_targets, "prediction": result.models[name].scores.zero_vectors}
     return [
         f"Zero vectors have no direction: the cosine of {counted(count, what)} counts as 0."
@@ -315,4 +317,4 @@ def _zero_vectors(result: EvaluationResult, name: str) -> list[str]:
 
 
 def _untrained(context: Context) -> list[str]:
-    return ["The features come from untrained weights."] if context.weights.startswith("random") else []
+    return ["The features come from untrained weights."] if (context.weights or "").startswith("random") else []

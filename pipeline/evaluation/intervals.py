@@ -140,43 +140,37 @@ def _bell_mccaffrey(shares: np.ndarray) -> float:
     return float(trace**2 / (d @ d + low_rank + 2 * mixed))
 
 
-def over_folds(values: np.ndarray, folds: np.ndarray) -> Interval | None:
-    """The interval of a mean for another training and new images: see `corrected_resampled_interval`.
+def fold_means(values: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """The mean of each fold, shape (K,).
 
     Args:
         values: A value for each image, shape (N,).
         folds: The fold that held each image out, shape (N,), int.
+    """
+    values, rows, sizes = _grouped(values, folds)
+    return np.bincount(rows, values) / sizes
+
+
+def over_folds(means: np.ndarray, folds: int, images: int) -> Interval | None:
+    """The interval of a mean for another training and new images: Nadeau and Bengio's corrected resampled t interval.
+
+    Folds share training images, so their scores are not independent; the ratio of held-out to training images, 1 to
+    K - 1, corrects for their correlation. See Nadeau and Bengio (2003), "Inference for the Generalization Error",
+    Machine Learning 52, and for repeated cross-validation Bouckaert and Frank (2004).
+
+    Args:
+        means: The mean score, or paired difference of scores, of each fold in each repeat, shape (K R,).
+        folds: The number of folds, K.
+        images: The number of images.
 
     Returns:
         None for fewer than FEWEST_IMAGES images or fewer than two folds.
     """
-    values, rows, sizes = _grouped(values, folds)
-    if len(values) < FEWEST_IMAGES:
+    if images < FEWEST_IMAGES or folds < 2:
         return None
-    return corrected_resampled_interval(np.bincount(rows, values) / sizes, len(sizes) - 1, 1)
-
-
-def corrected_resampled_interval(values_per_fold: np.ndarray, train_size: float, test_size: float) -> Interval | None:
-    """The interval of a mean over repeated splits that overlap: Nadeau and Bengio's corrected resampled t interval.
-
-    Scores of splits that share training images are not independent; test_size / train_size corrects for their
-    correlation. See Nadeau and Bengio (2003), "Inference for the Generalization Error", Machine Learning 52, and for
-    repeated cross-validation Bouckaert and Frank (2004).
-
-    Args:
-        values_per_fold: A score, or a paired difference of scores, of each split, shape (J,); K folds repeated R
-            times are J = K R.
-        train_size: The number of images that each split trains on (the mean, if it varies).
-        test_size: The number of images that each split holds out.
-
-    Returns:
-        None for fewer than two splits.
-    """
-    values = np.asarray(values_per_fold, np.float64)
-    if len(values) < 2:
-        return None
-    variance = (1 / len(values) + test_size / train_size) * values.var(ddof=1)
-    return _t_interval(values.mean(), variance, len(values) - 1)
+    means = np.asarray(means, np.float64)
+    variance = (1 / len(means) + 1 / (folds - 1)) * means.var(ddof=1)
+    return _t_interval(means.mean(), variance, len(means) - 1)
 
 
 def _is_nearly_normal(deviations: np.ndarray) -> bool:

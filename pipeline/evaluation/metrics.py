@@ -6,6 +6,7 @@ noise ceiling; the squared error; the rank of the right target among all targets
 patterns; and the labels and images that are predicted worst.
 """
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from pipeline.core.vectors import cosines
 from pipeline.evaluation import dimensions
 from pipeline.evaluation.hubs import csls_ranking, largest_hub
 from pipeline.evaluation.imagenet import is_imagenet_class
-from pipeline.evaluation.intervals import Interval, across, over_folds, within
+from pipeline.evaluation.intervals import Interval, across, fold_means, over_folds, within
 from pipeline.evaluation.noise_ceiling import CosineCeiling, noise_corrected
 from pipeline.evaluation.results import (
     Bounds,
@@ -25,11 +26,11 @@ from pipeline.evaluation.results import (
     Confusion,
     CosineSummary,
     Difference,
-    EvaluationResult,
     ImageScores,
     LabelScores,
     ModelScores,
     PatternScores,
+    Scoreboard,
     Scores,
 )
 from pipeline.evaluation.retrieval import Candidates, RetrievalResult, RetrievalSummary, retrieve, summarize_ranks
@@ -98,7 +99,8 @@ class EvaluationSet:
             largest: The largest possible absolute mean.
         """
         if self.folds is not None:
-            return _bounds(over_folds(values, self.folds), largest), None
+            means = fold_means(values, self.folds)
+            return _bounds(over_folds(means, len(means), len(values)), largest), None
         return _bounds(across(values, self.clusters), largest), _bounds(within(values, self.clusters), largest)
 
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -270,23 +272,25 @@ def _explained(predicted: np.ndarray, images: EvaluationSet) -> np.ndarray:
     return explained
 
 
-def evaluation_result(
-    scored: Mapping[str, ScoredPredictions], models: Sequence[str], images: EvaluationSet, clusters: Clusters
-) -> EvaluationResult:
-    """The result of an evaluation, before its conclusions.
+def scoreboard(
+    scored: Mapping[str, ScoredPredictions], equal: Mapping[str, str], images: EvaluationSet, clusters: Clusters
+) -> Scoreboard:
+    """The scores of models and baselines.
 
     Args:
-        scored: Name -> scored predictions.
-        models: The names of the models; the others are baselines.
+        scored: Name -> scored predictions, of models and of baselines; of equal models, the first is enough.
+        equal: Model -> the first model with bit-identical weights, perhaps itself.
         images: The images.
         clusters: A description of `images.clusters`.
     """
     noise = images.noise.cosine if images.noise else None
-    return EvaluationResult(
-        models={name: score_model(scored[name], images) for name in models},
-        baselines={name: baseline.scores for name, baseline in scored.items() if name not in models},
-        differences=differences(scored, models, images),
-        ceiling=max(scored[name].ceiling for name in models),
+    models = {name: score_model(scored[name], images) for name in dict.fromkeys(equal.values())}
+    return Scoreboard(
+        equal=equal,
+        models={name: models[first] for name, first in equal.items()},
+        baselines={name: baseline.scores for name, baseline in scored.items() if name not in equal},
+        differences=differences(scored, equal, images),
+        ceiling=max(model.ceiling for model in models.values()),
         noise_ceiling=noise.cosine if noise else None,
         noise_ceiling_ci95=(noise.low, noise.high) if noise else None,
         images=len(images.paths),
@@ -300,32 +304,28 @@ def evaluation_result(
 
 
 def differences(
-    scored: Mapping[str, ScoredPredictions], models: Sequence[str], images: EvaluationSet
+    scored: Mapping[str, ScoredPredictions], equal: Mapping[str, str], images: EvaluationSet
 ) -> list[Difference]:
     """Paired differences of cosines on the same images: between all models, and between each model and each baseline.
 
     Args:
-        scored: Name -> scored predictions.
-        models: The names of the models; the others are baselines.
+        scored: See `scoreboard`.
+        equal: See `scoreboard`.
         images: The images.
-
-    Returns:
-        The differences.
     """
-    pairs = [(first, second) for number, first in enumerate(models) for second in models[number + 1 :]]
-    pairs += [(model, baseline) for model in models for baseline in scored if baseline not in models]
+    baselines = [name for name in scored if name not in equal]
+    pairs = [*itertools.combinations(equal, 2), *itertools.product(equal, baselines)]
     explained = {name: _explained(scores.predictions, images) for name, scores in scored.items()}
-    return [_difference(of, minus, scored, explained, images) for of, minus in pairs]
+    differences = []
+    for of, minus in pairs:
+        first, second = equal[of], equal.get(minus, minus)
+        values, r2 = scored[first].cosines - scored[second].cosines, explained[first] - explained[second]
+        differences.append(_difference(of, minus, values, r2, images))
+    return differences
 
 
-def _difference(
-    of: str,
-    minus: str,
-    scored: Mapping[str, ScoredPredictions],
-    explained: Mapping[str, np.ndarray],
-    images: EvaluationSet,
-) -> Difference:
-    values, r2 = scored[of].cosines - scored[minus].cosines, explained[of] - explained[minus]
+def _difference(of: str, minus: str, values: np.ndarray, r2: np.ndarray, images: EvaluationSet) -> Difference:
+    """The difference between two names, by that of each image in cosine and in explained variance."""
     ci95, ci95_same_labels = images.intervals(values, 2 * LARGEST_COSINE)
     r2_ci95, r2_ci95_same_labels = images.intervals(r2, math.inf)
     return Difference(

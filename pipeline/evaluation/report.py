@@ -41,10 +41,10 @@ class Report:
 
     Attributes:
         result: The evaluation.
-        scored: Name -> scored predictions of each model and baseline.
+        scored: Name -> scored predictions of each model and baseline; of equal models, those of the first.
         evaluated: The images with their targets.
         images: References to the same images, for previews.
-        curves: Model -> learning curves, where known.
+        curves: Title of a model -> learning curves, where known; equal models share a title.
         validation_of: Model -> the images of its validation curves: "held-out", "selection" or "training".
         run: The record of the first model's run, or None.
         folder: The folder of that run.
@@ -148,9 +148,8 @@ def _charts(report: Report, cells: Sequence[Mapping]) -> dict[str, dict]:
     patterns = result.models[result.best_model].scores.patterns
     output_ceilings = sorted({round(model.ceiling, 6) for model in result.models.values()})
     ticks = _sample(len(report.evaluated.paths), TICKS)
-    equal = {name for names in tables.models_by_scores(result) for name in names[1:]}
-    shown = {name: predictions for name, predictions in report.scored.items() if name not in equal}
-    drawn = {"distributions": charts.distributions(shown, output_ceilings, result.noise_ceiling, ticks)}
+    scored = {result.titles.get(name, name): predictions for name, predictions in report.scored.items()}
+    drawn = {"distributions": charts.distributions(scored, output_ceilings, result.noise_ceiling, ticks)}
     histograms = {
         "pearson": (patterns.pearson, "Pearson's r", "dimensions"),
         "r2": (patterns.r2, "R²", "dimensions"),

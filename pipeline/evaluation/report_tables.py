@@ -13,7 +13,7 @@ from markupsafe import Markup
 from pipeline.core.runs import RUN_FILE, RunRecord
 from pipeline.evaluation import charts
 from pipeline.evaluation.metrics import EvaluationSet, ScoredPredictions
-from pipeline.evaluation.results import Difference, EvaluationResult, LabelScores, Scores
+from pipeline.evaluation.results import Difference, LabelScores, Scoreboard, Scores
 from pipeline.evaluation.retrieval import HITS, RetrievalSummary
 
 CURVES = ("loss", "validation_loss", "validation_cosine")
@@ -39,31 +39,16 @@ class RetrievalRow:
     is_part: bool = False
 
 
-def score_rows(result: EvaluationResult) -> list[Row]:
-    """A row for each model and each baseline; models with equal scores share a row."""
-    rows: list[Row] = []
-    for names in models_by_scores(result):
-        rows.append(Row(" = ".join(names), result.models[names[0]].scores))
-    return [*rows, *(Row(f"{name} baseline", scores) for name, scores in result.baselines.items())]
+def score_rows(result: Scoreboard) -> list[Row]:
+    """A row for each model and each baseline; equal models share a row."""
+    models = [Row(title, result.models[name].scores) for name, title in result.titles.items()]
+    return [*models, *(Row(f"{name} baseline", scores) for name, scores in result.baselines.items())]
 
 
-def models_by_scores(result: EvaluationResult) -> list[list[str]]:
-    """The names of the models, grouped by equal scores."""
-    groups: list[list[str]] = []
-    for name, model in result.models.items():
-        same = next((group for group in groups if result.models[group[0]].scores == model.scores), None)
-        if same:
-            same.append(name)
-        else:
-            groups.append([name])
-    return groups
-
-
-def difference_rows(result: EvaluationResult) -> list[Difference]:
-    """The differences, listed once for models with equal scores."""
-    first = {name: group[0] for group in models_by_scores(result) for name in group}
-    rows = [row for row in result.differences if first.get(row.of) == row.of]
-    return [row for row in rows if first.get(row.minus, row.minus) == row.minus]
+def difference_rows(result: Scoreboard) -> list[Difference]:
+    """The differences, listed once for equal models."""
+    shown = {*result.titles, *result.baselines}
+    return [row for row in result.differences if {row.of, row.minus} <= shown]
 
 
 def informative_hits(candidates: int) -> list[int]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.core.wording import joined
 from pipeline.evaluation.dimensions import Distribution
 from pipeline.evaluation.hubs import Hub
 from pipeline.evaluation.retrieval import RetrievalSummary
@@ -222,10 +223,11 @@ class Clusters:
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
-    """The result of an evaluation.
+class Scoreboard:
+    """The scores of models and baselines on the same images.
 
     Attributes:
+        equal: Model -> the first model with bit-identical weights, perhaps itself; both have the same scores.
         models: Name -> scores.
         baselines: Name -> scores.
         differences: Differences between all models, and between each model and each baseline.
@@ -239,11 +241,9 @@ class EvaluationResult:
         large_dimensions: How many dimensions hold 90 % of the targets' squared length, which is what a cosine measures.
         target_rank: The effective rank of the targets; None if they are all equal.
         zero_targets: The number of targets that are zero vectors.
-        headline: The verdict on the best model in a line.
-        conclusions: What the numbers mean, in sentences.
-        report: The report's file, or None.
     """
 
+    equal: Mapping[str, str]
     models: Mapping[str, ModelScores]
     baselines: Mapping[str, Scores]
     differences: Sequence[Difference]
@@ -257,9 +257,11 @@ class EvaluationResult:
     large_dimensions: int
     target_rank: float | None
     zero_targets: int
-    headline: str = ""
-    conclusions: Sequence[str] = ()
-    report: str | None = None
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The first of equal models -> the names of all, such as "functional = sequential"."""
+        return joined(self.equal)
 
     @property
     def lead(self) -> str:
@@ -306,7 +308,24 @@ class EvaluationResult:
         pair = (of, minus)
         return next((difference for difference in self.differences if (difference.of, difference.minus) == pair), None)
 
+
+@dataclass(frozen=True)
+class EvaluationResult(Scoreboard):
+    """Scores, and what they mean.
+
+    Attributes:
+        headline: The verdict on the best model in a line.
+        conclusions: What the numbers mean, in sentences.
+        report: The report's file, or None.
+    """
+
+    headline: str
+    conclusions: Sequence[str]
+    report: str | None
+
     def to_json(self) -> dict[str, Any]:
         """The JSON document of `evaluate`."""
         models = {name: model.to_json() for name, model in self.models.items()}
-        return {**asdict(self), "models": models, "above_mean": self.above_mean}
+        document = {**asdict(self), "models": models, "above_mean": self.above_mean}
+        del document["equal"]
+        return document

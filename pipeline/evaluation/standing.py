@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from pipeline.core.wording import counted
-from pipeline.evaluation.results import Difference, EvaluationResult
+from pipeline.evaluation.results import Difference, Scoreboard
 
 TOO_FEW = 10  # images; fewer show nothing
 CORRELATED = 2.0  # times 1 / sqrt(n): a correlation of n independent pairs that chance exceeds in 2.5 %
@@ -20,7 +20,7 @@ class Context:
     Attributes:
         training_cosines: Model -> mean cosine on its training images, where known.
         activations: Model -> output activation of the decoder.
-        weights: The `weights` option with which the features were computed.
+        weights: The `weights` option with which the features were computed; None for models that take pixels.
         trained_on: The number of images that the decoders were trained on.
         near_trained_on: The number of other images that are detected near-duplicates of training images.
         tuned: Whether the decoders chose their own strength, so that advice on epochs does not apply.
@@ -29,7 +29,7 @@ class Context:
 
     training_cosines: Mapping[str, float]
     activations: Mapping[str, str]
-    weights: str = "imagenet"
+    weights: str | None = "imagenet"
     trained_on: int = 0
     near_trained_on: int = 0
     tuned: bool = False
@@ -47,7 +47,7 @@ class Standing(Enum):
     MEASURED = auto()
 
 
-def standing(result: EvaluationResult) -> Standing:
+def standing(result: Scoreboard) -> Standing:
     """The standing of the best model."""
     name = result.best_model
     mean = result.difference(name, "mean")
@@ -64,7 +64,7 @@ def standing(result: EvaluationResult) -> Standing:
     return Standing.MEASURED
 
 
-def _depends_on_the_image(result: EvaluationResult, name: str) -> bool:
+def _depends_on_the_image(result: Scoreboard, name: str) -> bool:
     """Whether predictions are shown to vary with the targets, even if they are worse than the mean target."""
     scores = result.models[name].scores
     if result.lead == "r2":
@@ -74,7 +74,7 @@ def _depends_on_the_image(result: EvaluationResult, name: str) -> bool:
     return centred is not None and centred[0] > 0
 
 
-def headline(result: EvaluationResult, context: Context) -> str:
+def headline(result: Scoreboard, context: Context) -> str:
     """The verdict on the best model in a line, such as "Mean cosine 0.302: below the mean baseline of 0.392"."""
     status = standing(result)
     if status is Standing.NO_DIRECTION:
@@ -98,7 +98,7 @@ def headline(result: EvaluationResult, context: Context) -> str:
     return f"{score}: {chance}{relation} the {baseline} baseline of {leading_value(result, baseline)}{unsure}"
 
 
-def leading_scores(result: EvaluationResult, name: str) -> str:
+def leading_scores(result: Scoreboard, name: str) -> str:
     """The leading score of a model in words, such as "Mean cosine 0.302"."""
     patterns = result.models[name].scores.patterns
     if result.lead == "cosine" or patterns.r2.median is None:
@@ -109,7 +109,7 @@ def leading_scores(result: EvaluationResult, name: str) -> str:
     return f"Median over dimensions: Pearson's r {r}, R² {_two_digits(patterns.r2.median)}"
 
 
-def leading_value(result: EvaluationResult, name: str) -> str:
+def leading_value(result: Scoreboard, name: str) -> str:
     """The leading score of a model or a baseline as a number, such as "0.392" or "R² 0.10"."""
     return f"{result.value(name):.3f}" if result.lead == "cosine" else f"R² {_two_digits(result.value(name))}"
 
@@ -118,7 +118,7 @@ def _two_digits(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"  # never -0.00
 
 
-def comparison(difference: Difference | None, result: EvaluationResult) -> str:
+def comparison(difference: Difference | None, result: Scoreboard) -> str:
     """How a model compares with a baseline in words, such as "better than"; "above" or "not above" without interval."""
     if difference is None or difference.interval(result.lead) is None:
         size = 0.0 if difference is None else difference.r2 if result.lead == "r2" else difference.mean

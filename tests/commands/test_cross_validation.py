@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import pytest
 
-from pipeline.commands.cross_validation import FoldOptions, FoldResult, cross_validate, fold_result
-from pipeline.commands.examples import Examples
+from pipeline.commands.cross_validation import cross_validate, fold_result
+from pipeline.commands.examples import ExampleOptions, Examples, SplitExamples
+from pipeline.commands.training_run import FoldOptions, FoldResult, TrainOptions
 from pipeline.core.json_values import typed
 from pipeline.data.images import ImageRef, ImageSet
-from pipeline.data.splits import SplitRule
+from pipeline.data.splits import Split, SplitRule
 from pipeline.data.targets import TargetTable
 from pipeline.decoders.network import DecoderSpec, TrainingConfig
 
@@ -53,13 +54,18 @@ def examples_of(labels: Sequence[str]) -> Examples:
 def test_folds_score_baselines_and_scale_layers_with_their_training_images() -> None:
     examples = examples_of(list("abc" * 4))
     network = TrainingConfig(DecoderSpec(hidden=()), epochs=1)
-    options = FoldOptions(3, repeats=2)
-    found = cross_validate(examples, np.arange(12), SplitRule(), options, network, ["functional"], 0, 2**30)
+    nothing = np.array([], np.intp)
+    split = SplitExamples(examples, SplitRule(), Split(np.arange(12), nothing, nothing), nothing, np.arange(12))
+    options = TrainOptions(ExampleOptions(examples.features.images, None), network, ["functional"])
+    found = cross_validate(split, network, options, FoldOptions(3, repeats=2))
     assert [len(rows) for rows in examples.features.scaled] == [8] * 6
     for repeat in (examples.features.scaled[:3], examples.features.scaled[3:]):
         left_out = [row for rows in repeat for row in set(range(12)) - set(rows)]
         assert sorted(left_out) == list(range(12))
-    assert set(found.baselines) == set(found.result.baselines) == {"mean", "ridge", "conse"}
+    assert set(found.result.baselines) == {"mean", "ridge", "conse"}
+    assert set(found.predictions) == {"functional", *found.result.baselines}
+    assert found.training.folds.tolist() != sorted(found.training.folds)  # in the order of the images
+    assert (np.bincount(found.training.folds) == 4).all()
     differences = {each.minus: each for each in found.result.differences}
     assert set(differences) == {"mean", "ridge", "conse"}
     for name, each in differences.items():

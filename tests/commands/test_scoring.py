@@ -1,13 +1,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.commands.examples import Examples
-from pipeline.commands.scoring import DecoderPredictions, EvaluationInputs, score_decoders
+from pipeline.commands.saved_decoder import SavedDecoder
+from pipeline.commands.scoring import EvaluationInputs, score_decoders
+from pipeline.core.model_files import ModelCard
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.targets import TargetTable
+from pipeline.features.extractor import ExtractorOptions
 
 IMAGES = 60
 
@@ -32,9 +36,11 @@ def inputs_of(labels: Sequence[str], groups: Sequence[str] | None = None, **opti
     table = TargetTable("targets.csv", dict(zip(paths, range(IMAGES), strict=True)), targets)
     examples = Examples(Named(images), paths, targets, table, images)
     predictions = targets + random.normal(size=targets.shape).astype(np.float32)
-    decoders = {"functional": DecoderPredictions(predictions, "linear")}
-    baselines = {"mean": np.tile(targets.mean(axis=0), (IMAGES, 1))}
-    return EvaluationInputs(examples, decoders, baselines, None, "random:0", **options)
+    extractors = ExtractorOptions("random:0").extractors()
+    card = ModelCard("random:0", "", {}, 4096, 5, "linear")
+    decoders = {"functional": SavedDecoder(Path("functional.keras"), card, extractors)}
+    scored = {"functional": predictions, "mean": np.tile(targets.mean(axis=0), (IMAGES, 1))}
+    return EvaluationInputs(examples, decoders, {"functional": "functional"}, scored, None, **options)
 
 
 @pytest.mark.parametrize(

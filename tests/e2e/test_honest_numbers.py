@@ -13,7 +13,7 @@ import pytest
 from helpers import SMALL, Finished, make_image, make_images, write_targets
 from PIL import Image
 
-from pipeline.commands import scoring, training_run
+from pipeline.commands import scoring, train
 
 Run = Callable[..., Finished]
 NETWORK = ("--epochs", 3, "--api", "functional")
@@ -124,7 +124,7 @@ def test_decoders_outlive_a_failure_to_score_them(
 
     decoder = (folder / "functional.keras").read_bytes()
     if not folds:  # which are trained again, each without its own images
-        monkeypatch.setattr(training_run, "fit_decoders", fit)
+        monkeypatch.setattr(train, "fit_decoders", fit)
     finished = run("train", "--resume", folder, "--json", "--quiet").json
     assert (folder / "functional.keras").read_bytes() == decoder
     assert folds or finished["models"]["functional"]["validation_cosine"] == scores

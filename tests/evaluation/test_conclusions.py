@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from pipeline.decoders.network import output_ceiling
 from pipeline.evaluation.conclusions import conclude
-from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, evaluation_result, score_predictions
+from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, score_predictions, scoreboard
 from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability
-from pipeline.evaluation.results import Clusters, EvaluationResult
+from pipeline.evaluation.results import Clusters, Scoreboard
 from pipeline.evaluation.retrieval import Candidates
 from pipeline.evaluation.standing import Context, headline
 
@@ -76,7 +76,7 @@ def unlabelled(images: int = 200, seed: int = 0, dim: int = DIM) -> Case:
     return Case(x, y, names, np.arange(images) % 2 == 0, cluster="image", known={"held_out_by": "random"})
 
 
-def evaluated(case: Case) -> tuple[EvaluationResult, Context]:
+def evaluated(case: Case) -> tuple[Scoreboard, Context]:
     """Train the decoder and the baselines, and score them on the held-out images."""
     x, y, rows = case.x[case.train], case.y[case.train], np.flatnonzero(~case.train)
     held_out = case.y[rows].astype(np.float32)
@@ -118,7 +118,7 @@ def evaluated(case: Case) -> tuple[EvaluationResult, Context]:
     scored = score_predictions(predictions, images, ceilings)
     trained_on = None if case.cluster == "image" or len(set(seen)) > 1 else bool(seen.all())
     kind = Clusters(case.cluster, len(set(clusters)), trained_on)
-    result = evaluation_result(scored, ["functional", "sequential"], images, kind)
+    result = scoreboard(scored, {"functional": "functional", "sequential": "sequential"}, images, kind)
     context = Context(training_cosines={}, activations=dict.fromkeys(result.models, case.activation))
     return result, replace(context, **{"held_out_by": "random", **case.known})
 

@@ -9,7 +9,7 @@ from pipeline.evaluation.intervals import (
     FEWEST_IMAGES,
     Interval,
     across,
-    corrected_resampled_interval,
+    over_folds,
     within,
 )
 
@@ -204,7 +204,8 @@ def test_undefined_intervals_are_none() -> None:
     assert across(np.arange(40), ["a"] * 40) is None
     assert within(np.ones(0), []) is None
     assert within(np.arange(40), np.arange(40)) is None
-    assert corrected_resampled_interval(np.ones(1), 8, 2) is None
+    assert over_folds(np.ones(1), 1, 40) is None
+    assert over_folds(np.arange(4), 4, FEWEST_IMAGES - 1) is None
 
 
 def test_overlapping_splits_are_covered_once_corrected() -> None:
@@ -214,7 +215,7 @@ def test_overlapping_splits_are_covered_once_corrected() -> None:
     values = np.take_along_axis(random.normal(size=(1000, 1, images)), order, axis=2)
     errors = np.square(values[..., train:] - values[..., :train].mean(axis=2, keepdims=True)).mean(axis=2)
     truths = np.full(len(errors), 1 + 1 / train)
-    corrected = [corrected_resampled_interval(row, train, images - train) for row in errors]
+    corrected = [over_folds(row, images // (images - train), images) for row in errors]
     students = [stats.ttest_1samp(row, 0).confidence_interval() for row in errors]
     assert 0.92 <= covered(corrected, truths) <= 0.98
     assert covered(students, truths) < 0.8

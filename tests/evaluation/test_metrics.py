@@ -94,8 +94,8 @@ def test_intervals_of_a_cross_validation_are_those_of_its_folds() -> None:
     predictions = {"ours": NEAR - shift, "theirs": NEAR}
     known = {"folds": folds, "centre": np.zeros((4, 7)), "deviation": np.ones((4, 7))}
     scored = score_predictions(predictions, evaluation_set(**known), {})
-    [over_folds] = differences(scored, ["ours", "theirs"], evaluation_set(**known))
-    [over_images] = differences(scored, ["ours", "theirs"], evaluation_set())
+    [over_folds] = differences(scored, {"ours": "ours", "theirs": "theirs"}, evaluation_set(**known))
+    [over_images] = differences(scored, {"ours": "ours", "theirs": "theirs"}, evaluation_set())
     assert over_images.is_positive()
     assert not over_folds.is_positive()
     of_folds = [(scored["ours"].cosines - scored["theirs"].cosines)[folds == fold].mean() for fold in range(4)]
@@ -117,7 +117,7 @@ def test_differences_are_paired() -> None:
     images = evaluation_set()
     mean = np.tile(Y.mean(axis=0), (40, 1))
     scored = score_predictions({"functional": NEAR, "sequential": NEAR + 1e-4, "mean": mean}, images, {})
-    pairs = differences(scored, ["functional", "sequential"], images)
+    pairs = differences(scored, {"functional": "functional", "sequential": "sequential"}, images)
     by_names = {(difference.of, difference.minus): difference for difference in pairs}
     assert set(by_names) == {("functional", "sequential"), ("functional", "mean"), ("sequential", "mean")}
     styles = by_names["functional", "sequential"]

@@ -12,7 +12,7 @@ from helpers import make_image
 from pipeline.core.errors import PipelineError
 from pipeline.data.sources import find_images
 from pipeline.evaluation.embedding_map import embedding_map
-from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, evaluation_result, score_predictions
+from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, score_predictions, scoreboard
 from pipeline.evaluation.noise_ceiling import CosineCeiling
 from pipeline.evaluation.report import MAPPED, MOST_LABELS, Report, render, write_report
 from pipeline.evaluation.report_tables import (
@@ -24,7 +24,7 @@ from pipeline.evaluation.report_tables import (
     repeat_command,
     score_rows,
 )
-from pipeline.evaluation.results import Clusters, LabelScores
+from pipeline.evaluation.results import Clusters, EvaluationResult, LabelScores
 from pipeline.evaluation.retrieval import Candidates
 
 HOSTILE = ("<script>alert(1)</script>", "<img src=x onerror=alert(2)>", "'\"><b>bold</b>", "{{ 7 * 7 }}", "</script>")
@@ -65,10 +65,11 @@ def report_on(folder: Path, names: list[str], dim: int = 5, known: dict | None =
     scored = score_predictions(predictions | {"mean": np.tile(targets.mean(0), (len(targets), 1))}, evaluated, {})
     kind = "label" if evaluated.clusters == images.labels else "image"
     clusters = Clusters(kind, len(set(evaluated.clusters)), trained_on=True)
-    result = replace(
-        evaluation_result(scored, MODELS, evaluated, clusters),
+    result = EvaluationResult(
+        **vars(scoreboard(scored, dict(zip(MODELS, MODELS, strict=True)), evaluated, clusters)),
         headline="Mean cosine 0.300: below the mean baseline of 0.400",
         conclusions=["A conclusion."],
+        report=None,
     )
     return Report(result, scored, evaluated, images, **{"curves": {}, **more})
 
@@ -227,10 +228,12 @@ def test_retrieval_dimensions_and_patterns_are_in_tables(tmp_path: Path, open_pa
     assert table(page, "Patterns")["targets"][3] == f"{report.result.target_rank:.1f}"
 
 
-def test_models_with_equal_scores_share_a_row(tmp_path: Path) -> None:
+def test_models_with_equal_weights_share_a_row(tmp_path: Path) -> None:
     report = report_on(tmp_path / "images", images_of("ab"))
-    scored = report.scored | {"sequential": report.scored["functional"]}
-    equal = evaluation_result(scored, MODELS, report.evaluated, report.result.clusters)
+    scored = {name: scores for name, scores in report.scored.items() if name != "sequential"}
+    equal = scoreboard(scored, dict.fromkeys(MODELS, "functional"), report.evaluated, report.result.clusters)
+    assert equal.models["sequential"] == equal.models["functional"]
+    assert equal.difference("functional", "sequential").is_zero
     assert [row.title for row in score_rows(equal)] == ["functional = sequential", "mean baseline"]
     assert [(row.of, row.minus) for row in difference_rows(equal)] == [("functional", "mean")]
     assert [row.title for row in score_rows(report.result)] == [*MODELS, "mean baseline"]
