@@ -51,6 +51,17 @@ def test_a_model_from_features(run, images: Path, targets: Path, tmp_path: Path)
     assert result["report"] is None
 
 
+def test_a_model_is_loaded_once(run, images: Path, targets: Path, tmp_path: Path, monkeypatch) -> None:
+    file, loaded, load = from_features(tmp_path / "own.keras"), [], keras.saving.load_model
+    monkeypatch.setattr(
+        keras.saving, "load_model", lambda file, **options: loaded.append(file) or load(file, **options)
+    )
+    run("predict", file, images, *SMALL, "--out", tmp_path / "out.npy")
+    assert len(loaded) == 1
+    run("evaluate", file, "--images", images, "--targets", targets, *SMALL)
+    assert len(loaded) == 2
+
+
 @pytest.mark.slow
 def test_a_model_from_pixels(run, images: Path, targets: Path, tmp_path: Path) -> None:
     file = from_pixels(tmp_path / "own.keras")

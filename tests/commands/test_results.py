@@ -1,13 +1,17 @@
 """The documents that `--json` prints."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import keras
 import pytest
 
 from pipeline.commands.compare import CompareResult
 from pipeline.commands.extract import ExtractResult
 from pipeline.commands.training_run import TrainedModel, TrainResult
+from pipeline.core.model_files import ModelCard, save_decoder
 from pipeline.features.survey import Failure
 from pipeline.studies.verdicts import Scenario
 
@@ -32,6 +36,21 @@ def test_train_lists_its_files() -> None:
     assert document["models"]["functional"]["path"] == "models/run/functional.keras"
     assert document["baselines"]["ridge"] == {"validation_cosine": 0.7}
     assert (document["images"], document["train"], document["validation"]) == (10, 8, 2)
+
+
+def test_equal_decoders_share_a_row(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    card = ModelCard("random:0", "f00d", {"layer": "fc2", "precision": "float32"}, 4, 3, "linear")
+    save_decoder(model, tmp_path / "functional.keras", card)
+    functional = TRAINED.models["functional"]
+    models = {"functional": functional, "sequential": replace(functional, seconds=2.5)}
+    result = replace(TRAINED, run=tmp_path, models=models)
+    assert result.titles == {"functional": "functional", "sequential": "sequential"}  # one has no file
+    shutil.copy(tmp_path / "functional.keras", tmp_path / "sequential.keras")
+    assert result.titles == {"functional": "functional = sequential"}
+    models["sequential"] = replace(functional, validation_cosine=0.7)  # of other decoders, by folds
+    assert len(result.titles) == 2
+    assert set(result.to_json()["models"]) == {"functional", "sequential"}
 
 
 def test_a_result_survives_run_json() -> None:

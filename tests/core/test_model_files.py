@@ -15,6 +15,7 @@ from pipeline.core.model_files import (
     CARD,
     FORMAT,
     ModelCard,
+    find_equal,
     is_decoder,
     load_decoder,
     load_model,
@@ -241,3 +242,26 @@ def test_mismatched_features_are_refused() -> None:
     EXAMPLE.check_features(Path("a.keras"), DESCRIPTION)
     with pytest.raises(RequestError, match=r"a\.keras does not fit .*layer: trained on 'fc2', given 'fc1'"):
         EXAMPLE.check_features(Path("a.keras"), DESCRIPTION | {"layer": "fc1"})
+
+
+def test_decoders_are_equal_by_layers_and_weights_not_by_names_or_api_style(tmp_path: Path) -> None:
+    kernel, bias = np.arange(8, dtype=np.float32).reshape(4, 2), np.zeros(2, np.float32)
+
+    def saved_as(name: str, activation: str = "linear", change: float = 0.0, card: ModelCard = EXAMPLE) -> Path:
+        inputs, dense = keras.Input((4,)), keras.layers.Dense(2, activation)
+        sequential = name == "sequential"
+        model = keras.Sequential([inputs, dense]) if sequential else keras.Model(inputs, dense(inputs))
+        dense.set_weights([kernel + np.float32(change), bias])
+        save_decoder(model, tmp_path / f"{name}.keras", card)
+        return tmp_path / f"{name}.keras"
+
+    files = {
+        "functional": saved_as("functional"),
+        "sequential": saved_as("sequential"),
+        "changed": saved_as("changed", change=1e-6),
+        "relu": saved_as("relu", "relu"),
+        "scaled": saved_as("scaled", card=replace(EXAMPLE, scales=[2.0])),
+        "gone": tmp_path / "gone.keras",
+        "gone, too": tmp_path / "gone.keras",
+    }
+    assert find_equal(files) == {name: name for name in files} | {"sequential": "functional"}

@@ -413,6 +413,9 @@ def test_too_little_training_is_said_of_single_networks_only() -> None:
 
 def test_api_styles_are_compared() -> None:
     assert "give every image the same cosine: the API style changes nothing" in said(PLAIN)
+    result, context = evaluated(PLAIN)
+    same = replace(result, equal=dict.fromkeys(result.equal, "functional"))
+    assert "functional and sequential have bit-identical weights" in " ".join(conclude(same, context))
 
 
 def test_zero_vectors_are_counted() -> None:
