@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -74,13 +75,13 @@ COUNT = WholeNumber(1)
 
 
 class CacheLocation(Folder):
-    """A folder as a Path, or the URL of a bucket as a string."""
+    """The location of a cache: a folder, or the URL of a bucket."""
 
     name = "directory or URL"
 
     def convert(
         self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
-    ) -> Path | str:
+    ) -> Any:
         """Check that it is a folder or the URL of a bucket."""
         from pipeline.core.errors import RequestError
         from pipeline.features.cache import cache_location
@@ -89,7 +90,7 @@ class CacheLocation(Folder):
             location = cache_location(str(value))
         except RequestError as error:
             self.fail(str(error), parameter, context)
-        if isinstance(location, Path):
+        if not location.is_bucket:
             super().convert(value, parameter, context)
         return location
 

@@ -107,7 +107,7 @@ def repeated(recorded: Mapping[str, Any], command: click.Command) -> dict[str, A
 
 def _is_address(location: object) -> bool:
     """Whether a location is not a path, but a bucket or a TensorFlow data set."""
-    from pipeline.data.images import is_bucket_url
+    from pipeline.core.locations import is_bucket_url
 
     return is_bucket_url(location) or str(location).startswith("tfds:")
 

@@ -19,13 +19,15 @@ from filelock import FileLock
 
 from pipeline.core.atomic import UNFINISHED
 from pipeline.core.errors import ImageError, Parameter, PipelineError, RequestError, cause
+from pipeline.core.locations import Location
 from pipeline.core.wording import counted
 from pipeline.data.images import DIGEST, READ_AT_ONCE, ImageRef, ImageSet, content_digest
-from pipeline.features.cache import cache_location, local_folder
+from pipeline.features.cache import StorePlace, cache_location, local_folder, stores_in
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.file_index import FileIndex
-from pipeline.features.store_location import StoreLocation, folder_size_and_use, is_conflict, stored_digests, stores_in
-from pipeline.features.store_repair import UNREADABLE, lance_cause, panics_as_errors
+from pipeline.features.lance_errors import UNREADABLE, is_conflict, lance_cause, panics_as_errors
+from pipeline.features.store_bucket import stored_digests
+from pipeline.features.store_folder import folder_size_and_use
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +120,7 @@ class Pruning:
         kept: The digests of the images whose features stay in these stores, shape (n,), DIGEST.
     """
 
-    folder: Path | str
+    folder: Location | Path | str
     removed: Sequence[CachedStore | CachedFile]
     rows: Mapping[str, int] = field(default_factory=dict)
     kept: np.ndarray = field(default_factory=lambda: np.zeros(0, DIGEST))
@@ -146,7 +148,7 @@ class PruneResult:
         return asdict(self)
 
 
-def list_cache(folder: Path | str) -> CacheContents:
+def list_cache(folder: Location | Path | str) -> CacheContents:
     """List the contents of a cache folder.
 
     Args:
@@ -159,18 +161,19 @@ def list_cache(folder: Path | str) -> CacheContents:
         RequestError: The folder does not exist.
         PipelineError: The folder cannot be listed.
     """
-    folder = cache_location(folder)
+    location = cache_location(folder)
     try:
-        return _contents(folder)
+        return _contents(location)
     except OSError as error:
         raise PipelineError(f"The cache {folder} cannot be listed ({error}); check its disk.") from error
 
 
-def _contents(folder: Path | str) -> CacheContents:
+def _contents(location: Location) -> CacheContents:
     """The contents of a cache folder; raises OSError if the system refuses to list it."""
-    stores = [_store(path, location) for path, location in stores_in(folder).items()]
-    if isinstance(folder, str):
-        return CacheContents(folder, stores, networks=[], leftovers=[], set_aside=[], indexed=0)
+    stores = [_store(path, place) for path, place in stores_in(location).items()]
+    folder = location.path
+    if folder is None:
+        return CacheContents(str(location), stores, networks=[], leftovers=[], set_aside=[], indexed=0)
     if not folder.is_dir():
         raise RequestError(f"There is no cache folder {folder}; name another with ", Parameter("cache", "DIR"), ".")
     networks = [file for file in _sorted(folder, "networks/*") if file.suffix not in (".lock", "")]
@@ -194,12 +197,12 @@ def _file(path: Path) -> CachedFile:
     return CachedFile(str(path), size, used)
 
 
-def _store(path: str, location: StoreLocation) -> CachedStore:
-    size, used = location.size_and_use()
+def _store(path: str, place: StorePlace) -> CachedStore:
+    size, used = place.size_and_use()
     try:
         with panics_as_errors():
-            description = json.loads((location.dataset().schema.metadata or {}).get(b"extractor", b"{}"))
-            return CachedStore(path, size, used, location.count(), description)
+            description = json.loads((place.dataset().schema.metadata or {}).get(b"extractor", b"{}"))
+            return CachedStore(path, size, used, place.count(), description)
     except UNREADABLE as error:
         return CachedStore(path, size, used, None, {}, lance_cause(error))
 
@@ -215,7 +218,10 @@ def _count_indexed(database: Path) -> int:
 
 
 def plan_pruning(
-    folder: Path | str, older_than: float | None = None, images: ImageSet | None = None, set_aside: bool = False
+    folder: Location | Path | str,
+    older_than: float | None = None,
+    images: ImageSet | None = None,
+    set_aside: bool = False,
 ) -> Pruning:
     """Find what to remove: leftovers always, and what the arguments select.
 
@@ -234,28 +240,29 @@ def plan_pruning(
         PipelineError: The file index, a store or an image cannot be read; without an image's content, it is unknown
             which features to keep.
     """
-    if older_than is not None and isinstance(folder, str):
+    location = cache_location(folder)
+    if older_than is not None and location.is_bucket:
         raise RequestError(
             Parameter("older_than", "DAYS"),
             " does not work in a bucket, where nobody notes when a store was last read; remove a store there with the "
             "tools of its provider.",
         )
-    contents = list_cache(folder)
+    contents = list_cache(location)
     before = 0.0 if older_than is None else time.time() - older_than * DAY
     old = [item for item in contents.used if item.last_used < before]
     removed = [*old, *contents.leftovers, *(contents.set_aside if set_aside else ())]
     if images is None:
-        return Pruning(folder, removed)
-    kept, locations = DigestIndex(_digests(images, local_folder(folder))), stores_in(folder)
+        return Pruning(location, removed)
+    kept, places = DigestIndex(_digests(images, local_folder(location))), stores_in(location)
     used = [store.path for store in contents.stores if store not in old and store.images is not None]
     for store in contents.stores:
         if store.error:
             log.warning("The feature store %s cannot be opened (%s) and is left as it is.", store.path, store.error)
     rows = {}
     for path in used:
-        with _named_errors(locations[path]):
-            rows[path] = int((kept.find(stored_digests(locations[path].dataset())) < 0).sum())
-    return Pruning(folder, removed, {path: count for path, count in rows.items() if count}, kept.sorted)
+        with _named_errors(places[path]):
+            rows[path] = int((kept.find(stored_digests(places[path].dataset())) < 0).sum())
+    return Pruning(location, removed, {path: count for path, count in rows.items() if count}, kept.sorted)
 
 
 def _digests(images: ImageSet, folder: Path) -> np.ndarray:
@@ -333,16 +340,17 @@ def prune(pruning: Pruning) -> PruneResult:
     Raises:
         PipelineError: Something cannot be removed.
     """
-    before, in_bucket = list_cache(pruning.folder).bytes, isinstance(pruning.folder, str)
+    location = cache_location(pruning.folder)
+    before, in_bucket = list_cache(location).bytes, location.is_bucket
     for item in pruning.removed:
         _remove(Path(item.path))
-    for path, location in stores_in(pruning.folder).items():
-        with _named_errors(location), location.lock():
+    for path, place in stores_in(location).items():
+        with _named_errors(place), place.lock():
             if path in pruning.rows:
-                _delete_others(location, DigestIndex(pruning.kept))
+                _delete_others(place, DigestIndex(pruning.kept))
             if path in pruning.rows or in_bucket:  # there, files of rows removed by an earlier prune may be deleted now
-                location.shrink(location.dataset())
-    after = list_cache(pruning.folder).bytes
+                place.shrink(place.dataset())
+    after = list_cache(location).bytes
     return PruneResult([item.path for item in pruning.removed], pruning.rows, max(0, before - after))
 
 
@@ -357,9 +365,9 @@ def _remove(path: Path) -> None:
         ) from error
 
 
-def _delete_others(location: StoreLocation, kept: DigestIndex) -> None:
+def _delete_others(place: StorePlace, kept: DigestIndex) -> None:
     """Delete the rows of all images but those to keep."""
-    dataset = location.dataset()
+    dataset = place.dataset()
     digests = stored_digests(dataset)
     removed = digests[kept.find(digests) < 0].tolist()
     for start in range(0, len(removed), DELETED_AT_ONCE):
@@ -373,8 +381,8 @@ def _delete_others(location: StoreLocation, kept: DigestIndex) -> None:
 
 
 @contextlib.contextmanager
-def _named_errors(location: StoreLocation) -> Iterator[None]:
+def _named_errors(place: StorePlace) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise location.error("prune", error) from error
+        raise place.error("prune", error) from error

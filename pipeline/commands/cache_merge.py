@@ -15,15 +15,16 @@ import numpy as np
 
 from pipeline.commands.cache import CacheContents, CachedStore, list_cache
 from pipeline.core.errors import Interrupted, Parameter, PipelineError, RequestError
+from pipeline.core.locations import Location
 from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
-from pipeline.features import bucket
-from pipeline.features.cache import local_folder
+from pipeline.features import store_bucket
+from pipeline.features.cache import cache_location, local_folder
 from pipeline.features.extractor import Extractor, described_network, described_settings, extractors_for
 from pipeline.features.file_index import FileIndex
+from pipeline.features.lance_errors import may_be_damage
 from pipeline.features.store import MERGED_ROWS, FeatureStore
-from pipeline.features.store_repair import may_be_damage
 from pipeline.features.vgg import NETWORKS, Arrays
 from pipeline.features.weights import Weights
 
@@ -70,7 +71,9 @@ class MergeResult:
         return asdict(self)
 
 
-def merge_caches(sources: Sequence[Path | str], folder: Path | str, progress: bool = True) -> MergeResult:
+def merge_caches(
+    sources: Sequence[Location | Path | str], folder: Location | Path | str, progress: bool = True
+) -> MergeResult:
     """Copy the features and the file indexes of caches into another; the sources do not change.
 
     Args:
@@ -87,21 +90,22 @@ def merge_caches(sources: Sequence[Path | str], folder: Path | str, progress: bo
             be written to. Features copied before stay.
         Interrupted: Ctrl-C or SIGTERM arrived. Features copied before stay.
     """
-    contents = {source: _contents(source, folder) for source in sources}
+    into = cache_location(folder)
+    contents = {source: _contents(source, into) for source in map(cache_location, sources)}
     planned = [(source, store, _extractor(store)) for source in contents for store in contents[source].stores]
     try:
-        merged = [_merge_store(source, store, extractor, folder, progress) for source, store, extractor in planned]
-        indexed = sum(_merge_index(source, folder) for source in contents if contents[source].indexed)
+        merged = [_merge_store(source, store, extractor, into, progress) for source, store, extractor in planned]
+        indexed = sum(_merge_index(source, into) for source in contents if contents[source].indexed)
     except KeyboardInterrupt as error:
         raise Interrupted("Interrupted. What was copied so far is kept; the same command copies the rest.") from error
-    return MergeResult(str(folder), merged, indexed)
+    return MergeResult(str(into), merged, indexed)
 
 
-def _contents(source: Path | str, folder: Path | str) -> CacheContents:
+def _contents(source: Location, into: Location) -> CacheContents:
     """The contents of a source, checked to be a cache and not the one to write to."""
-    if isinstance(source, Path) and not source.is_dir():
+    if source.path is not None and not source.path.is_dir():
         raise RequestError(f"There is no cache folder {source}.")
-    if source == folder or _is_same_folder(source, folder):
+    if source == into or _is_same_folder(source, into):
         raise RequestError(
             f"{source} is the cache to merge into; name the others, or another one with ",
             Parameter("cache", "DIR"),
@@ -113,8 +117,8 @@ def _contents(source: Path | str, folder: Path | str) -> CacheContents:
     return contents
 
 
-def _is_same_folder(source: Path | str, folder: Path | str) -> bool:
-    return isinstance(source, Path) and isinstance(folder, Path) and folder.exists() and source.samefile(folder)
+def _is_same_folder(source: Location, into: Location) -> bool:
+    return bool(source.path and into.path and into.path.exists() and source.path.samefile(into.path))
 
 
 def _extractor(store: CachedStore) -> Extractor:
@@ -147,10 +151,10 @@ def _described(description: Mapping[str, str]) -> Extractor:
 
 
 def _merge_store(
-    cache: Path | str, listed: CachedStore, extractor: Extractor, folder: Path | str, progress: bool
+    cache: Location, listed: CachedStore, extractor: Extractor, into: Location, progress: bool
 ) -> MergedStore:
     """Copy the features that the target store lacks, in the order in which they lie on disk."""
-    source, target = FeatureStore(cache, extractor), FeatureStore(folder, extractor)
+    source, target = FeatureStore(cache, extractor), FeatureStore(into, extractor)
     stored = source.digests
     missing = stored[~target.contains(stored)]
     missing = missing[np.argsort(source.rows(missing))]
@@ -173,7 +177,7 @@ def _merge_store(
     return MergedStore(listed.path, str(target.path), copied, len(stored) - len(missing), damaged)
 
 
-def _dropped(cache: Path | str, listed: CachedStore, opened: FeatureStore) -> int:
+def _dropped(cache: Location, listed: CachedStore, opened: FeatureStore) -> int:
     """The number of rows that opening a store dropped because their file cannot be read."""
     if len(opened) == listed.images:
         return 0
@@ -197,7 +201,8 @@ def _intact(store: FeatureStore, digests: np.ndarray, dim: int) -> tuple[np.ndar
         return digests, store.features(digests)
     except PipelineError as error:
         reason = error.__cause__
-        if reason and (bucket.meaning(reason) or not may_be_damage(reason)):  # the disk or bucket fails, not these rows
+        # The disk or the bucket fails, not these rows.
+        if reason and (store_bucket.meaning(reason) or not may_be_damage(reason)):
             raise
         if len(digests) == 1:
             return digests[:0], np.zeros((0, dim), np.float32)
@@ -205,8 +210,8 @@ def _intact(store: FeatureStore, digests: np.ndarray, dim: int) -> tuple[np.ndar
         return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
 
-def _merge_index(source: Path | str, folder: Path | str) -> int:
+def _merge_index(source: Location, into: Location) -> int:
     """Copy a file index into another; returns how many of its entries were new there."""
-    folders = local_folder(source), local_folder(folder)
+    folders = local_folder(source), local_folder(into)
     with contextlib.closing(FileIndex(folders[0])) as theirs, contextlib.closing(FileIndex(folders[1])) as ours:
         return ours.learn(theirs)

@@ -16,11 +16,12 @@ from pipeline.commands.saved_decoder import SavedDecoder, decoder_file
 from pipeline.commands.scoring import names_of
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import ImageError, Parameter, RequestError
+from pipeline.core.locations import is_bucket_url
 from pipeline.core.vectors import Vectors
 from pipeline.core.wording import counted
 from pipeline.data import decoding
 from pipeline.data.binary_tables import read_npy
-from pipeline.data.images import ImageRef, ImageSet, is_bucket_url
+from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.sources import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.data.sources import find_images
 from pipeline.data.spelling import near_spellings

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from pipeline.core.errors import PipelineError, RequestError, cause
 from pipeline.core.leftovers import create_file, own_path, remove_abandoned
+from pipeline.core.locations import STORAGE
 
 UNFINISHED = ".unfinished-"
-URLS = ("s3:", "gs:", "az:", "http:", "https:")  # as the first part of a path
+URLS = (*(f"{scheme}:" for scheme in STORAGE), "http:", "https:")  # as the first part of a path
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from pipeline.core.errors import RequestError
 
 # Opening a pipe must not block. Windows has no O_NONBLOCK, but needs O_BINARY.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+MAX_BYTES = 2**30  # of an image file
 UNPACKED, EXPANSION = 2**29, 20  # a file may unpack to this many bytes, or to this multiple of its size
 
 

@@ -15,10 +15,11 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.core.errors import ImageError, PipelineError, RequestError, first_line
-from pipeline.data.images import MAX_BYTES, is_bucket_url
+from pipeline.core.locations import STORAGE, Location
+from pipeline.core.regular_files import MAX_BYTES
 from pipeline.data.odd_keys import ListedObject, OddKeys, is_odd
 
 # Requests to an endpoint that is down are retried within this time. A silent request is repeated after READ_TIMEOUT.
@@ -33,7 +34,6 @@ ABSENT = "image-vectors-asks-whether-the-server-answers"  # a key that no object
 PAGE = 1000  # keys per page of a listing, as many as in one answer of a server
 REQUESTS_AT_ONCE = 32  # requests for versions
 
-URL = re.compile(r"(?P<scheme>\w+)://(?P<bucket>[^/]*)/?(?P<key>.*)", re.DOTALL)
 MD5 = re.compile(r"[0-9a-f]{32}")
 # Parts of obstore's messages: the request, the status of the answer, the code in its body, and the system's error.
 REQUEST, STATUS = re.compile(r"performing [A-Z]+ (\w+://[^/ ]+)"), re.compile(r"status code: (\d+)")
@@ -49,60 +49,10 @@ NOT_ACCEPTED = (
 METADATA = re.compile(r"://(?:169\.254\.|metadata\.google)|/latest/api/token|/computeMetadata/|/metadata/identity")
 
 
-class _Kind(NamedTuple):
-    """A kind of object storage: its pip extra, obstore's class, and the names of environment variables."""
-
-    extra: str
-    store: str
-    variables: str
-    endpoints: Sequence[str]
-    credentials: str
-
-
-KINDS = {
-    "s3": _Kind(
-        *("s3", "S3Store", "AWS", ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")),
-        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, with temporary ones, AWS_SESSION_TOKEN",
-    ),
-    "gs": _Kind(
-        *("gcs", "GCSStore", "GOOGLE", ("GOOGLE_BASE_URL",)),
-        "GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT",
-    ),
-    "az": _Kind(
-        *("azure", "AzureStore", "AZURE", ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")),
-        "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-    ),
-}
-
-
-class _Location(NamedTuple):
-    """A parsed URL. The key is taken literally: these URLs have no escapes."""
-
-    scheme: str
-    bucket: str
-    key: str
-
-    @property
-    def kind(self) -> _Kind:
-        return KINDS[self.scheme]
-
-
 class _Unanswered(PipelineError):
     """A server gave no usable answer to a request, for this `reason`."""
 
     reason = ""
-
-
-def parse_url(url: str) -> _Location:
-    """Split a URL into scheme, bucket and key.
-
-    Raises:
-        RequestError: The URL names no bucket.
-    """
-    parts = URL.fullmatch(url)
-    if not parts or not is_bucket_url(url) or not parts["bucket"]:
-        raise RequestError(f"{url} names no bucket; write it as in s3://bucket/prefix.")
-    return _Location(parts["scheme"], parts["bucket"], parts["key"])
 
 
 def list_objects(url: str) -> Iterator[tuple[str, str | None]]:
@@ -118,7 +68,7 @@ def list_objects(url: str) -> Iterator[tuple[str, str | None]]:
         RequestError: The pip extra is missing, the bucket does not exist, or access is denied.
         PipelineError: The server does not answer.
     """
-    location = parse_url(url)
+    location = Location.parse(url)
     prefix = location.key.strip("/")
     skipped = len(prefix) + 1 if prefix else 0
     try:
@@ -130,7 +80,7 @@ def list_objects(url: str) -> Iterator[tuple[str, str | None]]:
         raise RequestError(f"{url}: {error}.") from error
 
 
-def _list(location: _Location, prefix: str) -> Iterator[ListedObject]:
+def _list(location: Location, prefix: str) -> Iterator[ListedObject]:
     """List the objects below a prefix; if obstore cannot name one, list all of them again with botocore."""
     if location.scheme == "s3" and prefix and is_odd(prefix):
         yield from _odd_keys(location).list(f"{prefix}/")
@@ -154,7 +104,7 @@ def _list(location: _Location, prefix: str) -> Iterator[ListedObject]:
         yield from (ListedObject(entry["path"], entry["size"], entry["e_tag"]) for entry in page)
 
 
-def _is_folder_marker(location: _Location, key: str) -> bool:
+def _is_folder_marker(location: Location, key: str) -> bool:
     """Whether an empty object is a folder marker of a console, such as `cats.jpg/`; obstore drops the slash."""
     if is_odd(key) or not os.path.splitext(key)[1]:
         return False
@@ -181,7 +131,7 @@ def find_versions(urls: Sequence[str]) -> dict[str, str | None]:
 
 
 def _find_version(url: str) -> str | None:
-    location = parse_url(url)
+    location = Location.parse(url)
     with contextlib.suppress(ImageError), _one_object(location):
         if not is_odd(location.key):
             metadata = _store_of(location, SHORT).head(location.key)
@@ -201,7 +151,7 @@ def read_object(url: str) -> tuple[bytes, str | None]:
         RequestError: The pip extra is missing, the bucket does not exist, or the credentials are not accepted.
         PipelineError: The server does not answer.
     """
-    location = parse_url(url)
+    location = Location.parse(url)
     data, tag = _read(location)
     if not data:
         raise ImageError("the object is empty")
@@ -212,7 +162,7 @@ def read_object(url: str) -> tuple[bytes, str | None]:
     return data, _version(len(data), tag)
 
 
-def _read(location: _Location) -> tuple[bytes, str | None]:
+def _read(location: Location) -> tuple[bytes, str | None]:
     """The content of an object, and its ETag."""
     if is_odd(location.key):
         if location.scheme != "s3":
@@ -231,7 +181,7 @@ def _read(location: _Location) -> tuple[bytes, str | None]:
         return b"".join(parts), result.meta["e_tag"]
 
 
-def _is_content_of(location: _Location, tag: str | None, data: bytes) -> bool:
+def _is_content_of(location: Location, tag: str | None, data: bytes) -> bool:
     """Whether an S3 ETag may belong to a content: it is its MD5, or no MD5 because of parts or encryption."""
     bare = (tag or "").strip('"')
     if location.scheme != "s3" or not MD5.fullmatch(bare):
@@ -239,7 +189,7 @@ def _is_content_of(location: _Location, tag: str | None, data: bytes) -> bool:
     return bare == hashlib.md5(data, usedforsecurity=False).hexdigest() or _is_encrypted(location)
 
 
-def _is_encrypted(location: _Location) -> bool:
+def _is_encrypted(location: Location) -> bool:
     """Whether S3 encrypts an object with the user's own key, by AWS KMS or SSE-C: then its ETag is not an MD5.
 
     Only the headers of the answer show this, and obstore does not expose them.
@@ -260,13 +210,13 @@ def _version(size: int, tag: str | None) -> str | None:
     return f"{size}-{tag.removeprefix('W/').strip(chr(34))}" if tag else None
 
 
-def _settings(location: _Location) -> tuple[tuple[str, str], ...]:
+def _settings(location: Location) -> tuple[tuple[str, str], ...]:
     """The environment variables for a kind of bucket."""
-    prefix = f"{location.kind.variables}_"
+    prefix = f"{location.storage.variables}_"
     return tuple(sorted(item for item in os.environ.items() if item[0].startswith(prefix)))
 
 
-def _store_of(location: _Location, limit: timedelta) -> Any:
+def _store_of(location: Location, limit: timedelta) -> Any:
     """The client of a bucket, cached per process and bucket while the environment stays the same.
 
     Args:
@@ -276,7 +226,7 @@ def _store_of(location: _Location, limit: timedelta) -> Any:
     return _connect(location.scheme, location.bucket, _settings(location), limit)
 
 
-def _odd_keys(location: _Location) -> OddKeys:
+def _odd_keys(location: Location) -> OddKeys:
     """The client for keys that obstore cannot name.
 
     Raises:
@@ -294,13 +244,13 @@ def _odd_keys(location: _Location) -> OddKeys:
 @functools.lru_cache
 def _connect_odd(bucket: str, limits: tuple[timedelta, timedelta], settings: tuple[tuple[str, str], ...]) -> OddKeys:
     variables = dict(settings)
-    endpoint = next(filter(None, (variables.get(name) for name in KINDS["s3"].endpoints)), None)
+    endpoint = next(filter(None, (variables.get(name) for name in STORAGE["s3"].endpoints)), None)
     return OddKeys(bucket, limits, endpoint, variables)
 
 
 @functools.lru_cache
 def _connect(scheme: str, bucket: str, settings: tuple[tuple[str, str], ...], limit: timedelta) -> Any:
-    kind, variables = KINDS[scheme], dict(settings)
+    kind, variables = STORAGE[scheme], dict(settings)
     try:
         import obstore.store
     except ImportError as error:
@@ -309,13 +259,13 @@ def _connect(scheme: str, bucket: str, settings: tuple[tuple[str, str], ...], li
         ) from error
     is_plain = any(variables.get(name, "").startswith("http://") for name in kind.endpoints)
     http = {"allow_http": True} if is_plain else {}
-    return getattr(obstore.store, kind.store)(
+    return getattr(obstore.store, kind.client)(
         bucket, retry_config=RETRIES, client_options=CLIENT | {"timeout": limit} | http
     )
 
 
 @contextlib.contextmanager
-def _translated_errors(location: _Location) -> Iterator[None]:
+def _translated_errors(location: Location) -> Iterator[None]:
     """Convert obstore's exceptions to errors that say what is wrong and what to do."""
     try:
         yield
@@ -326,7 +276,7 @@ def _translated_errors(location: _Location) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_object(location: _Location) -> Iterator[None]:
+def _one_object(location: Location) -> Iterator[None]:
     """Like `_translated_errors`, but raise an ImageError if the server still answers other requests."""
     try:
         with _translated_errors(location):
@@ -337,7 +287,7 @@ def _one_object(location: _Location) -> Iterator[None]:
         raise ImageError(f"the server does not deliver it ({error.reason})") from error
 
 
-def _answers(location: _Location) -> bool:
+def _answers(location: Location) -> bool:
     """Whether the server of a bucket answers a request for an object that does not exist."""
     try:
         with _translated_errors(location):
@@ -349,9 +299,9 @@ def _answers(location: _Location) -> bool:
     return True
 
 
-def _translate(location: _Location, error: Exception) -> PipelineError:
+def _translate(location: Location, error: Exception) -> PipelineError:
     """Convert an exception to an ImageError if it affects one object, or a RequestError or PipelineError if all."""
-    bucket, kind = f"{location.scheme}://{location.bucket}", location.kind
+    bucket, kind = f"{location.scheme}://{location.bucket}", location.storage
     text, line = str(error), first_line(error)
     status, code, server = (_first(pattern, text) for pattern in (STATUS, CODE, REQUEST))
     public = f"a public bucket is read with {kind.variables}_SKIP_SIGNATURE=true"

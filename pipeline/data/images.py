@@ -14,21 +14,16 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import ImageError, Parameter, PipelineError, cause
-from pipeline.core.regular_files import open_regular
+from pipeline.core.locations import is_bucket_url
+from pipeline.core.regular_files import MAX_BYTES, open_regular
+from pipeline.data.buckets import read_object
 
-MAX_BYTES = 2**30
 DIGEST = np.dtype("V16")  # dtype of an array of content digests
 # A file that changes twice within one tick of the clock keeps its times, so a file younger than this has no version.
 TICK_NS = 2_000_000_000
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # errors that affect every image
 READ_AT_ONCE = 16  # objects read in parallel where no workers read them
-BUCKETS = ("s3://", "gs://", "az://")
 ODDLY_DECODED = (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+", b"BM", b"\0\0\1\0", b"%!PS")  # TIFF, BMP, ICO; PostScript
-
-
-def is_bucket_url(source: object) -> bool:
-    """Whether a path or URL is in object storage."""
-    return str(source).startswith(BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +81,6 @@ class ImageRef:
                 system is out of memory or open files.
         """
         if self.is_remote:
-            from pipeline.data.buckets import read_object
-
             return read_object(self.uri)
         if self.is_file:
             return _read_file(self.uri)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import RequestError, cause
+from pipeline.core.locations import PREFIXES, is_bucket_url
 from pipeline.core.wording import counted
-from pipeline.data.images import BUCKETS, is_bucket_url
 from pipeline.data.table_files import read_table
 from pipeline.data.tables import as_vector, cell_text, check_finite, find_column
 from pipeline.data.text_files import check_utf8, read_lines
@@ -145,7 +145,7 @@ def _path(path: object, root: Path, where: str) -> str:
     if is_bucket_url(path):
         return path
     if "://" in path:
-        raise RequestError(f"{where}: {path!r} is at an address that is not read; {', '.join(BUCKETS)} are.")
+        raise RequestError(f"{where}: {path!r} is at an address that is not read; {', '.join(PREFIXES)} are.")
     file = os.path.join(root, path)
     if not os.path.lexists(file):
         check_utf8(path, where)

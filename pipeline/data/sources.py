@@ -10,11 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.core.errors import Parameter, RequestError, cause
+from pipeline.core.locations import Location, is_bucket_url
 from pipeline.core.wording import counted
 from pipeline.data import lists
-from pipeline.data.buckets import find_versions, list_objects, parse_url
+from pipeline.data.buckets import find_versions, list_objects
 from pipeline.data.image_files import INSTALL_HEIF, READS_HEIF
-from pipeline.data.images import ImageRef, ImageSet, file_ref, is_bucket_url
+from pipeline.data.images import ImageRef, ImageSet, file_ref
 from pipeline.data.labels import label_by_pattern
 from pipeline.data.tables import SPREADSHEETS
 from pipeline.data.text_files import as_text, nfc
@@ -254,6 +255,6 @@ def _image_set(
 
 def _folder_name(path: str) -> str:
     """The name of the folder that contains an image; "" at the top."""
-    key = parse_url(path).key if is_bucket_url(path) else path
+    key = Location.parse(path).key if is_bucket_url(path) else path
     name = PurePosixPath(key).parent.name
     return sys.intern("" if name == ".." else name)

@@ -10,7 +10,7 @@ from pipeline.core.atomic import atomic_folder
 from pipeline.core.errors import PipelineError
 from pipeline.core.vector_files import as_lists
 from pipeline.core.vectors import Vectors, rows_at_once
-from pipeline.features.store_repair import UNREADABLE, lance_cause
+from pipeline.features.lance_errors import UNREADABLE, lance_cause
 
 
 def write_lance(folder: Path, paths: Sequence[str], labels: Sequence[str], columns: Mapping[str, Vectors]) -> None:

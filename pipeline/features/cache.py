@@ -1,14 +1,20 @@
-"""The location of a cache: a folder, or a bucket for the feature stores and the user's cache folder for the rest."""
+"""A cache: its location, and the stores in it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import platformdirs
 
-from pipeline.core.errors import RequestError
-from pipeline.data.images import BUCKETS
+from pipeline.core.errors import PipelineError, RequestError
+from pipeline.core.locations import Location
+from pipeline.features import store_bucket
+from pipeline.features.lance_errors import UNREADABLE
+from pipeline.features.store_bucket import StoreBucket
+from pipeline.features.store_folder import StoreFolder
 
-SCHEMES = tuple(prefix.removesuffix("://") for prefix in BUCKETS)
-UNUSABLE = "?#%"  # have another meaning in URLs than in names
+UNUSABLE = "?#%"  # have another meaning in Lance's URLs than in names
+
+StorePlace = StoreFolder | StoreBucket
 
 
 def usual_folder() -> Path:
@@ -16,38 +22,62 @@ def usual_folder() -> Path:
     return platformdirs.user_cache_path("image-vectors")
 
 
-def cache_location(location: Path | str) -> Path | str:
-    """Check the location of a cache.
-
-    Args:
-        location: A folder; or the URL of a bucket as a string, with or without a prefix: `s3://bucket/prefix`.
-
-    Returns:
-        A folder as a Path; a URL as a string without a trailing slash.
+def cache_location(cache: Location | Path | str) -> Location:
+    """The location of a cache: a folder, or a bucket with or without a prefix.
 
     Raises:
-        RequestError: It is neither.
+        RequestError: It is neither, or Lance cannot name a store in it.
     """
-    text = str(location)
-    scheme, separator, name = text.partition("://")
-    if not separator:
-        if text.partition(":/")[0] in SCHEMES and ":/" in text:
-            raise RequestError(f"The cache {text} lacks a slash of a URL such as s3://bucket/prefix, as a Path does.")
-        return Path(location)
-    name = name.rstrip("/")
-    if scheme not in SCHEMES or not name or name.startswith("/"):
-        raise RequestError(
-            f"The cache {text} is neither a folder nor the URL of a bucket such as s3://bucket/prefix "
-            f"({', '.join(f'{prefix}://' for prefix in SCHEMES)})."
-        )
-    if unusable := [mark for mark in UNUSABLE if mark in name]:
-        raise RequestError(f"The cache {text} has a {unusable[0]} in its name; choose another prefix.")
-    return f"{scheme}://{name}"
+    try:
+        location = Location.parse(cache)
+    except RequestError as error:
+        raise RequestError(f"The cache {error}") from error
+    if not location.is_bucket:
+        return location
+    if unusable := [mark for mark in UNUSABLE if mark in str(location)]:
+        raise RequestError(f"The cache {cache} has a {unusable[0]} in its name; choose another prefix.")
+    return Location(None, location.scheme, location.bucket, location.key.rstrip("/"))
 
 
-def local_folder(cache: Path | str) -> Path:
+def local_folder(cache: Location | Path | str) -> Path:
     """The folder of networks and the file index, which stay on this machine even if the stores are in a bucket.
 
     The file index does not depend on a store: it maps files to content digests.
     """
-    return usual_folder() if isinstance(cache, str) else cache
+    return Location.parse(cache).path or usual_folder()
+
+
+def store_place(cache: Location, fingerprint: str) -> StorePlace:
+    """The place of an extractor's store in a cache."""
+    place = cache / f"features/{fingerprint}.lance"
+    return StoreBucket(str(place)) if place.path is None else StoreFolder(place.path)
+
+
+def stores_in(cache: Location) -> Mapping[str, StorePlace]:
+    """The stores of a cache by path, sorted by name.
+
+    Raises:
+        PipelineError: The cache cannot be listed.
+    """
+    try:
+        if cache.path is None:
+            names = store_bucket.folders_in(str(cache / "features"))
+        else:
+            names = sorted(path.name for path in cache.path.glob("features/*.lance"))
+    except UNREADABLE as error:
+        explanation = store_bucket.meaning(error) if cache.is_bucket else None
+        raise PipelineError(
+            f"The cache {cache} cannot be listed: {explanation or store_bucket.short_cause(error)}."
+        ) from error
+    stores = [store_place(cache, name.removesuffix(".lance")) for name in names if name.endswith(".lance")]
+    return {str(store.path): store for store in stores}
+
+
+def has_store(cache: Location | Path | str, fingerprint: str) -> bool:
+    """Whether a cache has a store for an extractor.
+
+    Raises:
+        PipelineError: The cache cannot be listed.
+    """
+    location = cache_location(cache)
+    return str(store_place(location, fingerprint).path) in stores_in(location)

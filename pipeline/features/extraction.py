@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.core.cores import usable_cores
 from pipeline.core.errors import Parameter, PipelineError, RequestError, cause
+from pipeline.core.locations import Location
 from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
 from pipeline.data import lists
@@ -26,7 +27,7 @@ from pipeline.features.backends.backend import Backend
 from pipeline.features.backends.local import LocalBackend
 from pipeline.features.backends.ray.backend import RayBackend
 from pipeline.features.backends.ray.cluster import RayOptions
-from pipeline.features.cache import cache_location, local_folder, usual_folder
+from pipeline.features.cache import cache_location, has_store, local_folder, usual_folder
 from pipeline.features.engines import ENGINES, check_precision, ensure_weights
 from pipeline.features.extractor import Extractor, check_one_pass
 from pipeline.features.features import Features, LayerFeatures
@@ -34,7 +35,6 @@ from pipeline.features.file_index import FileIndex
 from pipeline.features.saving import Saver
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_group import StoreGroup
-from pipeline.features.store_location import has_store
 from pipeline.features.survey import Failure, Survey
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class ExtractionOptions:
         engine: One of `pipeline.features.engines.ENGINES`.
         batch_size: Images in a batch; None leaves the choice to the engine.
         workers: Processes that read and decode; None means one for each usable core.
-        cache: The folder of the feature stores, or its URL in a bucket as a string.
+        cache: The folder of the feature stores, or its URL in a bucket; a `Location` once created.
         progress: Whether to show the progress on stderr.
         max_pixels: The size of the largest image to decode, in pixels; larger images are skipped.
         verify: Whether to check every stored vector first, recompute vectors that changed on disk, and read every image
@@ -62,7 +62,7 @@ class ExtractionOptions:
     engine: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
-    cache: Path | str = field(default_factory=usual_folder)
+    cache: Location | Path | str = field(default_factory=usual_folder)
     progress: bool = True
     max_pixels: int = MAX_PIXELS
     verify: bool = False
@@ -155,7 +155,7 @@ def _open_stores(extractors: Sequence[Extractor], options: ExtractionOptions) ->
     """Check the extractors, and open or create their stores."""
     check_one_pass(extractors)
     check_precision(options.engine, extractors[0].precision)
-    _make_folder(options.cache, options.folder)
+    _make_folder(options)
     new = [extractor for extractor in extractors if not has_store(options.cache, extractor.fingerprint)]
     if new:  # first: without weights, no empty store is created
         ensure_weights(options.engine, new, options.folder)
@@ -222,10 +222,10 @@ def _warn_of(failed: Sequence[Failure], images: ImageSet, may_all_fail: bool) ->
         )
 
 
-def _make_folder(cache: Path | str, folder: Path) -> None:
+def _make_folder(options: ExtractionOptions) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        setting = "XDG_CACHE_HOME" if isinstance(cache, str) else Parameter("cache", "DIR")
-        message = f"The cache folder {folder} cannot be created ({cause(error)}). Name one that is writable with "
-        raise PipelineError(message, setting, ".") from error
+        setting = "XDG_CACHE_HOME" if cache_location(options.cache).is_bucket else Parameter("cache", "DIR")
+        message = f"The cache folder {options.folder} cannot be created ({cause(error)}). Name one that is writable "
+        raise PipelineError(message, "with ", setting, ".") from error

@@ -3,7 +3,7 @@
 Lance (https://lancedb.github.io/lance) commits an append in one atomic step, so a process killed at any moment leaves
 either all of a batch or none of it. In a folder, a lock next to the store lets one process append at a time, so that
 several can fill it without storing an image twice. A bucket has no lock: an image that processes store at the same
-moment is stored twice, and one of the rows is read (see `store_location.py`). Each row has a CRC-32 of its content,
+moment is stored twice, and one of the rows is read (see `store_bucket.py`). Each row has a CRC-32 of its content,
 which is checked when the row is first read.
 """
 
@@ -20,14 +20,16 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.locations import Location
 from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST
+from pipeline.features.cache import cache_location, store_place
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.extractor import Extractor
-from pipeline.features.store_location import KEEP_OLD_VERSIONS, RUN_AGAIN, is_conflict, store_location
-from pipeline.features.store_repair import UNREADABLE, panics_as_errors
+from pipeline.features.lance_errors import UNREADABLE, is_conflict, panics_as_errors
+from pipeline.features.store_folder import KEEP_OLD_VERSIONS, RUN_AGAIN
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +63,9 @@ class FeatureStore:
         PipelineError: The store cannot be opened or created, or another version of this program created it.
     """
 
-    def __init__(self, cache: Path | str, extractor: Extractor) -> None:
-        self._location = store_location(cache, extractor.fingerprint)
-        self.path, self.commit_cost = self._location.path, self._location.commit_cost
+    def __init__(self, cache: Location | Path | str, extractor: Extractor) -> None:
+        self._place = store_place(cache_location(cache), extractor.fingerprint)
+        self.path, self.commit_cost = self._place.path, self._place.commit_cost
         self._cleaned_up = -math.inf
         self._schema = pa.schema(
             [
@@ -80,11 +82,11 @@ class FeatureStore:
             with panics_as_errors():
                 self._open()
         except UNREADABLE as error:
-            raise self._location.error("open", error) from error
+            raise self._place.error("open", error) from error
 
     def _open(self) -> None:
         """Open or create the store; drop damaged files."""
-        self._dataset = self._location.open_or_create(self._schema)
+        self._dataset = self._place.open_or_create(self._schema)
         if self._dataset.schema.names != self._schema.names:
             raise ValueError("another version of this program created it")
         stored_dim, dim = (schema.field("vector").type.list_size for schema in (self._dataset.schema, self._schema))
@@ -113,8 +115,8 @@ class FeatureStore:
 
     def _drop_damaged_files(self, error: Exception) -> bool:
         """Drop damaged data files; returns whether there were any. In a bucket, raise the error."""
-        with self._location.lock():
-            self._dataset, dropped = self._location.repair(error)
+        with self._place.lock():
+            self._dataset, dropped = self._place.repair(error)
             self._read_digests()
         return dropped > 0
 
@@ -182,7 +184,7 @@ class FeatureStore:
                 f"store {self.path} does not take (content digests {names}). Nothing of their group was stored."
             )
         try:
-            with self._location.lock():
+            with self._place.lock():
                 self._catch_up()
                 new = ~self.contains(digests)
                 if new.any():
@@ -196,7 +198,7 @@ class FeatureStore:
                 if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
                     self._merge_fragments()
         except UNREADABLE as error:
-            raise self._location.error("write", error) from error
+            raise self._place.error("write", error) from error
 
     def _merge_fragments(self) -> None:
         try:
@@ -207,7 +209,7 @@ class FeatureStore:
         except UNREADABLE as error:
             if not is_conflict(error):
                 raise
-            self._dataset = self._location.dataset()  # in a bucket: another process has merged them
+            self._dataset = self._place.dataset()  # in a bucket: another process has merged them
         self._read_changes()
 
     def tidy(self) -> None:
@@ -217,16 +219,16 @@ class FeatureStore:
             PipelineError: A leftover cannot be removed, or a data file is missing.
         """
         try:
-            with self._location.lock():
+            with self._place.lock():
                 self._catch_up()
-                self._location.tidy(self._dataset)
+                self._place.tidy(self._dataset)
         except UNREADABLE as error:
-            raise self._location.error("tidy", error) from error
+            raise self._place.error("tidy", error) from error
 
     def _catch_up(self) -> None:
         """Load the changes of other processes."""
         if self._dataset.latest_version != self._dataset.version:
-            self._dataset = self._location.dataset()
+            self._dataset = self._place.dataset()
             self._read_changes()
 
     def _read_changes(self) -> None:
@@ -302,7 +304,7 @@ class FeatureStore:
         try:
             vectors, damaged = self._read(distinct)
         except UNREADABLE as error:
-            raise self._location.error("read", error) from error
+            raise self._place.error("read", error) from error
         if len(damaged):
             digest = self._digests[damaged[0]].tobytes().hex()
             raise PipelineError(
@@ -353,7 +355,7 @@ class FeatureStore:
                 )
                 self._delete(self._digests[damaged])
         except UNREADABLE as error:
-            raise self._location.error("repair", error) from error
+            raise self._place.error("repair", error) from error
         return before - len(self)
 
     def _damaged_rows(self, progress: bool) -> np.ndarray:
@@ -368,8 +370,8 @@ class FeatureStore:
         return np.concatenate(damaged)
 
     def _delete(self, digests: np.ndarray) -> None:
-        with self._location.lock():
-            self._dataset = self._location.dataset()
+        with self._place.lock():
+            self._dataset = self._place.dataset()
             keys = ", ".join(f"X'{digest.hex()}'" for digest in digests.tolist())
             self._dataset.delete(f"digest IN ({keys})")
             self._read_digests()
@@ -394,7 +396,7 @@ class FeatureStore:
         try:
             thumbnails = self._dataset.take(distinct, columns=["thumbnail"])["thumbnail"].to_pylist()
         except UNREADABLE as error:
-            raise self._location.error("read", error) from error
+            raise self._place.error("read", error) from error
         return np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[inverse]
 
 

@@ -18,9 +18,10 @@ import numpy as np
 from filelock import FileLock
 
 from pipeline.core.errors import Parameter, PipelineError, RequestError
+from pipeline.core.locations import Location
 from pipeline.data.images import DIGEST
+from pipeline.features.lance_errors import UNREADABLE, lance_cause, may_be_damage
 from pipeline.features.store import MERGED_ROWS, FeatureStore
-from pipeline.features.store_repair import UNREADABLE, lance_cause, may_be_damage
 
 log = logging.getLogger(__name__)
 
@@ -167,14 +168,15 @@ def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) ->
         ) from error
 
 
-def require_folder(location: Path | str) -> Path:
+def require_folder(place: Location | Path | str) -> Path:
     """The location of a cache or a store, which must be a folder.
 
     Raises:
         RequestError: It is in a bucket.
     """
-    if isinstance(location, Path):
-        return location
+    location = Location.parse(place)
+    if location.path is not None:
+        return location.path
     raise RequestError(
         Parameter("index", True),
         f" needs a store in a folder, not in a bucket ({location}): each search checks all files of the index. "

@@ -15,7 +15,7 @@ from pipeline.commands import cache_merge
 from pipeline.commands.cache_merge import merge_caches
 from pipeline.core.errors import PipelineError
 from pipeline.data.images import DIGEST, file_ref
-from pipeline.features import bucket
+from pipeline.features import store_bucket
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
 from pipeline.features.store import FeatureStore
@@ -123,7 +123,7 @@ def test_damaged_features_are_skipped_and_counted(run, tmp_path: Path) -> None:
 
 
 def test_a_failing_bucket_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bucket, "PATIENCE", bucket.NO_PATIENCE)
+    monkeypatch.setattr(store_bucket, "PATIENCE", store_bucket.NO_PATIENCE)
     with contextlib.ExitStack() as running:
         server = running.enter_context(s3_server(tmp_path / "requests.log"))
         for name, value in server.variables.items():

@@ -17,14 +17,14 @@ from object_storage import S3Server, s3_server
 
 from pipeline.commands.cache import list_cache
 from pipeline.core.errors import PipelineError, RequestError
-from pipeline.features import bucket
 from pipeline.features import store as store_module
-from pipeline.features.bucket import storage_options
+from pipeline.features import store_bucket
 from pipeline.features.cache import cache_location
 from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor
 from pipeline.features.store import FeatureStore
-from pipeline.features.store_location import IN_FOLDER, StoreFolder, StoreInBucket
+from pipeline.features.store_bucket import StoreBucket, storage_options
+from pipeline.features.store_folder import StoreFolder
 from pipeline.features.vector_index import open_index
 from pipeline.features.weights import weights_from
 
@@ -80,7 +80,7 @@ def test_a_process_that_creates_the_store_late_empties_nothing(cache: str) -> No
     store = FeatureStore(cache, EXTRACTOR)
     digests, vectors, *rest = batch(1)
     store.append(digests, vectors, *rest)
-    store._location._create(store._schema)  # as one that found no store before this one was created
+    store._place._create(store._schema)  # as one that found no store before this one was created
     store.append(*batch(2))
     for opened in (store, FeatureStore(cache, EXTRACTOR)):
         assert len(opened) == 18
@@ -258,7 +258,7 @@ def test_missing_credentials_give_one_message(
 def test_a_connection_that_breaks_is_one_message_and_keeps_what_was_stored(
     cache: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setattr(bucket, "PATIENCE", bucket.NO_PATIENCE | {"client_max_retries": "1"})
+    monkeypatch.setattr(store_bucket, "PATIENCE", store_bucket.NO_PATIENCE | {"client_max_retries": "1"})
     with s3_server(tmp_path_factory.mktemp("s3") / "log") as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         server.create_bucket("gone")
@@ -273,8 +273,8 @@ def test_a_connection_that_breaks_is_one_message_and_keeps_what_was_stored(
 
 
 def test_every_task_that_fails_has_a_message() -> None:
-    for place in (StoreFolder(Path("features/x.lance")), StoreInBucket("s3://bucket/x.lance")):
-        for task in IN_FOLDER:
+    for place in (StoreFolder(Path("features/x.lance")), StoreBucket("s3://bucket/x.lance")):
+        for task in ("open", "read", "write", "tidy", "repair", "prune"):
             for error in (OSError("odd"), RuntimeError("HTTP error: error sending request")):
                 assert str(place.path) in str(place.error(task, error))
 
@@ -286,10 +286,10 @@ def test_a_vector_index_is_refused(cache: str) -> None:
 
 def test_a_url_stays_a_url(tmp_path: Path) -> None:
     options = ExtractionOptions(cache="s3://bucket/a prefix/")
-    assert options.cache == "s3://bucket/a prefix"
-    assert options.folder == ExtractionOptions().cache
+    assert str(options.cache) == "s3://bucket/a prefix"
+    assert options.folder == ExtractionOptions().folder
     local = ExtractionOptions(cache=str(tmp_path))
-    assert (local.cache, local.folder) == (tmp_path, tmp_path)
+    assert (str(local.cache), local.folder) == (str(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def options(fresh_cache: Callable[[str], Path]) -> ExtractionOptions:
 def test_vectors_are_in_step_with_their_paths(folder: Path, options: ExtractionOptions) -> None:
     features = extract_features(find_images(folder), EXTRACTOR, options)
     assert (features.computed, features.cached, features.failed) == (6, 0, [])
-    engine = make_engine("mnn", [EXTRACTOR], 1, options.cache)
+    engine = make_engine("mnn", [EXTRACTOR], 1, options.folder)
     for path, vector in zip(features.paths, features.vectors(), strict=True):
         alone = engine(decode((folder / path).read_bytes())[None])[0][0]
         np.testing.assert_allclose(vector, alone, rtol=1e-4, atol=1e-4)
@@ -143,7 +143,7 @@ def test_an_engine_gets_as_many_batches_at_once_as_it_takes(
 def test_what_fails_in_the_middle_is_one_error_and_keeps_what_was_stored(
     folder: Path, options: ExtractionOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = make_engine("mnn", [EXTRACTOR], 1, options.cache)
+    engine = make_engine("mnn", [EXTRACTOR], 1, options.folder)
     seen: list[int] = []
 
     def failing(pixels: np.ndarray) -> list[np.ndarray]:
@@ -214,7 +214,7 @@ def test_an_engine_of_other_precision_is_refused_before_anything_is_made(
     extractor = Extractor(weights_from("random:0"), "block5_pool", precision)
     with pytest.raises(RequestError, match=rf"engine {engine} .*{precision}|engine {engine} computes in float32"):
         extract_features(find_images(folder), extractor, replace(options, engine=engine))
-    assert not (options.cache / "features").exists()
+    assert not (options.folder / "features").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Recovery of a feature store with damaged files; dropped features are computed again.
+"""A feature store in a folder, and the recovery of one with damaged files; dropped features are computed again.
 
 Damage needs evidence in the files: a missing magic number, content that contradicts its format, a length that differs
 from the manifest's, a missing file that the manifest names. Any other reason why Lance cannot read a store raises an
@@ -6,56 +6,118 @@ error and changes nothing: features of a later version, or files that the system
 """
 
 import contextlib
-import errno
 import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import lance
 import pyarrow as pa
+from filelock import FileLock
 
-from pipeline.core.errors import first_line
+from pipeline.core.errors import PipelineError
+from pipeline.features.lance_errors import UNREADABLE, lance_cause, may_be_damage, panics_as_errors
 
 log = logging.getLogger(__name__)
 
-# The errors of Lance and Arrow for files that they cannot read, for any reason.
-UNREADABLE = (OSError, ValueError, RuntimeError)
+# Versions replaced by merging are kept for readers that opened the store before.
+KEEP_OLD_VERSIONS = timedelta(days=1)
 # The last bytes of each Lance file. A manifest ends with its position (8 bytes), its version (4 bytes) and these.
 MAGIC = b"LANC"
 MANIFEST_END = 16
-# Lance's messages for errors not caused by the content of a file: a system error other than a missing file (2), or a
-# feature that this version of Lance does not know.
-NOT_DAMAGE = re.compile(
-    r"os error (?!2\))|permission denied|timed out|out of memory|upgrade|newer|unsupported|not supported|unknown|"
-    r"not implemented|unimplemented",
-    re.IGNORECASE,
-)
 UNDECODABLE = "failed to decode Protobuf message"
+RUN_AGAIN = "Run extract --verify on these images to compute the lost features again."
+ADVICE = {
+    "open": (
+        "opened",
+        "Nothing in it was changed. Remove the cause, choose another cache folder, or delete this store to compute its "
+        "features again.",
+    ),
+    "read": ("read", f"If its files are damaged: {RUN_AGAIN}"),
+    "write": (
+        "written",
+        "What was stored before is kept; make room, or choose another cache folder, and run the same command again.",
+    ),
+    "tidy": ("tidied", f"What was computed is stored; if a data file of it is missing: {RUN_AGAIN}"),
+    "repair": (
+        "checked",
+        "What it holds is left as it is. Remove the cause, or delete this store to compute its features again.",
+    ),
+    "prune": ("pruned", "Check that it is readable and writable, or delete it."),
+}  # task -> its participle, and what to do if it fails
 
 
-def may_be_damage(error: BaseException) -> bool:
-    """Whether the content of a file may have caused an error of Lance, or of the system while reading it."""
-    is_system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
-    return not is_system and not NOT_DAMAGE.search(str(error))
+class StoreFolder:
+    """A store in a folder.
 
+    A lock lets one process append at a time, and damaged files are renamed and left out.
 
-def lance_cause(error: BaseException) -> str:
-    """The message of an error of Lance, without the location in its source code."""
-    return first_line(error).partition(", /")[0]
+    Args:
+        path: The Lance dataset.
 
+    Attributes:
+        commit_cost: The commit interval, as a multiple of a folder's.
+    """
 
-@contextlib.contextmanager
-def panics_as_errors() -> Iterator[None]:
-    """Turn a panic of Lance, which Python's `except Exception` does not catch, into a RuntimeError."""
-    try:
-        yield
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":
-            raise
-        raise RuntimeError(lance_cause(error)) from error
+    commit_cost = 1
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(path.with_suffix(".lock"))
+
+    def lock(self) -> FileLock:
+        """The lock next to the store."""
+        return self._lock
+
+    def dataset(self) -> lance.LanceDataset:
+        """Open the newest version."""
+        return lance.dataset(self.path)
+
+    def open_or_create(self, schema: pa.Schema) -> lance.LanceDataset:
+        """Open the newest version that is not damaged, or create the store."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return lance.dataset(self.path)
+        except UNREADABLE:
+            with self._lock:
+                return open_newest_readable(self.path, schema)
+
+    def repair(self, error: Exception) -> tuple[lance.LanceDataset, int]:
+        """Leave out damaged data files."""
+        return drop_damaged_files(self.path)
+
+    def tidy(self, dataset: lance.LanceDataset) -> None:
+        """Remove the leftovers of killed processes. Call it with the lock held, so that no process is still writing.
+
+        Raises:
+            OSError: A data file is missing: Lance keeps appending even if the store is removed between two commits.
+        """
+        for fragment in dataset.get_fragments():
+            for file in fragment.data_files():
+                (self.path / "data" / file.path).stat()
+        dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS, delete_unverified=True)
+        for leftover in self.path.glob("_*/.tmp*"):  # Lance does not remove these
+            leftover.unlink(missing_ok=True)
+
+    def shrink(self, dataset: lance.LanceDataset) -> None:
+        """Remove all files except those of the newest version. Call it with the lock held."""
+        dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+
+    def count(self) -> int:
+        """The number of images in the store."""
+        return self.dataset().count_rows()
+
+    def size_and_use(self) -> tuple[int, float]:
+        """Bytes on disk, and the last time a vector was read or written; the creation time if there is none."""
+        size, used = folder_size_and_use(self.path)
+        return size, folder_size_and_use(self.path / "data")[1] or used  # opening a store reads the other files, too
+
+    def error(self, task: str, error: BaseException) -> PipelineError:
+        """The error for a failed task, a key of ADVICE."""
+        done, advice = ADVICE[task]
+        return PipelineError(f"The feature store {self.path} cannot be {done} ({lance_cause(error)}). {advice}")
 
 
 def open_newest_readable(path: Path, schema: pa.Schema) -> lance.LanceDataset:
@@ -191,3 +253,16 @@ def _usual_format() -> str:
 
 def _numbers(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)]
+
+
+def folder_size_and_use(path: Path) -> tuple[int, float]:
+    """Bytes of a file or folder, and the latest time one of its files was read or written."""
+    size, used = 0, 0.0
+    for file in [path, *path.rglob("*")]:
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
+            status = file.stat()
+            if not file.is_dir():
+                size, used = size + status.st_size, max(used, status.st_atime, status.st_mtime)
+            elif not used:
+                used = status.st_mtime
+    return size, used
