@@ -23,7 +23,7 @@ def fitted() -> Baselines:
     return Baselines.fit(X[:45], Y[:45], np.arange(45))
 
 
-def test_the_mean_and_the_deviation_are_those_of_the_training_targets(fitted: Baselines) -> None:
+def test_mean_and_deviation_come_from_the_training_targets(fitted: Baselines) -> None:
     np.testing.assert_allclose(fitted.mean, Y[:45].mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(fitted.deviation, Y[:45].std(axis=0), rtol=1e-5)
     assert (fitted.predict(X[45:])["mean"] == fitted.mean).all()
@@ -36,7 +36,7 @@ def test_ridge_and_conse_beat_the_mean(fitted: Baselines) -> None:
 
 
 @pytest.mark.parametrize("labels", [2, 3])
-def test_conse_is_logistic_regression_with_the_targets_of_labels(labels: int) -> None:
+def test_conse_is_logistic_regression_times_label_targets(labels: int) -> None:
     rows = labels > LABELS
     model = Baselines.fit(X[rows], Y[rows], np.arange(rows.sum())).models["conse"]
     targets, label = np.unique(Y[rows], axis=0, return_inverse=True)
@@ -49,7 +49,7 @@ def test_conse_is_logistic_regression_with_the_targets_of_labels(labels: int) ->
     assert min(np.abs(candidate - predicted).max() for candidate in candidates) < 1e-2
 
 
-def test_a_label_with_a_single_image_leaves_conse_a_choice_of_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conse_can_choose_its_strength_with_single_image_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [*np.flatnonzero(LABELS < 2), np.flatnonzero(LABELS == 2)[0]]
     strengths = []
 
@@ -63,7 +63,7 @@ def test_a_label_with_a_single_image_leaves_conse_a_choice_of_strengths(monkeypa
     assert max(strengths) <= 10 / X.shape[1]
 
 
-def test_many_labels_of_few_images_are_no_reason_to_warn() -> None:
+def test_many_labels_with_few_images_give_no_warning() -> None:
     targets = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
     features = np.random.default_rng(2).normal(size=(32, 8)).astype(np.float32)
     fitted = Baselines.fit(features, targets[np.arange(32) % 16], np.arange(32))
@@ -71,7 +71,7 @@ def test_many_labels_of_few_images_are_no_reason_to_warn() -> None:
 
 
 def test_the_strength_of_conse_is_chosen_on_other_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With each image there twice, folds that tear the pairs apart would choose interpolation."""
+    """Each image occurs twice; folds that separate the pairs would choose interpolation."""
     random = np.random.default_rng(5)
     labels = np.arange(40) % 4
     x = np.repeat(random.normal(size=(40, 60)) + 0.8 * np.eye(4, 60)[labels], 2, 0).astype(np.float32)
@@ -101,11 +101,11 @@ def test_small_and_flat_data_have_finite_baselines() -> None:
             assert all(np.isfinite(each).all() for each in baselines.predict(x).values())
 
 
-def test_targets_without_labels_have_no_conse() -> None:
+def test_there_is_no_conse_for_targets_without_labels() -> None:
     assert set(Baselines.fit(X, X[:, :5].copy(), np.arange(60)).models) == {"ridge"}
 
 
-def test_labels_and_groups_of_the_training_images_are_kept(fitted: Baselines, tmp_path: Path) -> None:
+def test_labels_and_groups_of_the_training_images_are_stored(fitted: Baselines, tmp_path: Path) -> None:
     for number, (groups, known) in enumerate(((None, set()), (["a", "b"], {"a", "b"}))):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -118,8 +118,8 @@ def test_labels_and_groups_of_the_training_images_are_kept(fitted: Baselines, tm
     assert Baselines.load(unnamed).labels is Baselines.load(unnamed).groups is None
 
 
-def test_they_are_saved_as_plain_keras_models(fitted: Baselines, tmp_path: Path) -> None:
-    fitted.save(tmp_path, replace(CARD, output_activation="sigmoid"))  # of the decoder, not theirs
+def test_baselines_are_saved_as_plain_keras_models(fitted: Baselines, tmp_path: Path) -> None:
+    fitted.save(tmp_path, replace(CARD, output_activation="sigmoid"))  # of the decoder, not of the baselines
     assert {file.name for file in tmp_path.iterdir()} == {"ridge.keras", "conse.keras", FILE}
     for name in ("ridge", "conse"):
         assert read_card(tmp_path / f"{name}.keras") == CARD
@@ -129,7 +129,7 @@ def test_they_are_saved_as_plain_keras_models(fitted: Baselines, tmp_path: Path)
         np.testing.assert_allclose(loaded.predict(X)[name], predicted, atol=1e-5)
 
 
-def test_a_damaged_file_is_named_and_a_missing_one_is_none(tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_error_and_a_missing_file_is_none(tmp_path: Path) -> None:
     assert Baselines.load(tmp_path) is None
     (tmp_path / FILE).write_bytes(b"damaged")
     with pytest.raises(PipelineError, match=r"baselines\.npz is damaged .*retrain"):

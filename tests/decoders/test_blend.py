@@ -22,13 +22,13 @@ def fitted(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray, Blen
     return x, y, fit_blend(x[:60], y[:60], np.arange(60), CONFIG)
 
 
-def test_it_predicts_better_than_the_mean(fitted: tuple[np.ndarray, np.ndarray, Blend]) -> None:
+def test_the_blend_predicts_better_than_the_mean(fitted: tuple[np.ndarray, np.ndarray, Blend]) -> None:
     x, y, blend = fitted
     predicted = blend.network((x[60:] - blend.mean) / blend.scale)
     assert ((predicted - y[60:]) ** 2).mean() < 0.7 * ((y[:60].mean(axis=0) - y[60:]) ** 2).mean()
 
 
-def test_both_styles_have_the_same_bits_and_load_in_safe_mode(fitted, tmp_path) -> None:
+def test_both_styles_are_bit_identical_and_load_in_safe_mode(fitted, tmp_path) -> None:
     keras = import_keras()
     x, _, blend = fitted
     predictions = {}
@@ -40,7 +40,7 @@ def test_both_styles_have_the_same_bits_and_load_in_safe_mode(fitted, tmp_path) 
     assert np.allclose(predictions["functional"], blend.network((x[60:] - blend.mean) / blend.scale), atol=1e-3)
 
 
-def test_noise_about_a_mean_gets_next_to_no_share() -> None:
+def test_pure_noise_gets_a_share_near_0() -> None:
     random = np.random.default_rng(1)
     x, y = random.normal(size=(40, 30)).astype(np.float32), 2 + random.normal(size=(40, 5)).astype(np.float32)
     blend = fit_blend(x, y, np.arange(40), CONFIG)
@@ -48,8 +48,8 @@ def test_noise_about_a_mean_gets_next_to_no_share() -> None:
     assert (deviation**2).mean() < 0.1 * y.var(axis=0).mean()
 
 
-def test_few_noisy_images_are_not_answered_with_the_mean_target() -> None:
-    """Where targets are centred, their mean says nothing, and a weak prediction is better than none."""
+def test_the_blend_of_few_noisy_images_is_not_the_mean_target() -> None:
+    """The mean of centred targets is useless, and a weak prediction is better than none."""
     scores = []
     for seed in range(4):
         random = np.random.default_rng(seed)
@@ -71,7 +71,7 @@ def test_small_and_flat_data_give_finite_predictions(count: int, dim: int) -> No
     x = np.maximum(random.normal(size=(count, 6)), 0).astype(np.float32)
     y = random.normal(size=(count, dim)).astype(np.float32)
     units = np.arange(count)
-    tiny = BlendConfig(weight_decays=(), ramps=8)  # networks take seconds to compile for each shape
+    tiny = BlendConfig(weight_decays=(), ramps=8)  # networks take seconds to compile per shape
     cases = {
         "as they are": (x, y, units),
         "equal features": (np.full_like(x, 0.3), y, units),
@@ -101,7 +101,7 @@ def test_the_unit_of_the_targets_has_no_effect(fitted: tuple[np.ndarray, np.ndar
     assert cosines(predicted, expected).min() > 0.999
 
 
-def test_many_images_take_one_fold_and_no_more_steps_than_are_of_use() -> None:
+def test_many_images_use_one_fold_and_a_bounded_number_of_steps() -> None:
     config = BlendConfig()
     assert config.trainings(MANY - 1) == 12
     assert config.trainings(MANY) == 4
@@ -121,7 +121,7 @@ def test_one_fold_is_enough_for_many_images(monkeypatch: pytest.MonkeyPatch) -> 
     assert cosines(predicted, y[300:]).mean() > 0.8
 
 
-def test_its_memory_counts_features_targets_and_sums() -> None:
+def test_the_memory_estimate_counts_features_targets_and_sums() -> None:
     config = BlendConfig()
     small = config.memory(10_000, 4096, 50)
     assert config.memory(20_000, 4096, 50) > small + 10_000 * 4096 * 4
@@ -135,7 +135,7 @@ def test_one_label_is_enough() -> None:
     assert np.allclose(blend.network(x), 1)
 
 
-def test_of_one_image_its_target_is_learned() -> None:
+def test_one_image_learns_its_target() -> None:
     x, y = np.ones((1, 8), np.float32), np.array([[1, 2]], np.float32)
     blend = fit_blend(x, y, np.arange(1), CONFIG)
     assert np.array_equal(build_blend(blend, "sequential")(x), y)
@@ -147,7 +147,7 @@ def test_two_images_are_enough() -> None:
     assert np.isfinite(blend.network(x)).all()
 
 
-def test_a_blend_resumes_after_the_last_network_that_was_trained(monkeypatch, tmp_path) -> None:
+def test_a_blend_resumes_after_the_last_trained_network(monkeypatch, tmp_path) -> None:
     random = np.random.default_rng(0)
     x, y = random.normal(size=(30, 12)).astype(np.float32), random.normal(size=(30, 4)).astype(np.float32)
     undisturbed = fit_blend(x, y, np.arange(30), CONFIG)
@@ -164,7 +164,7 @@ def test_a_blend_resumes_after_the_last_network_that_was_trained(monkeypatch, tm
     with pytest.raises(KeyboardInterrupt):
         fit_blend(x, y, np.arange(30), CONFIG, callbacks=callbacks)
     resumed = fit_blend(x, y, np.arange(30), CONFIG, callbacks=callbacks)
-    assert len(trained) == 1 + CONFIG.trainings(30)  # the eighth one twice
+    assert len(trained) == 1 + CONFIG.trainings(30)  # the eighth network twice
     assert resumed.shares == undisturbed.shares
     assert np.array_equal(resumed.network.out, undisturbed.network.out)
     with pytest.raises(PipelineError, match="checkpoint of another training"):

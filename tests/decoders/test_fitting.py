@@ -35,7 +35,7 @@ def test_a_network_does_not_depend_on_the_unit_of_the_targets(output: str) -> No
             np.testing.assert_allclose(predicted / scale, expected, rtol=2e-2, atol=2e-2, err_msg=style)
 
 
-def test_an_output_with_a_range_of_its_own_is_trained_on_the_targets_as_they_are() -> None:
+def test_a_bounded_output_is_trained_on_unscaled_targets() -> None:
     assert target_scale(100 * Y, "sigmoid") == 1
     assert target_scale(100 * Y, "linear") == pytest.approx(100 * target_scale(Y, "relu"))
 
@@ -45,7 +45,7 @@ def test_the_scale_of_equal_and_of_zero_targets() -> None:
     assert target_scale(np.zeros((3, 2), np.float32), "linear") == 1
 
 
-def test_the_memory_budget_counts_the_targets_and_the_warning_says_how_much(
+def test_the_memory_budget_includes_targets_and_the_warning_states_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     x = np.zeros((400, 32), np.float32)
@@ -57,7 +57,7 @@ def test_the_memory_budget_counts_the_targets_and_the_warning_says_how_much(
     assert "400 features of dimension 32 for targets of dimension 3,000" in caplog.text
 
 
-def test_more_images_take_longer_until_training_is_bounded() -> None:
+def test_training_time_grows_with_images_up_to_a_bound() -> None:
     config = BlendConfig()
     small, large = (expected_seconds(config, rows, 4096, 50) for rows in (100, 4000))
     assert 0 < small < large

@@ -18,7 +18,7 @@ def test_a_linear_map_is_a_hidden_layer(shape: tuple[int, int]) -> None:
     assert np.allclose(network(x), x @ coefficients + intercept)
 
 
-def test_a_blend_shares_the_deviations_from_the_mean() -> None:
+def test_shares_scale_the_deviations_from_the_mean() -> None:
     x, mean = RANDOM.normal(size=(6, 4)), RANDOM.normal(size=3)
     parts = [HiddenLayer.linear(RANDOM.normal(size=(4, 3)), RANDOM.normal(size=3)) for _ in range(3)]
     shares = np.array([0.5, 0.2, 0.7])
@@ -29,7 +29,7 @@ def test_a_blend_shares_the_deviations_from_the_mean() -> None:
 X = np.random.default_rng(0).normal(size=(12, 40)).astype(np.float32)
 
 
-def test_distances_between_training_images_are_kept() -> None:
+def test_coordinates_preserve_distances_between_training_images() -> None:
     coordinates = Coordinates.of(X, seed=0)
     standardised = coordinates.standardise(X)
     assert np.allclose(standardised, (X - X.mean(axis=0)) / X.var(axis=0).mean() ** 0.5, atol=1e-4)
@@ -38,7 +38,7 @@ def test_distances_between_training_images_are_kept() -> None:
     assert np.allclose(z @ z.T, standardised @ standardised.T, atol=1e-3)
 
 
-def test_a_network_on_coordinates_is_one_on_features() -> None:
+def test_a_network_on_coordinates_equals_one_on_features() -> None:
     coordinates = Coordinates.of(X, seed=0)
     standardised = coordinates.standardise(X)
     z = coordinates(standardised)
@@ -52,7 +52,7 @@ def test_with_more_images_than_features_nothing_is_projected() -> None:
     assert np.array_equal(coordinates(standardised), standardised)
 
 
-def test_directions_are_orthogonal_in_blocks() -> None:
+def test_directions_are_orthogonal_within_blocks() -> None:
     directions = orthogonal_directions(4, 10, np.random.default_rng(0))
     assert directions.shape == (4, 10)
     assert np.allclose(directions[:, :4].T @ directions[:, :4], np.eye(4))

@@ -23,7 +23,7 @@ def data(features: int = 30, dim: int = 5) -> tuple[np.ndarray, np.ndarray]:
     return random.random((20, features), np.float32) * 7 + 3, random.normal(size=(20, dim)).astype(np.float32)
 
 
-def test_original_preset_is_the_questions_network() -> None:
+def test_the_original_preset_is_the_network_of_the_question() -> None:
     x, y = data(4096, 200)
     for style in API_STYLES:
         model = build_decoder(ORIGINAL.decoder, style, x, y, seed=0)
@@ -56,25 +56,25 @@ def test_the_network_starts_as_the_mean_baseline() -> None:
     np.testing.assert_allclose(model.predict(x, verbose=0), np.tile(y.mean(axis=0), (20, 1)), rtol=1e-6)
 
 
-def test_normalization_centres_and_scales_by_one_number() -> None:
+def test_normalization_centres_and_divides_by_one_number() -> None:
     x, y = data()
     model = build_decoder(DecoderSpec(()), "sequential", x, y, seed=0)
     normalized = np.asarray(model.layers[0](x))
     np.testing.assert_allclose(normalized, (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0).mean()), rtol=1e-3, atol=1e-4)
 
 
-def test_output_ceiling_of_the_questions_target() -> None:
+def test_output_ceiling_of_the_target_in_the_question() -> None:
     target = np.loadtxt(ROOT / "pipeline" / "studies" / "target_200d.csv")[None]
     assert output_ceiling("sigmoid", target) == pytest.approx(0.650646, abs=1e-6)
     assert output_ceiling("tanh", target) == output_ceiling("linear", target) == 1
 
 
-def test_output_ceiling_is_what_the_best_positive_vector_reaches() -> None:
+def test_the_output_ceiling_is_the_cosine_of_the_best_positive_vector() -> None:
     from scipy.optimize import nnls
 
     random = np.random.default_rng(1)
     for y in (random.normal(size=6), -random.random(6)):
-        # The best direction in the positive orthant solves min ||u - y||, or is an axis where that is zero.
+        # The best direction in the positive orthant minimizes ||u - y||, or is an axis if that minimum is zero.
         best, _ = nnls(np.eye(6), y)
         directions = [best, *np.eye(6)] if best.any() else list(np.eye(6))
         reached = max(u @ y / np.linalg.norm(u) / np.linalg.norm(y) for u in directions)
@@ -91,7 +91,7 @@ def test_wrong_specifications_are_refused() -> None:
         build_decoder(DecoderSpec((3,), activation="wiggle"), "functional", *data(), seed=0)
 
 
-def test_original_preset_is_trained_as_in_the_question() -> None:
+def test_the_original_preset_is_trained_as_in_the_question() -> None:
     assert (ORIGINAL.optimizer, ORIGINAL.learning_rate, ORIGINAL.schedule) == ("adam", 0.01, "constant")
     assert (ORIGINAL.loss, ORIGINAL.weight_decay, ORIGINAL.epochs, ORIGINAL.keep) == ("mse", 0.0, 2000, "last")
 
@@ -127,11 +127,11 @@ def test_wrong_configs_are_refused_by_parameter(wrong: dict, message: str) -> No
         (TrainingConfig(DecoderSpec((4,)), epochs=1, loss="gain"), "cannot be compiled"),
     ],
 )
-def test_names_that_keras_does_not_know_are_refused_without_data(config: TrainingConfig, message: str) -> None:
+def test_names_unknown_to_keras_are_refused_without_data(config: TrainingConfig, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         check_names(config)
 
 
-def test_presets_are_made_of_names_that_keras_knows() -> None:
+def test_presets_use_names_known_to_keras() -> None:
     check_names(NETWORK)
     check_names(ORIGINAL)

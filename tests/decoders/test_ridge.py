@@ -18,7 +18,7 @@ def problem(request):
 
 
 def reference(x, y, folds, scale):
-    """Squared errors out of fold, (penalties, targets), from scikit-learn."""
+    """Out-of-fold squared errors, (penalties, targets), from scikit-learn."""
     errors = np.zeros((len(PENALTIES), y.shape[1]))
     for fold in np.unique(folds):
         train, other = folds != fold, folds == fold
@@ -32,7 +32,7 @@ def mean_squared_length(x):
     return float(((x - x.mean(axis=0, dtype=np.float64)) ** 2).sum() / len(x))
 
 
-def test_chooses_and_fits_as_scikit_learn_does(problem):
+def test_ridge_chooses_and_fits_like_scikit_learn(problem):
     x, y, folds = problem
     errors = reference(x, y, folds, mean_squared_length).sum(axis=1)
     penalty = PENALTIES[errors.argmin()] * mean_squared_length(x)
@@ -70,19 +70,19 @@ def test_out_of_fold_predictions_are_fitted_to_the_other_folds(problem):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1e4])
-def test_equal_features_leave_the_mean_target(value):
+def test_constant_features_predict_the_mean_target(value):
     x, y = np.full((6, 4), value, np.float32), np.arange(12, dtype=np.float32).reshape(6, 2)
     ridge = RidgeFolds(x, y, np.arange(6) % 3).best()
     assert np.allclose(x @ ridge.coefficients + ridge.intercept, y.mean(axis=0), atol=1e-4)
 
 
-def test_one_fold_leaves_the_mean_target(problem):
+def test_one_fold_predicts_the_mean_target(problem):
     x, y, _ = problem
     ridge = RidgeFolds(x, y, np.zeros(len(x), int)).best()
     assert np.allclose(x @ ridge.coefficients + ridge.intercept, y.mean(axis=0), atol=1e-4)
 
 
-def test_an_equal_feature_among_others_changes_nothing(problem):
+def test_a_constant_feature_has_no_effect(problem):
     x, y, folds = problem
     ridge = RidgeFolds(np.hstack([x, np.full((len(x), 1), 0.3, np.float32)]), y, folds).best()
     expected = RidgeFolds(x, y, folds).best()
@@ -99,7 +99,7 @@ def test_moments_of_parts_add_up():
         assert np.allclose(getattr(added, name), getattr(whole, name))
 
 
-def test_moments_keep_their_digits_far_from_zero():
+def test_moments_are_precise_far_from_zero():
     random = np.random.default_rng(1)
     x, y = random.normal(size=(3000, 3)), random.normal(size=(3000, 2))
     near, far = Moments.of(x, y, np.arange(3000)), Moments.of(x + 1e7, y - 1e7, np.arange(3000))
@@ -108,7 +108,7 @@ def test_moments_keep_their_digits_far_from_zero():
 
 
 class Streamed:
-    """Features that are made when they are read, as if they were on disk."""
+    """Features that are generated when they are read, as if they were on disk."""
 
     def __init__(self, rows, features):
         self.shape, self.dtype = (rows, features), np.dtype(np.float32)
@@ -128,4 +128,4 @@ def test_memory_does_not_grow_with_the_number_of_images():
     RidgeFolds(x, y, np.arange(30_000) % 5).best()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < y.nbytes  # predictions with all penalties would take 25 times that
+    assert peak < y.nbytes  # predictions for all penalties would take 25 times as much

@@ -26,15 +26,15 @@ def problem(count: int, noise: float, mean: float, seed: int) -> tuple[np.ndarra
     return x.astype(np.float32), y.astype(np.float32), np.arange(count) % 5
 
 
-def test_deviations_are_about_the_mean_of_the_fold() -> None:
-    """About the overall mean, a good candidate of few images seems to be anti-correlated with the targets."""
+def test_deviations_are_relative_to_the_mean_of_the_fold() -> None:
+    """Relative to the overall mean, a good candidate with few images seems anti-correlated with the targets."""
     for seed in range(4):
         x, y, folds = problem(20, noise=3.0, mean=0.0, seed=seed)
         shares = stack([out_of_fold_ridge(x, y, folds, 1.0)], y, np.arange(20), folds, np.arange(20))
         assert shares.candidates[0] > 0.05
 
 
-def test_the_better_candidate_gets_the_larger_share_and_noise_none() -> None:
+def test_the_better_candidate_gets_the_larger_share_and_noise_gets_none() -> None:
     x, y, folds = problem(60, noise=0.5, mean=1.0, seed=0)
     good = out_of_fold_ridge(x, y, folds, 1.0)
     noise = y.mean(axis=0) + RANDOM.normal(size=y.shape).astype(np.float32)
@@ -51,7 +51,7 @@ def test_shares_add_up_to_at_most_one_and_are_not_negative() -> None:
     assert shares.candidates.sum() <= 1 + 1e-6
 
 
-def test_where_nothing_is_better_the_blend_is_the_mean_target() -> None:
+def test_the_blend_is_the_mean_target_if_nothing_is_better() -> None:
     y = (5 + RANDOM.normal(size=(40, 10))).astype(np.float32)
     folds = np.arange(40) % 5
     noise = [out_of_fold_ridge(RANDOM.normal(size=(40, 8)), y, folds, 1.0) for _ in range(3)]
@@ -60,18 +60,18 @@ def test_where_nothing_is_better_the_blend_is_the_mean_target() -> None:
     assert shares.mean > 0.9
 
 
-def test_images_of_one_unit_are_one_observation() -> None:
+def test_images_of_one_unit_count_as_one_observation() -> None:
     x, y, folds = problem(60, noise=6.0, mean=1.0, seed=3)
     candidate = [out_of_fold_ridge(x, y, folds, 1.0)]
     alone, together = (stack(candidate, y, np.arange(60), folds, units) for units in (np.arange(60), folds))
     assert together.candidates[0] < alone.candidates[0]
 
 
-def test_a_single_dimension_is_judged_by_its_squared_error() -> None:
+def test_a_single_dimension_is_scored_by_squared_error() -> None:
     x, y, folds = problem(80, noise=0.5, mean=0.0, seed=2)
     y = y[:, :1]
     good = out_of_fold_ridge(x, y, folds, 1.0)
-    shares = stack([30 * good], y, np.arange(80), folds, np.arange(80))  # whose signs are as right as those of `good`
+    shares = stack([30 * good], y, np.arange(80), folds, np.arange(80))  # with signs as correct as those of `good`
     assert 30 * shares.candidates[0] == pytest.approx(1, abs=0.1)
 
 
@@ -84,7 +84,7 @@ def test_shares_do_not_depend_on_the_unit(scale: float) -> None:
     np.testing.assert_allclose(shares.candidates, expected.candidates, atol=1e-3)
 
 
-def test_one_wide_dimension_does_not_decide_for_all() -> None:
+def test_one_dimension_of_large_scale_does_not_dominate() -> None:
     x, y, folds = problem(60, noise=1.0, mean=0.0, seed=6)
     good, bad = out_of_fold_ridge(x, y, folds, 1.0), y.mean(axis=0) + RANDOM.normal(size=y.shape)
     bad[:, 0] = good[:, 0]
@@ -95,7 +95,7 @@ def test_one_wide_dimension_does_not_decide_for_all() -> None:
     assert shares.candidates[1] > 5 * shares.candidates[0]
 
 
-def test_reliability_is_that_of_the_mean_target() -> None:
+def test_reliability_of_the_mean_target() -> None:
     noise = RANDOM.normal(size=(50, 40))
     assert reliability(noise) < 0.3
     assert reliability(noise + 3) > 0.95
@@ -103,7 +103,7 @@ def test_reliability_is_that_of_the_mean_target() -> None:
     assert reliability(noise[:1]) == 1
 
 
-def test_a_blend_of_shares_scores_better_than_its_mean() -> None:
+def test_a_blend_scores_better_than_the_mean_target() -> None:
     x, y, folds = problem(40, noise=1.0, mean=1.0, seed=8)
     good = out_of_fold_ridge(x, y, folds, 1.0)
     shares = stack([good], y, np.arange(40), folds, np.arange(40))

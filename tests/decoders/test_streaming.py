@@ -19,7 +19,7 @@ DIM = 512
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredFeatures, np.ndarray]:
-    """A store of 3000 vectors, and what it must give back."""
+    """A store of 3000 vectors, and the vectors it must return."""
     store = FeatureStore(tmp_path_factory.mktemp("cache"), Extractor(weights_from("random:0"), layer="block5_pool"))
     vectors = np.random.default_rng(0).random((3000, DIM), np.float32)
     digests = np.frombuffer(np.random.default_rng(1).bytes(16 * 3000), DIGEST)
@@ -50,14 +50,14 @@ def test_aligned_arrays_are_not_copied() -> None:
     assert is_aligned(in_memory(other))
 
 
-def test_an_order_depends_on_seed_and_epoch_only() -> None:
+def test_the_order_depends_only_on_seed_and_epoch() -> None:
     assert np.array_equal(epoch_order(50, 1, 2), epoch_order(50, 1, 2))
     for other in (epoch_order(50, 2, 2), epoch_order(50, 1, 3)):
         assert not np.array_equal(epoch_order(50, 1, 2), other)
         assert sorted(other) == list(range(50))
 
 
-def test_a_stream_gives_each_row_once_with_its_target(stored: tuple[StoredFeatures, np.ndarray]) -> None:
+def test_a_stream_yields_each_row_once_with_its_target(stored: tuple[StoredFeatures, np.ndarray]) -> None:
     x, vectors = stored
     y = np.arange(len(x), dtype=np.float32)[:, None]
     stream = Stream(x, y, rows=640)
@@ -68,25 +68,25 @@ def test_a_stream_gives_each_row_once_with_its_target(stored: tuple[StoredFeatur
         seen.append(rows)
     assert [len(rows) for rows in seen] == [640, 640, 640, 640, 440]
     assert sorted(np.concatenate(seen)) == list(range(3000))
-    assert np.abs(np.diff(seen[0])).mean() > 300  # well mixed: neighbours of a block come from all over the store
+    assert np.abs(np.diff(seen[0])).mean() > 300  # well mixed: neighbours in a block come from all parts of the store
     again = [targets[taken, 0].astype(int) for _, targets, taken in stream.epoch(seed=0, epoch=4)]
     other = [targets[taken, 0].astype(int) for _, targets, taken in stream.epoch(seed=0, epoch=5)]
     assert all(map(np.array_equal, seen, again))
     assert not np.array_equal(seen[0], other[0])
 
 
-def test_streamed_training_stays_within_its_memory(stored: tuple[StoredFeatures, np.ndarray]) -> None:
+def test_streamed_training_stays_within_its_memory_budget(stored: tuple[StoredFeatures, np.ndarray]) -> None:
     x, vectors = stored
     random = np.random.default_rng(1)
     y = (vectors[:, :20] @ random.normal(size=(20, 4)) + random.normal(0, 0.3, (len(x), 4))).astype(np.float32)
     rows, held_out = np.arange(2600), np.arange(2600, 3000)
     config = TrainingConfig(DecoderSpec(()), epochs=10, batch_size=50, learning_rate=0.01)
     losses, peaks = [], []
-    for memory in (2**30, 2**21):  # 5.3 MB of training features: all in memory, or in blocks
+    for memory in (2**30, 2**21):  # 5.3 MB of training features, in memory or in blocks
         data = TrainingData(x.subset(rows), y[rows], x.subset(held_out), y[held_out], memory)
         assert isinstance(data.loaded().x, np.ndarray) == (memory == 2**30)
         model = build_decoder(config.decoder, "functional", data.x, data.y, 0)
-        fit({"functional": model}, data, config)  # once to compile, so that only features are counted below
+        fit({"functional": model}, data, config)  # compiles first, so that only features are counted below
         model = build_decoder(config.decoder, "functional", data.x, data.y, 0)
         tracemalloc.start()
         history = fit({"functional": model}, data, config)["functional"]

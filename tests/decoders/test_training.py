@@ -45,7 +45,7 @@ def cosine(model: Any, data: TrainingData) -> float:
 
 
 @pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(ORIGINAL, epochs=20)])
-def test_api_styles_end_bit_identical(config: TrainingConfig) -> None:
+def test_api_styles_train_to_bit_identical_weights(config: TrainingConfig) -> None:
     data = make_data()
     models = {style: build_decoder(config.decoder, style, data.x, data.y, 0) for style in API_STYLES}
     histories = fit(models, data, config)
@@ -66,7 +66,7 @@ def test_api_styles_end_bit_identical(config: TrainingConfig) -> None:
     [("Adam", {}), ("SGD", {"momentum": 0.9}), ("AdamW", {"weight_decay": 0.01})],
 )
 @pytest.mark.parametrize("loss", ["mse", "cosine_similarity"])
-def test_the_same_steps_as_keras_fit(optimizer: str, options: dict, loss: str) -> None:
+def test_the_steps_are_those_of_keras_fit(optimizer: str, options: dict, loss: str) -> None:
     import keras
 
     data, epochs = make_data(), 5
@@ -92,14 +92,14 @@ def test_the_same_steps_as_keras_fit(optimizer: str, options: dict, loss: str) -
 
 
 @pytest.mark.parametrize("optimizer", ["nadam", "lion", "rmsprop", "adafactor", "adamax"])
-def test_any_keras_optimizer_may_be_named(optimizer: str) -> None:
+def test_any_keras_optimizer_can_be_used(optimizer: str) -> None:
     config = dataclasses.replace(CONFIG, optimizer=optimizer, loss="huber", epochs=3)
     curves = train(config, make_data())[1].curves
     assert np.isfinite(curves["loss"]).all()
     assert curves["loss"][-1] < curves["loss"][0]
 
 
-def test_curves_are_the_models_own() -> None:
+def test_curves_are_those_of_the_model() -> None:
     data = make_data()
     model, history = train(dataclasses.replace(CONFIG, epochs=60), data)
     assert {name: len(values) for name, values in history.curves.items()} == dict.fromkeys(CURVES, 60)
@@ -108,7 +108,7 @@ def test_curves_are_the_models_own() -> None:
     assert cosine(model, data) == pytest.approx(history.curves["validation_cosine"][-1], rel=1e-4)
 
 
-def test_the_held_out_images_change_nothing() -> None:
+def test_held_out_images_do_not_affect_training() -> None:
     data = make_data()
     other = dataclasses.replace(data, y_validation=data.y_validation[::-1] * 3)
     assert have_equal_weights(train(CONFIG, data)[0], train(CONFIG, other)[0])
@@ -120,7 +120,7 @@ def overfitting() -> tuple[TrainingConfig, TrainingData]:
     return dataclasses.replace(CONFIG, epochs=60, schedule="constant"), dataclasses.replace(data, y=data.y + noise)
 
 
-def test_the_best_epoch_is_kept_where_asked() -> None:
+def test_keep_best_keeps_the_best_epoch() -> None:
     config, data = overfitting()
     model, history = train(dataclasses.replace(config, keep="best"), data)
     curve = history.curves["validation_cosine"]
@@ -153,9 +153,9 @@ def test_a_loss_that_explodes_at_once_keeps_the_initial_weights() -> None:
 def test_a_loss_that_explodes_later_keeps_finite_weights(keep: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import keras
 
-    monkeypatch.setattr(training, "MOST_EPOCHS", 1)  # an epoch a block, so that the last finite block is epoch 3
+    monkeypatch.setattr(training, "MOST_EPOCHS", 1)  # one epoch per block, so that the last finite block is epoch 3
     data = make_data()
-    # A schedule that is sound for three epochs of six steps, and then is not.
+    # A schedule that works for three epochs of six steps and then explodes.
     rate = keras.optimizers.schedules.PiecewiseConstantDecay([17], [0.01, 1e30])
     config = dataclasses.replace(CONFIG, optimizer=keras.optimizers.SGD(rate), keep=keep)
     model = build_decoder(config.decoder, "functional", data.x, data.y, 0)
@@ -226,7 +226,7 @@ def test_training_resumes_from_a_checkpoint_to_the_same_bits(tmp_path: Path, mon
         train(config, data, callbacks=Callbacks(checkpoint=checkpoint))
 
 
-def test_another_backend_trains_to_the_same_result(tmp_path: Path) -> None:
+def test_other_backends_reach_the_same_result(tmp_path: Path) -> None:
     data = make_data()
     config = dataclasses.replace(CONFIG, epochs=12, keep="best", patience=6)
     model = build_decoder(config.decoder, "functional", data.x, data.y, 0)
@@ -243,7 +243,7 @@ def test_another_backend_trains_to_the_same_result(tmp_path: Path) -> None:
         np.testing.assert_allclose(theirs["predicted"], predict(model, data.x_validation), rtol=1e-3, atol=1e-4)
 
 
-def test_tensorboard_finds_the_curves_under_keras_names(tmp_path: Path) -> None:
+def test_tensorboard_shows_the_curves_under_keras_names(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorflow import make_ndarray
 

@@ -6,13 +6,13 @@ from pipeline.decoders.hidden_layer import NetworkConfig
 from pipeline.decoders.xla import train_network
 
 
-def test_it_trains_as_keras_adamw_does() -> None:
+def test_xla_training_matches_keras_adamw() -> None:
     keras = import_keras()
     random = np.random.default_rng(4)
     z, y = random.normal(size=(32, 5)).astype(np.float32), random.normal(size=(32, 3)).astype(np.float32)
     y -= y.mean(axis=0)
     y /= (y**2).mean() ** 0.5
-    # A batch holds all rows, so their order does not matter.
+    # A batch contains all rows, so their order does not matter.
     network = train_network(z, y, np.arange(32), NetworkConfig(16, 60, 3.0), stretch=1.0, seed=0)
     same = np.random.default_rng([0, 3])
     for _ in range(60):
@@ -27,7 +27,7 @@ def test_it_trains_as_keras_adamw_does() -> None:
     assert not np.allclose(network(z), 0, atol=1e-2)
 
 
-def test_steps_in_several_calls_are_those_of_one(monkeypatch) -> None:
+def test_several_calls_take_the_same_steps_as_one(monkeypatch) -> None:
     random = np.random.default_rng(0)
     z, y = random.normal(size=(50, 5)).astype(np.float32), random.normal(size=(50, 2)).astype(np.float32)
     done: list[int] = []

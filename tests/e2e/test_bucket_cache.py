@@ -1,4 +1,4 @@
-"""Commands whose feature store lies in a bucket."""
+"""Commands with a feature store in a bucket."""
 
 import shutil
 from pathlib import Path
@@ -29,14 +29,16 @@ def trained(run, s3: S3Server, images: Path, tmp_path_factory: pytest.TempPathFa
     return run("train", images, "--targets", targets, *SMALL, *options, *CACHE, cwd=folder, **s3.variables)
 
 
-def test_a_training_leaves_its_store_in_the_bucket_only(trained: Finished, s3: S3Server, home: Path) -> None:
+def test_training_stores_features_only_in_the_bucket(trained: Finished, s3: S3Server, home: Path) -> None:
     folder = Path(trained.json["run"]).parent.parent
     assert not list(folder.rglob("s3*"))
     assert s3.requests("PUT", "/commands/a%20cache/features/")
     assert not s3.requests("PUT", "networks")
 
 
-def test_commands_read_it_there(trained: Finished, run, s3: S3Server, images: Path, tmp_path: Path) -> None:
+def test_commands_read_features_in_the_bucket(
+    trained: Finished, run, s3: S3Server, images: Path, tmp_path: Path
+) -> None:
     def ask(*arguments: object) -> Finished:
         return run(*arguments, *CACHE, **s3.variables)
 
@@ -54,10 +56,10 @@ def test_commands_read_it_there(trained: Finished, run, s3: S3Server, images: Pa
     shutil.copy(images / "red" / "0005.png", tmp_path / "query.png")
     found = ask("search", images, "--query", tmp_path / "query.png", "-k", 1, *SMALL, "--json").json["found"]
     assert [each["path"] for each in found] == ["red/0005.png"]
-    assert len(s3.requests("PUT")) == before  # nothing was computed again
+    assert len(s3.requests("PUT")) == before  # nothing was recomputed
 
 
-def test_estimators_take_the_url(
+def test_estimators_accept_the_url(
     trained: Finished, s3: S3Server, images: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {**s3.variables, "HOME": str(home)}.items():
@@ -85,7 +87,7 @@ def test_a_bucket_is_listed_and_pruned(trained: Finished, run, s3: S3Server, ima
     assert (again["computed"], again["cached"]) == (4, 4)
 
 
-def test_caches_are_merged_into_a_bucket_and_out_of_it(run, s3: S3Server, images: Path, tmp_path: Path) -> None:
+def test_caches_are_merged_into_and_from_a_bucket(run, s3: S3Server, images: Path, tmp_path: Path) -> None:
     s3.create_bucket("merged")
     run("extract", images / "red", *SMALL, "--cache", tmp_path / "red")
     for source, into in ((tmp_path / "red", "s3://merged"), ("s3://merged", tmp_path / "again")):

@@ -1,4 +1,4 @@
-"""Whole commands: what they write, what they refuse, and what is left behind."""
+"""Whole commands: their outputs, their error messages, and their leftovers."""
 
 import csv
 import json
@@ -88,7 +88,7 @@ def trained(run, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Fini
     return run("train", images, "--targets", write_targets(folder, "blue", "red"), *SMALL, *options)
 
 
-def test_a_run_is_repeated_bit_for_bit_from_its_run_json(run, trained: Finished, tmp_path: Path) -> None:
+def test_a_run_is_reproduced_bit_for_bit_from_run_json(run, trained: Finished, tmp_path: Path) -> None:
     config = Path(trained.json["run"]) / "run.json"
     repeat = ("train", "--config", config, "--quiet", "--json", "--models", tmp_path / "models")
     again = run(*repeat, cwd=tmp_path)
@@ -101,7 +101,7 @@ def test_a_run_is_repeated_bit_for_bit_from_its_run_json(run, trained: Finished,
     assert len(list((tmp_path / "models").iterdir())) == 2
 
 
-def test_models_refuse_what_does_not_fit_them(run, trained: Finished, images: Path, tmp_path: Path) -> None:
+def test_models_refuse_incompatible_images_and_targets(run, trained: Finished, images: Path, tmp_path: Path) -> None:
     model = trained.json["models"]["sequential"]["path"]
     own = ("evaluate", model, "--images", images, "--targets", write_targets(tmp_path, "blue", "red"), "--quiet")
     assert run(*own, "--json").json["images"] == 6
@@ -131,7 +131,7 @@ def test_several_runs_are_evaluated_together(run, trained: Finished) -> None:
     assert found["images"] == trained.json["validation"]
 
 
-def test_held_out_images_that_changed_are_named(run, trained: Finished, images: Path) -> None:
+def test_changed_held_out_images_are_named(run, trained: Finished, images: Path) -> None:
     before = {file: file.read_bytes() for file in images.rglob("*.png")}
     for file in before:
         make_image(77).save(file)
@@ -141,7 +141,7 @@ def test_held_out_images_that_changed_are_named(run, trained: Finished, images: 
     assert "held-out images changed or are gone since the run" in finished.err
 
 
-def test_an_output_that_cannot_reach_the_targets_is_warned_of(run, folder: Path, targets: Path, tmp_path: Path) -> None:
+def test_a_low_output_ceiling_causes_a_warning(run, folder: Path, targets: Path, tmp_path: Path) -> None:
     options = ("--epochs", 1, "--models", tmp_path / "models", "--output-activation", "sigmoid", "--api", "sequential")
     finished = run("train", folder, "--targets", targets, *SMALL, *options, "--json")
     assert "its output ceiling" in finished.err
@@ -158,13 +158,13 @@ def test_the_original_preset_has_an_old_name(run, folder: Path, targets: Path, t
     assert "seed" not in run("train", "--help").out.split("--preset")[1].splitlines()[0]
 
 
-def test_options_of_a_network_choose_a_network_and_are_named(run, folder: Path, targets: Path) -> None:
+def test_network_options_train_a_network_and_are_reported(run, folder: Path, targets: Path) -> None:
     train = ("train", folder, "--targets", targets, "--weights", "random:0")
     refused = run(*train, "--weight-decay", 0, "--learning-rate", -1, code=2)  # refused before any image is read
     assert "--learning-rate, --weight-decay: a single network (--preset network)" in refused.err
 
 
-def test_tensorboard_is_missed_before_images_are_read(
+def test_missing_tensorboard_is_reported_before_images_are_read(
     run, folder: Path, targets: Path, fresh_cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
@@ -175,7 +175,7 @@ def test_tensorboard_is_missed_before_images_are_read(
     assert not (cache / "features").exists()
 
 
-def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, targets: Path, tmp_path: Path) -> None:
+def test_wrong_requests_give_one_message_and_leave_nothing(run, folder: Path, targets: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     one = tmp_path / "one"
@@ -223,7 +223,7 @@ def test_wrong_requests_are_one_message_and_leave_nothing(run, folder: Path, tar
     assert leftovers <= {tmp_path / "models"}
 
 
-def test_an_output_file_is_replaced_only_where_that_is_said(run, folder: Path, tmp_path: Path) -> None:
+def test_an_output_file_is_replaced_only_with_overwrite(run, folder: Path, tmp_path: Path) -> None:
     outputs = {name: tmp_path / name for name in ("out.csv", "out.html", "out.png", "out.onnx")}
     for file in outputs.values():
         file.write_text("mine")
@@ -289,7 +289,7 @@ NAMES = [
 ]
 
 
-def test_names_of_any_kind_work_from_end_to_end(run, run_process, tmp_path: Path) -> None:
+def test_unusual_names_work_end_to_end(run, run_process, tmp_path: Path) -> None:
     images = tmp_path / "images" / "a label"
     images.mkdir(parents=True)
     for number, name in enumerate(NAMES):
@@ -312,7 +312,7 @@ def test_names_of_any_kind_work_from_end_to_end(run, run_process, tmp_path: Path
     assert run("evaluate", result["run"], "--json", "--quiet").json["images"] == result["validation"]
 
 
-def test_a_list_brings_labels_splits_and_targets(run, folder: Path, tmp_path: Path) -> None:
+def test_a_list_provides_labels_splits_and_targets(run, folder: Path, tmp_path: Path) -> None:
     rows = [["path", "split", "target"]]
     for number, path in enumerate(sorted(folder.rglob("*.png"))):
         rows.append([path.relative_to(folder).as_posix(), "test" if number % 3 == 0 else "train", f"[{number}, 1, 2]"])

@@ -1,4 +1,4 @@
-"""Evaluations beyond a cosine: folds, clusters, noise ceilings, zero-shot scores, and what chooses an epoch."""
+"""Evaluations beyond a cosine: folds, clusters, noise ceilings, zero-shot scores, and the choice of an epoch."""
 
 import csv
 import errno
@@ -21,7 +21,7 @@ NETWORK = ("--epochs", 3, "--api", "functional")
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> tuple[Path, Path]:
-    """Four labels with six images each, and a target for each label."""
+    """Four labels with six images each, and one target per label."""
     labels = ("blue", "green", "red", "white")
     for number, label in enumerate(labels):
         (tmp_path / "images" / label).mkdir(parents=True)
@@ -46,7 +46,7 @@ def paths_in(images: Path) -> list[str]:
 def test_folds_hold_out_every_image_and_train_on_all(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
     images, targets = labelled
     for seed, label in enumerate(sorted(images.iterdir())):
-        make_images(label, (100 + 2 * seed, 101 + 2 * seed))  # 29 images are the fewest with an interval
+        make_images(label, (100 + 2 * seed, 101 + 2 * seed))  # 29 is the smallest number of images with an interval
     options = ("train", images, "--targets", targets, *SMALL, *NETWORK, "--models", tmp_path / "models", "--json")
     trained = run(*options, "--folds", 2, "--repeats", 2).json
     assert (trained["images"], trained["train"], trained["validation"]) == (32, 32, 32)
@@ -66,7 +66,7 @@ def test_folds_hold_out_every_image_and_train_on_all(run: Run, labelled: tuple[P
     assert "Mean of 2 folds x 2" in said
     assert re.search(r"ridge baseline +\d", said)
     assert re.search(r"functional - ridge +[+-]\d", said)
-    # Centred by the training images of its own fold, the mean baseline is nothing.
+    # Centred on the training images of its own fold, the mean baseline scores 0.
     report = (Path(trained["run"]) / "report.html").read_text()
     assert re.search(r"Centred cosine \(.*?mean baseline</th><td>-?0\.0000<", report, re.DOTALL)
     refused = run("evaluate", trained["run"], "--quiet", code=2)
@@ -75,7 +75,7 @@ def test_folds_hold_out_every_image_and_train_on_all(run: Run, labelled: tuple[P
     assert "trained on 32 of 32 images" in " ".join(again["conclusions"])
 
 
-def test_folds_exclude_a_chosen_epoch_and_a_share(run: Run, labelled: tuple[Path, Path]) -> None:
+def test_folds_cannot_be_combined_with_a_chosen_epoch_or_a_share(run: Run, labelled: tuple[Path, Path]) -> None:
     images, targets = labelled
     options = ("train", images, "--targets", targets, *SMALL, "--folds", 3)
     assert "--keep last" in run(*options, "--keep", "best", code=2).err
@@ -84,7 +84,7 @@ def test_folds_exclude_a_chosen_epoch_and_a_share(run: Run, labelled: tuple[Path
 
 
 @pytest.mark.slow
-def test_intervals_that_cannot_be_are_refused_before_training(
+def test_impossible_intervals_are_refused_before_training(
     run: Run, labelled: tuple[Path, Path], tmp_path: Path
 ) -> None:
     images, targets = labelled
@@ -101,7 +101,7 @@ def test_intervals_that_cannot_be_are_refused_before_training(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folds", [(), ("--folds", 2)])
-def test_decoders_outlive_a_failure_to_score_them(
+def test_decoders_survive_a_failed_scoring(
     run: Run, labelled: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: tuple
 ) -> None:
     images, targets = labelled
@@ -123,7 +123,7 @@ def test_decoders_outlive_a_failure_to_score_them(
         raise AssertionError("it trained again")
 
     decoder = (folder / "functional.keras").read_bytes()
-    if not folds:  # which are trained again, each without its own images
+    if not folds:  # the folds are trained again, each without its own images
         monkeypatch.setattr(train, "fit_decoders", fit)
     finished = run("train", "--resume", folder, "--json", "--quiet").json
     assert (folder / "functional.keras").read_bytes() == decoder
@@ -138,7 +138,7 @@ def test_an_epoch_is_chosen_on_groups_that_are_not_trained_on(
     run: Run, labelled: tuple[Path, Path], tmp_path: Path
 ) -> None:
     images, targets = labelled
-    rows = [{"path": path, "group": path[-5]} for path in paths_in(images)]  # blue/0.png is of group 0
+    rows = [{"path": path, "group": path[-5]} for path in paths_in(images)]  # blue/0.png is in group 0
     options = ("--targets", targets, *SMALL, *NETWORK, "--models", tmp_path / "models", "--json")
     trained = run("train", write_list(images, rows), *options, "--split", "group", "--keep", "best").json
     split = json.loads((Path(trained["run"]) / "run.json").read_text())["split"]
@@ -147,7 +147,7 @@ def test_an_epoch_is_chosen_on_groups_that_are_not_trained_on(
 
 
 @pytest.mark.slow
-def test_near_duplicates_of_training_images_are_no_new_images(
+def test_near_duplicates_of_training_images_are_not_new_images(
     run: Run, labelled: tuple[Path, Path], tmp_path: Path, fresh_cache: Callable[[str], Path]
 ) -> None:
     images, targets = labelled
@@ -166,14 +166,14 @@ def test_near_duplicates_of_training_images_are_no_new_images(
     said = " ".join(evaluated.json["conclusions"])
     assert "1 of 3 images are detected near-duplicates of training images" in said
 
-    other = fresh_cache("other")  # which has none of the training images
+    other = fresh_cache("other")  # it has none of the training images
     away = run("evaluate", trained, "--images", tmp_path / "new", "--targets", targets, "--cache", other, "--json")
     assert "near-duplicates of others are not looked for" in away.err
     assert "detected near-duplicates" not in away.err
     assert "detected near-duplicates" not in " ".join(away.json["conclusions"])
 
 
-def test_held_out_images_choose_no_epoch(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+def test_held_out_images_do_not_choose_the_epoch(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
     images, targets = labelled
     trained = run(
         "train",
@@ -276,7 +276,7 @@ def test_a_list_that_holds_out_seen_and_unseen_labels_has_a_harmonic_mean(
 
 
 @pytest.mark.slow
-def test_labels_decide_what_was_seen_where_each_image_has_a_target(
+def test_labels_decide_what_was_seen_if_each_image_has_a_target(
     run: Run, labelled: tuple[Path, Path], tmp_path: Path
 ) -> None:
     images, _ = labelled
@@ -307,7 +307,7 @@ def test_repeated_targets_give_a_noise_ceiling(run: Run, labelled: tuple[Path, P
     options = (*SMALL, *NETWORK, "--split", "random:0.5", "--models", tmp_path / "models", "--json")
     listed = run("train", write_list(images, rows), *options).json
     found = run("evaluate", listed["run"], "--json", "--quiet").json
-    # The mean of four measurements has a quarter of their noise variance: 1 / (1 + 0.25 / 4), for many dimensions.
+    # The mean of four measurements has a quarter of the noise variance: 1 / (1 + 0.25 / 4), for many dimensions.
     assert found["noise_ceiling"] == pytest.approx((1 / (1 + 0.25 / 4)) ** 0.5, abs=0.05)
     assert found["models"]["functional"]["progress_to_noise_ceiling"] > found["models"]["functional"]["progress"] or (
         found["models"]["functional"]["progress"] <= 0
@@ -331,7 +331,7 @@ def test_repeated_targets_give_a_noise_ceiling(run: Run, labelled: tuple[Path, P
     assert "no path or label has two rows" in refused.err
 
 
-def test_a_blend_says_what_it_consists_of(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_blend_reports_its_parts(run: Run, labelled: tuple[Path, Path], tmp_path: Path) -> None:
     images, targets = labelled
     trained = run("train", images, "--targets", targets, *SMALL, "--models", tmp_path / "models", "--json").json
     assert len(trained["shares"]) == 4

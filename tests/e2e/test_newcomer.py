@@ -1,4 +1,4 @@
-"""What somebody new to the program tries, and what it answers."""
+"""What a newcomer tries, and the program's responses."""
 
 import json
 import re
@@ -19,7 +19,7 @@ def write_targets(file: Path, *labels: str) -> Path:
 
 
 def flat(folder: Path, tmp_path: Path) -> Path:
-    """The images of a folder of folders in one folder, their labels in their names."""
+    """The images of a folder of folders in one folder, with labels in their names."""
     images = tmp_path / "flat"
     images.mkdir()
     for file in folder.rglob("*.png"):
@@ -28,11 +28,11 @@ def flat(folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("engine", ["keras", "mnn"])
-def test_missing_weights_are_one_error_without_noise(run, folder: Path, tmp_path: Path, engine: str) -> None:
+def test_missing_weights_give_one_clean_error(run, folder: Path, tmp_path: Path, engine: str) -> None:
     offline = {"KERAS_HOME": str(tmp_path / "keras"), "https_proxy": "http://127.0.0.1:9"}
     refused = run("extract", folder, "--cache", tmp_path / "cache", "--engine", engine, code=1, **offline)
     lines = refused.err.splitlines()
-    assert len(lines) == 3, refused.err  # what is downloaded, Keras's line, and the error
+    assert len(lines) == 3, refused.err  # the download message, Keras's line, and the error
     assert "are downloaded to" in lines[0]
     assert "(553 MB)" in lines[0]
     assert re.match(r"error: The ImageNet weights .*--weights FILE, or .*--weights random:0\.", lines[-1])
@@ -46,7 +46,7 @@ def test_the_size_limit_holds_for_stored_images(run, folder: Path, fresh_cache) 
     assert "more than the limit of 10 (max_pixels)" in refused.err
 
 
-def test_files_that_look_like_images_are_named(run, folder: Path) -> None:
+def test_unsupported_files_that_look_like_images_are_named(run, folder: Path) -> None:
     (folder / "red" / "photo.nef").write_bytes(b"x")
     result = run("extract", folder, *SMALL, "--json")
     assert result.json["passed_over"] == ["red/photo.nef"]
@@ -57,7 +57,7 @@ def test_files_that_look_like_images_are_named(run, folder: Path) -> None:
     run("extract", folder, *SMALL, "--strict")
 
 
-def test_progress_is_logged_where_there_is_no_terminal(start, fresh_cache, tmp_path: Path) -> None:
+def test_progress_is_logged_without_a_terminal(start, fresh_cache, tmp_path: Path) -> None:
     command = (make_images(tmp_path / "images", range(200)), *SMALL, "--batch-size", 4, "--cache")
     out, err = start(*command, fresh_cache("loud"), program="extract_with_progress").communicate(timeout=300)
     assert "200 images: 200 computed" in out, err
@@ -113,14 +113,14 @@ def test_labels_match_in_other_case(run, folder: Path, tmp_path: Path) -> None:
         (("compare", "IMAGES"), "name both: IMAGES and --targets FILE"),
     ],
 )
-def test_mistakes_are_one_error_in_one_style(run, folder: Path, arguments: tuple, message: str) -> None:
+def test_mistakes_give_one_error_in_one_style(run, folder: Path, arguments: tuple, message: str) -> None:
     given = (folder if each == "IMAGES" else each for each in arguments)
     refused = run(*given, *(SMALL if "--cache" in arguments else ()), code=1 if "--cache" in arguments else 2)
     assert re.fullmatch(f"error: .*{message}.*\n", refused.err), refused.err
     assert refused.out == ""
 
 
-def test_one_image_is_a_set_of_one_and_the_written_file_is_named(run, folder: Path, tmp_path: Path) -> None:
+def test_a_single_image_works_and_the_written_file_is_named(run, folder: Path, tmp_path: Path) -> None:
     image, out = folder / "red" / "1.png", tmp_path / "vectors.npz"
     done = run("extract", image, *SMALL, "--out", out)
     assert done.out.startswith("1 image: ")
@@ -132,7 +132,7 @@ def test_one_image_is_a_set_of_one_and_the_written_file_is_named(run, folder: Pa
     assert run("extract", image, *SMALL, "--json").json["out"] is None
 
 
-def test_labels_from_file_names_and_a_report_of_its_own(run, folder: Path, tmp_path: Path) -> None:
+def test_labels_from_file_names_and_a_separate_report(run, folder: Path, tmp_path: Path) -> None:
     images = flat(folder, tmp_path)
     targets = write_targets(tmp_path / "targets.csv", "blue", "red")
     train = (

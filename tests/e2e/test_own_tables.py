@@ -1,4 +1,4 @@
-"""A list here, its images there, and a table with more columns than the embedding, from the command line."""
+"""A list with images elsewhere, and a table with additional columns, on the command line."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from helpers import make_images
 CHOSEN = ("--weights", "random:0", "--layer", "block5_pool")
 
 
-def test_a_run_keeps_its_root_and_its_columns(run, folder: Path, tmp_path: Path) -> None:
+def test_a_run_stores_its_root_and_its_columns(run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("".join(f"{label}/{n}.png\n" for label in ("blue", "red") for n in range(3)))
     rows = [f"{label},{n},{n + 1},{weight}\n" for label, n, weight in (("blue", 0.5, 9), ("red", -1, 9))]
     (tmp_path / "targets.csv").write_text("label,d0,d1,weight\n" + "".join(rows))
@@ -27,7 +27,7 @@ def test_a_run_keeps_its_root_and_its_columns(run, folder: Path, tmp_path: Path)
     assert again.json["images"] > 0
 
 
-def test_a_list_whose_images_lie_elsewhere_says_where_paths_start(run, tmp_path: Path) -> None:
+def test_the_message_about_missing_listed_images_explains_the_root(run, tmp_path: Path) -> None:
     make_images(tmp_path / "photos", range(2))
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "l.txt").write_text("0000.png\n0001.png\n")
@@ -37,14 +37,14 @@ def test_a_list_whose_images_lie_elsewhere_says_where_paths_start(run, tmp_path:
     assert run(*command, "--root", tmp_path / "photos", "--json").json["failed"] == []
 
 
-def test_a_flat_folder_and_word_vectors_say_where_labels_come_from(run, tmp_path: Path) -> None:
+def test_the_message_about_a_flat_folder_explains_labels(run, tmp_path: Path) -> None:
     make_images(tmp_path / "flat", range(2))
     (tmp_path / "glove.txt").write_text("cat 1 2\n")
     command = ("train", tmp_path / "flat", "--targets", tmp_path / "glove.txt", "--on-missing", "skip", *CHOSEN)
     assert re.search(r"the images have no labels.*folder.*--label-pattern REGEX", run(*command, code=2).err)
 
 
-def test_other_inputs_say_what_is_read(run, tmp_path: Path) -> None:
+def test_messages_about_other_inputs_list_supported_formats(run, tmp_path: Path) -> None:
     make_images(tmp_path / "photos", range(2))
     (tmp_path / "list.xlsx").write_bytes(b"PK")
     np.save(tmp_path / "query.npy", np.zeros(3))

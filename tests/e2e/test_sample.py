@@ -1,4 +1,4 @@
-"""What a newcomer does first: the sample, with an empty home."""
+"""A newcomer's first steps: the sample, with an empty home."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ from helpers import ROOT, Finished, are_equal
 
 @pytest.fixture(scope="module")
 def home_of_newcomer(real_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty home, but for a link to the networks that the test processes share."""
+    """A home with only a link to the networks shared by the test processes."""
     home = tmp_path_factory.mktemp("newcomer")
     cache = home / ".cache" / "image-vectors"
     cache.mkdir(parents=True)
@@ -78,7 +78,7 @@ def evaluated(trained: Finished, command: Callable[..., Finished]) -> Finished:
     return command("evaluate", trained.json["run"], "--json", "--quiet")
 
 
-def test_evaluation_of_the_run_repeats_its_cosine(trained: Finished, evaluated: Finished) -> None:
+def test_evaluating_the_run_gives_the_same_cosine(trained: Finished, evaluated: Finished) -> None:
     result = evaluated.json
     assert set(result) == {
         *("models", "baselines", "differences", "ceiling", "noise_ceiling", "images", "clusters", "candidates"),
@@ -119,7 +119,7 @@ def test_shuffled_targets_are_no_better_than_the_mean(trained: Finished, command
     assert baselines["shuffled"]["retrieval"]["top1"] < 0.3
 
 
-def test_predictions_are_looked_up_in_a_vocabulary(
+def test_predictions_are_compared_with_a_vocabulary(
     trained: Finished, evaluated: Finished, command: Callable[..., Finished], tmp_path: Path
 ) -> None:
     words = tmp_path / "words.txt"
@@ -138,7 +138,7 @@ def test_predictions_are_looked_up_in_a_vocabulary(
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1000), ("dark", 1000), ("light", 375)])
-def test_the_report_is_read_in_a_browser(trained: Finished, open_page, scheme: str, width: int) -> None:
+def test_the_report_works_in_a_browser(trained: Finished, open_page, scheme: str, width: int) -> None:
     report = Path(trained.json["report"])
     assert report.stat().st_size < 5e6
     opened = open_page(report, scheme, width)
@@ -158,7 +158,7 @@ def test_the_report_is_read_in_a_browser(trained: Finished, open_page, scheme: s
     assert opened.requests == [report.as_uri()]
 
 
-def test_evaluation_of_a_model_alone_says_what_it_has_seen(trained: Finished, command) -> None:
+def test_evaluating_a_model_file_reports_its_training_images(trained: Finished, command) -> None:
     model = trained.json["models"]["functional"]["path"]
     finished = command("evaluate", model, "--images", "images", "--targets", "images/targets.csv", "--json")
     assert finished.json["images"] == 144
@@ -166,7 +166,7 @@ def test_evaluation_of_a_model_alone_says_what_it_has_seen(trained: Finished, co
     assert f"were trained on {trained.json['train']} of 144 images" in finished.err
 
 
-def test_tables_fit_80_columns_with_the_report_under_them(trained: Finished, command) -> None:
+def test_tables_fit_into_80_columns_above_the_report_path(trained: Finished, command) -> None:
     finished = command("evaluate", trained.json["run"], "--quiet")
     assert "functional" in finished.out
     assert "ridge" in finished.out

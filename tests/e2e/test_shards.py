@@ -1,4 +1,4 @@
-"""Shards: several processes extract shares of one set of images."""
+"""Shards: several processes each extract a part of one set of images."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ BATCHES = (*SMALL, "--batch-size", 4, "--workers", 1)
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """24 images, one that is damaged, and one of a format that is not read."""
+    """24 images, a damaged one, and one in an unsupported format."""
     folder = make_images(tmp_path / "images", range(24))
     (folder / "bad.png").write_bytes(b"bad")
     (folder / "photo.nef").write_bytes(b"raw")
@@ -35,7 +35,7 @@ def test_two_shards_at_once_fill_one_store(run, start, fresh_cache, images: Path
     assert sum(result["images"] for result in results) == 25
     assert [each["path"] for result in results for each in result["failed"]] == ["bad.png"]
     assert [name for result in results for name in result["passed_over"]] == ["photo.nef"]
-    # --strict is about the images of the shard
+    # --strict applies to the images of the shard
     assert [code for *_, code in ended] == [int(bool(each["failed"] or each["passed_over"])) for each in results]
 
     whole = run("extract", images, *BATCHES, "--cache", cache, "--out", tmp_path / "shared.npy", "--json").json
@@ -47,7 +47,7 @@ def test_two_shards_at_once_fill_one_store(run, start, fresh_cache, images: Path
 
 
 @pytest.mark.parametrize("layers", ["block5_pool", "block5_pool,fc2"])
-def test_an_empty_shard_is_no_error(run, tmp_path: Path, layers: str) -> None:
+def test_an_empty_shard_is_not_an_error(run, tmp_path: Path, layers: str) -> None:
     images = make_images(tmp_path / "one", [0])
     empty = next(number for number in (1, 2) if not Shard(number, 2).holds("0000.png"))
     command = ("extract", images, "--weights", "random:0", "--layer", layers, "--shard", f"{empty}/2", "--verify")
@@ -62,14 +62,14 @@ def test_an_empty_shard_is_no_error(run, tmp_path: Path, layers: str) -> None:
     assert run(*command, "--cache", tmp_path / "cache").out.startswith("0 images: 0 computed, 0 cached, 0 failed")
 
 
-def test_a_shard_of_broken_images_is_no_error(run, tmp_path: Path) -> None:
+def test_a_shard_of_broken_images_is_not_an_error(run, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "bad.png").write_text("no image")
     result = run("extract", tmp_path / "images", *SMALL, "--shard", "1/1", "--cache", tmp_path / "cache", "--json").json
     assert (result["images"], result["computed"], len(result["failed"])) == (1, 0, 1)
 
 
-def test_wrong_shards_are_refused_before_images_are_looked_for(run, tmp_path: Path) -> None:
+def test_wrong_shards_are_refused_before_images_are_listed(run, tmp_path: Path) -> None:
     refused = run("extract", tmp_path / "none", *SMALL, "--shard", "0/16", code=2)
     assert refused.err == "error: --shard 0/16 does not exist; the first is 1/16, the last 16/16.\n"
     assert "--shard '' is not NUMBER/COUNT" in run("extract", tmp_path / "none", *SMALL, "--shard", "", code=2).err

@@ -11,12 +11,12 @@ from helpers import SMALL, decoder_weights, is_gone_soon, wait_until, write_targ
 
 @pytest.fixture
 def train(folder: Path, tmp_path: Path) -> tuple:
-    """The arguments of a training on six images."""
+    """The arguments for training on six images."""
     targets = write_targets(tmp_path, "blue", "red")
     return "train", folder, "--targets", targets, *SMALL, "--split", "random:0.4", "--models", tmp_path / "models"
 
 
-def test_an_interrupted_run_resumes_with_its_own_options_and_images_only(
+def test_an_interrupted_run_resumes_only_with_its_own_options_and_images(
     run, start, train: tuple, folder: Path, tmp_path: Path
 ) -> None:
     process = start(*train, "--epochs", 10**6, program="frequent_checkpoints")
@@ -82,7 +82,7 @@ def test_compare_on_own_images(run, train: tuple, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_compare_answers_the_question(run) -> None:
+def test_compare_answers_the_original_question(run) -> None:
     result = run("compare", "--json", "--quiet").json
     runs = {scenario["name"]: scenario["runs"] for scenario in result["scenarios"]}
     for each in runs["shared-optimizer"]:

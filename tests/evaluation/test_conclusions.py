@@ -1,6 +1,6 @@
-"""What is concluded of decoders that are trained for the case: ridge regression on small made-up features.
+"""Conclusions about decoders trained for each case: ridge regression on small made-up features.
 
-Each rule has a case in which it must speak, and one, the plain case unless another is named, in which it must not.
+Each rule has a case in which it must apply, and one in which it must not: the plain case unless another is named.
 """
 
 from collections.abc import Mapping
@@ -25,21 +25,21 @@ TO_TARGETS = np.random.default_rng(1).normal(size=(FEATURES, DIM))
 
 @dataclass(frozen=True)
 class Case:
-    """Images with features and targets, a decoder, and how they are evaluated.
+    """Images with features and targets, a decoder, and settings of the evaluation.
 
     Attributes:
         x: Features, shape (N, FEATURES).
         y: Targets, shape (N, D).
-        labels: Of the images.
-        train: Which images to train on, shape (N,), bool; the others are held out.
-        penalty: Of the decoder's ridge regression.
-        baseline: Of the ridge baseline.
-        conse: Whether ConSE is among the baselines.
-        shuffled: Whether a decoder of shuffled targets is.
-        cluster: What intervals generalize over.
-        activation: Of the decoder's output; "relu" cuts negative predictions.
+        labels: The labels of the images.
+        train: The images to train on, shape (N,), bool; the others are held out.
+        penalty: The penalty of the decoder's ridge regression.
+        baseline: The penalty of the ridge baseline.
+        conse: Whether to include the ConSE baseline.
+        shuffled: Whether to include a decoder trained on shuffled targets.
+        cluster: The unit that intervals generalize over.
+        activation: The activation of the decoder's output; "relu" clips negative predictions.
         repeats: Repeated targets of the images, for a noise ceiling.
-        known: What else the context says.
+        known: Additional attributes of the context.
     """
 
     x: np.ndarray
@@ -58,7 +58,7 @@ class Case:
 
 
 def labelled(labels: int = 20, images: int = 20, noise: float = 1.0, seed: int = 0) -> Case:
-    """Labels with targets of their own, linear in the features; half of each label's images are held out."""
+    """Labels with one target each, linear in the features; half of each label's images are held out."""
     random = np.random.default_rng(seed)
     centres = random.normal(size=(labels, FEATURES))
     label = np.repeat(np.arange(labels), images)
@@ -68,7 +68,7 @@ def labelled(labels: int = 20, images: int = 20, noise: float = 1.0, seed: int =
 
 
 def unlabelled(images: int = 200, seed: int = 0, dim: int = DIM) -> Case:
-    """Each image has a target of its own."""
+    """Each image has its own target."""
     random = np.random.default_rng(seed)
     x = random.normal(size=(images, FEATURES))
     y = x @ TO_TARGETS[:, :dim] + 5 * random.normal(size=(images, dim))
@@ -134,7 +134,7 @@ def verdict(case: Case) -> str:
 PLAIN = labelled()
 
 
-def test_what_was_reached_comes_first() -> None:
+def test_the_score_comes_first() -> None:
     result, context = evaluated(PLAIN)
     first, *others = conclude(result, context)
     cosine = result.models["functional"].scores.cosine
@@ -167,7 +167,7 @@ def test_what_was_reached_comes_first() -> None:
     assert text.count("The intervals hold for this decoder") == 1
 
 
-def test_what_an_interval_is_for_depends_on_what_was_trained_on() -> None:
+def test_the_population_of_an_interval_depends_on_the_training_images() -> None:
     assert "for other labels that are also trained on" in said(PLAIN)
     unseen = np.arange(len(PLAIN.labels)) < 200  # ten labels are held out
     zero_shot = said(replace(labelled(40, 10), train=unseen, known={"held_out_by": "classes"}))
@@ -185,8 +185,8 @@ def test_what_an_interval_is_for_depends_on_what_was_trained_on() -> None:
 @pytest.mark.parametrize(
     ("conse", "best", "relation"), [(False, "ridge", "better than"), (True, "conse", "worse than")]
 )
-def test_better_is_better_than_the_best_baseline(conse: bool, best: str, relation: str) -> None:
-    """ConSE is the best baseline where labels repeat, and the decoder is worse than that, though better than ridge."""
+def test_better_means_better_than_the_best_baseline(conse: bool, best: str, relation: str) -> None:
+    """ConSE is the best baseline if labels repeat; the decoder is worse than ConSE but better than ridge."""
     result, context = evaluated(replace(PLAIN, conse=conse, penalty=1e-3, baseline=3000.0))
     assert result.difference("functional", "ridge").is_positive()
     assert result.best_baseline == best
@@ -200,7 +200,7 @@ def test_as_good_as_a_baseline_is_not_better() -> None:
     assert "better than the ridge baseline" in verdict(replace(case, baseline=3000.0))
 
 
-def test_shuffled_targets_are_at_chance_and_that_is_all() -> None:
+def test_shuffled_targets_are_reported_at_chance_only() -> None:
     for case in (unlabelled(), labelled()):
         order = np.random.default_rng(3).permutation(len(case.y))
         shuffled = replace(case, y=case.y[order], labels=case.labels[order], penalty=1.0, cluster="image")
@@ -215,7 +215,7 @@ def test_shuffled_targets_are_at_chance_and_that_is_all() -> None:
     assert "at chance" not in said(unlabelled())
 
 
-def test_a_constant_prediction_ignores_the_image() -> None:
+def test_a_constant_prediction_is_reported_as_ignoring_the_image() -> None:
     case = replace(PLAIN, y=PLAIN.y + 3, penalty=1e9)
     assert verdict(case).endswith("the decoder ignores the image")
     [sentence] = conclude(*evaluated(case))
@@ -224,7 +224,7 @@ def test_a_constant_prediction_ignores_the_image() -> None:
     assert evaluated(case)[0].above_mean is False
 
 
-def test_targets_without_a_difference_leave_nothing_to_tell() -> None:
+def test_equal_targets_allow_no_conclusion() -> None:
     one = replace(PLAIN, y=np.ones_like(PLAIN.y), labels=np.full(400, "one"))
     assert verdict(one) == "All targets are the same: there is nothing to tell apart"
     [sentence] = conclude(*evaluated(one))
@@ -235,7 +235,7 @@ def test_targets_without_a_difference_leave_nothing_to_tell() -> None:
 
 
 @pytest.mark.parametrize("images", [1, 2, 4, 9])
-def test_a_few_images_show_nothing(images: int) -> None:
+def test_a_few_images_allow_no_conclusion(images: int) -> None:
     case = unlabelled(100 + images)
     few = replace(case, train=np.arange(100 + images) < 100)
     assert "too few to show anything" in verdict(few)
@@ -255,9 +255,9 @@ def test_without_an_interval_nothing_is_shown() -> None:
     assert "needs 10 labels" not in said(PLAIN)
 
 
-def test_scores_that_differ_too_much_have_no_interval() -> None:
+def test_skewed_scores_have_no_interval() -> None:
     case = unlabelled(400)
-    failing = np.arange(400) % 100 == 1  # some held-out images are of another world
+    failing = np.arange(400) % 100 == 1  # some held-out images come from another distribution
     clear = replace(case, y=case.x @ TO_TARGETS + 2 * np.random.default_rng(1).normal(size=case.y.shape))
     outliers = replace(clear, x=np.where(failing[:, None], -3 * case.x, case.x))
     assert "a few images score so differently from the others" in said(outliers)
@@ -284,7 +284,7 @@ def test_one_dimension_has_r_and_r2() -> None:
     assert "at chance" in verdict(noise)
 
 
-def test_a_dimension_of_another_scale_blinds_the_cosine() -> None:
+def test_one_dimension_of_large_scale_dominates_the_cosine() -> None:
     case = unlabelled()
     scaled = replace(case, y=case.y * np.where(np.arange(DIM) == 3, 100, 1))
     text = said(scaled)
@@ -293,7 +293,7 @@ def test_a_dimension_of_another_scale_blinds_the_cosine() -> None:
     assert "squared length" not in said(case)
 
 
-def test_a_noise_ceiling_comes_with_its_interval_and_its_assumptions() -> None:
+def test_a_noise_ceiling_states_its_interval_and_assumptions() -> None:
     case = unlabelled()
     repeats = case.y[:, None] + 3 * np.random.default_rng(2).normal(size=(200, 3, DIM))
     text = said(replace(case, y=repeats.mean(axis=1), repeats=repeats))
@@ -303,8 +303,8 @@ def test_a_noise_ceiling_comes_with_its_interval_and_its_assumptions() -> None:
     assert "noise ceiling" not in said(replace(case, repeats=noise))
 
 
-def test_targets_that_point_one_way_need_more_than_a_cosine() -> None:
-    """The centred cosine is above 0, but the cosine is below that of the mean target."""
+def test_targets_in_one_direction_need_more_than_a_cosine() -> None:
+    """The centred cosine is above 0, but the cosine is below the mean target's."""
     case = unlabelled(600, dim=3)
     y = 0.2 * case.y + np.array([8.0, 8.0, 8.0])
     worse = replace(case, y=y, penalty=1e-6, x=np.concatenate([case.x, 0 * case.x], axis=1))
@@ -314,7 +314,7 @@ def test_targets_that_point_one_way_need_more_than_a_cosine() -> None:
 
 
 def test_a_hub_is_named() -> None:
-    """Predictions are drawn towards the mean target, and so to the candidate that is near to it."""
+    """Predictions are pulled towards the mean target, and so towards the candidate near it."""
     case = labelled(30, 10, noise=3.0)
     y = case.y + 1.0
     near_mean = case.labels == "label 000"
@@ -325,7 +325,7 @@ def test_a_hub_is_named() -> None:
     assert "hub" not in said(PLAIN)
 
 
-def test_fewer_dimensions_are_said() -> None:
+def test_fewer_effective_dimensions_are_reported() -> None:
     case = unlabelled(300)
     low = replace(case, x=case.x[:, :2])
     result, context = evaluated(low)
@@ -333,13 +333,13 @@ def test_fewer_dimensions_are_said() -> None:
     assert "effective dimensions" not in said(case)
 
 
-def test_a_low_ceiling_is_said() -> None:
+def test_a_low_ceiling_is_reported() -> None:
     text = said(replace(PLAIN, activation="relu"))
     assert "Its relu output has no negative values, but the targets do: it can never exceed" in text
     assert "linear output activation" in text
 
 
-def test_labels_that_training_never_saw_are_counted_apart() -> None:
+def test_unseen_labels_are_scored_separately() -> None:
     case = labelled(30, 10)
     unseen = replace(case, train=(np.arange(300) % 2 == 0) & (np.arange(300) < 150))
     assert "For labels that training never saw it is" in said(unseen)
@@ -352,7 +352,7 @@ def test_labels_that_training_never_saw_are_counted_apart() -> None:
 
 def test_shuffled_targets_as_a_baseline() -> None:
     assert "shuffled" not in said(replace(PLAIN, shuffled=True))
-    # Labels that differ by next to nothing: whatever is shuffled among them, the mean is most of the answer.
+    # Labels that hardly differ: even when shuffled, the mean explains most of the targets.
     same = replace(PLAIN, y=np.ones_like(PLAIN.y) + 1e-3 * PLAIN.y, shuffled=True)
     result, _ = evaluated(same)
     assert result.difference("functional", "shuffled") is not None
@@ -366,25 +366,25 @@ def test_shuffled_targets_as_a_baseline() -> None:
         ({"weights": "random:0"}, "untrained weights", "should do better"),
     ],
 )
-def test_what_spoils_the_number_is_said(known: dict, spoken: str, silent: str) -> None:
+def test_problems_of_the_score_are_reported(known: dict, spoken: str, silent: str) -> None:
     text = said(replace(PLAIN, known=known))
     assert spoken in text
     assert silent not in text
     assert spoken not in said(PLAIN)
 
 
-def test_what_was_trained_on_is_no_verdict() -> None:
+def test_scores_on_training_images_give_no_verdict() -> None:
     assert "7 of 200 images were trained on" in verdict(replace(PLAIN, known={"trained_on": 7}))
 
 
 def training_cosine(case: Case) -> float:
-    """The decoder's mean cosine on the images that it is trained on."""
+    """The decoder's mean cosine on its training images."""
     x, y = case.x[case.train], case.y[case.train]
     predicted = Ridge(case.penalty).fit(x, y).predict(x)
     return float(((predicted * y).sum(1) / np.linalg.norm(predicted, axis=1) / np.linalg.norm(y, axis=1)).mean())
 
 
-def test_advice_fits_how_images_were_held_out() -> None:
+def test_advice_matches_the_split() -> None:
     wide = replace(labelled(12, 8, noise=1.2), penalty=1e-3)
     known = {"training_cosines": {"functional": training_cosine(wide)}}
     for held_out_by, more in (("random", "images"), ("classes", "labels"), ("group", "groups"), (None, "images")):
@@ -402,7 +402,7 @@ def test_advice_fits_how_images_were_held_out() -> None:
             assert ("Cross-validation" in text) is (held_out_by == "random")
 
 
-def test_too_little_training_is_said_of_single_networks_only() -> None:
+def test_too_little_training_is_reported_only_for_single_networks() -> None:
     weak = replace(PLAIN, penalty=3000.0, baseline=1.0)
     known = {"training_cosines": {"functional": training_cosine(weak)}}
     assert "may not have learned enough" in said(replace(weak, known=known))
@@ -424,10 +424,10 @@ def test_zero_vectors_are_counted() -> None:
     assert "the cosine of 10 targets counts as 0" in said(replace(PLAIN, y=y))
 
 
-def test_over_folds_an_interval_is_for_another_training() -> None:
+def test_intervals_over_folds_are_for_another_training() -> None:
     assert Clusters("label", 20, True, over_folds=True).question == "another training and new images of these labels"
     assert Clusters("label", 20, False, over_folds=True).question == "another training and new labels"
-    for kind in ("image", "label"):  # a label with one image is new to its fold, the others are not
+    for kind in ("image", "label"):  # a label with one image is new to its fold; the others are not
         assert Clusters(kind, 20, None, over_folds=True).question == "another training and new images"
     result, context = evaluated(PLAIN)
     assert "how another training would differ" in " ".join(conclude(result, context))

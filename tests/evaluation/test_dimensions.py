@@ -42,14 +42,14 @@ def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(dimensions, "VALUES", request.param)
 
 
-def test_dimension_scores_are_scipys_and_scikit_learns() -> None:
+def test_dimension_scores_match_scipy_and_scikit_learn() -> None:
     scores = dimension_scores(PREDICTIONS, TARGETS)
     assert scores.pearson == pytest.approx(pearsonr(PREDICTIONS.astype(np.float64), TARGETS, axis=0).statistic)
     assert scores.r2 == pytest.approx(r2_score(TARGETS, PREDICTIONS, multioutput="raw_values"), abs=1e-6)
 
 
 def test_r_is_averaged_over_folds_and_not_pooled() -> None:
-    """The mean baseline of folds correlates negatively with the targets over all images together."""
+    """Over all images, the mean baseline of folds correlates negatively with the targets."""
     folds = np.arange(40) % 8
     means = np.array([TARGETS[folds != fold].mean(axis=0) for fold in range(8)])
     assert dimension_scores(means[folds], TARGETS).pearson.max() < -0.3
@@ -66,7 +66,7 @@ def test_r_is_averaged_over_folds_and_not_pooled() -> None:
     assert np.isnan(dimension_scores(PREDICTIONS[:2], TARGETS[:2]).pearson).all()
 
 
-def test_a_cosine_sees_the_largest_dimensions() -> None:
+def test_large_dimensions_are_those_that_dominate_a_cosine() -> None:
     assert large_dimensions(np.eye(10)) == 9
     assert large_dimensions(RANDOM.normal(size=(50, 7)) * [100, 1, 1, 1, 1, 1, 1]) == 1
     assert large_dimensions(np.zeros((3, 2))) == 1
@@ -81,7 +81,7 @@ def test_a_constant_dimension_has_no_score() -> None:
     assert scores.r2[0] < 0
 
 
-def test_pattern_correlations_are_scipys_after_scikit_learns_scaling() -> None:
+def test_pattern_correlations_match_scipy_after_scikit_learns_scaling() -> None:
     training = RANDOM.normal(loc=3, scale=np.arange(7), size=(50, 7))  # the first dimension is constant
     scaler = StandardScaler().fit(training)
     predicted, true = (z_scores(vectors, training.mean(0), training.std(0)) for vectors in (PREDICTIONS, TARGETS))
@@ -97,7 +97,7 @@ def test_a_constant_pattern_has_no_correlation() -> None:
 
 
 @pytest.mark.usefixtures("_blocks")
-def test_identification_is_that_of_all_pairs() -> None:
+def test_identification_matches_a_count_of_all_pairs() -> None:
     assert identification(PREDICTIONS, TARGETS) == pytest.approx(identified(PREDICTIONS, TARGETS))
     assert identification(TARGETS, TARGETS).tolist() == [1] * 40
     assert identification(-TARGETS, TARGETS).tolist() == [0] * 40
@@ -107,8 +107,8 @@ def test_identification_is_that_of_all_pairs() -> None:
     )
 
 
-def test_identification_differs_from_a_count_of_all_pairs_where_targets_repeat() -> None:
-    """bdpy counts an image of the same target as an alternative that is never told apart."""
+def test_identification_differs_from_a_count_of_all_pairs_if_targets_repeat() -> None:
+    """bdpy counts an image with the same target as an alternative that is never distinguished."""
     similarity = np.corrcoef(PREDICTIONS, TARGETS)[:40, 40:]
     alternatives = (similarity < np.diag(similarity)[:, None]).sum(axis=1) / 39
     assert identification(PREDICTIONS, TARGETS) == pytest.approx(alternatives)
@@ -120,7 +120,7 @@ def test_identification_differs_from_a_count_of_all_pairs_where_targets_repeat()
 
 
 @pytest.mark.usefixtures("_blocks")
-def test_images_of_the_same_target_are_no_alternatives() -> None:
+def test_images_with_the_same_target_are_not_alternatives() -> None:
     repeated = TARGETS[np.arange(40) % 6]
     noisy = repeated + RANDOM.normal(size=repeated.shape, scale=2)
     assert identification(noisy, repeated) == pytest.approx(identified(noisy, repeated))
@@ -129,11 +129,11 @@ def test_images_of_the_same_target_are_no_alternatives() -> None:
 
 
 @pytest.mark.usefixtures("_blocks")
-def test_what_cannot_tell_targets_apart_identifies_half() -> None:
+def test_indistinguishable_predictions_or_targets_identify_half() -> None:
     assert identification(np.full(TARGETS.shape, 0.1), TARGETS).tolist() == [0.5] * 40
     constant = np.concatenate([np.full((1, 7), 0.1), TARGETS])
     assert identification(np.full(constant.shape, 0.7), constant).tolist() == [0.5] * 41
-    # Targets along one direction correlate equally with any prediction, in spite of rounding.
+    # Targets along one direction correlate equally with any prediction, despite rounding.
     together = np.array([[1.0], [3.0]]) * TARGETS[0] + 0.1
     assert identification(PREDICTIONS[:2], together).tolist() == [0.5, 0.5]
     unrelated = np.random.default_rng(1).normal(size=(400, 30))
@@ -161,6 +161,6 @@ def test_a_distribution_counts_all_values() -> None:
     assert json.loads(json.dumps(asdict(summary), allow_nan=False)) == asdict(summary)
 
 
-def test_a_distribution_of_nothing_has_no_median() -> None:
+def test_an_empty_distribution_has_no_median() -> None:
     summary = distribution(np.full(3, np.nan))
     assert (summary.lower_quartile, summary.median, summary.upper_quartile, summary.undefined) == (None, None, None, 3)

@@ -24,7 +24,7 @@ def ranked(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 @pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("neighbours", [1, 10, 1000])
-def test_csls_ranks_are_those_of_its_formula(neighbours: int) -> None:
+def test_csls_ranks_follow_the_formula(neighbours: int) -> None:
     def density(similarity: np.ndarray) -> np.ndarray:
         return np.sort(similarity, axis=1)[:, ::-1][:, :neighbours].mean(axis=1)
 
@@ -41,7 +41,7 @@ def test_ties_count_half() -> None:
     assert csls_ranking(zeros, CANDIDATES, OWN[:4]).ranks.tolist() == [15.5] * 4
 
 
-def test_csls_takes_a_hub_back() -> None:
+def test_csls_corrects_for_a_hub() -> None:
     random = np.random.default_rng(3)
     candidates = random.normal(size=(40, 60))
     hub = candidates.mean(axis=0)

@@ -28,7 +28,7 @@ SCENARIOS = {  # sizes of the labels, intraclass correlation
 
 
 def normal(sizes: list[int], correlation: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Labels, values (replications, images), expectation of each image's label, and that of all labels."""
+    """Labels, values (replications, images), the expectation of each image's label, and the overall expectation."""
     random, labels = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
     means = random.normal(size=(REPLICATIONS, len(sizes)), scale=np.sqrt(correlation))[:, labels]
     noise = random.normal(size=means.shape, scale=np.sqrt(1 - correlation))
@@ -36,7 +36,7 @@ def normal(sizes: list[int], correlation: float) -> tuple[np.ndarray, np.ndarray
 
 
 def skewed(sizes: list[int], correlation: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Like `normal`, but between 0 and 1, skewed, and noisier in some labels than in others, as cosines are."""
+    """Like `normal`, but between 0 and 1, skewed, and noisier in some labels than in others, like cosines."""
     random, labels = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
     a, b = 5, 2
     means = random.beta(a, b, size=(REPLICATIONS, len(sizes)))[:, labels]
@@ -46,14 +46,14 @@ def skewed(sizes: list[int], correlation: float) -> tuple[np.ndarray, np.ndarray
 
 
 def covered(intervals: list[Interval | None], truths: np.ndarray) -> float:
-    """The share of intervals that cover, of those that are not withheld."""
+    """The share of intervals that cover the truth."""
     pairs = [(interval, truth) for interval, truth in zip(intervals, truths, strict=True) if interval]
     return float(np.mean([interval.low <= truth <= interval.high for interval, truth in pairs]))
 
 
 @pytest.mark.parametrize(
     ("simulate", "name"),
-    # Skewed labels have different means, so independent images are simulated by the other alone.
+    # Skewed labels have different means, so independent images are simulated with `normal` only.
     [(normal, name) for name in SCENARIOS] + [(skewed, name) for name in SCENARIOS if SCENARIOS[name][1]],
 )
 def test_both_intervals_cover_what_they_claim(simulate: Simulation, name: str) -> None:
@@ -71,7 +71,7 @@ def test_independent_images_are_covered(images: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["10 x 30 (0.3)", "10 x 30 (0.6)", "16 x 2 (0.6)", "50 x 4 (0.6)"])
-def test_a_bootstrap_of_images_would_not_cover_new_labels(name: str) -> None:
+def test_a_bootstrap_over_images_would_not_cover_new_labels(name: str) -> None:
     _, values, _, expectation = normal(*SCENARIOS[name])
     random, images = np.random.default_rng(1), values.shape[1]
     hits = 0
@@ -90,7 +90,7 @@ def test_the_two_questions_have_different_answers() -> None:
     assert np.all(widths[:, 0] < widths[:, 1])
 
 
-def test_images_without_company_have_students_interval() -> None:
+def test_labels_with_single_images_give_students_interval() -> None:
     values = np.random.default_rng(0).normal(size=30)
     student = stats.ttest_1samp(values, 0).confidence_interval()
     for interval in (across(values, np.arange(30)), within(values, ["cat"] * 30)):
@@ -98,7 +98,7 @@ def test_images_without_company_have_students_interval() -> None:
         assert (interval.mean, interval.degrees_of_freedom) == pytest.approx((values.mean(), 29))
 
 
-def test_labels_of_equal_size_have_students_interval_of_their_means() -> None:
+def test_labels_of_equal_size_give_students_interval_of_their_means() -> None:
     means = np.random.default_rng(0).normal(size=12)
     labels = np.repeat(list("abcdefghijkl"), 5)
     values = np.repeat(means, 5) + np.tile([-2, -1, 0, 1, 2], 12)
@@ -107,7 +107,7 @@ def test_labels_of_equal_size_have_students_interval_of_their_means() -> None:
     assert (interval.low, interval.high, interval.degrees_of_freedom) == pytest.approx((student.low, student.high, 11))
 
 
-def test_across_is_the_cr2_variance_with_its_degrees_of_freedom() -> None:
+def test_across_uses_the_cr2_variance_with_its_degrees_of_freedom() -> None:
     sizes = np.array([1, 1, 1, 1, 1, 1, 2, 3, 5, 13])
     rows, n = np.repeat(np.arange(10), sizes), sizes.sum()
     values = np.random.default_rng(0).normal(size=n)
@@ -129,7 +129,7 @@ def test_across_is_the_cr2_variance_with_its_degrees_of_freedom() -> None:
     assert freedom < 5
 
 
-def test_within_adds_each_labels_own_variance_and_lends_it_to_single_images() -> None:
+def test_within_pools_variance_for_labels_with_single_images() -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(size=20), random.normal(size=15)
     interval = within(np.concatenate([a, b, [0.5]]), list("a" * 20 + "b" * 15 + "c"))
@@ -141,12 +141,12 @@ def test_within_adds_each_labels_own_variance_and_lends_it_to_single_images() ->
 
 
 def two_valued(random: np.random.Generator, chances: np.ndarray) -> np.ndarray:
-    """1 where an image is found, 0 where it is not."""
+    """1 for images that are found, 0 for others."""
     return (random.random(len(chances)) < chances).astype(float)
 
 
 def failing(random: np.random.Generator, chances: np.ndarray) -> np.ndarray:
-    """About 0.9 where a decoder works, about 0 where it fails."""
+    """About 0.9 for images on which a decoder works, about 0 for those on which it fails."""
     return 0.9 * two_valued(random, chances) + 0.03 * random.normal(size=len(chances))
 
 
@@ -154,7 +154,7 @@ def failing(random: np.random.Generator, chances: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "sizes", [[2], [10], [20], [50], [100], [200], [20] * 2, [10] * 5, [2] * 16, [1, 2] * 40, [30] * 10], ids=str
 )
-def test_scores_that_fail_for_one_image_in_ten_mislead_few(draw: Callable, sizes: list[int]) -> None:
+def test_intervals_rarely_miss_if_one_image_in_ten_fails(draw: Callable, sizes: list[int]) -> None:
     """A plain t interval would miss in 81 % of evaluations with 2 images, in 35 % with 10, in 12 % with 50."""
     random, labels = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
     images = np.arange(len(labels))
@@ -167,14 +167,14 @@ def test_scores_that_fail_for_one_image_in_ten_mislead_few(draw: Callable, sizes
 
 
 @pytest.mark.parametrize("draw", [two_valued, failing])
-def test_scores_that_fail_for_one_image_in_ten_have_an_interval_where_images_are_many(draw: Callable) -> None:
+def test_many_images_have_an_interval_if_one_in_ten_fails(draw: Callable) -> None:
     random, images = np.random.default_rng(0), np.arange(400)
     intervals = [across(draw(random, np.full(400, 0.9)), images) for _ in range(300)]
     assert sum(map(bool, intervals)) >= 295
     assert covered(intervals, np.full(300, 0.9 if draw is two_valued else 0.81)) >= 0.92
 
 
-def test_there_is_no_interval_below_the_size_from_which_it_holds() -> None:
+def test_there_is_no_interval_for_too_few_images() -> None:
     values = np.random.default_rng(0).normal(size=40)
     for images in (FEWEST_IMAGES - 1, FEWEST_IMAGES):
         is_enough = images == FEWEST_IMAGES
@@ -187,12 +187,12 @@ def test_there_is_no_interval_below_the_size_from_which_it_holds() -> None:
     assert within(values, np.minimum(alone, 29)) is not None
 
 
-def test_equal_values_show_no_spread() -> None:
+def test_equal_values_have_no_interval() -> None:
     for values in (np.zeros(60), np.full(60, 0.1)):
         assert across(values, np.arange(60) % 20) is within(values, np.arange(60) % 20) is None
 
 
-def test_bounds_are_cut_where_no_mean_can_be() -> None:
+def test_bounds_are_clipped_to_possible_means() -> None:
     wide = across(np.tile([0.99, -0.99], 20), np.arange(40))
     assert wide.bounds(0.1) == (-0.1, 0.1)
     narrow = across(np.random.default_rng(0).normal(0.5, 0.1, 40), np.arange(40))
@@ -208,7 +208,7 @@ def test_undefined_intervals_are_none() -> None:
     assert over_folds(np.arange(4), 4, FEWEST_IMAGES - 1) is None
 
 
-def test_overlapping_splits_are_covered_once_corrected() -> None:
+def test_the_correction_gives_coverage_for_overlapping_splits() -> None:
     """The squared error of the training mean, over ten random splits of 60 images into 45 and 15."""
     random, images, train, splits = np.random.default_rng(0), 60, 45, 10
     order = np.argsort(random.random((1000, splits, images)), axis=2)

@@ -55,7 +55,7 @@ def test_summary_of_cosines() -> None:
 
 
 def test_centred_cosine_progress_and_squared_error() -> None:
-    shifted = Y + 5  # all targets point one way, so that any answer has a high cosine
+    shifted = Y + 5  # all targets have a similar direction, so any prediction has a high cosine
     mean = np.tile(shifted.mean(axis=0), (40, 1))
     scored = score_predictions({"model": NEAR + 5, "mean": mean}, evaluation_set(shifted), {"model": 0.99})
     model, baseline = scored["model"].scores, scored["mean"].scores
@@ -71,7 +71,7 @@ def test_centred_cosine_progress_and_squared_error() -> None:
     assert scores_of(NEAR, evaluation_set()).progress is None
 
 
-def test_each_fold_has_a_centre_of_its_own() -> None:
+def test_each_fold_has_its_own_centre() -> None:
     folds = np.arange(40) % 2
     centres, deviations = (np.stack([f(Y[folds == other], 0) for other in (1, 0)]) for f in (np.mean, np.std))
     whole = scores_of(NEAR, evaluation_set(centre=centres, deviation=deviations, folds=folds))
@@ -83,12 +83,12 @@ def test_each_fold_has_a_centre_of_its_own() -> None:
     pattern = np.where(folds, *(correlations(*each) for each in z_scored[::-1]))
     assert whole.patterns.pattern.median == pytest.approx(np.median(pattern))
     mean = scores_of(centres[folds], evaluation_set(centre=centres, deviation=deviations, folds=folds))
-    assert mean.centred_cosine.mean == 0  # the mean of the training images says nothing of those held out
+    assert mean.centred_cosine.mean == 0  # the mean of the training images says nothing about the held-out images
     assert mean.patterns.identification == 0.5
 
 
-def test_intervals_of_a_cross_validation_are_those_of_its_folds() -> None:
-    """Over images as if one decoder had predicted them, the difference would be shown; by the folds it is not."""
+def test_intervals_of_a_cross_validation_are_over_folds() -> None:
+    """Over images, as if one decoder had predicted them, the difference would be significant; over folds it is not."""
     folds = np.repeat(np.arange(4), 10)
     shift = np.array([0.0, 0.1, 0.3, 0.8])[folds, None] * (NEAR - Y)
     predictions = {"ours": NEAR - shift, "theirs": NEAR}
@@ -105,7 +105,7 @@ def test_intervals_of_a_cross_validation_are_those_of_its_folds() -> None:
     assert scored["ours"].scores.cosine.ci95_same_labels is None
 
 
-def test_labels_that_training_never_saw_are_counted_apart() -> None:
+def test_unseen_labels_are_scored_separately() -> None:
     seen = np.arange(40) < 30
     scores = scores_of(np.where(seen[:, None], Y, -Y), evaluation_set(seen=seen))
     assert (scores.retrieval_of_seen.top1, scores.retrieval_of_unseen.top1, scores.retrieval.top1) == (1, 0, 0.75)
@@ -123,12 +123,12 @@ def test_differences_are_paired() -> None:
     styles = by_names["functional", "sequential"]
     values = scored["functional"].cosines - scored["sequential"].cosines
     assert styles.mean == pytest.approx(values.mean())
-    # Both vary by 0.2 from image to image, but together: only a paired interval is this narrow.
+    # Both vary by 0.2 between images, but together: only a paired interval is this narrow.
     assert styles.ci95[1] - styles.ci95[0] < 1e-3
     assert by_names["functional", "mean"].is_positive()
 
 
-def test_labels_and_what_they_are_confused_with() -> None:
+def test_labels_list_their_confusions() -> None:
     targets = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
     images = evaluation_set(targets, ["ape"] * 4 + ["bee"] * 4 + ["cow"] * 4)
     predicted = targets.copy()

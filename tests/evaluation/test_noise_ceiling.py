@@ -19,7 +19,7 @@ COUNTS = {
 
 
 def measured(signal: np.ndarray, noise: np.ndarray | float, counts: list[int], seed: int = 1) -> list[np.ndarray]:
-    """Repeats of each image, the numbers of repeats in turn."""
+    """Repeats of each image, cycling through the numbers of repeats."""
     random = np.random.default_rng(seed)
     numbers = np.resize(counts, len(signal))
     return [row + noise * random.normal(size=(n, len(row))) for row, n in zip(signal, numbers, strict=True)]
@@ -64,8 +64,8 @@ def test_pure_noise_and_constants_have_no_ceiling() -> None:
     assert np.isnan(split_half_reliability([np.full((2, 1), 0.1)] * 3)).all()
 
 
-def test_dimensions_of_noise_are_not_called_reliable() -> None:
-    """Cut at 0, their reliability would be 0.13 on average for 50 images, and r would be divided by it."""
+def test_dimensions_of_noise_are_not_reliable() -> None:
+    """Clipped at 0, their reliability would average 0.13 for 50 images, and r would be divided by it."""
     noise = split_half_reliability(measured(np.zeros((50, 200)), 1.0, [4]))
     assert np.isnan(noise).mean() > 0.98
     half = np.random.default_rng(0).normal(size=(200, 100)) * (np.arange(100) < 50)
@@ -76,7 +76,7 @@ def test_dimensions_of_noise_are_not_called_reliable() -> None:
 
 
 def correlated(random: np.random.Generator, images: int, dims: int) -> np.ndarray:
-    """Vectors whose neighbouring dimensions correlate by 0.9."""
+    """Vectors with adjacent dimensions correlated by 0.9."""
     apart = np.abs(np.subtract.outer(np.arange(dims), np.arange(dims)))
     return random.normal(size=(images, dims)) @ np.linalg.cholesky(0.9**apart).T
 
@@ -136,8 +136,8 @@ def test_the_interval_covers_the_ceiling() -> None:
 
 
 @pytest.mark.parametrize("images", [5, 20, 50])
-def test_noise_has_no_ceiling(images: int) -> None:
-    """With a noise of 5 a ceiling would come out 0.12 to 0.24 too high, if one came out at all."""
+def test_pure_noise_has_no_ceiling(images: int) -> None:
+    """With noise 5 an estimated ceiling would be 0.12 to 0.24 too high."""
     signal = np.random.default_rng(0).normal(size=(images, 50))
     for seed in range(5):
         assert cosine_ceiling(measured(signal, 5.0, [2], seed), splits=5) is None
@@ -167,13 +167,13 @@ def test_targets_without_noise_have_a_ceiling_of_one() -> None:
     assert cosine_ceiling([np.eye(4)[:1].repeat(2, axis=0)] * 20).cosine == pytest.approx(1)
 
 
-def test_the_seed_decides() -> None:
+def test_the_ceiling_is_seeded() -> None:
     repeats = measured(np.random.default_rng(0).normal(size=(20, 6)), 1.0, [4])
     assert cosine_ceiling(repeats, splits=3, seed=5) == cosine_ceiling(repeats, splits=3, seed=5)
     assert cosine_ceiling(repeats, splits=3, seed=5) != cosine_ceiling(repeats, splits=3, seed=6)
 
 
-def test_too_little_to_tell() -> None:
+def test_too_little_data_gives_no_ceiling() -> None:
     assert cosine_ceiling([np.ones((3, 2))]) is None
     for ceiling in (cosine_ceiling, split_half_reliability):
         with pytest.raises(ValueError, match=r"repeats\[1\] has fewer than two targets"):

@@ -32,14 +32,14 @@ MODELS = ("functional", "sequential")
 
 
 def report_on(folder: Path, names: list[str], dim: int = 5, known: dict | None = None, **more: Any) -> Report:
-    """A report on made-up predictions of real images; each label is a folder.
+    """A report on made-up predictions for real images; each label is a folder.
 
     Args:
-        folder: Where to put the images.
+        folder: The folder for the images.
         names: The images.
         dim: The dimension of the targets.
-        known: What else is known of the evaluation set.
-        more: What else the report holds.
+        known: Additional attributes of the evaluation set.
+        more: Additional attributes of the report.
     """
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -79,13 +79,13 @@ def images_of(labels: Iterable[str], count: int = 2) -> list[str]:
 
 
 def table(page: Any, name: str) -> dict[str, list[str]]:
-    """The rows of a table by their first cell, without those of a part; "" is the head."""
+    """The rows of a table by their first cell, without partial rows; "" is the head."""
     rows = page.locator(f"[role=region][aria-label='{name}'] tr").all()
     cells = [row.locator("th:not(.part), td").all_inner_texts() for row in rows]
     return {first if row else "": others for row, (first, *others) in enumerate(cells)}
 
 
-def test_names_from_outside_stay_text(tmp_path: Path, open_page) -> None:
+def test_untrusted_names_stay_text(tmp_path: Path, open_page) -> None:
     images = tmp_path / "images"
     kinds = [name.replace("/", "") for name in HOSTILE]
     report = report_on(images, [f"{kind}/{kind}{number}.png" for kind in kinds for number in range(2)])
@@ -127,8 +127,8 @@ def test_no_other_script_can_run(tmp_path: Path, open_page) -> None:
     assert "Content Security Policy" in "".join(opened.messages)
 
 
-def test_parts_without_data_are_left_out(tmp_path: Path, open_page) -> None:
-    """One dimension has no map, a single image no interval, and an image may be gone since it was read."""
+def test_sections_without_data_are_omitted(tmp_path: Path, open_page) -> None:
+    """One dimension has no map, a single image has no interval, and an image may have been deleted."""
     report = report_on(tmp_path / "images", ["a/0.png"], dim=1)
     (tmp_path / "images" / "a" / "0.png").unlink()
     write_report(tmp_path / "report.html", report)
@@ -175,7 +175,7 @@ def test_the_headline_is_the_verdict(tmp_path: Path, open_page) -> None:
     assert page.title() == "Evaluation: Mean cosine 0.300: below the mean baseline of 0.400"
 
 
-def test_intervals_say_which_question_they_answer(tmp_path: Path, open_page) -> None:
+def test_intervals_state_the_question_they_answer(tmp_path: Path, open_page) -> None:
     report = report_on(tmp_path / "images", images_of("abcdefghijkl", count=4))
     rows = table(opened_report(report, tmp_path, open_page), "Cosines")
     assert rows[""][1:3] == [
@@ -188,14 +188,14 @@ def test_intervals_say_which_question_they_answer(tmp_path: Path, open_page) -> 
     assert intervals[0] != intervals[1]
 
 
-def test_images_of_their_own_have_one_interval(tmp_path: Path, open_page) -> None:
+def test_images_without_shared_labels_have_one_interval(tmp_path: Path, open_page) -> None:
     names = images_of([f"label {number}" for number in range(30)], count=1)
     page = opened_report(report_on(tmp_path / "images", names, known={"clusters": names}), tmp_path, open_page)
     assert table(page, "Cosines")[""][1:3] == ["95 % interval for new images", "median"]
     assert "answers a question" in page.locator("main").inner_text()
 
 
-def test_hits_that_chance_reaches_are_hidden() -> None:
+def test_hits_reached_by_chance_are_hidden() -> None:
     assert informative_hits(1000) == [1, 2, 5, 10, 20]
     assert informative_hits(20) == [1, 2, 5]
     assert informative_hits(2) == [1]
@@ -240,7 +240,7 @@ def test_models_with_equal_weights_share_a_row(tmp_path: Path) -> None:
     assert len(difference_rows(report.result)) == 3
 
 
-def test_the_contents_lead_to_the_sections(tmp_path: Path, open_page) -> None:
+def test_the_contents_link_to_the_sections(tmp_path: Path, open_page) -> None:
     opened = opened_report(report_on(tmp_path / "images", images_of("abc")), tmp_path, open_page)
     titles = opened.locator("nav a").all_inner_texts()
     assert titles == opened.locator("main h2").all_inner_texts()
@@ -310,7 +310,7 @@ def test_zero_shot_scores_and_labels_of_imagenet(tmp_path: Path, open_page) -> N
     assert set(page.locator("th.part").all_inner_texts()) == {"… by CSLS"}
 
 
-def test_many_labels_are_folded_sorted_and_filtered(tmp_path: Path, open_page) -> None:
+def test_many_labels_are_collapsed_sortable_and_filterable(tmp_path: Path, open_page) -> None:
     labels = [f"label {number}" for number in range(MOST_LABELS + 5)]
     report = report_on(tmp_path / "images", images_of(labels, count=1))
     page = opened_report(report, tmp_path, open_page)
@@ -334,7 +334,7 @@ def test_many_labels_are_folded_sorted_and_filtered(tmp_path: Path, open_page) -
     assert page.get_by_role("status").inner_text() == f"{matches} of 45 shown"
 
 
-def test_few_labels_are_not_folded(tmp_path: Path, open_page) -> None:
+def test_few_labels_are_not_collapsed(tmp_path: Path, open_page) -> None:
     page = opened_report(report_on(tmp_path / "images", images_of("ab")), tmp_path, open_page)
     assert page.locator("#labels-table").is_visible()
     assert page.get_by_label("Filter").count() == 0
@@ -360,12 +360,12 @@ def test_labels_of_the_map_do_not_overlap(tmp_path: Path, open_page, width: int)
     for number, box in enumerate(boxes):
         for other in boxes[:number] + crosses:
             apart_x = max(box["left"] - other["right"], other["left"] - box["right"])
-            # A line is as high as the font asks for, which is more than its letters.
+            # The line height of the font is larger than its letters.
             apart_y = max(box["top"] - other["bottom"], other["top"] - box["bottom"])
             assert max(apart_x, apart_y + 2) >= 0
 
 
-def test_the_words_of_the_map_fit_what_it_draws(tmp_path: Path, open_page) -> None:
+def test_the_caption_of_the_map_matches_the_drawing(tmp_path: Path, open_page) -> None:
     words, crosses = "main section:has(#map) > p", "[data-chart=chart-map] .truths_marks path"
     page = opened_report(report_on(tmp_path / "few", images_of("abc")), tmp_path, open_page)
     assert "a grey cross is a true embedding" in page.locator(words).inner_text()
@@ -376,14 +376,14 @@ def test_the_words_of_the_map_fit_what_it_draws(tmp_path: Path, open_page) -> No
     assert page.locator("[data-chart=chart-map] .mark-text.role-mark").count() == 0
 
 
-def test_what_a_blend_consists_of(tmp_path: Path, open_page) -> None:
+def test_the_parts_of_a_blend_are_listed(tmp_path: Path, open_page) -> None:
     report = report_on(tmp_path / "images", images_of("ab"), shares={"ridge": 0.25, "ramps": 0.5})
     page = opened_report(report, tmp_path, open_page)
     assert table(page, "What the decoder consists of") == {"": ["share"], "ridge": ["25 %"], "ramps": ["50 %"]}
     assert "consists of" not in render(replace(report, shares={}))
 
 
-def test_nothing_is_cut_on_a_desktop(tmp_path: Path, open_page) -> None:
+def test_nothing_is_cut_off_on_a_desktop(tmp_path: Path, open_page) -> None:
     names = images_of([f"{'long ' * 8}{label}{'x' * 40}" for label in "abcdefghijkl"])
     known = {
         "noise": NoiseCeiling(CosineCeiling(0.9, 0.85, 0.95), np.full(5, 0.5)),
@@ -399,7 +399,7 @@ def test_nothing_is_cut_on_a_desktop(tmp_path: Path, open_page) -> None:
     assert cut == []
 
 
-def test_curves_are_titled_by_the_images_that_they_are_of(tmp_path: Path, open_page) -> None:
+def test_titles_of_curves_name_their_images(tmp_path: Path, open_page) -> None:
     curves = {"functional": {"loss": [3.0, 2.0], "validation_loss": [3.0, 2.0], "validation_cosine": [0.1, 0.2]}}
     for of in ("held-out", "selection", "training"):
         report = report_on(tmp_path / of, images_of("ab"), curves=curves, validation_of={"functional": of})
@@ -408,7 +408,7 @@ def test_curves_are_titled_by_the_images_that_they_are_of(tmp_path: Path, open_p
         assert heads[3:] == [f"loss on the {of} images, after the epoch", f"cosine on the {of} images, after the epoch"]
 
 
-def test_the_command_to_repeat_a_run_is_quoted_for_a_shell() -> None:
+def test_the_command_that_repeats_a_run_is_quoted_for_a_shell() -> None:
     folder = Path("/tmp/my runs/$HOME; echo it's")
     command = ["python", "-m", "pipeline", "train", "--config", f"{folder}/run.json"]
     assert shlex.split(repeat_command(folder)) == command
@@ -421,14 +421,14 @@ def test_a_blend_without_shares_ignores_the_image(tmp_path: Path) -> None:
 
 
 def test_equal_embeddings_have_no_map(tmp_path: Path) -> None:
-    """Of points that are all equal, principal components would warn."""
+    """Principal components would warn about equal points."""
     report = report_on(tmp_path / "images", images_of("a", count=6), dim=5)
     targets = report.evaluated.targets
     scored = score_predictions(dict.fromkeys(report.scored, targets), report.evaluated, {})
     assert embedding_map(scored["functional"], report.evaluated, np.arange(6)) is None
 
 
-def test_folds_say_how_r_is_averaged(tmp_path: Path) -> None:
+def test_the_report_explains_how_r_is_averaged_over_folds(tmp_path: Path) -> None:
     known = {"folds": np.arange(8) % 2, "centre": np.zeros((2, 5)), "deviation": np.ones((2, 5))}
     html = render(report_on(tmp_path / "images", images_of("abcdefgh", count=1), known=known))
     assert "within each fold of three images or more, averaged over folds" in html

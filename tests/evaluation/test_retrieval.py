@@ -29,7 +29,7 @@ def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("_blocks")
-def test_ranks_and_nearest_are_scikit_learns() -> None:
+def test_ranks_and_nearest_match_scikit_learn() -> None:
     similarity = cosine_similarity(NEAR.astype(np.float64), Y.astype(np.float64))
     result = retrieve(NEAR, Y, candidates(Y))
     assert np.array_equal(result.nearest, np.argsort(-similarity, axis=1)[:, : result.nearest.shape[1]])
@@ -50,7 +50,7 @@ def test_a_perfect_prediction_is_first() -> None:
         assert (scores.top1, scores.top5, scores.mrr, scores.median_rank) == (1, 1, 1, 1)
 
 
-def test_equal_vectors_are_one_candidate_under_the_first_name() -> None:
+def test_equal_vectors_are_one_candidate_with_the_first_name() -> None:
     distinct = Candidates([("a", Y[0]), ("b", Y[1]), ("c", Y[0]), ("d", -Y[1] * 0), ("e", Y[1] * 0)])
     assert distinct.names == ["a", "b", "d"]
     targets = np.repeat(np.eye(3, dtype=np.float32), 5, axis=0)
@@ -59,11 +59,11 @@ def test_equal_vectors_are_one_candidate_under_the_first_name() -> None:
 
 
 @pytest.mark.usefixtures("_blocks")
-def test_a_prediction_that_cannot_tell_gains_nothing() -> None:
+def test_ties_give_no_advantage() -> None:
     targets = np.eye(3, dtype=np.float32)
     scores = summary(np.zeros((3, 3)), targets)
     assert (scores.top1, scores.median_rank) == (0, 2)
-    # Two candidates in one direction are as near as each other, in spite of rounding.
+    # Two candidates in the same direction are equally near, despite rounding.
     many = np.concatenate([Y, 3 * Y])
     assert retrieve(Y, Y, candidates(many)).ranks.tolist() == [1.5] * 40
 

@@ -21,14 +21,14 @@ def ranks_of_own(similarity: np.ndarray, own: np.ndarray) -> np.ndarray:
     return rankdata(-similarity, axis=1)[np.arange(len(own)), own]
 
 
-def test_class_averaged_accuracy_is_scikit_learns_balanced_accuracy() -> None:
+def test_class_averaged_accuracy_matches_scikit_learns_balanced_accuracy() -> None:
     nearest = SIMILARITY.argmax(axis=1)
     names = np.array([f"label {number}" for number in OWN])
     assert class_averaged(nearest == OWN, names) == pytest.approx(balanced_accuracy_score(OWN, nearest))
     assert class_averaged(nearest == OWN, names) != pytest.approx((nearest == OWN).mean())
 
 
-def test_seen_and_unseen_labels_are_scored_apart() -> None:
+def test_seen_and_unseen_labels_are_scored_separately() -> None:
     unseen = np.arange(18, 30)
     among_unseen = ranks_of_own(SIMILARITY[np.ix_(~SEEN, unseen)], OWN[~SEEN] - 18)
     scores = zero_shot(ranks_of_own(SIMILARITY, OWN), among_unseen, OWN, SEEN)
@@ -46,7 +46,7 @@ def test_seen_and_unseen_labels_are_scored_apart() -> None:
     assert json.loads(json.dumps(asdict(scores))) == asdict(scores)
 
 
-def test_what_there_is_none_of_has_no_accuracy() -> None:
+def test_missing_groups_have_no_accuracy() -> None:
     ranks, labels = np.array([1.0, 3.0]), ["a", "b"]
     only_unseen = zero_shot(ranks, ranks, labels, np.zeros(2, bool))
     assert asdict(only_unseen) == {

@@ -1,4 +1,4 @@
-"""The table of a run's images: what is read at a time, and what it holds where something is missing."""
+"""The table of a run's images: reading in row groups, and missing parts."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ LABELS = ("blue", "red")
 
 @dataclass
 class CountedRows:
-    """Vectors that know how many of them were read at once."""
+    """Vectors that record how many were read at once."""
 
     vectors: np.ndarray
     most: list[int] = field(default_factory=lambda: [0])
@@ -40,7 +40,7 @@ class CountedRows:
 
 
 def table_of(count: int, dim: int, folder: Path) -> EmbeddingTable:
-    """Made-up vectors of images that are gone."""
+    """Made-up vectors of deleted images."""
     random = np.random.default_rng(0)
     paths = [f"{number:05}.png" for number in range(count)]
     labels = [LABELS[number % 2] for number in range(count)]

@@ -1,4 +1,4 @@
-"""Image files decoded by TensorFlow's operations, against our own decoding."""
+"""Image files decoded by TensorFlow's operations, compared with our decoder."""
 
 import struct
 
@@ -36,12 +36,12 @@ def test_the_orientation_of_a_jpeg_is_applied(endian: str, decode_file) -> None:
         assert np.abs(decode_file(data) - decode(data)).max() <= 1
 
 
-def test_a_zoo_of_files_is_decoded_as_extract_decodes_it(decode_file) -> None:
+def test_a_zoo_of_files_is_decoded_like_extract(decode_file) -> None:
     apart = {name: int(np.abs(decode_file(data) - decode(data)).max()) for name, data, _ in odd_images.served()}
     assert {name: levels for name, levels in apart.items() if levels > 1} == {}
 
 
-def test_pictures_of_other_kinds_are_near_ours(decode_file) -> None:
+def test_other_kinds_of_images_are_decoded_similarly(decode_file) -> None:
     photo = make_image(2, 640, 480)
     transparent = photo.convert("RGBA")
     transparent.putalpha(Image.linear_gradient("L").resize(photo.size))
@@ -56,12 +56,12 @@ def test_pictures_of_other_kinds_are_near_ours(decode_file) -> None:
         encoded(photo, "JPEG", progressive=True),
         encoded(photo.convert("L"), "JPEG"),
         encoded(photo.convert("CMYK"), "JPEG"),
-        encoded(make_image(3, 3000, 2000), "JPEG", quality=90),  # ours is decoded at reduced size
+        encoded(make_image(3, 3000, 2000), "JPEG", quality=90),  # our decoder uses a reduced size
     ):
         assert np.abs(decode_file(data) - decode(data)).max() <= 2
 
 
-def test_damaged_metadata_is_passed_over(decode_file) -> None:
+def test_damaged_metadata_is_ignored(decode_file) -> None:
     data = oriented(6)
     at = data.index(b"Exif\0\0") + 6
     for offset in (b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff", b"\x00\x00\x00\x00"):
@@ -70,12 +70,12 @@ def test_damaged_metadata_is_passed_over(decode_file) -> None:
 
 
 def declared(data: bytes, at: int, size: str, *values: int) -> bytes:
-    """A file with other numbers in its header."""
+    """A file with changed numbers in its header."""
     put = struct.pack(size, *values)
     return data[:at] + put + data[at + len(put) :]
 
 
-def test_what_would_be_answered_otherwise_is_refused(decode_file) -> None:
+def test_files_that_would_be_decoded_differently_are_refused(decode_file) -> None:
     from tensorflow.errors import InvalidArgumentError
 
     photo = make_image(1, 60, 40)

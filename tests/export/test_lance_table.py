@@ -1,4 +1,4 @@
-"""The Lance table of images: what is left where a vector cannot be read."""
+"""The Lance table of images, if a vector is unreadable."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pipeline.export.lance_table import write_lance
 
 
 class DamagedVectors:
-    """Vectors of which only the first block can be read."""
+    """Vectors with only the first block readable."""
 
     shape = (READ_AT_ONCE + 1, 8)
     dtype = np.dtype(np.float32)

@@ -1,4 +1,4 @@
-"""LiteRT files: what the converter refuses, and what is left of it."""
+"""LiteRT files that the converter refuses."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from pipeline.core.keras_backend import import_keras
 from pipeline.export.litert_file import write_litert
 
 
-def test_an_operation_that_litert_lacks_is_one_message(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_an_operation_missing_in_litert_gives_one_message(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     keras = import_keras()
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Decoders as ONNX nodes, against Keras."""
+"""Decoders as ONNX nodes, compared with Keras."""
 
 import numpy as np
 import onnxruntime
@@ -18,7 +18,7 @@ def decoder_of(*layers: object) -> object:
 
 
 def answers(decoder: object, x: np.ndarray) -> np.ndarray:
-    """What ONNX Runtime answers for the decoder."""
+    """The outputs of ONNX Runtime for the decoder."""
     graph = Graph()
     last = add_decoder(graph, decoder, "x")
     inputs, outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None]) for name in ("x", last))
@@ -30,14 +30,14 @@ def answers(decoder: object, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, "silu"])
-def test_activations_are_those_of_keras(activation: str) -> None:
+def test_activations_match_keras(activation: str) -> None:
     layers = import_keras().layers
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32) * 3
     decoder = decoder_of(layers.Normalization(mean=MEAN, variance=VARIANCE), layers.Dense(8, activation))
     assert np.allclose(answers(decoder, x), np.asarray(decoder(x)), rtol=1e-5, atol=1e-6)
 
 
-def test_a_feature_that_never_varies_is_divided_as_keras_does() -> None:
+def test_a_constant_feature_is_normalized_like_in_keras() -> None:
     layers = import_keras().layers
     decoder = decoder_of(layers.Normalization(mean=MEAN, variance=np.zeros(3)), layers.Dense(2))
     x = np.ones((1, 3), np.float32)

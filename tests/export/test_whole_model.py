@@ -1,4 +1,4 @@
-"""Joined models: what cannot be exported, and the formats' answers on a VGG16 of few channels."""
+"""Joined models: unsupported exports, and the formats' outputs with a narrow VGG16."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_the_formats_agree_with_keras(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["onnx", "litert", "savedmodel"])
-def test_what_a_format_cannot_hold_is_refused(kind: str) -> None:
+def test_models_unsupported_by_a_format_are_refused(kind: str) -> None:
     weights = weights_from("random:0")
     large = Extractor(weights, "block1_pool", pool="flat", project="1000")
     bfloat16, int8 = (Extractor(weights, precision=precision) for precision in ("bfloat16", "int8"))
