@@ -33,6 +33,7 @@ class ExtractResult:
         seconds_starting: The part of it before the engine could begin.
         dim: The dimension of a feature of the first layer, which may be the only one.
         engine: The engine that ran, or None if there was nothing to compute.
+        device: What it ran on: "cpu", or devices such as "gpu:0"; None if there was nothing to compute.
         extractor: The fingerprint and description of the first layer's extractor.
         store: The path of the first layer's feature store; each layer has one.
         layers: For each layer, its name as `layer`, and its `dim`, `computed`, `cached`, `extractor` and `store`.
@@ -51,6 +52,7 @@ class ExtractResult:
     seconds_starting: float
     dim: int
     engine: str | None
+    device: str | None
     extractor: Mapping[str, str]
     store: str
     layers: Sequence[Mapping[str, Any]]
@@ -116,6 +118,7 @@ def extract(
         seconds_starting=features.seconds_starting,
         dim=layers[0]["dim"],
         engine=features.engine,
+        device=features.device,
         extractor=layers[0]["extractor"],
         store=layers[0]["store"],
         layers=layers,

@@ -15,8 +15,18 @@ from types import ModuleType
 from pipeline.core.cores import usable_cores
 from pipeline.core.standard_streams import open_closed_streams
 
-# Device files of NVIDIA, AMD and WSL GPUs and of TPUs in Linux's /dev. Checking them is free; a backend takes seconds.
-ACCELERATORS = ("nvidia[0-9]*", "kfd", "dxg", "accel*", "vfio/[0-9]*")
+# Device files of NVIDIA, WSL and AMD GPUs and of TPUs in Linux's /dev. Checking them is free; a backend takes seconds.
+DEVICES = Path("/dev")
+NVIDIA, AMD, OTHERS = ("nvidia[0-9]*", "dxg"), ("kfd",), ("accel*", "vfio/[0-9]*")
+# Backend -> how it comes to see a GPU of NVIDIA, and of AMD.
+ADVICE = {
+    "tensorflow": (
+        "run pip install 'image-vectors[cuda]'",
+        "install tensorflow-rocm, or JAX or PyTorch for ROCm and set KERAS_BACKEND",
+    ),
+    "jax": ("run pip install 'jax[cuda12]'", "install JAX for ROCm"),
+    "torch": ("install PyTorch for CUDA", "install PyTorch for ROCm"),
+}
 
 _swapping = threading.RLock()
 
@@ -40,7 +50,7 @@ def accelerators() -> list[str]:
 
     Keras is imported only if the machine seems to have one.
     """
-    if not any(path for pattern in ACCELERATORS for path in Path("/dev").glob(pattern)):
+    if not _device_file(*NVIDIA, *AMD, *OTHERS):
         return []
     keras = import_keras()
     if keras.backend.backend() == "torch":
@@ -48,6 +58,20 @@ def accelerators() -> list[str]:
 
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return [device for device in keras.distribution.list_devices() if not device.startswith("cpu")]
+
+
+def unseen_gpu() -> str | None:
+    """A sentence about a GPU that Keras's backend does not see, and what to install; None without one."""
+    nvidia, amd = _device_file(*NVIDIA), _device_file(*AMD)
+    if not (nvidia or amd) or accelerators():
+        return None
+    backend = import_keras().backend.backend()
+    for_nvidia, for_amd = ADVICE.get(backend, ("install its driver", "install its driver"))
+    return f"{backend} does not see the GPU of this machine ({nvidia or amd}); {for_nvidia if nvidia else for_amd}"
+
+
+def _device_file(*patterns: str) -> Path | None:
+    return next((path for pattern in patterns for path in sorted(DEVICES.glob(pattern))), None)
 
 
 @contextlib.contextmanager

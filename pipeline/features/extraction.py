@@ -146,6 +146,7 @@ def extract_features(
         seconds=time.monotonic() - start,
         seconds_starting=backend.started_at - start if backend.started_at else 0.0,
         engine=backend.engine,
+        device=backend.device,
         nodes=backend.nodes,
         actors=backend.actors,
     )

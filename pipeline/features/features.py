@@ -38,6 +38,7 @@ class Features:
         seconds_starting: The part of it before the engine could begin: starting the workers, converting the network,
             decoding the first batch.
         engine: The engine that ran, or None if there was nothing to compute.
+        device: What it ran on, or None.
         scales: The divisors of the features by each of several layers; empty for 1.
         nodes: The number of nodes of the Ray cluster, or None.
         actors: The number of actors on it, or None.
@@ -52,6 +53,7 @@ class Features:
     seconds: float = 0.0
     seconds_starting: float = 0.0
     engine: str | None = None
+    device: str | None = None
     scales: Sequence[float] = ()
     nodes: int | None = None
     actors: int | None = None

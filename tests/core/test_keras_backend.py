@@ -1,4 +1,4 @@
-"""Standard streams while `quietly` captures them."""
+"""Standard streams while `quietly` captures them, and GPUs that the backend does not see."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from pipeline.core import keras_backend
 
 ROOT = Path(__file__).resolve().parents[2]
 PREPARE = "import os, sys, threading, time\nfrom pipeline.core.keras_backend import quietly\n"
@@ -76,3 +78,18 @@ def test_closed_streams_are_tolerated(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
         assert (tmp_path / "result").read_text().strip() == expected
+
+
+def test_a_gpu_that_the_backend_does_not_see_is_named_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keras_backend, "DEVICES", tmp_path)
+    assert keras_backend.unseen_gpu() is None
+    (tmp_path / "kfd").touch()
+    assert "tensorflow-rocm" in str(keras_backend.unseen_gpu())
+    (tmp_path / "nvidia0").touch()
+    assert keras_backend.unseen_gpu() == (
+        f"tensorflow does not see the GPU of this machine ({tmp_path}/nvidia0); run pip install 'image-vectors[cuda]'"
+    )
+    monkeypatch.setattr(keras_backend, "accelerators", lambda: ["gpu:0"])
+    assert keras_backend.unseen_gpu() is None

@@ -31,12 +31,14 @@ class Backend(ABC):
 
     Attributes:
         engine: The name of the engine that ran; None if there was nothing to compute.
+        device: What it ran on; None if there was nothing to compute.
         started_at: When the engine got its first batch, by `time.monotonic`; on Ray, when its first block came back.
         nodes: The number of nodes of the cluster, or None.
         actors: The number of actors on it, or None.
     """
 
     engine: str | None = None
+    device: str | None = None
     started_at: float | None = None
     nodes: int | None = None
     actors: int | None = None

@@ -84,7 +84,7 @@ class LocalBackend(Backend):
     def _computing(self, slots: Slots, forecast: "Forecast") -> "_Computing":
         options = self._options
         engine = make_engine(options.engine, self._extractors, options.batch_size, options.folder)
-        self.engine = engine.name
+        self.engine, self.device = engine.name, engine.device
         return _Computing(engine, slots, forecast)
 
 

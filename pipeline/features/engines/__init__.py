@@ -1,5 +1,6 @@
 """Engines: implementations of VGG16, from batches of pixels to features; each is a module in this folder."""
 
+import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.core.errors import RequestError
-from pipeline.core.keras_backend import accelerators
+from pipeline.core.keras_backend import accelerators, unseen_gpu
 from pipeline.features.extractor import Extractor
+
+log = logging.getLogger(__name__)
 
 ENGINES = ("auto", "keras", "mnn")
 
@@ -19,11 +22,13 @@ class Engine(Protocol):
 
     Attributes:
         name: "keras", "mnn", or "onnxruntime" for precision int8.
+        device: What it runs on: "cpu", or devices as Keras names them, such as "gpu:0".
         batch_size: The number of images in a batch.
         at_once: The number of batches it processes at a time, each in a thread.
     """
 
     name: str
+    device: str
     batch_size: int
     at_once: int
 
@@ -61,6 +66,8 @@ def make_engine(name: str, extractors: Sequence[Extractor], batch_size: int | No
         from pipeline.features.engines.int8 import Int8Engine
 
         return Int8Engine(extractors, batch_size, cache)
+    if name != "mnn" and (gpu := unseen_gpu()):
+        log.warning("%s. Features are computed on the processor, many times slower.", gpu)
     if engine == "mnn":
         from pipeline.features.engines.mnn import MnnEngine
 

@@ -42,7 +42,7 @@ class Int8Engine:
         PipelineError: The network cannot be quantized or stored.
     """
 
-    name = "onnxruntime"
+    name, device = "onnxruntime", "cpu"
     at_once = 1
 
     def __init__(self, extractors: Sequence[Extractor], batch_size: int | None, cache: Path) -> None:

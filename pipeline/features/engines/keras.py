@@ -42,6 +42,7 @@ class KerasEngine:
         self.batch_size = batch_size or BATCH_SIZE
         self._part = self.batch_size  # images that fit into the devices' memory
         devices = accelerators() if devices is None else devices
+        self.device = ", ".join(devices) or "cpu"
         self.at_once = 2 if len(devices) == 1 else 1
         self._scope: Callable[[], AbstractContextManager] = contextlib.nullcontext
         if len(devices) > 1 and (scope := data_parallel(devices)):

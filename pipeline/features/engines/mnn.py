@@ -37,7 +37,7 @@ class MnnEngine:
         PipelineError: The network cannot be converted or stored.
     """
 
-    name = "mnn"
+    name, device = "mnn", "cpu"
     at_once = 1
 
     def __init__(self, extractors: Sequence[Extractor], batch_size: int | None, cache: Path) -> None:

@@ -122,8 +122,8 @@ class FeatureActor:
             block: Columns `number`, and `ref`, a pickled ImageRef.
 
         Returns:
-            A row for each image, in the same order: IMAGE, `thumbnail`, `engine` and `vector0` and so on. The thumbnail
-            and the vectors are zeros if the image failed, is known, or has a duplicate earlier in the block.
+            A row for each image, in the same order: IMAGE, `thumbnail`, `engine`, `device` and `vector0` and so on. The
+            thumbnail and the vectors are zeros if the image failed, is known, or has a duplicate earlier in the block.
 
         Raises:
             PipelineError: The engine or the worker processes cannot be started.
@@ -144,8 +144,10 @@ class FeatureActor:
         table = table.append_column("thumbnail", _column(thumbnails))
         for number, array in enumerate(vectors):
             table = table.append_column(f"vector{number}", _column(array))
-        name = self._engine.name if self._engine else ""
-        return table.append_column("engine", pa.array([name] * len(images), pa.string()))
+        names = (self._engine.name, self._engine.device) if self._engine else ("", "")
+        for column, name in zip(("engine", "device"), names, strict=True):
+            table = table.append_column(column, pa.array([name] * len(images), pa.string()))
+        return table
 
     @contextlib.contextmanager
     def _workspace(self) -> Iterator[tuple[WorkerPool, Slots]]:

@@ -72,6 +72,7 @@ class RayBackend(Backend):
                 for table in _answers(images, list(remaining), stores.digests, fleet, actor):
                     self.started_at = self.started_at or time.monotonic()
                     self.engine = table["engine"][0].as_py() or self.engine
+                    self.device = table["device"][0].as_py() or self.device
                     for number in table["number"].to_pylist():
                         remaining.pop(number, None)
                     yield results_from(table)
