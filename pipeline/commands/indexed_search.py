@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from pipeline.core.vectors import unit
-from pipeline.evaluation.retrieval import TIE, find_rows
+from pipeline.core.nearest import TIE, find_rows
 from pipeline.features.features import Features
 from pipeline.features.vector_index import VectorIndex, build_index, open_index
 
@@ -58,12 +57,11 @@ class IndexedSearch:
             if len(rows) >= count:
                 break
             if len(digests) < requested:  # the partitions searched have no more vectors
-                rows, cosines = find_rows(query[None], self._vectors, count)
-                return rows[0], cosines[0]
+                [rows], [cosines] = find_rows(query[None], self._vectors, count)
+                return rows, cosines
             requested *= OVERSAMPLING[1]
-        cosines = (unit(self._vectors[rows]) @ unit(query)).clip(-1, 1)
-        nearest = np.argsort(-cosines, kind="stable")[:count]
-        return rows[nearest], cosines[nearest]
+        [nearest], [cosines] = find_rows(query[None], self._vectors[rows], count)
+        return rows[nearest], cosines
 
     def _rows(self, digests: np.ndarray) -> np.ndarray:
         """The rows of all images with one of these digests, sorted."""

@@ -17,6 +17,7 @@ from pipeline.commands.scoring import names_of
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import ImageError, Parameter, RequestError
 from pipeline.core.locations import is_bucket_url
+from pipeline.core.nearest import find_rows
 from pipeline.core.vectors import Vectors
 from pipeline.core.wording import counted
 from pipeline.data import decoding
@@ -27,7 +28,6 @@ from pipeline.data.sources import find_images
 from pipeline.data.spelling import near_spellings
 from pipeline.data.word_vectors import is_word_vectors, read_word_vectors
 from pipeline.evaluation.report import PREVIEW, SUFFIXES
-from pipeline.evaluation.retrieval import find_rows
 from pipeline.evaluation.search_page import FoundImage, SearchPage, write_search_page
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor, ExtractorOptions, describe, fingerprint, total_dim

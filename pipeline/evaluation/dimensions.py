@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.core.nearest import TIE
 from pipeline.core.vectors import unit
 
 BINS = 20
 VALUES = 2**22  # correlations compared at a time, in float64
-TIE = 1e-12  # correlations of equal pairs differ by the rounding of float64
 FEWEST_FOR_R = 3  # two values always correlate by 1 or -1
 
 

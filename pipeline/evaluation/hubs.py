@@ -1,15 +1,16 @@
 """Hubs: candidates that are nearest to many predictions, and CSLS, a similarity that corrects for them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.core.nearest import Ranking, numbered_blocks, rank
 from pipeline.core.vectors import unit
 
 NEIGHBOURS = 10  # as in Conneau et al. 2018
 VALUES = 2**22  # similarities compared at a time, in float64
-TIE = 1e-12  # similarities of equal pairs differ by the rounding of float64
+BLOCK = 4096  # candidates ranked at a time
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,6 @@ def largest_hub(nearest: np.ndarray, own: np.ndarray, names: Sequence[str]) -> H
     return Hub(names[candidate], float((nearest == candidate).mean()), float((own == candidate).mean()))
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """The rank of each prediction's own target.
-
-    Attributes:
-        ranks: 1 + how many candidates are more similar + half of those exactly as similar, shape (N,), float64.
-        nearest: The number of the most similar candidate, shape (N,).
-    """
-
-    ranks: np.ndarray
-    nearest: np.ndarray
-
-
 def csls_ranking(
     predictions: np.ndarray, candidates: np.ndarray, own: np.ndarray, neighbours: int = NEIGHBOURS
 ) -> Ranking:
@@ -74,31 +62,9 @@ def csls_ranking(
     directions = unit(predictions)
     kept = min(neighbours, len(directions))
     density = np.empty(len(candidates))
-    for columns, similarity in _blocks(directions, candidates):
-        density[columns] = np.partition(similarity, -kept, axis=0)[-kept:].mean(axis=0)
-    return _rank(directions, candidates, own, density / 2)
-
-
-def _rank(directions: np.ndarray, candidates: np.ndarray, own: np.ndarray, penalties: np.ndarray) -> Ranking:
-    """Rank by cosine minus each candidate's penalty."""
-    true = np.einsum("nd,nd->n", directions, unit(candidates[own])) - penalties[own]
-    above, level = np.zeros(len(true)), np.full(len(true), -1.0)  # less the own target, which is level with itself
-    best, nearest = np.full(len(true), -np.inf), np.zeros(len(true), np.int64)
-    for columns, similarity in _blocks(directions, candidates):
-        scores = similarity - penalties[columns]
-        margins = scores - true[:, None]
-        above += (margins > TIE).sum(axis=1)
-        level += (np.abs(margins) <= TIE).sum(axis=1)
-        first = scores.argmax(axis=1)
-        highest = scores[np.arange(len(scores)), first]
-        nearest = np.where(highest > best, columns.start + first, nearest)
-        best = np.maximum(best, highest)
-    return Ranking(1 + above + level / 2, nearest)
-
-
-def _blocks(directions: np.ndarray, candidates: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """The cosines of all predictions to a block of candidates at a time: their slice, and shape (N, n)."""
-    step = max(1, VALUES // len(directions))
-    for start in range(0, len(candidates), step):
-        columns = slice(start, start + step)
-        yield columns, directions @ unit(candidates[columns]).T
+    for first, block in numbered_blocks(candidates, max(1, VALUES // len(directions))):
+        similarity = directions @ unit(block).T
+        density[first : first + len(block)] = np.partition(similarity, -kept, axis=0)[-kept:].mean(axis=0)
+    penalties = density / 2
+    similarity_to_own = np.einsum("nd,nd->n", directions, unit(candidates[own])) - penalties[own]
+    return rank(directions, similarity_to_own, numbered_blocks(candidates, BLOCK), 1, penalties)

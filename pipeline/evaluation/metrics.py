@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.core.nearest import Ranking
 from pipeline.core.vectors import cosines
 from pipeline.evaluation import dimensions
 from pipeline.evaluation.hubs import csls_ranking, largest_hub
@@ -33,7 +34,7 @@ from pipeline.evaluation.results import (
     Scoreboard,
     Scores,
 )
-from pipeline.evaluation.retrieval import Candidates, RetrievalResult, RetrievalSummary, retrieve, summarize_ranks
+from pipeline.evaluation.retrieval import Candidates, RetrievalSummary, retrieve, summarize_ranks
 from pipeline.evaluation.zero_shot import ZeroShot, zero_shot
 
 LARGEST_COSINE = 1.0
@@ -126,7 +127,7 @@ class ScoredPredictions:
 
     predictions: np.ndarray
     cosines: np.ndarray
-    retrieval: RetrievalResult
+    retrieval: Ranking
     ceiling: float
     scores: Scores
 
@@ -207,7 +208,7 @@ def _csls(predicted: np.ndarray, candidates: Candidates, own: np.ndarray) -> Ret
     return summarize_ranks(csls_ranking(predicted, candidates.vectors(), own).ranks)
 
 
-def _summary_of(retrieval: RetrievalResult, rows: np.ndarray | None) -> RetrievalSummary | None:
+def _summary_of(retrieval: Ranking, rows: np.ndarray | None) -> RetrievalSummary | None:
     return summarize_ranks(retrieval.ranks[rows]) if rows is not None and rows.any() else None
 
 
@@ -218,9 +219,7 @@ def _seen_by_vgg16(images: EvaluationSet) -> np.ndarray | None:
     return ~images.seen & np.array([is_imagenet_class(label) for label in images.labels], bool)
 
 
-def _zero_shot(
-    predicted: np.ndarray, retrieval: RetrievalResult, images: EvaluationSet, seen: np.ndarray
-) -> ZeroShot | None:
+def _zero_shot(predicted: np.ndarray, retrieval: Ranking, images: EvaluationSet, seen: np.ndarray) -> ZeroShot | None:
     """Zero-shot scores, if each label has one target and labels that training saw are among the candidates."""
     unseen = images.candidates.subset(images.targets[~seen])
     targets = images.candidates.numbers(images.targets)

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.core.nearest import ROWS, Ranking, nearest, numbered_blocks, rank
 from pipeline.core.vector_files import NearestNames
-from pipeline.core.vectors import Vectors, in_blocks, unit, vector_digest
+from pipeline.core.vectors import Vectors, unit, vector_digest
 
 BLOCK = 4096  # candidates compared at a time
-ROWS = 1024  # predictions compared at a time
 NEAREST = 5  # candidates listed for a prediction
 HITS = (1, 2, 5, 10, 20)
-TIE = 1e-12  # cosines of equal pairs differ by the rounding of float64, about 1e-14 for a thousand dimensions
 
 
 class Candidates:
@@ -80,25 +79,6 @@ class RetrievalSummary:
     hits: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class RetrievalResult:
-    """The rank of each prediction's own target, and the nearest candidates.
-
-    Attributes:
-        ranks: 1 + the number of candidates that are strictly nearer + half of those exactly as near, shape (N,), so
-            that a prediction that cannot tell targets apart gains nothing.
-        nearest: The numbers of the nearest candidates, the nearest first, shape (N, up to NEAREST).
-    """
-
-    ranks: np.ndarray
-    nearest: np.ndarray
-
-    @property
-    def hits(self) -> np.ndarray:
-        """Whether each prediction's own target is the nearest, shape (N,), bool."""
-        return self.ranks < 1.5
-
-
 def summarize_ranks(ranks: np.ndarray) -> RetrievalSummary:
     """Summarize the ranks of images' own targets, shape (N,), with ties counted half."""
     return RetrievalSummary(
@@ -110,39 +90,21 @@ def summarize_ranks(ranks: np.ndarray) -> RetrievalSummary:
     )
 
 
-def retrieve(predictions: np.ndarray, targets: np.ndarray, candidates: Candidates) -> RetrievalResult:
-    """Find the rank of each prediction's own target by cosine, and the nearest candidates; exact, in blocks.
+def retrieve(predictions: np.ndarray, targets: np.ndarray, candidates: Candidates) -> Ranking:
+    """Find the rank of each prediction's own target by cosine, and the NEAREST nearest candidates.
 
     Args:
         predictions: Shape (N, D).
         targets: The predictions' own targets, shape (N, D); all are among the candidates.
         candidates: The candidates.
-
-    Returns:
-        Ranks and nearest candidates.
     """
     directions = unit(predictions)
-    true = np.einsum("nd,nd->n", directions, unit(targets))
-    kept = min(NEAREST, len(candidates))
-    nearer, as_near = np.zeros(len(true)), np.full(len(true), -1.0)  # less the own target, which is as near as itself
-    best = np.full((len(true), kept), -np.inf)
-    nearest = np.zeros((len(true), kept), np.int64)
-    for first, block in candidates.blocks():
-        candidate_directions = unit(block).T
-        for start in range(0, len(true), ROWS):
-            rows = slice(start, start + ROWS)
-            similarity = directions[rows] @ candidate_directions
-            own = true[rows, None]
-            close = (similarity >= own - TIE).sum(axis=1)
-            above = (similarity > own + TIE).sum(axis=1)
-            nearer[rows] += above
-            as_near[rows] += close - above
-            best[rows], nearest[rows] = _merge(best[rows], nearest[rows], similarity, first)
-    return RetrievalResult(1 + nearer + as_near / 2, nearest)
+    own = np.einsum("nd,nd->n", directions, unit(targets))
+    return rank(directions, own, candidates.blocks(), min(NEAREST, len(candidates)))
 
 
 def find_nearest(vectors: Vectors, candidates: Candidates, count: int) -> NearestNames:
-    """Find the candidates nearest to each vector by cosine; exact, in blocks.
+    """Find the candidates nearest to each vector by cosine.
 
     Args:
         vectors: Shape (N, D); read a block at a time.
@@ -154,45 +116,7 @@ def find_nearest(vectors: Vectors, candidates: Candidates, count: int) -> Neares
     """
     kept = min(count, len(candidates))
     numbers, cosines = np.zeros((len(vectors), kept), np.int32), np.zeros((len(vectors), kept), np.float32)
-    start = 0
-    for block in in_blocks(vectors, ROWS):
-        directions = unit(block)
-        best, nearest = np.full((len(block), kept), -np.inf), np.zeros((len(block), kept), np.int64)
-        for first, candidate_block in candidates.blocks():
-            best, nearest = _merge(best, nearest, directions @ unit(candidate_block).T, first)
-        rows = slice(start, start := start + len(block))
-        numbers[rows], cosines[rows] = nearest, best.clip(-1, 1)
+    for start, block in numbered_blocks(vectors, ROWS):
+        rows = slice(start, start + len(block))
+        numbers[rows], cosines[rows] = nearest(unit(block), candidates.blocks(), kept)
     return NearestNames(candidates.names, numbers, cosines)
-
-
-def find_rows(queries: np.ndarray, vectors: Vectors, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the vectors nearest to each query by cosine; exact, in blocks.
-
-    Args:
-        queries: Shape (Q, D).
-        vectors: Shape (N, D); read a block at a time.
-        count: The number of vectors to find.
-
-    Returns:
-        The row numbers of the min(count, N) nearest vectors, the nearest first (the first row among equally near ones),
-        shape (Q, min(count, N)), int64, and their cosines, float64.
-    """
-    directions = unit(queries)
-    rows, best, first = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0)), 0
-    for block in in_blocks(vectors):
-        numbers = np.arange(first, first := first + len(block))
-        rows = np.concatenate([rows, np.broadcast_to(numbers, (len(queries), len(block)))], axis=1)
-        best = np.concatenate([best, (directions @ unit(block).T).clip(-1, 1)], axis=1)
-        order = np.argsort(-best, axis=1, kind="stable")[:, :count]
-        rows, best = np.take_along_axis(rows, order, axis=1), np.take_along_axis(best, order, axis=1)
-    return rows, best
-
-
-def _merge(best: np.ndarray, nearest: np.ndarray, similarity: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """Merge the nearest candidates so far, shape (n, k), with a block of candidates that starts at number `first`."""
-    kept = best.shape[1]
-    columns = np.argpartition(-similarity, min(kept, similarity.shape[1]) - 1, axis=1)[:, :kept]
-    similarities = np.concatenate([best, np.take_along_axis(similarity, columns, axis=1)], axis=1)
-    numbers = np.concatenate([nearest, columns + first], axis=1)
-    order = np.argsort(-similarities, axis=1, kind="stable")[:, :kept]
-    return np.take_along_axis(similarities, order, axis=1), np.take_along_axis(numbers, order, axis=1)

@@ -6,6 +6,7 @@ from helpers import run_program
 from sklearn.metrics import coverage_error, label_ranking_average_precision_score, top_k_accuracy_score
 from sklearn.metrics.pairwise import cosine_similarity
 
+from pipeline.core import nearest
 from pipeline.evaluation import retrieval
 from pipeline.evaluation.retrieval import Candidates, RetrievalSummary, retrieve, summarize_ranks
 
@@ -25,7 +26,7 @@ def summary(predictions: np.ndarray, targets: np.ndarray) -> RetrievalSummary:
 @pytest.fixture(params=[(1000, 1000), (7, 11)], ids=["one block", "blocks"])
 def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "BLOCK", request.param[0])
-    monkeypatch.setattr(retrieval, "ROWS", request.param[1])
+    monkeypatch.setattr(nearest, "ROWS", request.param[1])
 
 
 @pytest.mark.usefixtures("_blocks")

@@ -1,0 +1,136 @@
+"""The nearest vectors by cosine, and the rank of one of them: exact, in blocks of bounded memory."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.core.vectors import Vectors, in_blocks, unit
+
+TIE = 1e-12  # similarities of equal pairs differ by the rounding of float64, about 1e-14 for a thousand dimensions
+ROWS = 1024  # queries compared at a time
+
+NumberedBlock = tuple[int, np.ndarray]  # the number of the first vector, and vectors of shape (n, D)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The rank of each query's own vector, and the vectors that are nearest to the query.
+
+    Attributes:
+        ranks: 1 + how many vectors are more similar + half of those exactly as similar, shape (Q,), float64, so that a
+            query that cannot tell vectors apart gains nothing.
+        nearest: The numbers of the nearest vectors, the nearest first, shape (Q, count), int64.
+    """
+
+    ranks: np.ndarray
+    nearest: np.ndarray
+
+    @property
+    def hits(self) -> np.ndarray:
+        """Whether each query's own vector is the nearest, shape (Q,), bool."""
+        return self.ranks < 1.5
+
+
+def rank(
+    directions: np.ndarray,
+    own: np.ndarray,
+    blocks: Iterable[NumberedBlock],
+    count: int,
+    penalties: np.ndarray | None = None,
+) -> Ranking:
+    """Rank each query's own vector by similarity: the cosine, minus the vector's penalty.
+
+    Args:
+        directions: The queries as unit vectors, shape (Q, D).
+        own: The similarity of each query to its own vector, which is among the others, shape (Q,).
+        blocks: All M vectors, in blocks.
+        count: The number of nearest vectors to find, at most M.
+        penalties: The penalty of each vector, shape (M,); None for none.
+    """
+    above, level = np.zeros(len(own)), np.full(len(own), -1.0)  # minus the own vector, which is level with itself
+    best = _Best(len(own), count)
+    for rows, first, similarity in _similarities(directions, blocks):
+        if penalties is not None:
+            similarity = similarity - penalties[first : first + similarity.shape[1]]
+        margin = own[rows, None]
+        at_least, more = (similarity >= margin - TIE).sum(axis=1), (similarity > margin + TIE).sum(axis=1)
+        above[rows] += more
+        level[rows] += at_least - more
+        best.add(rows, first, similarity)
+    return Ranking(1 + above + level / 2, best.numbers)
+
+
+def nearest(directions: np.ndarray, blocks: Iterable[NumberedBlock], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the vectors nearest to each query by cosine.
+
+    Args:
+        directions: The queries as unit vectors, shape (Q, D).
+        blocks: All M vectors, in blocks.
+        count: The number of vectors to find, at most M.
+
+    Returns:
+        The numbers of the nearest vectors, the nearest first (the first number among equally near ones), shape
+        (Q, count), int64, and their cosines, float64.
+    """
+    best = _Best(len(directions), count)
+    for rows, first, similarity in _similarities(directions, blocks):
+        best.add(rows, first, similarity.clip(-1, 1))
+    return best.numbers, best.similarities
+
+
+def find_rows(queries: np.ndarray, vectors: Vectors, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the rows of vectors nearest to each query; see `nearest`.
+
+    Args:
+        queries: Shape (Q, D).
+        vectors: Shape (N, D); read a block at a time.
+        count: The number of vectors to find; N if there are fewer.
+    """
+    return nearest(unit(queries), numbered_blocks(vectors), min(count, len(vectors)))
+
+
+def numbered_blocks(vectors: Vectors, rows: int | None = None) -> Iterator[NumberedBlock]:
+    """The blocks of `in_blocks`, each with the number of its first row."""
+    first = 0
+    for block in in_blocks(vectors, rows):
+        yield first, block
+        first += len(block)
+
+
+def _similarities(directions: np.ndarray, blocks: Iterable[NumberedBlock]) -> Iterator[tuple[slice, int, np.ndarray]]:
+    """The cosines of some queries to a block of vectors: rows of the queries, number of the first vector, (q, n)."""
+    for first, block in blocks:
+        others = unit(block).T
+        for start in range(0, len(directions), ROWS):
+            rows = slice(start, start + ROWS)
+            yield rows, first, directions[rows] @ others
+
+
+class _Best:
+    """The `count` most similar vectors of each query so far, best first; the first of equally similar ones."""
+
+    def __init__(self, queries: int, count: int) -> None:
+        self.similarities = np.full((queries, count), -np.inf)
+        self.numbers = np.zeros((queries, count), np.int64)
+
+    def add(self, rows: slice, first: int, similarity: np.ndarray) -> None:
+        """Add the similarities (q, n) of some queries to the vectors that follow, from number `first`."""
+        count = self.numbers.shape[1]
+        columns = _largest(similarity, count)
+        similarities = np.hstack([self.similarities[rows], np.take_along_axis(similarity, columns, axis=1)])
+        numbers = np.hstack([self.numbers[rows], columns + first])
+        order = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
+        self.similarities[rows] = np.take_along_axis(similarities, order, axis=1)
+        self.numbers[rows] = np.take_along_axis(numbers, order, axis=1)
+
+
+def _largest(similarity: np.ndarray, count: int) -> np.ndarray:
+    """The columns of the `count` largest numbers of each row, ascending; the first of equal numbers."""
+    if count >= similarity.shape[1]:
+        return np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape)
+    columns = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+    least = np.take_along_axis(similarity, columns, axis=1).min(axis=1, keepdims=True)
+    tied = np.flatnonzero((similarity >= least).sum(axis=1) > count)  # a partition takes any of equal numbers
+    columns[tied] = np.argsort(-similarity[tied], axis=1, kind="stable")[:, :count]
+    return np.sort(columns, axis=1)
