@@ -65,7 +65,7 @@ def test_two_extractions_of_overlapping_folders_into_a_bucket(
     assert are_close(np.load(tmp_path / "shared.npy"), np.load(tmp_path / "alone.npy"))
 
 
-def test_two_processes_with_one_output_write_one_of_two_files(run, start, home: Path, tmp_path: Path) -> None:
+def test_two_processes_with_one_output_do_not_mix_their_files(run, start, home: Path, tmp_path: Path) -> None:
     out, processes = tmp_path / "out.npz", []
     for number in range(2):
         images = make_images(tmp_path / f"images{number}", range(number * 4, number * 4 + 4 + number))
@@ -81,7 +81,7 @@ def test_two_processes_with_one_output_write_one_of_two_files(run, start, home: 
     assert list(tmp_path.glob(".*")) == []
 
 
-def test_a_run_in_training_is_not_resumed_by_another(run, start, small_run: SmallRun, tmp_path: Path) -> None:
+def test_a_run_in_training_cannot_be_resumed_by_another(run, start, small_run: SmallRun, tmp_path: Path) -> None:
     options = ("--models", tmp_path / "models", "--epochs", 100_000, "--api", "functional")
     command = ("train", small_run.images, "--targets", small_run.targets, *SMALL, *options)
     process = start(*command)
@@ -93,7 +93,7 @@ def test_a_run_in_training_is_not_resumed_by_another(run, start, small_run: Smal
 
 
 @pytest.mark.faults
-def test_two_trainings_at_the_same_moment(run, start, tmp_path: Path) -> None:
+def test_two_trainings_at_the_same_time(run, start, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images" / "red", range(4)).parent
     run("extract", images, *SMALL)
     options = ("--epochs", 2, "--models", tmp_path / "models", "--api", "functional")

@@ -1,4 +1,4 @@
-"""Bytes flipped, files cut short or gone: found when read, named, and computed again where that is possible."""
+"""Flipped bytes, truncated or missing files: detected on reading, reported, and recomputed if possible."""
 
 import os
 import random
@@ -36,7 +36,7 @@ def harm(file: Path, how: str, chance: random.Random) -> None:
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.faults)])
-def test_a_damaged_store_gives_right_vectors_or_none(count: int, times: int, tmp_path: Path) -> None:
+def test_a_damaged_store_returns_correct_vectors_or_none(count: int, times: int, tmp_path: Path) -> None:
     made, chance = np.random.default_rng(0), random.Random(0)
     store = FeatureStore(tmp_path / "whole", EXTRACTOR)
     batches = [
@@ -65,7 +65,7 @@ def test_a_damaged_store_gives_right_vectors_or_none(count: int, times: int, tmp
         try:
             opened = FeatureStore(cache, EXTRACTOR)
             opened.drop_damaged()
-        except PipelineError:  # what may be of a version to come is no damage
+        except PipelineError:  # data that may be of a future version is not damage
             assert {file: file.read_bytes() for file in before} == before
             refused += 1
             continue
@@ -83,7 +83,7 @@ def test_a_damaged_store_gives_right_vectors_or_none(count: int, times: int, tmp
     assert refused < 0.1 * count * times
 
 
-def test_what_is_damaged_in_the_store_is_computed_again(run, fresh_cache, tmp_path: Path) -> None:
+def test_damaged_features_are_recomputed(run, fresh_cache, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(16))
     command = ("extract", images, *SMALL, "--batch-size", 8, "--cache", fresh_cache("cache"), "--json", "--out")
     run(*command, tmp_path / "before.npy")
@@ -107,18 +107,18 @@ def test_a_damaged_network_is_converted_again(run, narrow_network: Path, fresh_c
     cache = fresh_cache("cache")
     [network] = (cache / "networks").glob("*.mnn")
     content = network.read_bytes()
-    network.unlink()  # it is linked to the one of other tests
+    network.unlink()  # it is linked to the network of other tests
     network.write_bytes(content[: len(content) // 2])
     finished = run("extract", images, *SMALL, "--cache", cache)
     assert f"The converted network {network} is damaged; it is converted again" in finished.err
     [converted] = (cache / "networks").glob("*.mnn")
-    assert converted.stat().st_size > len(content)  # it is VGG16 now, not the narrow one
+    assert converted.stat().st_size > len(content)  # now it is the full VGG16, not the narrow one
     assert [file.suffix for file in (cache / "networks").iterdir() if file != converted] == [".lock"]
 
 
 @pytest.mark.parametrize("count", [8, pytest.param(25, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("name", ["functional.keras", "ridge.keras", "baselines.npz", "run.json"])
-def test_damage_of_a_run_is_found_when_it_is_read(
+def test_damage_to_a_run_is_detected_on_reading(
     small_run: SmallRun, name: str, count: int, times: int, tmp_path: Path
 ) -> None:
     chance, found = random.Random(0), 0
@@ -140,14 +140,14 @@ def test_damage_of_a_run_is_found_when_it_is_read(
         except PipelineError as error:
             found += str(copy / name) in str(error)
             continue
-        # What is not noticed has changed nothing: padding, or dates in an archive.
+        # Undetected damage has no effect: padding, or dates in an archive.
         assert (run, cards) == right[:2]
         assert are_equal(predictions, right[2])
     assert found > 0.6 * count * times
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(300, marks=pytest.mark.faults)])
-def test_archives_of_any_bytes_are_read_or_refused(
+def test_mutated_archives_are_read_or_refused(
     small_run: SmallRun, count: int, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(PROGRAMS)
@@ -156,7 +156,7 @@ def test_archives_of_any_bytes_are_read_or_refused(
     chance, refused = random.Random(0), 0
     for name in ("baselines.npz", "functional.keras"):
         whole = (small_run.folder / name).read_bytes()
-        # The last bytes are the directory of the archive, where most can go wrong.
+        # The last bytes are the directory of the archive, the most vulnerable part.
         head, tail = whole[:-2000], whole[-2000:]
         copy = tmp_path / name.partition(".")[0]
         copy.mkdir()
@@ -170,7 +170,7 @@ def test_archives_of_any_bytes_are_read_or_refused(
     assert refused > count * times
 
 
-def test_a_damaged_file_is_one_message_of_a_command(small_run: SmallRun, run, tmp_path: Path) -> None:
+def test_a_damaged_file_gives_one_message(small_run: SmallRun, run, tmp_path: Path) -> None:
     for name, code in (("functional.keras", 2), ("baselines.npz", 1), ("run.json", 2)):
         copy = tmp_path / name
         shutil.copytree(small_run.folder, copy)

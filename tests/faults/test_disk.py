@@ -14,7 +14,7 @@ BATCHES = (*SMALL, "--batch-size", 4)
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 2 MB in memory."""
+    """A 2 MB disk in memory."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, text=True)
@@ -26,19 +26,19 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def cache(disk: Path, fresh_cache) -> Path:
-    """A cache on the small disk; the network lies outside."""
+    """A cache on the small disk; the network is elsewhere."""
     (disk / "networks").symlink_to(fresh_cache("big") / "networks")
     return disk
 
 
 def fill(disk: Path, leave: int) -> Path:
-    """Fill a disk but for some bytes."""
+    """Fill a disk except for some bytes."""
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(disk).free - leave))
     return ballast
 
 
-def test_a_full_disk_is_named_and_the_next_run_resumes(run, cache: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_next_run_resumes(run, cache: Path, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(48))
     command = ("extract", images, *BATCHES, "--cache", cache)
     ballast = fill(cache, 150_000)
@@ -59,7 +59,7 @@ def test_a_disk_that_is_full_from_the_start(run, cache: Path, tmp_path: Path) ->
     assert str(cache) in finished.err
 
 
-def test_outputs_on_a_full_disk_leave_nothing_half_written(run, disk: Path, tmp_path: Path) -> None:
+def test_outputs_on_a_full_disk_leave_no_partial_files(run, disk: Path, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images" / "red", range(40)).parent
     make_images(tmp_path / "images" / "blue", range(40, 44))
     fill(disk, 50_000)
@@ -81,7 +81,7 @@ def test_an_export_to_a_full_disk_leaves_nothing(run, small_run, disk: Path) -> 
     assert list(disk.iterdir()) == []
 
 
-def test_a_read_only_cache_is_named(run, cache: Path, tmp_path: Path) -> None:
+def test_a_read_only_cache_is_reported(run, cache: Path, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(4))
     subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
     assert str(cache) in run("extract", images, *BATCHES, "--cache", cache, code=1).err
@@ -89,7 +89,7 @@ def test_a_read_only_cache_is_named(run, cache: Path, tmp_path: Path) -> None:
     assert f"the folder {cache} is not writable" in refused.err
 
 
-def test_a_store_that_is_removed_meanwhile(run, start, fresh_cache, tmp_path: Path) -> None:
+def test_a_store_removed_during_extraction(run, start, fresh_cache, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(160))
     cache = fresh_cache("cache")
     process = start("extract", images, *BATCHES, "--cache", cache, program="frequent_stores")

@@ -1,4 +1,4 @@
-"""A file system that fails now and then: strace makes system calls of real commands on a real cache fail."""
+"""A file system that fails now and then: strace injects errors into system calls of real commands on a real cache."""
 
 import random
 import shutil
@@ -21,17 +21,17 @@ from pipeline.features.weights import weights_from
 
 EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")
 
-SHARED = {"fdatasync", "linkat", "pwrite64", "renameat"}  # which only databases and stores use
+SHARED = {"fdatasync", "linkat", "pwrite64", "renameat"}  # used only by databases and stores
 CALLS = {
     **dict.fromkeys(("fcntl", "flock", "getdents64", "mkdir", "pread64", "statx", "unlink", *SHARED), ("EIO",)),
     "openat": ("EIO", "EMFILE"),
 }
-MOMENTS = ("1", "2", "3", "5", "8", "2+3", "1+")  # 2+3: the second call of a thread, and each third after it
+MOMENTS = ("1", "2", "3", "5", "8", "2+3", "1+")  # 2+3: the second call of a thread, and every third call after it
 
 
 @dataclass(frozen=True)
 class Faulty:
-    """A command whose system calls failed at some moments."""
+    """A command with injected system call errors."""
 
     code: int
     err: str
@@ -40,7 +40,7 @@ class Faulty:
 
 @pytest.fixture(scope="module")
 def run_faulty(home: Path) -> Callable[..., Faulty]:
-    """Run Python while a system call fails, for files of a folder where it is one of many."""
+    """Run Python while a system call fails, only for files in a folder if the call is a common one."""
     if not shutil.which("strace") or subprocess.run(["strace", "-qq", "true"], capture_output=True).returncode:
         pytest.skip("no strace on this system that may trace (Debian: apt-get install strace)")
 
@@ -62,7 +62,7 @@ def run_faulty(home: Path) -> Callable[..., Faulty]:
 
 
 def check_named(finished: Faulty, folder: Path) -> None:
-    """Check that a command succeeded, or failed with one message that names the cache, and called nothing damaged."""
+    """Check that a command succeeded, or failed with one message that names the cache, without reporting damage."""
     assert finished.code in (0, 1), finished.err
     assert "Traceback" not in finished.err
     assert "damaged" not in finished.err.replace("If its files are damaged", "").replace("If it is damaged", "")
@@ -72,7 +72,7 @@ def check_named(finished: Faulty, folder: Path) -> None:
 
 
 def filled_store(cache: Path, contents: Sequence[bytes]) -> tuple[FeatureStore, np.ndarray]:
-    """A store with vectors of images of some contents, and their digests."""
+    """A store with vectors of some contents, and their digests."""
     store, count = FeatureStore(cache, EXTRACTOR), len(contents)
     digests = np.frombuffer(b"".join(map(content_digest, contents)), DIGEST)
     vectors = np.random.default_rng(0).random((count, 512), np.float32)
@@ -81,7 +81,7 @@ def filled_store(cache: Path, contents: Sequence[bytes]) -> tuple[FeatureStore, 
 
 
 @pytest.mark.faults
-def test_a_disk_that_fails_now_and_then_costs_nothing(run, run_faulty, fresh_cache, times: int, tmp_path: Path) -> None:
+def test_a_disk_that_fails_now_and_then_loses_nothing(run, run_faulty, fresh_cache, times: int, tmp_path: Path) -> None:
     known, more = make_images(tmp_path / "known", range(12)), make_images(tmp_path / "more", range(14))
     extract = ("extract", more, *SMALL, "--batch-size", 2, "--cache")
     right = tmp_path / "right.npy"
@@ -121,7 +121,7 @@ def test_a_disk_that_fails_now_and_then_costs_nothing(run, run_faulty, fresh_cac
     assert failed > 0
 
 
-def test_a_cache_that_cannot_be_read_is_named(run_faulty, tmp_path: Path) -> None:
+def test_an_unreadable_cache_is_reported(run_faulty, tmp_path: Path) -> None:
     data = FeatureStore(tmp_path / "cache", EXTRACTOR).path / "data"
     data.mkdir()
     finished = run_faulty(data, "openat:error=EIO:when=1+", "-m", "pipeline", "cache", "--cache", tmp_path / "cache")
@@ -132,8 +132,8 @@ def test_a_cache_that_cannot_be_read_is_named(run_faulty, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "fault", ["openat:error=EIO:when=2", "openat:error=EMFILE:when=3", "getdents64:error=EIO:when=4"]
 )
-def test_features_below_a_folder_that_could_not_be_listed_are_kept(run, run_faulty, fault: str, tmp_path: Path) -> None:
-    """Also where it can be listed again a moment later, when nothing else is amiss."""
+def test_features_of_an_unlistable_folder_are_kept(run, run_faulty, fault: str, tmp_path: Path) -> None:
+    """Even if it can be listed again a moment later and nothing else is wrong."""
     for label in ("a", "b"):
         make_images(tmp_path / "images" / label, [ord(label)])
     _, digests = filled_store(tmp_path / "cache", [ref.read()[0] for ref in find_images(tmp_path / "images").refs])
@@ -161,8 +161,8 @@ except PipelineError as error:
 
 
 @pytest.mark.parametrize("moment", ["1+", "2+2"])
-def test_a_read_error_of_a_data_file_is_no_damage(run_faulty, moment: str, tmp_path: Path) -> None:
-    """Of a sector that Lance reads, while the length and the end of the file, its first signs of damage, are right."""
+def test_a_read_error_of_a_data_file_is_not_damage(run_faulty, moment: str, tmp_path: Path) -> None:
+    """A bad sector that Lance reads; the file's length and end, which are checked for damage first, are intact."""
     store, digests = filled_store(tmp_path, [b"1", b"2", b"3", b"4"])
     finished = run_faulty(store.path / "data", f"pread64:error=EIO:when={moment}", "-c", OPEN_STORE, tmp_path)
     assert finished.count
@@ -185,13 +185,13 @@ except PipelineError as error:
 """
 
 
-def test_a_read_error_of_the_file_index_is_no_damage(run_faulty, tmp_path: Path) -> None:
+def test_a_read_error_of_the_file_index_is_not_damage(run_faulty, tmp_path: Path) -> None:
     images, cache = make_images(tmp_path / "images", range(4)), tmp_path / "cache"
     wait_for_tick(images)
     refs = find_images(images).refs
     FileIndex(cache).record([(ref, str(ref.version()), bytes(16)) for ref in refs])
     index = (cache / "images.sqlite").read_bytes()
-    for moment in (3, 5, 6, "5+", "2+3"):  # of the fifth and sixth, SQLite says that the database is malformed
+    for moment in (3, 5, 6, "5+", "2+3"):  # on errors in the fifth and sixth call, SQLite reports a malformed database
         finished = run_faulty(cache, f"pread64:error=EIO:when={moment}", "-c", READ_INDEX, cache, images)
         assert finished.count
         check_named(finished, cache)

@@ -1,4 +1,4 @@
-"""Files made to do harm: none runs code, leaves its folder, or speaks to the terminal."""
+"""Malicious files: none runs code, escapes its folder, or controls the terminal."""
 
 import json
 import random
@@ -30,7 +30,7 @@ def repacked(source: Path, file: Path, members: dict[str, bytes]) -> Path:
     return file
 
 
-def test_a_model_that_brings_code_is_refused(small_run: SmallRun, run, tmp_path: Path) -> None:
+def test_a_model_with_code_is_refused(small_run: SmallRun, run, tmp_path: Path) -> None:
     import keras
 
     ran = tmp_path / "ran"
@@ -49,7 +49,7 @@ def test_a_model_that_brings_code_is_refused(small_run: SmallRun, run, tmp_path:
 
 # Keras skips such members, and warns.
 @pytest.mark.filterwarnings("ignore:Skipping invalid path during archive extraction:UserWarning")
-def test_archive_members_do_not_leave_their_folder(small_run: SmallRun, run, tmp_path: Path) -> None:
+def test_archive_members_do_not_escape_their_folder(small_run: SmallRun, run, tmp_path: Path) -> None:
     inside = tmp_path / "a" / "b"
     inside.mkdir(parents=True)
     places = {"../../escaped": b"x", str(tmp_path / "absolute"): b"x", "assets/../../escaped": b"x"}
@@ -58,7 +58,7 @@ def test_archive_members_do_not_leave_their_folder(small_run: SmallRun, run, tmp
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["model.keras"]
 
 
-def test_a_list_may_name_any_file_but_only_images_are_read(run, tmp_path: Path) -> None:
+def test_a_list_can_name_any_file_but_only_images_are_read(run, tmp_path: Path) -> None:
     make_image(0).save(tmp_path / "outside.png")
     (tmp_path / "secret.png").write_text("a secret")
     (tmp_path / "lists").mkdir()
@@ -90,7 +90,7 @@ def test_no_pickle_is_read_anywhere(small_run: SmallRun, run, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["a\nerror: forged", "a\n{}", "a\u2028error: forged"])
-def test_names_forge_no_message(run_process, tmp_path: Path, name: str) -> None:
+def test_names_cannot_forge_messages(run_process, tmp_path: Path, name: str) -> None:
     images = make_images(tmp_path / "images", range(1))
     (images / f"{name}.png").write_bytes(b"bad")
     finished = run_process("extract", images, *SMALL, "--json")
@@ -101,7 +101,7 @@ def test_names_forge_no_message(run_process, tmp_path: Path, name: str) -> None:
     assert len(missing.splitlines()) == 1
 
 
-def test_a_run_from_elsewhere_does_not_say_where_files_are_written(small_run: SmallRun, run, tmp_path: Path) -> None:
+def test_a_foreign_run_does_not_choose_where_files_are_written(small_run: SmallRun, run, tmp_path: Path) -> None:
     record = json.loads((small_run.folder / "run.json").read_text())
     elsewhere = {name: str(tmp_path / "elsewhere" / name) for name in ("models", "cache", "resume", "config")}
     record["options"] |= elsewhere | {"as_json": True, "quiet": True}
@@ -109,12 +109,12 @@ def test_a_run_from_elsewhere_does_not_say_where_files_are_written(small_run: Sm
     (tmp_path / "brought" / "run.json").write_text(json.dumps(record))
     finished = run("train", "--config", tmp_path / "brought", cwd=tmp_path)
     assert "was edited after the run" in finished.err
-    assert "held out" in finished.out  # a table, for --json was not given
+    assert "held out" in finished.out  # a table, because --json is missing
     assert len(list((tmp_path / "models").iterdir())) == 1
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_run_from_elsewhere_brings_no_link_to_write_through(small_run: SmallRun, run, tmp_path: Path) -> None:
+def test_a_foreign_run_cannot_plant_a_link_to_write_through(small_run: SmallRun, run, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     shutil.copytree(small_run.folder, tmp_path / "brought")
@@ -145,14 +145,14 @@ def test_a_decoder_with_nan_predicts_nothing(small_run: SmallRun, run, tmp_path:
 
 
 @pytest.mark.parametrize("changes", [{"models": {}}, {"train": "all"}, {"ceiling": None}, {"more": 1}, {"folds": [5]}])
-def test_a_forged_result_is_one_message(small_run: SmallRun, run, tmp_path: Path, changes: dict) -> None:
+def test_a_forged_result_gives_one_message(small_run: SmallRun, run, tmp_path: Path, changes: dict) -> None:
     document = json.loads((small_run.folder / "run.json").read_text())
     document.pop("checksum")
     document["result"] |= changes
     checksum = f"{zlib.crc32(json.dumps(document, sort_keys=True).encode()):08x}"
     (tmp_path / "run.json").write_text(json.dumps(document | {"checksum": checksum}))
     if changes == {"models": {}}:
-        run("train", "--resume", tmp_path)  # possible, if odd
+        run("train", "--resume", tmp_path)  # odd, but valid
         return
     refused = run("train", "--resume", tmp_path, "--quiet", code=2).err
     assert refused.startswith(f"error: {tmp_path / 'run.json'} is damaged (of its result, ")

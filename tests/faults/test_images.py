@@ -1,4 +1,4 @@
-"""Bad images: each is skipped with its cause or read right, and the others come out the same as without it."""
+"""Bad images: each is skipped with its cause or read correctly, without affecting the others."""
 
 import io
 import json
@@ -63,12 +63,12 @@ READ = {
 
 
 def similar(data: bytes, expected: Image.Image) -> float:
-    """The mean difference of the levels of an image and what is expected of it."""
+    """The mean difference between the levels of an image and the expected ones."""
     wanted = np.asarray(expected.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)).astype(float)
     return float(np.abs(decode(data) - wanted).mean())
 
 
-def test_odd_images_are_read_right() -> None:
+def test_odd_images_are_read_correctly() -> None:
     assert similar(READ["exif.jpg"], make_image(1)) < 8
     assert decode(READ["dot.png"]).tolist() == np.full((224, 224, 3), [255, 0, 0]).tolist()
     assert similar(READ["line.png"], make_image(3, 1, 10_000)) < 1
@@ -80,14 +80,14 @@ def test_odd_images_are_read_right() -> None:
 
 
 def test_ycck_is_read_as_cmyk() -> None:
-    """Adobe's YCCK differs from CMYK by its marker and by how the first three planes are coded."""
+    """Adobe's YCCK differs from CMYK in its marker and in the coding of the first three planes."""
     cmyk = make_image(9).convert("CMYK")
     c, m, y, k = cmyk.split()
-    # Decoders make ink of YCC as they make light of it, and take it for its inverse, as Adobe writes all ink inverted.
+    # Decoders convert YCC to RGB and use it as inverted CMY, because Adobe writes all inks inverted.
     # Pillow's encoder has no YCCK, so the planes are coded here, and Adobe's marker is changed to say so (transform 2).
     rgb = Image.merge("RGB", [c, m, y])
     coded = Image.merge("CMYK", [*rgb.convert("YCbCr").split(), k.point(lambda level: 255 - level)])
-    # Pillow inverts what it writes as CMYK; undone beforehand.
+    # Pillow inverts CMYK when writing it; this is undone here in advance.
     data = encoded(coded.point(lambda level: 255 - level), "JPEG", quality=95, subsampling=0)
     at = data.index(b"Adobe")
     assert data[at + 11] == 0
@@ -97,14 +97,14 @@ def test_ycck_is_read_as_cmyk() -> None:
 
 
 @pytest.mark.parametrize("tenth", range(1, 10))
-def test_an_image_cut_short_is_an_error(tenth: int) -> None:
+def test_a_truncated_image_is_an_error(tenth: int) -> None:
     for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP"):
         whole = encoded(make_image(2, 300, 200), kind)
         with pytest.raises(ImageError):
             decode(whole[: tenth * len(whole) // 10])
 
 
-def test_the_pixel_limit_is_what_was_asked_for(run, fresh_cache, tmp_path: Path) -> None:
+def test_the_pixel_limit_is_the_requested_one(run, fresh_cache, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     make_image(0, 100, 100).save(images / "small.png")
@@ -114,7 +114,7 @@ def test_the_pixel_limit_is_what_was_asked_for(run, fresh_cache, tmp_path: Path)
     assert "it has 10,100 pixels, more than" in result["failed"][0]["error"]
 
 
-def test_bad_images_change_no_other(run, fresh_cache, tmp_path: Path) -> None:
+def test_bad_images_do_not_change_others(run, fresh_cache, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(8))
     alone = fresh_cache("alone")
     run("extract", images, *SMALL, "--batch-size", 1, "--cache", alone, "--out", tmp_path / "alone.npz")
@@ -138,7 +138,7 @@ def test_bad_images_change_no_other(run, fresh_cache, tmp_path: Path) -> None:
         "nothing.png": "No such file",
         "itself.png": "Too many levels",
     }
-    gifs = {name for name in SKIPPED if name.endswith(".gif")}  # the first frame of a cut GIF may be whole
+    gifs = {name for name in SKIPPED if name.endswith(".gif")}  # the first frame of a truncated GIF may be complete
     assert set(SKIPPED) - gifs | set(others) <= set(failed) <= set(SKIPPED) | set(others)
     for name, cause in ({name: cause for name, (_, cause) in SKIPPED.items()} | others).items():
         assert name in gifs or cause in failed[name], failed[name]
@@ -159,7 +159,7 @@ def test_an_unreadable_file_is_skipped(tmp_path: Path) -> None:
         file_ref(file).read()
 
 
-def test_files_that_vanish_or_change_meanwhile(run, start, fresh_cache, tmp_path: Path) -> None:
+def test_files_that_vanish_or_change_during_extraction(run, start, fresh_cache, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(120))
     cache = fresh_cache("cache")
     process = start("extract", images, *SMALL, "--batch-size", 4, "--workers", 1, "--cache", cache, "--json")
@@ -169,7 +169,7 @@ def test_files_that_vanish_or_change_meanwhile(run, start, fresh_cache, tmp_path
     _, messages = process.communicate(timeout=120)
     assert process.returncode == 0, messages
     assert "skipped 0118.png: No such file or directory" in messages
-    # What changed is known as what it is now: nothing is stored under the name of another content.
+    # A changed file is stored under its new digest, never under the digest of other content.
     again = run("extract", images, *SMALL, "--cache", cache, "--json", "--out", tmp_path / "out.npy").json
     assert (again["images"], again["computed"]) == (119, 0)
     run("extract", images, *SMALL, "--cache", fresh_cache("other"), "--out", tmp_path / "other.npy")
@@ -177,13 +177,13 @@ def test_files_that_vanish_or_change_meanwhile(run, start, fresh_cache, tmp_path
 
 
 def endless_jpeg(scans: int) -> bytes:
-    """A progressive JPEG of 2,000 x 2,000 pixels whose last scan comes again and again."""
+    """A progressive JPEG of 2,000 x 2,000 pixels with its last scan repeated many times."""
     whole = encoded(Image.new("RGB", (2000, 2000), "red"), "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
     return whole[:last] + whole[last:-2] * scans + whole[-2:]
 
 
-def test_a_jpeg_of_endless_scans_is_named_and_costs_no_other(start, fresh_cache, tmp_path: Path) -> None:
+def test_a_jpeg_with_endless_scans_is_named_and_affects_no_other(start, fresh_cache, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(12))
     (images / "0003b.jpg").write_bytes(endless_jpeg(30_000))
     options = ("--cache", fresh_cache("cache"), "--json")
@@ -209,5 +209,5 @@ def test_mutated_images_are_read_or_refused(count: int, times: int, tmp_path: Pa
         (tmp_path / f"{number:02}").write_bytes(encoded(make_image(number), kind, **options))
     found = run_program("fuzz_images", tmp_path, count * times).json
     assert 0.1 * count * times < found["refused"] < count * times
-    # At most 10 million pixels, in up to four planes of four bytes and a copy.
+    # At most 10 million pixels, in up to four planes of four bytes, plus a copy.
     assert found["grown"] < 500e6

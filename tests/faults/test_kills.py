@@ -1,6 +1,6 @@
-"""SIGKILL: nothing is lost, no process is left, and the same command ends where an undisturbed one ends, bit for bit.
+"""SIGKILL: nothing is lost, no process is left, and the same command ends with a bit-identical result.
 
-By default each kill comes at a state that is observed from outside; `pytest -m faults` kills at random moments.
+By default each kill happens in a state that is observable from outside; `pytest -m faults` kills at random moments.
 """
 
 import random
@@ -20,7 +20,7 @@ KEPT = {
     *("functional.keras", "sequential.keras", "ridge.keras"),
     *("baselines.npz", "run.json", "report.html"),
 }
-KILLS = 12, 8  # of an extraction, and of a training
+KILLS = 12, 8  # kills of an extraction, and of a training
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -30,7 +30,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def unfinished_files(cache: Path) -> list[Path]:
-    """What only a killed process leaves: hidden files, and files of the store that no version of it knows."""
+    """Files that only a killed process leaves: hidden files, and files of the store that belong to no version."""
     found = [file for file in cache.rglob("*") if file.name.startswith(".") or "tmp" in file.name]
     for store in cache.glob("features/*.lance"):
         known = {
@@ -44,7 +44,7 @@ def unfinished_files(cache: Path) -> list[Path]:
 
 
 def stored_vectors(cache: Path) -> dict[bytes, bytes]:
-    """Digest -> vector of everything in the store, each once."""
+    """Digest -> vector of all rows in the store; fails on duplicates."""
     stores = [store for store in cache.glob("features/*.lance") if any(store.glob("_versions/*.manifest"))]
     rows = [row for store in stores for row in lance.dataset(store).to_table().to_pylist()]
     found = {row["digest"]: np.float32(row["vector"]).tobytes() for row in rows}
@@ -57,7 +57,7 @@ def converting(cache: Path) -> bool:
 
 
 def commits(cache: Path) -> int:
-    """Batches that are stored; the first version of the store is empty."""
+    """The number of stored batches; the first version of the store is empty."""
     return len(list(cache.glob("features/*/_versions/*.manifest"))) - 1
 
 
@@ -66,7 +66,7 @@ def committed_once(cache: Path) -> bool:
 
 
 def storing(cache: Path) -> bool:
-    """Several batches are stored, and the file of another one is written but not part of the store yet."""
+    """Several batches are stored, and the file of another one is written but not committed yet."""
     return len(list(cache.glob("features/*/data/*"))) > commits(cache) > 4
 
 
@@ -116,7 +116,7 @@ def test_a_killed_extraction_into_a_bucket_resumes(run, start, fresh_cache, s3: 
 
 @pytest.fixture
 def train(tmp_path: Path) -> tuple:
-    """The arguments of a training on eight images, long enough for many checkpoints."""
+    """The arguments for training on eight images, long enough for many checkpoints."""
     images = make_images(tmp_path / "images" / "red", range(4))
     make_images(tmp_path / "images" / "blue", range(4, 8))
     targets = write_targets(tmp_path, "red", "blue")
@@ -133,7 +133,7 @@ def at_a_checkpoint(run_folder: Path) -> bool:
 
 
 def saving(run_folder: Path) -> bool:
-    """The first decoder is saved, the second one not yet."""
+    """The first decoder is saved, the second is not."""
     return (run_folder / "functional.keras").exists()
 
 

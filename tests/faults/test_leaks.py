@@ -1,4 +1,4 @@
-"""Memory, file handles and processes that should not stay; Ctrl-C; and odd places to work in."""
+"""Leaks of memory, file handles and processes; Ctrl-C; and unusual environments."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def test_an_interrupted_extraction_says_how_to_resume(start, fresh_cache, everyo
     images, cache = make_images(tmp_path / "images", range(400)), fresh_cache("cache")
     process = start("extract", images, *SMALL, "--cache", cache)
     wait_until(lambda: list(cache.glob("features/*/data/*")), process)
-    # Ctrl-C goes to all processes of the terminal, SIGTERM to one.
+    # Ctrl-C goes to all processes of the terminal, SIGTERM to one process.
     os.killpg(process.pid, signal.SIGINT) if everyone else process.terminate()
     out, messages = process.communicate(timeout=60)
     assert process.returncode == (130 if everyone else 143), messages
@@ -36,12 +36,12 @@ def test_an_interrupted_extraction_says_how_to_resume(start, fresh_cache, everyo
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_whose_workers_are_stopped_ends_at_once(start, fresh_cache, number: int, tmp_path: Path) -> None:
+def test_a_run_with_stopped_workers_can_be_interrupted_at_once(start, fresh_cache, number: int, tmp_path: Path) -> None:
     images, cache = make_images(tmp_path / "images", range(400)), fresh_cache("cache")
     process = start("extract", images, *SMALL, "--cache", cache)
     wait_until(lambda: list(cache.glob("features/*/data/*")), process)
     for child in psutil.Process(process.pid).children():
-        if any("spawn_main" in part for part in child.cmdline()):  # not multiprocessing's tracker of resources
+        if any("spawn_main" in part for part in child.cmdline()):  # not multiprocessing's resource tracker
             child.send_signal(signal.SIGSTOP)
     process.send_signal(number)
     _, messages = process.communicate(timeout=15)
@@ -68,7 +68,7 @@ def test_a_terminated_training_says_how_to_resume(start, tmp_path: Path) -> None
 
 
 @pytest.mark.faults
-def test_odd_places_and_clocks(run, run_process, fresh_cache, tmp_path: Path) -> None:
+def test_unusual_folders_and_clocks(run, run_process, fresh_cache, tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("é" * 60) / ("f" * 100)
     (deep / "red").mkdir(parents=True)
     for number in range(5):

@@ -1,4 +1,4 @@
-"""Nodes, actors and drivers that end in the middle of `extract --ray`: every image once, and nothing left behind."""
+"""Nodes, actors and drivers that fail during `extract --ray`: each image is stored once, and nothing is left behind."""
 
 import json
 import os
@@ -31,7 +31,7 @@ IMAGES = 500
 
 @dataclass
 class Extraction:
-    """An `extract --ray` that has stored something and is far from its end."""
+    """An `extract --ray` that has stored something and is far from finished."""
 
     images: Path
     cache: Path
@@ -40,7 +40,7 @@ class Extraction:
 
 
 def runs(process: psutil.Process, program: str) -> bool:
-    """Whether a process runs a program; it has no command line before it runs one, and after its end."""
+    """Whether a process runs a program; before that, and after its end, it has no command line."""
     command = process.cmdline()
     return bool(command) and Path(command[0]).name == program
 
@@ -68,7 +68,7 @@ def extract_on_ray(
 
 @pytest.fixture
 def check_store(run: Callable[..., Finished], fresh_cache: Callable[[str], Path]) -> Callable[[Extraction], None]:
-    """Check that a store has every image once, with the vector of a run without Ray."""
+    """Check that a store has each image once, with the vector of a run without Ray."""
 
     def check(extraction: Extraction) -> None:
         vectors = []
@@ -89,7 +89,7 @@ def check_store(run: Callable[..., Finished], fresh_cache: Callable[[str], Path]
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """A Ray cluster on this machine: a head that computes nothing, and two nodes of a CPU each."""
+    """A local Ray cluster: a head that computes nothing, and two nodes with one CPU each."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -112,7 +112,7 @@ def finish(extraction: Extraction) -> dict:
 
 
 @pytest.mark.faults
-def test_an_actor_that_is_killed_loses_nothing(
+def test_a_killed_actor_loses_nothing(
     extract_on_ray: Callable[..., Extraction], check_store: Callable[[Extraction], None]
 ) -> None:
     extraction = extract_on_ray("local")
@@ -125,8 +125,8 @@ def test_an_actor_that_is_killed_loses_nothing(
 @pytest.mark.xdist_group("Ray cluster")  # one at a time
 @pytest.mark.faults
 @pytest.mark.parametrize("comes_another", [True, False])
-@pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarning")  # Ray forks to start its programs only
-def test_a_node_that_is_removed_loses_nothing(
+@pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarning")  # Ray forks only to start its programs
+def test_a_removed_node_loses_nothing(
     comes_another: bool,
     cluster: Any,
     extract_on_ray: Callable[..., Extraction],
@@ -147,7 +147,7 @@ def test_a_node_that_is_removed_loses_nothing(
 @pytest.mark.faults
 @pytest.mark.parametrize("where", ["local", "auto"])
 @pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarning")  # as above
-def test_a_driver_that_is_killed_goes_on_where_it_was(
+def test_a_killed_driver_resumes(
     where: str,
     request: pytest.FixtureRequest,
     extract_on_ray: Callable[..., Extraction],
@@ -158,7 +158,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(
     extraction = extract_on_ray(where, **variables)
     extraction.process.kill()
     extraction.process.communicate()
-    # Two helpers of Ray's look for its server for a minute.
+    # Two helpers of Ray keep looking for its server for a minute.
     assert has_ended("RAY_TEST", extraction.mark, seconds=90)
     options = (extraction.images, *SMALL, "--cache", extraction.cache, "--ray", where, "--json")
     again = run_process("extract", *options, **variables).json
@@ -173,7 +173,7 @@ def test_an_interruption_leaves_no_process(
     signal_number: int, code: int, extract_on_ray: Callable[..., Extraction]
 ) -> None:
     extraction = extract_on_ray("local")
-    for program in psutil.Process(extraction.process.pid).children():  # Ray's, which it may reach first
+    for program in psutil.Process(extraction.process.pid).children():  # Ray's programs may receive the signal first
         program.send_signal(signal_number)
     time.sleep(0.3)
     os.killpg(extraction.process.pid, signal_number)
@@ -185,7 +185,7 @@ def test_an_interruption_leaves_no_process(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("program", ["raylet", "gcs_server"])
-def test_the_end_of_rays_own_programs_is_said(program: str, extract_on_ray: Callable[..., Extraction]) -> None:
+def test_the_end_of_rays_programs_is_reported(program: str, extract_on_ray: Callable[..., Extraction]) -> None:
     extraction = extract_on_ray("local")
     for child in psutil.Process(extraction.process.pid).children():
         if runs(child, program):
@@ -198,7 +198,7 @@ def test_the_end_of_rays_own_programs_is_said(program: str, extract_on_ray: Call
 
 
 @pytest.mark.faults
-def test_the_end_of_the_raylet_before_the_first_image_is_said(
+def test_the_end_of_the_raylet_before_the_first_image_is_reported(
     start, fresh_cache: Callable[[str], Path], tmp_path: Path
 ) -> None:
     images = make_images(tmp_path / "images", range(4))
@@ -226,17 +226,17 @@ def test_sigterm_while_ray_starts_says_how_to_resume(start, fresh_cache: Callabl
     assert has_ended("RAY_TEST", str(tmp_path))
 
 
-TESTS = f"{ROOT}:{ROOT / 'tests'}"  # where actors find the classes of images
+TESTS = f"{ROOT}:{ROOT / 'tests'}"  # so that actors can import the image classes
 
 
 @pytest.mark.faults
-def test_an_image_that_ends_its_decoder_is_named_as_without_ray(fresh_cache: Callable[[str], Path]) -> None:
+def test_an_image_that_kills_its_decoder_is_named_as_without_ray(fresh_cache: Callable[[str], Path]) -> None:
     run_program("crash_on_ray", fresh_cache("here"), fresh_cache("ray"), PYTHONPATH=TESTS)
 
 
 @pytest.mark.faults
-def test_an_image_that_ends_every_actor_does_not_go_on_for_ever(fresh_cache: Callable[[str], Path]) -> None:
+def test_an_image_that_kills_every_actor_ends_the_run(fresh_cache: Callable[[str], Path]) -> None:
     ended = run_program("deadly_on_ray", fresh_cache("ray"), "kills", PYTHONPATH=TESTS)
     assert "Ray has answered nothing for 15 seconds" in ended.out
     assert "over an image among 70 images from 0000.png to 0069.png" in ended.out
-    assert len(ended.out.splitlines()) == 1  # nothing of Ray's own
+    assert len(ended.out.splitlines()) == 1  # nothing from Ray

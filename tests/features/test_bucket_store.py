@@ -53,7 +53,7 @@ def data_files(store: FeatureStore) -> tuple[LanceFileSession, list[str]]:
     return session, session.list()
 
 
-def test_features_come_back_in_the_order_asked_for(cache: str) -> None:
+def test_features_are_returned_in_the_requested_order(cache: str) -> None:
     store = FeatureStore(cache, EXTRACTOR)
     digests, vectors, thumbnails, pixels = batch(1)
     store.append(digests, vectors, thumbnails, pixels)
@@ -65,8 +65,8 @@ def test_features_come_back_in_the_order_asked_for(cache: str) -> None:
         assert np.array_equal(opened.pixel_counts(digests), pixels)
 
 
-def test_three_processes_lose_and_double_nothing(cache: str) -> None:
-    with ThreadPoolExecutor() as pool:  # each checks what it reads while the others append
+def test_three_processes_lose_and_duplicate_nothing(cache: str) -> None:
+    with ThreadPoolExecutor() as pool:  # each checks its reads while the others append
         list(pool.map(lambda process: run_program("append_to_store", cache, process), range(3)))
     store = FeatureStore(cache, EXTRACTOR)
     assert len(store) == len(store.digests) == 3 * 5 * 8 + 5 * 2
@@ -76,21 +76,21 @@ def test_three_processes_lose_and_double_nothing(cache: str) -> None:
             assert np.array_equal(store.features(digests), vectors)
 
 
-def test_a_process_that_creates_the_store_late_empties_nothing(cache: str) -> None:
+def test_creating_an_existing_store_keeps_its_rows(cache: str) -> None:
     store = FeatureStore(cache, EXTRACTOR)
     digests, vectors, *rest = batch(1)
     store.append(digests, vectors, *rest)
-    store._place._create(store._schema)  # as one that found no store before this one was created
+    store._place._create(store._schema)  # like a process that found no store before this one was created
     store.append(*batch(2))
     for opened in (store, FeatureStore(cache, EXTRACTOR)):
         assert len(opened) == 18
         assert np.array_equal(opened.features(digests), vectors)
 
 
-def test_rows_that_were_stored_twice_are_read_once(cache: str) -> None:
+def test_duplicate_rows_are_read_once(cache: str) -> None:
     store = FeatureStore(cache, EXTRACTOR)
     store.append(*batch(1))
-    # As a process does that stores the same images at the same moment.
+    # Like a process that stores the same images at the same moment.
     dataset = lance.dataset(store.path, storage_options=storage_options())
     lance.write_dataset(dataset.to_table(), dataset, mode="append")
     store.append(*batch(2))
@@ -101,10 +101,10 @@ def test_rows_that_were_stored_twice_are_read_once(cache: str) -> None:
             assert np.array_equal(opened.features(digests), vectors)
 
 
-def test_merging_fragments_keeps_every_vector(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compaction_keeps_every_vector(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "FRAGMENTS_BEFORE_MERGE", 3)
     stores = [FeatureStore(cache, EXTRACTOR) for _ in range(2)]
-    with ThreadPoolExecutor() as pool:  # both merge at the same moments
+    with ThreadPoolExecutor() as pool:  # both merge at the same time
         list(pool.map(lambda half: [stores[half].append(*batch(seed)) for seed in range(half, 12, 2)], range(2)))
     for opened in (*stores, FeatureStore(cache, EXTRACTOR)):
         opened.append(*batch(0))
@@ -113,13 +113,13 @@ def test_merging_fragments_keeps_every_vector(cache: str, monkeypatch: pytest.Mo
             assert np.array_equal(opened.features(digests), vectors)
 
 
-def test_a_merge_that_another_process_did_first_is_no_error(cache: str) -> None:
+def test_losing_a_race_to_merge_is_not_an_error(cache: str) -> None:
     stores = [FeatureStore(cache, EXTRACTOR) for _ in range(2)]
     for seed in range(4):
         stores[0].append(*batch(seed))
     stores[1].append(*batch(4))
     stores[0].append(*batch(5))
-    for store in stores:  # the second one from what it read before the first one's merge
+    for store in stores:  # the second merges a version from before the first merge
         store._merge_fragments()
         assert len(store) == 6 * 8 + 2
         for seed in range(6):
@@ -127,7 +127,7 @@ def test_a_merge_that_another_process_did_first_is_no_error(cache: str) -> None:
             assert np.array_equal(store.features(digests), vectors)
 
 
-def test_an_append_takes_five_requests_and_what_others_stored_one_more(cache: str, s3: S3Server) -> None:
+def test_an_append_takes_five_requests_and_one_more_after_other_commits(cache: str, s3: S3Server) -> None:
     def requests() -> int:
         return sum(len(s3.requests(method)) for method in ("GET", "PUT", "POST", "HEAD", "DELETE"))
 
@@ -141,13 +141,13 @@ def test_an_append_takes_five_requests_and_what_others_stored_one_more(cache: st
     first.append(*batch(7))
     before = requests()
     second.append(*batch(8))
-    assert requests() - before <= 5 + 3  # the newest version, and the one new data file
+    assert requests() - before <= 5 + 3  # the newest version, and its one new data file
     before = requests()
     second.features(second.digests)
-    assert requests() - before <= len(data_files(second)[1]) + 1  # not one for each of 70 rows
+    assert requests() - before <= len(data_files(second)[1]) + 1  # not one request for each of 70 rows
 
 
-def test_what_a_killed_process_left_is_kept_for_its_week(cache: str, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_kept_for_a_week(cache: str, tmp_path: Path) -> None:
     store = FeatureStore(cache, EXTRACTOR)
     store.append(*batch(1))
     session, _ = data_files(store)
@@ -157,7 +157,7 @@ def test_what_a_killed_process_left_is_kept_for_its_week(cache: str, tmp_path: P
     assert "left.lance" in data_files(store)[1]
 
 
-def test_a_changed_vector_is_found_and_dropped(cache: str, tmp_path: Path) -> None:
+def test_a_changed_vector_is_detected_and_dropped(cache: str, tmp_path: Path) -> None:
     store = FeatureStore(cache, EXTRACTOR)
     digests, vectors, *rest = batch(1)
     store.append(digests, vectors, *rest)
@@ -192,7 +192,7 @@ def test_a_damaged_store_is_refused(cache: str, place: str, tmp_path: Path) -> N
 
 
 class Answer(BaseHTTPRequestHandler):
-    """One answer to all requests: the status, and the code of an S3 error."""
+    """The response to all requests: a status, and the code of an S3 error."""
 
     status, code = 200, ""
 
@@ -231,14 +231,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Answer]]:
         (503, "SlowDown", "overloaded or broken"),
     ],
 )
-def test_what_a_bucket_refuses_is_one_message(server: type[Answer], status: int, code: str, message: str) -> None:
+def test_a_refused_request_gives_one_message(server: type[Answer], status: int, code: str, message: str) -> None:
     server.status, server.code = status, code
     with pytest.raises(PipelineError, match=rf"s3://pictures/\S+ cannot be opened: .*{message}") as raised:
         FeatureStore("s3://pictures/cache", EXTRACTOR)
     assert "long story" not in str(raised.value)
 
 
-def test_a_server_that_is_not_there_is_one_message(server: type[Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_gives_one_message(server: type[Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     with pytest.raises(PipelineError, match="does not answer; check the network"):
         FeatureStore("s3://pictures/cache", EXTRACTOR)
@@ -255,7 +255,7 @@ def test_missing_credentials_give_one_message(
         FeatureStore("s3://pictures/cache", EXTRACTOR)
 
 
-def test_a_connection_that_breaks_is_one_message_and_keeps_what_was_stored(
+def test_a_broken_connection_gives_one_message_and_keeps_stored_features(
     cache: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.setattr(store_bucket, "PATIENCE", store_bucket.NO_PATIENCE | {"client_max_retries": "1"})
@@ -272,7 +272,7 @@ def test_a_connection_that_breaks_is_one_message_and_keeps_what_was_stored(
         store.thumbnails(batch(1)[0])
 
 
-def test_every_task_that_fails_has_a_message() -> None:
+def test_every_failing_task_has_a_message() -> None:
     for place in (StoreFolder(Path("features/x.lance")), StoreBucket("s3://bucket/x.lance")):
         for task in ("open", "read", "write", "tidy", "repair", "prune"):
             for error in (OSError("odd"), RuntimeError("HTTP error: error sending request")):
@@ -295,6 +295,6 @@ def test_a_url_stays_a_url(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "place", ["ftp://bucket/x", "s3://", "s3:///x", "S3://bucket", Path("s3://bucket"), "s3:/b", "gs://b/a#1"]
 )
-def test_what_is_no_place_for_a_cache_is_refused(place: str | Path) -> None:
+def test_invalid_locations_of_a_cache_are_refused(place: str | Path) -> None:
     with pytest.raises(RequestError, match="The cache"):
         cache_location(place)

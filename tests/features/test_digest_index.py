@@ -10,8 +10,8 @@ def digests(*values: int) -> np.ndarray:
     return np.frombuffer(b"".join(value.to_bytes(16, "big") for value in values), DIGEST)
 
 
-def test_digests_are_found_by_the_place_they_were_given_in() -> None:
-    # 256 ends in a zero byte, which must not be taken for padding.
+def test_digests_are_found_at_their_position() -> None:
+    # 256 ends in a zero byte, which must not be treated as padding.
     index = DigestIndex(digests(9, 256, 1))
     assert index.find(digests(1, 2, 256, 9, 1, 2**127)).tolist() == [2, -1, 1, 0, 2, -1]
     index.add(digests(300, 0, 2))

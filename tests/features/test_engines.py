@@ -67,7 +67,7 @@ def test_engines_agree_with_a_float64_computation_without_keras(
             assert feature @ true >= 0.99999 * np.linalg.norm(feature) * np.linalg.norm(true)
 
 
-def test_reduced_precision_is_near_and_not_equal(pixels: np.ndarray, real_cache: Path) -> None:
+def test_reduced_precision_is_close_but_not_equal(pixels: np.ndarray, real_cache: Path) -> None:
     full, reduced = (
         make_engine("keras", [Extractor(weights_from("random:0"), "block5_pool", precision)], 2, real_cache)(pixels)[0]
         for precision in ("float32", "bfloat16")
@@ -100,7 +100,7 @@ def test_mnn_refuses_reduced_precision(real_cache: Path) -> None:
         make_engine("mnn", [Extractor(weights_from("random:0"), precision="float16")], None, real_cache)
 
 
-def test_weights_that_cannot_be_read_leave_no_network(tmp_path: Path) -> None:
+def test_unreadable_weights_leave_no_network(tmp_path: Path) -> None:
     (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(RequestError, match="cannot be read as weights of VGG16"):
         make_engine("mnn", [Extractor(weights_from(str(tmp_path / "cut.h5")))], None, tmp_path / "cache")
@@ -111,7 +111,7 @@ def test_weights_that_cannot_be_read_leave_no_network(tmp_path: Path) -> None:
     "error", [MemoryError("OOM when allocating tensor"), RuntimeError("CUDA out of memory. Tried to allocate")]
 )
 def test_out_of_memory_halves_the_batch(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    # No device here can be made to run out of memory on purpose, so the backend's call is what is stood in for.
+    # No device can be made to run out of memory here, so the backend's call is replaced.
     engine = make_engine("keras", [Extractor(weights_from("random:0"), "block5_pool")], 5, Path())
     predict, sizes = engine._predict, []
 
@@ -143,12 +143,12 @@ def test_work_is_spread_over_several_devices(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_two_batches_may_be_computed_at_once(backend: str) -> None:
+def test_two_batches_can_be_computed_at_once(backend: str) -> None:
     # A CPU stands in for the GPU; the code that runs is the same.
     run_program("batches_at_once", KERAS_BACKEND=backend)
 
 
-def test_mnn_that_is_not_installed_is_named(real_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_mnn_is_reported(real_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MNN", "MNN.expr", "MNN.nn"):
         monkeypatch.setitem(sys.modules, name, None)
     extractor = Extractor(weights_from("random:0"), "block5_pool")

@@ -30,7 +30,7 @@ def options(fresh_cache: Callable[[str], Path]) -> ExtractionOptions:
     return ExtractionOptions(engine="mnn", batch_size=4, workers=2, cache=fresh_cache("cache"), progress=False)
 
 
-def test_vectors_are_in_step_with_their_paths(folder: Path, options: ExtractionOptions) -> None:
+def test_vectors_match_their_paths(folder: Path, options: ExtractionOptions) -> None:
     features = extract_features(find_images(folder), EXTRACTOR, options)
     assert (features.computed, features.cached, features.failed) == (6, 0, [])
     engine = make_engine("mnn", [EXTRACTOR], 1, options.folder)
@@ -61,7 +61,7 @@ def test_only_new_content_is_computed(folder: Path, options: ExtractionOptions) 
     assert not np.array_equal(found["new.png"], found["twice.png"])
 
 
-def test_the_first_of_many_failures_are_named_and_the_others_counted(
+def test_the_first_failures_are_named_and_the_others_counted(
     folder: Path, options: ExtractionOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(8):
@@ -90,7 +90,7 @@ def test_vectors_follow_images_that_exchange_their_names(tmp_path: Path, options
     assert np.array_equal(after.vectors(), before[[2, 3, 1, 0]])
 
 
-def test_unreadable_images_are_skipped_and_change_no_other(
+def test_unreadable_images_are_skipped_without_changing_others(
     folder: Path, options: ExtractionOptions, fresh_cache: Callable[[str], Path]
 ) -> None:
     (folder / "a-first.png").write_bytes(b"not an image")
@@ -106,7 +106,7 @@ def test_unreadable_images_are_skipped_and_change_no_other(
     assert np.array_equal(extract_features(find_images(folder), EXTRACTOR, clean).vectors(), features.vectors())
 
 
-def test_an_image_that_crashes_the_decoder_is_skipped_and_tried_again_by_the_next_run(
+def test_an_image_that_crashes_the_decoder_is_skipped_and_retried_by_the_next_run(
     folder: Path, options: ExtractionOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
     wait_for_tick(folder)
@@ -122,13 +122,13 @@ def test_an_image_that_crashes_the_decoder_is_skipped_and_tried_again_by_the_nex
     assert extract_features(images, EXTRACTOR, options).cached == 6
 
 
-def test_an_engine_gets_as_many_batches_at_once_as_it_takes(
+def test_an_engine_gets_as_many_concurrent_batches_as_it_supports(
     folder: Path, options: ExtractionOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both_are_here = threading.Barrier(2, timeout=60)
 
     def in_pairs(pixels: np.ndarray) -> list[np.ndarray]:
-        if both_are_here.wait():  # which of the two ends first is not what was asked for first
+        if both_are_here.wait():  # the batches do not finish in the order of their requests
             time.sleep(0.05)
         return [np.full((1, EXTRACTOR.dim), pixels.mean(), np.float32)]
 
@@ -140,7 +140,7 @@ def test_an_engine_gets_as_many_batches_at_once_as_it_takes(
     np.testing.assert_allclose(features.vectors()[:, 0], means, rtol=1e-5)
 
 
-def test_what_fails_in_the_middle_is_one_error_and_keeps_what_was_stored(
+def test_a_failing_engine_gives_one_error_and_keeps_stored_features(
     folder: Path, options: ExtractionOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make_engine("mnn", [EXTRACTOR], 1, options.folder)
@@ -162,7 +162,7 @@ def test_what_fails_in_the_middle_is_one_error_and_keeps_what_was_stored(
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("rows", [[1], [0, 1, 2, 3], [5]])
-def test_a_vector_that_is_not_finite_is_a_failure_of_its_image_alone(
+def test_a_nonfinite_vector_fails_only_its_image(
     bad: float, rows: list[int], folder: Path, options: ExtractionOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, seen = find_images(folder), itertools.count()
@@ -183,14 +183,14 @@ def test_a_vector_that_is_not_finite_is_a_failure_of_its_image_alone(
     assert (again.failed, again.computed, again.cached) == ([], len(rows), 6 - len(rows))
 
 
-def test_a_copy_of_an_image_whose_vector_is_not_finite_fails_with_it(
+def test_copies_of_an_image_with_a_nonfinite_vector_also_fail(
     folder: Path, options: ExtractionOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(folder / "red" / "0.png", folder / "red" / "copy.png")
 
     def engine(pixels: np.ndarray) -> list[np.ndarray]:
         features = np.ones((4, EXTRACTOR.dim), np.float32)
-        features[3] = np.nan  # of red/0.png, if it is the first batch
+        features[3] = np.nan  # the row of red/0.png, in the first batch
         return [features]
 
     engine.name, engine.batch_size, engine.at_once = "odd", 4, 1  # type: ignore[attr-defined]
@@ -208,7 +208,7 @@ def test_a_folder_of_unreadable_images_is_an_error(tmp_path: Path, options: Extr
 
 
 @pytest.mark.parametrize(("engine", "precision"), [("mnn", "bfloat16"), ("mnn", "int8"), ("keras", "int8")])
-def test_an_engine_of_other_precision_is_refused_before_anything_is_made(
+def test_an_engine_without_the_precision_is_refused_before_any_work(
     folder: Path, options: ExtractionOptions, engine: str, precision: str
 ) -> None:
     extractor = Extractor(weights_from("random:0"), "block5_pool", precision)

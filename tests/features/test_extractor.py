@@ -17,14 +17,14 @@ from pipeline.features.weights import weights_from
 WEIGHTS = weights_from("random:0")
 
 
-def test_fingerprints_of_earlier_versions_are_kept() -> None:
+def test_fingerprints_match_earlier_versions() -> None:
     assert Extractor(WEIGHTS).fingerprint == "1e87d3ceaf5de326"
     assert Extractor(WEIGHTS, "fc1").fingerprint == "c67062fe510a6b84"
     assert Extractor(WEIGHTS, "block5_pool").fingerprint == "ec8c795c8d8db7de"
     assert Extractor(WEIGHTS, "block5_pool", pool="mean").fingerprint == "ec8c795c8d8db7de"
 
 
-def test_everything_that_changes_features_changes_the_fingerprint() -> None:
+def test_all_settings_that_change_features_change_the_fingerprint() -> None:
     layer = "block4_conv3"
     extractors = [
         Extractor(WEIGHTS, layer),
@@ -93,7 +93,7 @@ def test_layers_with_positions_are_pooled() -> None:
         ([Extractor(WEIGHTS, f"block{block}_pool", pool=pool) for block, pool in ((1, "max"), (2, None))], "one pool"),
     ],
 )
-def test_extractors_in_one_pass_differ_in_their_layers_only(extractors: list[Extractor], message: str) -> None:
+def test_extractors_in_one_pass_differ_only_in_their_layers(extractors: list[Extractor], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         check_one_pass(extractors)
 
@@ -114,6 +114,6 @@ def test_extractors_in_one_pass_differ_in_their_layers_only(extractors: list[Ext
         ({"resize": "stretch"}, "resize 'stretch' is unknown; choose from squash, keras, crop"),
     ],
 )
-def test_what_does_not_fit_is_refused(wrong: dict[str, str], message: str) -> None:
+def test_incompatible_settings_are_refused(wrong: dict[str, str], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         extractors_for(WEIGHTS, **wrong)

@@ -23,7 +23,7 @@ def index(tmp_path: Path) -> Iterator[FileIndex]:
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that counts as old enough to have a version."""
+    """A file that is old enough to have a version."""
     monkeypatch.setattr(data_images, "TICK_NS", 0)
     path = tmp_path / "a.png"
     path.write_bytes(b"one")
@@ -35,14 +35,14 @@ def record(index: FileIndex, file: Path, digest: bytes) -> None:
     index.record([(file_ref(file), file_ref(file).version(), digest)])
 
 
-def test_unchanged_files_are_known_to_the_next_run(tmp_path: Path, index: FileIndex, file: Path) -> None:
+def test_unchanged_files_are_cache_hits_in_the_next_run(tmp_path: Path, index: FileIndex, file: Path) -> None:
     assert index.digest(file_ref(file)) is None
     record(index, file, b"d1")
     with contextlib.closing(FileIndex(tmp_path / "cache")) as next_run:
         assert next_run.digest(file_ref(file)) == b"d1"
 
 
-def test_another_size_or_time_makes_a_file_unknown(index: FileIndex, file: Path) -> None:
+def test_another_size_or_time_is_a_cache_miss(index: FileIndex, file: Path) -> None:
     record(index, file, b"d1")
     os.utime(file, (2_000, 2_000))
     assert index.digest(file_ref(file)) is None
@@ -61,7 +61,7 @@ def test_a_file_written_just_now_is_not_trusted(index: FileIndex, file: Path, mo
         assert index.digest(file_ref(file)) is None
 
 
-def test_digests_that_the_source_knows_need_no_record(index: FileIndex) -> None:
+def test_digests_known_to_the_source_are_not_recorded(index: FileIndex) -> None:
     assert index.digest(ImageRef("tfds:mnist:train#7", b"d7")) == b"d7"
 
 
@@ -72,7 +72,7 @@ def test_many_images_are_looked_up_in_their_order(
     refs = [ImageRef(f"s3://photos/{number}.png", listed="1-a") for number in range(5)]
     index.record([(ref, "1-a", b"%d" % number) for number, ref in enumerate(refs)])
     found = index.digests([*refs[::-1], ImageRef("s3://photos/0.png", listed="1-b")])
-    with contextlib.closing(FileIndex(tmp_path / "cache")) as other:  # which is not kept from writing meanwhile
+    with contextlib.closing(FileIndex(tmp_path / "cache")) as other:  # which can still write in the meantime
         first = next(found)
         other.record([(refs[0], "1-b", b"changed")])
     assert [first, *found] == [b"4", b"3", b"2", b"1", None, b"changed"]
@@ -87,7 +87,7 @@ def test_a_damaged_index_is_recreated(tmp_path: Path, file: Path, caplog: pytest
         assert index.digest(file_ref(file)) == b"d"
 
 
-def test_any_flipped_bit_costs_no_more_than_reading_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flipped_bit_only_causes_files_to_be_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     refs = [ImageRef(f"s3://photos/{number:03}.png", listed=f"{number}-a") for number in range(60)]
     rows = [(ref, ref.listed, bytes([number]) * 16) for number, ref in enumerate(refs)]
     rows[-1] = (*rows[-1][:2], CRASHED)
@@ -95,7 +95,7 @@ def test_any_flipped_bit_costs_no_more_than_reading_again(tmp_path: Path, caplog
         index.record(rows)
     database, chance = tmp_path / "images.sqlite", random.Random(0)
     whole, right = database.read_bytes(), [digest for *_, digest in rows]
-    for at in [*range(16, 64, 2), *(chance.randrange(len(whole)) for _ in range(60))]:  # the first are in the header
+    for at in [*range(16, 64, 2), *(chance.randrange(len(whole)) for _ in range(60))]:  # the first bytes are the header
         data = bytearray(whole)
         data[at] ^= 1 << chance.randrange(8)
         database.write_bytes(data)
@@ -109,7 +109,7 @@ def test_any_flipped_bit_costs_no_more_than_reading_again(tmp_path: Path, caplog
 
 
 @pytest.mark.parametrize("schema", ["files \xe9", "CREATE TABLE \xff\xfe (uri"])
-def test_a_message_that_is_no_utf_8_is_damage(tmp_path: Path, file: Path, schema: str) -> None:
+def test_an_error_message_that_is_not_utf_8_is_damage(tmp_path: Path, file: Path, schema: str) -> None:
     with contextlib.closing(FileIndex(tmp_path)):
         pass
     database = tmp_path / "images.sqlite"
@@ -122,7 +122,7 @@ def test_a_message_that_is_no_utf_8_is_damage(tmp_path: Path, file: Path, schema
         assert index.digest(file_ref(file)) == b"d"
 
 
-def test_an_index_of_another_layout_is_begun_anew(tmp_path: Path, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_index_of_another_layout_is_recreated(tmp_path: Path, file: Path, caplog: pytest.LogCaptureFixture) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "images.sqlite")) as earlier, earlier:
         earlier.execute("CREATE TABLE files (uri BLOB PRIMARY KEY, version TEXT, digest BLOB)")
         earlier.execute("INSERT INTO files VALUES (?, '3-1000', x'00')", (os.fsencode(file),))
@@ -133,7 +133,7 @@ def test_an_index_of_another_layout_is_begun_anew(tmp_path: Path, file: Path, ca
     assert not caplog.text
 
 
-def test_what_the_system_refuses_is_no_damage(tmp_path: Path, file: Path) -> None:
+def test_errors_of_the_system_are_not_damage(tmp_path: Path, file: Path) -> None:
     with contextlib.closing(FileIndex(tmp_path)) as index:
         record(index, file, b"d")
     database = tmp_path / "images.sqlite"
@@ -142,19 +142,19 @@ def test_what_the_system_refuses_is_no_damage(tmp_path: Path, file: Path) -> Non
         FileIndex(tmp_path)
     assert database.read_bytes() == content
     database.rename(tmp_path / "whole")
-    database.symlink_to("/proc/self/mem")  # reading it is an I/O error
+    database.symlink_to("/proc/self/mem")  # reading it gives an I/O error
     with pytest.raises(PipelineError, match="cannot be used"):
         FileIndex(tmp_path)
     assert database.is_symlink()
 
 
-def test_a_place_that_cannot_hold_an_index_is_named(tmp_path: Path) -> None:
+def test_an_unusable_location_of_an_index_is_reported(tmp_path: Path) -> None:
     (tmp_path / "images.sqlite").mkdir()
     with pytest.raises(PipelineError, match=r"images\.sqlite cannot be used"):
         FileIndex(tmp_path)
 
 
-def test_an_index_with_a_write_ahead_log_is_taken_over(tmp_path: Path, file: Path) -> None:
+def test_an_index_with_a_write_ahead_log_is_converted(tmp_path: Path, file: Path) -> None:
     (tmp_path / "cache").mkdir()
     with contextlib.closing(sqlite3.connect(tmp_path / "cache" / "images.sqlite")) as earlier:
         earlier.execute("PRAGMA journal_mode = WAL")
@@ -168,9 +168,7 @@ def test_an_index_with_a_write_ahead_log_is_taken_over(tmp_path: Path, file: Pat
 
 
 @pytest.mark.parametrize("page", [1, 2, 10_000])
-def test_an_index_learns_from_another(
-    tmp_path: Path, index: FileIndex, monkeypatch: pytest.MonkeyPatch, page: int
-) -> None:
+def test_an_index_merges_another(tmp_path: Path, index: FileIndex, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
     monkeypatch.setattr(file_index, "PAGE", page)
     ours = {
         "same": ("1", b"a"),
@@ -199,14 +197,14 @@ def test_an_index_learns_from_another(
     }
 
 
-def test_what_was_learned_is_found(tmp_path: Path, index: FileIndex, file: Path) -> None:
+def test_merged_entries_are_found(tmp_path: Path, index: FileIndex, file: Path) -> None:
     with contextlib.closing(FileIndex(tmp_path / "other")) as other:
         record(other, file, b"d1")
         index.learn(other)
     assert index.digest(file_ref(file)) == b"d1"
 
 
-def test_a_damaged_index_teaches_what_can_be_read(
+def test_readable_entries_of_a_damaged_index_are_merged(
     tmp_path: Path, index: FileIndex, caplog: pytest.LogCaptureFixture
 ) -> None:
     with contextlib.closing(FileIndex(tmp_path / "other")) as other:

@@ -18,7 +18,7 @@ from pipeline.features.extractor import Extractor, extractors_for
 from pipeline.features.vgg import CALIBRATION
 from pipeline.features.weights import weights_from
 
-LAYERS = "block2_pool,block3_pool"  # converted fast
+LAYERS = "block2_pool,block3_pool"  # fast to convert
 
 
 def extractors(precision: str, layers: str = LAYERS) -> Sequence[Extractor]:
@@ -27,13 +27,13 @@ def extractors(precision: str, layers: str = LAYERS) -> Sequence[Extractor]:
 
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    # None of them is calibrated on.
+    # They are not used for calibration.
     tiles = sorted((ROOT / "images").glob("*/0-2.jpg"))[:4]
     return np.stack([decode(tile.read_bytes()) for tile in tiles])
 
 
 @pytest.mark.parametrize("layers", [LAYERS, pytest.param("fc2", marks=pytest.mark.slow)])
-def test_int8_is_near_float32(layers: str, pixels: np.ndarray, real_cache: Path) -> None:
+def test_int8_is_close_to_float32(layers: str, pixels: np.ndarray, real_cache: Path) -> None:
     pytest.importorskip("onnxruntime")
     engine = make_engine("auto", extractors("int8", layers), 4, real_cache)
     assert engine.name == "onnxruntime"
@@ -43,12 +43,12 @@ def test_int8_is_near_float32(layers: str, pixels: np.ndarray, real_cache: Path)
         assert found.dtype == np.float32
         cosines = (found * true).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(true, axis=1)
         assert 0.998 < cosines.min() < 0.999999
-    # Integers leave no rounding that depends on the neighbours in a batch.
+    # Integer sums do not depend on the rest of the batch.
     for one_way, other_way in zip(engine(pixels), engine(pixels[::-1].copy()), strict=True):
         assert np.array_equal(one_way, other_way[::-1])
 
 
-def test_a_damaged_quantized_network_is_made_again(
+def test_a_damaged_quantized_network_is_recreated(
     pixels: np.ndarray, real_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("onnxruntime")
@@ -58,7 +58,7 @@ def test_a_damaged_quantized_network_is_made_again(
     after = make_engine("auto", extractors("int8"), 4, real_cache)(pixels)
     assert f"{network} is damaged" in caplog.text
     assert all(map(np.array_equal, before, after))
-    assert network.stat().st_size > 1_000_000  # the same content has the same name
+    assert network.stat().st_size > 1_000_000  # the same content gives the same name
 
 
 def test_the_fingerprint_names_the_calibration() -> None:
@@ -71,7 +71,7 @@ def test_the_fingerprint_names_the_calibration() -> None:
         "16-tiles",
         16,
         "a3050dd841f2cf60",
-    )  # rename it with its tiles
+    )  # rename it when its tiles change
 
 
 @pytest.mark.parametrize("engine", ["keras", "mnn"])
@@ -86,7 +86,7 @@ def test_values_before_an_activation_are_refused() -> None:
         Extractor(weights_from("random:0"), "fc2:pre", "int8")
 
 
-def test_a_missing_package_is_named_with_its_extra(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_its_extra(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     images = make_images(tmp_path / "images", range(1))
     command = ("extract", images, *SMALL, "--precision", "int8", "--cache", tmp_path / "cache")

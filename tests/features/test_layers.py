@@ -1,4 +1,4 @@
-"""Several layers in one pass, each with a store of its own."""
+"""Several layers in one pass, each with its own store."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,20 +29,20 @@ def computed(layers: str, folder: Path, options: ExtractionOptions) -> dict[str,
     return {layer.extractor.layer: layer.computed for layer in features.layers}
 
 
-def test_a_later_layer_is_computed_alone(folder: Path, options: ExtractionOptions) -> None:
+def test_a_layer_added_later_is_computed_alone(folder: Path, options: ExtractionOptions) -> None:
     assert computed("block5_pool", folder, options) == {"block5_pool": 6}
     assert computed("block5_conv3,block5_pool", folder, options) == {"block5_conv3": 6, "block5_pool": 0}
     assert computed("block5_pool,block5_conv3", folder, options) == {"block5_pool": 0, "block5_conv3": 0}
 
 
-def test_an_image_more_is_computed_for_all_layers(folder: Path, options: ExtractionOptions) -> None:
+def test_a_new_image_is_computed_for_all_layers(folder: Path, options: ExtractionOptions) -> None:
     (folder / "red" / "2.png").rename(folder.parent / "2.png")
     computed("block5_pool,block5_conv3", folder, options)
     (folder.parent / "2.png").rename(folder / "red" / "2.png")
     assert computed("block5_pool,block5_conv3", folder, options) == {"block5_pool": 1, "block5_conv3": 1}
 
 
-def test_a_layer_is_the_same_alone_and_beside_others(folder: Path, options: ExtractionOptions, fresh_cache) -> None:
+def test_a_layer_is_the_same_alone_and_with_others(folder: Path, options: ExtractionOptions, fresh_cache) -> None:
     images = find_images(folder)
     together = extract_features(images, extractors_for(WEIGHTS, "block5_conv3,block5_pool"), options)
     assert together.vectors().shape == (6, 1024)
@@ -51,7 +51,7 @@ def test_a_layer_is_the_same_alone_and_beside_others(folder: Path, options: Extr
         np.testing.assert_allclose(part[:], alone.vectors(), rtol=1e-4, atol=1e-4)
 
 
-def test_layers_side_by_side_have_one_scale(folder: Path, options: ExtractionOptions) -> None:
+def test_concatenated_layers_have_a_common_scale(folder: Path, options: ExtractionOptions) -> None:
     features = extract_features(find_images(folder), extractors_for(WEIGHTS, "block5_conv3,block5_pool"), options)
     rows = np.array([0, 2, 3, 5])
     scaled = features.scaled_by(rows).stored()
@@ -62,7 +62,7 @@ def test_layers_side_by_side_have_one_scale(folder: Path, options: ExtractionOpt
     assert scaled.shape == (6, 1024)
 
 
-def test_a_flat_layer_warns_of_its_size(
+def test_a_flat_layer_warns_about_its_size(
     folder: Path, options: ExtractionOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
     features = extract_features(find_images(folder), Extractor(WEIGHTS, "block5_pool", pool="flat"), options)
@@ -71,7 +71,7 @@ def test_a_flat_layer_warns_of_its_size(
     np.testing.assert_allclose(features.vectors().reshape(6, 49, 512).mean(axis=1), by_mean, rtol=1e-4, atol=1e-4)
 
 
-def test_projected_features_are_those_of_the_layer(folder: Path, options: ExtractionOptions) -> None:
+def test_projection_applies_to_the_features_of_the_layer(folder: Path, options: ExtractionOptions) -> None:
     whole = extract_features(find_images(folder), Extractor(WEIGHTS, "block5_pool"), options).vectors()
     found = extract_features(find_images(folder), Extractor(WEIGHTS, "block5_pool", project="64:5"), options).vectors()
     np.testing.assert_allclose(found, Projection(64, 5)(whole), rtol=1e-3, atol=1e-3)
@@ -80,7 +80,7 @@ def test_projected_features_are_those_of_the_layer(folder: Path, options: Extrac
 LAYERS = ("--weights", "random:0", "--layer", "block5_pool,block5_conv3", "--quiet")
 
 
-def test_extract_names_each_layer(run, folder: Path, tmp_path: Path) -> None:
+def test_extract_reports_each_layer(run, folder: Path, tmp_path: Path) -> None:
     npz, parquet = tmp_path / "v.npz", tmp_path / "v.parquet"
     document = run("extract", folder, *LAYERS, "--json", "--out", npz).json
     run("extract", folder, *LAYERS, "--out", parquet)
@@ -99,7 +99,7 @@ def test_extract_names_each_layer(run, folder: Path, tmp_path: Path) -> None:
     assert "a .npz or .parquet file" in run("extract", folder, *LAYERS, "--out", tmp_path / "v.npy", code=2).err
 
 
-def test_train_on_layers_side_by_side(run, folder: Path, tmp_path: Path) -> None:
+def test_train_on_concatenated_layers(run, folder: Path, tmp_path: Path) -> None:
     targets = write_targets(tmp_path, "red", "blue")
     network = ("--epochs", 2, "--api", "functional", "--models", tmp_path / "models", "--json")
     trained = run("train", folder, "--targets", targets, *LAYERS, *network).json

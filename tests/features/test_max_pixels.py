@@ -1,4 +1,4 @@
-"""The limit on an image's size holds for stored images too."""
+"""The limit on an image's size also applies to stored images."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")
 
 @pytest.fixture
 def sizes(tmp_path: Path) -> Path:
-    """A folder with an image of 100 pixels and one of 10,000."""
+    """A folder with an image of 100 pixels and an image of 10,000 pixels."""
     folder = tmp_path / "images"
     folder.mkdir()
     for side in (10, 100):
@@ -26,7 +26,7 @@ def sizes(tmp_path: Path) -> Path:
     return folder
 
 
-def test_stored_images_are_refused_like_new_ones(sizes: Path, tmp_path: Path) -> None:
+def test_too_large_stored_images_are_refused_like_new_ones(sizes: Path, tmp_path: Path) -> None:
     def extracted(folder: Path, max_pixels: int):
         options = ExtractionOptions(
             engine="keras", batch_size=2, workers=1, cache=tmp_path / "cache", progress=False, max_pixels=max_pixels
@@ -48,7 +48,7 @@ def test_stored_images_are_refused_like_new_ones(sizes: Path, tmp_path: Path) ->
         extracted(renamed, 10)
 
 
-def test_a_cache_that_cannot_be_created_is_named(sizes: Path, tmp_path: Path) -> None:
+def test_an_error_names_a_cache_that_cannot_be_created(sizes: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     options = ExtractionOptions(cache=tmp_path / "file" / "cache", progress=False)
     with pytest.raises(PipelineError, match=r"cache folder .* cannot be created .*cache=DIR") as raised:

@@ -1,4 +1,4 @@
-"""Weights that cannot be had are missed before anything is started."""
+"""Unavailable weights are reported before any work starts."""
 
 import logging
 from pathlib import Path
@@ -21,15 +21,15 @@ EXTRACTOR = Extractor(Weights("random:0", "unavailable", unavailable, unavailabl
 
 
 @pytest.mark.parametrize("engine", ["keras", "mnn"])
-def test_weights_are_missed_before_images_are_read(tmp_path: Path, engine: str) -> None:
-    (tmp_path / "damaged.png").write_bytes(b"x")  # reading it first would give another error
+def test_missing_weights_are_reported_before_images_are_read(tmp_path: Path, engine: str) -> None:
+    (tmp_path / "damaged.png").write_bytes(b"x")  # reading it first would raise another error
     options = ExtractionOptions(engine=engine, cache=tmp_path / "cache", progress=False)
     with pytest.raises(PipelineError, match="no weights"):
         extract_features(find_images(tmp_path), EXTRACTOR, options)
     assert list((tmp_path / "cache").glob("features/*")) == []
 
 
-def test_weights_are_missed_before_they_are_converted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_weights_are_reported_before_the_conversion(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with pytest.raises(PipelineError, match="no weights"):
         converted_network([EXTRACTOR], tmp_path)

@@ -16,13 +16,13 @@ def test_pooling_agrees_with_the_reference(text: str) -> None:
     assert found.shape[1] == 3 * Pooling.parse(text).sides(7) ** 2
 
 
-def test_every_position_counts_the_same() -> None:
+def test_all_positions_have_the_same_weight() -> None:
     weights = cell_weights(3, 7)
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(weights.sum(axis=0), 3 / 7, rtol=1e-6)
 
 
-def test_windows_are_whole_positions() -> None:
+def test_windows_are_converted_to_positions() -> None:
     assert Pooling.parse("grid:2").window(14) == 7
     assert Pooling.parse("grid:2").window(7) is None
     assert (Pooling().window(7), Pooling("flat").window(7)) == (7, 1)

@@ -8,7 +8,7 @@ from pipeline.features.projection import Projection
 FEATURES = np.random.default_rng(0).random((5, 4000)).astype(np.float32)
 
 
-def test_projection_is_that_of_scikit_learn() -> None:
+def test_projection_matches_scikit_learn() -> None:
     expected = SparseRandomProjection(50, random_state=3).fit_transform(FEATURES)
     found = Projection.parse("50:3")(FEATURES)
     assert found.dtype == np.float32
@@ -21,7 +21,7 @@ def test_projection_is_seeded() -> None:
     assert not np.allclose(Projection(50, 1)(FEATURES), first)
 
 
-def test_distances_are_kept_nearly() -> None:
+def test_distances_are_nearly_preserved() -> None:
     x, projected = FEATURES, Projection(2000)(FEATURES)
     for row in range(1, 5):
         before, after = np.linalg.norm(x[0] - x[row]), np.linalg.norm(projected[0] - projected[row])

@@ -27,7 +27,7 @@ def batch(seed: int, size: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     )
 
 
-def test_features_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_features_are_returned_in_the_requested_order(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     batches = [batch(seed) for seed in range(5)]
     for each in batches:
@@ -45,7 +45,7 @@ def test_features_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
         store.rows(batch(9)[0])
 
 
-def test_merging_fragments_keeps_every_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compaction_keeps_every_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "FRAGMENTS_BEFORE_MERGE", 3)
     store = FeatureStore(tmp_path, EXTRACTOR)
     batches = [batch(seed) for seed in range(10)]
@@ -55,7 +55,7 @@ def test_merging_fragments_keeps_every_vector(tmp_path: Path, monkeypatch: pytes
         assert np.array_equal(store.features(digests), vectors)
 
 
-def test_two_openers_see_each_others_appends(tmp_path: Path) -> None:
+def test_two_stores_see_each_others_appends(tmp_path: Path) -> None:
     first, second = FeatureStore(tmp_path, EXTRACTOR), FeatureStore(tmp_path, EXTRACTOR)
     first.append(*batch(1))
     second.append(*batch(2))
@@ -64,7 +64,7 @@ def test_two_openers_see_each_others_appends(tmp_path: Path) -> None:
     assert len(second) == len(FeatureStore(tmp_path, EXTRACTOR)) == 8
 
 
-def test_what_killed_processes_left_is_tidied_up(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed_by_the_store(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
     left = [store.path / "_transactions" / ".tmpabc", store.path / "_versions" / ".tmpdef"]
@@ -75,7 +75,7 @@ def test_what_killed_processes_left_is_tidied_up(tmp_path: Path) -> None:
     assert len(FeatureStore(tmp_path, EXTRACTOR)) == 4
 
 
-def test_a_data_file_that_is_gone_is_missed_at_the_end(tmp_path: Path) -> None:
+def test_a_missing_data_file_is_detected_at_the_end(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
     [file] = (store.path / "data").iterdir()
@@ -92,7 +92,7 @@ def test_another_extractor_has_another_store(tmp_path: Path) -> None:
     assert [len(FeatureStore(tmp_path, other)) for other in others] == [0, 0]
 
 
-def test_a_changed_vector_is_found_when_read(tmp_path: Path) -> None:
+def test_a_changed_vector_is_detected_on_reading(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     digests, vectors, *rest = batch(1)
     store.append(digests, vectors, *rest)
@@ -109,13 +109,13 @@ def test_a_changed_vector_is_found_when_read(tmp_path: Path) -> None:
     assert np.array_equal(opened.features(digests[[0, 1, 3]]), vectors[[0, 1, 3]])
 
 
-def test_a_place_that_cannot_hold_a_store_is_named(tmp_path: Path) -> None:
+def test_an_unusable_location_of_a_store_is_reported(tmp_path: Path) -> None:
     (tmp_path / "features").write_text("a file in the way")
     with pytest.raises(PipelineError, match="cannot be opened"):
         FeatureStore(tmp_path, EXTRACTOR)
 
 
-def test_a_store_of_another_layout_is_refused(tmp_path: Path) -> None:
+def test_a_store_with_another_layout_is_refused(tmp_path: Path) -> None:
     import pyarrow as pa
 
     (tmp_path / "features").mkdir()
@@ -126,7 +126,7 @@ def test_a_store_of_another_layout_is_refused(tmp_path: Path) -> None:
 
 
 def content(folder: Path) -> dict[Path, bytes | str]:
-    """What a cache holds, but for locks."""
+    """The content of a cache, without locks."""
     files = [file for file in folder.rglob("*") if not file.is_dir() and file.suffix != ".lock"]
     return {file: os.readlink(file) if file.is_symlink() else file.read_bytes() for file in files}
 
@@ -144,14 +144,14 @@ def add_to_manifest(file: Path, added: bytes) -> None:
     file.write_bytes(data[:start] + length + data[start + 4 : end] + added + data[end:])
 
 
-# Feature flags of readers and of writers (fields 9 and 10) that no version of Lance knows yet; a storage format (field
-# 15) of a version to come.
+# Feature flags for readers and writers (fields 9 and 10) that no version of Lance knows yet; a storage format (field
+# 15) of a future version.
 UNKNOWN_READER, UNKNOWN_WRITER = b"\x48\x80\x80\x80\x80\x20", b"\x50\x80\x80\x80\x80\x20"
 FORMAT_TO_COME = b"\x7a\x0d\x0a\x05lance\x12\x049.41"
 
 
 @pytest.mark.parametrize("added", [UNKNOWN_READER, UNKNOWN_READER + UNKNOWN_WRITER, FORMAT_TO_COME])
-def test_a_store_of_a_later_version_is_refused_and_left_as_it_is(tmp_path: Path, added: bytes) -> None:
+def test_a_store_of_a_later_version_is_refused_and_left_unchanged(tmp_path: Path, added: bytes) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     for seed in range(3):
         store.append(*batch(seed))
@@ -164,11 +164,12 @@ def test_a_store_of_a_later_version_is_refused_and_left_as_it_is(tmp_path: Path,
     assert content(tmp_path) == before
 
 
-def test_what_may_be_a_storage_format_to_come_is_no_damage(tmp_path: Path) -> None:
-    """Another version reads a format of its own that the one here fails to decode; here its bytes are zeros.
+def test_a_possible_future_storage_format_is_not_damage(tmp_path: Path) -> None:
+    """Another version may read a format that this one cannot decode; here its bytes are zeros.
 
-    The real pair, by hand: pylance 9.0.0 opens and fills what 14.0.2 writes in its usual format, 2.2, also with stable
-    row ids, indexes, tags, branches and deletions. Over 2.3 it panics; such a store is refused and left as it is.
+    Tested by hand with real versions: pylance 9.0.0 opens and fills stores of 14.0.2 in its default format, 2.2,
+    also with stable row ids, indexes, tags, branches and deletions. It panics on 2.3; such a store is refused and left
+    unchanged.
     """
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
@@ -184,7 +185,7 @@ def test_what_may_be_a_storage_format_to_come_is_no_damage(tmp_path: Path) -> No
     assert content(tmp_path) == before
 
 
-def test_files_that_lie_in_other_places_are_not_missed(tmp_path: Path) -> None:
+def test_files_in_other_locations_are_not_reported_missing(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
     table, schema = lance.dataset(store.path).to_table(), lance.dataset(store.path).schema
@@ -199,7 +200,7 @@ def test_files_that_lie_in_other_places_are_not_missed(tmp_path: Path) -> None:
     assert content(tmp_path) == before
 
 
-def test_a_store_that_a_later_version_writes_is_read_but_not_written(tmp_path: Path) -> None:
+def test_a_store_with_newer_writer_flags_is_read_only(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
     add_to_manifest(newest_manifest(store), UNKNOWN_WRITER)
@@ -212,13 +213,13 @@ def test_a_store_that_a_later_version_writes_is_read_but_not_written(tmp_path: P
 
 
 @pytest.mark.parametrize("place", ["_versions", "data"])
-def test_what_cannot_be_read_for_the_system_is_no_damage(tmp_path: Path, place: str) -> None:
+def test_read_errors_of_the_system_are_not_damage(tmp_path: Path, place: str) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
     store.append(*batch(2))
     file = min((store.path / place).glob("*.[lm]a*"))
     file.rename(tmp_path / "whole")
-    file.symlink_to("/proc/self/mem")  # reading its first bytes is an I/O error
+    file.symlink_to("/proc/self/mem")  # reading its first bytes gives an I/O error
     before = content(tmp_path)
     with pytest.raises(PipelineError, match="cannot be opened"):
         FeatureStore(tmp_path, EXTRACTOR)
@@ -228,7 +229,7 @@ def test_what_cannot_be_read_for_the_system_is_no_damage(tmp_path: Path, place: 
     assert len(FeatureStore(tmp_path, EXTRACTOR)) == 8
 
 
-def test_a_lack_of_file_descriptors_is_no_damage(tmp_path: Path) -> None:
+def test_a_lack_of_file_descriptors_is_not_damage(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
     before = content(tmp_path)
@@ -243,7 +244,7 @@ def test_a_lack_of_file_descriptors_is_no_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hidden", ["_versions", "data", "."])
-def test_a_folder_that_is_not_permitted_is_no_damage(tmp_path: Path, hidden: str) -> None:
+def test_a_folder_without_permission_is_not_damage(tmp_path: Path, hidden: str) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
     before = content(tmp_path)
@@ -260,10 +261,10 @@ def test_a_folder_that_is_not_permitted_is_no_damage(tmp_path: Path, hidden: str
     assert content(tmp_path) == before
 
 
-def test_a_folder_of_data_that_is_gone_as_a_whole_is_no_damage(tmp_path: Path) -> None:
+def test_a_missing_data_folder_is_not_damage(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
-    (store.path / "data").rename(tmp_path / "elsewhere")  # as on a disk that is not mounted
+    (store.path / "data").rename(tmp_path / "elsewhere")  # as if a disk were not mounted
     before = content(tmp_path)
     with pytest.raises(PipelineError, match="cannot be opened"):
         FeatureStore(tmp_path, EXTRACTOR)
@@ -273,7 +274,7 @@ def test_a_folder_of_data_that_is_gone_as_a_whole_is_no_damage(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("harm", ["zeros", "cut", "empty"])
-def test_a_damaged_manifest_costs_its_version(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_manifest_loses_only_its_version(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
     store.append(*batch(2))
@@ -286,7 +287,7 @@ def test_a_damaged_manifest_costs_its_version(tmp_path: Path, harm: str, caplog:
 
 
 @pytest.mark.parametrize("harm", ["magic", "cut", "longer", "gone"])
-def test_a_damaged_data_file_costs_its_rows(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_data_file_loses_only_its_rows(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     store.append(*batch(1))
     [file] = (store.path / "data").iterdir()
@@ -302,7 +303,7 @@ def test_a_damaged_data_file_costs_its_rows(tmp_path: Path, harm: str, caplog: p
     assert harm == "longer" or "1 data files" in caplog.text
 
 
-def test_a_size_that_changed_on_disk_is_found_before_it_skips_an_image(tmp_path: Path) -> None:
+def test_a_changed_size_on_disk_is_detected_before_it_skips_an_image(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     digests, vectors, thumbnails, _ = batch(1)
     store.append(digests, vectors, thumbnails, np.array([2**20 + 1, 2**20 + 3, 2**20 + 5, 2**20 + 7]))
@@ -319,7 +320,7 @@ def test_a_size_that_changed_on_disk_is_found_before_it_skips_an_image(tmp_path:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_feature_that_is_not_finite_is_refused_by_its_digest(tmp_path: Path, value: float) -> None:
+def test_a_nonfinite_feature_is_refused_with_its_digest(tmp_path: Path, value: float) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     digests, vectors, *rest = batch(1)
     vectors[2, 7] = value
@@ -328,7 +329,7 @@ def test_a_feature_that_is_not_finite_is_refused_by_its_digest(tmp_path: Path, v
     assert len(store) == 0
 
 
-def test_an_empty_store_gives_no_rows(tmp_path: Path) -> None:
+def test_an_empty_store_returns_no_rows(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, EXTRACTOR)
     for opened in (store, FeatureStore(tmp_path, EXTRACTOR)):
         assert opened.features(opened.digests).shape == (0, 512)

@@ -44,7 +44,7 @@ def store(tmp_path: Path, images: ImageSet, index: FileIndex) -> FeatureStore:
     return opened
 
 
-def test_what_is_removed_meanwhile_did_not_change(
+def test_images_removed_in_the_meantime_did_not_change(
     tmp_path: Path, images: ImageSet, index: FileIndex, store: FeatureStore
 ) -> None:
     survey = Survey(images, StoreGroup([store]), index, 10**6)
@@ -62,14 +62,14 @@ def test_what_is_removed_meanwhile_did_not_change(
     assert changed != survey.digests[2].tobytes()
 
 
-def test_verifying_reads_what_the_file_index_knows(images: ImageSet, index: FileIndex, store: FeatureStore) -> None:
+def test_verifying_ignores_the_file_index(images: ImageSet, index: FileIndex, store: FeatureStore) -> None:
     assert Survey(images, StoreGroup([store]), index, 10**6, verify=True).unknown == [0, 1, 2, 3]
 
 
-def test_a_size_that_changed_on_disk_skips_no_image(
+def test_a_changed_size_on_disk_skips_no_image(
     tmp_path: Path, images: ImageSet, index: FileIndex, store: FeatureStore
 ) -> None:
-    assert len(Survey(images, StoreGroup([store]), index, 1000).failed) == 4  # truly larger than allowed
+    assert len(Survey(images, StoreGroup([store]), index, 1000).failed) == 4  # really larger than allowed
     [file] = (store.path / "data").iterdir()
     data = bytearray(file.read_bytes())
     data[data.index((2400).to_bytes(8, "little")) + 5] ^= 64

@@ -1,4 +1,4 @@
-"""The vector index of a feature store: what it finds, and when it is built again."""
+"""The vector index of a feature store: its results, and when it is rebuilt."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ def digests_of(numbers: range) -> np.ndarray:
 
 
 def vectors_of(numbers: range) -> np.ndarray:
-    """Vectors of few degrees of freedom, as features have; of independent numbers any index misses neighbours."""
+    """Vectors with few degrees of freedom, like features; with independent numbers any index misses neighbours."""
     axes = np.random.default_rng(0).normal(size=(5, EXTRACTOR.dim))
     return np.stack([np.random.default_rng(number).normal(size=5) @ axes for number in numbers]).astype("f4")
 
@@ -49,7 +49,7 @@ def files_of(store: FeatureStore) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache whose store has an index, to copy."""
+    """A cache with an indexed store, to be copied."""
     cache = tmp_path_factory.mktemp("built")
     store = FeatureStore(cache, EXTRACTOR)
     for start in range(0, COUNT, 500):
@@ -64,7 +64,7 @@ def store(built: Path, tmp_path: Path) -> FeatureStore:
     return FeatureStore(tmp_path / "cache", EXTRACTOR)
 
 
-def test_it_finds_stored_vectors_and_remembers_its_recall(store: FeatureStore) -> None:
+def test_the_index_finds_stored_vectors_and_stores_its_recall(store: FeatureStore) -> None:
     index = open_index(store)
     assert index
     assert index.recall == 0.5
@@ -78,21 +78,21 @@ def test_a_store_without_an_index_has_none(tmp_path: Path) -> None:
     assert open_index(FeatureStore(tmp_path, EXTRACTOR)) is None
 
 
-def test_what_is_stored_later_is_found_too(store: FeatureStore) -> None:
+def test_vectors_stored_later_are_also_found(store: FeatureStore) -> None:
     fill(store, range(COUNT, COUNT + 50))
     index = open_index(store)
     assert index
     assert found_by(index, COUNT + 7) == [COUNT + 7]
 
 
-def test_what_was_removed_is_not_found(store: FeatureStore) -> None:
+def test_removed_vectors_are_not_found(store: FeatureStore) -> None:
     lance.dataset(store.path).delete(f"digest = X'{digests_of(range(5, 6))[0].tobytes().hex()}'")
     index = open_index(store)
     assert index
     assert found_by(index, 5) != [5]
 
 
-def test_it_survives_a_merge_of_data_files(store: FeatureStore) -> None:
+def test_the_index_survives_compaction(store: FeatureStore) -> None:
     before = files_of(store)
     for number in range(COUNT, COUNT + FRAGMENTS_BEFORE_MERGE + 20):
         fill(store, range(number, number + 1))
@@ -103,7 +103,7 @@ def test_it_survives_a_merge_of_data_files(store: FeatureStore) -> None:
     assert [found_by(index, at) for at in (7, COUNT + 7)] == [[7], [COUNT + 7]]
 
 
-def test_a_store_that_was_opened_before_goes_on(store: FeatureStore) -> None:
+def test_a_store_opened_before_indexing_still_works(store: FeatureStore) -> None:
     build_index(store, lambda index: 1.0)
     fill(store, range(COUNT, COUNT + 5))
     assert np.array_equal(store.features(digests_of(range(COUNT + 5))), vectors_of(range(COUNT + 5)))
@@ -113,7 +113,7 @@ def test_a_store_that_was_opened_before_goes_on(store: FeatureStore) -> None:
     assert found_by(index, COUNT + 4) == [COUNT + 4]
 
 
-def test_it_is_not_used_when_much_was_stored_since(store: FeatureStore) -> None:
+def test_an_outdated_index_is_not_used(store: FeatureStore) -> None:
     fill(store, range(COUNT, COUNT + COUNT // 5))
     assert open_index(store) is None
     index = build_index(store, lambda index: 1.0)
@@ -123,7 +123,7 @@ def test_it_is_not_used_when_much_was_stored_since(store: FeatureStore) -> None:
 
 @pytest.mark.parametrize("which", [0, 1], ids=["auxiliary", "index"])
 @pytest.mark.parametrize("kind", ["flipped", "cut", "gone"])
-def test_damage_is_noticed(store: FeatureStore, which: int, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_detected(store: FeatureStore, which: int, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     file = files_of(store)[which]
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -140,19 +140,19 @@ def test_damage_is_noticed(store: FeatureStore, which: int, kind: str, caplog: p
     assert found_by(index, 7) == [7]
 
 
-def test_what_the_system_refuses_is_no_reason_to_build_it_again(store: FeatureStore) -> None:
+def test_errors_of_the_system_do_not_rebuild_the_index(store: FeatureStore) -> None:
     file = files_of(store)[0]
     with no_file_descriptors(), pytest.raises(PipelineError, match=r"cannot be opened \(.*Too many open files"):
         open_index(store)
     whole = file.rename(file.with_suffix(".whole"))
-    file.symlink_to("/proc/self/mem")  # reading it is an I/O error
+    file.symlink_to("/proc/self/mem")  # reading it gives an I/O error
     with pytest.raises(PipelineError, match=r"vector index .* cannot be opened \(.*Input/output error"):
         open_index(store)
     whole.replace(file)
     assert open_index(store)
 
 
-def test_the_folder_of_an_index_may_be_gone(store: FeatureStore) -> None:
+def test_the_folder_of_an_index_may_be_missing(store: FeatureStore) -> None:
     shutil.rmtree(store.path / "_indices")
     assert open_index(store) is None
     for number in range(COUNT, COUNT + FRAGMENTS_BEFORE_MERGE + 20):
@@ -162,12 +162,12 @@ def test_the_folder_of_an_index_may_be_gone(store: FeatureStore) -> None:
 
 
 @pytest.mark.parametrize("note", ["", "[]", "{}", json.dumps({"index": "other"}), "null"])
-def test_an_index_without_its_note_is_not_used(store: FeatureStore, note: str) -> None:
+def test_an_index_without_its_config_entry_is_not_used(store: FeatureStore, note: str) -> None:
     lance.dataset(store.path).update_config({NOTE: note})
     assert open_index(store) is None
 
 
-def test_an_index_whose_building_was_interrupted_is_not_used(store: FeatureStore) -> None:
+def test_an_index_that_was_only_partly_built_is_not_used(store: FeatureStore) -> None:
     def interrupted(index: VectorIndex) -> float:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Weights in the layouts of other libraries, each written by the library itself, against PyTorch in float64."""
+"""Weights in the layouts of other libraries, written by the libraries themselves, compared with PyTorch in float64."""
 
 import pickle
 from collections import OrderedDict
@@ -20,7 +20,7 @@ from pipeline.features.vgg import NETWORKS, Arrays
 from pipeline.features.weights import weights_from
 
 VGG19 = (2, 2, 4, 4, 4)  # convolutions in each block
-UNITS = 8  # of the dense layers here, so that a file has 59 MB; the layout is the same
+UNITS = 8  # units of the dense layers here, so that a file has 59 MB; the layout is the same
 
 
 @pytest.fixture(autouse=True)
@@ -53,11 +53,11 @@ def model() -> nn.Module:
 
 
 def write(file: Path, kind: str, model: nn.Module) -> Path:
-    """Save the model's weights as people do."""
+    """Save the model's weights in one of the common ways."""
     state = model.state_dict()
     if kind == "safetensors":
         safetensors.torch.save_file(state, file)
-    elif kind == "timm":  # the dense layers as convolutions, and a classifier that sorts before them
+    elif kind == "timm":  # the dense layers as convolutions, and a classifier with a name that sorts before theirs
         names = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
         shapes = {"pre_logits.fc1.weight": (UNITS, 512, 7, 7), "pre_logits.fc2.weight": (UNITS + 1, UNITS, 1, 1)}
         for old, new in names.items():
@@ -152,7 +152,7 @@ def test_the_names_that_keras_chooses_are_matched_by_order(tmp_path: Path) -> No
             assert np.array_equal(bias, layer.get_weights()[1])
 
 
-def test_other_networks_are_refused_by_what_they_have(tmp_path: Path) -> None:
+def test_other_networks_are_refused_with_a_description(tmp_path: Path) -> None:
     torch.save(torchvision_vgg16(VGG19).state_dict(), tmp_path / "vgg19.pth")
     expected = r"does not hold VGG16: .* have 64, 64, 128, 128, 256, 256, 256, 256, 512, .* Use network='vgg19'\."
     with pytest.raises(RequestError, match=expected):
@@ -175,7 +175,7 @@ def test_two_layers_of_one_shape_are_refused(tmp_path: Path, model: nn.Module) -
 
 
 class Runs:
-    """Leaves a file behind where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -189,7 +189,7 @@ def test_no_code_in_a_checkpoint_runs(tmp_path: Path, legacy: bool) -> None:
     file, ran = tmp_path / "weights.pth", tmp_path / "ran"
     torch.save({"a": torch.zeros(2), "b": Runs(ran)}, file, _use_new_zipfile_serialization=not legacy)
     torch.load(file, weights_only=False)
-    assert ran.exists()  # it is a working attack
+    assert ran.exists()  # the attack works
     ran.unlink()
     with pytest.raises(RequestError, match=r"it refers to __builtin__\.getattr, and loading that could run code"):
         weights_from(str(file)).read("fc2")
@@ -208,7 +208,7 @@ def test_whole_models_are_refused_with_what_to_save(tmp_path: Path, model: nn.Mo
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("kept", [0, 100, 1_000_000])
-def test_files_that_are_cut_short_are_refused(tmp_path: Path, model: nn.Module, suffix: str, kept: int) -> None:
+def test_truncated_files_are_refused(tmp_path: Path, model: nn.Module, suffix: str, kept: int) -> None:
     whole = write(tmp_path / f"whole{suffix}", "safetensors" if suffix == ".safetensors" else "legacy", model)
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(whole.read_bytes()[:kept])
@@ -230,7 +230,7 @@ def test_half_precision_is_read(tmp_path: Path, model: nn.Module) -> None:
 
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    """Two images, of a gradient and of noise."""
+    """Two images, a gradient and noise."""
     ramp = np.broadcast_to(np.linspace(0, 255, 224), (3, 224, 224)).transpose(1, 2, 0)
     return np.stack([ramp.astype(np.uint8), np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)])
 
@@ -240,7 +240,7 @@ def pixels() -> np.ndarray:
 def test_engines_preprocess_as_the_weights_expect(
     tmp_path: Path, model: nn.Module, pixels: np.ndarray, preprocess: str, engine: str
 ) -> None:
-    """PyTorch in float64 on what torchvision's transform, or Caffe's, makes of the pixels."""
+    """PyTorch in float64, on pixels after torchvision's or Caffe's transform."""
     file = tmp_path / "vgg16.pth"
     torch.save({name: value for name, value in model.state_dict().items() if name.startswith("features")}, file)
     extractor = Extractor(weights_from(str(file), preprocess), "block2_pool", pool="grid:4")
@@ -271,7 +271,7 @@ def test_the_preprocessing_belongs_to_the_weights_and_to_the_fingerprint(
         f"Weights in the format of {file} usually need preprocess='torch'; preprocess='caffe' overrides that."
     ]
     assert other.fingerprint != usual.fingerprint
-    assert other.weights.digest != usual.weights.digest  # as converted networks are named by it
+    assert other.weights.digest != usual.weights.digest  # because converted networks are named by it
     assert described_network(other.description) == {"network": "vgg16", "preprocess": "caffe"}
     [again] = ExtractorOptions().applied_to(str(file), other.description)
     assert again == other
@@ -300,7 +300,7 @@ def test_vgg19_is_read_and_computed(tmp_path: Path, pixels: np.ndarray) -> None:
 def test_vgg19_has_its_own_fingerprints_and_layers() -> None:
     deeper, usual = Extractor(weights_from("random:0", network="vgg19")), Extractor(weights_from("random:0"))
     assert deeper.fingerprint != usual.fingerprint
-    assert deeper.weights.digest != usual.weights.digest  # as converted networks are named by it
+    assert deeper.weights.digest != usual.weights.digest  # because converted networks are named by it
     assert Extractor(deeper.weights, "block3_conv4").dim == 256
     with pytest.raises(RequestError, match="layer 'block3_conv4' is unknown; did you mean"):
         Extractor(usual.weights, "block3_conv4")

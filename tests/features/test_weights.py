@@ -37,7 +37,7 @@ def assert_same(found: dict, expected: dict) -> None:
         assert all(map(np.array_equal, found[name], expected[name])), name
 
 
-def test_layers_are_vgg16s() -> None:
+def test_layers_are_those_of_vgg16() -> None:
     shapes = NETWORKS["vgg16"].weighted_layers("fc2")
     assert sum(np.prod(shape) + shape[-1] for shape in shapes.values()) == 138_357_544 - 4096 * 1000 - 1000
     assert next(iter(shapes)) == "block1_conv1"
@@ -51,11 +51,11 @@ def test_random_weights_are_he_normal_and_seeded() -> None:
     assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 512)), rel=0.01)
     assert not bias.any()
     assert not np.array_equal(kernel, weights_from("random").read("block5_pool")["block4_conv2"][0])
-    # The numbers themselves are part of the promise "the same everywhere".
+    # The numbers are part of the promise "the same everywhere".
     assert small()["block1_conv1"][0].reshape(-1)[:3] == pytest.approx([0.65786493, 0.03885505, -0.13953567], rel=1e-6)
 
 
-def test_published_layout_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_layout_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = (("fc1", 7 * 7 * 512, 8), ("fc2", 8, 8))  # the layout is the same
     monkeypatch.setitem(NETWORKS, "vgg16", replace(NETWORKS["vgg16"], dense=dense))
     expected = small("fc2")
@@ -65,7 +65,7 @@ def test_published_layout_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras", ".h5"])
-def test_files_that_keras_saves_are_read(tmp_path: Path, suffix: str) -> None:
+def test_files_saved_by_keras_are_read(tmp_path: Path, suffix: str) -> None:
     import keras
 
     model = keras.applications.VGG16(weights=None, include_top=False, input_shape=(224, 224, 3))
@@ -120,7 +120,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
 
 
 def weights_with(file: Path, name: str, **options: Any) -> Path:
-    """Weights whose first kernel, or bias, is created in another way."""
+    """Weights with a first kernel, or bias, that is created in another way."""
     write_published(file, small(FIRST))
     with h5py.File(file, "a") as root:
         group = root["block1_conv1"]
@@ -167,9 +167,7 @@ def test_values_in_another_file_are_refused(tmp_path: Path, how: str) -> None:
         (BIAS, {"data": h5py.Empty("f4")}),
     ],
 )
-def test_weights_that_are_only_declared_are_refused_before_they_are_allocated(
-    tmp_path: Path, name: str, options: dict
-) -> None:
+def test_declared_weights_are_refused_before_they_are_allocated(tmp_path: Path, name: str, options: dict) -> None:
     file = weights_with(tmp_path / "weights.h5", name, **options)
     with pytest.raises(RequestError, match=r"(kernel of shape|cannot be read as weights of VGG16)"):
         weights_from(str(file)).read(FIRST)
@@ -196,7 +194,7 @@ def test_unknown_weights_are_refused(option: str) -> None:
         weights_from(option)
 
 
-def test_imagenet_weights_that_cannot_be_downloaded_name_the_ways_out(
+def test_a_failed_download_of_imagenet_weights_names_alternatives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
@@ -205,7 +203,7 @@ def test_imagenet_weights_that_cannot_be_downloaded_name_the_ways_out(
         weights_from("imagenet").read("fc2")
 
 
-def test_imagenet_weights_are_taken_from_keras_folder_if_their_hash_is_right(
+def test_imagenet_weights_in_keras_folder_are_used_if_their_hash_matches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import hashlib
@@ -218,7 +216,7 @@ def test_imagenet_weights_are_taken_from_keras_folder_if_their_hash_is_right(
     assert_same(weights_from("imagenet").read("block5_pool"), small())
 
 
-def test_fingerprint_depends_on_all_that_changes_features(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_everything_that_changes_features(tmp_path: Path) -> None:
     weights = weights_from("random:0")
     extractors = [
         Extractor(weights),
@@ -241,7 +239,7 @@ def test_unknown_layers_and_precisions_are_refused() -> None:
         Extractor(weights_from("random"), precision="float64")
 
 
-def test_the_environment_names_the_weights_where_no_option_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_sets_the_default_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMAGE_VECTORS_WEIGHTS", raising=False)
     assert default_weights() == "imagenet"
     monkeypatch.setenv("IMAGE_VECTORS_WEIGHTS", "nonsense")

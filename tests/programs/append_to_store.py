@@ -1,4 +1,4 @@
-"""Five appends to a store, each of eight rows of this process and of two that all processes append."""
+"""Append to a store five times, each time eight rows of this process and two rows that all processes append."""
 
 import sys
 
@@ -13,7 +13,7 @@ Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def rows(process: int, number: int) -> Batch:
-    """What a process appends: digests, vectors, thumbnails, sizes."""
+    """The rows that a process appends: digests, vectors, thumbnails, sizes."""
     parts = [(process, 8), (99, 2)]
     made = [(np.random.default_rng([seed, number]), size) for seed, size in parts]
     digests = [np.frombuffer(random.bytes(16 * size), DIGEST) for random, size in made]

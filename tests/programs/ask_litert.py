@@ -1,4 +1,4 @@
-"""Ask a LiteRT file for embeddings, by plain LiteRT, without this package: of the first image, then of the others.
+"""Run a LiteRT file with plain LiteRT, without this package: on the first image, then on the others.
 
 python ask_litert.py FILE PIXELS.npy
 """

@@ -1,4 +1,4 @@
-"""Ask an ONNX file for embeddings, by plain ONNX Runtime, without this package: of the first image, then of the others.
+"""Run an ONNX file with plain ONNX Runtime, without this package: on the first image, then on the others.
 
 python ask_onnx.py FILE PIXELS.npy
 """

@@ -1,4 +1,4 @@
-"""Ask a SavedModel for the embeddings of image files, by plain TensorFlow, without this package.
+"""Run a SavedModel on image files with plain TensorFlow, without this package.
 
 python ask_savedmodel.py FOLDER FILE...
 """

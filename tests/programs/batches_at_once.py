@@ -1,4 +1,4 @@
-"""Compute batches in two threads, by a VGG16 of few channels, and compare with one after another."""
+"""Compute batches in two threads with a narrow VGG16, and compare with computing them in turn."""
 
 from concurrent.futures import ThreadPoolExecutor
 

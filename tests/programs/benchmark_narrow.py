@@ -1,4 +1,4 @@
-"""The benchmark of engines on a VGG16 of few channels, with a cache that does not exist yet.
+"""The engine benchmark on a narrow VGG16, with a cache that does not exist yet.
 
 python benchmark_narrow.py CACHE
 """
@@ -29,5 +29,5 @@ engine_peers.peers = lambda: KEPT
 
 import benchmark_extraction  # noqa: E402  (it takes the peers)
 
-if __name__ == "__main__":  # it is imported once more in the process of each peer
+if __name__ == "__main__":  # it is imported again in the process of each peer
     benchmark_extraction.engines(Path(sys.argv[1]), 1)

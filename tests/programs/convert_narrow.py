@@ -1,4 +1,4 @@
-"""Convert a VGG16 of few channels, but with all 512 features, under the name of the whole one with weights random:0.
+"""Convert a narrow VGG16 with all 512 features, under the name of the full one with weights random:0.
 
 python convert_narrow.py CACHE
 """
@@ -14,5 +14,5 @@ from pipeline.features.engines.mnn import converted_network  # noqa: E402  (it r
 from pipeline.features.extractor import Extractor  # noqa: E402
 from pipeline.features.weights import weights_from  # noqa: E402
 
-if __name__ == "__main__":  # it is imported once more in the converter's process
+if __name__ == "__main__":  # it is imported again in the converter's process
     converted_network([Extractor(weights_from("random:0"), "block5_pool")], Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Extract an image that ends the process that decodes it, without Ray and with it: CACHE CACHE."""
+"""Extract an image that kills the process that decodes it, without and with Ray: CACHE CACHE."""
 
 import sys
 import tempfile

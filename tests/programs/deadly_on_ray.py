@@ -1,4 +1,4 @@
-"""Extract on Ray an image that no actor gets through: CACHE kills|raises. Prints the message it ends with."""
+"""Extract on Ray an image that fails in every actor: CACHE kills|raises. Prints the final message."""
 
 import importlib
 import signal
@@ -20,7 +20,7 @@ from pipeline.features.weights import weights_from
 
 
 class DeadlyRef(ImageRef):
-    """A reference that ends the process that unpickles it, or raises there what a node without a package would."""
+    """A reference that kills the process that unpickles it, or raises the error of a node without a package."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Decode an image file, and print how many bytes a pixel memory grew by, as JSON: python decode_large.py FILE."""
+"""Decode an image file, and print the memory growth in bytes per pixel, as JSON: python decode_large.py FILE."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from measuring import peak_memory
 
 from pipeline.data.decoding import decode, decode_with_thumbnail
 
-decode(Path(sys.argv[2]).read_bytes())  # loads what the format needs
+decode(Path(sys.argv[2]).read_bytes())  # loads the libraries of the format
 data = Path(sys.argv[1]).read_bytes()
 before = peak_memory()
 _, _, pixel_count = decode_with_thumbnail(data)

@@ -1,4 +1,4 @@
-"""Decode a folder where the system has no room for further files or processes: FOLDER [LIMIT]."""
+"""Decode a folder while no more files or processes are allowed: FOLDER [LIMIT]."""
 
 import contextlib
 import multiprocessing.popen_spawn_posix

@@ -1,4 +1,4 @@
-"""Export a VGG16 of few channels as ONNX and LiteRT, and print how far these are from the Keras model, as JSON.
+"""Export a narrow VGG16 as ONNX and LiteRT, and print their differences from the Keras model, as JSON.
 
 python export_narrow.py FOLDER LAYERS/POOL/PROJECT...
 """
@@ -26,7 +26,7 @@ pixels = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
 
 
 def differences(layers: str, pool: str, project: str, folder: Path) -> dict[str, float]:
-    """Format -> the largest difference of an answer to the Keras model's, as a share of the range of these."""
+    """Format -> the largest difference from the Keras model's output, relative to its range."""
     settings = {"project": project} if project else {}
     extractors = extractors_for(weights_from("random:0"), layers, pool or None, **settings)
     scales = tuple(0.5 + number for number in range(len(extractors))) if len(extractors) > 1 else ()

@@ -1,4 +1,4 @@
-"""`extract` that logs its progress every 0.05 s and takes any extraction for a long one."""
+"""`extract` that logs its progress every 0.05 s and treats any extraction as long."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command line, with checkpoints so often that a short training has many."""
+"""The command line, with checkpoints so frequent that a short training writes many."""
 
 from pipeline.cli import main
 from pipeline.decoders import callbacks, training

@@ -1,4 +1,4 @@
-"""The command line, with every batch stored at once, so that a short extraction has many commits."""
+"""The command line, with each batch stored at once, so that a short extraction has many commits."""
 
 from pipeline.cli import main
 from pipeline.features import saving

@@ -1,4 +1,4 @@
-"""Decode mutated images, and print how many were refused and how far memory grew, as JSON.
+"""Decode mutated images, and print the number refused and the memory growth, as JSON.
 
 python fuzz_images.py FOLDER-OF-SEEDS COUNT
 """
@@ -20,7 +20,7 @@ chance = random.Random(0)
 before, refused = peak_memory(), 0
 for _ in range(int(sys.argv[2])):
     data = mutated(chance.choice(seeds), chance)
-    faulthandler.dump_traceback_later(20, exit=True)  # a hang ends this process
+    faulthandler.dump_traceback_later(20, exit=True)  # kills this process if it hangs
     try:
         assert decode(data, 10_000_000).shape == (224, 224, 3)
     except ImageError:

@@ -1,6 +1,6 @@
-"""Read mutated files of targets and lists of images, and print how many were refused and how far memory grew, as JSON.
+"""Read mutated target files and lists of images, and print the number refused and the memory growth, as JSON.
 
-python fuzz_targets.py FOLDER COUNT   # FOLDER/images holds an image for each target
+python fuzz_targets.py FOLDER COUNT   # FOLDER/images has one image per target
 """
 
 import faulthandler
@@ -52,7 +52,7 @@ before = peak_memory()
 for _ in range(count):
     name, data = chance.choice(seeds)
     (folder / name).write_bytes(mutated(data, chance))
-    faulthandler.dump_traceback_later(20, exit=True)  # a hang ends this process
+    faulthandler.dump_traceback_later(20, exit=True)  # kills this process if it hangs
     try:
         if name.startswith("t-list"):
             find_images(folder / name)

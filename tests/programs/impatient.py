@@ -1,4 +1,4 @@
-"""The command line, with a limit of 3 s for an image."""
+"""The command line, with a limit of 3 s per image."""
 
 from pipeline.cli import main
 from pipeline.features.backends import worker_pool

@@ -1,4 +1,4 @@
-"""Look up predictions among 400,000 words and print the most memory this took, in bytes.
+"""Look up predictions among 400,000 words, and print the peak memory in bytes.
 
 python large_vocabulary.py WORDS.bin
 """

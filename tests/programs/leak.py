@@ -1,4 +1,4 @@
-"""Run an engine as it is, on a VGG16 of few channels, and print its memory and file handles after each batch, as JSON.
+"""Run an engine on a narrow VGG16, and print its memory and file handles after each batch, as JSON.
 
 python leak.py mnn|keras CACHE BATCHES
 """

@@ -1,4 +1,4 @@
-"""Print how many threads have worked while MNN computed features.
+"""Print how many threads worked while MNN computed features.
 
 python mnn_threads.py CACHE
 """

@@ -1,4 +1,4 @@
-"""moto's S3 server at a port; one request that writes at a time, as moto checks If-None-Match without a lock."""
+"""moto's S3 server on a port. Write requests are serialized, because moto checks If-None-Match without a lock."""
 
 import sys
 import threading
@@ -11,7 +11,7 @@ moto, writing = DomainDispatcherApplication(create_backend_app), threading.Lock(
 
 
 def serve(environ: dict, start_response: Callable) -> Iterable[bytes]:
-    """Answer a request."""
+    """Serve a request."""
     if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
         return moto(environ, start_response)
     with writing:

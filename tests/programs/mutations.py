@@ -1,4 +1,4 @@
-"""Seeded mutations of files, for fuzzing: bytes replaced, odd bytes inserted, stretches removed or repeated."""
+"""Seeded mutations of files, for fuzzing: bytes replaced or inserted, ranges removed or repeated."""
 
 import random
 

@@ -11,7 +11,7 @@ def make_narrow(channels: dict[int, int], features: dict[str, int]) -> None:
 
     Args:
         channels: VGG16's number of channels -> the number to use instead.
-        features: The dimension of each layer's features; that of block5_pool is the channels of the last convolution.
+        features: The dimension of each layer's features; block5_pool has the channels of the last convolution.
     """
     vgg16 = NETWORKS["vgg16"]
     last = vgg16.convolutions[-1]
@@ -28,7 +28,7 @@ def make_narrow(channels: dict[int, int], features: dict[str, int]) -> None:
 
 
 def narrow_keras_vgg16(weights: None, include_top: bool, input_shape: tuple[int, int, int]) -> Any:
-    """What stands for `keras.applications.VGG16` when the layers are narrow."""
+    """The replacement of `keras.applications.VGG16` with narrow layers."""
     import keras
 
     outputs = inputs = keras.Input(input_shape)

@@ -1,4 +1,4 @@
-"""Print the page faults of the second of two equal arrays; with an argument, what the first one had is kept."""
+"""Print the page faults of the second of two equal arrays; with an argument, the memory of the first is kept."""
 
 import resource
 import sys

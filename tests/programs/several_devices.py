@@ -1,4 +1,4 @@
-"""Compute features on two halves of the CPU and on the whole, by a VGG16 of few channels, and compare."""
+"""Compute features with a narrow VGG16 on two halves of the CPU and on the whole CPU, and compare."""
 
 import numpy as np
 from narrow_vgg16 import make_narrow, narrow_keras_vgg16

@@ -1,4 +1,4 @@
-"""The command line, with a merge of caches in blocks of one row, so that a short one has many commits."""
+"""The command line, merging caches in blocks of one row, so that a short merge has many commits."""
 
 from pipeline.cli import main
 from pipeline.commands import cache_merge

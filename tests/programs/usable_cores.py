@@ -1,4 +1,4 @@
-"""Print how many cores this process would use.
+"""Print the number of cores that this process would use.
 
 python usable_cores.py [THE-ONLY-CORE-IT-MAY-RUN-ON]
 """

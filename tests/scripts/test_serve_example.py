@@ -1,4 +1,4 @@
-"""The example of a server, started and asked."""
+"""The example server, started and queried."""
 
 import contextlib
 import http.client
@@ -20,7 +20,7 @@ from pipeline.export.savedmodel import write_savedmodel
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """The address of a server whose embedding is the mean of each colour."""
+    """The address of a server that returns the mean of each colour as the embedding."""
     import keras
 
     for package in ("fastapi", "python_multipart", "uvicorn"):
@@ -48,7 +48,7 @@ def answers(port: int) -> bool:
     return False
 
 
-def test_it_answers_files_and_refuses_others(server: str) -> None:
+def test_the_server_embeds_images_and_refuses_other_files(server: str) -> None:
     contents = [encoded(make_image(seed), kind) for seed, kind in enumerate(("JPEG", "PNG"))]
     answered = requests.post(server, files=[("files", data) for data in contents], timeout=60)
     assert answered.status_code == 200
@@ -58,7 +58,7 @@ def test_it_answers_files_and_refuses_others(server: str) -> None:
     assert (refused.status_code, "not a JPEG or PNG" in refused.text) == (422, True)
 
 
-def test_it_limits_what_it_reads(server: str) -> None:
+def test_the_server_limits_requests(server: str) -> None:
     photo = encoded(make_image(0), "PNG")
     many = requests.post(server, files=[("files", photo)] * 17, timeout=60)
     assert (many.status_code, "at most 16 files" in many.text) == (413, True)
@@ -69,7 +69,7 @@ def test_it_limits_what_it_reads(server: str) -> None:
         connection.endheaders()
         large = connection.getresponse()
         assert (large.status, b"at most 33554432 bytes" in large.read()) == (413, True)
-    endless = requests.post(server, data=iter([b"x"] * 3), timeout=60)  # in chunks, of unknown length
+    endless = requests.post(server, data=iter([b"x"] * 3), timeout=60)  # chunked, without a length
     assert endless.status_code == 411
     header = photo[:16] + (60_000).to_bytes(4) * 2 + photo[24:]
     bomb = requests.post(server, files=[("files", header)], timeout=60)

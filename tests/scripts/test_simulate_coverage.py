@@ -19,9 +19,9 @@ def test_a_few_runs_fill_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row[4].endswith("%") for row in rows if row[3] != "0%")
 
 
-def test_coverage_counts_the_truths_inside_of_given_intervals() -> None:
+def test_coverage_counts_truths_inside_the_intervals() -> None:
     inside = Outcome("question", "decoder", (0.4, 0.6), 0.5, label_set=0)
     outside, withheld = dataclasses.replace(inside, truth=0.7), dataclasses.replace(inside, bounds=None)
     assert coverages([inside, inside, inside, outside]) == ["75.0%", "", ""]
-    # The mean truth of a label set is that of all its runs: 0.5, 0.7 and 0.5.
+    # The mean truth of a label set is over all its runs: 0.5, 0.7 and 0.5.
     assert [outcome.truth for outcome in retrained([inside, outside, withheld])] == pytest.approx([1.7 / 3] * 2)

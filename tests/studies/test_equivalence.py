@@ -22,11 +22,11 @@ def test_equivalence_is_two_one_sided_tests() -> None:
     [
         (DIFFERENCES + 0.01, False),
         (DIFFERENCES - 0.01, False),
-        (np.array([0.0, 0.04]), False),  # too wide to tell
+        (np.array([0.0, 0.04]), False),  # too wide for a conclusion
         (np.zeros(3), True),
         (np.full(3, 0.02), False),
         (np.zeros(1), None),
     ],
 )
-def test_only_what_is_shown_counts(differences: np.ndarray, equivalent: bool | None) -> None:
+def test_equivalence_must_be_shown(differences: np.ndarray, equivalent: bool | None) -> None:
     assert equivalence_test(differences, 0.01).equivalent is equivalent

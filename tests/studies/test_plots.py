@@ -18,7 +18,7 @@ LAST = dict(zip(SCENARIOS, (0.1, 0.2, 0.3, 0.4), strict=True))  # the cosine at 
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    """A study with made-up learning curves, different in each scenario."""
+    """A study with made-up learning curves that differ between scenarios."""
     scenarios = {}
     for scenario, last in LAST.items():
         curve = {"validation_cosine": np.linspace(0, last, 1000).tolist()}
@@ -29,7 +29,7 @@ def study() -> Study:
 
 
 def drawn_lines(svg: Path) -> list[list[tuple[str, float]]]:
-    """For each panel of a plot, its lines: the colour, and how far the line climbs in pixels."""
+    """The lines of each panel of a plot: their colours, and how many pixels they climb."""
     panels = []
     for panel in (
         ElementTree.parse(svg).getroot().iterfind(".//*[@class='mark-group role-scope child_layer_0_pathgroup']")
@@ -51,7 +51,7 @@ def test_each_panel_shows_the_curves_of_its_own_scenario(study: Study, tmp_path:
 
 
 @pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.svg", b"<svg"), ("a.pdf", b"%PDF")])
-def test_a_plot_is_written_in_each_format(study: Study, tmp_path: Path, name: str, start: bytes) -> None:
+def test_plots_are_written_in_each_format(study: Study, tmp_path: Path, name: str, start: bytes) -> None:
     plot_study(study, 0.65, tmp_path / name)
     assert (tmp_path / name).read_bytes().startswith(start)
     assert [file.name for file in tmp_path.iterdir()] == [name]

@@ -12,7 +12,7 @@ STEPS = 25
 CONFIG = dataclasses.replace(ORIGINAL, epochs=STEPS)
 
 
-def test_the_original_data_are_those_of_the_question() -> None:
+def test_the_data_are_those_of_the_original_question() -> None:
     data = original_data(0)
     assert (data.x.shape, data.y.shape) == ((1, 4096), (1, 200))
     assert data.x.min() >= 0
@@ -45,10 +45,10 @@ def test_the_inherited_step_counter_is_what_keras_2_carried_over() -> None:
     for model, reference in zip(ours, theirs, strict=True):
         for mine, keras_2 in zip(model.get_weights(), reference.get_weights(), strict=True):
             assert np.linalg.norm(mine - keras_2) <= 1e-3 * np.linalg.norm(keras_2)
-    # An optimizer of its own would have gone another way.
+    # A separate optimizer would take another path.
     assert not np.allclose(losses[1], losses[0], rtol=1e-2)
 
 
-def test_a_config_that_does_not_fit_is_refused() -> None:
+def test_an_unsuitable_config_is_refused() -> None:
     with pytest.raises(RequestError, match="The study needs sigmoid layers"):
         _optimizer_at_step(NETWORK, 5)

@@ -1,4 +1,4 @@
-"""The study as a whole: what its scenarios show, and what is said of them."""
+"""The whole study: the results of its scenarios, and their verdicts."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def test_scenarios_show_what_they_should(study: Study) -> None:
 
 
 def test_the_cause_is_measured(study: Study) -> None:
-    # The correction that is missing at step t + 1, from Adam's definition (Kingma and Ba 2015).
+    # The missing bias correction at step t + 1, from Adam's definition (Kingma and Ba 2015).
     first, later = (np.sqrt(1 - 0.999**step) / (1 - 0.9**step) for step in (1, 151))
     assert study.first_steps.first_update_ratio == pytest.approx(later / first, rel=1e-3)
     assert study.first_steps.inherited_steps == 150
@@ -42,7 +42,7 @@ def test_the_cause_is_measured(study: Study) -> None:
     assert study.equivalence.equivalent is None
 
 
-def test_verdicts_name_the_numbers(study: Study) -> None:
+def test_verdicts_state_the_numbers(study: Study) -> None:
     steps = dataclasses.replace(study.first_steps, first_update={"fresh": 0.01, "inherited": 0.0294})
     shared, separate, zeros, same = (
         scenario.verdict for scenario in summarize(dataclasses.replace(study, first_steps=steps))

@@ -24,7 +24,7 @@ EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")
         (3, [50, 50.1, 50.1, 60, 60.1], "about 14 minutes"),
     ],
 )
-def test_the_estimate_knows_how_many_batches_are_computed_at_once(
+def test_the_estimate_accounts_for_concurrent_batches(
     at_once: int,
     ends: list[float],
     expected: str,

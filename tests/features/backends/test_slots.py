@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.features.backends.slots import Slots, slot_arrays
 
 
-def test_slots_are_taken_in_a_circle_and_all_or_none() -> None:
+def test_slots_are_taken_round_robin_and_all_or_none() -> None:
     slots = Slots(6)
     assert slots.take(4) == [0, 1, 2, 3]
     assert slots.take(3) == []
@@ -28,7 +28,7 @@ def test_slots_are_waited_for() -> None:
     assert slots.take(2) == [1, 2]
 
 
-def test_neighbours_make_a_batch_without_a_copy() -> None:
+def test_adjacent_slots_form_a_batch_without_a_copy() -> None:
     slots = Slots(6)
     slots.pixels[:] = np.arange(6, dtype=np.uint8)[:, None, None, None]
     assert np.shares_memory(slots.batch([1, 2, 3], 3), slots.pixels)

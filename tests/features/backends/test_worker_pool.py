@@ -32,7 +32,7 @@ def decoded(
     return decode_ahead(refs, range(len(refs)), stored, slots, count, max_pixels)
 
 
-def test_images_come_in_their_order_with_digest_and_pixels(tmp_path: Path) -> None:
+def test_images_arrive_in_order_with_digest_and_pixels(tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(20))
     (images / "0007.png").write_bytes(b"not an image")
     contents = [file.read_bytes() for file in sorted(images.iterdir())]
@@ -58,7 +58,7 @@ def test_large_images_are_errors(tmp_path: Path) -> None:
     assert found.error == "it has 110 pixels, more than the limit of 100 (max_pixels)"
 
 
-def test_no_more_is_decoded_than_there_are_slots(tmp_path: Path) -> None:
+def test_no_more_images_are_decoded_than_there_are_slots(tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(5 * CHUNK))
     slots = Slots(2 * CHUNK)
     with contextlib.closing(decoded(images, slots)) as ahead:
@@ -74,7 +74,7 @@ def test_no_more_is_decoded_than_there_are_slots(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", [1, 3])
-def test_as_many_processes_decode_as_were_asked_for(tmp_path: Path, asked: int) -> None:
+def test_the_requested_number_of_processes_decodes(tmp_path: Path, asked: int) -> None:
     images = make_images(tmp_path / "images", range(64))
     before = multiprocessing.active_children()
     with contextlib.closing(decoded(images, Slots(64), count=asked)) as ahead:
@@ -88,7 +88,7 @@ def kill_workers(before: Sequence[multiprocessing.process.BaseProcess]) -> None:
         worker.kill()
 
 
-def test_a_worker_that_was_killed_is_replaced(tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(2 * CHUNK * CHUNKS_AHEAD))
     before = multiprocessing.active_children()
     with contextlib.closing(decoded(images, Slots(128), count=1)) as ahead:
@@ -100,7 +100,7 @@ def test_a_worker_that_was_killed_is_replaced(tmp_path: Path) -> None:
     assert all(image.is_new for image in found)
 
 
-def test_images_that_crash_the_decoder_are_named_and_cost_no_other(tmp_path: Path) -> None:
+def test_images_that_crash_the_decoder_are_named_and_affect_no_other(tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(30))
     wait_for_tick(images)
     refs = [file_ref(file) for file in sorted(images.iterdir())]
@@ -115,7 +115,7 @@ def test_images_that_crash_the_decoder_are_named_and_cost_no_other(tmp_path: Pat
 
 
 class StalledRef(ImageRef):
-    """An image on a file system that does not answer."""
+    """An image on a file system that hangs."""
 
     __slots__ = ()
 
@@ -125,7 +125,7 @@ class StalledRef(ImageRef):
 
 
 class EndlessRef(ImageRef):
-    """An image whose decoder does not come to an end, and keeps the interpreter lock."""
+    """An image that is decoded endlessly while holding the GIL."""
 
     __slots__ = ()
 
@@ -135,7 +135,7 @@ class EndlessRef(ImageRef):
 
 
 class StoppingRef(ImageRef):
-    """An image whose worker is stopped by a signal."""
+    """An image that stops its worker with a signal."""
 
     __slots__ = ()
 
@@ -145,7 +145,7 @@ class StoppingRef(ImageRef):
 
 
 @pytest.mark.parametrize("kind", [StalledRef, EndlessRef, StoppingRef])
-def test_an_image_that_takes_too_long_is_named_and_costs_no_other(
+def test_an_image_that_takes_too_long_is_named_and_affects_no_other(
     kind: type[ImageRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(worker_pool, "TIME_LIMIT", 1.0)
@@ -161,7 +161,7 @@ def test_an_image_that_takes_too_long_is_named_and_costs_no_other(
     assert f"{refs[5].uri} took longer than 1 s to read and decode; it is tried once more, on its own." in caplog.text
 
 
-def test_a_worker_that_was_stopped_costs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_worker_loses_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_pool, "TIME_LIMIT", 1.0)
     images = make_images(tmp_path / "images", range(2 * CHUNK * CHUNKS_AHEAD))
     before = set(multiprocessing.active_children())
@@ -175,7 +175,7 @@ def test_a_worker_that_was_stopped_costs_no_image(tmp_path: Path, monkeypatch: p
 
 
 class SlowObject(ImageRef):
-    """An object in a bucket that takes long to come."""
+    """A slow object in a bucket."""
 
     __slots__ = ()
 
@@ -185,7 +185,7 @@ class SlowObject(ImageRef):
 
 
 @pytest.mark.parametrize(("uri", "count"), [("s3://bucket/image.png", 9), ("tfds:name:train#0#null", 1)])
-def test_the_wait_for_what_has_a_limit_of_its_own_does_not_count(
+def test_waiting_for_sources_with_their_own_limit_does_not_count(
     uri: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_pool, "TIME_LIMIT", 1.5)
@@ -195,7 +195,7 @@ def test_the_wait_for_what_has_a_limit_of_its_own_does_not_count(
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGCONT])
-def test_workers_end_at_once_whatever_they_do(tmp_path: Path, number: int) -> None:
+def test_workers_end_at_once_in_any_state(tmp_path: Path, number: int) -> None:
     images = make_images(tmp_path / "images", range(30))
     before = set(multiprocessing.active_children())
     refs: list[ImageRef] = [file_ref(file) for file in sorted(images.iterdir())]
@@ -222,7 +222,7 @@ def test_suspects_are_read_after_all_others_one_at_a_time(tmp_path: Path) -> Non
 
 
 class ExhaustingRef(ImageRef):
-    """An image whose worker has no files left to open."""
+    """An image that leaves its worker without file descriptors."""
 
     __slots__ = ()
 
@@ -232,7 +232,7 @@ class ExhaustingRef(ImageRef):
 
 
 class HungryRef(ImageRef):
-    """An image for which there is too little memory."""
+    """An image that exceeds the memory."""
 
     __slots__ = ()
 
@@ -241,7 +241,7 @@ class HungryRef(ImageRef):
 
 
 class BadSectorRef(ImageRef):
-    """An image on a broken disk: the system has an error at this place."""
+    """An image on a broken disk: reading it gives an I/O error."""
 
     __slots__ = ()
 
@@ -249,7 +249,7 @@ class BadSectorRef(ImageRef):
         return ImageRef("/proc/self/mem").read()
 
 
-def test_a_worker_that_may_open_no_file_ends_the_run_with_the_cause(tmp_path: Path) -> None:
+def test_a_worker_without_file_descriptors_ends_the_run_with_the_cause(tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(20))
     refs: list[ImageRef] = [file_ref(file) for file in sorted(images.iterdir())]
     refs[9] = ExhaustingRef(refs[9].uri)
@@ -260,29 +260,27 @@ def test_a_worker_that_may_open_no_file_ends_the_run_with_the_cause(tmp_path: Pa
 @pytest.mark.parametrize(
     ("kind", "error"), [(BadSectorRef, "Input/output error"), (HungryRef, "there was too little memory for it")]
 )
-def test_what_the_system_lacks_for_one_image_is_that_images_failure(
-    kind: type[ImageRef], error: str, tmp_path: Path
-) -> None:
+def test_system_errors_fail_only_their_image(kind: type[ImageRef], error: str, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(20))
     refs: list[ImageRef] = [file_ref(file) for file in sorted(images.iterdir())]
     refs[9] = kind(refs[9].uri)
     found = list(decode_ahead(refs, range(20), NOTHING, Slots(64), 2, MAX_PIXELS))
     assert [image.number for image in found if not image.is_new] == [9]
-    assert (found[9].error, found[9].version) == (error, None)  # without a version it is read again by the next run
+    assert (found[9].error, found[9].version) == (error, None)  # without a version, so the next run reads it again
 
 
 @pytest.mark.parametrize("limit", ["RLIMIT_NOFILE", "RLIMIT_NPROC"])
-def test_a_system_without_room_for_processes_is_named(limit: str, tmp_path: Path) -> None:
+def test_a_system_without_room_for_processes_is_reported(limit: str, tmp_path: Path) -> None:
     ended = run_program("decode_without_room", make_images(tmp_path / "images", range(20)), limit)
     assert "The system starts no process that reads images" in ended.out
     assert ended.err == ""
 
 
-def test_workers_that_do_not_start_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_do_not_start_give_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = make_images(tmp_path / "images", range(3))
     before = multiprocessing.active_children()
     slots = Slots(64)
-    monkeypatch.setattr(slots, "memory", ())  # what they cannot begin with
+    monkeypatch.setattr(slots, "memory", ())  # something they cannot start with
     with pytest.raises(PipelineError, match=r"processes that read images cannot be started \(exit code 1\)"):
         list(decoded(images, slots))
     assert multiprocessing.active_children() == before

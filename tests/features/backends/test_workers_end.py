@@ -1,4 +1,4 @@
-"""What is left of the workers when no more images are asked for."""
+"""Workers leave nothing behind."""
 
 import multiprocessing
 import threading
@@ -13,7 +13,7 @@ from pipeline.features.backends.slots import Slots
 
 
 def test_neither_processes_nor_threads_outlive_the_workers(folder: Path) -> None:
-    """A thread that still closes the pool's pipes while the interpreter exits makes it end with EBADF."""
+    """A thread that closes the pool's pipes during interpreter exit causes EBADF."""
     images = find_images(folder)
     threads = set(threading.enumerate())
     ahead = decode_ahead(images.refs, range(len(images)), np.zeros(0, DIGEST), Slots(32), 2, 10**6)

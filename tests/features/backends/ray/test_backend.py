@@ -27,7 +27,7 @@ EIGHT, ONE, NONE = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 1.0}, {"memory": 1e9}
         ([EIGHT], RayOptions("auto", gpus_each=0.1), Fleet(1, 8, 1, 0.1)),
     ],
 )
-def test_a_cluster_is_shared_out(nodes: list, options: RayOptions, fleet: Fleet) -> None:
+def test_a_cluster_is_divided_among_actors(nodes: list, options: RayOptions, fleet: Fleet) -> None:
     assert fleet_for(nodes, options) == fleet
 
 
@@ -40,7 +40,7 @@ def test_a_cluster_is_shared_out(nodes: list, options: RayOptions, fleet: Fleet)
         ([ONE], RayOptions("auto", gpus_each=1), "0 GPUs.*room for 0 actors"),
     ],
 )
-def test_a_cluster_that_is_too_small_is_refused(nodes: list, options: RayOptions, message: str) -> None:
+def test_a_too_small_cluster_is_refused(nodes: list, options: RayOptions, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         fleet_for(nodes, options)
 
@@ -77,18 +77,18 @@ def test_there_are_no_more_actors_than_work() -> None:
 
 
 @pytest.mark.faults
-def test_what_an_actor_raised_is_named(fresh_cache: Callable[[str], Path]) -> None:
+def test_the_error_of_an_actor_is_reported(fresh_cache: Callable[[str], Path]) -> None:
     message = run_program("deadly_on_ray", fresh_cache("cache"), "raises", PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}").out
     assert message.startswith("Ray or an actor failed (No module named 'nodes_lack_it'). Every node needs this package")
 
 
-def test_a_missing_ray_is_named(run: Callable[..., Finished], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ray_is_reported(run: Callable[..., Finished], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     assert "pip install 'image-vectors[ray]'" in run("extract", folder, *SMALL, "--ray", "local", code=2).err
 
 
 @pytest.mark.slow
-def test_ray_gives_what_a_run_without_it_gives(
+def test_ray_gives_the_same_results_as_a_run_without_it(
     run_process: Callable[..., Finished], fresh_cache: Callable[[str], Path], tmp_path: Path
 ) -> None:
     images = make_images(tmp_path / "images", range(70))
@@ -101,7 +101,7 @@ def test_ray_gives_what_a_run_without_it_gives(
     for name, where in (("here", ()), ("ray", ("--ray", "local", "--actors", 2))):
         out = ("--cache", fresh_cache(name), "--out", tmp_path / f"{name}.npz", "--overwrite")
         finished[name] = run_process("extract", *options, *out, *where, RAY_TEST=str(tmp_path))
-    assert finished["ray"].err == finished["here"].err  # nothing of Ray's own
+    assert finished["ray"].err == finished["here"].err  # nothing from Ray
     assert has_ended("RAY_TEST", str(tmp_path))
     here, there = finished["here"].json, finished["ray"].json
     differing = ("seconds", "seconds_starting", "images_per_second", "store", "layers", "out", "nodes", "actors")

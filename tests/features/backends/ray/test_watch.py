@@ -1,4 +1,4 @@
-"""The program that says that Ray has ended a run."""
+"""The program that reports that Ray has ended a run."""
 
 import contextlib
 import socket
@@ -14,7 +14,7 @@ from pipeline.features.backends.ray import watch
 
 @contextlib.contextmanager
 def listening(family: socket.AddressFamily, address: str | tuple[str, int], is_there: bool) -> Iterator[socket.socket]:
-    """A program's socket, which nobody listens at if the program is gone."""
+    """A program's socket; nobody listens on it if the program is gone."""
     with socket.socket(family) as opened:
         opened.bind(address)
         if is_there:
@@ -28,11 +28,11 @@ def listening(family: socket.AddressFamily, address: str | tuple[str, int], is_t
         (b"", "raylet", "its program raylet is gone"),
         (b"", "gcs_server", "its program gcs_server is gone"),
         (b"", "raylet gcs_server", "its program raylet and gcs_server is gone"),
-        (b"", "", ""),  # the run was killed, not by Ray
+        (b"", "", ""),  # the run was killed, but not by Ray
         (b"done", "raylet", ""),
     ],
 )
-def test_the_program_that_is_gone_is_named(last_words: bytes, gone: str, expected: str, tmp_path: Path) -> None:
+def test_the_missing_program_is_named(last_words: bytes, gone: str, expected: str, tmp_path: Path) -> None:
     with (
         listening(socket.AF_UNIX, str(tmp_path / "raylet"), "raylet" not in gone),
         listening(socket.AF_INET, ("127.0.0.1", 0), "gcs_server" not in gone) as gcs,
