@@ -74,7 +74,7 @@ class ModelFile:
             RequestError: There is no run in the folder.
         """
         if self.run is None:
-            raise RequestError(f"There is no run beside {self.file} to take ", *purpose)
+            raise RequestError(f"There is no run next to {self.file} to take ", *purpose)
         return self.run
 
     def warn_if_weak(self) -> None:

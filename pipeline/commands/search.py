@@ -87,7 +87,7 @@ class SearchOptions:
             )
         if self.is_word and self.in_space == "features":
             raise RequestError(
-                f"The query {self.query!r} is no file, and a word is looked up among embeddings: name a model with ",
+                f"The query {self.query!r} is not a file. To search for a word, name a model with ",
                 Parameter("model", "RUN"),
                 *((", without ", Parameter("space", "features")) if self.space else ()),
                 ".",

@@ -77,7 +77,7 @@ class Location:
                 f"({', '.join(PREFIXES)})."
             )
         if not bucket:
-            raise RequestError(f"{source} names no bucket; write it as in s3://bucket/prefix.")
+            raise RequestError(f"{source} has no bucket name; write s3://bucket/prefix.")
         return cls(None, scheme, bucket, key)
 
     def __str__(self) -> str:

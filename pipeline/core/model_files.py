@@ -317,7 +317,7 @@ def _weight_count(config: Mapping[str, Any]) -> int:
     for layer in layers:
         kind, settings = layer.get("class_name"), typed(Mapping[str, Any], layer.get("config"), "config")
         if layer.get("module") != "keras.layers" or kind not in LAYERS:
-            raise ValueError(f"its layer {kind!s:.40} is none that decoders consist of")
+            raise ValueError(f"its layer {kind!s:.40} is not one of a decoder")
         build = typed(_BuildConfig | None, layer.get("build_config"), "build_config")
         shape = settings.get("batch_shape") if kind == "InputLayer" else build and build.input_shape
         inputs.append(typed(tuple[None, int], list(shape), "shape")[1] if shape else None)

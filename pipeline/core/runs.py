@@ -126,7 +126,7 @@ class RunRecord:
             typed(str | None, parsed.options.get(name), f"options.{name}")
         for name in ("train", "validation", "selection", "moved"):
             if not all(map(HEXADECIMAL.fullmatch, getattr(parsed.split, name).values())):
-                raise ValueError(f"split.{name} has a digest that is none")
+                raise ValueError(f"split.{name} has an invalid digest")
         return parsed
 
 

@@ -184,7 +184,9 @@ def _header(file: Path, stream: IO[bytes], size: int) -> tuple[tuple[int, ...], 
     if dtype.hasobject:
         raise _pickle_error(file)
     if math.prod(shape) * dtype.itemsize > size:
-        raise RequestError(f"{file}: an array of {shape} {dtype} does not fit in it; the file is damaged or cut short.")
+        raise RequestError(
+            f"{file}: an array of {shape} {dtype} is larger than the file, which is damaged or cut short."
+        )
     return shape, dtype
 
 
@@ -196,7 +198,7 @@ def _array_kind(shape: tuple[int, ...], dtype: np.dtype) -> Any:
 
 def _pickle_error(file: Path) -> RequestError:
     return RequestError(
-        f"{file}: this file holds pickled Python objects, which could run code when they are read, so they are not. "
+        f"{file}: this file contains pickled Python objects, which are not read because they could run code. "
         "Save plain arrays of numbers and strings (dtype float32 and str)."
     )
 

@@ -158,7 +158,7 @@ def read_object(url: str) -> tuple[bytes, str | None]:
     if not _is_content_of(location, tag, data):
         data, tag = _read(location)
         if not _is_content_of(location, tag, data):
-            raise ImageError("its content is not that of its ETag, an MD5: it was changed on the way, twice")
+            raise ImageError("its content differs from its ETag, an MD5: it was damaged in transit, twice")
     return data, _version(len(data), tag)
 
 
@@ -166,7 +166,7 @@ def _read(location: Location) -> tuple[bytes, str | None]:
     """The content of an object, and its ETag."""
     if is_odd(location.key):
         if location.scheme != "s3":
-            raise ImageError("obstore has no way to name such an object")
+            raise ImageError("obstore cannot address this object")
         return _odd_keys(location).read(location.key, MAX_BYTES)
     with _one_object(location):
         result = _store_of(location, LONG).get(location.key)
@@ -177,7 +177,7 @@ def _read(location: Location) -> tuple[bytes, str | None]:
             parts.append(part)
             received += len(part)
             if (seconds := time.monotonic() - start) > PATIENCE + received / SLOWEST:
-                raise ImageError(f"it comes too slowly: {received:,} of {size:,} bytes in {seconds:.0f} s")
+                raise ImageError(f"the download is too slow: {received:,} of {size:,} bytes in {seconds:.0f} s")
         return b"".join(parts), result.meta["e_tag"]
 
 
@@ -322,7 +322,7 @@ def _translate(location: Location, error: Exception) -> PipelineError:
     if status and status.startswith("4") and status != "429":
         return ImageError(f"{server} answers with status {status} ({code or 'no reason given'})")
     if isinstance(error, ValueError):  # a requested key
-        return ImageError(f"obstore has no way to name such an object ({line})")
+        return ImageError(f"obstore cannot address this object ({line})")
     if "invalid path" in text:  # a listed key
         return RequestError(f"{bucket}: {line}. Rename this object, or name a prefix that it is not below.")
     if server is None and not BROKEN.search(text):  # before any request: a setting is invalid

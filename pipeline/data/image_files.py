@@ -229,7 +229,7 @@ class _Tiff(TiffImageFile):
     def picture(self) -> Picture:
         is_signed = SIGNED in self.tag_v2.get(SAMPLEFORMAT, ())
         if self._bits == 8 and is_signed:
-            raise ImageError("it is a TIFF of signed bytes, which are no levels of an image")
+            raise ImageError("it is a TIFF of signed bytes, which is not supported")
         return Picture(
             self,
             _orientation(self),

@@ -45,9 +45,9 @@ def read_list(file: Path, root: Path) -> tuple[list[str], dict[str, Any]]:
         measurements.setdefault(path, []).append(row.pop("target"))
         earlier = rows.setdefault(path, row)
         if earlier != row:
-            raise RequestError(f"{where}: {path!r} is listed before with another {_differing(earlier, row)}.")
+            raise RequestError(f"{where}: {path!r} is already listed with another {_differing(earlier, row)}.")
     if not rows:
-        raise RequestError(f"{file}: this list names no images.")
+        raise RequestError(f"{file}: this list contains no images.")
     paths = sorted(rows)
     columns: dict[str, Any] = {"labels": [rows[path]["label"] for path in paths]}
     for name in ("group", "split"):
@@ -71,7 +71,7 @@ def _entries(file: Path) -> Iterator[tuple[str, object, dict[str, Any]]]:
     path = find_column(table, "path")
     if path is None:
         if not table.columns:
-            raise RequestError(f"{file}: this list names no images.")
+            raise RequestError(f"{file}: this list contains no images.")
         names = ", ".join(repr(column.name) for column in table.columns)
         raise RequestError(f"{file}: this list has no column 'path' (it has {names}).")
     positions = {name: position for name in COLUMNS if (position := find_column(table, name)) is not None}
@@ -126,7 +126,7 @@ def _stack(file: Path, paths: Sequence[str], targets: Sequence[np.ndarray | None
     rows: list[np.ndarray] = []
     for path, target in zip(paths, targets, strict=True):
         if target is None or not len(target):
-            raise RequestError(f"{file}: {path!r} has no target, or one without numbers; others have one.")
+            raise RequestError(f"{file}: {path!r} has no target, or an empty one, but other images have targets.")
         if rows and len(target) != len(rows[0]):
             raise RequestError(
                 f"{file}: {path!r} has a target of {counted(len(target), 'number')}, others of {len(rows[0])}."
@@ -141,7 +141,7 @@ def _path(path: object, root: Path, where: str) -> str:
     if not isinstance(path, str | None) or "\0" in (path or ""):
         raise RequestError(f"{where}: {path!r} is not a path; is this list in UTF-8?")
     if not path or not path.strip():
-        raise RequestError(f"{where}: no path.")
+        raise RequestError(f"{where}: the path is empty.")
     if is_bucket_url(path):
         return path
     if "://" in path:

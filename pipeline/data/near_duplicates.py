@@ -61,7 +61,9 @@ def find_near_duplicates(
     """
     distinct, of_image = np.unique(digests, return_inverse=True)
     if len(distinct) > MAX_IMAGES:
-        log.warning("Above %d different images only duplicates are found, not near-duplicates.", MAX_IMAGES)
+        log.warning(
+            "Among more than %d different images, only duplicates are detected, not near-duplicates.", MAX_IMAGES
+        )
         return of_image
     return number_near_duplicates(thumbnails(distinct), progress)[of_image]
 

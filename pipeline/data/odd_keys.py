@@ -113,7 +113,9 @@ class OddKeys:
         try:
             return within(self._long, lambda: self._read(key, max_bytes))
         except TimeoutError as error:
-            raise ImageError(f"it comes too slowly: not all of it in {self._long.total_seconds():.0f} s") from error
+            raise ImageError(
+                f"the download is too slow: incomplete after {self._long.total_seconds():.0f} s"
+            ) from error
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
                 raise ImageError("there is no such object") from error

@@ -126,7 +126,7 @@ def _white(picture: Picture) -> float:
     """
     low, high = _range(picture.image)
     if not np.isfinite([low, high]).all():
-        raise ImageError("the image holds NaN or infinite values")
+        raise ImageError("the image contains NaN or infinite values")
     if picture.image.mode != "F":
         if low < 0 or high > picture.white:
             raise ImageError(
@@ -138,7 +138,7 @@ def _white(picture: Picture) -> float:
     white = 1.0 if high <= 1 + OVERSHOOT else 255.0
     if low < -OVERSHOOT * white or high > (1 + OVERSHOOT) * white or 1 + OVERSHOOT < high < DIMMEST:
         raise ImageError(
-            f"its levels are floats from {low:.4g} to {high:.4g}; floats are read from 0 to 1, or from 0 to 255 where "
+            f"its levels are floats from {low:.4g} to {high:.4g}; floats are read from 0 to 1, or from 0 to 255 if "
             f"they reach {DIMMEST:.0f}"
         )
     return white

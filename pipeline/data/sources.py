@@ -93,12 +93,14 @@ def find_images(
 def _find_files(source: str | Path, root: Path | None) -> ImageSet:
     path, suffix = Path(source), Path(source).suffix.lower()
     if root and (suffix not in lists.SUFFIXES or path.is_dir()):
-        raise RequestError(Parameter("root", str(root)), f" is for the relative paths of a list; {source} is none.")
+        raise RequestError(
+            Parameter("root", str(root)), f" sets the base folder of a list's paths; {source} is not a list."
+        )
     if path.is_dir():
         return _folder(source, path)
     if url := URL.match(str(source)):
         raise RequestError(
-            f"{source}: {url[1]}:// addresses are not read. Copy the images to a folder first; IMAGES is {SUPPORTED}."
+            f"{source}: {url[1]}:// URLs are not supported. Copy the images to a folder first; IMAGES is {SUPPORTED}."
         )
     if not path.exists():
         raise RequestError(f"{source} does not exist. IMAGES is {SUPPORTED}.")
@@ -169,7 +171,7 @@ def _pass_over(names: Iterable[str]) -> list[str]:
     files = [name for name in candidates if _suffix(name) not in NOT_READ]
     if files:
         kinds = [suffix or "no suffix" for suffix, _ in Counter(map(_suffix, files)).most_common(EXAMPLES)]
-        log.info("Passed over %s without the suffix of an image (%s).", counted(len(files), "file"), ", ".join(kinds))
+        log.info("Ignored %s without an image suffix (%s).", counted(len(files), "file"), ", ".join(kinds))
     images = [name for name in candidates if _suffix(name) in NOT_READ]
     if images:
         log.warning(_unsupported_warning(images))
@@ -179,7 +181,7 @@ def _pass_over(names: Iterable[str]) -> list[str]:
 def _unsupported_warning(names: Sequence[str]) -> str:
     examples = ", ".join(map(repr, names[:EXAMPLES])) + (", ..." if len(names) > EXAMPLES else "")
     heif = f" For HEIC: {INSTALL_HEIF}." if any(_suffix(name) in HEIF for name in names) else ""
-    return f"Passed over {counted(len(names), 'file')} whose image format is not read: {examples}.{heif}"
+    return f"Ignored {counted(len(names), 'file')} in an unsupported image format: {examples}.{heif}"
 
 
 def _suffix(name: str) -> str:

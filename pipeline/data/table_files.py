@@ -76,11 +76,11 @@ class CsvTable:
             where = f"{self.file}, line {line}"
             if len(row) != self._width:
                 raise RequestError(
-                    f"{where}: {counted(len(row), 'cell')}, but line {self._line} has {self._width}; all rows must "
-                    "have as many, and a cell with a comma in it needs quotes."
+                    f"{where}: {counted(len(row), 'cell')}, but line {self._line} has {self._width}; all rows need "
+                    "the same number, and a cell with a comma in it needs quotes."
                 )
             if row == self._header:
-                raise RequestError(f"{where}: the header again; leave this line out.")
+                raise RequestError(f"{where}: this line repeats the header; remove it.")
             yield Row(where, [row[number] for number in cells], self._vector(row, numbers, where) if numbers else None)
 
     def _read(self) -> Iterator[tuple[int, list[str]]]:

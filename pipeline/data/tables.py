@@ -87,7 +87,7 @@ def cell_text(value: object, where: str) -> str | None:
         RequestError: The cell is not in UTF-8, or is a list.
     """
     if isinstance(value, list | tuple | dict | np.ndarray):
-        raise RequestError(f"{where}: text or a number is due here, not a list.")
+        raise RequestError(f"{where}: this cell is a list; it must be text or a number.")
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
     elif isinstance(value, float) and value.is_integer():  # integers in a column with nulls
@@ -113,7 +113,7 @@ def check_finite(vector: np.ndarray, name: str) -> None:
         RequestError: A number is NaN, infinite, or larger than LARGEST in absolute value.
     """
     if not (np.abs(vector) <= LARGEST).all():
-        raise RequestError(f"{name} holds NaN or infinite values, or numbers above {LARGEST:g}.")
+        raise RequestError(f"{name} contains NaN or infinite values, or numbers above {LARGEST:g}.")
 
 
 def check_names(names: Sequence[str], where: str) -> None:
@@ -124,4 +124,4 @@ def check_names(names: Sequence[str], where: str) -> None:
     """
     counts = Counter(name.lower() if name.lower() in KEYS else name for name in names)
     if doubled := [name for name, count in counts.items() if count > 1]:
-        raise RequestError(f"{where}: the column {doubled[0]!r} is there twice.")
+        raise RequestError(f"{where}: the column {doubled[0]!r} occurs twice.")

@@ -57,8 +57,8 @@ def choose_columns(table: Table, patterns: str | None = None) -> TargetColumns:
     kinds = {table.columns[number].kind for number in numbers}
     if "list" in kinds and len(numbers) > 1:
         raise RequestError(
-            f"{table.file}: the embedding is one column of lists, or columns of numbers; {_names(table, numbers)} are "
-            "not. Choose with ",
+            f"{table.file}: the embedding must be one column of lists, or columns of numbers, not "
+            f"{_names(table, numbers)}. Choose with ",
             OPTION,
             ".",
         )
@@ -71,7 +71,7 @@ def choose_columns(table: Table, patterns: str | None = None) -> TargetColumns:
         )
     if not numbers:
         raise RequestError(
-            f"{table.file}: no numbers beside the {KEYS[0]} or {KEYS[1]}; is the table separated by commas?"
+            f"{table.file}: no columns of numbers besides the {KEYS[0]} or {KEYS[1]}; is the table separated by commas?"
         )
     return TargetColumns(key, numbers, [table.columns[number].name for number in numbers])
 
@@ -83,7 +83,7 @@ def _key(table: Table) -> int:
     if table.columns and table.columns[0].kind == "any":
         return 0
     if not table.columns:
-        raise RequestError(f"{table.file}: this table holds no targets.")
+        raise RequestError(f"{table.file}: this table contains no targets.")
     raise RequestError(f"{table.file}: no column 'path' or 'label'; it has {_names(table, range(len(table.columns)))}.")
 
 
@@ -112,7 +112,8 @@ def _matching(table: Table, rest: Sequence[int], patterns: str) -> list[int]:
         matches = [number for number in rest if fnmatch.fnmatchcase(table.columns[number].name, pattern)]
         if not matches:
             raise RequestError(
-                f"{table.file}: no column {pattern!r} beside the key; it has {_names(table, rest) or 'none'}."
+                f"{table.file}: no column matches {pattern!r}; besides the key, the table has "
+                f"{_names(table, rest) or 'none'}."
             )
         numbers |= dict.fromkeys(matches)
     return list(numbers)

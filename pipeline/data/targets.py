@@ -146,7 +146,7 @@ def _read_rows(table: Table, columns: TargetColumns, on_missing: str = "error", 
         elif on_missing == "skip":
             skipped += 1
         else:
-            raise RequestError(f"{row.where}: no path or label stands before the numbers.")
+            raise RequestError(f"{row.where}: this row has no path or label.")
     if skipped:
         log.warning("%s: left out %s without a path or label.", table.file, counted(skipped, "row"))
     return rows
@@ -185,7 +185,9 @@ class _Rows:
         known = self._rows.setdefault(key, [])
         if known and not self._repeated:
             if not np.array_equal(self._vectors[known[0]], vector):
-                raise RequestError(f"{row.where}: {key!r} has another vector already on {self._positions[known[0]]}.")
+                raise RequestError(
+                    f"{row.where}: {key!r} already has a different vector on {self._positions[known[0]]}."
+                )
             return
         known.append(len(self._vectors))
         self._vectors.append(vector)
@@ -194,7 +196,7 @@ class _Rows:
     def measurements(self) -> dict[str, np.ndarray]:
         """All vectors of each key, shape (R, D)."""
         if not self._vectors:
-            raise RequestError(f"{self.file}: this table holds no targets.")
+            raise RequestError(f"{self.file}: this table contains no targets.")
         return {key: np.stack([self._vectors[row] for row in rows]) for key, rows in self._rows.items()}
 
     def table(self) -> TargetTable:
@@ -209,17 +211,17 @@ def _read_npy(file: Path, images: ImageSet) -> TargetTable:
     vectors = read_npy(file)
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
         raise RequestError(
-            f"{file}: an .npy of targets holds N rows of D numbers, not {vectors.dtype} {vectors.shape}."
+            f"{file}: targets in a .npy file must be N rows of D numbers, not {vectors.dtype} {vectors.shape}."
         )
     if len(vectors) != len(images):
         raise RequestError(
             f"{file} has {counted(len(vectors), 'row')}, but {images.source} {counted(len(images), 'image')}: a .npy "
-            "needs a row for each image, in path order. Where images come and go, use a table with their paths."
+            "needs a row for each image, in path order. If images are added or removed, use a table with their paths."
         )
     by_number = sorted(images.paths, key=_natural)
     if different := [pair for pair in zip(images.paths, by_number, strict=True) if pair[0] != pair[1]]:
         log.warning(
-            "%s: its rows are taken in path order, in which %r comes where %r would in the order of numbers.",
+            "%s: its rows are matched in path order, which has %r where numeric order has %r.",
             file,
             *different[0],
         )
@@ -238,7 +240,7 @@ def _read_words(file: Path, images: ImageSet, on_missing: str) -> TargetTable:
     labels = list(filter(None, images.labels))
     if not labels:
         raise RequestError(
-            f"{images.source}: the images have no labels, by which {file} could be searched. A label is the name of "
+            f"{images.source}: the images have no labels to look up in {file}. A label is the name of "
             "the folder that holds an image, or what ",
             Parameter("label_pattern", "REGEX"),
             " finds in its path.",

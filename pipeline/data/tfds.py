@@ -34,5 +34,5 @@ def find_examples(source: str, data_dir: Path | None) -> ImageSet:
     except ValueError as error:
         raise RequestError(f"{source}: {first_line(error)}") from error
     if not paths:
-        raise RequestError(f"{source}: this split holds no examples.")
+        raise RequestError(f"{source}: this split contains no examples.")
     return ImageSet(source, paths, refs, labels)

@@ -164,8 +164,8 @@ def _known_features_only(source: str) -> Iterator[None]:
         module = str(name).rpartition(".")[0]
         if not module.startswith("tensorflow_datasets.") and module not in sys.modules:
             raise RequestError(
-                f"{source}: its features.json names {name!r}, which is no feature of tensorflow-datasets. Import its "
-                "module first if you trust it, from Python."
+                f"{source}: its features.json names {name!r}, which is not a feature of tensorflow-datasets. "
+                "If you trust it, import its module first, from Python."
             )
         return original.__func__(cls, name)
 

@@ -92,7 +92,7 @@ def read_vocabulary(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     """
     if not is_word_vectors(file):
         raise RequestError(
-            f"{file}: a vocabulary is a file of word vectors (.txt, .vec, .glove, .bin, gzipped or not)."
+            f"{file}: a vocabulary must be a file of word vectors (.txt, .vec, .glove, .bin, gzipped or not)."
         )
     for line, word, numbers in _rows(file):
         yield nfc(word.decode(errors="backslashreplace")), _parse(file, line, word, numbers)
@@ -176,7 +176,7 @@ class _Entries:
             if word in self._duplicates:
                 where = _where(self._file, self._duplicates[word])
                 before = f"{_unit(self._file)} {self._lines[word]}"
-                raise RequestError(f"{where}: {word!r} has another vector already on {before}.")
+                raise RequestError(f"{where}: {word!r} already has a different vector on {before}.")
         if len(words) == 1:
             return self._vectors[words[0]]
         return np.stack([self._vectors[word] for word in words]).mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -259,11 +259,11 @@ def _text_rows(file: Path, stream: io.BufferedReader) -> Iterator[Row]:
     header = _header(first := next(lines, b""))
     count, dim = header or (None, len(first.split()) - 1)
     if dim < 1:
-        raise RequestError(f"{file}, line 1: no word with numbers after it; is this a file of word vectors?")
+        raise RequestError(f"{file}, line 1: no word followed by numbers; is this a file of word vectors?")
     if not header and not all(map(_is_number, first.split()[1:])):
         raise RequestError(
-            f"{file}, line 1: not only numbers after the first word. The first line says how many there are; "
-            "if its word has spaces, put another line first."
+            f"{file}, line 1: the first word is not followed by numbers only. This line sets the dimension; "
+            "if its word has spaces, move another line to the top."
         )
     begin = 2 if header else 1
     line, ended = begin - 1, True
@@ -285,7 +285,7 @@ def _text_rows(file: Path, stream: io.BufferedReader) -> Iterator[Row]:
         yield line, word, numbers
     if count is not None and line - 1 != count:
         raise RequestError(
-            f"{file}: its header (line 1) says {count} rows, but line {line} is the last, which makes {line - 1}; "
+            f"{file}: its header (line 1) says {count} rows, but there are {line - 1}; "
             "the file is cut short, or its header is wrong."
         )
     if not ended:
@@ -351,7 +351,7 @@ def _binary_rows(file: Path, stream: io.BufferedReader) -> Iterator[Row]:
             data, at = data[at:] + more, 0
         yield row, data[at:space].lstrip(b"\n"), data[space + 1 : (at := space + 1 + size)]
     if (data[at:] + stream.read(1)).strip():
-        raise RequestError(f"{file}: more follows after the {count} rows of {dim} numbers that its header says.")
+        raise RequestError(f"{file}: the file continues after the {count} rows of {dim} numbers that its header says.")
 
 
 def _unit(file: Path) -> str:

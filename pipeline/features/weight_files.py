@@ -77,7 +77,7 @@ def read_weight_file(network: Network, path: Path, layer: str) -> Arrays:
         ) from error
     for name, (kernel, bias) in arrays.items():
         if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-            raise RequestError(f"{path}: layer {name!r} holds NaN or infinite values.")
+            raise RequestError(f"{path}: layer {name!r} contains NaN or infinite values.")
     return arrays
 
 

@@ -153,7 +153,7 @@ def test_wrong_requests_are_refused_and_leave_nothing(run, two_labels: TwoLabels
         ((two_labels.folder, *table, tmp_path / "x.parquet", "--images", tmp_path), "does not take --images"),
         ((two_labels.folder, *table, tmp_path / "x.parquet", "--api", "sequential"), "no decoder 'sequential'"),
         ((two_labels.images, *table, tmp_path / "x.parquet"), "is not a run"),
-        ((alone, *table, tmp_path / "x.parquet"), "no run beside"),
+        ((alone, *table, tmp_path / "x.parquet"), "no run next to"),
         ((two_labels.folder, *lance, tmp_path / "x.lance"), "--format lance takes IMAGES"),
         ((two_labels.images, *lance, tmp_path / "x.parquet"), "must end in .lance"),
         ((two_labels.images, *lance, tmp_path / "full.lance"), "exists; choose a new name"),

@@ -23,7 +23,7 @@ def test_images_in_unsupported_formats_are_named(folder: Path, caplog: pytest.Lo
     images = find_images(folder)
     assert list(images.passed_over) == names
     assert len(images) == 6
-    assert "Passed over 6 files whose image format is not read" in caplog.text
+    assert "Ignored 6 files in an unsupported image format" in caplog.text
     assert "'blue/a.NEF', 'blue/b.psd', 'blue/c.svg', 'blue/d.jxl', 'red/e.cr2', ..." in caplog.text
 
 
@@ -36,8 +36,8 @@ def test_a_single_image_is_a_set_of_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("https://example.org/a.jpg", "https:// addresses are not read.*Copy the images to a folder"),
-        ("hdfs://host/folder", "hdfs:// addresses are not read.*IMAGES is a folder"),
+        ("https://example.org/a.jpg", "https:// URLs are not supported.*Copy the images to a folder"),
+        ("hdfs://host/folder", "hdfs:// URLs are not supported.*IMAGES is a folder"),
         ("images.zip", "is an archive. Unpack it"),
         ("images.tar.gz", "is an archive. Unpack it"),
         ("paper.pdf", "is not a folder of images, one image, a list"),

@@ -60,12 +60,12 @@ def test_tables_written_by_pandas_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (",0.5,0.25\n", "line 1: no path or label"),
+        (",0.5,0.25\n", "line 1: this row has no path or label"),
         ("cat;0,5;x\n", "line 1: not a number"),
         ("cat,0.5\ndog;0,5;1\n", "line 2: not a number"),
-        ("cat\n", "no numbers beside the path"),
-        ("label,x\n", "holds no targets"),
-        (",label,0\n0,,1\n", "line 2: no path or label"),
+        ("cat\n", "no columns of numbers besides the path"),
+        ("label,x\n", "contains no targets"),
+        (",label,0\n0,,1\n", "line 2: this row has no path or label"),
     ],
 )
 def test_other_tables_are_refused_with_the_line(tmp_path: Path, text: str, message: str) -> None:
@@ -112,8 +112,8 @@ def test_text_lists_are_read(folder: Path, encoding: str) -> None:
 def test_lists_without_paths_are_refused(folder: Path) -> None:
     for name, text, message in [
         ("a.csv", "name,label\na.png,cat\n", "no column 'path' .it has 'name', 'label'"),
-        ("b.csv", "path,label\n", "names no images"),
-        ("c.csv", "", "names no images"),
+        ("b.csv", "path,label\n", "contains no images"),
+        ("c.csv", "", "contains no images"),
         ("d.csv", "path\n\0.png\n", "line 2: a NUL character"),
     ]:
         (folder / name).write_text(text)

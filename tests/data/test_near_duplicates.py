@@ -70,7 +70,7 @@ def test_duplicates_share_a_digest_and_near_duplicates_a_similar_thumbnail(
     assert duplicate_groups(find_near_duplicates(digests, load)) == [[2, 8], [5, 9]]
     monkeypatch.setattr(near_duplicates, "MAX_IMAGES", 5)
     assert duplicate_groups(find_near_duplicates(digests, load)) == [[2, 8]]
-    assert "only duplicates are found, not near-duplicates" in caplog.text
+    assert "only duplicates are detected, not near-duplicates" in caplog.text
 
 
 @pytest.mark.parametrize("largest_flat", [near_duplicates.FLAT, 100])

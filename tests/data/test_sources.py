@@ -81,7 +81,7 @@ def test_relative_paths_in_a_list_start_from_the_root(folder: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [(".", "'.' is a folder"), ("a/..", "'a/..' is a folder"), (" ", "no path")]
+    ("path", "message"), [(".", "'.' is a folder"), ("a/..", "'a/..' is a folder"), (" ", "the path is empty")]
 )
 def test_entries_of_a_list_must_be_files(tmp_path: Path, path: str, message: str) -> None:
     (tmp_path / "list.txt").write_text(path + "\n")
@@ -98,7 +98,7 @@ def test_wrong_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"x\.pdf is not a folder of images, one image, a list"):
         find_images(tmp_path / "x.pdf")
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(RequestError, match="names no images"):
+    with pytest.raises(RequestError, match="contains no images"):
         find_images(tmp_path / "empty.txt")
     (tmp_path / "bad.csv").write_text("file\na.png\n")
     with pytest.raises(RequestError, match="no column 'path'"):
@@ -144,7 +144,7 @@ def test_lists_can_have_more_columns_than_paths(folder: Path, name: str) -> None
         (
             "l.csv",
             {"path": ["red/1.png"] * 2, "label": ["a", "b"]},
-            "line 3: 'red/1.png' is listed before with another label",
+            "line 3: 'red/1.png' is already listed with another label",
         ),
         ("l.csv", {"path": ["red/1.png"], "target": ["1 2"]}, "line 2: the target is no"),
         (
@@ -153,19 +153,19 @@ def test_lists_can_have_more_columns_than_paths(folder: Path, name: str) -> None
             "'red/2.png' has a target of 2",
         ),
         ("l.parquet", {"path": ["red/1.png", "red/2.png"], "target": [[1.0], None]}, "'red/2.png' has no target"),
-        ("l.parquet", {"path": ["red/1.png"], "target": [[float("nan")]]}, "'red/1.png' holds NaN"),
+        ("l.parquet", {"path": ["red/1.png"], "target": [[float("nan")]]}, "'red/1.png' contains NaN"),
         (
             "l.csv",
             {"path": ["red/1.png"], "target": ["[1e39]"]},
-            "'red/1.png' holds NaN or infinite values, or numbers above",
+            "'red/1.png' contains NaN or infinite values, or numbers above",
         ),
         ("l.csv", {"path": ["red/1.png"], "target": ["[]"]}, "'red/1.png' has no target"),
         ("l.parquet", {"path": ["a.png", "b.png"], "target": [None, [1.0]]}, "'a.png' has no target"),
-        ("l.parquet", {"path": ["a.png"], "target": [[0.1, None]]}, "'a.png' holds NaN|is no"),
+        ("l.parquet", {"path": ["a.png"], "target": [[0.1, None]]}, "'a.png' contains NaN|is no"),
         ("l.parquet", {"path": ["a.png"], "target": [0.5]}, "has a target of 1 number|is no"),
         ("l.parquet", {"path": [7]}, "7 is no"),
         ("l.txt", {"r\0ed/1.png": []}, "a NUL character"),
-        ("l.parquet", {"path": [None]}, "row 1: no path"),
+        ("l.parquet", {"path": [None]}, "row 1: the path is empty"),
     ],
 )
 def test_wrong_lists_are_refused(folder: Path, name: str, columns: dict, message: str) -> None:
@@ -227,7 +227,7 @@ def test_other_files_are_counted(folder: Path, caplog: pytest.LogCaptureFixture)
     for name in ("b", "c.jpg?size=large", "d.jpg.1", "e.pjpeg", "f.mpo", "g.jpg ", "Thumbs.db", ".DS_Store"):
         (folder / name).write_bytes(b"x")
     assert len(find_images(folder)) == 6
-    assert "Passed over 6 files without the suffix of an image (" in caplog.text
+    assert "Ignored 6 files without an image suffix (" in caplog.text
 
 
 def test_documents_next_to_images_are_not_counted_as_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -250,9 +250,9 @@ def test_an_empty_name_is_not_the_working_folder(folder: Path, monkeypatch: pyte
     [
         ("path,label\na.png,Portland, OR\n", "line 2: 3 cells, but line 1 has 2"),
         ("path,label,split\na.png\n", "line 2: 1 cell, but line 1 has 3"),
-        ("path,label,label\na.png,cat,dog\n", "line 1: the column 'label' is there twice"),
-        ("path,label\na.png,cat\npath,label\nb.png,dog\n", "line 3: the header again"),
-        ("path,label\n,cat\n", "line 2: no path"),
+        ("path,label,label\na.png,cat,dog\n", "line 1: the column 'label' occurs twice"),
+        ("path,label\na.png,cat\npath,label\nb.png,dog\n", "line 3: this line repeats the header"),
+        ("path,label\n,cat\n", "line 2: the path is empty"),
         ("path,label\na.png,caf\xe9\n".encode("cp1252"), "line 2: .*Windows-1252"),
         ("path\ncaf\xe9.png\n".encode("cp1252"), "line 2: .*Windows-1252"),
     ],

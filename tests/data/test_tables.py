@@ -80,15 +80,15 @@ def test_one_rule_detects_headers(first: list[str], second: list[str], expected:
         ("label,a,b\ncat,,2\n", "line 2: an empty cell in the column 'a'"),
         ("label,a,b\ncat,1\n", "line 2: 2 cells, but line 1 has 3"),
         ("label,a,b\ncat,1,2,3\n", "line 2: 4 cells, but line 1 has 3"),
-        ("label,a,a\ncat,1,2\n", "line 1: the column 'a' is there twice"),
-        ("label,Label,a\ncat,cat,2\n", "line 1: the column 'label' is there twice"),
-        ("label,a\ncat,1\nlabel,a\ndog,2\n", "line 3: the header again"),
+        ("label,a,a\ncat,1,2\n", "line 1: the column 'a' occurs twice"),
+        ("label,Label,a\ncat,cat,2\n", "line 1: the column 'label' occurs twice"),
+        ("label,a\ncat,1\nlabel,a\ndog,2\n", "line 3: this line repeats the header"),
         ('label,v\ncat,"[0.1, 0.2]"\n', "line 2: not a number in the column 'v': .*a list needs a column for each"),
         ("label,name,a\ncat,Felis,1\n", "line 2: not a number in the column 'name': 'Felis'"),
-        ("label,a\ncat,3e38\n", "line 2: the target of 'cat' holds NaN or infinite values, or numbers above 1e"),
+        ("label,a\ncat,3e38\n", "line 2: the target of 'cat' contains NaN or infinite values, or numbers above 1e"),
         ("label,a\ncat,-1e16\n", "numbers above 1e"),
-        ("label,a\n ,1\n", "line 2: no path or label"),
-        ("label\ncat\n", "no numbers beside the path or label"),
+        ("label,a\n ,1\n", "line 2: this row has no path or label"),
+        ("label\ncat\n", "no columns of numbers besides the path or label"),
         ("label,a\ncaf\xe9,1\n".encode("latin-1"), r"line 2: 'caf\\\\xe9' is not in UTF-8.*Windows-1252.*'café'"),
         ("label,gr\xf6\xdfe\ncat,1\n".encode("latin-1"), "line 1: .*Windows-1252"),
         ("label,a\ncat,1\n".encode("utf-16-le"), "line 1: a NUL character"),
@@ -116,7 +116,7 @@ def test_the_embedding_of_a_parquet_file_is_its_lists_or_its_numbers(
         read(parquet(tmp_path, {"label": ["cat"], "tokens": [[1]], "other": [[0.5]]}))
     with pytest.raises(RequestError, match="the columns 'name', 'seen' hold neither numbers nor lists"):
         read(parquet(tmp_path, {"label": ["cat"], "a": [1.0], "name": ["x"], "seen": [True]}))
-    with pytest.raises(RequestError, match="no numbers beside the path or label"):
+    with pytest.raises(RequestError, match="no columns of numbers besides the path or label"):
         read(parquet(tmp_path, {"label": ["cat"], "group": [1]}))
 
 
@@ -141,7 +141,7 @@ def test_columns_can_be_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert read(file, "x, d1") == {"cat": [4, 2]}
     assert read(parquet(tmp_path, {"label": ["cat"], "u": [[1.0]], "v": [[2.0]]}), "v") == {"cat": [2]}
     for columns, message in [
-        ("z", "no column 'z' beside the key; it has 'd0', 'name'"),
+        ("z", "no column matches 'z'; besides the key, the table has 'd0', 'name'"),
         ("name", "line 2: not a number in the column 'name'"),
     ]:
         with pytest.raises(RequestError, match=message):
@@ -156,19 +156,19 @@ def test_repeated_targets_also_have_the_chosen_columns(tmp_path: Path) -> None:
     file = csv(tmp_path, "d0,label,d1,trial\n1,cat,2,1\n3,cat,4,2\n")
     assert read_repeats(file, "d*")["cat"].tolist() == [[1, 2], [3, 4]]
     assert read_repeats(file)["cat"].tolist() == [[1, 2, 1], [3, 4, 2]]
-    with pytest.raises(RequestError, match="no column 'x' beside the key; it has 'd0', 'd1', 'trial'"):
+    with pytest.raises(RequestError, match="no column matches 'x'; besides the key, the table has 'd0', 'd1', 'trial'"):
         read_repeats(file, "x")
 
 
 def test_a_row_without_a_key_is_refused_or_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for label in ([None, "dog"], [float("nan"), 7.0]):
         file = parquet(tmp_path, {"label": pa.array(label), "a": [1.0, 2.0]})
-        with pytest.raises(RequestError, match="row 1: no path or label"):
+        with pytest.raises(RequestError, match="row 1: this row has no path or label"):
             read(file)
         assert list(read(file, on_missing="skip").values()) == [[2]]
         assert "left out 1 row without a path or label" in caplog.text
     assert read(csv(tmp_path, "label,a\n,1\n7,2\n"), on_missing="skip") == {"7": [2]}
-    with pytest.raises(RequestError, match="row 1: no path or label"):
+    with pytest.raises(RequestError, match="row 1: this row has no path or label"):
         read_repeats(file)
 
 
@@ -186,7 +186,7 @@ def test_parquet_types_are_read(tmp_path: Path, key: pa.Array, vectors: pa.Array
 
 @pytest.mark.parametrize("cell", [["cat"], {"name": "cat"}, [["cat", "dog"]]])
 def test_a_key_that_is_not_text_is_refused(tmp_path: Path, cell: object) -> None:
-    with pytest.raises(RequestError, match="row 1: text or a number is due here, not a list"):
+    with pytest.raises(RequestError, match="row 1: this cell is a list; it must be text or a number"):
         read(parquet(tmp_path, {"label": [cell], "a": [1.0]}))
     pyarrow.parquet.write_table(pa.table({"path": ["a.png"], "label": [cell]}), tmp_path / "l.parquet")
     with pytest.raises(RequestError, match="not a list"):

@@ -47,15 +47,15 @@ def test_equal_rows_for_one_key_are_fine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no targets"),
-        ("label,0,1\n", "holds no targets"),
+        ("", "contains no targets"),
+        ("label,0,1\n", "contains no targets"),
         ("cat,1,2\ndog,3\n", "line 2: 2 cells, but line 1 has 3"),
         ("cat,1,2\ndog,3,x\n", "line 2: not a number"),
-        ("cat,1,nan\n", "line 1: the target of 'cat' holds NaN"),
-        (",1,2\n", "line 1: no path or label stands before the numbers"),
-        ("cat,1,2\ndog,1,inf\n", "line 2: the target of 'dog' holds NaN or infinite"),
-        ("cat,1,2\ndog,3,4\ncat,1,3\n", "line 3: 'cat' has another vector already on line 1"),
-        ("cat|1|2\n", "no numbers beside the path or label; is the table separated by commas"),
+        ("cat,1,nan\n", "line 1: the target of 'cat' contains NaN"),
+        (",1,2\n", "line 1: this row has no path or label"),
+        ("cat,1,2\ndog,1,inf\n", "line 2: the target of 'dog' contains NaN or infinite"),
+        ("cat,1,2\ndog,3,4\ncat,1,3\n", "line 3: 'cat' already has a different vector on line 1"),
+        ("cat|1|2\n", "no columns of numbers besides the path or label; is the table separated by commas"),
     ],
 )
 def test_wrong_tables_are_refused_with_the_line(tmp_path: Path, text: str, message: str) -> None:
@@ -129,7 +129,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.array([[Trap()]], object))
     (tmp_path / "u.npy").write_bytes(pickle.dumps(Trap()))
     for name in ("t.npz", "t.npy", "u.npy"):
-        with pytest.raises(RequestError, match=f"{name}: this file holds pickled Python objects"):
+        with pytest.raises(RequestError, match=f"{name}: this file contains pickled Python objects"):
             read(tmp_path / name, "a/1.png")
     assert not (tmp_path / "sprung").exists()
 
@@ -139,8 +139,8 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     [
         ("t.npz", {"vectors": VECTORS}, "no column 'path' or 'label'; it has 'vectors'"),
         ("t.npz", {"labels": ["a"], "vectors": VECTORS}, "1 name, but 2 rows"),
-        ("t.npz", {"labels": ["a", "a"], "vectors": VECTORS}, "row 2: 'a' has another vector already on row 1"),
-        ("t.npz", {"labels": KEYS, "vectors": VECTORS * np.nan}, "row 1: the target of 'cat' holds NaN"),
+        ("t.npz", {"labels": ["a", "a"], "vectors": VECTORS}, "row 2: 'a' already has a different vector on row 1"),
+        ("t.npz", {"labels": KEYS, "vectors": VECTORS * np.nan}, "row 1: the target of 'cat' contains NaN"),
         ("t.npy", VECTORS[0], "holds N rows of D numbers"),
         ("t.npy", np.array([["a"]]), "holds N rows of D numbers"),
     ],

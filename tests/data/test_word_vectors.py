@@ -95,10 +95,10 @@ GLOVE = FORMATS["glove.txt"]
         ("glove.txt", b"a 1 2 3\nb 1 2\n", "line 2: 2 numbers, but line 1 has 3"),
         ("glove.txt", b"a 1 2 3\nb 1 2 3 4\n", "line 2: 4 numbers, but line 1 has 3"),
         ("glove.txt", b"a 1 2\ncat 1 x\n", "line 2: not a number"),
-        ("glove.txt", b"a 1 2\ncat 1 nan\n", "line 2: the vector of 'cat' holds NaN"),
-        ("glove.txt", b"cat 1 2\na 1 2\ncat 1 3\n", "line 3: 'cat' has another vector already on line 1"),
-        ("glove.txt", b"", "line 1: no word with numbers"),
-        ("word2vec.txt", b"5 3\n" + GLOVE, r"line 1\) says 5 rows, but line 9 is the last, which makes 8"),
+        ("glove.txt", b"a 1 2\ncat 1 nan\n", "line 2: the vector of 'cat' contains NaN"),
+        ("glove.txt", b"cat 1 2\na 1 2\ncat 1 3\n", "line 3: 'cat' already has a different vector on line 1"),
+        ("glove.txt", b"", "line 1: no word followed by numbers"),
+        ("word2vec.txt", b"5 3\n" + GLOVE, r"line 1\) says 5 rows, but there are 8"),
         ("word2vec.txt", b"8 4\n" + GLOVE, "line 2: 3 numbers, but the header says 4"),
         ("glove.txt.gz", FORMATS["glove.txt.gz"][:-12], "cut short"),
         ("glove.txt.gz", GLOVE, "cannot be read"),
@@ -107,10 +107,10 @@ GLOVE = FORMATS["glove.txt"]
         ("glove.txt", b"the 1 2 3\ncat 1  2\n", "line 2: "),
         ("w.bin", FORMATS["word2vec.bin"][:-5], "row 7: the file ends here, but its header says 7 rows of 3"),
         ("w.bin", FORMATS["word2vec.bin"].replace(b"7 3", b"9 3"), "row 8: the file ends here"),
-        ("w.bin", FORMATS["word2vec.bin"].replace(b"7 3", b"6 3"), "more follows after the 6 rows"),
+        ("w.bin", FORMATS["word2vec.bin"].replace(b"7 3", b"6 3"), "continues after the 6 rows"),
         ("w.bin", b"2 1\n" + b"x" * 9000, "row 1: no word"),
         ("w.bin", b"\x00\x01", "begins with its number of rows .*; this one does not"),
-        ("w.bin", FORMATS["word2vec.bin"] + b"cat " + bytes(12), "more follows"),
+        ("w.bin", FORMATS["word2vec.bin"] + b"cat " + bytes(12), "the file continues"),
     ],
 )
 def test_damaged_files_are_refused_with_the_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -201,9 +201,9 @@ def test_a_duplicate_word_is_refused_if_a_label_needs_it(tmp_path: Path) -> None
     text = "Cat 4\ncat 1\ncat 2\nsea 1\nsea 2\nlion 3\nsea_lion 5\n"
     assert read(tmp_path, text, "Cat", "sea_lion") == {"Cat": [4], "sea_lion": [5]}
     for label, line in [("cat", 3), ("Sea", 5), ("lion_sea", 5)]:
-        with pytest.raises(RequestError, match=f"line {line}: '(cat|sea)' has another vector already on line"):
+        with pytest.raises(RequestError, match=f"line {line}: '(cat|sea)' already has a different vector on line"):
             read(tmp_path, text, label)
-    with pytest.raises(RequestError, match="line 2: 'café' has another vector already on line 1"):
+    with pytest.raises(RequestError, match="line 2: 'café' already has a different vector on line 1"):
         read(tmp_path, f"{nfd('café')} 1\ncafé 2\n", "café")
 
 
@@ -224,13 +224,13 @@ def test_encodings_are_supported_or_named(tmp_path: Path, caplog: pytest.LogCapt
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("w.txt", b". . . 1 2\ncat 1 0\n", "line 1: not only numbers after the first word"),
-        ("w.txt", b"New York 1 2\ncat 1 0\n", "line 1: not only numbers after the first word"),
+        ("w.txt", b". . . 1 2\ncat 1 0\n", "line 1: the first word is not followed by numbers only"),
+        ("w.txt", b"New York 1 2\ncat 1 0\n", "line 1: the first word is not followed by numbers only"),
         ("w.txt", b"the 1 2\ncat 1_5 2\n", "line 2: not a number"),
         (
             "w.txt",
             b"the 1 2\ncat 3e38 2\n",
-            "line 2: the vector of 'cat' holds NaN or infinite values, or numbers above",
+            "line 2: the vector of 'cat' contains NaN or infinite values, or numbers above",
         ),
         ("w.bin", b"1 2\ncat " + np.array([1, 0], ">f4").tobytes(), "row 1: .*big-endian byte order"),
         ("w.bin", b"1 9\ncat " + np.linspace(-1, 1, 9).astype(">f4").tobytes(), "row 1: .*big-endian byte order"),

@@ -51,7 +51,7 @@ def test_unsupported_files_that_look_like_images_are_named(run, folder: Path) ->
     result = run("extract", folder, *SMALL, "--json")
     assert result.json["passed_over"] == ["red/photo.nef"]
     assert result.json["failed"] == []
-    assert "warning: Passed over 1 file whose image format is not read" in result.err
+    assert "warning: Ignored 1 file in an unsupported image format" in result.err
     run("extract", folder, *SMALL, "--strict", code=1)
     (folder / "red" / "photo.nef").unlink()
     run("extract", folder, *SMALL, "--strict")
@@ -95,8 +95,8 @@ def test_labels_match_in_other_case(run, folder: Path, tmp_path: Path) -> None:
         (("extract", "IMAGES", "--cache="), "'--cache': the name of the folder is empty"),
         (("train", "--models", ""), "'--models': the name of the folder is empty"),
         (("extract", "l.txt", "--root", " "), "'--root': the name of the folder is empty"),
-        (("extract", "https://example.org/images"), "https:// addresses are not read"),
-        (("extract", "hdfs://host/images"), "hdfs:// addresses are not read"),
+        (("extract", "https://example.org/images"), "https:// URLs are not supported"),
+        (("extract", "hdfs://host/images"), "hdfs:// URLs are not supported"),
         (("train", "--epoch", 3), r"No such option '--epoch'\. Did you mean --epochs\? See"),
         (("train", "--keeep", "best"), r"No such option '--keeep'\. Did you mean --keep\? See"),
         (("train", "--xyz"), r"No such option '--xyz'\. See"),
