@@ -76,7 +76,7 @@ def test_relative_paths_in_a_list_start_from_the_root(folder: Path, tmp_path: Pa
     found = find_images(file, root=folder)
     assert found.paths == ["blue/0.png", "red/1.png"]
     assert [ref.uri for ref in found.refs] == [str(folder / path) for path in found.paths]
-    with pytest.raises(RequestError, match=r"root=.* is for the relative paths of a list"):
+    with pytest.raises(RequestError, match=r"root=.* sets the base folder of a list"):
         find_images(folder, root=folder)
 
 

@@ -146,7 +146,7 @@ def test_columns_can_be_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     ]:
         with pytest.raises(RequestError, match=message):
             read(file, columns)
-    with pytest.raises(RequestError, match="the embedding is one column of lists, or columns of numbers"):
+    with pytest.raises(RequestError, match="the embedding must be one column of lists, or columns of numbers"):
         read(parquet(tmp_path, {"label": ["cat"], "u": [[1.0]], "v": [2.0]}), "u,v")
     with pytest.raises(RequestError, match="chooses columns of a table"):
         read(tmp_path / "t.npy", "a")
@@ -189,7 +189,7 @@ def test_a_key_that_is_not_text_is_refused(tmp_path: Path, cell: object) -> None
     with pytest.raises(RequestError, match="row 1: this cell is a list; it must be text or a number"):
         read(parquet(tmp_path, {"label": [cell], "a": [1.0]}))
     pyarrow.parquet.write_table(pa.table({"path": ["a.png"], "label": [cell]}), tmp_path / "l.parquet")
-    with pytest.raises(RequestError, match="not a list"):
+    with pytest.raises(RequestError, match="this cell is a list"):
         find_images(tmp_path / "l.parquet")
 
 

@@ -141,8 +141,8 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         ("t.npz", {"labels": ["a"], "vectors": VECTORS}, "1 name, but 2 rows"),
         ("t.npz", {"labels": ["a", "a"], "vectors": VECTORS}, "row 2: 'a' already has a different vector on row 1"),
         ("t.npz", {"labels": KEYS, "vectors": VECTORS * np.nan}, "row 1: the target of 'cat' contains NaN"),
-        ("t.npy", VECTORS[0], "holds N rows of D numbers"),
-        ("t.npy", np.array([["a"]]), "holds N rows of D numbers"),
+        ("t.npy", VECTORS[0], "must be N rows of D numbers"),
+        ("t.npy", np.array([["a"]]), "must be N rows of D numbers"),
     ],
 )
 def test_wrong_arrays_are_refused(tmp_path: Path, name: str, arrays, message: str) -> None:
@@ -194,8 +194,8 @@ def test_spreadsheets_are_distinguished_from_tables(tmp_path: Path, name: str) -
 @pytest.mark.parametrize(
     ("paths", "said"),
     [
-        (["1.png", "10.png", "2.png"], "'10.png' comes where '2.png'"),
-        (["a/9.png", "b/10.png", "b/9.png"], "'b/10.png' comes where 'b/9.png'"),
+        (["1.png", "10.png", "2.png"], "'10.png' where numeric order has '2.png'"),
+        (["a/9.png", "b/10.png", "b/9.png"], "'b/10.png' where numeric order has 'b/9.png'"),
         (["1.png", "2.png", "3.png"], ""),
         (["01.png", "02.png", "10.png"], ""),
     ],
