@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
+from pipeline.core.cloud_errors import Meaning, error_code, meaning_of
 from pipeline.core.errors import ImageError, PipelineError, RequestError, first_line
 from pipeline.core.locations import STORAGE, Location
 from pipeline.core.regular_files import MAX_BYTES
@@ -35,18 +36,11 @@ PAGE = 1000  # keys per page of a listing, as many as in one answer of a server
 REQUESTS_AT_ONCE = 32  # requests for versions
 
 MD5 = re.compile(r"[0-9a-f]{32}")
-# Parts of obstore's messages: the request, the status of the answer, the code in its body, and the system's error.
+# Parts of obstore's messages: the request, the status of the answer, and the system's error.
 REQUEST, STATUS = re.compile(r"performing [A-Z]+ (\w+://[^/ ]+)"), re.compile(r"status code: (\d+)")
-CODE, SYSTEM = re.compile(r"<Code>(\w+)</Code>"), re.compile(r'(?:message|error): "([^"]+)"|(TimedOut)')
+SYSTEM = re.compile(r'(?:message|error): "([^"]+)"|(TimedOut)')
 # Messages of obstore about an answer that broke off or was too slow; they do not name the request.
 BROKEN = re.compile(r"response body|list response|Content-Range|timeout|timed ?out|IncompleteMessage|connect", re.I)
-NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "InvalidBucketName")
-NOT_ACCEPTED = (
-    *("AuthenticationFailed", "ExpiredToken", "InvalidAccessKeyId", "InvalidSecurity", "InvalidToken"),
-    *("SignatureDoesNotMatch", "TokenRefreshRequired"),
-)
-# URLs from which cloud machines get credentials; obstore tries them when it has no credentials.
-METADATA = re.compile(r"://(?:169\.254\.|metadata\.google)|/latest/api/token|/computeMetadata/|/metadata/identity")
 
 
 class _Unanswered(PipelineError):
@@ -91,7 +85,7 @@ def _list(location: Location, prefix: str) -> Iterator[ListedObject]:
         try:
             page = next(pages, None)
         except Exception as error:
-            if location.scheme != "s3" or "invalid path" not in str(error):
+            if location.scheme != "s3" or type(error).__name__ != "InvalidPathError":
                 raise
             yield from _odd_keys(location).list(f"{prefix}/" if prefix else "")
             return
@@ -302,28 +296,28 @@ def _answers(location: Location) -> bool:
 def _translate(location: Location, error: Exception) -> PipelineError:
     """Convert an exception to an ImageError if it affects one object, or a RequestError or PipelineError if all."""
     bucket, kind = f"{location.scheme}://{location.bucket}", location.storage
-    text, line = str(error), first_line(error)
-    status, code, server = (_first(pattern, text) for pattern in (STATUS, CODE, REQUEST))
+    text, line, code, meaning = str(error), first_line(error), error_code(error), meaning_of(error)
+    status, server = (_first(pattern, text) for pattern in (STATUS, REQUEST))
     public = f"a public bucket is read with {kind.variables}_SKIP_SIGNATURE=true"
-    if code in NO_BUCKET or (status == "404" and not isinstance(error, FileNotFoundError)):
+    if meaning == Meaning.NO_BUCKET or (status == "404" and not isinstance(error, FileNotFoundError)):
         return RequestError(f"There is no bucket {bucket} at {server}. Check its name and {kind.endpoints[0]}.")
     if isinstance(error, FileNotFoundError):
         return ImageError("there is no such object")
-    if METADATA.search(text) or "Account must be specified" in text:
+    if meaning == Meaning.NO_CREDENTIALS:
         return RequestError(f"{bucket}: no credentials were found. Set {kind.credentials}; {public}.")
-    if code in NOT_ACCEPTED or status == "401" or "invalid_grant" in text:
+    if meaning in (Meaning.EXPIRED, Meaning.NOT_ACCEPTED):
         return RequestError(
             f"{bucket}: {server} does not accept the credentials ({code or status}). Renew {kind.credentials}."
         )
-    if code == "AuthorizationHeaderMalformed" or "incorrectly configured region" in text:
+    if meaning == Meaning.OTHER_REGION:
         return RequestError(f"{bucket}: the bucket is in another region. Set AWS_REGION to its own.")
-    if status == "403":
+    if meaning == Meaning.DENIED:
         return ImageError(f"access denied by {server}; {public}")
     if status and status.startswith("4") and status != "429":
         return ImageError(f"{server} answers with status {status} ({code or 'no reason given'})")
     if isinstance(error, ValueError):  # a requested key
         return ImageError(f"obstore cannot address this object ({line})")
-    if "invalid path" in text:  # a listed key
+    if type(error).__name__ == "InvalidPathError":  # a listed key
         return RequestError(f"{bucket}: {line}. Rename this object, or name a prefix that it is not below.")
     if server is None and not BROKEN.search(text):  # before any request: a setting is invalid
         return RequestError(f"{bucket}: {line}.")

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from lance.file import LanceFileSession
 
+from pipeline.core.cloud_errors import Meaning, meaning_of
 from pipeline.core.errors import PipelineError
 from pipeline.core.locations import STORAGE
 from pipeline.data.images import DIGEST
@@ -28,23 +29,21 @@ PATIENCE = {"client_max_retries": "5", "client_retry_timeout": "30"}
 NO_PATIENCE = {"timeout": "10s", "client_max_retries": "3", "client_retry_timeout": "5", "lance_aimd_max_retries": "0"}
 LONGEST_CAUSE = 200  # characters
 
-# Pattern in an error's message -> what it means and what to do; the first match counts.
+# What an error of Lance means and what to do; by meaning, or by pattern in its message.
 MEANINGS = {
-    "NoSuchBucket|bucket does not exist": "there is no such bucket; correct its name, or create it",
-    "ExpiredToken|TokenRefreshRequired|token.{0,20}expired": "the credentials have expired; log in again",
-    "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|401 Unauthorized": (
-        "the credentials are not valid; check them, or log in again"
-    ),
-    "Failed to get AWS credentials|CredentialsNotLoaded|NoCredentials|metadata\\.google|169\\.254\\.169\\.254": (
+    Meaning.NO_BUCKET: "there is no such bucket; correct its name, or create it",
+    Meaning.NO_CREDENTIALS: (
         "there are no credentials; set those of its provider in the environment, such as AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY, or log in with its tools"
     ),
-    "AccessDenied|403 Forbidden|necessary privileges": (
+    Meaning.EXPIRED: "the credentials have expired; log in again",
+    Meaning.NOT_ACCEPTED: "the credentials are not valid; check them, or log in again",
+    Meaning.DENIED: (
         "access is denied; check which account is logged in, and that it may list, read, write and delete there"
     ),
-    "PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint": (
-        "the bucket is in another region; set AWS_REGION"
-    ),
+    Meaning.OTHER_REGION: "the bucket is in another region; set AWS_REGION",
+}
+ANSWERS = {
     "status code: 501": "the server does not know conditional writes (If-None-Match), which a store needs",
     "status code: (5\\d\\d|429)": "the server is overloaded or broken; run the same command again later",
     "HTTP error: (error sending|builder error|request or response)|operation timed out|connection closed": (
@@ -173,8 +172,9 @@ def upload(folder: Path, url: str) -> None:
 
 def meaning(error: BaseException) -> str | None:
     """What an error of Lance means if the bucket caused it; None if it may be damage."""
-    text = str(error)
-    return next((explanation for pattern, explanation in MEANINGS.items() if re.search(pattern, text)), None)
+    if known := meaning_of(error):
+        return MEANINGS[known]
+    return next((explanation for pattern, explanation in ANSWERS.items() if re.search(pattern, str(error))), None)
 
 
 def short_cause(error: BaseException) -> str:
