@@ -16,7 +16,7 @@ def test_options_are_repeated_as_they_are_typed() -> None:
 
 
 @pytest.mark.parametrize("name", ["models", "cache", "quiet", "workers", "as_json", "resume", "config"])
-def test_a_run_does_not_say_where_files_are_written(name: str) -> None:
+def test_a_run_does_not_choose_where_files_are_written(name: str) -> None:
     assert requested.repeated({"images": "/images", name: "/elsewhere"}, TRAIN) == {"images": "/images"}
 
 

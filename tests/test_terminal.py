@@ -44,7 +44,7 @@ def test_parameters_are_options_on_the_command_line(
 USERS_TEXT = "seed=3 targets=FILE verify=True 'on_missing='skip' 50%s.png"
 
 
-def test_what_a_user_wrote_is_never_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_text_in_messages_is_never_rewritten_as_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     show_messages(quiet=True)
     try:
         logging.getLogger("pipeline.test").warning("skipped %s; try %s", USERS_TEXT, Parameter("workers", 1))
@@ -78,7 +78,7 @@ def test_no_share_is_below_zero_by_rounding() -> None:
 FORGED = "a\nerror: owned\r\x1b[2J\u2028\x85\u202e.png"
 
 
-def test_what_a_message_quotes_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quoted_text_in_messages_stays_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     show_messages(quiet=True)
     try:
         logging.getLogger("pipeline.test").warning("skipped %s", FORGED)

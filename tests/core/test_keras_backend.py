@@ -80,7 +80,7 @@ def test_closed_streams_are_tolerated(tmp_path: Path) -> None:
         assert (tmp_path / "result").read_text().strip() == expected
 
 
-def test_a_gpu_that_the_backend_does_not_see_is_named_with_what_to_install(
+def test_a_gpu_invisible_to_the_backend_is_reported_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keras_backend, "DEVICES", tmp_path)

@@ -31,6 +31,6 @@ def test_a_place_in_a_location() -> None:
         (Path("s3://bucket"), "lacks a slash"),
     ],
 )
-def test_what_is_no_location_is_refused(source: str | Path, message: str) -> None:
+def test_invalid_locations_are_refused(source: str | Path, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         Location.parse(source)

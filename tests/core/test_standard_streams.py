@@ -65,7 +65,7 @@ def into(stdout: str, *arguments: object, home: Path) -> Finished:
 
 @pytest.mark.parametrize("stdout", ["closed", "full", "gone"])
 @pytest.mark.parametrize("command", [("--help",), ("cache",), ("cache", "--json")])
-def test_a_result_that_cannot_be_written_is_one_message(stdout: str, command: tuple, home: Path) -> None:
+def test_an_unwritable_result_gives_one_message(stdout: str, command: tuple, home: Path) -> None:
     finished = into(stdout, *command, home=home)
     causes = {"closed": "Bad file descriptor", "full": "No space left on device", "gone": "Broken pipe"}
     assert finished.code == 1

@@ -192,7 +192,7 @@ def test_assigned_folds_spread_each_target_evenly_and_keep_duplicates_together()
         assert (np.bincount(folds[10 * label : 10 * label + 10], minlength=5) == 2).all()
 
 
-def test_another_seed_assigns_other_folds_where_all_targets_differ() -> None:
+def test_another_seed_assigns_other_folds_if_all_targets_differ() -> None:
     targets = np.random.default_rng(0).normal(size=(40, 3))
     first, second = (assign_folds(targets, np.arange(40), seed, 5) for seed in (0, 1))
     assert (first != second).any()

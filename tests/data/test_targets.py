@@ -40,7 +40,7 @@ def test_tsv_is_separated_by_tabs(tmp_path: Path) -> None:
     assert read(table(tmp_path, "a b\t1\t2\n", "t.tsv")).rows == {"a b": 0}
 
 
-def test_equal_rows_for_one_key_are_fine(tmp_path: Path) -> None:
+def test_equal_rows_for_one_key_are_accepted(tmp_path: Path) -> None:
     assert len(read(table(tmp_path, "cat,1\ncat,1.0\ndog,2\n")).vectors) == 2
 
 

@@ -120,7 +120,7 @@ def test_damaged_files_are_refused_with_the_line(tmp_path: Path, name: str, cont
     assert name in str(raised.value)
 
 
-def test_equal_rows_for_one_word_are_fine(tmp_path: Path) -> None:
+def test_equal_rows_for_one_word_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "g.txt").write_bytes(b"cat 1 2\ndog 3 4\ncat 1.0 2\n")
     assert read_word_vectors(tmp_path / "g.txt", ["cat"])[0]["cat"].tolist() == [1, 2]
 

@@ -172,7 +172,7 @@ def test_a_blend_resumes_after_the_last_trained_network(monkeypatch, tmp_path) -
 
 
 @pytest.mark.parametrize("shape", [(60, 12), (40, 50)])
-def test_the_ridge_baseline_costs_no_eigendecomposition_of_its_own(shape: tuple[int, int], monkeypatch) -> None:
+def test_the_ridge_baseline_reuses_the_eigendecomposition(shape: tuple[int, int], monkeypatch) -> None:
     random = np.random.default_rng(0)
     x = (random.normal(size=shape) + 3).astype(np.float32)
     y = (x[:, :4] + random.normal(size=(len(x), 4))).astype(np.float32)

@@ -39,7 +39,7 @@ def test_missing_weights_give_one_clean_error(run, folder: Path, tmp_path: Path,
     assert refused.out == ""
 
 
-def test_the_size_limit_holds_for_stored_images(run, folder: Path, fresh_cache) -> None:
+def test_the_size_limit_applies_to_stored_images(run, folder: Path, fresh_cache) -> None:
     command = ("extract", folder, *SMALL, "--cache", fresh_cache("cache"), "--json")
     assert run(*command).json["computed"] == 6
     refused = run(*command, "--max-pixels", 10, code=1)

@@ -68,7 +68,7 @@ def test_training_options_reach_the_training(run, train: tuple) -> None:
 
 
 @pytest.mark.slow
-def test_compare_on_own_images(run, train: tuple, tmp_path: Path) -> None:
+def test_compare_on_user_images(run, train: tuple, tmp_path: Path) -> None:
     _, folder, *options = train
     plot = tmp_path / "curves.png"
     found = run("compare", folder, *options[:-2], "--seeds", 1, "--epochs", 5, "--plot", plot, "--json").json

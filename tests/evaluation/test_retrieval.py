@@ -70,7 +70,7 @@ def test_ties_give_no_advantage() -> None:
 
 
 @pytest.mark.slow
-def test_a_vocabulary_of_400_000_words_takes_less_than_2_gb(tmp_path: Path) -> None:
+def test_a_vocabulary_of_400_000_words_uses_less_than_2_gb(tmp_path: Path) -> None:
     words, dim, random = 400_000, 300, np.random.default_rng(0)
     with open(tmp_path / "words.bin", "wb") as opened:
         opened.write(f"{words} {dim}\n".encode())

@@ -16,7 +16,7 @@ def study() -> Study:
     return run_study(original_data, dataclasses.replace(ORIGINAL, epochs=150), seeds=[0])
 
 
-def test_scenarios_show_what_they_should(study: Study) -> None:
+def test_scenarios_show_the_expected_results(study: Study) -> None:
     scenarios = {scenario.name: scenario for scenario in summarize(study)}
     assert list(scenarios) == ["shared-optimizer", "separate-optimizers", "zero-init", "same-seed"]
     runs = {name: scenario.runs[0] for name, scenario in scenarios.items()}
