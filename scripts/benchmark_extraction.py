@@ -27,12 +27,11 @@ import layers_in_one_pass
 import numpy as np
 from engine_peers import INT8, WEIGHTS, Worker, peers
 from extraction_flow import decode_rate
-from measuring import in_turn, table
+from measuring import in_turn, processor_name, table
 from PIL import Image
 
-from pipeline.core.cores import usable_cores
 from pipeline.core.keras_backend import import_keras
-from pipeline.core.processor import processor_name
+from pipeline.core.machine import usable_cores
 from pipeline.data.decoding import decode
 from pipeline.data.images import file_ref
 from pipeline.data.sources import find_images

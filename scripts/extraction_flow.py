@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 from measuring import table
 
-from pipeline.core.cores import usable_cores
+from pipeline.core.machine import usable_cores
 from pipeline.data.decoding import THUMBNAIL, decode
 from pipeline.data.images import DIGEST, ImageSet, content_digest, file_ref
 from pipeline.data.sources import find_images

@@ -32,6 +32,12 @@ def peak_memory() -> int:
     return int(kilobytes) * 1024
 
 
+def processor_name() -> str:
+    """The processor's name; on Linux."""
+    names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
+    return names[0] if names else "unknown processor"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a Markdown table."""
     print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")

@@ -19,13 +19,12 @@ from pipeline.core.errors import ImageError, Parameter, RequestError
 from pipeline.core.locations import is_bucket_url
 from pipeline.core.nearest import find_rows
 from pipeline.core.vectors import Vectors
-from pipeline.core.wording import counted
+from pipeline.core.wording import counted, near_spellings
 from pipeline.data import decoding
 from pipeline.data.binary_tables import read_npy
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.sources import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.data.sources import find_images
-from pipeline.data.spelling import near_spellings
 from pipeline.data.word_vectors import is_word_vectors, read_word_vectors
 from pipeline.evaluation.report import PREVIEW, SUFFIXES
 from pipeline.evaluation.search_page import FoundImage, SearchPage, write_search_page

@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
-from pipeline.core.cores import usable_cores
+from pipeline.core.machine import usable_cores
 from pipeline.core.standard_streams import open_closed_streams
 
 # Device files of NVIDIA, WSL and AMD GPUs and of TPUs in Linux's /dev. Checking them is free; a backend takes seconds.

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.errors import Parameter, RequestError
-from pipeline.core.wording import counted
+from pipeline.core.wording import counted, near_spellings
 from pipeline.data.images import ImageSet
-from pipeline.data.spelling import near_spellings
 from pipeline.data.targets import TargetTable
 from pipeline.data.text_files import nfc
 

@@ -17,8 +17,7 @@ import numpy as np
 
 from pipeline.core.errors import RequestError, cause
 from pipeline.core.regular_files import check_unpacked
-from pipeline.core.wording import counted
-from pipeline.data.spelling import near_spellings
+from pipeline.core.wording import counted, near_spellings
 from pipeline.data.tables import LARGEST, check_finite
 from pipeline.data.text_files import LONGEST_LINE, encoding_of, nfc, open_unpacked
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.cores import usable_cores
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.keras_backend import quietly
+from pipeline.core.machine import usable_cores
 from pipeline.core.model_files import CARD
 from pipeline.export.savedmodel import FROM_PIXELS, write_savedmodel
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.cores import usable_cores
 from pipeline.core.errors import RequestError
 from pipeline.core.keras_backend import import_keras
+from pipeline.core.machine import usable_cores
 from pipeline.core.model_files import CARD, ModelCard
 from pipeline.data.decoding import SIDE
 from pipeline.features.engines.onnx_graph import network_nodes, tensor_name

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.cores import usable_cores
 from pipeline.core.errors import Parameter, PipelineError, RequestError, cause
 from pipeline.core.locations import Location
+from pipeline.core.machine import usable_cores
 from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
 from pipeline.data import lists

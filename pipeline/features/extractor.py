@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from pipeline.core.errors import RequestError
+from pipeline.core.wording import near_spellings
 from pipeline.data.decoding import RESIZES, SIDE
-from pipeline.data.spelling import near_spellings
 from pipeline.features.pooling import Pooling
 from pipeline.features.projection import Projection
 from pipeline.features.vgg import (

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from pipeline.core.freed_memory import keep_freed_memory
+from pipeline.core.machine import keep_freed_memory
 from pipeline.data.images import DIGEST
 from pipeline.features.backends.backend import Result
 from pipeline.features.backends.worker_process import Decoded

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, SMALL, make_images
 
-from pipeline.core import processor
+from pipeline.core import machine
 from pipeline.core.errors import RequestError
 from pipeline.data.decoding import decode
 from pipeline.features.engines import make_engine
@@ -104,6 +104,6 @@ def test_a_processor_without_vnni_gets_a_warning(
 ) -> None:
     pytest.importorskip("onnxruntime")
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
-    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
     make_engine("auto", extractors("int8"), None, real_cache)
     assert ("has no VNNI" in caplog.text) == warned

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from pipeline.core.freed_memory import keep_freed_memory
+from pipeline.core.machine import keep_freed_memory
 
 SIZE = 2**26
 if len(sys.argv) > 1:

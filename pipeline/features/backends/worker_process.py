@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.core.child_processes import end_with_parent
 from pipeline.core.errors import ImageError, PipelineError
-from pipeline.core.freed_memory import keep_freed_memory
+from pipeline.core.machine import keep_freed_memory
 from pipeline.core.shared_memory import SharedMemory
 from pipeline.data.decoding import decode_with_thumbnail
 from pipeline.data.images import DIGEST, ImageRef, content_digest

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.cores import usable_cores
 from pipeline.core.errors import RequestError
-from pipeline.core.processor import has_int8_instructions
+from pipeline.core.machine import has_int8_instructions, usable_cores
 from pipeline.data.decoding import decode
 from pipeline.data.sample import SAMPLE
 from pipeline.features.engines import networks

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.cores import usable_cores
 from pipeline.core.errors import RequestError
 from pipeline.core.keras_backend import quietly
+from pipeline.core.machine import usable_cores
 from pipeline.features.engines import networks
 from pipeline.features.engines.onnx_graph import bgr_planes, tensor_name
 from pipeline.features.extractor import Extractor

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.child_processes import blocked
-from pipeline.core.cores import usable_cores
 from pipeline.core.errors import Parameter, PipelineError, RequestError, first_line
 from pipeline.core.keras_backend import quietly
+from pipeline.core.machine import usable_cores
 from pipeline.core.temporary_folder import shared_folder
 from pipeline.core.wording import counted
 

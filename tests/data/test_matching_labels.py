@@ -8,7 +8,6 @@ import pytest
 from pipeline.core.errors import RequestError
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.matching import match_targets
-from pipeline.data.spelling import near_spellings
 from pipeline.data.targets import TargetTable, read_targets
 from pipeline.data.word_vectors import read_word_vectors
 
@@ -64,18 +63,6 @@ def test_images_without_label_are_named_by_path() -> None:
     some = ImageSet("images", ["1.png", "2.png", "3.png"], [ImageRef("/1.png")] * 3, [""] * 3)
     with pytest.raises(RequestError, match=r"no target for 2 of 3 images: '2.png', '3.png'\. Add"):
         match_targets(some, table("1.png"))
-
-
-def test_similar_spellings_are_recognized() -> None:
-    choices = ["cat", "bronchoconstriction", "retriever", "griffon", "teapot"]
-    names = ["caat", "Brabancon_griffon", "retreiver", "teapto", "xyz"]
-    assert near_spellings({name: [name.lower()] for name in names}, iter(choices)) == {
-        "caat": ["cat"],
-        "Brabancon_griffon": [],
-        "retreiver": ["retriever"],
-        "teapto": ["teapot"],
-        "xyz": [],
-    }
 
 
 def test_labels_missing_in_word_vectors_are_named_once(tmp_path, caplog: pytest.LogCaptureFixture) -> None:
