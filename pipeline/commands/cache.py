@@ -8,7 +8,7 @@ import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from pipeline.core.errors import ImageError, Parameter, PipelineError, RequestEr
 from pipeline.core.locations import Location
 from pipeline.core.wording import counted
 from pipeline.data.images import DIGEST, READ_AT_ONCE, ImageRef, ImageSet, content_digest
-from pipeline.features.cache import StorePlace, cache_location, local_folder, stores_in
+from pipeline.features.cache import StorePlace, cache_location, local_folder, named_errors, stores_in
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.file_index import FileIndex
 from pipeline.features.lance_errors import UNREADABLE, is_conflict, lance_cause, panics_as_errors
@@ -260,7 +260,7 @@ def plan_pruning(
             log.warning("The feature store %s cannot be opened (%s) and is left as it is.", store.path, store.error)
     rows = {}
     for path in used:
-        with _named_errors(places[path]):
+        with named_errors(places[path], "prune"):
             rows[path] = int((kept.find(stored_digests(places[path].dataset())) < 0).sum())
     return Pruning(location, removed, {path: count for path, count in rows.items() if count}, kept.sorted)
 
@@ -345,7 +345,7 @@ def prune(pruning: Pruning) -> PruneResult:
     for item in pruning.removed:
         _remove(Path(item.path))
     for path, place in stores_in(location).items():
-        with _named_errors(place), place.lock():
+        with named_errors(place, "prune"), place.lock():
             if path in pruning.rows:
                 _delete_others(place, DigestIndex(pruning.kept))
             if path in pruning.rows or in_bucket:  # there, files of rows removed by an earlier prune may be deleted now
@@ -378,11 +378,3 @@ def _delete_others(place: StorePlace, kept: DigestIndex) -> None:
     except UNREADABLE as error:
         if not is_conflict(error):
             raise
-
-
-@contextlib.contextmanager
-def _named_errors(place: StorePlace) -> Iterator[None]:
-    try:
-        yield
-    except UNREADABLE as error:
-        raise place.error("prune", error) from error

@@ -1,6 +1,7 @@
 """A cache: its location, and the stores in it."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import platformdirs
@@ -15,6 +16,15 @@ from pipeline.features.store_folder import StoreFolder
 UNUSABLE = "?#%"  # have another meaning in Lance's URLs than in names
 
 StorePlace = StoreFolder | StoreBucket
+
+
+@contextlib.contextmanager
+def named_errors(place: StorePlace, task: str) -> Iterator[None]:
+    """Turn errors of Lance into a PipelineError that names the store and the task, see `StoreFolder.error`."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise place.error(task, error) from error
 
 
 def usual_folder() -> Path:

@@ -25,7 +25,7 @@ from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST
-from pipeline.features.cache import cache_location, store_place
+from pipeline.features.cache import cache_location, named_errors, store_place
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.extractor import Extractor
 from pipeline.features.lance_errors import UNREADABLE, is_conflict, panics_as_errors
@@ -78,11 +78,8 @@ class FeatureStore:
             metadata={"extractor": json.dumps(extractor.description)},
         )
         self.arrived: set[bytes] = set()
-        try:
-            with panics_as_errors():
-                self._open()
-        except UNREADABLE as error:
-            raise self._place.error("open", error) from error
+        with named_errors(self._place, "open"), panics_as_errors():
+            self._open()
 
     def _open(self) -> None:
         """Open or create the store; drop damaged files."""
@@ -183,22 +180,19 @@ class FeatureStore:
                 f"The features of {counted(int((~is_finite).sum()), 'image')} are NaN or infinite, which the feature "
                 f"store {self.path} does not take (content digests {names}). Nothing of their group was stored."
             )
-        try:
-            with self._place.lock():
-                self._catch_up()
-                new = ~self.contains(digests)
-                if new.any():
-                    table = self._table(digests[new], features[new], thumbnails[new], pixel_counts[new])
-                    version = self._dataset.version
-                    self._dataset = lance.write_dataset(table, self._dataset, mode="append")
-                    if self._dataset.version == version + 1:
-                        self._add_digests(digests[new], pixel_counts[new])
-                    else:  # in a bucket: other processes stored something meanwhile
-                        self._read_changes()
-                if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
-                    self._merge_fragments()
-        except UNREADABLE as error:
-            raise self._place.error("write", error) from error
+        with named_errors(self._place, "write"), self._place.lock():
+            self._catch_up()
+            new = ~self.contains(digests)
+            if new.any():
+                table = self._table(digests[new], features[new], thumbnails[new], pixel_counts[new])
+                version = self._dataset.version
+                self._dataset = lance.write_dataset(table, self._dataset, mode="append")
+                if self._dataset.version == version + 1:
+                    self._add_digests(digests[new], pixel_counts[new])
+                else:  # in a bucket: other processes stored something meanwhile
+                    self._read_changes()
+            if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
+                self._merge_fragments()
 
     def _merge_fragments(self) -> None:
         try:
@@ -218,12 +212,9 @@ class FeatureStore:
         Raises:
             PipelineError: A leftover cannot be removed, or a data file is missing.
         """
-        try:
-            with self._place.lock():
-                self._catch_up()
-                self._place.tidy(self._dataset)
-        except UNREADABLE as error:
-            raise self._place.error("tidy", error) from error
+        with named_errors(self._place, "tidy"), self._place.lock():
+            self._catch_up()
+            self._place.tidy(self._dataset)
 
     def _catch_up(self) -> None:
         """Load the changes of other processes."""
@@ -301,10 +292,8 @@ class FeatureStore:
             PipelineError: A vector changed on disk.
         """
         distinct, inverse = np.unique(rows, return_inverse=True)
-        try:
+        with named_errors(self._place, "read"):
             vectors, damaged = self._read(distinct)
-        except UNREADABLE as error:
-            raise self._place.error("read", error) from error
         if len(damaged):
             digest = self._digests[damaged[0]].tobytes().hex()
             raise PipelineError(
@@ -342,7 +331,7 @@ class FeatureStore:
             PipelineError: The store cannot be repaired.
         """
         before = len(self)
-        try:
+        with named_errors(self._place, "repair"):
             try:
                 damaged = self._damaged_rows(progress)
             except UNREADABLE as error:
@@ -354,8 +343,6 @@ class FeatureStore:
                     "%d vectors of the feature store %s changed on disk and are dropped.", len(damaged), self.path
                 )
                 self._delete(self._digests[damaged])
-        except UNREADABLE as error:
-            raise self._place.error("repair", error) from error
         return before - len(self)
 
     def _damaged_rows(self, progress: bool) -> np.ndarray:
@@ -393,10 +380,8 @@ class FeatureStore:
             PipelineError: The store cannot be read.
         """
         distinct, inverse = np.unique(self.rows(digests), return_inverse=True)
-        try:
+        with named_errors(self._place, "read"):
             thumbnails = self._dataset.take(distinct, columns=["thumbnail"])["thumbnail"].to_pylist()
-        except UNREADABLE as error:
-            raise self._place.error("read", error) from error
         return np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[inverse]
 
 
