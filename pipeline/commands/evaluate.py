@@ -124,7 +124,7 @@ def _feature_inputs(
     for decoder in decoders.values():
         decoder.card.check_features(decoder.file, describe(first.extractors))
         decoder.load()
-    examples = source.load(first.extractors, extraction)
+    examples = source.load_examples(first.extractors, extraction)
     if options.images is None:
         examples = _unchanged(examples, first.run_with("images from.").split.validation, "held-out")
     predictions, equal = predict_each(decoders, examples.features)
@@ -284,7 +284,7 @@ def _count_near_training_images(examples: Examples, folder: Path, run: RunRecord
 
 def _shuffled_decoder(decoder: SavedDecoder, data_dir: Path | None, extraction: ExtractionOptions) -> Any:
     """Train a decoder like those of a run, on shuffled targets."""
-    examples = _source_of_run(decoder.folder, data_dir).load(decoder.extractors, extraction)
+    examples = _source_of_run(decoder.folder, data_dir).load_examples(decoder.extractors, extraction)
     run = read_run(decoder.folder)
     train = _unchanged(examples, run.split.train, "training")
     held_out = _unchanged(examples, run.split.validation, "held-out")

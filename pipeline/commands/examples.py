@@ -149,7 +149,7 @@ class Source:
         examples = Examples(features.subset(matched.rows), matched.keys, matched.targets, self.table, self.images)
         return examples, matched.rows
 
-    def load(self, extractors: Sequence[Extractor], extraction: ExtractionOptions) -> Examples:
+    def load_examples(self, extractors: Sequence[Extractor], extraction: ExtractionOptions) -> Examples:
         """Extract the features of the images and match them with their targets.
 
         Args:
@@ -352,7 +352,7 @@ def load_numbered_examples(
     source = Source.read(
         options.images, options.targets, options.on_missing, options.noise_ceiling, options.target_columns
     )
-    examples = source.load(extractors, extraction)
+    examples = source.load_examples(extractors, extraction)
     features = examples.features
     duplicates = find_near_duplicates(features.digests, features.store.thumbnails, extraction.progress)
     if groups := duplicate_groups(duplicates):

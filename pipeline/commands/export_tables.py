@@ -72,7 +72,7 @@ def export_run(
     decoder = SavedDecoder.open(decoder_file(model, api))
     run = decoder.run_with("images from.")
     source = Source.of_run(run, data_dir)
-    examples = source.load(decoder.load().extractors, options)
+    examples = source.load_examples(decoder.load().extractors, options)
     features = examples.features
     table = EmbeddingTable(
         images=features.images,

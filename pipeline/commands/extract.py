@@ -13,7 +13,7 @@ from pipeline.data.images import ImageSet
 from pipeline.data.shards import Shard
 from pipeline.features.extraction import ExtractionOptions, extract_features
 from pipeline.features.extractor import Extractor
-from pipeline.features.features import LayerFeatures
+from pipeline.features.features import Features, LayerFeatures
 from pipeline.features.survey import Failure
 
 log = logging.getLogger(__name__)
@@ -102,11 +102,8 @@ def extract(
         count, images = len(images), shard.select(images)
         log.info("Shard %s: %s of %s.", shard, f"{len(images):,}", counted(count, "image"))
     features = extract_features(images, extractors, options, may_all_fail=shard is not None)
-    if out and len(features.layers) == 1:
-        write_vectors(out, "features", features.paths, features.stored())
-    elif out:
-        names = [extractor.layer for extractor in extractors]
-        write_layers(out, features.paths, dict(zip(names, features.by_layer(), strict=True)))
+    if out:
+        _write(out, features)
     layers = [_layer_document(layer, len(features.paths)) for layer in features.layers]
     return ExtractResult(
         images=len(features.paths) + len(features.failed),
@@ -127,6 +124,14 @@ def extract(
         nodes=features.nodes,
         actors=features.actors,
     )
+
+
+def _write(out: Path, features: Features) -> None:
+    if len(features.layers) == 1:
+        write_vectors(out, "features", features.paths, features.stored())
+    else:
+        names = [layer.extractor.layer for layer in features.layers]
+        write_layers(out, features.paths, dict(zip(names, features.by_layer(), strict=True)))
 
 
 def _layer_document(layer: LayerFeatures, images: int) -> dict[str, Any]:

@@ -163,61 +163,56 @@ def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResul
         RequestError: The query, the model or the vocabulary cannot be used, or they do not fit each other.
         PipelineError: No image could be read, the feature stage failed, or the page cannot be written.
     """
-    space = _Space.of(options)
-    if options.index and len(space.extractors) > 1:
-        raise RequestError(
-            Parameter("index", True),
-            " is for the features of one layer; name one with ",
-            Parameter("layer", "NAME"),
-            ", or leave it out.",
-        )
-    if options.index:
-        require_folder(extraction.cache)
-    query = None if options.is_image else _query_vector(options, space)
-    if query is None:
-        query = space.vectors(_query_feature(options.query, space.extractors, extraction))[:][0]
+    space = _Space.of(options, extraction)
+    query = _query_vector(options, space, extraction)
+    query_ref = find_images(options.query).refs[0] if options.is_image else None
     features = extract_features(options.images, space.extractors, extraction)
     indexed = _indexed(options, features)
-    query_ref = find_images(options.query).refs[0] if options.is_image else None
-    count = options.k + (query_ref is not None)  # the query may be one of the images
-    if indexed:
-        rows, cosines = indexed.find(query, count)
-    else:
-        [rows], [cosines] = find_rows(query[None], space.vectors(features), count)
-    hits = [
-        (row, cosine)
-        for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True)
-        if query_ref is None or not _is_same_file(features.images.refs[row], query_ref)
-    ][: options.k]
-    images, description = features.images, describe(space.extractors)
-    nearest = [FoundImage(features.paths[row], cosine, images.labels[row]) for row, cosine in hits]
+    rows, cosines = _nearest(query, query_ref, options.k, indexed or space.vectors(features), features.images)
+    images, description = features.images.subset(rows), describe(space.extractors)
+    found = [FoundImage(*image) for image in zip(images.paths, cosines, images.labels, strict=True)]
     if options.report:
         page = SearchPage(
             query=options.query,
             source=options.images.source,
             space=options.in_space,
-            model=str(space.decoder.file) if space.decoder else None,
+            model=space.model,
             extractor=description,
             searched=len(features.paths),
-            found=nearest,
-            refs=[images.refs[row] for row, _ in hits],
+            found=found,
+            refs=images.refs,
             query_ref=query_ref,
         )
         write_search_page(options.report, page)
     return SearchResult(
         query=options.query,
         space=options.in_space,
-        model=str(space.decoder.file) if space.decoder else None,
+        model=space.model,
         images=len(features.paths) + len(features.failed),
         computed=features.computed,
         cached=features.cached,
         failed=features.failed,
         extractor={"fingerprint": fingerprint(description), **description},
-        found=nearest,
+        found=found,
         report=str(options.report) if options.report else None,
         index=KIND if indexed else None,
         recall=indexed.recall if indexed else None,
     )
+
+
+def _nearest(
+    query: np.ndarray, query_ref: ImageRef | None, k: int, searched: IndexedSearch | Vectors, images: ImageSet
+) -> tuple[list[int], list[float]]:
+    """The rows of the images nearest to a query, and their cosines; a query that is one of the images is left out."""
+    count = k + (query_ref is not None)
+    if isinstance(searched, IndexedSearch):
+        rows, cosines = searched.find(query, count)
+    else:
+        [rows], [cosines] = find_rows(query[None], searched, count)
+    if query_ref:
+        others = [not _is_same_file(images.refs[row], query_ref) for row in rows]
+        rows, cosines = rows[others], cosines[others]
+    return rows[:k].tolist(), cosines[:k].tolist()
 
 
 def _is_same_file(image: ImageRef, query: ImageRef) -> bool:
@@ -252,13 +247,28 @@ class _Space:
     is_embeddings: bool
 
     @classmethod
-    def of(cls, options: SearchOptions) -> "_Space":
-        if options.model is None:
-            return cls(options.extractor.extractors(), None, False)
-        decoder = SavedDecoder.open(decoder_file(options.model), options.extractor)
-        if is_embeddings := options.in_space == "embeddings":
+    def of(cls, options: SearchOptions, extraction: ExtractionOptions) -> "_Space":
+        """The space that options name; refuses an index of several layers, or of a store in a bucket."""
+        decoder = SavedDecoder.open(decoder_file(options.model), options.extractor) if options.model else None
+        extractors = decoder.extractors if decoder else options.extractor.extractors()
+        if options.index and len(extractors) > 1:
+            raise RequestError(
+                Parameter("index", True),
+                " is for the features of one layer; name one with ",
+                Parameter("layer", "NAME"),
+                ", or leave it out.",
+            )
+        if options.index:
+            require_folder(extraction.cache)
+        if decoder and options.in_space == "embeddings":
             decoder.load().warn_if_weak()
-        return cls(decoder.extractors, decoder, is_embeddings)
+            return cls(extractors, decoder, True)
+        return cls(extractors, decoder, False)
+
+    @property
+    def model(self) -> str | None:
+        """The decoder file, or None."""
+        return str(self.decoder.file) if self.decoder else None
 
     @property
     def dim(self) -> int:
@@ -271,6 +281,18 @@ class _Space:
         return self.decoder.predictions(features) if self.is_embeddings else self.decoder.inputs(features)
 
 
+def _query_vector(options: SearchOptions, space: _Space, extraction: ExtractionOptions) -> np.ndarray:
+    """The vector of an image, a word or a file; refuses one with another dimension than the space."""
+    if options.is_image:
+        return space.vectors(_query_feature(options.query, space.extractors, extraction))[:][0]
+    vector = _word_vector(options, space) if options.is_word else _vector_of_file(Path(options.query))
+    if len(vector) != space.dim:
+        raise RequestError(
+            f"The query {options.query} has dimension {len(vector)}; the {options.in_space} have {space.dim}."
+        )
+    return vector
+
+
 def _query_feature(file: str, extractors: Sequence[Extractor], extraction: ExtractionOptions) -> Features:
     """The feature of an image that must be readable."""
     image = find_images(file)
@@ -279,16 +301,6 @@ def _query_feature(file: str, extractors: Sequence[Extractor], extraction: Extra
     except ImageError as error:
         raise RequestError(f"The query {file} cannot be read: {error}.") from error
     return extract_features(image, extractors, extraction)
-
-
-def _query_vector(options: SearchOptions, space: _Space) -> np.ndarray:
-    """The vector of a word or of a file; refuses one with another dimension than the space."""
-    vector = _word_vector(options, space) if options.is_word else _vector_of_file(Path(options.query))
-    if len(vector) != space.dim:
-        raise RequestError(
-            f"The query {options.query} has dimension {len(vector)}; the {options.in_space} have {space.dim}."
-        )
-    return vector
 
 
 def _vector_of_file(file: Path) -> np.ndarray:
