@@ -6,11 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 NEAR = 0.66  # least similarity of a spelling, from 0 to 1: one wrong letter of three, or two of six
 NEAREST = 3  # spellings in a message
 BATCH_SIZE = 50_000
+EXAMPLES = 5  # names in a message
 
 
 def counted(number: int, noun: str) -> str:
     """A number and its noun: "1 image", "2 images"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def examples(names: Sequence[str], count: int = EXAMPLES) -> str:
+    """The first `count` names, quoted, and an ellipsis if there are more: "'a', 'b', ..."."""
+    return ", ".join(map(repr, names[:count])) + (", ..." if len(names) > count else "")
 
 
 def joined(equal: Mapping[str, str]) -> dict[str, str]:

@@ -5,12 +5,11 @@ import re
 from pathlib import PurePosixPath
 
 from pipeline.core.errors import RequestError
-from pipeline.core.wording import counted
+from pipeline.core.wording import counted, examples
 from pipeline.data.images import ImageSet
 from pipeline.data.text_files import nfc
 
 GROUP = "label"
-EXAMPLES = 5  # examples in a message
 
 
 def label_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
@@ -39,9 +38,9 @@ def label_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
     ]
     missing = [path for path, label in zip(images.paths, labels, strict=True) if not label]
     if missing:
-        examples = ", ".join(map(repr, missing[:EXAMPLES])) + (", ..." if len(missing) > EXAMPLES else "")
         raise RequestError(
-            f"label_pattern {pattern!r} finds no label in {len(missing)} of {counted(len(labels), 'path')}: {examples}."
+            f"label_pattern {pattern!r} finds no label in {len(missing)} of {counted(len(labels), 'path')}: "
+            f"{examples(missing)}."
         )
     return dataclasses.replace(images, labels=labels)
 

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.errors import Parameter, RequestError
-from pipeline.core.wording import counted, near_spellings
+from pipeline.core.wording import EXAMPLES, counted, examples, near_spellings
 from pipeline.data.images import ImageSet
 from pipeline.data.targets import TargetTable
 from pipeline.data.text_files import nfc
 
 log = logging.getLogger(__name__)
-
-EXAMPLES = 5  # examples in a message
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error
             f"{table.file} has no target for any of the images, neither by path (such as {images.paths[0]!r}) "
             "nor by label (",
             *_first_label(images),
-            f"). Its keys begin with {_examples(list(table.rows))}.{_suffix_hint(images, table)}",
+            f"). Its keys begin with {examples(list(table.rows))}.{_suffix_hint(images, table)}",
         )
     if missing and on_missing == "error":
         raise RequestError(
@@ -84,12 +82,12 @@ def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error
     if missing and all(images.labels[row] in table.missing for row in missing):  # logged when the table was read
         log.warning("Left out %s without a target.", counted(len(missing), "image"))
     elif missing:
-        examples = _missing_images(images, missing, table)
-        log.warning("Left out %s without a target: %s.", counted(len(missing), "image"), examples)
+        described = _missing_images(images, missing, table)
+        log.warning("Left out %s without a target: %s.", counted(len(missing), "image"), described)
     _log_other_case(images, keys)
     unused = sorted(set(table.rows) - set(matched))
     if unused:
-        log.info("%s has %s without an image: %s.", table.file, counted(len(unused), "target"), _examples(unused))
+        log.info("%s has %s without an image: %s.", table.file, counted(len(unused), "target"), examples(unused))
     rows = np.array([row for row, key in enumerate(keys) if key is not None], np.intp)
     return MatchedTargets(rows, matched, table.vectors[[table.rows[key] for key in matched]])
 
@@ -127,8 +125,8 @@ def _missing_images(images: ImageSet, rows: Sequence[int], table: TargetTable) -
     first = {images.labels[row] or images.paths[row]: row for row in reversed(rows)}
     shown = sorted(first.values())[:EXAMPLES]
     near = _near_keys([images.labels[row] for row in shown], table)
-    examples = [_describe(images.paths[row], images.labels[row], near) for row in shown]
-    return ", ".join(examples) + (", ..." if len(first) > EXAMPLES else "")
+    described = [_describe(images.paths[row], images.labels[row], near) for row in shown]
+    return ", ".join(described) + (", ..." if len(first) > EXAMPLES else "")
 
 
 def _describe(path: str, label: str, near: Mapping[str, Sequence[str]]) -> str:
@@ -150,7 +148,3 @@ def _first_label(images: ImageSet) -> Sequence[object]:
     if label:
         return (f"such as {label!r}",)
     return "the images have none: no folders, and no ", Parameter("label_pattern", "REGEX")
-
-
-def _examples(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:EXAMPLES])) + (", ..." if len(names) > EXAMPLES else "")

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.core.errors import Parameter, RequestError, cause
 from pipeline.core.locations import Location, is_bucket_url
-from pipeline.core.wording import counted
+from pipeline.core.wording import EXAMPLES, counted, examples
 from pipeline.data import lists
 from pipeline.data.buckets import find_versions, list_objects
 from pipeline.data.image_files import INSTALL_HEIF, READS_HEIF
@@ -52,7 +52,6 @@ SUPPORTED = (
     f"a folder of images, one image, a list ({', '.join(lists.SUFFIXES)}) of image files, s3://BUCKET/PREFIX, "
     "gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or tfds:NAME[/CONFIG]:SPLIT"
 )
-EXAMPLES = 5  # examples in a message
 
 
 def find_images(
@@ -179,9 +178,8 @@ def _pass_over(names: Iterable[str]) -> list[str]:
 
 
 def _unsupported_warning(names: Sequence[str]) -> str:
-    examples = ", ".join(map(repr, names[:EXAMPLES])) + (", ..." if len(names) > EXAMPLES else "")
     heif = f" For HEIC: {INSTALL_HEIF}." if any(_suffix(name) in HEIF for name in names) else ""
-    return f"Ignored {counted(len(names), 'file')} in an unsupported image format: {examples}.{heif}"
+    return f"Ignored {counted(len(names), 'file')} in an unsupported image format: {examples(names)}.{heif}"
 
 
 def _suffix(name: str) -> str:
@@ -227,8 +225,11 @@ def _walk(root: Path, unread: list[str]) -> Iterator[str]:
             else:
                 yield name
     if skipped:
-        examples = ", ".join(map(repr, map(as_text, skipped[:EXAMPLES]))) + (", ..." if len(skipped) > EXAMPLES else "")
-        log.info("Left out %s to folders that were searched already: %s.", counted(len(skipped), "link"), examples)
+        log.info(
+            "Left out %s to folders that were searched already: %s.",
+            counted(len(skipped), "link"),
+            examples([*map(as_text, skipped)]),
+        )
 
 
 def _image_set(

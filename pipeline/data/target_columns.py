@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.core.errors import Parameter, RequestError
+from pipeline.core.wording import examples
 from pipeline.data.tables import KEYS, Table, find_column
 
 log = logging.getLogger(__name__)
@@ -13,7 +14,7 @@ log = logging.getLogger(__name__)
 EXCLUDED = ("path", "label", "split", "group")  # known columns that are not part of an embedding
 LIKELY_NAMES = ("embedding", "embeddings", "vector", "vectors", "target", "targets", "features", "predictions")
 OPTION = Parameter("target_columns", "NAMES")
-EXAMPLES = 10  # column names in a message
+SHOWN = 10  # column names in a message
 
 
 @dataclass(frozen=True)
@@ -120,5 +121,4 @@ def _matching(table: Table, rest: Sequence[int], patterns: str) -> list[int]:
 
 
 def _names(table: Table, numbers: Sequence[int]) -> str:
-    names = [repr(table.columns[number].name) for number in numbers]
-    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
+    return examples([table.columns[number].name for number in numbers], SHOWN)
