@@ -257,7 +257,7 @@ def plan_pruning(
     used = [store.path for store in contents.stores if store not in old and store.images is not None]
     for store in contents.stores:
         if store.error:
-            log.warning("The feature store %s cannot be opened (%s) and is left as it is.", store.path, store.error)
+            log.warning("The feature store %s cannot be opened (%s) and is left unchanged.", store.path, store.error)
     rows = {}
     for path in used:
         with named_errors(places[path], "prune"):

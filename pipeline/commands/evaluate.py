@@ -131,7 +131,7 @@ def _feature_inputs(
     x = first.inputs(examples.features)
     baselines = Baselines.load(first.folder)
     if baselines is None:
-        log.warning("There are no baselines beside %s; they are left out.", first.file)
+        log.warning("There are no baselines next to %s; they are left out.", first.file)
     else:
         predictions |= baselines.predict(x)
     if options.shuffled:

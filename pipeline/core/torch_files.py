@@ -143,7 +143,7 @@ def _read_legacy(path: Path, file: IO[bytes]) -> object:
         storage.offset = offset + 8  # after the number of elements
         offset = storage.offset + storage.count * storage.dtype.itemsize
         if offset > end:
-            raise ValueError("it is cut short")
+            raise ValueError("it is truncated")
     return content
 
 

@@ -185,7 +185,7 @@ def _header(file: Path, stream: IO[bytes], size: int) -> tuple[tuple[int, ...], 
         raise _pickle_error(file)
     if math.prod(shape) * dtype.itemsize > size:
         raise RequestError(
-            f"{file}: an array of {shape} {dtype} is larger than the file, which is damaged or cut short."
+            f"{file}: an array of {shape} {dtype} is larger than the file, which is damaged or truncated."
         )
     return shape, dtype
 

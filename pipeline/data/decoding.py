@@ -46,7 +46,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, resize: str = "squash") ->
         RGB pixels, shape (224, 224, 3), uint8.
 
     Raises:
-        ImageError: The bytes are not an image, are damaged or cut short, have more pixels than allowed, or samples
+        ImageError: The bytes are not an image, are damaged or truncated, have more pixels than allowed, or samples
             outside the range from black to white.
     """
     with open_picture(data, max_pixels) as picture:

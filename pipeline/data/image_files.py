@@ -91,7 +91,7 @@ def open_picture(data: bytes, max_pixels: int) -> Iterator[Picture]:
         The picture. Pillow's exceptions within the context become ImageErrors, too.
 
     Raises:
-        ImageError: The bytes are not an image in one of FORMATS, are damaged or cut short, or have more pixels than
+        ImageError: The bytes are not an image in one of FORMATS, are damaged or truncated, or have more pixels than
             allowed.
     """
     try:

@@ -120,7 +120,7 @@ class PieceByPiece:
 
         Raises:
             ImageError: A piece does not end where its data does.
-            OSError: The file is cut short.
+            OSError: The file is truncated.
         """
         for piece in pieces(self._data):
             self._feed_piece(piece)
@@ -140,7 +140,7 @@ class PieceByPiece:
             raise ImageError("its JPEG data is damaged: the picture is complete before the data ends")
         self._feed_up_to(piece.end)
         if piece.end == len(self._data):
-            return  # cut short
+            return  # truncated
         self._feed(AHEAD)
         if not self._is_complete(PROBE):
             raise ImageError("its JPEG data is damaged: the data ends before the picture is complete")

@@ -61,7 +61,7 @@ def read_word_vectors(file: Path, labels: Iterable[str]) -> tuple[dict[str, np.n
         spelling, for the others. Only the first SUGGESTED of these get such words.
 
     Raises:
-        RequestError: The file cannot be read, is cut short, has rows of different length or a number of rows other than
+        RequestError: The file cannot be read, is truncated, has rows of different length or a number of rows other than
             in its header, or has two different vectors for a word. The message names the line.
     """
     labels = dict.fromkeys(labels)
@@ -245,7 +245,7 @@ def _rows(file: Path) -> Iterator[Row]:
                     check_unpacked(file, stream.tell())
                 yield row
     except (EOFError, zlib.error) as error:
-        raise RequestError(f"{file}: this file is damaged or cut short ({error}); download it again.") from error
+        raise RequestError(f"{file}: this file is damaged or truncated ({error}); download it again.") from error
     except OSError as error:
         raise RequestError(f"{file}: the word vectors cannot be read ({cause(error)}).") from error
 
@@ -285,7 +285,7 @@ def _text_rows(file: Path, stream: io.BufferedReader) -> Iterator[Row]:
     if count is not None and line - 1 != count:
         raise RequestError(
             f"{file}: its header (line 1) says {count} rows, but there are {line - 1}; "
-            "the file is cut short, or its header is wrong."
+            "the file is truncated, or its header is wrong."
         )
     if not ended:
         raise RequestError(
@@ -323,7 +323,7 @@ def _ragged(file: Path, line: int, length: int, expected: str, ended: bool) -> s
     return (
         message
         if ended
-        else f"{message} The line does not end in a newline: the file seems to be cut short. Download it again."
+        else f"{message} The line does not end in a newline: the file seems to be truncated. Download it again."
     )
 
 
@@ -345,7 +345,7 @@ def _binary_rows(file: Path, stream: io.BufferedReader) -> Iterator[Row]:
             if not more:
                 raise RequestError(
                     f"{_where(file, row)}: the file ends here, but its header says {count} rows of {dim} numbers; "
-                    "it is cut short, or its header is wrong."
+                    "it is truncated, or its header is wrong."
                 )
             data, at = data[at:] + more, 0
         yield row, data[at:space].lstrip(b"\n"), data[space + 1 : (at := space + 1 + size)]

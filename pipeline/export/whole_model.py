@@ -41,8 +41,9 @@ def check_exportable(extractors: Sequence[Extractor], decoder_parameters: int, k
     weights += sum(extractor.pooled_dim * extractor.dim for extractor in extractors if extractor.projection)
     if (kind in LIMITED or extractors[0].projection) and 4 * weights > LARGEST:
         raise RequestError(
-            f"The model has {4 * weights / 1e9:.1f} GB of weights, and an exported {kind} holds 2.1 GB; train on fewer "
-            "features or with fewer hidden units. (Where nothing is projected, savedmodel and keras hold more.)"
+            f"The model has {4 * weights / 1e9:.1f} GB of weights, but an exported {kind} is limited to "
+            "2.1 GB; train on fewer features or with fewer hidden units. (Without a projection, savedmodel and "
+            "keras allow more.)"
         )
 
 

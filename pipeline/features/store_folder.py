@@ -43,7 +43,7 @@ ADVICE = {
     "tidy": ("tidied", f"What was computed is stored; if a data file of it is missing: {RUN_AGAIN}"),
     "repair": (
         "checked",
-        "What it holds is left as it is. Remove the cause, or delete this store to compute its features again.",
+        "Its content was not changed. Remove the cause, or delete this store to compute its features again.",
     ),
     "prune": ("pruned", "Check that it is readable and writable, or delete it."),
 }  # task -> its participle, and what to do if it fails

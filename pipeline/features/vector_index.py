@@ -2,7 +2,7 @@
 
 It is part of the store's Lance dataset, so removed rows are never found, and rows added since it was built are searched
 without it. A note in the dataset's config identifies the index, with its recall and the CRC-32 of its files; an index
-that differs from the note, or with changed files, is built again.
+that differs from the note, or with changed files, is rebuilt.
 """
 
 import json
@@ -32,7 +32,7 @@ PARTITION = 4096  # vectors, approximately
 SUB_VECTOR = 16  # numbers of a vector that one byte encodes
 PROBED, LEAST_PROBED = 0.2, 20  # the share of partitions to search, and their minimum number
 REFINED = 10  # candidates of the index per result, ranked by their stored vectors
-LARGEST_UNINDEXED = 0.1  # of the store; above this, the index is built again
+LARGEST_UNINDEXED = 0.1  # of the store; above this, the index is rebuilt
 READ_AT_ONCE = 2**24  # bytes
 
 
@@ -102,10 +102,10 @@ def open_index(store: FeatureStore) -> VectorIndex | None:
         if not note or not built or note["index"] != built["index"]:
             return None
         if built["rows"] < (1 - LARGEST_UNINDEXED) * dataset.count_rows():
-            log.info("More than a tenth of %s came after its vector index, which is built again.", store.path)
+            log.info("More than a tenth of %s came after its vector index, which is rebuilt.", store.path)
             return None
         if note["files"] != _checksums(path, note["index"]):
-            log.warning("The vector index of %s changed on disk; it is built again.", store.path)
+            log.warning("The vector index of %s changed on disk; it is rebuilt.", store.path)
             return None
         return VectorIndex(path, dataset, note["partitions"], note["recall"])
     except (*UNREADABLE, KeyError, TypeError) as error:
@@ -115,7 +115,7 @@ def open_index(store: FeatureStore) -> VectorIndex | None:
                 Parameter("index", True),
                 ".",
             ) from error
-        log.warning("The vector index of %s cannot be opened (%s); it is built again.", store.path, lance_cause(error))
+        log.warning("The vector index of %s cannot be opened (%s); it is rebuilt.", store.path, lance_cause(error))
         return None
 
 
@@ -180,7 +180,7 @@ def require_folder(place: Location | Path | str) -> Path:
     raise RequestError(
         Parameter("index", True),
         f" needs a store in a folder, not in a bucket ({location}): each search checks all files of the index. "
-        "Search without it, or bring the store into a folder (cache merge).",
+        "Search without it, or merge the store into a folder (cache merge).",
     )
 
 

@@ -72,7 +72,7 @@ def read_weight_file(network: Network, path: Path, layer: str) -> Arrays:
         raise
     except Exception as error:  # h5py, zipfile, pickle and safetensors raise many types for a damaged file
         raise RequestError(
-            f"{path} cannot be read as weights of {network.title} ({first_line(error)}). It may be cut short or in "
+            f"{path} cannot be read as weights of {network.title} ({first_line(error)}). It may be truncated or in "
             "another format; download or save it again."
         ) from error
     for name, (kernel, bias) in arrays.items():

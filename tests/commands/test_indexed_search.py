@@ -132,7 +132,7 @@ def test_a_damaged_index_is_rebuilt(searched: Searched, caplog: pytest.LogCaptur
         file.write_bytes(file.read_bytes()[:-50])
     with caplog.at_level(logging.WARNING):
         result = searched.find(5)
-    assert "is built again" in caplog.text
+    assert "is rebuilt" in caplog.text
     assert result.found[0].path == "0005.png"
 
 

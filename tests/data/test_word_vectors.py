@@ -100,7 +100,7 @@ GLOVE = FORMATS["glove.txt"]
         ("glove.txt", b"", "line 1: no word followed by numbers"),
         ("word2vec.txt", b"5 3\n" + GLOVE, r"line 1\) says 5 rows, but there are 8"),
         ("word2vec.txt", b"8 4\n" + GLOVE, "line 2: 3 numbers, but the header says 4"),
-        ("glove.txt.gz", FORMATS["glove.txt.gz"][:-12], "cut short"),
+        ("glove.txt.gz", FORMATS["glove.txt.gz"][:-12], "truncated"),
         ("glove.txt.gz", GLOVE, "cannot be read"),
         ("glove.txt.gz", FORMATS["glove.txt.gz"][:20] + b"\xff\xff" + FORMATS["glove.txt.gz"][22:], "glove.txt.gz"),
         ("glove.txt", GLOVE + b"\n", "line 9: an empty line"),

@@ -133,7 +133,7 @@ def test_damage_is_detected(store: FeatureStore, which: int, kind: str, caplog: 
         file.write_bytes(content if kind == "flipped" else content[:100])
     with caplog.at_level(logging.WARNING):
         assert open_index(store) is None
-    assert "is built again" in caplog.text
+    assert "is rebuilt" in caplog.text
     build_index(store, lambda index: 1.0)
     index = open_index(store)
     assert index

@@ -212,7 +212,7 @@ def test_truncated_files_are_refused(tmp_path: Path, model: nn.Module, suffix: s
     whole = write(tmp_path / f"whole{suffix}", "safetensors" if suffix == ".safetensors" else "legacy", model)
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(whole.read_bytes()[:kept])
-    with pytest.raises(RequestError, match="cut short or in another format"):
+    with pytest.raises(RequestError, match="truncated or in another format"):
         weights_from(str(cut)).read("fc2")
 
 

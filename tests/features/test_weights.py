@@ -96,7 +96,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
 
     cut = tmp_path / "cut.h5"
     cut.write_bytes(whole.read_bytes()[:1_000_000])
-    with pytest.raises(RequestError, match="cut short"):
+    with pytest.raises(RequestError, match="truncated"):
         weights_from(str(cut)).read("block5_pool")
 
     text = tmp_path / "text.h5"

@@ -236,7 +236,7 @@ class WorkerPool:
         if not ended.is_ready:
             raise PipelineError(
                 f"The processes that read images cannot be started ({why}). The features computed so far are stored. "
-                "They import the script that started them: in a script, features are asked for below "
+                "They import the script that started them: in a script, compute features below "
                 '`if __name__ == "__main__":`.'
             )
         new = self._workers[self._workers.index(ended)] = _Worker(self._settings)

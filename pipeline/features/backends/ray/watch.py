@@ -33,7 +33,7 @@ def main() -> None:
         gone.append("gcs_server")
     if gone:
         print(
-            f"error: Ray has ended the run, for its program {' and '.join(gone)} is gone (killed, possibly out of "
+            f"error: Ray has ended the run: its program {' and '.join(gone)} is gone (killed, possibly out of "
             "memory). What was computed before is stored; the same command resumes.",
             file=sys.stderr,
         )
