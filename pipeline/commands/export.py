@@ -268,7 +268,7 @@ def check_answers(answers: np.ndarray, predictions: np.ndarray, kind: str) -> Di
         of_spread = "" if difference.of_spread is None else f", {difference.of_spread:.1e} of their spread"
         raise PipelineError(
             f"The exported {kind} differs from the stored predictions by {difference.of_length:.1e} of their length"
-            f"{of_spread} (at most {TOLERANCE:g} and {OF_SPREAD:g} are rounding); nothing was written. Extract the "
+            f"{of_spread} (allowed are {TOLERANCE:g} and {OF_SPREAD:g}); nothing was written. Extract the "
             "features again with another cache folder to see which is wrong."
         )
     return difference

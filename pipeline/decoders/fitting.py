@@ -1,4 +1,4 @@
-"""Fitting decoders: a blend that chooses its own strength, or a single network as configured."""
+"""Fit decoders: a blend that chooses its own regularization, or a single network as configured."""
 
 import dataclasses
 import logging

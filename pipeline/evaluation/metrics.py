@@ -64,15 +64,15 @@ class EvaluationSet:
         paths: The images' names, N of them.
         labels: The images' labels, "" for none.
         targets: The target embeddings, shape (N, D).
-        candidates: The vectors among which predictions are looked up; they include all targets.
+        candidates: The vectors that predictions are compared with; they include all targets.
         centre: The mean target, of the training images if known, shape (D,); with folds, one for each, shape (K, D).
         deviation: The standard deviation of each dimension of those targets, shape (D,) or (K, D).
-        clusters: What images have in common, such as a label or a group, N of them; intervals generalize over them.
-        seen: Whether each image's label was a training image's, shape (N,), bool; None if unknown, or if it has no
-            meaning because no two images share a label.
+        clusters: The cluster of each image, such as its label or group; intervals generalize over clusters.
+        seen: Whether each image's label was in training, shape (N,), bool; None if unknown, or meaningless because no
+            two images share a label.
         noise: The noise ceiling; None without repeated targets.
         imagenet_weights: Whether the features come from weights that were trained on ImageNet.
-        folds: The fold that held each image out, shape (N,), int; None without cross-validation.
+        folds: The fold in which each image was held out, shape (N,), int; None without cross-validation.
     """
 
     paths: Sequence[str]

@@ -232,7 +232,7 @@ class ExhaustingRef(ImageRef):
 
 
 class HungryRef(ImageRef):
-    """An image that exceeds the memory."""
+    """An image that runs out of memory while it is read."""
 
     __slots__ = ()
 
