@@ -27,8 +27,8 @@ from .estimators import KerasDecoder as KerasDecoder
 from .estimators import VGG16Features as VGG16Features
 from .evaluation.retrieval import Candidates as Candidates
 from .evaluation.retrieval import retrieve as retrieve
-from .features.extraction import ExtractionOptions as ExtractionOptions
 from .features.extraction import extract_features as extract_features
 from .features.extractor import Extractor as Extractor
+from .features.options import ExtractionOptions as ExtractionOptions
 from .features.weights import weights_from as weights_from
 from .studies.shared_optimizer import run_study as run_study

@@ -10,7 +10,6 @@ Both follow scikit-learn's conventions, so `clone`, `GridSearchCV`, `cross_val_p
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -40,13 +39,15 @@ from pipeline.decoders.network import (
     target_scale,
 )
 from pipeline.decoders.training import TrainingData, fit
-from pipeline.features.extraction import ExtractionOptions, extract_features
-from pipeline.features.extractor import Extractor, ExtractorOptions
+from pipeline.features.engines import ENGINES
+from pipeline.features.extraction import extract_features
+from pipeline.features.extractor import Extractor
+from pipeline.features.options import ExtractionOptions, ExtractorOptions
 
 DTYPES = (np.float64, np.float32)  # of predictions; the network computes in float32
 NAMED = 3  # how many unreadable images a message names
 POSITIVE = Interval(Integral, 1, None, closed="left")
-SCHEDULES, ENGINES = {"constant", "cosine"}, {"auto", "keras", "mnn"}
+SCHEDULES = {"constant", "cosine"}
 
 
 def _check_parameters(estimator: Any) -> None:
@@ -110,7 +111,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         "pool": [str, None],
         "project": [str, None],
         "resize": [str],
-        "engine": [StrOptions(ENGINES)],
+        "engine": [StrOptions(set(ENGINES))],
         "batch_size": [POSITIVE, None],
         "workers": [POSITIVE, None],
         "cache": [str, Path, None],
@@ -138,9 +139,8 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         _check_parameters(self)
         images = _as_images(X, self.resize)
         batch_size, workers = (None if number is None else int(number) for number in (self.batch_size, self.workers))
-        options = ExtractionOptions(self.engine, batch_size, workers, progress=False)
-        if self.cache is not None:
-            options = replace(options, cache=self.cache)
+        sizes = {"batch_size": batch_size, "workers": workers}
+        options = ExtractionOptions.from_values({**self.get_params(), **sizes, "quiet": True})
         features = extract_features(images, self._extractors(), options)
         if features.failed:
             named = "; ".join(f"{failure.path}: {failure.error}" for failure in features.failed[:NAMED])
@@ -156,8 +156,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         return np.array([f"{layer}_{number}" for layer, number in columns], object)
 
     def _extractors(self) -> tuple[Extractor, ...]:
-        options = ExtractorOptions(self.weights, self.layer, self.pool, self.project, self.resize, self.precision)
-        return options.extractors()
+        return ExtractorOptions.from_values(self.get_params()).extractors()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -28,10 +28,10 @@ from pipeline.features import extraction
 from pipeline.features.backends.backend import Result
 from pipeline.features.backends.ray import backend
 from pipeline.features.backends.ray.actor import ActorOptions, results_from
-from pipeline.features.backends.ray.cluster import RayOptions
 from pipeline.features.engines import Engine
 from pipeline.features.engines.mnn import converted_network
-from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extraction import extract_features
+from pipeline.features.options import ExtractionOptions, RayOptions
 
 BATCH = 32
 LATENCY = 0.4  # seconds per batch of an engine that is the bottleneck: 80 images a second

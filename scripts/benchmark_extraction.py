@@ -37,8 +37,9 @@ from pipeline.data.images import file_ref
 from pipeline.data.sources import find_images
 from pipeline.features.engines.keras import build_network
 from pipeline.features.engines.mnn import converted_network
-from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extraction import extract_features
 from pipeline.features.extractor import Extractor
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.weights import weights_from
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -34,8 +34,9 @@ from pathlib import Path
 import numpy as np
 from measuring import table
 
-from pipeline.commands.examples import ExampleOptions, load_numbered_examples
+from pipeline.commands.examples import Source, load_numbered_examples
 from pipeline.core.vectors import cosines
+from pipeline.data.options import TargetOptions
 from pipeline.data.sample import SAMPLE
 from pipeline.data.sources import find_images
 from pipeline.data.splits import SplitRule, assign_folds, split_images
@@ -49,8 +50,8 @@ from pipeline.decoders.ridge import PENALTIES as RIDGE_PENALTIES
 from pipeline.decoders.stacking import Shares, stack
 from pipeline.decoders.streaming import in_memory
 from pipeline.decoders.training import TrainingData
-from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.weights import weights_from
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -220,8 +221,8 @@ def blends(problem: Problem) -> dict[str, np.ndarray]:
 
 def held_out(check: CheckSet, seeds: int, mlp: bool, options: ExtractionOptions) -> dict[str, list[float]]:
     """Name -> held-out mean cosine of each seed."""
-    example_options = ExampleOptions(find_images(check.images), str(check.targets))
-    examples, duplicates = load_numbered_examples(example_options, [Extractor(weights_from("random:0"))], options)
+    source = Source.read(find_images(check.images), TargetOptions(check.targets))
+    examples, duplicates = load_numbered_examples(source, [Extractor(weights_from("random:0"))], options)
     x, y = in_memory(examples.features.stored()), examples.targets
     scores: dict[str, list[float]] = {}
     for seed in range(seeds):

@@ -27,9 +27,10 @@ from pipeline.data.images import DIGEST, ImageSet, content_digest, file_ref
 from pipeline.data.sources import find_images
 from pipeline.features import extraction
 from pipeline.features.backends import local
-from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extraction import extract_features
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.store import FeatureStore
 from pipeline.features.weights import weights_from
 

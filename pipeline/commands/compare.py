@@ -2,16 +2,15 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.commands.examples import ExampleOptions, load_split_examples
+from pipeline.commands.examples import load_split_examples, read_source
+from pipeline.commands.options import CompareOptions
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import Interrupted
-from pipeline.decoders.network import TrainingConfig
-from pipeline.features.extraction import ExtractionOptions
-from pipeline.features.extractor import Extractor
+from pipeline.decoders.network import ORIGINAL
+from pipeline.decoders.training import TrainingData
 from pipeline.studies.plots import SUFFIXES, plot_study
 from pipeline.studies.shared_optimizer import original_data, run_study
 from pipeline.studies.verdicts import Scenario, study_ceiling, summarize
@@ -40,38 +39,26 @@ class CompareResult:
         return {**asdict(self), "seconds": round(self.seconds, 3)}
 
 
-def compare(
-    seeds: int,
-    config: TrainingConfig,
-    options: ExtractionOptions,
-    examples: tuple[ExampleOptions, Sequence[Extractor]] | None = None,
-    plot: Path | None = None,
-) -> CompareResult:
+def compare(options: CompareOptions) -> CompareResult:
     """Run the study.
 
     Args:
-        seeds: The number of seeds, starting at 0.
-        config: The decoder and its training.
-        options: How to run the feature stage, and whether to show progress.
-        examples: Your own images and targets, and what turns them into features; None for the original question's
-            sample.
-        plot: A `.png`, `.svg` or `.pdf` file for the learning curves.
+        options: Seeds, epochs, and your own images and targets, if any.
 
     Returns:
         The scenarios with their verdicts.
 
     Raises:
-        RequestError: The config does not fit the study, or the plot cannot be written.
+        RequestError: Images or targets are missing or do not fit each other, or the plot cannot be written.
         Interrupted: Ctrl-C was pressed.
     """
+    plot = options.plot
     if plot:
         check_output_file(plot, SUFFIXES, "plot")
-    data = original_data
-    if examples:
-        own = load_split_examples(*examples, options).training_data().loaded()
-        data = lambda seed: own  # noqa: E731
+    own = _own_data(options) if options.examples.images or options.examples.targets.targets else None
+    data, config = (lambda seed: own) if own else original_data, replace(ORIGINAL, epochs=options.epochs)
     try:
-        study = run_study(data, config, range(seeds), options.progress)
+        study = run_study(data, config, range(options.seeds), options.extraction.progress)
     except KeyboardInterrupt as error:
         raise Interrupted("Interrupted. Nothing was saved; the same command starts again.") from error
     ceiling = study_ceiling(study)
@@ -79,3 +66,11 @@ def compare(
         plot_study(study, ceiling, plot)
         log.info("The learning curves are in %s.", plot)
     return CompareResult(summarize(study), ceiling, study.equivalence.equivalent, study.seconds)
+
+
+def _own_data(options: CompareOptions) -> TrainingData:
+    """The user's own images and targets, as features in memory."""
+    examples = options.examples
+    source = read_source(examples, "To compare on your own data, name both: IMAGES and ")
+    split = load_split_examples(source, examples, options.extractor.extractors(), options.extraction)
+    return split.training_data().loaded()

@@ -4,13 +4,13 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.commands.examples import Examples, Source
+from pipeline.commands.options import EvaluateOptions
 from pipeline.commands.saved_decoder import ModelFile, PixelModel, SavedDecoder, decoder_files, open_model, predict_each
 from pipeline.commands.scoring import (
     EvaluationInputs,
@@ -25,6 +25,7 @@ from pipeline.core.runs import EVALUATION_FILE, RunRecord, read_run
 from pipeline.core.wording import counted
 from pipeline.data.images import DIGEST, ImageSet
 from pipeline.data.near_duplicates import find_near_duplicates
+from pipeline.data.options import TargetOptions
 from pipeline.data.splits import SplitRule, held_out_units
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.fitting import config_from_json, fit_shuffled
@@ -32,8 +33,7 @@ from pipeline.decoders.network import predict
 from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.report import SUFFIXES
 from pipeline.evaluation.results import EvaluationResult
-from pipeline.features.extraction import ExtractionOptions
-from pipeline.features.extractor import ExtractorOptions, describe
+from pipeline.features.extractor import describe
 
 log = logging.getLogger(__name__)
 
@@ -43,46 +43,11 @@ LONGEST_NAME = 60  # characters of the images' source in a report's name
 BASELINES = ("mean", "ridge", "conse", "shuffled")
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """What to evaluate, and on which images.
-
-    Attributes:
-        models: Folders of runs, and `.keras` files.
-        images: The images; None for the held-out images of the first model's run.
-        data_dir: The folder of TensorFlow data sets for a run's images; None for tensorflow-datasets' default.
-        targets: A file of target embeddings; None for those in the images' list, or of the run.
-        target_columns: The columns of that file that form the embedding; None for the default rule, or the run's.
-        extractor: Settings that replace those of the model's extractor.
-        on_missing: "error" or "skip" images without a target.
-        vocabulary: A file of word vectors that are candidates in addition to the targets.
-        shuffled: Whether to train a decoder on shuffled targets as another baseline.
-        noise_ceiling: A file of repeated targets to estimate the noise ceiling from; None for those in the list.
-        cluster: What intervals generalize over: "group", "label" or "image"; None to choose by the images.
-        report: The file of the report; None for `evaluation.html` in the first model's run if that is writable, or
-            `evaluation-IMAGES.html` for images other than the held-out ones.
-    """
-
-    models: Sequence[str]
-    images: ImageSet | None = None
-    data_dir: Path | None = None
-    targets: str | None = None
-    target_columns: str | None = None
-    extractor: ExtractorOptions = field(default_factory=ExtractorOptions)
-    on_missing: str = "error"
-    vocabulary: Path | None = None
-    shuffled: bool = False
-    noise_ceiling: Path | None = None
-    cluster: str | None = None
-    report: Path | None = None
-
-
-def evaluate(options: EvaluateOptions, extraction: ExtractionOptions) -> EvaluationResult:
+def evaluate(options: EvaluateOptions) -> EvaluationResult:
     """Evaluate saved decoders.
 
     Args:
         options: What to evaluate, and on which images.
-        extraction: How to run the feature stage.
 
     Returns:
         The scores and conclusions.
@@ -111,15 +76,15 @@ def evaluate(options: EvaluateOptions, extraction: ExtractionOptions) -> Evaluat
     if options.vocabulary:
         check_vocabulary(options.vocabulary, source.dim)
     if of_pixels:
-        return score_decoders(_pixel_inputs(of_pixels, source, options, extraction), options.report, options.vocabulary)
-    inputs = _feature_inputs(of_features, source, options, extraction)
-    return score_decoders(inputs, options.report or _report_beside(first, options.images), options.vocabulary)
+        return score_decoders(_pixel_inputs(of_pixels, source, options), options.report, options.vocabulary)
+    inputs = _feature_inputs(of_features, source, options)
+    beside = _report_beside(first, source.images if options.images else None)
+    return score_decoders(inputs, options.report or beside, options.vocabulary)
 
 
-def _feature_inputs(
-    decoders: Mapping[str, SavedDecoder], source: Source, options: EvaluateOptions, extraction: ExtractionOptions
-) -> EvaluationInputs:
+def _feature_inputs(decoders: Mapping[str, SavedDecoder], source: Source, options: EvaluateOptions) -> EvaluationInputs:
     """The predictions of decoders and baselines from features."""
+    extraction = options.extraction
     first = next(iter(decoders.values()))
     for decoder in decoders.values():
         decoder.card.check_features(decoder.file, describe(first.extractors))
@@ -135,7 +100,7 @@ def _feature_inputs(
     else:
         predictions |= baselines.predict(x)
     if options.shuffled:
-        predictions["shuffled"] = predict(_shuffled_decoder(first, options.data_dir, extraction), x)
+        predictions["shuffled"] = predict(_shuffled_decoder(first, options), x)
     runs = {decoder.folder: decoder.run for decoder in decoders.values() if decoder.run}
     near = 0
     if options.images is not None:  # the run's split already separated its own near-duplicates
@@ -153,13 +118,11 @@ def _feature_inputs(
     )
 
 
-def _pixel_inputs(
-    models: Mapping[str, PixelModel], source: Source, options: EvaluateOptions, extraction: ExtractionOptions
-) -> EvaluationInputs:
+def _pixel_inputs(models: Mapping[str, PixelModel], source: Source, options: EvaluateOptions) -> EvaluationInputs:
     """The predictions of the user's own models from pixels; without features there are no baselines."""
     predictions = {}
     for name, model in models.items():
-        features, predicted = model.predict_images(source.images, extraction)
+        features, predicted = model.predict_images(source.images, options.extraction)
         examples, rows = source.match(features)
         predictions[name] = predicted[rows]
     equal = {name: name for name in models}
@@ -193,30 +156,21 @@ def _shortest_name(file: Path, files: Sequence[Path]) -> str:
 def _source(options: EvaluateOptions, first: ModelFile) -> Source:
     """The images to evaluate on, and their targets."""
     if options.images is None:
-        return _source_of_run(
-            first.folder, options.data_dir, options.targets, options.noise_ceiling, options.target_columns
-        )
-    if options.targets is None and options.images.targets is None:
+        return _source_of_run(first.folder, options.sources.data_dir, options.targets)
+    images = options.sources.find(options.images)
+    if options.targets.targets is None and images.targets is None:
         raise RequestError("To evaluate on your own images, name their target embeddings with ", TARGETS, ".")
-    return Source.read(
-        options.images, options.targets, options.on_missing, options.noise_ceiling, options.target_columns
-    )
+    return Source.read(images, options.targets)
 
 
-def _source_of_run(
-    folder: Path,
-    data_dir: Path | None,
-    targets: str | None = None,
-    noise_ceiling: Path | None = None,
-    target_columns: str | None = None,
-) -> Source:
+def _source_of_run(folder: Path, data_dir: Path | None, targets: TargetOptions | None = None) -> Source:
     """All images of a run, and their targets: the run's own, or those in `targets`."""
     run = read_run(folder)
     if not run.split.validation:
         raise RequestError(
             f"{folder} was cross-validated and then trained on all of its images; name others with ", IMAGES, "."
         )
-    return Source.of_run(run, data_dir, targets, noise_ceiling, target_columns)
+    return Source.of_run(run, data_dir, targets)
 
 
 def _unchanged(examples: Examples, recorded: Mapping[str, str], side: str) -> Examples:
@@ -282,9 +236,11 @@ def _count_near_training_images(examples: Examples, folder: Path, run: RunRecord
     return int(near.sum())
 
 
-def _shuffled_decoder(decoder: SavedDecoder, data_dir: Path | None, extraction: ExtractionOptions) -> Any:
+def _shuffled_decoder(decoder: SavedDecoder, options: EvaluateOptions) -> Any:
     """Train a decoder like those of a run, on shuffled targets."""
-    examples = _source_of_run(decoder.folder, data_dir).load_examples(decoder.extractors, extraction)
+    examples = _source_of_run(decoder.folder, options.sources.data_dir).load_examples(
+        decoder.extractors, options.extraction
+    )
     run = read_run(decoder.folder)
     train = _unchanged(examples, run.split.train, "training")
     held_out = _unchanged(examples, run.split.validation, "held-out")

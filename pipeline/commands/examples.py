@@ -2,24 +2,28 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.commands.options import ExampleOptions
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import RunRecord, SplitRecord
 from pipeline.data.images import ImageSet
 from pipeline.data.matching import match_targets
 from pipeline.data.near_duplicates import duplicate_groups, find_near_duplicates
+from pipeline.data.options import TargetOptions
 from pipeline.data.sources import find_images
 from pipeline.data.splits import Split, SplitRule, check_split_column, held_out_units, split_images
 from pipeline.data.targets import TargetTable, read_repeats, read_targets
 from pipeline.data.tfds_reader import check_on_disk
-from pipeline.decoders.training import MEMORY, TrainingData
-from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.decoders.options import MEMORY
+from pipeline.decoders.training import TrainingData
+from pipeline.features.extraction import extract_features
 from pipeline.features.extractor import Extractor
 from pipeline.features.features import Features
+from pipeline.features.options import ExtractionOptions
 
 log = logging.getLogger(__name__)
 
@@ -70,63 +74,43 @@ class Source:
     on_missing: str = "error"
 
     @classmethod
-    def read(
-        cls,
-        images: ImageSet,
-        targets: str | None,
-        on_missing: str = "error",
-        noise_ceiling: Path | None = None,
-        target_columns: str | None = None,
-    ) -> "Source":
-        """Read the targets of images.
-
-        Args:
-            images: The images.
-            targets: A file of target embeddings; None for those in the images' list.
-            on_missing: What to do with images that have no target: "error" or "skip".
-            noise_ceiling: A file of repeated targets; None for those in the list.
-            target_columns: The columns of the table that form the embedding; None for the default rule.
+    def read(cls, images: ImageSet, options: TargetOptions) -> "Source":
+        """Read the targets of images: those of the options, else those in the images' list.
 
         Raises:
             RequestError: A file cannot be read, or the dimensions differ.
         """
-        table = read_targets(targets, images, on_missing, target_columns)
-        if noise_ceiling is None:
-            return cls(images, table, on_missing)
-        repeats = read_repeats(noise_ceiling, target_columns)
+        table = read_targets(options.targets, images, options.on_missing, options.target_columns)
+        if options.noise_ceiling is None:
+            return cls(images, table, options.on_missing)
+        repeats = read_repeats(options.noise_ceiling, options.target_columns)
         dim = next(iter(repeats.values())).shape[1]
         if dim != table.vectors.shape[1]:
             raise RequestError(
-                f"{noise_ceiling} has targets of dimension {dim}; {table.file} has {table.vectors.shape[1]}."
+                f"{options.noise_ceiling} has targets of dimension {dim}; {table.file} has {table.vectors.shape[1]}."
             )
-        return cls(images, replace(table, repeats=repeats), on_missing)
+        return cls(images, replace(table, repeats=repeats), options.on_missing)
 
     @classmethod
-    def of_run(
-        cls,
-        run: RunRecord,
-        data_dir: Path | None,
-        targets: str | None = None,
-        noise_ceiling: Path | None = None,
-        target_columns: str | None = None,
-    ) -> "Source":
+    def of_run(cls, run: RunRecord, data_dir: Path | None, options: TargetOptions | None = None) -> "Source":
         """Find all images of a run, and read their targets.
 
         Args:
             run: The run's record, with the options that name its images.
             data_dir: The folder of TensorFlow data sets; None for tensorflow-datasets' default.
-            targets: A file of targets; None for the run's own.
-            noise_ceiling: A file of repeated targets; None for the run's own.
-            target_columns: The columns of `targets` that form the embedding; None for the default rule.
+            options: Other targets; what they leave out is the run's own.
 
         Raises:
             RequestError: The images or the targets cannot be read.
         """
-        options, images = run.options, images_of_run(run, data_dir)
-        repeats = noise_ceiling or (Path(options["noise_ceiling"]) if "noise_ceiling" in options else None)
-        if targets is None:
-            targets, target_columns = options.get("targets"), target_columns or options.get("target_columns")
-        return cls.read(images, targets, options.get("on_missing", "error"), repeats, target_columns)
+        names, options = ("targets", "target_columns", "on_missing", "noise_ceiling"), options or TargetOptions()
+        recorded = TargetOptions.from_values({name: run.options[name] for name in names if name in run.options})
+        if options.targets is None:
+            columns = options.target_columns or recorded.target_columns
+            options = replace(options, targets=recorded.targets, target_columns=columns)
+        repeats = options.noise_ceiling or recorded.noise_ceiling
+        options = replace(options, noise_ceiling=repeats, on_missing=recorded.on_missing)
+        return cls.read(images_of_run(run, data_dir), options)
 
     @property
     def dim(self) -> int:
@@ -246,30 +230,26 @@ class SplitExamples:
         )
 
 
-@dataclass(frozen=True)
-class ExampleOptions:
-    """The images and targets to use, and how to split them.
+def read_source(options: ExampleOptions, advice: str) -> Source:
+    """Find images and read their targets.
 
-    Attributes:
-        images: The images.
-        targets: A file of target embeddings; None for those in the images' list.
-        on_missing: "error" or "skip" images without a target.
-        rule: The split rule.
-        seed: Random seed of the split.
-        noise_ceiling: A file of repeated targets to estimate the noise ceiling from; None for those in the list.
-        target_columns: The columns of the targets' table that form the embedding; None for the default rule.
+    Args:
+        options: The images, their targets and their split.
+        advice: The start of the message if images or targets are missing; the option of the targets follows.
+
+    Raises:
+        RequestError: The images or the targets are missing or cannot be read, or the images lack the column of the
+            split rule.
     """
-
-    images: ImageSet
-    targets: str | None
-    on_missing: str = "error"
-    rule: SplitRule = field(default_factory=SplitRule)
-    seed: int = 0
-    noise_ceiling: Path | None = None
-    target_columns: str | None = None
+    images = options.sources.find(options.images) if options.images is not None else None
+    if images is None or (options.targets.targets is None and images.targets is None):
+        raise RequestError(advice, Parameter("targets", "FILE"), ".")
+    check_split_column(images, options.rule)
+    return Source.read(images, options.targets)
 
 
 def load_split_examples(
+    source: Source,
     options: ExampleOptions,
     extractors: Sequence[Extractor],
     extraction: ExtractionOptions,
@@ -279,7 +259,8 @@ def load_split_examples(
     """Load examples and split them; detected near-duplicates stay on one side.
 
     Args:
-        options: Images, targets and split.
+        source: The images and their targets.
+        options: The split.
         extractors: The extractor of each layer.
         extraction: How to run the feature stage.
         hold_out: Whether to hold examples out; otherwise, all are to train on.
@@ -292,7 +273,7 @@ def load_split_examples(
         RequestError: The targets or the split do not fit the images.
         PipelineError: The feature stage failed.
     """
-    examples, duplicates = load_numbered_examples(options, extractors, extraction)
+    examples, duplicates = load_numbered_examples(source, extractors, extraction)
     none = np.array([], np.intp)
     split, selection = Split(np.arange(len(examples.targets)), none, none), none
     if hold_out:
@@ -340,18 +321,14 @@ def set_apart(
 
 
 def load_numbered_examples(
-    options: ExampleOptions, extractors: Sequence[Extractor], extraction: ExtractionOptions
+    source: Source, extractors: Sequence[Extractor], extraction: ExtractionOptions
 ) -> tuple[Examples, np.ndarray]:
     """Load examples, and a number for each, shape (N,), int; near-duplicates share one.
 
     Raises:
-        RequestError: The targets do not fit the images, or the images lack the column of the split rule.
+        RequestError: The targets do not fit the images.
         PipelineError: The feature stage failed.
     """
-    check_split_column(options.images, options.rule)
-    source = Source.read(
-        options.images, options.targets, options.on_missing, options.noise_ceiling, options.target_columns
-    )
     examples = source.load_examples(extractors, extraction)
     features = examples.features
     duplicates = find_near_duplicates(features.digests, features.store.thumbnails, extraction.progress)

@@ -5,14 +5,15 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from pipeline.commands.examples import images_of_run
-from pipeline.commands.saved_decoder import DecoderName, SavedDecoder, decoder_file
+from pipeline.commands.options import ExportOptions
+from pipeline.commands.saved_decoder import SavedDecoder, decoder_file
 from pipeline.core.atomic import atomic_folder, atomic_write, check_new_folder, check_output_file
-from pipeline.core.errors import Parameter, PipelineError, RequestError
+from pipeline.core.errors import Parameter, PipelineError
 from pipeline.core.model_files import load_model
 from pipeline.core.vectors import cosines
 from pipeline.core.wording import counted
@@ -24,7 +25,8 @@ from pipeline.export.keras_file import write_keras
 from pipeline.export.litert_file import LiteRTFile, write_litert
 from pipeline.export.onnx_file import OnnxFile, write_onnx_file
 from pipeline.export.whole_model import check_exportable, join_models
-from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extraction import extract_features
+from pipeline.features.options import ExtractionOptions
 
 log = logging.getLogger(__name__)
 
@@ -32,40 +34,7 @@ CHECKED = 16  # images to verify an exported model on
 TOLERANCE = 1e-3  # of a prediction's length
 ROUNDING = 16  # tolerance in units in the last place of a float32
 OF_SPREAD = 0.1  # of the predictions' spread; a model that ignores the image is off by 1
-Format = Literal["savedmodel", "keras", "onnx", "litert"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES = {"keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}  # of the single-file formats
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to export, and where to.
-
-    Attributes:
-        model: The folder of a run, or a `.keras` file in one.
-        format: "savedmodel" (a folder), or "keras", "onnx" or "litert" (a file).
-        out: The folder or file to write.
-        api: Which of the run's decoders; None for the first one it has.
-        images: The images to verify the model on; None for those of the run.
-        data_dir: The folder of TensorFlow data sets for a run's images; None for tensorflow-datasets' default.
-    """
-
-    model: Path
-    format: Format
-    out: Path
-    api: DecoderName | None = None
-    images: ImageSet | None = None
-    data_dir: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise RequestError(f"format {self.format!r} is unknown; choose from {', '.join(FORMATS)}.")
-        if self.format == "onnx":
-            onnx_file.check_installed()
-        if self.format in SUFFIXES:
-            check_output_file(self.out, (SUFFIXES[self.format],), "out")
-        else:
-            check_new_folder(self.out, "out")
 
 
 @dataclass(frozen=True)
@@ -130,12 +99,11 @@ class _Checks:
     predictions: np.ndarray
 
 
-def export(options: ExportOptions, extraction: ExtractionOptions) -> ExportResult:
+def export(options: ExportOptions) -> ExportResult:
     """Export a decoder together with the network that computes its features, and verify the exported model.
 
     Args:
         options: What to export, and where to.
-        extraction: How to run the feature stage for the images to verify on.
 
     Returns:
         How much the exported model's answers differ from the stored predictions.
@@ -144,11 +112,18 @@ def export(options: ExportOptions, extraction: ExtractionOptions) -> ExportResul
         RequestError: The decoder, its images or the output path cannot be used.
         PipelineError: The exported model answers differently, or cannot be written; no output is left behind.
     """
-    decoder = SavedDecoder.open(decoder_file(options.model, options.api))
+    if options.format == "onnx":
+        onnx_file.check_installed()
+    if options.format in SUFFIXES:
+        check_output_file(options.out, (SUFFIXES[options.format],), "out")
+    else:
+        check_new_folder(options.out, "out")
+    images = options.sources.find(options.images) if options.images else None
+    decoder = SavedDecoder.open(decoder_file(Path(options.source), options.api))
     check_exportable(decoder.extractors, decoder.model.count_params(), options.format)
     if options.format == "onnx":
         onnx_file.check_decoder(decoder.model)
-    checks = _load_checks(decoder, options.images or _images_of(decoder, options.data_dir), extraction)
+    checks = _load_checks(decoder, images or _images_of(decoder, options.sources.data_dir), options.extraction)
     from_bytes = None
     log.info("Joining VGG16 and the decoder, and writing them as %s.", options.format)
     if options.format == "savedmodel":

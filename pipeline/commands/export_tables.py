@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.commands.examples import Source
-from pipeline.commands.saved_decoder import DecoderName, SavedDecoder, decoder_file
+from pipeline.commands.options import ExportOptions
+from pipeline.commands.saved_decoder import SavedDecoder, decoder_file
 from pipeline.commands.scoring import labels_of, names_of
 from pipeline.core.atomic import check_new_folder, check_output_file
-from pipeline.core.runs import SplitRecord
-from pipeline.data.images import ImageSet
+from pipeline.core.errors import Parameter, RequestError
+from pipeline.core.runs import RUN_FILE, SplitRecord
 from pipeline.evaluation.retrieval import Candidates
 from pipeline.export.embedding_table import EmbeddingTable, write_table
 from pipeline.export.lance_table import write_lance
-from pipeline.features.extraction import ExtractionOptions, extract_features
-from pipeline.features.extractor import Extractor
+from pipeline.features.extraction import extract_features
 from pipeline.features.features import Features
 from pipeline.features.survey import Failure
 
@@ -49,30 +49,30 @@ class TableResult:
         return asdict(self)
 
 
-def export_run(
-    model: Path, out: Path, api: DecoderName | None, options: ExtractionOptions, data_dir: Path | None = None
-) -> TableResult:
-    """Write the images of a run with their vectors, predictions and scores to a Parquet file.
+def export_table(options: ExportOptions) -> TableResult:
+    """Write a table: of a run, or of images.
 
     Args:
-        model: The folder of a run, or a `.keras` file in one.
-        out: A `.parquet` file.
-        api: Which of the run's decoders; None for the first one it has.
-        options: How to run the feature stage.
-        data_dir: The folder of TensorFlow data sets for a run's images; None for tensorflow-datasets' default.
+        options: What to export, and where to; the format is one of `TABLES`.
 
     Returns:
         A summary of the table.
 
     Raises:
-        RequestError: The decoder, its images or the file cannot be used.
-        PipelineError: The feature stage failed, or the file cannot be written.
+        RequestError: The decoder, the images or the output path cannot be used.
+        PipelineError: No image could be read, the feature stage failed, or the table cannot be written.
     """
+    return _export_run(options) if options.format == "parquet" else _export_images(options)
+
+
+def _export_run(options: ExportOptions) -> TableResult:
+    """Write the images of a run with their vectors, predictions and scores to a Parquet file."""
+    out = options.out
     check_output_file(out, (".parquet",), "out")
-    decoder = SavedDecoder.open(decoder_file(model, api))
+    decoder = SavedDecoder.open(decoder_file(Path(options.source), options.api))
     run = decoder.run_with("images from.")
-    source = Source.of_run(run, data_dir)
-    examples = source.load_examples(decoder.load().extractors, options)
+    source = Source.of_run(run, options.sources.data_dir)
+    examples = source.load_examples(decoder.load().extractors, options.extraction)
     features = examples.features
     table = EmbeddingTable(
         images=features.images,
@@ -95,26 +95,19 @@ def _sides(features: Features, split: SplitRecord) -> list[str | None]:
     return [sides.get((path, key.hex())) for path, key in zip(features.paths, features.digests.tolist(), strict=True)]
 
 
-def export_images(
-    images: ImageSet, extractors: Sequence[Extractor], out: Path, options: ExtractionOptions
-) -> TableResult:
-    """Write images with their labels and vectors to a Lance table.
-
-    Args:
-        images: The images.
-        extractors: The extractor of each layer; with several layers, each has a column of its name.
-        out: A new folder `NAME.lance`.
-        options: How to run the feature stage.
-
-    Returns:
-        A summary of the table.
-
-    Raises:
-        RequestError: The folder cannot be used.
-        PipelineError: No image could be read, the feature stage failed, or the table cannot be written.
-    """
+def _export_images(options: ExportOptions) -> TableResult:
+    """Write images with their labels and vectors to a Lance table; several layers have a column each."""
+    if Path(options.source).suffix == ".keras" or (Path(options.source) / RUN_FILE).exists():
+        raise RequestError(
+            f"{options.source} is a run; ",
+            Parameter("format", "lance"),
+            " takes IMAGES. The table of a run is ",
+            Parameter("format", "parquet"),
+            ".",
+        )
+    out, images, extractors = options.out, options.sources.find(options.source), options.extractor.extractors()
     check_new_folder(out, "out", ".lance")
-    features = extract_features(images, extractors, options)
+    features = extract_features(images, extractors, options.extraction)
     names = [extractor.layer for extractor in extractors] if len(extractors) > 1 else ["vector"]
     columns = dict(zip(names, features.by_layer(), strict=True))
     write_lance(out, features.paths, features.images.labels, columns)

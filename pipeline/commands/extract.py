@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.options import ExtractOptions
 from pipeline.core.atomic import check_output_file
 from pipeline.core.vector_files import SUFFIXES, check_layers_fit, write_layers, write_vectors
 from pipeline.core.wording import counted
-from pipeline.data.images import ImageSet
 from pipeline.data.shards import Shard
-from pipeline.features.extraction import ExtractionOptions, extract_features
-from pipeline.features.extractor import Extractor
+from pipeline.features.extraction import extract_features
 from pipeline.features.features import Features, LayerFeatures
 from pipeline.features.survey import Failure
 
@@ -41,6 +40,7 @@ class ExtractResult:
         shard: The share of the images, such as "3/16"; None for all of them.
         nodes: The number of nodes of the Ray cluster, or None.
         actors: The number of actors on it, or None.
+        complete: Whether all images of the source were read, in all of its subfolders.
     """
 
     images: int
@@ -60,11 +60,13 @@ class ExtractResult:
     shard: str | None = None
     nodes: int | None = None
     actors: int | None = None
+    complete: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """The `extract` document of the contract."""
         times = {name: round(getattr(self, name), 3) for name in ("seconds", "seconds_starting")}
-        return {**asdict(self), **times, "images_per_second": round(self.images_per_second, 3)}
+        values = {name: value for name, value in asdict(self).items() if name != "complete"}
+        return {**values, **times, "images_per_second": round(self.images_per_second, 3)}
 
     @property
     def images_per_second(self) -> float:
@@ -72,21 +74,11 @@ class ExtractResult:
         return self.computed / (self.seconds - self.seconds_starting) if self.computed else 0.0
 
 
-def extract(
-    images: ImageSet,
-    extractors: Sequence[Extractor],
-    options: ExtractionOptions,
-    out: Path | None = None,
-    shard: Shard | None = None,
-) -> ExtractResult:
+def extract(options: ExtractOptions) -> ExtractResult:
     """Compute the features that the store lacks.
 
     Args:
-        images: The images.
-        extractors: The extractor of each layer.
-        options: How to run the feature stage.
-        out: A `.npz`, `.npy`, `.parquet` or `.csv` file to write the vectors to.
-        shard: The share of the images to compute; None for all of them.
+        options: The images, their features, and where to write these.
 
     Returns:
         The counts, the images that failed, and the timing.
@@ -95,13 +87,16 @@ def extract(
         RequestError: The vectors cannot be written to `out`.
         PipelineError: No image could be read, or the store, the weights or a worker failed.
     """
+    out, shard = options.out, Shard.parse(options.shard) if options.shard is not None else None
+    extractors = options.extractor.extractors()
     if out:
         check_output_file(out, SUFFIXES, "out")
         check_layers_fit(out, len(extractors))
+    source = options.sources.find(options.images)
+    images = shard.select(source) if shard else source
     if shard:
-        count, images = len(images), shard.select(images)
-        log.info("Shard %s: %s of %s.", shard, f"{len(images):,}", counted(count, "image"))
-    features = extract_features(images, extractors, options, may_all_fail=shard is not None)
+        log.info("Shard %s: %s of %s.", shard, f"{len(images):,}", counted(len(source), "image"))
+    features = extract_features(images, extractors, options.extraction, may_all_fail=shard is not None)
     if out:
         _write(out, features)
     layers = [_layer_document(layer, len(features.paths)) for layer in features.layers]
@@ -123,6 +118,7 @@ def extract(
         shard=str(shard) if shard else None,
         nodes=features.nodes,
         actors=features.actors,
+        complete=not (features.failed or images.passed_over or source.unread),
     )
 
 

@@ -6,7 +6,6 @@ from pipeline.core.nearest import TIE, find_rows
 from pipeline.features.features import Features
 from pipeline.features.vector_index import VectorIndex, build_index, open_index
 
-INDEXED_ABOVE = 1_000_000  # images; fewer are searched exactly
 QUERIES = 100  # images whose neighbours measure the recall
 RECALL_AT = 10  # neighbours of each
 OVERSAMPLING = 2, 4  # candidates per result at first, and the growth factor while there are too few results

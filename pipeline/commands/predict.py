@@ -2,57 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pipeline.commands.examples import Source
-from pipeline.commands.saved_decoder import DecoderName, PixelModel, SavedDecoder, decoder_file, open_model
+from pipeline.commands.options import PredictOptions
+from pipeline.commands.saved_decoder import PixelModel, SavedDecoder, decoder_file, open_model
 from pipeline.commands.scoring import names_of, words_of
-from pipeline.core.atomic import check_output_file
-from pipeline.core.errors import Parameter, RequestError
-from pipeline.core.vector_files import SUFFIXES, NearestNames, write_vectors
-from pipeline.data.images import ImageSet
+from pipeline.core.errors import Parameter
+from pipeline.core.vector_files import NearestNames, write_vectors
 from pipeline.evaluation.retrieval import Candidates, find_nearest
-from pipeline.features.extraction import ExtractionOptions
-from pipeline.features.extractor import ExtractorOptions
 from pipeline.features.survey import Failure
 
 SHOWN = 20  # images in the result with nearest names; the file has those of all
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """What to predict, from which images, and with which decoder.
-
-    Attributes:
-        model: The folder of a run, or a `.keras` file.
-        images: The images.
-        out: A `.npz`, `.npy`, `.parquet` or `.csv` file for the embeddings.
-        api: Which of the run's decoders: an API style, or "ridge", its baseline; None for the first one it has.
-        nearest: The number of nearest names to find for each image; None for none.
-        vocabulary: A file of word vectors to find them in; None for the labels that the run was trained on.
-        extractor: Settings that replace those of the decoder's extractor.
-        data_dir: The folder of TensorFlow data sets for a run's images; None for tensorflow-datasets' default.
-    """
-
-    model: Path
-    images: ImageSet
-    out: Path
-    api: DecoderName | None = None
-    nearest: int | None = None
-    vocabulary: Path | None = None
-    extractor: ExtractorOptions = field(default_factory=ExtractorOptions)
-    data_dir: Path | None = None
-
-    def __post_init__(self) -> None:
-        check_output_file(self.out, SUFFIXES, "out")
-        if self.vocabulary and self.nearest is None:
-            count = Parameter("nearest", "K")
-            raise RequestError("vocabulary is where the nearest words are looked for; say how many with ", count, ".")
-        if self.nearest is not None and self.nearest < 1:
-            raise RequestError(f"nearest must be at least 1, not {self.nearest}.")
-        if self.nearest and self.out.suffix.lower() == ".npy":
-            raise RequestError(f"out {self.out}: .npy has no place for the nearest names; take .npz, .parquet or .csv.")
 
 
 @dataclass(frozen=True)
@@ -97,12 +58,11 @@ class PredictResult:
         return asdict(self)
 
 
-def predict(options: PredictOptions, extraction: ExtractionOptions) -> PredictResult:
+def predict(options: PredictOptions) -> PredictResult:
     """Predict the embeddings of images, and write them a block at a time.
 
     Args:
         options: Decoder, images and output.
-        extraction: How to run the feature stage.
 
     Returns:
         The counts, the images that failed, and the nearest names of the first images.
@@ -114,7 +74,7 @@ def predict(options: PredictOptions, extraction: ExtractionOptions) -> PredictRe
     decoder = open_model(decoder_file(options.model, options.api), options.extractor)
     decoder.warn_if_weak()
     candidates = _candidates(options, decoder) if options.nearest else None
-    features, predictions = decoder.predict_images(options.images, extraction)
+    features, predictions = decoder.predict_images(options.sources.find(options.images), options.extraction)
     # Writing predicts again: that costs less than keeping the predictions of any number of images in memory.
     nearest = find_nearest(predictions, candidates, options.nearest) if candidates and options.nearest else None
     write_vectors(options.out, "predictions", features.paths, predictions, nearest)
@@ -138,7 +98,7 @@ def _candidates(options: PredictOptions, decoder: SavedDecoder | PixelModel) -> 
     if options.vocabulary:
         return Candidates(words_of(options.vocabulary, decoder.dim))
     run = decoder.run_with("labels from; name words with ", Parameter("vocabulary", "FILE"), ".")
-    source = Source.of_run(run, options.data_dir)
+    source = Source.of_run(run, options.sources.data_dir)
     return Candidates(names_of(source.table, source.images))
 
 

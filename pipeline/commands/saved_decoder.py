@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
+from pipeline.commands.options import DecoderName
 from pipeline.core.errors import ImageError, Parameter, PipelineError, RequestError
 from pipeline.core.model_files import ModelCard, find_equal, is_decoder, load_decoder, load_model, read_card
 from pipeline.core.progress import progress_bar
@@ -18,14 +19,14 @@ from pipeline.core.vectors import Vectors
 from pipeline.data.decoding import SIDE, decode
 from pipeline.data.images import DIGEST, ImageRef, ImageSet, content_digest
 from pipeline.decoders.network import API_STYLES, Predictions, predict
-from pipeline.features.extraction import ExtractionOptions, extract_features
-from pipeline.features.extractor import Extractor, ExtractorOptions, describe, fingerprint, total_dim
+from pipeline.features.extraction import extract_features
+from pipeline.features.extractor import Extractor, describe, fingerprint, total_dim
 from pipeline.features.features import Features
+from pipeline.features.options import ExtractionOptions, ExtractorOptions
 from pipeline.features.survey import Failure
 
 log = logging.getLogger(__name__)
 
-DecoderName = Literal["functional", "sequential", "ridge"]
 BATCH = 32  # images at once for a model that takes pixels
 
 

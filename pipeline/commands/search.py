@@ -4,14 +4,15 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.commands.examples import Source
-from pipeline.commands.indexed_search import INDEXED_ABOVE, IndexedSearch
+from pipeline.commands.indexed_search import IndexedSearch
+from pipeline.commands.options import SearchOptions
 from pipeline.commands.saved_decoder import SavedDecoder, decoder_file
 from pipeline.commands.scoring import names_of
 from pipeline.core.atomic import check_output_file
@@ -23,93 +24,20 @@ from pipeline.core.wording import counted, near_spellings
 from pipeline.data import decoding
 from pipeline.data.binary_tables import read_npy
 from pipeline.data.images import ImageRef, ImageSet
-from pipeline.data.sources import SUFFIXES as IMAGE_SUFFIXES
 from pipeline.data.sources import find_images
 from pipeline.data.word_vectors import is_word_vectors, read_word_vectors
 from pipeline.evaluation.report import PREVIEW, SUFFIXES
 from pipeline.evaluation.search_page import FoundImage, SearchPage, write_search_page
-from pipeline.features.extraction import ExtractionOptions, extract_features
-from pipeline.features.extractor import Extractor, ExtractorOptions, describe, fingerprint, total_dim
+from pipeline.features.extraction import extract_features
+from pipeline.features.extractor import Extractor, describe, fingerprint, total_dim
 from pipeline.features.features import Features
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.survey import Failure
 from pipeline.features.vector_index import KIND, require_folder
 
 log = logging.getLogger(__name__)
 
 Space = Literal["features", "embeddings"]
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What to search for, and where.
-
-    Attributes:
-        images: The images to search.
-        query: An image file, a `.npy` file of one vector, or else a word.
-        k: The number of images to find.
-        space: The space of the cosines; None for embeddings if there is a model, else features.
-        model: The folder of a run, or a `.keras` file; None for features alone.
-        vocabulary: A file of word vectors with the word; None for the labels that the run was trained on, or else the
-            file of word vectors that their targets are from.
-        report: The file of a page of thumbnails; None for no page.
-        index: Whether to search features with the index of their store if there are many images.
-        index_above: The number of images up to which the search stays exact.
-        extractor: Settings that replace those of the model's extractor.
-        data_dir: The folder of TensorFlow data sets for a run's images; None for tensorflow-datasets' default.
-    """
-
-    images: ImageSet
-    query: str
-    k: int = 10
-    space: Space | None = None
-    model: Path | None = None
-    vocabulary: Path | None = None
-    report: Path | None = None
-    index: bool = False
-    index_above: int = INDEXED_ABOVE
-    extractor: ExtractorOptions = field(default_factory=ExtractorOptions)
-    data_dir: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.report:
-            check_output_file(self.report, SUFFIXES, "report")
-        if self.k < 1:
-            raise RequestError(f"k must be at least 1, not {self.k}.")
-        if self.space == "embeddings" and self.model is None:
-            raise RequestError("Embeddings are those of a model; name it with ", Parameter("model", "RUN"), ".")
-        if self.index and self.in_space == "embeddings":
-            raise RequestError(
-                Parameter("index", True),
-                " is for features; embeddings are predicted while they are searched. Leave it out, or search with ",
-                Parameter("space", "features"),
-                ".",
-            )
-        if self.is_word and self.in_space == "features":
-            raise RequestError(
-                f"The query {self.query!r} is not a file. To search for a word, name a model with ",
-                Parameter("model", "RUN"),
-                *((", without ", Parameter("space", "features")) if self.space else ()),
-                ".",
-            )
-        if self.is_image and not is_bucket_url(self.query) and not Path(self.query).is_file():
-            raise RequestError(f"The query {self.query} does not exist.")
-        if self.vocabulary and not self.is_word:
-            raise RequestError("vocabulary is where a word is looked up; the query is a file.")
-
-    @property
-    def in_space(self) -> Space:
-        """The space of the cosines."""
-        return self.space or ("embeddings" if self.model else "features")
-
-    @property
-    def is_image(self) -> bool:
-        """Whether the query is an image."""
-        return Path(self.query).suffix.lower() in IMAGE_SUFFIXES
-
-    @property
-    def is_word(self) -> bool:
-        """Whether the query is a word."""
-        return not self.is_image and Path(self.query).suffix.lower() != ".npy"
 
 
 @dataclass(frozen=True)
@@ -149,12 +77,11 @@ class SearchResult:
         return asdict(self)
 
 
-def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResult:
+def search(options: SearchOptions) -> SearchResult:
     """Find the images nearest to a query by cosine, in blocks from the feature store or with its index.
 
     Args:
         options: Query, images and space.
-        extraction: How to run the feature stage.
 
     Returns:
         The nearest images; ties are in path order.
@@ -163,10 +90,15 @@ def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResul
         RequestError: The query, the model or the vocabulary cannot be used, or they do not fit each other.
         PipelineError: No image could be read, the feature stage failed, or the page cannot be written.
     """
-    space = _Space.of(options, extraction)
+    extraction = options.extraction
+    if options.report:
+        check_output_file(options.report, SUFFIXES, "report")
+    if options.is_image and not is_bucket_url(options.query) and not Path(options.query).is_file():
+        raise RequestError(f"The query {options.query} does not exist.")
+    searched, space = options.sources.find(options.images), _Space.of(options, extraction)
     query = _query_vector(options, space, extraction)
     query_ref = find_images(options.query).refs[0] if options.is_image else None
-    features = extract_features(options.images, space.extractors, extraction)
+    features = extract_features(searched, space.extractors, extraction)
     indexed = _indexed(options, features)
     rows, cosines = _nearest(query, query_ref, options.k, indexed or space.vectors(features), features.images)
     images, description = features.images.subset(rows), describe(space.extractors)
@@ -174,7 +106,7 @@ def search(options: SearchOptions, extraction: ExtractionOptions) -> SearchResul
     if options.report:
         page = SearchPage(
             query=options.query,
-            source=options.images.source,
+            source=images.source,
             space=options.in_space,
             model=space.model,
             extractor=description,
@@ -320,7 +252,7 @@ def _word_vector(options: SearchOptions, space: _Space) -> np.ndarray:
     else:
         assert space.decoder  # SearchOptions refuses a word without a model
         run = space.decoder.run_with("words from; name ", Parameter("vocabulary", "FILE"), ".")
-        labelled = Source.of_run(run, options.data_dir)
+        labelled = Source.of_run(run, options.sources.data_dir)
         vectors = dict(names_of(labelled.table, labelled.images))
         near = {} if word in vectors else near_spellings({word: [word]}, vectors)
         source = "the labels of the run"

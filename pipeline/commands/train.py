@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 
 from pipeline.commands.cross_validation import OutOfFold, cross_validate
-from pipeline.commands.examples import SplitExamples, load_split_examples
+from pipeline.commands.examples import SplitExamples, load_split_examples, read_source
+from pipeline.commands.options import TrainOptions
 from pipeline.commands.saved_decoder import SavedDecoder, predict_each
 from pipeline.commands.scoring import EvaluationInputs, TrainingTargets, check_clusters, score_decoders
-from pipeline.commands.training_run import TrainedModel, TrainOptions, TrainResult
+from pipeline.commands.training_run import TrainedModel, TrainResult
 from pipeline.core.atomic import remove_unfinished
-from pipeline.core.errors import Interrupted, PipelineError, RequestError, cause
+from pipeline.core.errors import Interrupted, Parameter, PipelineError, RequestError, cause
+from pipeline.core.locations import is_bucket_url
 from pipeline.core.model_files import ModelCard, find_equal, read_card, save_decoder
+from pipeline.core.options import kept_values
 from pipeline.core.runs import (
     CHECKPOINT_FILE,
     REPORT_FILE,
@@ -34,27 +37,24 @@ from pipeline.core.runs import (
 )
 from pipeline.core.vectors import cosines
 from pipeline.data.images import content_digest
+from pipeline.data.sample import SAMPLE, SAMPLE_TARGETS, SAMPLE_WEIGHTS
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.callbacks import Callbacks
 from pipeline.decoders.fitting import Config, announce, effective_config, fit_decoders
 from pipeline.decoders.network import TrainingConfig, check_names, output_ceiling, predict
 from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.results import EvaluationResult
-from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor, describe, fingerprint
+from pipeline.features.weights import default_weights
 
 log = logging.getLogger(__name__)
 
 
-def train(
-    options: TrainOptions, extractors: Sequence[Extractor], extraction: ExtractionOptions, resumed: Path | None = None
-) -> TrainResult:
+def train(options: TrainOptions, resumed: Path | None = None) -> TrainResult:
     """Train decoders, save them as a run, and evaluate them on the held-out images.
 
     Args:
-        options: What to train on, and how.
-        extractors: The extractor of each layer.
-        extraction: How to run the feature stage.
+        options: What to train on, and how; without images, on the sample.
         resumed: The folder of an interrupted run to resume; None for a new run.
 
     Returns:
@@ -66,6 +66,8 @@ def train(
             file could not be read or written, or the trained decoders could not be scored (the run keeps them, too).
         Interrupted: Ctrl-C was pressed.
     """
+    if options.examples.images is None:
+        options = _with_sample(options)
     if resumed:
         read_run(resumed)  # for its error message if the folder is not a run
     else:
@@ -74,7 +76,21 @@ def train(
         if resumed and (finished := read_run(resumed).result):
             log.info("%s is already finished.", resumed)
             return TrainResult.from_record(resumed, finished)
-        return _train(options, extractors, extraction, resumed)
+        return _train(options, resumed)
+
+
+def _with_sample(options: TrainOptions) -> TrainOptions:
+    """The options with the sample's images, and with its targets and untrained weights unless others are named."""
+    if SAMPLE is None:
+        raise RequestError(
+            "This installation lacks the sample; name your own IMAGES and ", Parameter("targets", "FILE"), "."
+        )
+    if not options.extractor.weights:
+        options = replace(options, extractor=replace(options.extractor, weights=SAMPLE_WEIGHTS))
+        weights = Parameter("weights", SAMPLE_WEIGHTS)
+        log.info("The sample uses untrained weights (%s) and needs no download.", weights)
+    targets = replace(options.examples.targets, targets=options.examples.targets.targets or SAMPLE / SAMPLE_TARGETS)
+    return replace(options, examples=replace(options.examples, images=str(SAMPLE), targets=targets))
 
 
 @dataclass(frozen=True)
@@ -97,25 +113,29 @@ class _Run:
     extractors: Sequence[Extractor]
     progress: bool
 
+    @property
+    def output_activation(self) -> str:
+        """The activation of the decoder's output."""
+        return self.config.decoder.output_activation if isinstance(self.config, TrainingConfig) else "linear"
+
     def announce(self, times: int = 1) -> None:
         """Log how long that many trainings take."""
         features, dim = self.examples.examples.features, self.examples.examples.targets.shape[1]
         announce(self.config, (len(self.examples.train), features.dim), dim, self.options.memory, times)
 
 
-def _train(
-    options: TrainOptions, extractors: Sequence[Extractor], extraction: ExtractionOptions, resumed: Path | None
-) -> TrainResult:
+def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
     """Read and split the examples, start or resume the run, fit, save and score; no other process resumes the run."""
-    check_clusters(options.examples.images, options.cluster)
-    if isinstance(options.config, TrainingConfig):
-        check_names(options.config)
-    examples = load_split_examples(
-        options.examples, extractors, extraction, hold_out=not options.folds, select=options.keeps_best
-    )
-    config = effective_config(options.config, examples.training_data(options.memory))
+    config, extraction, extractors = options.decoder.config, options.extraction, options.extractor.extractors()
+    if isinstance(config, TrainingConfig):
+        check_names(config)
+    source = read_source(options.examples, "To train on your own images, name their target embeddings with ")
+    check_clusters(source.images, options.cluster)
+    hold_out, select = not options.folds, options.decoder.keeps_best
+    examples = load_split_examples(source, options.examples, extractors, extraction, hold_out, select)
+    config = effective_config(config, examples.training_data(options.memory))
     record = RunRecord(
-        options=options.command,
+        options=_recorded(options),
         extractor=describe(extractors),
         training=asdict(config),
         seed=options.examples.seed,
@@ -130,7 +150,7 @@ def _train(
     try:
         with nullcontext() if resumed else lock_run(folder):
             write_run(folder, record)
-            _warn_of_low_ceiling(options.output_activation, examples.examples.targets)
+            _warn_of_low_ceiling(run.output_activation, examples.examples.targets)
             out_of_fold = _cross_validate(run)
             if not record.fitted:
                 record = _fit(run, record)
@@ -141,6 +161,18 @@ def _train(
         if not can_resume(folder):
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _recorded(options: TrainOptions) -> dict[str, Any]:
+    """The options as stored in `run.json`, with the weights that were the default, and absolute paths."""
+    recorded = kept_values(options)
+    recorded["weights"] = options.extractor.weights or default_weights()
+    images = recorded["images"]
+    if not is_bucket_url(images) and not images.startswith("tfds:"):
+        recorded["images"] = str(Path(images).absolute())
+    if Path(recorded["weights"]).is_file():
+        recorded["weights"] = str(Path(recorded["weights"]).absolute())
+    return recorded
 
 
 def _resume(folder: Path, record: RunRecord) -> RunRecord:
@@ -233,7 +265,7 @@ def _save(run: _Run, models: Mapping[str, Any], baselines: Baselines, data: Trai
         extractor=description,
         feature_dim=data.x.shape[1],
         target_dim=data.y.shape[1],
-        output_activation=run.options.output_activation,
+        output_activation=run.output_activation,
         scales=run.examples.examples.features.scales,
     )
     for style, model in models.items():  # before the baselines: a folder with a decoder is never removed

@@ -1,90 +1,15 @@
-"""The options and the result of `train`."""
+"""The result of `train`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.examples import ExampleOptions
-from pipeline.core.errors import Parameter, RequestError
+from pipeline.core.errors import RequestError
 from pipeline.core.json_values import typed
 from pipeline.core.model_files import find_equal
-from pipeline.core.runs import REPORT_FILE, RUN_FILE, check_run_name
+from pipeline.core.runs import REPORT_FILE, RUN_FILE
 from pipeline.core.wording import joined
-from pipeline.decoders.callbacks import require_tensorboard
-from pipeline.decoders.fitting import PRESETS, Config
-from pipeline.decoders.network import API_STYLES, ApiStyle, TrainingConfig
-from pipeline.decoders.training import MEMORY
-
-
-@dataclass(frozen=True)
-class FoldOptions:
-    """How to cross-validate.
-
-    Attributes:
-        folds: The number of folds.
-        repeats: The number of repeats, each with different folds.
-    """
-
-    folds: int
-    repeats: int = 1
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What to train on, and how.
-
-    Attributes:
-        examples: Images, targets and split; its seed is also that of the initial weights and the shuffling.
-        config: A blend that selects its own regularization strength, or a single network.
-        styles: The API styles to build the decoder in.
-        folds: How to cross-validate before training on all images; None to hold images out instead.
-        models: The folder of all runs.
-        name: The name of the run's folder; None for the local time.
-        memory: Bytes of features to keep in memory; larger sets are streamed from the store.
-        tensorboard: Whether to write curves for TensorBoard into the run's folder.
-        cluster: What intervals generalize over: "group", "label" or "image"; None to choose by the images.
-        command: The command's options, stored in `run.json` so that the run can be repeated.
-    """
-
-    examples: ExampleOptions
-    config: Config = PRESETS["default"]
-    styles: Sequence[ApiStyle] = API_STYLES
-    folds: FoldOptions | None = None
-    models: Path = Path("models")
-    name: str | None = None
-    memory: int = MEMORY
-    tensorboard: bool = False
-    cluster: str | None = None
-    command: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.name:
-            check_run_name(self.models, self.name)
-        if self.tensorboard and not isinstance(self.config, TrainingConfig):
-            network = Parameter("preset", "network")
-            raise RequestError("tensorboard shows the curves of a single network; choose ", network, " with it.")
-        if self.tensorboard:
-            require_tensorboard()
-        if self.folds and self.keeps_best:
-            last = Parameter("keep", "last")
-            raise RequestError("folds hold out all images in turn and leave none to choose an epoch; use ", last, ".")
-        if self.folds and self.examples.rule.fraction is not None:
-            raise RequestError(
-                f"{self.folds.folds} folds hold out a share of 1/{self.folds.folds} each; leave out the share of ",
-                Parameter("split", str(self.examples.rule)),
-                ", or the folds.",
-            )
-
-    @property
-    def keeps_best(self) -> bool:
-        """Whether an epoch is selected, on training images set apart for that."""
-        return isinstance(self.config, TrainingConfig) and self.config.keep == "best"
-
-    @property
-    def output_activation(self) -> str:
-        """The activation of the decoder's output."""
-        return self.config.decoder.output_activation if isinstance(self.config, TrainingConfig) else "linear"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.core.errors import ImageError, first_line
-from pipeline.data.image_files import MAX_PIXELS, Picture, open_picture, picture_in_memory
+from pipeline.data.image_files import Picture, open_picture, picture_in_memory
+from pipeline.data.options import MAX_PIXELS
 from pipeline.data.rgb import rgb_bands, turned, upright_size
 
 SIDE = 224

@@ -23,6 +23,7 @@ from PIL.TiffImagePlugin import (
 
 from pipeline.core.errors import ImageError, first_line
 from pipeline.data import jpeg_stream, png_chunks
+from pipeline.data.options import MAX_PIXELS
 
 # HEIC, the format of iPhones, is read if the extra `heic` is installed.
 READS_HEIF = find_spec("pillow_heif") is not None
@@ -49,7 +50,6 @@ ZERO_ALPHA_IS_NONE = ("BMP", "DIB", "ICO", "TGA")
 # Memory for decoding, in bytes per pixel: in most formats 4 for the image in Pillow, and sometimes twice that. The
 # libraries of other formats make copies. The limit is BYTES_A_PIXEL times MAX_PIXELS, 1.4 GB.
 BYTES_A_PIXEL, BYTES_OF_FORMAT = 8, {"AVIF": 10, "HEIF": 10, "WEBP": 16, "JPEG2000": 20}
-MAX_PIXELS = 178_956_970  # Pillow's own limit
 ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 SIGNED = 2  # a sample format of TIFF
 

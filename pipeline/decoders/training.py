@@ -15,11 +15,11 @@ from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import Vectors, in_blocks
 from pipeline.decoders.callbacks import Callbacks, checkpoint_due, curve_writer, read_checkpoint, write_checkpoint
 from pipeline.decoders.network import TrainingConfig, compile_decoders
+from pipeline.decoders.options import MEMORY
 from pipeline.decoders.streaming import Stream, epoch_order, in_memory
 from pipeline.decoders.trainer import TrainingState, for_trainer, trainer_of
 
 CURVES = ("loss", "validation_loss", "validation_cosine")
-MEMORY = 4 * 2**30
 CALL_SECONDS = 0.5  # the time a block of epochs should take, short enough for progress to show and Ctrl-C to work
 MOST_ORDERS = 1_000_000  # row numbers in the orders of a block of epochs
 MOST_EPOCHS = 256

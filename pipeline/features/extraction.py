@@ -10,28 +10,24 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.errors import Parameter, PipelineError, RequestError, cause
-from pipeline.core.locations import Location
-from pipeline.core.machine import usable_cores
+from pipeline.core.errors import Parameter, PipelineError, cause
 from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
 from pipeline.data import lists
-from pipeline.data.image_files import MAX_PIXELS
 from pipeline.data.images import ImageSet
 from pipeline.features.backends.backend import Backend
 from pipeline.features.backends.local import LocalBackend
 from pipeline.features.backends.ray.backend import RayBackend
-from pipeline.features.backends.ray.cluster import RayOptions
-from pipeline.features.cache import cache_location, has_store, local_folder, usual_folder
-from pipeline.features.engines import ENGINES, check_precision, ensure_weights
+from pipeline.features.cache import cache_location, has_store
+from pipeline.features.engines import check_precision, ensure_weights
 from pipeline.features.extractor import Extractor, check_one_pass
 from pipeline.features.features import Features, LayerFeatures
 from pipeline.features.file_index import FileIndex
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.saving import Saver
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_group import StoreGroup
@@ -41,51 +37,6 @@ log = logging.getLogger(__name__)
 
 NAMED = 5  # skipped images in messages
 LIST_HINT = (" Relative paths of a list start from its own folder, or from ", Parameter("root", "DIR"), ".")
-
-
-@dataclass(frozen=True)
-class ExtractionOptions:
-    """How to run the feature stage; no option changes the features beyond rounding.
-
-    Attributes:
-        engine: One of `pipeline.features.engines.ENGINES`.
-        batch_size: Images in a batch; None leaves the choice to the engine.
-        workers: Processes that read and decode; None means one for each usable core.
-        cache: The folder of the feature stores, or its URL in a bucket; a `Location` once created.
-        progress: Whether to show the progress on stderr.
-        max_pixels: The size of the largest image to decode, in pixels; larger images are skipped.
-        verify: Whether to check every stored vector first, recompute vectors that changed on disk, and read every image
-            again, even if it seems unchanged.
-        ray: How to run on Ray; None for this process and its workers.
-    """
-
-    engine: str = "auto"
-    batch_size: int | None = None
-    workers: int | None = None
-    cache: Location | Path | str = field(default_factory=usual_folder)
-    progress: bool = True
-    max_pixels: int = MAX_PIXELS
-    verify: bool = False
-    ray: RayOptions | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "cache", cache_location(self.cache))
-        if self.engine not in ENGINES:
-            raise RequestError(f"engine {self.engine!r} is unknown; choose from {', '.join(ENGINES)}.")
-        for name in ("batch_size", "workers", "max_pixels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RequestError(f"{name} must be at least 1, not {value}.")
-
-    @property
-    def folder(self) -> Path:
-        """The folder of converted networks and the file index."""
-        return local_folder(self.cache)
-
-    @property
-    def worker_count(self) -> int:
-        """The number of processes that read and decode."""
-        return self.workers or usable_cores()
 
 
 def extract_features(

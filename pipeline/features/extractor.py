@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from pipeline.core.errors import RequestError
 from pipeline.core.wording import near_spellings
@@ -19,7 +19,7 @@ from pipeline.features.vgg import (
     Network,
     base_layer,
 )
-from pipeline.features.weights import Weights, default_weights, weights_from
+from pipeline.features.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -196,54 +196,6 @@ def extractors_for(
     extractors = tuple(Extractor(weights, name, pool=pool if name in pooled else None, **settings) for name in names)
     check_one_pass(extractors)
     return extractors
-
-
-@dataclass(frozen=True)
-class ExtractorOptions:
-    """A user's settings of the extractor; None keeps the setting of a description, or else the default.
-
-    Attributes:
-        weights: See `pipeline.features.weights.weights_from`.
-        layer: See `Extractor`; several layers are separated by commas.
-        pool: See `Extractor`.
-        project: See `Extractor`.
-        resize: See `Extractor`.
-        precision: See `Extractor`.
-        preprocess: See `pipeline.features.weights.weights_from`.
-        network: See `pipeline.features.weights.weights_from`.
-    """
-
-    weights: str | None = None
-    layer: str | None = None
-    pool: str | None = None
-    project: str | None = None
-    resize: str | None = None
-    precision: str | None = None
-    preprocess: str | None = None
-    network: str | None = None
-
-    def extractors(self) -> tuple[Extractor, ...]:
-        """The default extractor with these settings, for each layer.
-
-        Raises:
-            RequestError: See `Extractor`, `check_one_pass` and `weights_from`.
-        """
-        return self.applied_to(default_weights(), {})
-
-    def applied_to(self, weights: str, description: Mapping[str, str]) -> tuple[Extractor, ...]:
-        """The extractors of a description with these settings, for each layer.
-
-        Args:
-            weights: The weights that these settings may replace; see `weights_from`.
-            description: The description of one or several extractors; see `describe`.
-
-        Raises:
-            RequestError: See `Extractor`, `check_one_pass` and `weights_from`.
-        """
-        changes = {name: value for name, value in asdict(self).items() if value is not None and name != "weights"}
-        network = {name: changes.pop(name) for name in ("network", "preprocess") if name in changes}
-        source = weights_from(self.weights or weights, **described_network(description) | network)
-        return extractors_for(source, **described_settings(description) | changes)
 
 
 def described_settings(description: Mapping[str, str]) -> dict[str, str]:

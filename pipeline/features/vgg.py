@@ -5,14 +5,16 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from pipeline.data.decoding import SIDE
+from pipeline.features.options import Precision
 
 PRE = ":pre"  # suffix of a layer's name: its value before the activation
 
-PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+PRECISIONS = get_args(Precision)
 CALIBRATION = "16-tiles"  # the source of the ranges of int8; rename it when the tiles or the method change
 
 # layer name -> (kernel, bias), float32: convolutions (3, 3, in, out) and (out,), dense layers (in, out) and (out,).

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pipeline.commands.cross_validation import cross_validate, fold_result
-from pipeline.commands.examples import ExampleOptions, Examples, SplitExamples
-from pipeline.commands.training_run import FoldOptions, FoldResult, TrainOptions
+from pipeline.commands.examples import Examples, SplitExamples
+from pipeline.commands.options import FoldOptions, TrainOptions
+from pipeline.commands.training_run import FoldResult
 from pipeline.core.json_values import typed
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.splits import Split, SplitRule
@@ -56,7 +57,7 @@ def test_folds_score_baselines_and_scale_layers_with_their_training_images() -> 
     network = TrainingConfig(DecoderSpec(hidden=()), epochs=1)
     nothing = np.array([], np.intp)
     split = SplitExamples(examples, SplitRule(), Split(np.arange(12), nothing, nothing), nothing, np.arange(12))
-    options = TrainOptions(ExampleOptions(examples.features.images, None), network, ["functional"])
+    options = TrainOptions(api="functional")
     found = cross_validate(split, network, options, FoldOptions(3, repeats=2))
     assert [len(rows) for rows in examples.features.scaled] == [8] * 6
     for repeat in (examples.features.scaled[:3], examples.features.scaled[3:]):

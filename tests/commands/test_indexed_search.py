@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 from helpers import make_images
 
-from pipeline.commands.indexed_search import INDEXED_ABOVE
-from pipeline.commands.search import SearchOptions, SearchResult, search
+from pipeline.cli.search import print_search
+from pipeline.commands.options import INDEXED_ABOVE, SearchOptions
+from pipeline.commands.search import SearchResult, search
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST, content_digest
-from pipeline.data.sources import find_images
-from pipeline.features.extraction import ExtractionOptions
-from pipeline.features.extractor import ExtractorOptions
+from pipeline.features.options import ExtractionOptions, ExtractorOptions
 from pipeline.features.store import FeatureStore
-from pipeline.terminal import print_search
 
 CHOSEN = ExtractorOptions("random:0", "block1_pool")  # 64 numbers
 IMAGES, OTHERS = 400, 2000  # images in the folder; other images in the store
@@ -36,9 +34,9 @@ class Searched:
         """The images nearest to the vector of an image."""
         query = self.images.parent / f"query{number}.npy"
         np.save(query, self.queries[number])
-        wanted = SearchOptions(find_images(self.images), str(query), count, extractor=CHOSEN)
-        options = ExtractionOptions(cache=self.cache, progress=False, workers=1)
-        return search(replace(wanted, **{"index": True, "index_above": 100, **changes}), options)
+        extraction = ExtractionOptions(cache=self.cache, progress=False, workers=1)
+        options = SearchOptions(str(self.images), str(query), count, extractor=CHOSEN, extraction=extraction)
+        return search(replace(options, **{"index": True, "index_above": 100, **changes}))
 
 
 @pytest.fixture(scope="module")

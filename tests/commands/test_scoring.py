@@ -11,7 +11,7 @@ from pipeline.commands.scoring import EvaluationInputs, score_decoders
 from pipeline.core.model_files import ModelCard
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.targets import TargetTable
-from pipeline.features.extractor import ExtractorOptions
+from pipeline.features.options import ExtractorOptions
 
 IMAGES = 60
 

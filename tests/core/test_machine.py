@@ -9,7 +9,7 @@ import pytest
 from helpers import PROGRAMS, ROOT, check_ended, run_program, run_python
 
 from pipeline.core import machine
-from pipeline.features.extraction import ExtractionOptions
+from pipeline.features.options import ExtractionOptions
 
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 

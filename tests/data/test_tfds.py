@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from conftest import SmallRun
 
-from pipeline.cli import cli
+from pipeline.cli.train import repeated
 from pipeline.commands.examples import images_of_run
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.core.runs import read_run
 from pipeline.data.images import content_digest
 from pipeline.data.sources import find_images
-from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extraction import extract_features
 from pipeline.features.extractor import Extractor
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.weights import weights_from
-from pipeline.requested import repeated
 
 FEATURES = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
 EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")
@@ -146,4 +146,4 @@ def test_a_run_does_not_choose_the_folder_of_data_sets(
     ):
         assert "Name a folder that holds it with --data-dir FOLDER" in run(*command, "--quiet", code=2).err
     assert len(images_of_run(read_run(tmp_path / "brought"), tfds_dir)) == 12
-    assert "data_dir" not in repeated(record["options"], cli.commands["train"])
+    assert "data_dir" not in repeated(record["options"])

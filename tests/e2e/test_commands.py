@@ -116,12 +116,9 @@ def test_models_refuse_incompatible_images_and_targets(run, trained: Finished, i
     assert "--targets FILE" in run("evaluate", model, "--images", images, code=2).err
 
 
-def test_images_to_evaluate_on_may_be_the_last_argument(run, trained: Finished, images: Path, targets: Path) -> None:
-    model = trained.json["models"]["sequential"]["path"]
-    old = run("evaluate", model, images, "--targets", targets, "--json", "--quiet").json
-    new = run("evaluate", model, "--images", images, "--targets", targets, "--json", "--quiet").json
-    assert {**old, "report": None} == {**new, "report": None}
-    assert old["images"] == 6
+def test_a_folder_of_images_is_not_taken_for_a_run(run, trained: Finished, images: Path) -> None:
+    refused = run("evaluate", trained.json["run"], images, code=2)
+    assert f"{images} is not a run" in refused.err
 
 
 def test_several_runs_are_evaluated_together(run, trained: Finished) -> None:
@@ -147,15 +144,6 @@ def test_a_low_output_ceiling_causes_a_warning(run, folder: Path, targets: Path,
     assert "its output ceiling" in finished.err
     assert finished.json["ceiling"] < 1
     assert list(finished.json["models"]) == ["sequential"]
-
-
-def test_the_original_preset_has_an_old_name(run, folder: Path, targets: Path, tmp_path: Path) -> None:
-    options = ("--epochs", 1, "--models", tmp_path / "models", "--api", "functional", "--json")
-    trained = run("train", folder, "--targets", targets, *SMALL, "--preset", "seed", *options).json
-    saved = json.loads((Path(trained["run"]) / "run.json").read_text())
-    assert saved["options"]["preset"] == "original"
-    assert saved["training"]["decoder"]["hidden"] == [256, 256, 256]
-    assert "seed" not in run("train", "--help").out.split("--preset")[1].splitlines()[0]
 
 
 def test_network_options_train_a_network_and_are_reported(run, folder: Path, targets: Path) -> None:

@@ -20,8 +20,8 @@ from pipeline.core.errors import PipelineError, RequestError
 from pipeline.features import store as store_module
 from pipeline.features import store_bucket
 from pipeline.features.cache import cache_location
-from pipeline.features.extraction import ExtractionOptions
 from pipeline.features.extractor import Extractor
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_bucket import StoreBucket, storage_options
 from pipeline.features.store_folder import StoreFolder

@@ -17,8 +17,9 @@ from pipeline.data.decoding import decode
 from pipeline.data.sources import find_images
 from pipeline.features.backends import local
 from pipeline.features.engines import make_engine
-from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extraction import extract_features
 from pipeline.features.extractor import Extractor
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.survey import Failure
 from pipeline.features.weights import weights_from
 

@@ -10,8 +10,9 @@ from helpers import wait_for_tick, write_targets
 
 from pipeline.core.model_files import read_card
 from pipeline.data.sources import find_images
-from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extraction import extract_features
 from pipeline.features.extractor import Extractor, extractors_for
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.projection import Projection
 from pipeline.features.weights import weights_from
 

@@ -8,8 +8,9 @@ from PIL import Image
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.sources import find_images
-from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extraction import extract_features
 from pipeline.features.extractor import Extractor
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.weights import weights_from
 
 EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")

@@ -8,8 +8,9 @@ import pytest
 from pipeline.core.errors import PipelineError
 from pipeline.data.sources import find_images
 from pipeline.features.engines.mnn import converted_network
-from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extraction import extract_features
 from pipeline.features.extractor import Extractor
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.weights import Weights
 
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from pipeline.core.errors import RequestError
 from pipeline.features.engines import make_engine
-from pipeline.features.extractor import Extractor, ExtractorOptions, check_one_pass, described_network
+from pipeline.features.extractor import Extractor, check_one_pass, described_network
+from pipeline.features.options import ExtractorOptions
 from pipeline.features.vgg import NETWORKS, Arrays
 from pipeline.features.weights import weights_from
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import PipelineError, RequestError
-from pipeline.features.extractor import Extractor, ExtractorOptions
+from pipeline.features.extractor import Extractor
+from pipeline.features.options import ExtractorOptions
 from pipeline.features.vgg import NETWORKS
 from pipeline.features.weights import IMAGENET, default_weights, weights_from
 

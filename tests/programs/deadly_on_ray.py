@@ -13,9 +13,9 @@ from pipeline.core.errors import PipelineError
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.sources import find_images
 from pipeline.features.backends.ray import backend
-from pipeline.features.backends.ray.cluster import RayOptions
-from pipeline.features.extraction import ExtractionOptions, extract_features
+from pipeline.features.extraction import extract_features
 from pipeline.features.extractor import Extractor
+from pipeline.features.options import ExtractionOptions, RayOptions
 from pipeline.features.weights import weights_from
 
 

@@ -25,7 +25,7 @@ from pipeline.features.extractor import Extractor, total_dim
 from pipeline.features.store_group import StoreGroup
 
 if TYPE_CHECKING:
-    from pipeline.features.extraction import ExtractionOptions
+    from pipeline.features.options import ExtractionOptions
 
 log = logging.getLogger(__name__)
 

@@ -4,17 +4,18 @@ import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 
 from pipeline.core.errors import RequestError
 from pipeline.core.keras_backend import accelerators, unseen_gpu
 from pipeline.features.extractor import Extractor
+from pipeline.features.options import EngineName
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("auto", "keras", "mnn")
+ENGINES = get_args(EngineName)
 
 
 class Engine(Protocol):

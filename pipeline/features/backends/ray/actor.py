@@ -29,7 +29,7 @@ from pipeline.features.engines import Engine, make_engine
 from pipeline.features.extractor import Extractor
 
 if TYPE_CHECKING:
-    from pipeline.features.extraction import ExtractionOptions
+    from pipeline.features.options import ExtractionOptions
 
 CALLS_AT_ONCE = 3
 # Images per block. A block is computed again if its actor dies: it takes seconds without a GPU, and a fraction of a

@@ -21,13 +21,14 @@ from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 from pipeline.features.backends.backend import Backend, Result
 from pipeline.features.backends.ray.actor import CALLS_AT_ONCE, ActorOptions, FeatureActor, block_size, results_from
-from pipeline.features.backends.ray.cluster import Fleet, RayOptions, connected, current_fleet
+from pipeline.features.backends.ray.cluster import Fleet, connected, current_fleet
 from pipeline.features.cache import usual_folder
 from pipeline.features.extractor import Extractor
+from pipeline.features.options import RayOptions
 from pipeline.features.store_group import StoreGroup
 
 if TYPE_CHECKING:
-    from pipeline.features.extraction import ExtractionOptions
+    from pipeline.features.options import ExtractionOptions
 
 log = logging.getLogger(__name__)
 

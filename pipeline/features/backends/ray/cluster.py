@@ -13,7 +13,6 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from pipeline.core.keras_backend import quietly
 from pipeline.core.machine import usable_cores
 from pipeline.core.temporary_folder import shared_folder
 from pipeline.core.wording import counted
+from pipeline.features.options import RayOptions
 
-INSTALL = "pip install 'image-vectors[ray]'"
 # For Ray started on this machine: its object store buffers results until they are stored, and no pixels.
 OBJECT_STORE = 2**29  # bytes
 # Environment variables for Ray when it is imported, and for the processes that it starts.
@@ -34,41 +33,6 @@ QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # Ray's reports of dead actors would go to stdout
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-
-
-@dataclass(frozen=True)
-class RayOptions:
-    """Where Ray runs, and the resources of its actors.
-
-    Attributes:
-        address: "local" starts Ray on this machine; "auto" joins the cluster of this machine, or of the
-            environment variable RAY_ADDRESS.
-        actors: The number of actors; None means one for each share of GPUs or, without GPUs, for each node.
-        gpus_each: The GPUs of an actor, or its share of a GPU.
-    """
-
-    address: str
-    actors: int | None = None
-    gpus_each: float = 0
-
-    def __post_init__(self) -> None:
-        address = self.address if self.address != "auto" else os.environ.get("RAY_ADDRESS", "")
-        if "://" in address:
-            raise RequestError(
-                f"{address}: extraction does not run through Ray's client, whose connection all results would "
-                "have to take. Submit it as a job: ray job submit --address http://HOST:8265 -- "
-                "python -m pipeline extract ... --ray auto."
-            )
-        if self.address not in ("auto", "local"):
-            raise RequestError(f"ray {self.address!r} is neither 'auto' nor 'local'.")
-        if self.actors is not None and self.actors < 1:
-            raise RequestError(f"actors must be at least 1, not {self.actors}.")
-        if self.gpus_each < 0 or (self.gpus_each > 1 and self.gpus_each != int(self.gpus_each)):
-            raise RequestError(f"gpus_each is a share of a GPU or a whole number of them, not {self.gpus_each}.")
-        if not (find_spec("ray") and find_spec("pandas")):  # Ray Data needs pandas, which Ray alone does not install
-            raise RequestError(
-                Parameter("ray", self.address), f" needs Ray with Ray Data, which is not installed: {INSTALL}."
-            )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from object_storage import S3Server
 from pipeline.core.errors import RequestError
 from pipeline.features.backends.ray import cluster
 from pipeline.features.backends.ray.actor import block_size
-from pipeline.features.backends.ray.cluster import Fleet, RayOptions, fleet_for
+from pipeline.features.backends.ray.cluster import Fleet, fleet_for
+from pipeline.features.options import RayOptions
 
 EIGHT, ONE, NONE = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 1.0}, {"memory": 1e9}
 

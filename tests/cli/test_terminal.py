@@ -7,9 +7,8 @@ import pickle
 import pytest
 from helpers import forget_messages
 
-from pipeline.core.errors import Parameter, RequestError
-from pipeline.terminal import (
-    _percent,
+from pipeline.cli.evaluate import _percent
+from pipeline.cli.terminal import (
     as_option,
     print_error,
     print_interruption,
@@ -17,6 +16,7 @@ from pipeline.terminal import (
     printable,
     show_messages,
 )
+from pipeline.core.errors import Parameter, RequestError
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,379 @@
+"""The options of the commands."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.core.errors import Parameter, RequestError
+from pipeline.core.locations import Location
+from pipeline.core.options import Options, group, option
+from pipeline.data.options import SourceOptions, TargetOptions
+from pipeline.decoders.options import MEMORY, DecoderOptions
+from pipeline.features.options import ExtractionOptions, ExtractorOptions, cache_option
+
+if TYPE_CHECKING:
+    from pipeline.data.splits import SplitRule
+    from pipeline.decoders.network import ApiStyle
+
+SMALLEST_MEMORY = 64 * 2**20  # bytes
+INDEXED_ABOVE = 1_000_000  # images; fewer are searched exactly
+TABLES = ("parquet", "lance")  # formats of `export` that are no models
+DecoderName = Literal["functional", "sequential", "ridge"]
+
+
+def _parse_memory(text: str) -> int:
+    """Parse an amount of memory such as 512MB or 4GB; returns bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
+    if size < SMALLEST_MEMORY:
+        raise ValueError(f"{text!r} is not a size of at least 64MB, such as 512MB or 4GB.")
+    return size
+
+
+def _images(**settings: Any) -> Any:
+    return option(**settings, argument=True)
+
+
+def _api() -> Any:
+    return option(
+        None,
+        help="Which decoder of the run: an API style, or its ridge regression.",
+        usual="functional, else sequential",
+    )
+
+
+def _cluster() -> Any:
+    return option(
+        None,
+        help="What intervals generalize over.",
+        usual="groups, else labels with a common target, else images",
+    )
+
+
+@dataclass(frozen=True)
+class ExtractOptions(Options):
+    """What to extract."""
+
+    images: str = _images()
+    out: Path | None = option(
+        None, path="output", help="Also write the vectors to a .npz, .npy, .parquet or .csv file."
+    )
+    shard: str | None = option(
+        None,
+        metavar="N/COUNT",
+        help="Compute a stable share of IMAGES only: 3/16 is the third of sixteen.",
+    )
+    sources: SourceOptions = group(SourceOptions)
+    extractor: ExtractorOptions = group(ExtractorOptions)
+    extraction: ExtractionOptions = group(ExtractionOptions)
+
+
+@dataclass(frozen=True)
+class ExampleOptions(Options):
+    """Images with targets, and their split."""
+
+    images: str | None = _images(default=None)
+    split: str = option(
+        "random",
+        metavar="RULE",
+        help="Which images to hold out: random, group or classes, with :SHARE (0.2 by default); or column.",
+    )
+    seed: int = option(0, commands=["train"], least=0, most=2**31 - 1, metavar="N", help="Random seed.")
+    targets: TargetOptions = group(TargetOptions)
+    sources: SourceOptions = group(SourceOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.rule  # checks it
+
+    @property
+    def rule(self) -> "SplitRule":
+        """The split rule."""
+        from pipeline.data.splits import SplitRule
+
+        return SplitRule.parse(self.split)
+
+
+@dataclass(frozen=True)
+class FoldOptions(Options):
+    """Cross-validation."""
+
+    folds: int = option(
+        None, least=2, metavar="N", help="Cross-validate: hold out every image once, then train on all of them."
+    )
+    repeats: int = option(1, least=1, metavar="N", help="Repeats of the folds.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds is None:
+            raise RequestError(
+                "repeats is the number of times that folds are repeated; it needs ", Parameter("folds", "N"), "."
+            )
+
+
+@dataclass(frozen=True)
+class TrainOptions(Options):
+    """What to train, and how."""
+
+    api: Literal["both", "functional", "sequential"] = option(
+        "both", help="The Keras API style to build the decoder in."
+    )
+    cluster: Literal["group", "label", "image"] | None = _cluster()
+    memory: int = option(
+        MEMORY,
+        parse=_parse_memory,
+        metavar="SIZE",
+        help="Memory for features; more are streamed from disk.",
+        usual="4GB",
+    )
+    tensorboard: bool = option(False, help="Write learning curves for TensorBoard into models/RUN/logs.")
+    models: Path = option(Path("models"), path="folder", help="Folder to save the run in.", kept=False)
+    name: str | None = option(None, metavar="NAME", help="Name of the run.", usual="the local time", kept=False)
+    examples: ExampleOptions = group(ExampleOptions)
+    decoder: DecoderOptions = group(DecoderOptions)
+    folds: FoldOptions | None = group(FoldOptions, optional=True)
+    extractor: ExtractorOptions = group(ExtractorOptions)
+    extraction: ExtractionOptions = group(ExtractionOptions)
+
+    def __post_init__(self) -> None:
+        from pipeline.core.runs import check_run_name
+        from pipeline.decoders.callbacks import require_tensorboard
+
+        super().__post_init__()
+        if self.name:
+            check_run_name(self.models, self.name)
+        if self.tensorboard and not self.decoder.is_network:
+            network = Parameter("preset", "network")
+            raise RequestError("tensorboard shows the curves of a single network; choose ", network, " with it.")
+        if self.tensorboard:
+            require_tensorboard()
+        if self.folds and self.decoder.keeps_best:
+            last = Parameter("keep", "last")
+            raise RequestError("folds hold out all images in turn and leave none to choose an epoch; use ", last, ".")
+        if self.folds and self.examples.rule.fraction is not None:
+            raise RequestError(
+                f"{self.folds.folds} folds hold out a share of 1/{self.folds.folds} each; leave out the share of ",
+                Parameter("split", str(self.examples.rule)),
+                ", or the folds.",
+            )
+
+    @property
+    def styles(self) -> "tuple[ApiStyle, ...]":
+        """The API styles to build the decoder in."""
+        return ("functional", "sequential") if self.api == "both" else (self.api,)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Options):
+    """What to evaluate, and on which images."""
+
+    models: tuple[str, ...] = option(argument=True, metavar="RUN|MODEL...")
+    images: str | None = option(
+        None, metavar="IMAGES", help="Images to evaluate on.", usual="those that the run held out"
+    )
+    report: Path | None = option(
+        None,
+        path="output",
+        metavar="FILE.html",
+        help="Where to write the report.",
+        usual="models/RUN/evaluation.html",
+    )
+    vocabulary: Path | None = option(
+        None, path="file", help="Word vectors to look predictions up among, beside the targets."
+    )
+    cluster: Literal["group", "label", "image"] | None = _cluster()
+    shuffled: bool = option(False, help="Add a baseline: a decoder trained on shuffled targets.")
+    targets: TargetOptions = group(TargetOptions)
+    sources: SourceOptions = group(SourceOptions)
+    extractor: ExtractorOptions = group(ExtractorOptions)
+    extraction: ExtractionOptions = group(ExtractionOptions)
+
+
+@dataclass(frozen=True)
+class PredictOptions(Options):
+    """What to predict, from which images, and with which decoder."""
+
+    model: Path = option(argument=True, metavar="RUN|MODEL")
+    images: str = _images()
+    out: Path = option(path="output", help="Where to write the embeddings: a .npz, .npy, .parquet or .csv file.")
+    api: DecoderName | None = _api()
+    nearest: int | None = option(
+        None, least=1, metavar="K", help="Also find the K nearest words or labels of each image."
+    )
+    vocabulary: Path | None = option(
+        None, path="file", help="Word vectors to find them among.", usual="the labels of the run's targets"
+    )
+    sources: SourceOptions = group(SourceOptions)
+    extractor: ExtractorOptions = group(ExtractorOptions)
+    extraction: ExtractionOptions = group(ExtractionOptions)
+
+    def __post_init__(self) -> None:
+        from pipeline.core.atomic import check_output_file
+        from pipeline.core.vector_files import SUFFIXES
+
+        super().__post_init__()
+        check_output_file(self.out, SUFFIXES, "out")
+        if self.vocabulary and self.nearest is None:
+            count = Parameter("nearest", "K")
+            raise RequestError("vocabulary is where the nearest words are looked for; say how many with ", count, ".")
+        if self.nearest and self.out.suffix.lower() == ".npy":
+            raise RequestError(f"out {self.out}: .npy has no place for the nearest names; take .npz, .parquet or .csv.")
+
+
+@dataclass(frozen=True)
+class SearchOptions(Options):
+    """What to search for, and where.
+
+    Attributes:
+        index_above: The number of images up to which the search stays exact.
+    """
+
+    images: str = _images()
+    query: str = option(metavar="IMAGE|WORD|FILE.npy", help="What to look for.")
+    k: int = option(10, flag="-k", least=1, metavar="K", help="How many images to find.")
+    space: Literal["features", "embeddings"] | None = option(
+        None, help="Whose cosines count.", usual="embeddings with --model, else features"
+    )
+    model: Path | None = option(None, metavar="RUN|MODEL", help="The decoder that predicts the embeddings.")
+    vocabulary: Path | None = option(
+        None, path="file", help="Word vectors that have the word.", usual="the labels of the run's targets"
+    )
+    index: bool = option(
+        False, help="Above a million images, search features by an index, which is built once and may miss some."
+    )
+    index_above: int = INDEXED_ABOVE
+    report: Path | None = option(None, path="output", metavar="FILE.html", help="Also write a page of thumbnails.")
+    sources: SourceOptions = group(SourceOptions)
+    extractor: ExtractorOptions = group(ExtractorOptions)
+    extraction: ExtractionOptions = group(ExtractionOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.space == "embeddings" and self.model is None:
+            raise RequestError("Embeddings are those of a model; name it with ", Parameter("model", "RUN"), ".")
+        if self.index and self.in_space == "embeddings":
+            raise RequestError(
+                Parameter("index", True),
+                " is for features; embeddings are predicted while they are searched. Leave it out, or search with ",
+                Parameter("space", "features"),
+                ".",
+            )
+        if self.is_word and self.in_space == "features":
+            raise RequestError(
+                f"The query {self.query!r} is not a file. To search for a word, name a model with ",
+                Parameter("model", "RUN"),
+                *((", without ", Parameter("space", "features")) if self.space else ()),
+                ".",
+            )
+        if self.vocabulary and not self.is_word:
+            raise RequestError("vocabulary is where a word is looked up; the query is a file.")
+
+    @property
+    def in_space(self) -> Literal["features", "embeddings"]:
+        """The space of the cosines."""
+        return self.space or ("embeddings" if self.model else "features")
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the query is an image."""
+        from pipeline.data.sources import SUFFIXES
+
+        return Path(self.query).suffix.lower() in SUFFIXES
+
+    @property
+    def is_word(self) -> bool:
+        """Whether the query is a word."""
+        return not self.is_image and Path(self.query).suffix.lower() != ".npy"
+
+
+@dataclass(frozen=True)
+class CompareOptions(Options):
+    """The study, on your own data if images and targets are named."""
+
+    seeds: int = option(3, least=1, metavar="N", help="Number of random seeds.")
+    epochs: int = option(2000, least=1, metavar="N", help="Epochs of each training.")
+    plot: Path | None = option(None, path="output", help="Plot the learning curves to a .png, .svg or .pdf file.")
+    examples: ExampleOptions = group(ExampleOptions)
+    extractor: ExtractorOptions = group(ExtractorOptions)
+    extraction: ExtractionOptions = group(ExtractionOptions)
+
+
+@dataclass(frozen=True)
+class ExportOptions(Options):
+    """What to export, and where to."""
+
+    source: str = option(argument=True, metavar="RUN|MODEL|IMAGES")
+    format: Literal["savedmodel", "keras", "onnx", "litert", "parquet", "lance"] = option(
+        help="savedmodel: a folder for TensorFlow and TensorFlow Serving; keras: a file for plain Keras; "
+        "onnx: an .onnx file for ONNX Runtime; litert: a .tflite file for LiteRT (TensorFlow Lite); "
+        "parquet: a table of the run's images, vectors and predictions; lance: a table of IMAGES and their vectors, "
+        "for LanceDB.",
+    )
+    out: Path = option(path="output", metavar="PATH", help="Where to write it.")
+    api: DecoderName | None = _api()
+    images: str | None = option(
+        None, metavar="IMAGES", help="Images to check the exported model on.", usual="those of the run"
+    )
+    sources: SourceOptions = group(SourceOptions)
+    extractor: ExtractorOptions = group(ExtractorOptions)
+    extraction: ExtractionOptions = group(ExtractionOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.format != "lance":
+            self._refuse(asdict(self.extractor), "the features are those that the decoder was trained on")
+        if self.format == "parquet":
+            self._refuse({"images": self.images, "root": self.sources.root}, "the images are the run's")
+        if self.format == "lance":
+            self._refuse({"api": self.api, "images": self.images}, "it takes IMAGES in place of a run")
+
+    def _refuse(self, options: Mapping[str, Any], why: str) -> None:
+        """Refuse options that the format has no use for."""
+        named = [Parameter(name, value) for name, value in options.items() if value is not None]
+        if named:
+            commas = [part for parameter in named for part in (", ", parameter)][1:]
+            raise RequestError(Parameter("format", self.format), " does not take ", *commas, f": {why}.")
+
+
+@dataclass(frozen=True)
+class ModelsOptions(Options):
+    """Which runs to list."""
+
+    folder: Path = option(Path("models"), argument=True)
+
+
+@dataclass(frozen=True)
+class CacheOptions(Options):
+    """Which cache to list, prune or merge into."""
+
+    cache: Location | Path | str | None = cache_option()
+
+    @property
+    def folder(self) -> Location | Path | str:
+        """The cache; the user's if none is named."""
+        from pipeline.features.cache import usual_folder
+
+        return self.cache or usual_folder()
+
+
+@dataclass(frozen=True)
+class PruneOptions(CacheOptions):
+    """What to remove from a cache."""
+
+    older_than: float | None = option(
+        None, least=0, metavar="DAYS", help="Remove stores and networks not used for so long."
+    )
+    images: str | None = option(
+        None, flag="--not-in", metavar="IMAGES", help="Remove the features of all images but these."
+    )
+    set_aside: bool = option(False, help="Remove damaged stores that were set aside, with all that they hold.")
+    sources: SourceOptions = group(SourceOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions(CacheOptions):
+    """Which caches to merge into one."""
+
+    sources: tuple[str, ...] = option(argument=True, metavar="CACHE...")
