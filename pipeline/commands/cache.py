@@ -22,7 +22,7 @@ from pipeline.core.errors import ImageError, Parameter, PipelineError, RequestEr
 from pipeline.core.locations import Location
 from pipeline.core.wording import counted
 from pipeline.data.images import DIGEST, READ_AT_ONCE, ImageRef, ImageSet, content_digest
-from pipeline.features.cache import StorePlace, cache_location, local_folder, named_errors, stores_in
+from pipeline.features.cache import LanceStore, cache_location, local_folder, named_errors, stores_in
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.file_index import FileIndex
 from pipeline.features.lance_errors import UNREADABLE, is_conflict, lance_cause, panics_as_errors
@@ -170,7 +170,7 @@ def list_cache(folder: Location | Path | str) -> CacheContents:
 
 def _contents(location: Location) -> CacheContents:
     """The contents of a cache folder; raises OSError if the system refuses to list it."""
-    stores = [_store(path, place) for path, place in stores_in(location).items()]
+    stores = [_store(path, store) for path, store in stores_in(location).items()]
     folder = location.path
     if folder is None:
         return CacheContents(str(location), stores, networks=[], leftovers=[], set_aside=[], indexed=0)
@@ -197,12 +197,12 @@ def _file(path: Path) -> CachedFile:
     return CachedFile(str(path), size, used)
 
 
-def _store(path: str, place: StorePlace) -> CachedStore:
-    size, used = place.size_and_use()
+def _store(path: str, store: LanceStore) -> CachedStore:
+    size, used = store.size_and_use()
     try:
         with panics_as_errors():
-            description = json.loads((place.dataset().schema.metadata or {}).get(b"extractor", b"{}"))
-            return CachedStore(path, size, used, place.count(), description)
+            description = json.loads((store.dataset().schema.metadata or {}).get(b"extractor", b"{}"))
+            return CachedStore(path, size, used, store.count(), description)
     except UNREADABLE as error:
         return CachedStore(path, size, used, None, {}, lance_cause(error))
 
@@ -253,15 +253,15 @@ def plan_pruning(
     removed = [*old, *contents.leftovers, *(contents.set_aside if set_aside else ())]
     if images is None:
         return Pruning(location, removed)
-    kept, places = DigestIndex(_digests(images, local_folder(location))), stores_in(location)
+    kept, stores = DigestIndex(_digests(images, local_folder(location))), stores_in(location)
     used = [store.path for store in contents.stores if store not in old and store.images is not None]
     for store in contents.stores:
         if store.error:
             log.warning("The feature store %s cannot be opened (%s) and is left unchanged.", store.path, store.error)
     rows = {}
     for path in used:
-        with named_errors(places[path], "prune"):
-            rows[path] = int((kept.find(stored_digests(places[path].dataset())) < 0).sum())
+        with named_errors(stores[path], "prune"):
+            rows[path] = int((kept.find(stored_digests(stores[path].dataset())) < 0).sum())
     return Pruning(location, removed, {path: count for path, count in rows.items() if count}, kept.sorted)
 
 
@@ -344,12 +344,12 @@ def prune(pruning: Pruning) -> PruneResult:
     before, in_bucket = list_cache(location).bytes, location.is_bucket
     for item in pruning.removed:
         _remove(Path(item.path))
-    for path, place in stores_in(location).items():
-        with named_errors(place, "prune"), place.lock():
+    for path, store in stores_in(location).items():
+        with named_errors(store, "prune"), store.lock():
             if path in pruning.rows:
-                _delete_others(place, DigestIndex(pruning.kept))
+                _delete_others(store, DigestIndex(pruning.kept))
             if path in pruning.rows or in_bucket:  # there, files of rows removed by an earlier prune may be deleted now
-                place.shrink(place.dataset())
+                store.shrink(store.dataset())
     after = list_cache(location).bytes
     return PruneResult([item.path for item in pruning.removed], pruning.rows, max(0, before - after))
 
@@ -365,9 +365,9 @@ def _remove(path: Path) -> None:
         ) from error
 
 
-def _delete_others(place: StorePlace, kept: DigestIndex) -> None:
+def _delete_others(store: LanceStore, kept: DigestIndex) -> None:
     """Delete the rows of all images but those to keep."""
-    dataset = place.dataset()
+    dataset = store.dataset()
     digests = stored_digests(dataset)
     removed = digests[kept.find(digests) < 0].tolist()
     for start in range(0, len(removed), DELETED_AT_ONCE):

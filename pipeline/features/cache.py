@@ -15,16 +15,16 @@ from pipeline.features.store_folder import StoreFolder
 
 UNUSABLE = "?#%"  # have another meaning in Lance's URLs than in names
 
-StorePlace = StoreFolder | StoreBucket
+LanceStore = StoreFolder | StoreBucket
 
 
 @contextlib.contextmanager
-def named_errors(place: StorePlace, task: str) -> Iterator[None]:
+def named_errors(store: LanceStore, task: str) -> Iterator[None]:
     """Turn errors of Lance into a PipelineError that names the store and the task, see `StoreFolder.error`."""
     try:
         yield
     except UNREADABLE as error:
-        raise place.error(task, error) from error
+        raise store.error(task, error) from error
 
 
 def usual_folder() -> Path:
@@ -57,13 +57,13 @@ def local_folder(cache: Location | Path | str) -> Path:
     return Location.parse(cache).path or usual_folder()
 
 
-def store_place(cache: Location, fingerprint: str) -> StorePlace:
-    """The place of an extractor's store in a cache."""
-    place = cache / f"features/{fingerprint}.lance"
-    return StoreBucket(str(place)) if place.path is None else StoreFolder(place.path)
+def lance_store(cache: Location, fingerprint: str) -> LanceStore:
+    """An extractor's store in a cache; it may not exist."""
+    location = cache / f"features/{fingerprint}.lance"
+    return StoreBucket(str(location)) if location.path is None else StoreFolder(location.path)
 
 
-def stores_in(cache: Location) -> Mapping[str, StorePlace]:
+def stores_in(cache: Location) -> Mapping[str, LanceStore]:
     """The stores of a cache by path, sorted by name.
 
     Raises:
@@ -79,7 +79,7 @@ def stores_in(cache: Location) -> Mapping[str, StorePlace]:
         raise PipelineError(
             f"The cache {cache} cannot be listed: {explanation or store_bucket.short_cause(error)}."
         ) from error
-    stores = [store_place(cache, name.removesuffix(".lance")) for name in names if name.endswith(".lance")]
+    stores = [lance_store(cache, name.removesuffix(".lance")) for name in names if name.endswith(".lance")]
     return {str(store.path): store for store in stores}
 
 
@@ -90,4 +90,4 @@ def has_store(cache: Location | Path | str, fingerprint: str) -> bool:
         PipelineError: The cache cannot be listed.
     """
     location = cache_location(cache)
-    return str(store_place(location, fingerprint).path) in stores_in(location)
+    return str(lance_store(location, fingerprint).path) in stores_in(location)

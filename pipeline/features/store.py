@@ -25,7 +25,7 @@ from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST
-from pipeline.features.cache import cache_location, named_errors, store_place
+from pipeline.features.cache import cache_location, lance_store, named_errors
 from pipeline.features.digest_index import DigestIndex
 from pipeline.features.extractor import Extractor
 from pipeline.features.lance_errors import UNREADABLE, is_conflict, panics_as_errors
@@ -64,8 +64,8 @@ class FeatureStore:
     """
 
     def __init__(self, cache: Location | Path | str, extractor: Extractor) -> None:
-        self._place = store_place(cache_location(cache), extractor.fingerprint)
-        self.path, self.commit_cost = self._place.path, self._place.commit_cost
+        self._lance = lance_store(cache_location(cache), extractor.fingerprint)
+        self.path, self.commit_cost = self._lance.path, self._lance.commit_cost
         self._cleaned_up = -math.inf
         self._schema = pa.schema(
             [
@@ -78,12 +78,12 @@ class FeatureStore:
             metadata={"extractor": json.dumps(extractor.description)},
         )
         self.arrived: set[bytes] = set()
-        with named_errors(self._place, "open"), panics_as_errors():
+        with named_errors(self._lance, "open"), panics_as_errors():
             self._open()
 
     def _open(self) -> None:
         """Open or create the store; drop damaged files."""
-        self._dataset = self._place.open_or_create(self._schema)
+        self._dataset = self._lance.open_or_create(self._schema)
         if self._dataset.schema.names != self._schema.names:
             raise ValueError("another version of this program created it")
         stored_dim, dim = (schema.field("vector").type.list_size for schema in (self._dataset.schema, self._schema))
@@ -112,8 +112,8 @@ class FeatureStore:
 
     def _drop_damaged_files(self, error: Exception) -> bool:
         """Drop damaged data files; returns whether there were any. In a bucket, raise the error."""
-        with self._place.lock():
-            self._dataset, dropped = self._place.repair(error)
+        with self._lance.lock():
+            self._dataset, dropped = self._lance.repair(error)
             self._read_digests()
         return dropped > 0
 
@@ -180,7 +180,7 @@ class FeatureStore:
                 f"The features of {counted(int((~is_finite).sum()), 'image')} are NaN or infinite, which the feature "
                 f"store {self.path} does not take (content digests {names}). Nothing of their group was stored."
             )
-        with named_errors(self._place, "write"), self._place.lock():
+        with named_errors(self._lance, "write"), self._lance.lock():
             self._catch_up()
             new = ~self.contains(digests)
             if new.any():
@@ -203,7 +203,7 @@ class FeatureStore:
         except UNREADABLE as error:
             if not is_conflict(error):
                 raise
-            self._dataset = self._place.dataset()  # in a bucket: another process has merged them
+            self._dataset = self._lance.dataset()  # in a bucket: another process has merged them
         self._read_changes()
 
     def tidy(self) -> None:
@@ -212,14 +212,14 @@ class FeatureStore:
         Raises:
             PipelineError: A leftover cannot be removed, or a data file is missing.
         """
-        with named_errors(self._place, "tidy"), self._place.lock():
+        with named_errors(self._lance, "tidy"), self._lance.lock():
             self._catch_up()
-            self._place.tidy(self._dataset)
+            self._lance.tidy(self._dataset)
 
     def _catch_up(self) -> None:
         """Load the changes of other processes."""
         if self._dataset.latest_version != self._dataset.version:
-            self._dataset = self._place.dataset()
+            self._dataset = self._lance.dataset()
             self._read_changes()
 
     def _read_changes(self) -> None:
@@ -292,7 +292,7 @@ class FeatureStore:
             PipelineError: A vector changed on disk.
         """
         distinct, inverse = np.unique(rows, return_inverse=True)
-        with named_errors(self._place, "read"):
+        with named_errors(self._lance, "read"):
             vectors, damaged = self._read(distinct)
         if len(damaged):
             digest = self._digests[damaged[0]].tobytes().hex()
@@ -331,7 +331,7 @@ class FeatureStore:
             PipelineError: The store cannot be repaired.
         """
         before = len(self)
-        with named_errors(self._place, "repair"):
+        with named_errors(self._lance, "repair"):
             try:
                 damaged = self._damaged_rows(progress)
             except UNREADABLE as error:
@@ -357,8 +357,8 @@ class FeatureStore:
         return np.concatenate(damaged)
 
     def _delete(self, digests: np.ndarray) -> None:
-        with self._place.lock():
-            self._dataset = self._place.dataset()
+        with self._lance.lock():
+            self._dataset = self._lance.dataset()
             keys = ", ".join(f"X'{digest.hex()}'" for digest in digests.tolist())
             self._dataset.delete(f"digest IN ({keys})")
             self._read_digests()
@@ -380,7 +380,7 @@ class FeatureStore:
             PipelineError: The store cannot be read.
         """
         distinct, inverse = np.unique(self.rows(digests), return_inverse=True)
-        with named_errors(self._place, "read"):
+        with named_errors(self._lance, "read"):
             thumbnails = self._dataset.take(distinct, columns=["thumbnail"])["thumbnail"].to_pylist()
         return np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[inverse]
 

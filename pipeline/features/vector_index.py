@@ -168,13 +168,13 @@ def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) ->
         ) from error
 
 
-def require_folder(place: Location | Path | str) -> Path:
+def require_folder(source: Location | Path | str) -> Path:
     """The location of a cache or a store, which must be a folder.
 
     Raises:
         RequestError: It is in a bucket.
     """
-    location = Location.parse(place)
+    location = Location.parse(source)
     if location.path is not None:
         return location.path
     raise RequestError(

@@ -80,7 +80,7 @@ def test_creating_an_existing_store_keeps_its_rows(cache: str) -> None:
     store = FeatureStore(cache, EXTRACTOR)
     digests, vectors, *rest = batch(1)
     store.append(digests, vectors, *rest)
-    store._place._create(store._schema)  # like a process that found no store before this one was created
+    store._lance._create(store._schema)  # like a process that found no store before this one was created
     store.append(*batch(2))
     for opened in (store, FeatureStore(cache, EXTRACTOR)):
         assert len(opened) == 18
