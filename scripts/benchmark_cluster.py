@@ -25,7 +25,7 @@ from measuring import table
 from pipeline.data.images import ImageSet
 from pipeline.data.sources import find_images
 from pipeline.features import extraction
-from pipeline.features.backends.backend import Result
+from pipeline.features.backends import Result
 from pipeline.features.backends.ray import backend
 from pipeline.features.backends.ray.actor import ActorOptions, results_from
 from pipeline.features.engines import Engine

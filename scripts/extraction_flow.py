@@ -63,6 +63,7 @@ class IdleEngine:
     """
 
     name = "idle"
+    device = "cpu"
     at_once = 1
 
     def __init__(self, batch_size: int, seconds: float = 0.0) -> None:

@@ -19,7 +19,7 @@ from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
 from pipeline.data import lists
 from pipeline.data.images import ImageSet
-from pipeline.features.backends.backend import Backend
+from pipeline.features.backends import Backend
 from pipeline.features.backends.local import LocalBackend
 from pipeline.features.backends.ray.backend import RayBackend
 from pipeline.features.cache import cache_location, has_store

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.core.machine import keep_freed_memory
 from pipeline.data.images import DIGEST
-from pipeline.features.backends.backend import Result
+from pipeline.features.backends import Result
 from pipeline.features.backends.worker_process import Decoded
 from pipeline.features.store_group import StoreGroup
 

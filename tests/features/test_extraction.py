@@ -133,7 +133,7 @@ def test_an_engine_gets_as_many_concurrent_batches_as_it_supports(
             time.sleep(0.05)
         return [np.full((1, EXTRACTOR.dim), pixels.mean(), np.float32)]
 
-    in_pairs.name, in_pairs.batch_size, in_pairs.at_once = "pairs", 1, 2  # type: ignore[attr-defined]
+    in_pairs.name, in_pairs.batch_size, in_pairs.at_once, in_pairs.device = "pairs", 1, 2, "cpu"  # type: ignore[attr-defined]
     monkeypatch.setattr(local, "make_engine", lambda *_: in_pairs)
     images = find_images(folder)
     features = extract_features(images, EXTRACTOR, options)
@@ -153,7 +153,7 @@ def test_a_failing_engine_gives_one_error_and_keeps_stored_features(
             raise PipelineError("The engine fails.")
         return engine(pixels)
 
-    failing.name, failing.batch_size, failing.at_once = "mnn", 1, 1  # type: ignore[attr-defined]
+    failing.name, failing.batch_size, failing.at_once, failing.device = "mnn", 1, 1, "cpu"  # type: ignore[attr-defined]
     monkeypatch.setattr(local, "make_engine", lambda *_: failing)
     images = find_images(folder)
     with pytest.raises(PipelineError, match="The engine fails"):
@@ -173,7 +173,7 @@ def test_a_nonfinite_vector_fails_only_its_image(
         features[[row % 4 for row in rows if row // 4 == number], -1] = bad
         return [features]
 
-    engine.name, engine.batch_size, engine.at_once = "odd", 4, 1  # type: ignore[attr-defined]
+    engine.name, engine.batch_size, engine.at_once, engine.device = "odd", 4, 1, "cpu"  # type: ignore[attr-defined]
     monkeypatch.setattr(local, "make_engine", lambda *_: engine)
     features = extract_features(images, EXTRACTOR, options)
     assert [failure.path for failure in features.failed] == [images.paths[row] for row in rows]
@@ -194,7 +194,7 @@ def test_copies_of_an_image_with_a_nonfinite_vector_also_fail(
         features[3] = np.nan  # the row of red/0.png, in the first batch
         return [features]
 
-    engine.name, engine.batch_size, engine.at_once = "odd", 4, 1  # type: ignore[attr-defined]
+    engine.name, engine.batch_size, engine.at_once, engine.device = "odd", 4, 1, "cpu"  # type: ignore[attr-defined]
     monkeypatch.setattr(local, "make_engine", lambda *_: engine)
     features = extract_features(find_images(folder), EXTRACTOR, options)
     assert [failure.path for failure in features.failed] == ["red/0.png", "red/copy.png"]

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.errors import PipelineError
 from pipeline.features import saving
-from pipeline.features.backends.backend import Result
+from pipeline.features.backends import Result
 from pipeline.features.backends.worker_process import Decoded
 from pipeline.features.extractor import Extractor
 from pipeline.features.saving import Saver

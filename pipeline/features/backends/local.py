@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import ImageSet
-from pipeline.features.backends.backend import Backend, Result
+from pipeline.features.backends import Backend, Result
 from pipeline.features.backends.slots import Slots
 from pipeline.features.backends.worker_pool import WorkerPool
 from pipeline.features.backends.worker_process import CHUNK, CHUNKS_AHEAD, Decoded, shared_digests

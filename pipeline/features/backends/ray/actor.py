@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import ImageRef
-from pipeline.features.backends.backend import Result
+from pipeline.features.backends import Result
 from pipeline.features.backends.slots import Slots
 from pipeline.features.backends.worker_pool import WorkerPool
 from pipeline.features.backends.worker_process import Decoded, shared_digests

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pipeline.core.errors import PipelineError
 from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
-from pipeline.features.backends.backend import Backend, Result
+from pipeline.features.backends import Backend, Result
 from pipeline.features.backends.ray.actor import CALLS_AT_ONCE, ActorOptions, FeatureActor, block_size, results_from
 from pipeline.features.backends.ray.cluster import Fleet, connected, current_fleet
 from pipeline.features.cache import usual_folder
