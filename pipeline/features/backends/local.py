@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING
 
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import ImageSet
@@ -22,10 +21,8 @@ from pipeline.features.backends.worker_pool import WorkerPool
 from pipeline.features.backends.worker_process import CHUNK, CHUNKS_AHEAD, Decoded, shared_digests
 from pipeline.features.engines import Engine, make_engine
 from pipeline.features.extractor import Extractor, total_dim
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.store_group import StoreGroup
-
-if TYPE_CHECKING:
-    from pipeline.features.options import ExtractionOptions
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +38,7 @@ class LocalBackend(Backend):
         options: How to run them.
     """
 
-    def __init__(self, extractors: Sequence[Extractor], options: "ExtractionOptions") -> None:
+    def __init__(self, extractors: Sequence[Extractor], options: ExtractionOptions) -> None:
         self._extractors, self._options = extractors, options
 
     def results(

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +27,7 @@ from pipeline.features.backends.worker_process import Decoded, shared_digests
 from pipeline.features.cache import usual_folder
 from pipeline.features.engines import Engine, make_engine
 from pipeline.features.extractor import Extractor
-
-if TYPE_CHECKING:
-    from pipeline.features.options import ExtractionOptions
+from pipeline.features.options import ExtractionOptions
 
 CALLS_AT_ONCE = 3
 # Images per block. A block is computed again if its actor dies: it takes seconds without a GPU, and a fraction of a
@@ -66,7 +64,7 @@ class ActorOptions:
     """
 
     extractors: Sequence[Extractor]
-    extraction: "ExtractionOptions"
+    extraction: ExtractionOptions
     block: int
     cache: Path | None
 

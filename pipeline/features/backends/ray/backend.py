@@ -11,7 +11,6 @@ import logging
 import pickle
 import time
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,11 +23,8 @@ from pipeline.features.backends.ray.actor import CALLS_AT_ONCE, ActorOptions, Fe
 from pipeline.features.backends.ray.cluster import Fleet, connected, current_fleet
 from pipeline.features.cache import usual_folder
 from pipeline.features.extractor import Extractor
-from pipeline.features.options import RayOptions
+from pipeline.features.options import ExtractionOptions, RayOptions
 from pipeline.features.store_group import StoreGroup
-
-if TYPE_CHECKING:
-    from pipeline.features.options import ExtractionOptions
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +44,7 @@ class RayBackend(Backend):
         ray: Where Ray runs, and the resources of its actors.
     """
 
-    def __init__(self, extractors: Sequence[Extractor], options: "ExtractionOptions", ray: RayOptions) -> None:
+    def __init__(self, extractors: Sequence[Extractor], options: ExtractionOptions, ray: RayOptions) -> None:
         self._extractors, self._options, self._ray = extractors, options, ray
 
     def results(
