@@ -8,7 +8,7 @@ from helpers import ROOT, SMALL, Finished, are_close, encoded, has_ended, load_n
 from object_storage import S3Server
 
 from pipeline.core.errors import RequestError
-from pipeline.features.backends.ray import cluster
+from pipeline.features import options
 from pipeline.features.backends.ray.actor import block_size
 from pipeline.features.backends.ray.cluster import Fleet, fleet_for
 from pipeline.features.options import RayOptions
@@ -60,7 +60,7 @@ def test_blocks_grow_with_the_number_of_images(images: int, has_gpus: bool, batc
         (("--ray", "ray://head:10001"), "ray job submit"),
         (("--ray", "everywhere"), "neither 'auto' nor 'local'"),
         (("--ray", "auto", "--gpus-each", "1.5"), "--gpus-each|gpus_each"),
-        (("--actors", "2"), "--actors is for actors on Ray"),
+        (("--actors", "2"), "--actors 2 is for actors on Ray"),
     ],
 )
 def test_wrong_options_are_refused(run: Callable[..., Finished], folder: Path, arguments: tuple, message: str) -> None:
@@ -84,7 +84,7 @@ def test_the_error_of_an_actor_is_reported(fresh_cache: Callable[[str], Path]) -
 
 
 def test_a_missing_ray_is_reported(run: Callable[..., Finished], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
     assert "pip install 'image-vectors[ray]'" in run("extract", folder, *SMALL, "--ray", "local", code=2).err
 
 
