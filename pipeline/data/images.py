@@ -198,7 +198,8 @@ def file_ref(path: Path) -> ImageRef:
 def content_digest(data: bytes) -> bytes:
     """The digest that identifies an image in the feature store: BLAKE2b, 16 bytes.
 
-    If decoding of an image has changed, so has its digest, so that the store returns no vectors of other pixels.
+    If a newer version decodes an image differently, its digest also changes, so the store never returns a vector of
+    other pixels.
     """
     version = b"decoding 2" if _is_decoded_anew(data[:4096]) else b""
     return hashlib.blake2b(data, digest_size=16, person=version).digest()

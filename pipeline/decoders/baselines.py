@@ -82,7 +82,7 @@ class Baselines:
         return {"mean": mean} | {name: predict(model, x) for name, model in self.models.items()}
 
     def save(self, folder: Path, card: ModelCard) -> None:
-        """Save `ridge.keras`, `conse.keras` (plain Keras models) and FILE in a folder, each whole or not at all.
+        """Save `ridge.keras`, `conse.keras` (plain Keras models) and FILE in a folder, each complete or not at all.
 
         Args:
             folder: The folder.
