@@ -148,7 +148,8 @@ class RidgeFolds:
         x: Features, shape (N, F).
         y: Targets, shape (N, D).
         folds: The fold of each row, shape (N,), int.
-        penalties: The penalties that `best` chooses from, shape (P,); empty if nothing calls it.
+        penalties: The penalties that `best` chooses from, shape (P,); empty if nothing calls it, and the sums
+            are released by `out_of_fold`.
     """
 
     def __init__(self, x: Vectors, y: np.ndarray, folds: np.ndarray, penalties: np.ndarray = PENALTIES) -> None:
@@ -179,6 +180,8 @@ class RidgeFolds:
         for fold in np.unique(self._folds[rows]).tolist():
             held_out = self._folds[rows] == fold
             predicted[:, held_out] = self._without(fold).predictions(self._span[rows[held_out]], penalties)
+        if not len(self._penalties):
+            self._parts.clear()  # only `best` would need these sums again
         return list(predicted)
 
     def blend(self, penalties: np.ndarray, shares: np.ndarray) -> Ridge:
