@@ -73,7 +73,7 @@ def cross_validate(
     """
     first: list[_Fold] = []
     scores: list[Mapping[str, float]] = []
-    images, count = examples.examples.features.images, fold_options.folds
+    images, count = examples.all.features.images, fold_options.folds
     for repeat in range(fold_options.repeats):
         seed = options.examples.seed + repeat
         repeats = f", repeat {repeat + 1} of {fold_options.repeats}" if fold_options.repeats > 1 else ""
@@ -85,7 +85,7 @@ def cross_validate(
                 first.append(fold)
     # ConSE may be missing in folds where the problem was too large for it.
     complete = {name: [score[name] for score in scores] for name in scores[0] if all(name in score for score in scores)}
-    predictions = {name: np.zeros(examples.examples.targets.shape, np.float32) for name in complete}
+    predictions = {name: np.zeros(examples.all.targets.shape, np.float32) for name in complete}
     for fold in first:
         for name, predicted in predictions.items():
             predicted[fold.rows] = fold.predictions[name]
@@ -95,7 +95,7 @@ def cross_validate(
 
 def _fit_fold(examples: SplitExamples, split: Split, config: Config, options: TrainOptions, seed: int) -> _Fold:
     """Train decoders and baselines without the held-out images of a fold, and predict these."""
-    features, y, rows, held_out = examples.examples.features, examples.examples.targets, split.train, split.validation
+    features, y, rows, held_out = examples.all.features, examples.all.targets, split.train, split.validation
     x, units = features.scaled_by(rows).stored(), examples.units[rows]
     data = TrainingData(x.subset(rows), y[rows], x.subset(held_out), y[held_out], options.memory).loaded()
     fitted = fit_decoders(data, config, options.styles, units, seed, Callbacks())

@@ -173,14 +173,14 @@ class SplitExamples:
     """Examples and their split.
 
     Attributes:
-        examples: All examples.
+        all: All examples.
         rule: The split rule.
         split: The rows of training and held-out examples.
         selection: The rows of training examples that select an epoch and are not trained on; usually none.
         duplicates: A number for each example, shape (N,), int; near-duplicates share one.
     """
 
-    examples: Examples
+    all: Examples
     rule: SplitRule
     split: Split
     selection: np.ndarray
@@ -189,7 +189,7 @@ class SplitExamples:
     @property
     def held_out(self) -> Examples:
         """The held-out examples."""
-        return self.examples.subset(self.split.validation)
+        return self.all.subset(self.split.validation)
 
     @property
     def train(self) -> np.ndarray:
@@ -198,24 +198,24 @@ class SplitExamples:
 
     def scaled(self) -> "SplitExamples":
         """These examples; features of several layers are on one scale, that of the training examples."""
-        features = self.examples.features.scaled_by(self.train)
-        return replace(self, examples=replace(self.examples, features=features))
+        features = self.all.features.scaled_by(self.train)
+        return replace(self, all=replace(self.all, features=features))
 
     @property
     def units(self) -> np.ndarray:
         """A number for each example; folds keep examples with the same number together, as the rule does."""
-        return held_out_units(self.examples.features.images, self.rule, self.duplicates)
+        return held_out_units(self.all.features.images, self.rule, self.duplicates)
 
     def training_data(self, memory: int = MEMORY) -> TrainingData:
         """Features on disk and targets: to train on, and (selection, held out or the same) to score epochs on."""
-        x, y = self.examples.features.stored(), self.examples.targets
+        x, y = self.all.features.stored(), self.all.targets
         rows = self.train
         evaluated = next(filter(len, (self.selection, self.split.validation)), rows)
         return TrainingData(x.subset(rows), y[rows], x.subset(evaluated), y[evaluated], memory)
 
     def record(self) -> SplitRecord:
         """The split as stored in `run.json`."""
-        paths, digests = self.examples.features.paths, self.examples.features.digests
+        paths, digests = self.all.features.paths, self.all.features.digests
 
         def side(rows: np.ndarray) -> dict[str, str]:
             return {paths[row]: digests[row].tobytes().hex() for row in rows}

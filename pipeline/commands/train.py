@@ -120,7 +120,7 @@ class _Run:
 
     def announce(self, times: int = 1) -> None:
         """Log how long that many trainings take."""
-        features, dim = self.examples.examples.features, self.examples.examples.targets.shape[1]
+        features, dim = self.examples.all.features, self.examples.all.targets.shape[1]
         announce(self.config, (len(self.examples.train), features.dim), dim, self.options.memory, times)
 
 
@@ -140,7 +140,7 @@ def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
         training=asdict(config),
         seed=options.examples.seed,
         split=examples.record(),
-        targets=content_digest(examples.examples.targets.tobytes()).hex(),
+        targets=content_digest(examples.all.targets.tobytes()).hex(),
         versions=_versions(),
     )
     if resumed:
@@ -150,7 +150,7 @@ def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
     try:
         with nullcontext() if resumed else lock_run(folder):
             write_run(folder, record)
-            _warn_of_low_ceiling(run.output_activation, examples.examples.targets)
+            _warn_of_low_ceiling(run.output_activation, examples.all.targets)
             out_of_fold = _cross_validate(run)
             if not record.fitted:
                 record = _fit(run, record)
@@ -232,7 +232,7 @@ def _fit(run: _Run, record: RunRecord) -> RunRecord:
     checkpoint, logs = run.folder / CHECKPOINT_FILE, run.folder / TENSORBOARD_FOLDER if options.tensorboard else None
     fitted = fit_decoders(data, run.config, options.styles, units, seed, Callbacks(run.progress, checkpoint, logs))
     log.info("Fitting the baselines.")
-    images = examples.examples.features.images.subset(examples.train)
+    images = examples.all.features.images.subset(examples.train)
     baselines = Baselines.fit(data.x, data.y, units, seed, fitted.ridge).with_labels(images.labels, images.groups)
     _save(run, fitted.models, baselines, data)
     record = replace(
@@ -266,7 +266,7 @@ def _save(run: _Run, models: Mapping[str, Any], baselines: Baselines, data: Trai
         feature_dim=data.x.shape[1],
         target_dim=data.y.shape[1],
         output_activation=run.output_activation,
-        scales=run.examples.examples.features.scales,
+        scales=run.examples.all.features.scales,
     )
     for style, model in models.items():  # before the baselines: a folder with a decoder is never removed
         save_decoder(model, run.folder / f"{style}.keras", card)
@@ -296,7 +296,7 @@ def _evaluation_inputs(run: _Run, out_of_fold: OutOfFold | None) -> EvaluationIn
     decoders = {style: SavedDecoder(file, read_card(file), run.extractors) for style, file in files.items()}
     training: TrainingTargets | None
     if out_of_fold:
-        examples, predictions, training = run.examples.examples, out_of_fold.predictions, out_of_fold.training
+        examples, predictions, training = run.examples.all, out_of_fold.predictions, out_of_fold.training
         equal = {
             style: first if np.array_equal(predictions[style], predictions[first]) else style
             for style, first in find_equal(files).items()
@@ -320,10 +320,10 @@ def _result(run: _Run, record: RunRecord, evaluation: EvaluationResult, out_of_f
         log.info("%s: %.1f s, held-out cosine %.4f", title, models[style].seconds, models[style].validation_cosine)
     return TrainResult(
         run=run.folder,
-        images=len(examples.examples.targets),
+        images=len(examples.all.targets),
         train=len(examples.train),
         validation=evaluation.images,
-        target_dim=examples.examples.targets.shape[1],
+        target_dim=examples.all.targets.shape[1],
         models=models,
         baselines={name: scores.cosine.mean for name, scores in evaluation.baselines.items()},
         ceiling=evaluation.ceiling,
