@@ -90,11 +90,8 @@ def search(options: SearchOptions) -> SearchResult:
         RequestError: The query, the model or the vocabulary cannot be used, or they do not fit each other.
         PipelineError: No image could be read, the feature stage failed, or the page cannot be written.
     """
+    _check_files(options)
     extraction = options.extraction
-    if options.report:
-        check_output_file(options.report, SUFFIXES, "report")
-    if options.is_image and not is_bucket_url(options.query) and not Path(options.query).is_file():
-        raise RequestError(f"The query {options.query} does not exist.")
     searched, space = options.sources.find(options.images), _Space.of(options, extraction)
     query = _query_vector(options, space, extraction)
     query_ref = find_images(options.query).refs[0] if options.is_image else None
@@ -130,6 +127,13 @@ def search(options: SearchOptions) -> SearchResult:
         index=KIND if indexed else None,
         recall=indexed.recall if indexed else None,
     )
+
+
+def _check_files(options: SearchOptions) -> None:
+    if options.report:
+        check_output_file(options.report, SUFFIXES, "report")
+    if options.is_image and not is_bucket_url(options.query) and not Path(options.query).is_file():
+        raise RequestError(f"The query {options.query} does not exist.")
 
 
 def _nearest(
