@@ -71,6 +71,7 @@ def test_extract_counts_images_per_second_after_the_start(computed: int, rate: f
         seconds_starting=60.0 * bool(computed),
         dim=4096,
         engine="mnn",
+        device=None,
         extractor={"fingerprint": "f00d"},
         store="store",
         layers=[],
