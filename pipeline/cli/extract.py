@@ -33,6 +33,8 @@ def print_extraction(result: "ExtractResult") -> None:
         f"{counted(result.images, 'image')}: {result.computed} computed, {result.cached} cached, "
         f"{len(result.failed)} failed; {dims}-d, {result.seconds:.1f} s"
     )
+    if result.engine:
+        print(f"computed by {result.engine} on {result.device}, {result.extractor['precision']}")
     for layer in result.layers:
         name = f" of {layer['layer']}" if len(result.layers) > 1 else ""
         print(printable(f"store{name}: {layer['store']}"))

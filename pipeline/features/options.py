@@ -66,7 +66,6 @@ class ExtractorOptions(Options):
         "minus means, over deviations.",
         usual="torch for files of PyTorch and safetensors, else caffe",
     )
-
     network: Literal["vgg16", "vgg19"] | None = option(None, help="The network.", usual="vgg16")
 
     def extractors(self) -> "tuple[Extractor, ...]":
