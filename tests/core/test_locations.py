@@ -27,7 +27,7 @@ def test_a_place_in_a_location() -> None:
     [
         ("ftp://bucket/x", "neither a path nor the URL of a bucket"),
         ("S3://bucket", "neither a path nor"),
-        ("s3:///x", "names no bucket"),
+        ("s3:///x", "has no bucket name"),
         (Path("s3://bucket"), "lacks a slash"),
     ],
 )

@@ -111,7 +111,7 @@ def test_extractors_in_one_pass_differ_only_in_their_layers(extractors: list[Ext
         ({"layer": "fc2,block5_pool", "pool": "grid:8"}, "more cells than layer 'block5_pool'"),
         ({"layer": "block5_pool", "project": "513"}, "larger than layer 'block5_pool', whose features have 512"),
         ({"layer": "fc2,block5_pool", "project": "513"}, "larger than layer 'block5_pool'"),
-        ({"resize": "stretch"}, "resize 'stretch' is unknown; choose from squash, keras, crop"),
+        ({"resize": "stretch"}, "resize 'stretch' is unknown; choose from squash, crop, keras"),
     ],
 )
 def test_incompatible_settings_are_refused(wrong: dict[str, str], message: str) -> None:
