@@ -165,8 +165,9 @@ def _parameter(setting: Setting, options: type[Options]) -> Callable[[Callable[.
         "type": _type(setting),
         "metavar": option.metavar,
         "required": required,
-        "default": None if required else setting.default,
     }
+    if not required and setting.default is not None:  # click takes a default of None for a value
+        common["default"] = setting.default
     if option.argument:
         return click.argument(setting.name, nargs=-1 if setting.type == tuple[str, ...] else 1, **common)
     common |= {

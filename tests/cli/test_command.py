@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import click
 import pytest
 
 from pipeline.cli import cli
@@ -47,6 +48,21 @@ def test_the_command_line_creates_what_python_does(
     command: str, options: type[Options], arguments: tuple, expected: Options
 ) -> None:
     assert options.from_values(parsed(command, *arguments)) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("extract", (), "Missing argument 'IMAGES'"),
+        ("predict", ("RUN", "IMAGES"), "Missing option '--out'"),
+        ("search", ("IMAGES",), "Missing option '--query'"),
+        ("evaluate", (), "Missing argument 'RUN|MODEL...'"),
+    ],
+)
+def test_what_is_required_must_be_named(command: str, arguments: tuple, message: str) -> None:
+    with pytest.raises(click.UsageError) as refused:
+        parsed(command, *arguments)
+    assert message in refused.value.format_message()
 
 
 def test_the_help_has_a_section_for_each_group_of_options() -> None:
