@@ -4,7 +4,7 @@ Each image is altered in one way and searched for among up to 300 others. A miss
 detected as a near-duplicate of its original; a false positive is a pair of different images detected as
 near-duplicates.
 
-    python scripts/measure_near_duplicates.py               # about 3 minutes on two cores
+    python scripts/measure_near_duplicates.py               # some minutes on two cores
     python scripts/measure_near_duplicates.py --many 20000  # time and recall against a comparison of all pairs
     python scripts/measure_near_duplicates.py --many 200000 # time
 """
