@@ -110,5 +110,7 @@ def test_train_on_concatenated_layers(run, folder: Path, tmp_path: Path) -> None
     evaluated = run("evaluate", trained["run"], "--json", "--quiet").json
     cosine = trained["models"]["functional"]["validation_cosine"]
     assert evaluated["models"]["functional"]["cosine"]["mean"] == pytest.approx(cosine, abs=1e-5)
-    refused = run("evaluate", model, folder, "--targets", targets, "--layer", "block5_pool", "--quiet", code=2).err
+    refused = run(
+        "evaluate", model, "--images", folder, "--targets", targets, "--layer", "block5_pool", "--quiet", code=2
+    ).err
     assert "layer: trained on 'block5_pool,block5_conv3', given 'block5_pool'" in refused
