@@ -68,12 +68,15 @@ class VGG16Features(TransformerMixin, BaseEstimator):
     There is nothing to fit. Arrays and PIL images are identified by their pixels, files by their content.
 
     Args:
-        weights: "imagenet", "random[:SEED]" or a file; see `pipeline.features.weights.weights_from`.
+        weights: "imagenet", "random[:SEED]" or a file; see `pipeline.features.weights.weights_from`. None means those
+            of the environment variable IMAGE_VECTORS_WEIGHTS, else "imagenet".
         layer: See `ExtractorOptions`, also for the next four.
         precision: The precision of VGG16's arithmetic.
         pool: How the positions of convolutional layers are pooled.
         project: A sparse random projection of each layer.
         resize: How an image becomes 224 x 224 pixels.
+        preprocess: See `pipeline.features.weights.weights_from`, also for the next.
+        network: "vgg16" or "vgg19".
         engine: See `ExtractionOptions`, also for the next two.
         batch_size: Images in a batch; None leaves the choice to the engine.
         workers: Processes that read and decode; None means one for each usable core.
@@ -82,12 +85,14 @@ class VGG16Features(TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        weights: str = "imagenet",
+        weights: str | None = None,
         layer: str = "fc2",
         precision: str = "float32",
         pool: str | None = None,
         project: str | None = None,
         resize: str = "squash",
+        preprocess: str | None = None,
+        network: str = "vgg16",
         engine: str = "auto",
         batch_size: int | None = None,
         workers: int | None = None,
@@ -99,18 +104,22 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         self.pool = pool
         self.project = project
         self.resize = resize
+        self.preprocess = preprocess
+        self.network = network
         self.engine = engine
         self.batch_size = batch_size
         self.workers = workers
         self.cache = cache
 
     _parameter_constraints: ClassVar[dict[str, list]] = {
-        "weights": [str],
+        "weights": [str, None],
         "layer": [str],
         "precision": [str],
         "pool": [str, None],
         "project": [str, None],
         "resize": [str],
+        "preprocess": [str, None],
+        "network": [str],
         "engine": [StrOptions(set(ENGINES))],
         "batch_size": [POSITIVE, None],
         "workers": [POSITIVE, None],

@@ -246,7 +246,7 @@ def test_a_table_of_several_columns_is_refused(features: VGG16Features, paths: l
         (VGG16Features("random:0", engine="mn"), "'engine' parameter of VGG16Features must be"),
         (VGG16Features("random:0", batch_size=0), "'batch_size'"),
         (VGG16Features("random:0", workers=2.0), "'workers'"),
-        (VGG16Features(None), "'weights'"),
+        (VGG16Features(0), "'weights'"),
     ],
 )
 def test_parameters_are_checked_before_any_work(estimator: object, message: str) -> None:
@@ -274,3 +274,12 @@ def test_the_unit_of_the_targets_has_no_effect() -> None:
         for scale, api in ((1, "functional"), (1e-3, "sequential"), (1e2, "functional"))
     ]
     np.testing.assert_allclose(scores, scores[0], atol=5e-3)
+
+
+def test_features_have_the_network_and_the_weights_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_VECTORS_WEIGHTS", "random:3")
+    [extractor] = VGG16Features(network="vgg19", preprocess="torch")._extractors()
+    weights = extractor.weights
+    assert (weights.name, weights.network.name, weights.preprocess) == ("random:3", "vgg19", "torch")
+    [extractor] = VGG16Features("random:0")._extractors()
+    assert (extractor.weights.name, extractor.weights.network.name) == ("random:0", "vgg16")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def export(options: ExportOptions, as_json: bool) -> None:
     """Export a decoder as one model from pixels to embeddings, or images and vectors as a table.
 
-    The model is preprocessing, VGG16 and the decoder of a run; --format lance takes IMAGES in place of a run.
+    The model is preprocessing, the network and the decoder of a run; --format lance takes IMAGES in place of a run.
     """
     if options.format in TABLES:
         from pipeline.commands.export_tables import export_table

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @command
 @click.option("--strict", is_flag=True, help="Exit with status 1 if an image was not read.")
 def extract(options: ExtractOptions, strict: bool, as_json: bool) -> None:
-    """Compute the VGG16 features of IMAGES and store them; those already stored are not computed again."""
+    """Compute the features of IMAGES and store them; those already stored are not computed again."""
     from pipeline.commands.extract import extract
 
     result = extract(options)

@@ -32,7 +32,7 @@ class ExtractorOptions(Options):
     weights: str | None = option(
         None,
         metavar="imagenet|random[:SEED]|FILE",
-        help="Weights of VGG16.",
+        help="Weights of the network.",
         usual="$IMAGE_VECTORS_WEIGHTS, else imagenet",
     )
     layer: str | None = option(
@@ -58,7 +58,7 @@ class ExtractorOptions(Options):
         usual="squash",
     )
     precision: Precision | None = option(
-        None, help="Precision of VGG16's arithmetic; int8 runs on ONNX Runtime (extra int8).", usual="float32"
+        None, help="Precision of the network's arithmetic; int8 runs on ONNX Runtime (extra int8).", usual="float32"
     )
     preprocess: Literal["caffe", "torch"] | None = option(
         None,
@@ -173,10 +173,10 @@ class ExtractionOptions(Options):
     No option changes the features beyond rounding.
     """
 
-    engine: EngineName = option("auto", help="What runs VGG16: mnn is fast on CPUs, keras runs on GPUs; auto chooses.")
-    batch_size: int | None = option(
-        None, least=1, metavar="N", help="Images in a batch of VGG16.", usual="the engine's choice"
+    engine: EngineName = option(
+        "auto", help="What runs the network: mnn is fast on CPUs, keras runs on GPUs; auto chooses."
     )
+    batch_size: int | None = option(None, least=1, metavar="N", help="Images in a batch.", usual="the engine's choice")
     workers: int | None = option(
         None, least=1, metavar="N", help="Processes that read images.", usual="one per core", kept=False
     )

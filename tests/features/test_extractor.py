@@ -1,7 +1,10 @@
+from typing import get_args, get_type_hints
+
 import pytest
 from helpers import ROOT
 
 from pipeline.core.errors import RequestError
+from pipeline.data.decoding import RESIZES
 from pipeline.features.extractor import (
     Extractor,
     check_one_pass,
@@ -11,7 +14,8 @@ from pipeline.features.extractor import (
     fingerprint,
     total_dim,
 )
-from pipeline.features.vgg import NETWORKS
+from pipeline.features.options import ExtractorOptions, Precision, Resize
+from pipeline.features.vgg import NETWORKS, PRECISIONS, PREPROCESSINGS
 from pipeline.features.weights import weights_from
 
 WEIGHTS = weights_from("random:0")
@@ -117,3 +121,11 @@ def test_extractors_in_one_pass_differ_only_in_their_layers(extractors: list[Ext
 def test_incompatible_settings_are_refused(wrong: dict[str, str], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         extractors_for(WEIGHTS, **wrong)
+
+
+def test_choices_on_the_command_line_are_what_is_implemented() -> None:
+    assert get_args(Resize) == tuple(RESIZES)
+    assert get_args(Precision) == PRECISIONS
+    hints = get_type_hints(ExtractorOptions)
+    assert get_args(get_args(hints["preprocess"])[0]) == tuple(PREPROCESSINGS)
+    assert get_args(get_args(hints["network"])[0]) == tuple(NETWORKS)
