@@ -9,8 +9,8 @@ import numpy as np
 
 from pipeline.core.regular_files import open_regular
 
-RATIO = 4  # limit of the members' total size, as a multiple of the archive's; this pipeline hardly compresses
-SMALL = 2**24  # bytes that members may have in addition
+RATIO = 4  # largest total size of the members, as a multiple of the archive's; this pipeline hardly compresses
+SMALL = 2**24  # bytes allowed on top of that
 
 
 def check_members(archive: zipfile.ZipFile, file: Path) -> None:
@@ -56,7 +56,7 @@ def read_array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def _check_array(stream: IO[bytes], member: zipfile.ZipInfo) -> None:
-    """Refuse an array whose header declares a size other than its member's: NumPy would allocate it first."""
+    """Refuse an array whose header declares a size other than its member's: NumPy would allocate that size first."""
     shape, dtype = read_array_header(stream)
     if dtype.hasobject:  # a pickle, which NumPy refuses
         return

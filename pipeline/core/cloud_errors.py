@@ -1,4 +1,4 @@
-"""The meaning of errors of object storage.
+"""What errors from object storage mean.
 
 The messages of obstore and of Lance quote the server's answer with its error code; obstore has exceptions for some.
 """
@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 
 class Meaning(Enum):
-    """What is wrong with all requests to a bucket."""
+    """Why every request to a bucket fails."""
 
     NO_BUCKET = auto()
     NO_CREDENTIALS = auto()
@@ -29,8 +29,8 @@ CODES = {
     Meaning.OTHER_REGION: ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint"),
 }
 EXCEPTIONS = {"UnauthenticatedError": Meaning.NOT_ACCEPTED, "PermissionDeniedError": Meaning.DENIED}  # of obstore
-# What the libraries say themselves, or quote from answers without a code. The addresses are those from which cloud
-# machines get credentials, which are tried where there are no others.
+# The libraries' own messages, and answers without a code that they quote. The addresses are where cloud machines get
+# credentials; they are tried if there are no other credentials.
 PHRASES = {
     Meaning.NO_BUCKET: "bucket does not exist",
     Meaning.NO_CREDENTIALS: (
@@ -51,7 +51,7 @@ def error_code(error: BaseException) -> str | None:
 
 
 def meaning_of(error: BaseException) -> Meaning | None:
-    """What an error means; None if it may concern one request only."""
+    """What an error means; None if it may concern only one request."""
     code, text = error_code(error), str(error)
     by_code = next((meaning for meaning, codes in CODES.items() if code in codes), None)
     by_phrase = next((meaning for meaning, phrase in PHRASES.items() if re.search(phrase, text)), None)

@@ -25,7 +25,7 @@ class Parameter:
 
     @property
     def option(self) -> str:
-        """The option on the command line; a flag, verify=True, is --verify."""
+        """The option on the command line; the flag verify=True is --verify."""
         name = f"--{self.name.replace('_', '-')}"
         return name if self.value is True else f"{name} {self.value}" if self.value != "" else f"{name} ''"
 

@@ -1,4 +1,4 @@
-"""Checks of untrusted HDF5 files: no data in other files, and none that is only declared."""
+"""Checks of untrusted HDF5 files: all data must be in the file itself, not in other files or merely declared."""
 
 import math
 from typing import Any

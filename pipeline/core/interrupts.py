@@ -19,7 +19,7 @@ _arrived: list[KeyboardInterrupt] = []
 
 
 def end_at_interrupts() -> None:
-    """Make Ctrl-C and SIGTERM end the process at once: the work has not begun, or is done."""
+    """Make Ctrl-C and SIGTERM end the process at once, for use before the work begins and after it is done."""
     _handle(_end)
     sys.unraisablehook = _interrupt_again
 
@@ -31,7 +31,7 @@ def raise_interrupts() -> None:
 
 
 def arrived_interrupt() -> KeyboardInterrupt | None:
-    """The interrupt since `raise_interrupts`, even if a library turned it into another error; None without one."""
+    """The interrupt that arrived since `raise_interrupts`, even if a library turned it into another error; or None."""
     return _arrived[-1] if _arrived else None
 
 
@@ -52,7 +52,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
-    """Repeat an interrupt that came where Python ignores errors, such as in callbacks during an import."""
+    """Repeat an interrupt that was raised where Python ignores errors, such as in callbacks during an import."""
     if not isinstance(ignored.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(ignored)
         return

@@ -15,10 +15,11 @@ from types import ModuleType
 from pipeline.core.machine import usable_cores
 from pipeline.core.standard_streams import open_closed_streams
 
-# Device files of NVIDIA, WSL and AMD GPUs and of TPUs in Linux's /dev. Checking them is free; a backend takes seconds.
+# Device files of NVIDIA, WSL and AMD GPUs and of TPUs in Linux's /dev. Checking them is free; importing a backend takes
+# seconds.
 DEVICES = Path("/dev")
 NVIDIA, AMD, OTHERS = ("nvidia[0-9]*", "dxg"), ("kfd",), ("accel*", "vfio/[0-9]*")
-# Backend -> how it comes to see a GPU of NVIDIA, and of AMD.
+# Backend -> how to make it see an NVIDIA GPU, and an AMD GPU.
 ADVICE = {
     "tensorflow": (
         "run pip install 'image-vectors[cuda]'",
@@ -61,7 +62,7 @@ def accelerators() -> list[str]:
 
 
 def unseen_gpu() -> str | None:
-    """A sentence about a GPU that Keras's backend does not see, and what to install; None without one."""
+    """A sentence about a GPU that Keras's backend does not see, and what to install; None if there is no such GPU."""
     nvidia, amd = _device_file(*NVIDIA), _device_file(*AMD)
     if not (nvidia or amd) or accelerators():
         return None
@@ -76,7 +77,7 @@ def _device_file(*patterns: str) -> Path | None:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Capture output of libraries to stdout, and of C++ code to stderr; show it on stderr if the block fails.
+    """Capture what libraries write to stdout, and C++ code to stderr; show it on stderr if the block fails.
 
     The descriptors belong to the whole process, so only one thread at a time swaps them; blocks may be nested.
     """
@@ -102,7 +103,7 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Disable the garbage collector: it takes a fifth of the time of an import, where objects stay alive anyway."""
+    """Disable the garbage collector: it takes a fifth of an import's time, and imported objects stay alive anyway."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-OLD = 7 * 86_400  # seconds after which a file counts as abandoned on systems without locks; no file is in use so long
+OLD = 7 * 86_400  # seconds after which a file counts as abandoned on systems without locks; no file is in use that long
 
 
 @contextlib.contextmanager
@@ -56,7 +56,7 @@ def create_file(path: Path) -> None:
 def remove_abandoned(folder: Path, prefix: str) -> None:
     """Remove files and folders that `own_path` created for processes that have ended.
 
-    Links, files of other users, and files that cannot be removed are left alone.
+    Links, other users' files, and files that cannot be removed are left alone.
     """
     name = re.compile(rf"{re.escape(prefix)}[0-9a-f]{{16}}(\.\w+)?")
     with contextlib.suppress(OSError):  # the folder cannot be read

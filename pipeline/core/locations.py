@@ -1,4 +1,4 @@
-"""Locations: folders, and places in the buckets of object storage."""
+"""Locations: folders, and places in object storage buckets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

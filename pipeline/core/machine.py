@@ -1,4 +1,4 @@
-"""What this process uses of the machine: its cores, the instructions of its processor, freed memory."""
+"""The machine's resources for this process: cores, processor instructions, freed memory."""
 
 import ctypes
 import os
@@ -39,8 +39,8 @@ def has_int8_instructions() -> bool | None:
 def keep_freed_memory(up_to: int) -> None:
     """Make glibc keep the memory that this process frees; do nothing with other C libraries.
 
-    Page faults of new memory take 20 % of the time of decoding, 20 % of the time around the engine, and most of the
-    time of a conversion.
+    Page faults of new memory take 20 % of the time of decoding, 20 % of the time around the engine, and most of a
+    conversion's time.
 
     Args:
         up_to: The size of the largest block to keep, in bytes.

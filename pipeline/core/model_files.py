@@ -1,7 +1,7 @@
 """Decoders on disk: `.keras` files that plain Keras can load.
 
 The archive has one additional member, `pipeline.json`: the model card. It records which features the decoder was
-trained on, so that features of another extractor can be refused without the run.
+trained on, so that features of another extractor can be refused even without the run.
 """
 
 import hashlib
@@ -228,7 +228,7 @@ def find_equal(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _digest(file: Path) -> bytes | None:
-    """A hash of all that a decoder's predictions depend on; None if the file cannot be read."""
+    """A hash of everything that a decoder's predictions depend on; None if the file cannot be read."""
     import h5py
 
     try:
@@ -242,14 +242,14 @@ def _digest(file: Path) -> bytes | None:
                 lambda name, item: digest.update(item[()].tobytes()) if isinstance(item, h5py.Dataset) else None
             )
         return digest.digest()
-    except Exception:  # as of `load_decoder`
+    except Exception:  # as in `load_decoder`
         return None
 
 
 def load_model(file: Path) -> Any:
     """Load any Keras model in Keras's safe mode, which runs no code from the file.
 
-    Unlike those of a decoder, its layers may need more memory than the file has bytes.
+    Unlike a decoder's layers, its layers may need more memory than the file has bytes.
 
     Raises:
         RequestError: The file is damaged, or needs custom code.
@@ -265,7 +265,7 @@ def load_model(file: Path) -> Any:
         return keras.saving.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many types for damaged files
         reason = first_line(error)
-        if "unsafe_deserialization" in reason:  # Keras's message advises to run the code
+        if "unsafe_deserialization" in reason:  # Keras's message advises running the code
             reason = "a Lambda layer in it would run code; build it of other layers"
         raise RequestError(f"{file} cannot be loaded ({reason}).") from error
 

@@ -1,4 +1,4 @@
-"""The nearest vectors by cosine, and the rank of one of them: exact, in blocks of bounded memory."""
+"""Nearest vectors by cosine, and the rank of a query's own vector: exact, in blocks of bounded memory."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.core.vectors import Vectors, in_blocks, unit
 
-TIE = 1e-12  # similarities of equal pairs differ by the rounding of float64, about 1e-14 for a thousand dimensions
+TIE = 1e-12  # float64 rounding makes similarities of equal pairs differ by about 1e-14 for a thousand dimensions
 ROWS = 1024  # queries compared at a time
 
 NumberedBlock = tuple[int, np.ndarray]  # the number of the first vector, and vectors of shape (n, D)
@@ -18,8 +18,8 @@ class Ranking:
     """The rank of each query's own vector, and the vectors that are nearest to the query.
 
     Attributes:
-        ranks: 1 + how many vectors are more similar + half of those exactly as similar, shape (Q,), float64, so that a
-            query that cannot tell vectors apart gains nothing.
+        ranks: 1 + the number of vectors that are more similar + half the number of those exactly as similar, shape
+            (Q,), float64, so that a query that cannot tell vectors apart gains nothing.
         nearest: The numbers of the nearest vectors, the nearest first, shape (Q, count), int64.
     """
 
@@ -48,7 +48,7 @@ def rank(
         count: The number of nearest vectors to find, at most M.
         penalties: The penalty of each vector, shape (M,); None for none.
     """
-    above, level = np.zeros(len(own)), np.full(len(own), -1.0)  # minus the own vector, which is level with itself
+    above, level = np.zeros(len(own)), np.full(len(own), -1.0)  # without the query's own vector, which ties with itself
     best = _Best(len(own), count)
     for rows, first, similarity in _similarities(directions, blocks):
         if penalties is not None:
@@ -99,7 +99,7 @@ def numbered_blocks(vectors: Vectors, rows: int | None = None) -> Iterator[Numbe
 
 
 def _similarities(directions: np.ndarray, blocks: Iterable[NumberedBlock]) -> Iterator[tuple[slice, int, np.ndarray]]:
-    """The cosines of some queries to a block of vectors: rows of the queries, number of the first vector, (q, n)."""
+    """Yield the rows of some queries, the number of a block's first vector, and their cosines, shape (q, n)."""
     for first, block in blocks:
         others = unit(block).T
         for start in range(0, len(directions), ROWS):
@@ -108,14 +108,14 @@ def _similarities(directions: np.ndarray, blocks: Iterable[NumberedBlock]) -> It
 
 
 class _Best:
-    """The `count` most similar vectors of each query so far, best first; the first of equally similar ones."""
+    """The `count` vectors most similar to each query so far, best first; the first of equally similar ones."""
 
     def __init__(self, queries: int, count: int) -> None:
         self.similarities = np.full((queries, count), -np.inf)
         self.numbers = np.zeros((queries, count), np.int64)
 
     def add(self, rows: slice, first: int, similarity: np.ndarray) -> None:
-        """Add the similarities (q, n) of some queries to the vectors that follow, from number `first`."""
+        """Add the similarities (q, n) of some queries to the next n vectors, numbered from `first`."""
         count = self.numbers.shape[1]
         columns = _largest(similarity, count)
         similarities = np.hstack([self.similarities[rows], np.take_along_axis(similarity, columns, axis=1)])
@@ -131,6 +131,6 @@ def _largest(similarity: np.ndarray, count: int) -> np.ndarray:
         return np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape)
     columns = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
     least = np.take_along_axis(similarity, columns, axis=1).min(axis=1, keepdims=True)
-    tied = np.flatnonzero((similarity >= least).sum(axis=1) > count)  # a partition takes any of equal numbers
+    tied = np.flatnonzero((similarity >= least).sum(axis=1) > count)  # a partition picks any of the equal numbers
     columns[tied] = np.argsort(-similarity[tied], axis=1, kind="stable")[:, :count]
     return np.sort(columns, axis=1)

@@ -6,9 +6,9 @@
 
         folds: int | None = option(None, metavar="N", least=2, help="Hold out every image once.")
 
-A command takes one instance. `pipeline.cli.command` makes its fields options of the command line, `kept_values` writes
-them to `run.json`, and scripts/make_reference.py the reference. A field that is itself an `Options` is a group, under
-the first line of its docstring. Modules with options import no heavy library, so that `--help` is fast.
+A command takes one instance. `pipeline.cli.command` turns its fields into command-line options, `kept_values` prepares
+them for `run.json`, and scripts/make_reference.py documents them. A field that is itself an `Options` is a group, with
+the first line of its docstring as title. Modules with options import no heavy library, so that `--help` is fast.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,21 +24,21 @@ OPTION, GROUP = "option", "group"  # keys in the metadata of a field
 
 @dataclass(frozen=True)
 class Option:
-    """What a field says of itself, besides its name, type and default.
+    """What a field declares besides its name, type and default.
 
     Attributes:
         help: What it is for.
         metavar: A placeholder for its value.
-        flag: Its name on the command line, if that is not the field's; for a field that is on by default, the flag
+        flag: Its name on the command line, if it differs from the field's; for a field that is on by default, the flag
             that turns it off.
-        usual: What None stands for, for the help.
+        usual: What None means, for the help.
         least: The smallest value.
         most: The largest value.
         path: The kind of a path: an existing "file", an "output" file, a "folder", or "any".
         parse: Converts text; raises ValueError.
-        argument: Whether it is named by its position on the command line.
-        kept: Whether `run.json` has it: not if it does not change the result, or says where files are.
-        commands: The commands that have it, of those with its dataclass; none for all of them.
+        argument: Whether it is positional on the command line.
+        kept: Whether `run.json` records it: not if it does not change the result, or says where files are.
+        commands: The commands that have it, among those with its dataclass; empty for all of them.
     """
 
     help: str = ""
@@ -69,8 +69,8 @@ def group(options: "type[Options]", optional: bool = False, commands: Sequence[s
 
     Args:
         options: The dataclass of the group.
-        optional: Whether the field is None unless one of the options is named.
-        commands: The commands that have the group; none for all of them.
+        optional: Whether the field is None unless one of the options is set.
+        commands: The commands that have the group; empty for all of them.
     """
     metadata = {GROUP: commands}
     return field(default=None, metadata=metadata) if optional else field(default_factory=options, metadata=metadata)
@@ -78,7 +78,7 @@ def group(options: "type[Options]", optional: bool = False, commands: Sequence[s
 
 @dataclass(frozen=True)
 class Setting:
-    """A field that is an option: where it is, its type without None, and what it says of itself."""
+    """An option field: its dataclass and name, its type without None, its default, and its declaration."""
 
     owner: "type[Options]"
     field: str
@@ -93,12 +93,12 @@ class Setting:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values that it can have, if they are few."""
+        """The values it can have if its type is a Literal; otherwise empty."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     @property
     def is_flag(self) -> bool:
-        """Whether it is on or off."""
+        """Whether it is a flag, either on or off."""
         return self.type is bool
 
     @property
@@ -107,14 +107,14 @@ class Setting:
         return self.default is True
 
     def is_named(self, value: Any) -> bool:
-        """Whether a value was named, and not its default."""
+        """Whether a value was set, rather than left at its default."""
         return bool(value) if self.is_flag else value not in (None, self.default)
 
     def parse(self, text: str) -> Any:
         """Convert text to a value.
 
         Raises:
-            RequestError: The text is no such value.
+            RequestError: The text is not a valid value.
         """
         try:
             return self.option.parse(text) if self.option.parse else text
@@ -151,7 +151,7 @@ class Options:
 
     @classmethod
     def title(cls) -> str:
-        """What these options are, for people: the first line of the docstring, without its full stop."""
+        """The title of these options: the first line of the docstring, without its full stop."""
         return (cls.__doc__ or "").partition("\n")[0].rstrip(".")
 
     @classmethod
@@ -159,10 +159,10 @@ class Options:
         """Create options.
 
         Args:
-            values: The values of the options and those of their groups, by name; left-out ones have their defaults.
+            values: The values of the options and of their groups, by name; missing ones get their defaults.
 
         Raises:
-            RequestError: A value is wrong, or values do not fit each other.
+            RequestError: A value is wrong, or values do not go together.
         """
         own = [setting for setting in own_settings(cls) if setting.name in values]
         fields = {setting.field: values[setting.name] != setting.is_switch_off for setting in own if setting.is_flag}
@@ -177,7 +177,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Group:
-    """A field that is a group of options, or None where it is optional."""
+    """A field that is a group of options, or None if it is optional."""
 
     field: str
     type: type[Options]
@@ -216,7 +216,7 @@ def settings(options: type[Options], command: str) -> list[Setting]:
 
 
 def kept_values(options: Options) -> dict[str, Any]:
-    """The options that `run.json` has, as JSON values: those that are not None, with absolute paths."""
+    """The options that `run.json` records, as JSON values: those that are not None, with absolute paths."""
     values = {
         setting.name: _plain(getattr(options, setting.field))
         for setting in own_settings(type(options))
@@ -235,6 +235,6 @@ def _plain(value: Any) -> Any:
 
 
 def _without_none(kind: Any) -> Any:
-    """The type T of `T | None`; other types as they are."""
+    """The type T of `T | None`; other types unchanged."""
     parts = [part for part in get_args(kind) if part is not NoneType]
     return parts[0] if get_origin(kind) in (UnionType, Union) and len(parts) == 1 else kind

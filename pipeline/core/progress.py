@@ -33,7 +33,7 @@ class LoggedProgress:
         """Count finished units."""
         self.n += count
         now = time.monotonic()
-        if self._first is None:  # the time before the first unit is preparation and does not count for the rate
+        if self._first is None:  # the time before the first unit is preparation and does not count towards the rate
             self._first = self.n, now
         if now - self._logged >= INTERVAL:
             self._logged = now

@@ -63,7 +63,7 @@ class SplitRecord:
 
     @property
     def validation_of(self) -> str:
-        """The images that the validation curves are for: "selection", "held-out" or "training"."""
+        """The images that the validation curves are computed on: "selection", "held-out" or "training"."""
         return "selection" if self.selection else "held-out" if self.validation else "training"
 
 
@@ -205,7 +205,7 @@ def lock_run(folder: Path) -> Iterator[None]:
 
 
 def _holder(folder: Path) -> str:
-    """The process that holds the lock of a folder, for a message; without its number if the system does not tell."""
+    """The process that holds a folder's lock, for a message; without its number if the system does not report it."""
     with contextlib.suppress(OSError):
         inode = str(folder.stat().st_ino)
         for line in Path("/proc/locks").read_text().splitlines():  # 1: FLOCK ADVISORY WRITE 4321 08:02:1234567 0 EOF

@@ -52,7 +52,7 @@ class SharedMemory:
         self._bytes = mmap.mmap(descriptor, self._size)
 
     def array(self, dtype: np.typing.DTypeLike, count: int = -1) -> np.ndarray:
-        """The bytes as an array, shape (count,); all of them where `count` is -1."""
+        """The bytes as an array, shape (count,); all of them if `count` is -1."""
         return np.frombuffer(self._bytes, dtype, count)
 
     def __getstate__(self) -> tuple[int, Any]:

@@ -1,4 +1,4 @@
-"""Standard streams of a command: stdout has results only, whatever libraries print.
+"""Standard streams of a command: only results go to stdout, whatever libraries print.
 
 MNN, TensorFlow and image decoders write to descriptors 1 and 2 directly, partly from buffers of the C library that are
 flushed when the process ends.
@@ -47,7 +47,7 @@ def open_closed_streams() -> None:
 
 
 class _Results(io.FileIO):
-    """stdout as a file: the first error becomes that of the command; later output is dropped."""
+    """stdout as a file: the first error becomes the command's error; later output is dropped."""
 
     _has_failed = False
 

@@ -1,4 +1,4 @@
-"""A folder for the temporary files of a command and its child processes, removed at their end."""
+"""A folder for the temporary files of a command and its child processes, removed when they end."""
 
 import atexit
 import contextlib

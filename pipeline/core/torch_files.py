@@ -2,8 +2,8 @@
 
 `torch.save` pickles an object; tensors in it refer to storages, which follow as raw bytes. Since PyTorch 1.6 both are
 members of a zip archive; before, as in torchvision's published VGG16, they are concatenated
-(`torch/serialization.py` in PyTorch). A pickle can call any function, so the unpickler here knows the few that
-checkpoints need, and refuses all others.
+(`torch/serialization.py` in PyTorch). A pickle can call any function, so the unpickler here allows only the few
+that checkpoints need.
 """
 
 import math
@@ -81,7 +81,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         Name -> tensor, in the order of the file. Values are read later, from the same file.
 
     Raises:
-        ValueError: The file holds other objects than tensors in dictionaries, refers to code, or is damaged.
+        ValueError: The file contains objects other than tensors in dictionaries, refers to code, or is damaged.
         OSError: It cannot be read.
     """
     with open_regular(path) as file:

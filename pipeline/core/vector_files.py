@@ -48,7 +48,7 @@ def write_vectors(
         paths: N paths.
         vectors: The vectors, shape (N, F).
         nearest: Nearest names, written as `nearest` (N, K) str and `cosines` (N, K) float32; in a `.csv` as the
-            columns `nearest1`, `cosine1`, `nearest2`, ...; not to an `.npy`.
+            columns `nearest1`, `cosine1`, `nearest2`, ...; left out of an `.npy`.
 
     Raises:
         PipelineError: The file cannot be written.
@@ -83,7 +83,7 @@ def write_layers(file: Path, paths: Sequence[str], layers: Mapping[str, Vectors]
 
 
 def check_layers_fit(file: Path, count: int) -> None:
-    """Refuse to write several layers to a file format for one array.
+    """Refuse to write several layers to a file format that stores only one array.
 
     Raises:
         RequestError: There are several layers, and the file is an `.npy` or `.csv`.

@@ -58,7 +58,7 @@ def moments(x: Vectors) -> tuple[np.ndarray, float]:
 
 
 def spread(mean: np.ndarray, variance: float) -> float:
-    """The scale of features: the root of their mean variance, or 1 where float32 cannot tell them apart.
+    """The scale of features: the root of their mean variance, or 1 if float32 cannot tell the features apart.
 
     Args:
         mean: Mean feature, shape (F,).

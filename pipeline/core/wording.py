@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
-NEAR = 0.66  # least similarity of a spelling, from 0 to 1: one wrong letter of three, or two of six
+NEAR = 0.66  # minimum similarity of a spelling, from 0 to 1: one wrong letter of three, or two of six
 NEAREST = 3  # spellings in a message
 BATCH_SIZE = 50_000
 EXAMPLES = 5  # names in a message
@@ -20,7 +20,7 @@ def examples(names: Sequence[str], count: int = EXAMPLES) -> str:
 
 
 def joined(equal: Mapping[str, str]) -> dict[str, str]:
-    """Titles for names that are equal: {"a": "a", "b": "a", "c": "c"} -> {"a": "a = b", "c": "c"}.
+    """Titles for equal names: {"a": "a", "b": "a", "c": "c"} -> {"a": "a = b", "c": "c"}.
 
     Args:
         equal: Name -> the first name that it is equal to, perhaps itself.
