@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FILE = "baselines.npz"
 FOLDS = 5
-CONSE_WORK = 2_000_000  # the most images times labels; beyond that, logistic regression takes minutes
+CONSE_WORK = 2_000_000  # limit of images times labels; above it, logistic regression takes minutes
 CONSE_STRENGTHS = np.array([0.1, 1, 10])  # inverse penalties of logistic regression, divided by the feature dimension
 
 
@@ -36,7 +36,7 @@ class Baselines:
     Attributes:
         mean: The mean target, shape (D,): the same prediction for every image.
         deviation: The standard deviation of each dimension of the targets, shape (D,).
-        models: "ridge" and, where targets belong to labels, "conse" -> `keras.Model` from (N, F) to (N, D).
+        models: "ridge" and, if targets belong to labels, "conse" -> `keras.Model` from (N, F) to (N, D).
         labels: The labels of the training images; None where unknown.
         groups: The groups of the training images; None where unknown.
     """
@@ -58,7 +58,7 @@ class Baselines:
             y: Training targets, shape (N, D).
             units: A number for each image, shape (N,), int; images with the same number share a fold.
             seed: Random seed of the folds.
-            ridge: Fits ridge regression to these images; None to fit it from the start.
+            ridge: A function that fits ridge regression to these images; None to fit it from scratch.
         """
         folds = assign_folds(y, units, seed, FOLDS)
         digests = sorted({vector_digest(target) for target in y})
@@ -73,7 +73,7 @@ class Baselines:
         )
 
     def with_labels(self, labels: Iterable[str], groups: Iterable[str | None] | None) -> "Baselines":
-        """A copy with the labels ("" for none) and groups of the training images, by which they are recognised."""
+        """A copy that stores the training images' labels ("" for none) and groups, to recognise the images later."""
         return replace(self, labels=frozenset(labels) - {""}, groups=frozenset(filter(None, groups or ())))
 
     def predict(self, x: Vectors) -> dict[str, np.ndarray]:
@@ -82,7 +82,7 @@ class Baselines:
         return {"mean": mean} | {name: predict(model, x) for name, model in self.models.items()}
 
     def save(self, folder: Path, card: ModelCard) -> None:
-        """Save `ridge.keras`, `conse.keras` (plain Keras models) and FILE in a folder, each complete or not at all.
+        """Save `ridge.keras`, `conse.keras` (plain Keras models) and FILE in a folder, each atomically.
 
         Args:
             folder: The folder.
@@ -128,7 +128,7 @@ class Baselines:
 
 
 def _check(models: Sequence[str], mean: np.ndarray, deviation: np.ndarray, names: Mapping[str, np.ndarray]) -> None:
-    """Refuse arrays that `save` does not write.
+    """Reject arrays that `save` would not write.
 
     Raises:
         ValueError: An array has another shape or type, or is not finite.
@@ -145,7 +145,7 @@ def _check(models: Sequence[str], mean: np.ndarray, deviation: np.ndarray, names
 def _fit_conse(x: np.ndarray, y: np.ndarray, folds: np.ndarray, seed: int) -> Any:
     """Fit ConSE (Norouzi et al. 2014): the targets of all labels, weighted by logistic regression's probabilities.
 
-    The inverse penalty has the highest out-of-fold score; it is 1 / F where no fold leaves two labels to train on.
+    The inverse penalty has the highest out-of-fold score; it is 1 / F if no fold leaves two labels to train on.
     """
     targets, label = np.unique(y, axis=0, return_inverse=True)
     label = label.ravel()
@@ -171,11 +171,11 @@ def _fit_conse(x: np.ndarray, y: np.ndarray, folds: np.ndarray, seed: int) -> An
 
 
 def _fit_classifier(z: np.ndarray, label: np.ndarray, strength: float) -> Any:
-    """Fit logistic regression; if it has not converged after 200 iterations, it is good enough as a baseline."""
+    """Fit logistic regression for up to 200 iterations: enough for a baseline, even without convergence."""
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of convergence, and of labels with fewer than two images each
+        warnings.simplefilter("ignore", UserWarning)  # about convergence, and labels with fewer than two images each
         return LogisticRegression(C=strength, max_iter=200).fit(z, label)
 
 

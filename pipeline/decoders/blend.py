@@ -1,13 +1,13 @@
 """The default decoder: a blend of ridge regression, random ramps and small networks.
 
 No single method is best on every data set. Networks win with many images, ramps (a smooth kernel) with few, ridge
-regression where targets are linear in the features. Their shares are chosen by out-of-fold predictions of the training
-images (`pipeline.decoders.stacking`). The penalty of ridge regression and of ramps is not chosen: each of PENALTIES
-makes a candidate, which avoids nested folds, and their blend acts as a penalty in between.
+regression where targets are linear in the features. Their shares are chosen by out-of-fold predictions for the training
+images (`pipeline.decoders.stacking`). The penalty of ridge regression and of ramps is not tuned: each of PENALTIES is a
+candidate, which avoids nested folds, and their blend acts as a penalty in between.
 
 Every candidate is a network with one hidden layer of ReLU units, and so is the blend:
 
-- The share of a network goes into its output kernel.
+- A network's share is multiplied into its output kernel.
 - A linear map a is relu(a) - relu(-a).
 - A ramp, which rises from 0 to 1 and stays there, is the difference of two ReLU units.
 
@@ -37,7 +37,7 @@ from pipeline.decoders.stacking import Shares, stack
 PENALTIES = 10.0 ** np.arange(-4, 3)  # of ridge regression and ramps; see `RidgePath`
 MANY = 5000  # images; from here on, one held-out fold is enough to choose the shares
 MOST_STEPS = 10_000  # per network
-COMPARED = 2_000_000  # the most out-of-fold numbers of a candidate that choose the shares ...
+COMPARED = 2_000_000  # the shares are chosen by at most this many out-of-fold values per candidate ...
 COMPARED_ROWS = 500  # ... but at least this many images
 
 
@@ -93,8 +93,9 @@ class Blend:
         network: The network, on standardised features of shape (F,).
         mean: Mean training feature, shape (F,).
         scale: Root of the mean variance of the training features.
-        shares: Candidate -> its share; all 0 where the blend is the mean target.
-        ridge: Fits ridge regression with a single penalty, from the sums of the candidates; None without candidates.
+        shares: Candidate -> its share; all 0 if the blend is the mean target.
+        ridge: A function that fits ridge regression with a single penalty, reusing the candidates' sums; None without
+            candidates.
     """
 
     network: HiddenLayer
@@ -113,7 +114,7 @@ class Candidates:
         smooth: Ridge regressions on ramps.
         ramps: The ramps.
         networks: Weight decay -> the network.
-        out_of_fold: Predictions for `rows` by each candidate, fitted without the fold of the row; shape (M, D) each.
+        out_of_fold: Each candidate's predictions for `rows`, fitted without the row's fold; shape (M, D) each.
         coordinates: The coordinates of the features.
         mean: Mean training target, shape (D,).
         rows: The training images with out-of-fold predictions, shape (M,), int.
@@ -222,7 +223,7 @@ def _ridge_on_features(regressions: RidgeFolds, coordinates: Coordinates) -> Rid
 
 
 def _compared_rows(folds: np.ndarray, dim: int, seed: int) -> np.ndarray:
-    """The images whose out-of-fold predictions choose the shares, sorted: all of them, or enough of them."""
+    """The images to choose the shares by, sorted: all of them, or a large enough sample."""
     rows = np.flatnonzero(folds == 0) if len(folds) >= MANY else np.arange(len(folds))
     most = max(COMPARED // dim, COMPARED_ROWS)
     return rows if len(rows) <= most else np.sort(np.random.default_rng([seed, 4]).choice(rows, most, replace=False))
@@ -230,7 +231,7 @@ def _compared_rows(folds: np.ndarray, dim: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Trainings:
-    """The trainings on coordinates z, shape (N, R): for each weight decay, one per fold of `rows`, and one on all."""
+    """The trainings on coordinates z (N, R): for each weight decay, one without each fold of `rows`, and one on all."""
 
     z: np.ndarray
     y: np.ndarray
@@ -241,7 +242,7 @@ class _Trainings:
     seed: int
 
     def run(self, callbacks: Callbacks) -> tuple[dict[float, HiddenLayer], list[np.ndarray]]:
-        """Train: weight decay -> the network; and for each its out-of-fold predictions for `rows`, shape (M, D)."""
+        """Train; return weight decay -> network, and each decay's out-of-fold predictions for `rows`, shape (M, D)."""
         decays = self.config.weight_decays
         parts = {f"without fold {fold}": self.folds != fold for fold in np.unique(self.folds[self.rows])}
         parts["all"] = np.full(len(self.z), True)

@@ -1,4 +1,4 @@
-"""What a training shows and saves while it runs: progress, checkpoints to resume from, and curves for TensorBoard."""
+"""What training shows and saves while it runs: progress, checkpoints to resume from, and curves for TensorBoard."""
 
 import contextlib
 import importlib.util
@@ -54,11 +54,11 @@ class FinishedSteps:
             raise PipelineError(f"{file} is the checkpoint of another training; retrain.")
 
     def result(self, step: str, compute: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """The resulting arrays of a step, from the checkpoint or computed now.
+        """The arrays that a step returns, from the checkpoint or computed now.
 
         Args:
             step: The name of the step.
-            compute: Called for the result if the step is not finished.
+            compute: Computes the arrays; called if the step is not finished.
 
         Raises:
             PipelineError: The checkpoint cannot be written.
@@ -75,12 +75,12 @@ class FinishedSteps:
 
 
 def checkpoint_due(saved: float) -> bool:
-    """Whether the last checkpoint, saved at this time of `time.monotonic`, is CHECKPOINT_EVERY old."""
+    """Whether the last checkpoint, saved at this `time.monotonic` time, is at least CHECKPOINT_EVERY old."""
     return time.monotonic() - saved > CHECKPOINT_EVERY
 
 
 def write_checkpoint(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a checkpoint atomically: a kill at any moment leaves the previous or the new one.
+    """Write a checkpoint atomically: if the process is killed, the file is the previous or the new checkpoint.
 
     Raises:
         PipelineError: The file cannot be written.

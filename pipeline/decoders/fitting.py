@@ -1,4 +1,4 @@
-"""Fit decoders: a blend that chooses its own regularization, or a single network as configured."""
+"""Fit decoders: a blend, with automatic regularization, or a single network, as configured."""
 
 import dataclasses
 import logging
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 Config = TrainingConfig | BlendConfig
 PRESETS: dict[str, Config] = {"default": BlendConfig(), "network": NETWORK, "original": ORIGINAL}  # of --preset
-OPERATIONS_OF_ADAM = 100  # per weight; Adam is bound by memory, and this many operations would take as long
+OPERATIONS_OF_ADAM = 100  # per weight; Adam is memory-bound and takes as long as this many operations
 OPERATIONS_OF_EIGH = 15  # times the cube of the matrix's side, including the products around it
 ANNOUNCED = 30.0  # seconds; an estimate is logged for longer trainings
 
@@ -44,7 +44,8 @@ class FittedDecoders:
         histories: API style -> how the training went; without curves for a blend.
         epochs: API style -> the number of epochs trained.
         shares: Candidate -> its share of a blend, all 0 if the blend is the mean target; empty for a single network.
-        ridge: Fits ridge regression to the training images, from the sums of a blend; None for a single network.
+        ridge: A function that fits ridge regression to the training images, reusing the blend's sums; None for a single
+            network.
         diverged: The error if the loss became NaN or infinite after some epochs; the models have finite weights.
     """
 
@@ -129,7 +130,7 @@ def _fit_blend(
 
 
 def announce(config: Config, shape: tuple[int, int], dim: int, memory: int, times: int = 1) -> None:
-    """Log how many trainings a blend takes and, if that is long, for how long.
+    """Log how many networks a blend trains and, if that takes long, an estimate of the time.
 
     Args:
         config: The config.
@@ -205,11 +206,11 @@ def _fit_networks(
 
 
 def fit_shuffled(data: TrainingData, config: Config, units: np.ndarray, seed: int) -> Any:
-    """Fit a decoder to shuffled targets: its score needs no relation between images and targets.
+    """Fit a decoder to shuffled targets, whose score shows what is possible with no relation to the images.
 
     Args:
         data: Training and validation data, loaded; only the training targets are shuffled.
-        config: A blend, or a single network, which is always trained for all epochs and keeps the last.
+        config: A blend, or a single network, which always trains for all epochs and keeps the last weights.
         units: See `fit_decoders`.
         seed: Random seed.
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from pipeline.core.vectors import Vectors, in_blocks, moments, spread
 
-BATCH = 32  # images in a training step
-FLAT = 1e-7  # of the largest eigenvalue; below that, the training images do not vary in a direction
+BATCH = 32  # images per training step
+FLAT = 1e-7  # relative to the largest eigenvalue; below it, the training images count as constant in a direction
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Coordinates:
         return standardised if self.basis is None else standardised @ self.basis
 
     def linear_on_features(self, kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rewrite a linear map of coordinates, (R, D) and (D,), as one of features, not standardised."""
+        """Rewrite a linear map of coordinates, (R, D) and (D,), as a linear map of raw features."""
         kernel = (kernel if self.basis is None else self.basis @ kernel) / self.scale
         return kernel, bias - self.mean @ kernel
 

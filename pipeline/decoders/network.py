@@ -1,4 +1,4 @@
-"""A decoder as a Keras network: its layers in both API styles, how it is trained, compiled, and asked to predict.
+"""A decoder as a Keras network: its layers in both API styles, training settings, compilation and predictions.
 
 One specification gives the same weights in either style.
 """
@@ -164,7 +164,7 @@ class TrainingConfig:
         schedule: "constant", or "cosine" for a decay to zero over the whole training (Loshchilov and Hutter 2017).
         loss: Name of a Keras loss.
         weight_decay: The optimizer's weight decay; 0 for none.
-        keep: Which weights to keep: those of the "last" epoch, or of the one with the "best" validation cosine.
+        keep: Which weights to keep: those of the "last" epoch, or of the epoch with the "best" validation cosine.
         patience: Stop after this many epochs in a row without a better validation cosine; None never stops early. Needs
             `keep="best"`.
     """
@@ -237,7 +237,7 @@ def compile_decoders(models: Mapping[str, Any], config: TrainingConfig, rows: in
 
 
 def check_names(config: TrainingConfig) -> None:
-    """Refuse names that Keras does not know before any image is read, by compiling a tiny decoder.
+    """Reject names that Keras does not know by compiling a tiny decoder, before any image is read.
 
     Args:
         config: The layers and their training; an optimizer object is not checked.
@@ -285,7 +285,7 @@ def target_scale(y: np.ndarray, output_activation: str) -> float:
     """The number to divide targets by: the root of their mean variance.
 
     A network is trained on targets of spread 1 and predicts in the user's units. Otherwise the learning rate, the
-    weight decay and constants of the loss would make scores depend on the unit of targets.
+    weight decay and the loss's constants would make scores depend on the targets' unit.
 
     Args:
         y: Training targets, shape (N, D).
@@ -326,7 +326,7 @@ def predict(model: Any, x: Vectors) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Predictions:
-    """A decoder's predictions, read like an array: `predictions[rows]`.
+    """A decoder's predictions, computed on access and indexed like an array: `predictions[rows]`.
 
     Attributes:
         model: The decoder, a `keras.Model` from (N, F) to (N, D).

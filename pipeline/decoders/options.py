@@ -64,7 +64,7 @@ class DecoderOptions(Options):
 
     @property
     def keeps_best(self) -> bool:
-        """Whether an epoch is selected, on training images set apart for that."""
+        """Whether the best epoch is selected, on training images set aside for it."""
         return self.keep == "best" or (self.keep is None and self.patience is not None)
 
     @property

@@ -2,8 +2,8 @@
 
 The method is Hoerl and Kennard's (1970). For the path of solutions see Hastie, Tibshirani and Friedman (2009), section
 3.4.1: with the centred Gram matrix X'X = V diag(s) V', the coefficients for a penalty p are V diag(1 / (s + p)) V' X'Y.
-So sums from one read are enough, and one eigendecomposition for all penalties. Squared errors follow from the sums of
-the held-out rows alone, so predictions are not stored.
+So one read for the sums and one eigendecomposition serve all penalties. Squared errors follow from the sums of the
+held-out rows alone, so predictions are not stored.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ READ_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Moments:
-    """The sums over rows that ridge regression needs, about their means, in float64.
+    """The sums over centred rows that ridge regression needs, in float64.
 
-    Sums about the means of parts are added by Chan, Golub and LeVeque's rule (1979); plain sums lose precision where
-    features or targets are far from zero.
+    The centred sums of parts are added by Chan, Golub and LeVeque's rule (1979); plain sums lose precision if features
+    or targets are far from zero.
 
     Attributes:
         count: The number of rows.
@@ -158,7 +158,7 @@ class RidgeFolds:
             fold: Moments.of(self._span, y, np.flatnonzero(folds == fold)) for fold in np.unique(folds).tolist()
         }
         self._path = RidgePath(reduce(Moments.__add__, self._parts.values()))
-        self._errors: dict[int, np.ndarray] = {}  # fold -> its squared errors, once a path without it was computed
+        self._errors: dict[int, np.ndarray] = {}  # fold -> its squared errors; filled with the path without it
 
     def _without(self, fold: int) -> RidgePath:
         path = RidgePath(reduce(Moments.__add__, (part for other, part in self._parts.items() if other != fold)))
@@ -174,7 +174,7 @@ class RidgeFolds:
             penalties: Shape (P,).
 
         Returns:
-            For each penalty predictions of shape (M, D), float32.
+            Predictions for each penalty, shape (M, D), float32.
         """
         predicted = np.empty((len(penalties), len(rows), self._dim), np.float32)
         for fold in np.unique(self._folds[rows]).tolist():
@@ -185,11 +185,11 @@ class RidgeFolds:
         return list(predicted)
 
     def blend(self, penalties: np.ndarray, shares: np.ndarray) -> Ridge:
-        """The mean target plus the deviations of the regressions on all rows from it, weighted by shares (P,)."""
+        """The mean target plus the deviations from it of the regressions on all rows, weighted by shares (P,)."""
         return self._span.on_features(self._path, penalties, shares)
 
     def best(self) -> Ridge:
-        """The regression on all rows with the lowest squared error out of fold; for a single fold, the mean target."""
+        """The regression on all rows with the lowest out-of-fold squared error; for a single fold, the mean target."""
         if len(self._parts) == 1:
             return self.blend(self._penalties, np.zeros(len(self._penalties)))
         for fold in self._parts:
@@ -253,7 +253,7 @@ class Ramps:
     Attributes:
         z: Coordinates of the training images, shape (N, R), float32.
         kernel: The direction of each ramp, in units of its width, shape (R, H), float32.
-        middle: The position along its direction where each ramp is 0.5, shape (H,), float32.
+        middle: The position along each ramp's direction where it is 0.5, shape (H,), float32.
     """
 
     z: np.ndarray
@@ -262,7 +262,7 @@ class Ramps:
 
     @classmethod
     def draw(cls, z: np.ndarray, count: int, seed: int) -> "Ramps":
-        """Draw `count` ramps, each with its middle at one of the training images."""
+        """Draw `count` ramps, each centred on one of the training images."""
         random = np.random.default_rng([seed, 2])
         kernel = orthogonal_directions(z.shape[1], count, random).astype(np.float32)
         ranks = random.permutation(count) * len(z) // count

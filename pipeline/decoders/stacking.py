@@ -1,4 +1,4 @@
-"""Stacking: the share of each candidate in a blend, chosen by out-of-fold predictions of the training images.
+"""Stacking: the share of each candidate in a blend, chosen by out-of-fold predictions for the training images.
 
 A blend predicts
 
@@ -8,15 +8,15 @@ with the shares that have the highest score out of fold, as in ensemble selectio
 regressions (Breiman 1996): shares are not negative and add up to at most 1. Four measures keep few or noisy images from
 misleading the choice:
 
-- The score is the one that is reported, the mean cosine. Squared error falls back to the mean target long before the
-  direction of a prediction is useless. All dimensions count alike (each is divided by its root mean square). A single
-  dimension has no direction; there the score is the squared error.
-- A prediction's deviation is taken from the mean of the images that *its fold* was fitted to. About the overall mean, a
-  prediction would seem to be anti-correlated with its target, because that mean contains the target.
+- The score is the reported one, the mean cosine. Squared error would fall back to the mean target long before the
+  direction of a prediction is useless. All dimensions count equally (each is divided by its root mean square). A single
+  dimension has no direction, so its score is the squared error.
+- A prediction's deviation is measured from the mean of the images that its fold's candidates were fitted to. Measured
+  from the overall mean, a prediction would seem anti-correlated with its target, because that mean contains the target.
 - The mean target of few images is itself noisy; it is shrunk as James and Stein (1961) shrink means.
 - The gain of the blend over the mean target, and its certainty, are measured with shares from the other folds. The less
-  certain the gain, the more the blend is shrunk to the mean target, as far as the mean is not noise (a mean that is all
-  noise is no refuge).
+  certain the gain, the more the blend is shrunk to the mean target, to the extent that the mean is not noise (shrinking
+  to pure noise would not help).
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,16 @@ import numpy as np
 from pipeline.core.vectors import cosines
 
 TOLERANCE = 1e-7  # of the score
-NEGLIGIBLE = 1e-3  # smaller shares are not worth their units
+NEGLIGIBLE = 1e-3  # smaller shares are not worth their hidden units
 NEGLIGIBLE_SUM = 5e-3  # with a smaller sum of all shares, the blend is the mean target
 
 
 @dataclass(frozen=True)
 class Shares:
-    """The shares of a blend; see the module.
+    """The shares of a blend; see the module's docstring.
 
     Attributes:
-        candidates: The share of each candidate, shape (K,); all 0 where the blend is the mean target.
+        candidates: The share of each candidate, shape (K,); all 0 if the blend is the mean target.
         mean: The share of the mean target.
     """
 
@@ -45,7 +45,7 @@ class Shares:
 
 
 def score(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The score of each prediction, shape (N, D), for its target, shape (N, D): shape (N,), float64; higher is better.
+    """Score predictions (N, D) against targets (N, D): shape (N,), float64; higher is better.
 
     The cosine; for D = 1, where a cosine is only a sign, minus the squared error.
     """
@@ -55,7 +55,7 @@ def score(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def reliability(targets: np.ndarray) -> float:
-    """How much of the mean target is not noise, from 0 to 1: the positive-part James-Stein factor; targets (N, D)."""
+    """The share of the mean target that is not noise: the positive-part James-Stein factor, 0 to 1; targets (N, D)."""
     mean, count = targets.mean(axis=0, dtype=np.float64), len(targets)
     noise = float(np.square(targets - mean).sum()) / max(count - 1, 1) / count
     length = float(mean @ mean)

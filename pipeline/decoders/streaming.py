@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.core.vectors import READ_AT_ONCE, Vectors
 
 CHUNK = 64  # neighbouring rows that stay together when blocks are shuffled, so that disks read 1 MB at a time
-ALIGNMENT = 64  # bytes; TensorFlow needs it for memory that it shares
+ALIGNMENT = 64  # bytes; TensorFlow needs it to share memory
 
 
 def aligned_empty(rows: int, columns: int) -> np.ndarray:
@@ -72,8 +72,8 @@ class Stream:
         """Read the blocks of an epoch; the next block invalidates the previous one.
 
         Yields:
-            Features (rows, F), of which the last block of an epoch fills only the first part; targets (used, D); and
-            the order in which to train on them, a permutation, shape (used,), int32.
+            Features (rows, F), only partly filled by the last block of an epoch; targets (used, D); and the order in
+            which to train on them, a permutation, shape (used,), int32.
         """
         random = np.random.default_rng([seed, epoch])
         chunks = random.permutation(-(-len(self._x) // CHUNK))

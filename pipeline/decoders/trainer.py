@@ -1,7 +1,7 @@
-"""The training steps of one decoder, and all that they change: weights, optimizer, best weights, counters.
+"""The training steps of one decoder and the state they change: weights, optimizer, best weights, counters.
 
 On TensorFlow, `pipeline.decoders.xla` compiles whole blocks of epochs. Other backends train through Keras's own `fit`,
-which is slower and has the same results within rounding.
+which is slower and gives the same results within rounding.
 """
 
 from collections.abc import Sequence

@@ -27,7 +27,7 @@ MOST_EPOCHS = 256
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Features and targets to train on, and others to evaluate after each epoch.
+    """Training data, and validation data to evaluate after each epoch.
 
     Attributes:
         x: Training features, shape (N, F), float32.
@@ -47,7 +47,7 @@ class TrainingData:
     weights: np.ndarray | None = None
 
     def loaded(self) -> "TrainingData":
-        """Load as many of the features into memory as the budget allows; `fit` does so by itself."""
+        """Load as many of the features into memory as the budget allows; `fit` does this itself."""
         validation_size = _size(self.x_validation)
         whole = isinstance(self.x, np.ndarray) or _size(self.x) + validation_size <= self.memory
         small = whole or validation_size <= self.memory // 4
@@ -90,10 +90,10 @@ class History:
 
 
 class Diverged(PipelineError):
-    """The loss became NaN or infinite; the decoders have their last finite, or their best, weights.
+    """The loss became NaN or infinite; the decoders are left with their last finite or best weights.
 
     Attributes:
-        histories: How each training went until then; a kept epoch of 0 is the initial weights.
+        histories: How each training went until then; a kept epoch of 0 means the initial weights.
     """
 
     def __init__(self, message: str, histories: dict[str, History]) -> None:
@@ -289,7 +289,7 @@ class TrainingLoop:
         )
 
     def save(self, file: Path) -> None:
-        """Write a checkpoint atomically: a kill at any moment leaves the previous or the new one."""
+        """Write a checkpoint atomically: if the process is killed, the file is the previous or the new checkpoint."""
         arrays: dict[str, np.ndarray] = {}
         for name, history in self.histories.items():
             values = self._trainers[name].state.values()

@@ -4,10 +4,10 @@ Keras `fit` returns to Python after each step, and a decoder's step is so short 
 there. Here the loops over epochs and batches, the validation after each epoch, the best weights and early stopping are
 part of the compiled function, and Python only sees blocks of epochs.
 
-`XlaTrainer` does so for any Keras model, loss and optimizer. `train_network` trains many networks of one kind in a row
-and starts several times as fast, because its function is compiled once for all folds and weight decays. A Keras
+`XlaTrainer` does this for any Keras model, loss and optimizer. `train_network` trains many similar networks and
+starts several times as fast, because its function is compiled once for all folds and weight decays. A Keras
 optimizer would make the weight decay and the length of the schedule constants of that function. So AdamW's step is
-written out here; it also works if Keras has another backend than TensorFlow.
+written out here; it also works when Keras runs on another backend.
 
 Needs TensorFlow; call `import_keras` first, which configures its threads and logging.
 """
