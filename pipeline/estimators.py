@@ -45,13 +45,13 @@ from pipeline.features.extractor import Extractor
 from pipeline.features.options import ExtractionOptions, ExtractorOptions
 
 DTYPES = (np.float64, np.float32)  # of predictions; the network computes in float32
-NAMED = 3  # how many unreadable images a message names
+NAMED = 3  # unreadable images that a message lists
 POSITIVE = Interval(Integral, 1, None, closed="left")
 SCHEDULES = {"constant", "cosine"}
 
 
 def _check_parameters(estimator: Any) -> None:
-    """Check the parameters of an estimator like scikit-learn does.
+    """Check the parameters of an estimator as scikit-learn does.
 
     Raises:
         RequestError: A parameter has the wrong type, or is out of range.
@@ -63,7 +63,7 @@ def _check_parameters(estimator: Any) -> None:
 
 
 class VGG16Features(TransformerMixin, BaseEstimator):
-    """Images -> VGG16 features, cached in the feature store: stored features are not computed again.
+    """Images -> VGG16 features, cached in the feature store, so that each is computed once.
 
     There is nothing to fit. Arrays and PIL images are identified by their pixels, files by their content.
 
@@ -78,7 +78,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         preprocess: See `pipeline.features.weights.weights_from`, also for the next.
         network: "vgg16" or "vgg19".
         engine: See `ExtractionOptions`, also for the next two.
-        batch_size: Images in a batch; None leaves the choice to the engine.
+        batch_size: Images per batch; None for the engine's default.
         workers: Processes that read and decode; None means one for each usable core.
         cache: The folder of the feature stores, or its URL in a bucket; None for the user's cache folder.
     """
@@ -131,12 +131,12 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Compute the features that the store lacks, and read them all.
+        """Compute the features that are missing from the store, and read all features.
 
         Args:
             X: Paths of image files, or URLs of objects in buckets; PIL images; or arrays, shape (N, height, width, 3),
-                uint8 (a list of arrays may have several sizes). Or IMAGES like in commands: a folder, a list, a bucket
-                or `tfds:...`; then rows are in path order.
+                uint8 (a list may contain arrays of different sizes). Or IMAGES as in the commands: a folder, a list, a
+                bucket or `tfds:...`; then rows are in path order.
 
         Returns:
             The features, shape (N, F), float32.
@@ -224,7 +224,8 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     Attributes:
         model_: The decoder, a plain `keras.Model` from (N, F) to (N, D).
-        history_: "loss": the mean training loss of each epoch, for a linear output of targets with a spread of 1.
+        history_: "loss": the mean training loss of each epoch; with a linear output, for targets scaled to a spread
+            of 1.
         n_features_in_: F.
     """
 

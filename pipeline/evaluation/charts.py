@@ -146,7 +146,7 @@ def map_of_embeddings(embeddings: EmbeddingMap, previews: Mapping[int, str]) -> 
     """Predicted embeddings as circles (right) and squares (wrong), joined to the true ones, which are labelled crosses.
 
     Args:
-        embeddings: Their positions.
+        embeddings: The positions.
         previews: Row of an image -> its preview as a data URI, for the tooltip.
     """
     dots = [_dot(dot, previews.get(dot.row)) for dot in embeddings.dots]
@@ -215,11 +215,11 @@ def _exact_scale(domain: Sequence[float], margin: float) -> alt.Scale:
 
 
 def confusion(cells: Sequence[Mapping], labels: Sequence[str]) -> dict:
-    """How many predictions of each label have which name nearest: right ones blue, wrong ones orange.
+    """A confusion matrix of labels and nearest names: right predictions blue, wrong ones orange.
 
     Args:
         cells: `label`, `nearest` and `images`.
-        labels: The labels in the order in which to show them.
+        labels: The labels, in display order.
     """
     order = [*labels, *sorted({cell["nearest"] for cell in cells} - set(labels))]
     of_label: Counter[str] = Counter()

@@ -1,6 +1,6 @@
 """Conclusions: what the numbers of an evaluation mean in plain words, and what to try when they are poor.
 
-The standing of the best model (`pipeline.evaluation.standing`) decides what is said. Where its score means nothing or
+The conclusions depend on the standing of the best model (`pipeline.evaluation.standing`). If its score means nothing or
 is at chance, one sentence says so, and no other number is interpreted.
 """
 
@@ -13,8 +13,8 @@ LOW_CEILING = 0.999
 GAP = 0.1  # between training and held-out cosine; smaller gaps are not mentioned
 WIDE = 0.1  # width of an interval; narrower ones are not mentioned
 COLLAPSED = 0.5  # of the targets' effective rank
-HUB = 0.2  # the smallest share of predictions that makes a candidate a hub ...
-HUB_RATIO = 3  # ... if it is this many times the share of images whose target it is
+HUB = 0.2  # a candidate is a hub if it is nearest to more than this share of predictions ...
+HUB_RATIO = 3  # ... and more than this many times the share of images that have it as their target
 
 
 def conclude(result: Scoreboard, context: Context) -> list[str]:
@@ -25,8 +25,8 @@ def conclude(result: Scoreboard, context: Context) -> list[str]:
         context: Facts that the numbers do not include.
 
     Returns:
-        Sentences: first the score of the best model, then what it is worth, then what to try. Where the score means
-        nothing (see `Standing`), a sentence that says so, and warnings of images that are not new.
+        Sentences: first the score of the best model, then what it is worth, then what to try. If the score means
+        nothing (see `Standing`), a sentence that says so, and warnings about images that are not new.
     """
     name, status = result.best_model, standing(result)
     if status is not Standing.MEASURED:
@@ -285,7 +285,7 @@ def _no_interval(result: Scoreboard) -> str:
 
 
 def _narrower(clusters: Clusters, context: Context) -> str:
-    """What would narrow an interval, unless it was done already."""
+    """What would narrow an interval, unless it has been done already."""
     if context.held_out_by == "random" and clusters.kind == "image":
         return " Cross-validation scores every image once."
     return f" More {'image' if clusters.over_folds and clusters.trained_on is not False else clusters.kind}s narrow it."

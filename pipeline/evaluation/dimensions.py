@@ -21,8 +21,8 @@ class DimensionScores:
     """How well each dimension is predicted.
 
     Attributes:
-        pearson: Correlation over images, shape (D,), float64; NaN where prediction or target is constant, and for fewer
-            than three images (in every fold).
+        pearson: Correlation over images, shape (D,), float64; NaN where prediction or target is constant, and if there
+            are fewer than three images (in every fold).
         r2: Coefficient of determination, shape (D,), float64; NaN where the target is constant.
     """
 
@@ -71,13 +71,13 @@ def dimension_scores(predictions: np.ndarray, targets: np.ndarray, folds: np.nda
     """Score each dimension over images.
 
     Predictions by the decoders of several folds differ in their means: a fold with high held-out targets was trained on
-    lower ones. Over all folds together, Pearson's r would be biased downwards (for the mean baseline, leaving one image
-    out, it is -1). So r is computed within each fold of three images or more and averaged, weighted by their numbers.
+    lower ones. Over all folds together, Pearson's r would be biased downwards (with leave-one-out, the mean baseline
+    has -1). So r is computed within each fold of three images or more and averaged, weighted by fold size.
 
     Args:
         predictions: Shape (N, D).
         targets: Shape (N, D).
-        folds: The fold that held each image out, shape (N,), int; None without folds.
+        folds: The fold in which each image was held out, shape (N,), int; None without folds.
     """
     targets = np.asarray(targets, np.float64)
     errors = np.square(targets - predictions).sum(axis=0)
@@ -103,7 +103,7 @@ def _correlations_within(predictions: np.ndarray, targets: np.ndarray, folds: np
 
 
 def z_scores(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Z-score each dimension by the training images, so that no dimension counts more for its scale.
+    """Z-score each dimension by the training images, so that all dimensions count equally, whatever their scale.
 
     Args:
         vectors: Predictions or targets, shape (N, D).
@@ -139,9 +139,9 @@ def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.ndarray | None = None) -> np.ndarray:
     """Pairwise identification accuracy of each image; chance is 0.5.
 
-    The share of other images whose target correlates less with the prediction than the image's own target does; a tie
+    The share of other images whose targets correlate less with the prediction than the image's own target does; a tie
     counts half (Horikawa and Kamitani 2017). Images with the same target are not alternatives and are left out; images
-    that share another target all count. Exact, in blocks.
+    that share a different target all count. The result is exact, and computed in blocks.
 
     bdpy's `pairwise_identification` gives the same result if no two targets are equal and there are no ties. It counts
     ties as wrong, including the tie with every image of the same target, so it is lower where targets repeat.
@@ -149,7 +149,8 @@ def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.nd
     Args:
         predictions: Shape (P, D), usually z-scored.
         targets: Shape (N, D), usually z-scored.
-        own_rows: The row of each prediction's own target, shape (P,), int; None if both are in the same order.
+        own_rows: The row of each prediction's own target, shape (P,), int; None if predictions and targets are in the
+            same order.
 
     Returns:
         Shape (P,), float64; NaN where all images have the same target. A constant prediction has no correlation, which
@@ -173,7 +174,7 @@ def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.nd
 
 
 def large_dimensions(vectors: np.ndarray, share: float = 0.9) -> int:
-    """The number of largest dimensions that hold a share of the squared length of vectors, shape (N, D)."""
+    """The number of dimensions, largest first, that make up a share of the squared length of vectors (N, D)."""
     squares = np.sort(np.square(np.asarray(vectors, np.float64)).sum(axis=0))[::-1]
     return int(np.searchsorted(np.cumsum(squares), share * squares.sum() * (1 - TIE))) + 1
 
@@ -188,7 +189,7 @@ def effective_rank(vectors: np.ndarray) -> float | None:
         vectors: Shape (N, D).
 
     Returns:
-        None where all vectors are equal.
+        The effective rank; None if all vectors are equal.
     """
     vectors = np.asarray(vectors, np.float64)
     if _constant(vectors.T).all():
@@ -199,7 +200,7 @@ def effective_rank(vectors: np.ndarray) -> float | None:
 
 
 def _constant(rows: np.ndarray) -> np.ndarray:
-    """Whether all values of a row are equal, shape (N,); compared exactly, because their mean may be rounded."""
+    """Whether all values of a row are equal, shape (N,); compared exactly, because a mean may be rounded."""
     same: np.ndarray = (rows == rows[:, :1]).all(axis=1)
     return same
 

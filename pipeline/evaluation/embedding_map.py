@@ -19,9 +19,9 @@ LONGEST_LABEL = 120
 CHARACTER = 7  # the width of a letter of a label
 LINE = 14  # the height of a label
 CROSS = 8  # the height of a cross
-OFFSET = 12  # from the middle of a cross to that of its label
+OFFSET = 12  # from the centre of a cross to the centre of its label
 MARGIN = OFFSET + LINE  # above and below the outermost points
-EQUAL = 1e-6  # directions that differ by less are rounding
+EQUAL = 1e-6  # smaller differences between directions are rounding errors
 MOST_LANDMARKS = 40  # more crosses than this hide the predictions
 
 
@@ -37,7 +37,7 @@ class Dot:
         true_y: The second.
         path: The image's name.
         label: Its label.
-        cosine: To its target.
+        cosine: Its cosine to the target.
         nearest: The names of the nearest candidates.
         is_right: Whether its own target is the nearest.
     """
@@ -62,7 +62,7 @@ class Landmark:
         x: Its first principal component.
         y: Its second.
         label: Its label.
-        from_width: The narrowest map with room for the label; None if no map has room.
+        from_width: The width of the narrowest map with room for the label; None if no map has room.
         offset: The distance of the label below the cross; negative above it.
     """
 
@@ -122,7 +122,7 @@ def fit_plane(predictions: np.ndarray, targets: np.ndarray) -> "PCA | None":
 
     Args:
         predictions: Shape (N, D).
-        targets: The different targets, shape (M, D).
+        targets: The distinct targets, shape (M, D).
 
     Returns:
         The plane, for `project`; None if there are fewer than two dimensions or three points, or all points are equal.

@@ -20,7 +20,7 @@ class Hub:
     Attributes:
         candidate: The candidate's name.
         share: The share of predictions that it is nearest to.
-        own: The share of images of which it is the target; if `share` is far larger, the candidate is a hub.
+        own: The share of images that have it as their target; if `share` is far larger, the candidate is a hub.
     """
 
     candidate: str
@@ -50,12 +50,12 @@ def csls_ranking(
 
     CSLS is 2 cos(x, y) - r(x) - r(y), where r is the mean cosine to the `neighbours` nearest on the other side
     (Conneau et al. 2018, "Word translation without parallel data", ICLR). r(x) is the same for all candidates and is
-    left out. r(y) depends on all predictions, so a rank depends on the other predictions: it serves as a comparison and
-    is not what a single new image gets.
+    left out. r(y) depends on all predictions, so a rank depends on the other predictions: it is for comparison only,
+    because a single new image would get a different rank.
 
     Args:
         predictions: Shape (N, D).
-        candidates: Shape (M, D), no two equal.
+        candidates: Shape (M, D), all distinct.
         own: The number of each prediction's own target among the candidates, shape (N,).
         neighbours: The number of neighbours; all predictions if there are fewer.
     """

@@ -1,23 +1,23 @@
-"""Intervals: how far the mean over a sample of images may be from the mean over all images that it stands for.
+"""Intervals: how far the mean over a sample of images may be from the mean over the population of images.
 
-Images that share a label or a group resemble each other, so they carry less information than as many independent
-images. The interval of a mean depends on the question: new images of the same labels (`within`), or other labels or
-groups (`across`). Both take any value per image: a cosine, or the difference of two models' cosines on the same images.
-Under cross-validation each fold has its own decoder, so intervals are over folds (`over_folds`) and also hold for
-another training.
+Images that share a label or a group resemble each other, so they carry less information than the same number of
+independent images. The interval of a mean depends on the question: new images of the same labels (`within`), or other
+labels or groups (`across`). Both take any value per image: a cosine, or the difference between two models' cosines on
+the same images. Under cross-validation each fold has its own decoder, so intervals are over folds (`over_folds`) and
+also hold for a newly trained decoder.
 
 **When there is no interval.** A t interval needs enough units for the mean to be nearly normal, and values that show
-their spread. A mean over fewer than 29 images (`FEWEST_IMAGES`) has no interval: what happens to one image in ten
-happens among 29 images in 95 % of cases (0.9^29 = 0.05), among 10 images in 65 %. `across` needs 10 clusters
+their spread. A mean over fewer than 29 images (`FEWEST_IMAGES`) has no interval: a problem with one image in ten
+shows up among 29 images in 95 % of cases (0.9^29 = 0.05), among 10 images in 65 %. `across` needs 10 clusters
 (`FEWEST_CLUSTERS`), `within` 10 degrees of freedom. For skewed values, such as many near 1 and some near 0, coverage
 depends on n / skewness^2, where n is the number of units (Cochran 1977, "Sampling Techniques", section 2.15: 25 for an
-error below 6 %); 10 (`SKEWNESS`) keeps it above 92 %. For two values that is about ten images of the rarer one. Equal
-values show no spread at all.
+error below 6 %); 10 (`SKEWNESS`) keeps it above 92 %. If there are only two values, that is about ten images with the
+rarer one. Equal values show no spread at all.
 
 In simulations (`tests/evaluation/test_intervals.py`) with 10 to 100 clusters of 1 to 30 images, at least 92 % of the
-intervals cover for normal and skewed scores; where scores have two values, or one image in ten fails, at most 9 % of
-evaluations see an interval that does not cover, instead of 12 to 80 %. Intervals do not show failures so rare that none
-is among the evaluated images, or how another training would differ, because the decoder is fixed.
+intervals cover for normal and skewed scores; if scores have only two values, or one image in ten fails, at most 9 % of
+evaluations show an interval that does not cover, instead of 12 to 80 %. Intervals cannot show failures that are too
+rare to occur among the evaluated images, or how a newly trained decoder would differ, because the decoder is fixed.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ LEVEL = 0.95
 FEWEST_IMAGES = 29
 FEWEST_CLUSTERS = 10  # also the fewest degrees of freedom within labels
 SKEWNESS = 10  # the fewest units for each unit of squared skewness
-EQUAL = 1e-12  # a smaller spread is rounding
+EQUAL = 1e-12  # a smaller spread is a rounding error
 
 
 @dataclass(frozen=True)
@@ -50,24 +50,24 @@ class Interval:
     degrees_of_freedom: float
 
     def bounds(self, largest: float) -> tuple[float, float]:
-        """Both ends, clipped to [-largest, largest], because no mean lies beyond."""
+        """Both ends, clipped to [-largest, largest], the range of possible means."""
         return max(self.low, -largest), min(self.high, largest)
 
 
 def within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Interval | None:
     """The interval of a mean for new images of the same labels: a stratified t interval.
 
-    The estimated quantity is the mean of the labels' expectations, weighted by their numbers of images. The variance of
-    a label is estimated from its own images; for a label with one image, from all other labels together. The degrees of
+    The estimand is the mean of the labels' expectations, weighted by their numbers of images. A label's variance is
+    estimated from its images or, for a label with one image, from all other labels together. The degrees of
     freedom are Welch's (1947, "The generalization of 'Student's' problem", Biometrika 34), which also suit labels
     with two images; Satterthwaite's are too few there.
 
     Args:
         values: A value for each image, shape (N,).
-        labels: The images' labels, N of them.
+        labels: The label of each image, length N.
 
     Returns:
-        None if the values are too few, too skewed or all equal; see the top of the module.
+        The interval; None if the values are too few, too skewed or all equal; see the top of the module.
     """
     values, rows, sizes = _grouped(values, labels)
     repeated = sizes > 1
@@ -86,7 +86,7 @@ def within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Interval |
 
 
 def _welch(parts: np.ndarray, freedom: np.ndarray) -> float:
-    """Degrees of freedom of a sum of estimated variances with their own degrees of freedom."""
+    """Degrees of freedom of a sum of estimated variances, from the degrees of freedom of each."""
     uncertainty = (np.square(parts) / (freedom + 2)).sum()
     if uncertainty == 0:
         return float(freedom.sum())
@@ -96,8 +96,8 @@ def _welch(parts: np.ndarray, freedom: np.ndarray) -> float:
 def across(values: np.ndarray, clusters: Sequence[str] | np.ndarray) -> Interval | None:
     """The interval of a mean for other labels or groups: a cluster-robust t interval.
 
-    It holds for labels like those of the images: for new labels if the decoder was not trained on these, for other
-    labels that are also trained on if it was.
+    It holds for labels like those of the images: for new labels if the decoder was not trained on the images' labels,
+    and for other training labels if it was.
 
     The variance is the CR2 estimate of Bell and McCaffrey (2002); see Cameron and Miller (2015), "A Practitioner's
     Guide to Cluster-Robust Inference", Journal of Human Resources 50, section VI. The degrees of freedom are also Bell
@@ -107,10 +107,10 @@ def across(values: np.ndarray, clusters: Sequence[str] | np.ndarray) -> Interval
 
     Args:
         values: A value for each image, shape (N,).
-        clusters: The label or group of each image, N of them.
+        clusters: The label or group of each image, length N.
 
     Returns:
-        None if the values are too few, too skewed or all equal; see the top of the module.
+        The interval; None if the values are too few, too skewed or all equal; see the top of the module.
     """
     values, rows, sizes = _grouped(values, clusters)
     if len(values) < FEWEST_IMAGES or len(sizes) < FEWEST_CLUSTERS:
@@ -145,26 +145,26 @@ def fold_means(values: np.ndarray, folds: np.ndarray) -> np.ndarray:
 
     Args:
         values: A value for each image, shape (N,).
-        folds: The fold that held each image out, shape (N,), int.
+        folds: The fold in which each image was held out, shape (N,), int.
     """
     values, rows, sizes = _grouped(values, folds)
     return np.bincount(rows, values) / sizes
 
 
 def over_folds(means: np.ndarray, folds: int, images: int) -> Interval | None:
-    """The interval of a mean for another training and new images: Nadeau and Bengio's corrected resampled t interval.
+    """The interval of a mean for a new training run and new images: Nadeau and Bengio's corrected resampled t interval.
 
     Folds share training images, so their scores are not independent; the ratio of held-out to training images, 1 to
     K - 1, corrects for their correlation. See Nadeau and Bengio (2003), "Inference for the Generalization Error",
     Machine Learning 52, and for repeated cross-validation Bouckaert and Frank (2004).
 
     Args:
-        means: The mean score, or paired difference of scores, of each fold in each repeat, shape (K R,).
+        means: The mean score (or paired difference of scores) of each fold in each repeat, shape (K R,).
         folds: The number of folds, K.
         images: The number of images.
 
     Returns:
-        None for fewer than FEWEST_IMAGES images or fewer than two folds.
+        The interval; None for fewer than FEWEST_IMAGES images or fewer than two folds.
     """
     if images < FEWEST_IMAGES or folds < 2:
         return None
@@ -174,7 +174,7 @@ def over_folds(means: np.ndarray, folds: int, images: int) -> Interval | None:
 
 
 def _is_nearly_normal(deviations: np.ndarray) -> bool:
-    """Whether a mean of values with these deviations, which add up to 0, has a t interval; shape (n,)."""
+    """Whether the mean of values with these deviations, shape (n,), sum 0, is nearly normal enough for a t interval."""
     variance = np.square(deviations).mean()
     if variance <= EQUAL**2:
         return False

@@ -1,4 +1,4 @@
-"""Metrics: numbers that show what a cosine similarity to the target is worth.
+"""Metrics that show what a cosine similarity to the target is worth.
 
 A mean cosine says little by itself. It comes with its intervals; the same cosine with the mean target subtracted from
 both sides, for targets that all point one way; the progress from the mean baseline to the output ceiling and to the
@@ -38,7 +38,7 @@ from pipeline.evaluation.retrieval import Candidates, RetrievalSummary, retrieve
 from pipeline.evaluation.zero_shot import ZeroShot, zero_shot
 
 LARGEST_COSINE = 1.0
-CONFUSIONS = 3  # listed for a label
+CONFUSIONS = 3  # listed per label
 NAMED = 10  # worst and best images that are listed
 CSLS_CANDIDATES = 50_000  # at most, because CSLS compares all predictions with all candidates twice
 
@@ -61,15 +61,15 @@ class EvaluationSet:
     """The images that predictions are scored on.
 
     Attributes:
-        paths: The images' names, N of them.
-        labels: The images' labels, "" for none.
+        paths: The name of each image, length N.
+        labels: The label of each image, "" for none.
         targets: The target embeddings, shape (N, D).
         candidates: The vectors that predictions are compared with; they include all targets.
-        centre: The mean target, of the training images if known, shape (D,); with folds, one for each, shape (K, D).
+        centre: The mean target, of the training images if known, shape (D,); with folds, one per fold, shape (K, D).
         deviation: The standard deviation of each dimension of those targets, shape (D,) or (K, D).
         clusters: The cluster of each image, such as its label or group; intervals generalize over clusters.
-        seen: Whether each image's label was in training, shape (N,), bool; None if unknown, or meaningless because no
-            two images share a label.
+        seen: For each image, whether the decoders were trained on its label, shape (N,), bool; None if unknown, or
+            meaningless because no two images share a label.
         noise: The noise ceiling; None without repeated targets.
         imagenet_weights: Whether the features come from weights that were trained on ImageNet.
         folds: The fold in which each image was held out, shape (N,), int; None without cross-validation.
@@ -213,14 +213,14 @@ def _summary_of(retrieval: Ranking, rows: np.ndarray | None) -> RetrievalSummary
 
 
 def _seen_by_vgg16(images: EvaluationSet) -> np.ndarray | None:
-    """Whether each image has a label that the training of VGG16's weights saw, but the decoder's did not."""
+    """For each image, whether VGG16's weights, but not the decoder, were trained on its label."""
     if images.seen is None or not images.imagenet_weights:
         return None
     return ~images.seen & np.array([is_imagenet_class(label) for label in images.labels], bool)
 
 
 def _zero_shot(predicted: np.ndarray, retrieval: Ranking, images: EvaluationSet, seen: np.ndarray) -> ZeroShot | None:
-    """Zero-shot scores, if each label has one target and labels that training saw are among the candidates."""
+    """Zero-shot scores, if each label has one target and the candidates include labels from training."""
     unseen = images.candidates.subset(images.targets[~seen])
     targets = images.candidates.numbers(images.targets)
     if len(set(zip(images.labels, targets.tolist(), strict=True))) > len(set(images.labels)):
@@ -252,7 +252,7 @@ def _score_patterns(predicted: np.ndarray, images: EvaluationSet) -> PatternScor
 
 
 def _spread(predicted: np.ndarray, images: EvaluationSet) -> float | None:
-    """The distance of predictions from their mean, or from their fold's mean target, as a share of the targets'."""
+    """The predictions' distance from their mean, or from their fold's mean target, relative to the targets' spread."""
     targets = np.square(images.targets - images.targets.mean(axis=0, dtype=np.float64)).sum()
     if not targets:
         return None
@@ -277,8 +277,8 @@ def scoreboard(
     """The scores of models and baselines.
 
     Args:
-        scored: Name -> scored predictions, of models and of baselines; of equal models, the first is enough.
-        equal: Model -> the first model with bit-identical weights, perhaps itself.
+        scored: Name -> scored predictions of models and baselines; for equal models, the first is enough.
+        equal: Model -> the first model with bit-identical weights, possibly itself.
         images: The images.
         clusters: A description of `images.clusters`.
     """
@@ -305,7 +305,7 @@ def scoreboard(
 def differences(
     scored: Mapping[str, ScoredPredictions], equal: Mapping[str, str], images: EvaluationSet
 ) -> list[Difference]:
-    """Paired differences of cosines on the same images: between all models, and between each model and each baseline.
+    """Paired differences in cosine on the same images: between all models, and between each model and each baseline.
 
     Args:
         scored: See `scoreboard`.
@@ -324,7 +324,7 @@ def differences(
 
 
 def _difference(of: str, minus: str, values: np.ndarray, r2: np.ndarray, images: EvaluationSet) -> Difference:
-    """The difference between two names, by that of each image in cosine and in explained variance."""
+    """The mean difference between two names, from each image's differences in cosine and in explained variance."""
     ci95, ci95_same_labels = images.intervals(values, 2 * LARGEST_COSINE)
     r2_ci95, r2_ci95_same_labels = images.intervals(r2, math.inf)
     return Difference(
@@ -352,7 +352,7 @@ def score_model(scored: ScoredPredictions, images: EvaluationSet) -> ModelScores
 
 
 def _score_labels(scored: ScoredPredictions, images: EvaluationSet) -> list[LabelScores]:
-    """The scores on each label; a confusion names the candidate that was nearest instead of the right one."""
+    """The scores for each label; a confusion names the candidate that was nearest instead of the right one."""
     rows: dict[str, list[int]] = defaultdict(list)
     for row, label in enumerate(images.labels):
         rows[label].append(row)

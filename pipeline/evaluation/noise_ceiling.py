@@ -1,7 +1,7 @@
 """Noise ceilings: the score of a perfect prediction where targets are measured with noise.
 
 Repeated measurements of an image's target show how much of it is noise. All functions assume that the noise of repeats
-is independent of the signal and from repeat to repeat, has mean zero and is distributed alike for all images, and that
+is independent of the signal and between repeats, has mean zero and the same distribution for all images, and that
 predictions are compared with the mean over all repeats of an image. Dimensions may be correlated, in signal and noise.
 """
 
@@ -17,10 +17,10 @@ from pipeline.core.vectors import unit
 from pipeline.evaluation.dimensions import correlations
 
 SPLITS = 100
-FALSE_DISCOVERIES = 0.05  # the largest share among the dimensions that count as reliable
+FALSE_DISCOVERIES = 0.05  # the largest expected share among dimensions that count as reliable
 FEWEST_IMAGES = 10
 CLEAR = 6.0  # standard errors by which the signal must exceed 0; with fewer, chance alone raises the ceiling
-MOST_IMAGES = 2000  # for estimating the ceiling of the cosine; of more, a sample is used
+MOST_IMAGES = 2000  # for estimating the ceiling of the cosine; a sample is used if there are more
 GROUPS = 20  # of images; the interval leaves out each in turn
 LEVEL = 0.95
 QUANTILES = (np.arange(24) + 0.5) / 24
@@ -45,14 +45,14 @@ class CosineCeiling:
 def split_half_reliability(repeats: Sequence[np.ndarray], splits: int = SPLITS, seed: int = 0) -> np.ndarray:
     """Reliability of each dimension of the mean targets, by split halves with the Spearman-Brown correction.
 
-    The repeats of each image are split into random halves; r is the correlation over images of the halves' means,
+    The repeats of each image are split into random halves; r is the correlation over images between the halves' means,
     averaged over splits. A half has fewer repeats than the whole, so Spearman-Brown's k r / (1 + (k - 1) r) corrects r
     (Spearman 1910; Brown 1910). k is 2 for even numbers of repeats; in general it is the ratio of the two mean noise
     variances, mean(1 / half) / mean(1 / all), which also holds for odd and for unequal numbers of repeats.
 
-    A dimension counts as reliable if r is above 0 by more than chance: one-sided, with at most 5 % false discoveries
-    among all dimensions (Benjamini and Hochberg 1995). The reliability of pure noise, clipped at 0, would be above 0 on
-    average.
+    A dimension counts as reliable if r is significantly above 0: one-sided, with at most 5 % false discoveries among
+    all dimensions (Benjamini and Hochberg 1995). Without this, the reliability of pure noise, clipped at 0, would be
+    above 0 on average.
 
     Args:
         repeats: Targets of each image, shape (R_i, D), R_i >= 2.
@@ -75,7 +75,7 @@ def split_half_reliability(repeats: Sequence[np.ndarray], splits: int = SPLITS, 
 
 
 def _above_zero(r: np.ndarray, images: int) -> np.ndarray:
-    """Whether each correlation is above 0 by more than chance, by Fisher's z; shape (D,), bool."""
+    """Whether each correlation is significantly above 0, by Fisher's z; shape (D,), bool."""
     above, tested = np.zeros(len(r), bool), ~np.isnan(r)
     if images > 3 and tested.any():
         with np.errstate(divide="ignore"):
@@ -117,13 +117,13 @@ def cosine_ceiling(repeats: Sequence[np.ndarray], splits: int = SPLITS, seed: in
     """The noise ceiling of the mean cosine: the expected cosine of the noise-free target with the measured one.
 
     If one half of the repeats is compared with the other, the expected cosine is the square of the ceiling for half of
-    the repeats, image by image, whatever the noise. The ceiling for all repeats follows with three moments, which
-    repeats provide without assuming independent dimensions: the variance of the noise along the signal, the
-    distribution of its squared length, and how far images differ in squared signal (assumed to be lognormal). The mean
-    signal is then set so that the halves' cosine comes out as measured.
+    the repeats, image by image, whatever the noise. The ceiling for all repeats follows from three moments, estimated
+    from the repeats without assuming independent dimensions: the variance of the noise along the signal, the
+    distribution of its squared length, and how much images differ in squared signal (assumed to be lognormal). The mean
+    signal is then fitted to the measured cosine of the halves.
 
-    `scripts/simulate_noise_ceiling.py` compares the ceiling with the truth. With 200 images it is within 0.02 for five
-    dimensions or more and within 0.04 for two, where signal and noise are correlated, sparse, or differ from image to
+    `scripts/simulate_noise_ceiling.py` compares the ceiling with the truth. With 200 images, the error is at most 0.02
+    for five dimensions or more and 0.04 for two, where signal and noise are correlated, sparse, or differ from image to
     image. With 30 images and a barely clear signal, the ceilings that pass by chance are 0.02 to 0.04 too high.
 
     Args:
@@ -132,8 +132,8 @@ def cosine_ceiling(repeats: Sequence[np.ndarray], splits: int = SPLITS, seed: in
         seed: Random seed of the splits.
 
     Returns:
-        None for fewer than 10 images, and if the halves' cosine or the signal is less than 6 standard errors above 0:
-        ceilings of such noisy targets are too high by chance.
+        The ceiling; None for fewer than 10 images, and if the halves' cosine or the signal is less than 6 standard
+        errors above 0, because ceilings of such noisy targets are too high by chance.
 
     Raises:
         ValueError: An image has fewer than two repeats.
@@ -159,7 +159,7 @@ class _Moments:
         halves: The cosine between halves of the repeats.
         signal: The squared length of the signal.
         noise: The squared length of the noise of one repeat.
-        across_noise: The squared inner product of the noise with that of other images: tr(C^2), C the covariance.
+        across_noise: The squared inner product of the noise with other images' noise: tr(C^2), C the covariance.
         across_mean: The squared inner product of the mean target with the noise of other images.
     """
 
@@ -249,7 +249,7 @@ class _Moments:
 
         Args:
             signals: Squared lengths of signals.
-            variance: The variance of the noise, as a share of that of one repeat.
+            variance: The variance of the noise, relative to one repeat's.
         """
         noise = self.noise.mean()
         along = min(self._along() / self.signal.mean(), noise)
@@ -273,7 +273,7 @@ def _contrast(count: int, random: np.random.Generator) -> np.ndarray:
 
 
 def _mean_square_with_others(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The mean squared inner product of each vector with those of other rows, shape (N,)."""
+    """The mean squared inner product of each vector with the vectors of other rows, shape (N,)."""
     products = np.square(vectors @ others.T)
     means: np.ndarray = (products.sum(axis=1) - np.diag(products)) / (len(vectors) - 1)
     return means

@@ -1,4 +1,4 @@
-"""The report: one HTML file with charts, tables and images that loads nothing from elsewhere.
+"""The report: a self-contained HTML file with charts, tables and images.
 
 Jinja (https://jinja.palletsprojects.com) escapes all text; Vega-Lite (https://vega.github.io), whose code is in the
 file, draws the charts in the browser. A content security policy blocks all other scripts and all requests, so a file
@@ -41,14 +41,14 @@ class Report:
 
     Attributes:
         result: The evaluation.
-        scored: Name -> scored predictions of each model and baseline; of equal models, those of the first.
+        scored: Name -> scored predictions of each model and baseline; for equal models, those of the first.
         evaluated: The images with their targets.
         images: References to the same images, for previews.
         curves: Title of a model -> learning curves, where known; equal models share a title.
         validation_of: Model -> the images of its validation curves: "held-out", "selection" or "training".
         run: The record of the first model's run, or None.
         folder: The folder of that run.
-        shares: Candidate -> its share of the first model, if that is a blend.
+        shares: Candidate -> its share in the first model, if that is a blend.
     """
 
     result: EvaluationResult
@@ -63,7 +63,7 @@ class Report:
 
 
 def write_report(file: Path, report: Report) -> None:
-    """Write a report, whole or not at all.
+    """Write a report atomically.
 
     Args:
         file: The file to write.

@@ -52,7 +52,7 @@ def difference_rows(result: Scoreboard) -> list[Difference]:
 
 
 def informative_hits(candidates: int) -> list[int]:
-    """The k for which hits@k is informative: 1, and those that chance reaches less than half the time."""
+    """The values of k for which hits@k is informative: 1, and those with a chance level below one half."""
     return [k for k in HITS if k == 1 or 2 * k < candidates]
 
 
@@ -81,14 +81,14 @@ def listed_labels(labels: Sequence[LabelScores]) -> list[LabelScores]:
 
 
 def confusion_cells(scored: ScoredPredictions, evaluated: EvaluationSet) -> list[dict]:
-    """Count the images of each label by the name that is nearest to their prediction."""
+    """Count the images of each label by the name nearest to their prediction."""
     nearest = [evaluated.candidates.names[number] for number in scored.retrieval.nearest[:, 0]]
     counted = Counter(zip(evaluated.labels, nearest, strict=True))
     return [{"label": label, "nearest": near, "images": count} for (label, near), count in sorted(counted.items())]
 
 
 def curve_titles(validation_of: Iterable[str]) -> dict[str, str]:
-    """Curve -> its title, which names the images that it was measured on.
+    """Curve -> its title, which says which images it was measured on.
 
     Args:
         validation_of: The images of each model's validation curves: "held-out", "selection" or "training".
@@ -116,7 +116,7 @@ def contents(html: Markup) -> list[tuple[str, Markup]]:
 
 
 def how_made(run: RunRecord) -> list[tuple[str, str]]:
-    """How a run was trained: pairs of a title and a text."""
+    """How a run was trained, as pairs of a title and a text."""
     return [
         ("images", str(run.options.get("images", ""))),
         ("targets", str(run.options.get("targets", "in the list of images"))),

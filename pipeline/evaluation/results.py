@@ -48,10 +48,10 @@ class PatternScores:
         pearson: Pearson's r of each dimension over images; under cross-validation within folds, averaged over them.
         r2: The coefficient of determination of each dimension over images.
         pattern: The correlation of each image's z-scored prediction and target over dimensions.
-        identification: Pairwise identification accuracy (chance 0.5), the mean over images; None for a single target.
+        identification: Mean pairwise identification accuracy over images (chance 0.5); None for a single target.
         effective_rank: The effective rank of the predictions; None if they are all equal.
-        spread: The distance of predictions from their mean, or from their fold's mean target, as a share of the
-            targets'; None if all targets are equal.
+        spread: The predictions' distance from their mean, or from their fold's mean target, relative to the targets'
+            spread; None if all targets are equal.
         pearson_of_ceiling: Pearson's r divided by its noise ceiling; None without repeated targets.
     """
 
@@ -76,8 +76,8 @@ class Scores:
         mse: Mean squared error.
         retrieval: Rank of the right target.
         retrieval_csls: The same by CSLS, which corrects for hubs; None for too many candidates.
-        retrieval_of_seen: For images whose label training saw, if other labels are held out.
-        retrieval_of_unseen: For images whose label training never saw.
+        retrieval_of_seen: For images with a label from training, if other labels are held out.
+        retrieval_of_unseen: For images with a label that was not in training.
         retrieval_of_imagenet: For images with an unseen label that is a class of ImageNet, with ImageNet weights.
         zero_shot: Class-averaged accuracy on seen and unseen labels, if labels are held out.
         hub: The candidate that is nearest to the most predictions.
@@ -199,7 +199,8 @@ class Clusters:
         kind: "group", "label" or "image".
         count: The number of clusters among the images.
         trained_on: Whether these labels or groups were also in training; None if only some were, or if unknown.
-        over_folds: Whether several folds held the images out; `ci95` then includes how another training would differ.
+        over_folds: Whether the images were held out in several folds; `ci95` then also covers the variation between
+            trainings.
     """
 
     kind: str
@@ -227,7 +228,7 @@ class Scoreboard:
     """The scores of models and baselines on the same images.
 
     Attributes:
-        equal: Model -> the first model with bit-identical weights, perhaps itself; both have the same scores.
+        equal: Model -> the first model with bit-identical weights, possibly itself; both have the same scores.
         models: Name -> scores.
         baselines: Name -> scores.
         differences: Differences between all models, and between each model and each baseline.
@@ -236,7 +237,7 @@ class Scoreboard:
         noise_ceiling_ci95: Its 95 % interval over images, or None.
         images: The number of images evaluated.
         clusters: The units that `ci95` generalizes over.
-        candidates: The number of different targets among which predictions were looked up.
+        candidates: The number of distinct targets that predictions were compared with.
         target_dim: The dimension of the targets.
         large_dimensions: How many dimensions hold 90 % of the targets' squared length, which is what a cosine measures.
         target_rank: The effective rank of the targets; None if they are all equal.
@@ -260,12 +261,12 @@ class Scoreboard:
 
     @property
     def titles(self) -> dict[str, str]:
-        """The first of equal models -> the names of all, such as "functional = sequential"."""
+        """The first of equal models -> the names of all of them, such as "functional = sequential"."""
         return joined(self.equal)
 
     @property
     def lead(self) -> str:
-        """The leading score: "cosine", or "r2" where a cosine measures little more than one or a few dimensions."""
+        """The leading score: "cosine", or "r2" if the cosine is dominated by one or a few dimensions."""
         return "r2" if self.large_dimensions <= max(1, self.target_dim // FEW_DIMENSIONS) else "cosine"
 
     def value(self, name: str) -> float:
@@ -287,7 +288,7 @@ class Scoreboard:
 
     @property
     def is_constant(self) -> bool:
-        """Whether the best model predicts the same for all images, or nearly, without any gain over the mean."""
+        """Whether the best model predicts (nearly) the same for all images, without any gain over the mean."""
         spread, mean = self.models[self.best_model].scores.patterns.spread, self.difference(self.best_model, "mean")
         return spread is not None and spread < CONSTANT and (mean is None or mean.mean < NEGLIGIBLE)
 
@@ -314,7 +315,7 @@ class EvaluationResult(Scoreboard):
     """Scores, and what they mean.
 
     Attributes:
-        headline: The verdict on the best model in a line.
+        headline: The verdict on the best model in one line.
         conclusions: What the numbers mean, in sentences.
         report: The report's file, or None.
     """

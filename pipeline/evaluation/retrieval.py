@@ -15,7 +15,7 @@ HITS = (1, 2, 5, 10, 20)
 
 
 class Candidates:
-    """The vectors among which predictions are looked up; equal vectors count once, under their first name.
+    """The vectors that predictions are compared with; equal vectors count once, under their first name.
 
     Args:
         rows: Pairs of a name and a vector, shape (D,), float32.

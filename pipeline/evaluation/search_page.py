@@ -1,4 +1,4 @@
-"""The page of a search: one HTML file of thumbnails in the style of the report, which loads nothing from elsewhere."""
+"""The results page of a search: a self-contained HTML file of thumbnails, in the style of the report."""
 
 import os
 import urllib.parse
@@ -31,7 +31,7 @@ class SearchPage:
         model: The decoder file, or None.
         extractor: The extractor's description.
         searched: The number of images searched.
-        found: The images, the nearest first.
+        found: The images, nearest first.
         refs: References to the same images, for previews and links.
         query_ref: The image of the query; None for a word or a vector.
     """
@@ -48,7 +48,7 @@ class SearchPage:
 
 
 def write_search_page(file: Path, page: SearchPage) -> None:
-    """Write a page, whole or not at all.
+    """Write a page atomically.
 
     Args:
         file: The file to write.

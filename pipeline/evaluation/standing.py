@@ -1,4 +1,4 @@
-"""The standing of the best model: whether its score means anything, and the verdict in a line."""
+"""The standing of the best model: whether its score means anything, and the verdict in one line."""
 
 import math
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from enum import Enum, auto
 from pipeline.core.wording import counted
 from pipeline.evaluation.results import Difference, Scoreboard
 
-TOO_FEW = 10  # images; fewer show nothing
-CORRELATED = 2.0  # times 1 / sqrt(n): a correlation of n independent pairs that chance exceeds in 2.5 %
-ALIKE = 1 - 1e-6  # the cosine of the mean baseline where training has no other target
+TOO_FEW = 10  # images; with fewer, scores mean nothing
+CORRELATED = 2.0  # times 1 / sqrt(n): n independent pairs have a larger correlation by chance in 2.5 % of cases
+ALIKE = 1 - 1e-6  # the mean baseline's cosine if all training targets are alike
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Context:
         weights: The `weights` option with which the features were computed; None for models that take pixels.
         trained_on: The number of images that the decoders were trained on.
         near_trained_on: The number of other images that are detected near-duplicates of training images.
-        tuned: Whether the decoders chose their own strength, so that advice on epochs does not apply.
-        held_out_by: What held the images out: "folds", or the kind of a split rule; None for images from elsewhere.
+        tuned: Whether the regularization was chosen automatically, so that advice on epochs does not apply.
+        held_out_by: How the images were held out: "folds", or the kind of a split rule; None for images from elsewhere.
     """
 
     training_cosines: Mapping[str, float]
@@ -75,7 +75,7 @@ def _depends_on_the_image(result: Scoreboard, name: str) -> bool:
 
 
 def headline(result: Scoreboard, context: Context) -> str:
-    """The verdict on the best model in a line, such as "Mean cosine 0.302: below the mean baseline of 0.392"."""
+    """The verdict on the best model in one line, such as "Mean cosine 0.302: below the mean baseline of 0.392"."""
     status = standing(result)
     if status is Standing.NO_DIRECTION:
         return "All targets are zero vectors: there is nothing to predict"

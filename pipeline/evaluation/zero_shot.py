@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """Class-averaged top-1 accuracy (Xian et al. 2017); None where there are no such images.
+    """Class-averaged top-1 accuracy (Xian et al. 2017); None if there are no such images.
 
     Attributes:
         unseen_among_unseen: For images with unseen labels, with their labels as the only candidates.
@@ -24,11 +24,11 @@ class ZeroShot:
 
 
 def class_averaged(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> float:
-    """The mean over labels of each label's mean, so that labels with many images do not count more than others.
+    """The mean of the labels' means, so that labels with many images do not count more than others.
 
     Args:
         values: A value for each image, shape (N,), such as whether its rank is 1.
-        labels: The images' labels, N of them.
+        labels: The label of each image, length N.
     """
     _, rows = np.unique(np.asarray(labels), return_inverse=True)
     return float((np.bincount(rows, values) / np.bincount(rows)).mean())
@@ -43,8 +43,8 @@ def zero_shot(
         ranks: The rank of each image's own target among all candidates, shape (N,).
         ranks_among_unseen: The rank among the unseen candidates alone, for the images with unseen labels in order,
             shape (U,).
-        labels: The labels of all images, N of them.
-        seen: Whether training saw each image's target, shape (N,), bool.
+        labels: The label of each image, length N.
+        seen: For each image, whether its target was in training, shape (N,), bool.
     """
     labels = np.asarray(labels)
     unseen_among_all = _accuracy(ranks[~seen], labels[~seen])

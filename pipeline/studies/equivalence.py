@@ -13,7 +13,7 @@ class Equivalence:
 
     Attributes:
         difference: The mean difference.
-        margin: The equivalence margin; smaller differences do not matter.
+        margin: The equivalence margin; smaller differences are irrelevant.
         ci90: The 90 % interval of the difference, inside the margin if and only if both tests reject at 5 %.
         p: The larger of the two p values.
         equivalent: Whether both tests reject. `ci90`, `p` and `equivalent` are None for fewer than two differences.

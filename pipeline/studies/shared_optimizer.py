@@ -1,7 +1,8 @@
 """Why two identical models differ: the experiment.
 
 In the original question a Functional and a Sequential model with the same layers score 0.65 and 0.20. Both were trained
-with one Adam. In Keras 2 it had one step counter for both, so the second model started without Adam's bias correction.
+with one Adam. In Keras 2 it had a single step counter for both models, so the second model started without Adam's bias
+correction.
 Keras 3 refuses to share an optimizer. Here the second model gets its own Adam, whose counter starts where the first
 one's ended; Keras 2 carried over the same state (a test compares it with Keras 2's own Adam).
 """
@@ -140,7 +141,7 @@ def run_study(
 
     Args:
         data: Random seed -> training data: `original_data`, or your own data.
-        config: A decoder of sigmoid layers and its training, with an optimizer by name and a constant learning rate.
+        config: A decoder of sigmoid layers and its training, with a named optimizer and a constant learning rate.
         seeds: At least one. Seed s initializes one model with seed 2s and, in scenarios with different weights, the
             other with 2s + 1.
         progress: Whether to show progress bars on stderr.
@@ -152,7 +153,7 @@ def run_study(
         RequestError: The config does not fit the study.
     """
     start = time.monotonic()
-    _optimizer_at_step(config, 0)  # refuses a config that does not fit the study
+    _optimizer_at_step(config, 0)  # rejects a config that does not fit the study
     scenarios: dict[str, list[ModelPair]] = {name: [] for name in SCENARIOS}
     for number, seed in enumerate(seeds, 1):
         callbacks = Callbacks(progress, title=f"seed {number} of {len(seeds)}")
@@ -241,7 +242,7 @@ def _first_steps(shared: ModelPair, config: TrainingConfig) -> FirstSteps:
 
 
 def _saturated_share(model: Any, x: np.ndarray) -> float:
-    """The share of sigmoid units of all layers that are at 0 or 1."""
+    """The share of sigmoid units, over all layers, that are saturated at 0 or 1."""
     keras, values, units = import_keras(), x, []
     for layer in model.layers:
         values = layer(values)

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.decoders.network import output_ceiling
 from pipeline.studies.shared_optimizer import STEPS, ModelPair, Study
 
-LARGER = 1.5  # the ratio from which the first update counts as larger
+LARGER = 1.5  # from this ratio on, the first update counts as larger
 
 
 @dataclass(frozen=True)
