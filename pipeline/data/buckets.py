@@ -23,28 +23,29 @@ from pipeline.core.locations import STORAGE, Location
 from pipeline.core.regular_files import MAX_BYTES
 from pipeline.data.odd_keys import ListedObject, OddKeys, is_odd
 
-# Requests to an endpoint that is down are retried within this time. A silent request is repeated after READ_TIMEOUT.
+# Requests to an endpoint that is down are retried within this time. A request without an answer is repeated after
+# READ_TIMEOUT.
 RETRIES = {"max_retries": 100, "retry_timeout": timedelta(seconds=20), "backoff": {"max_backoff": timedelta(seconds=3)}}
 READ_TIMEOUT = timedelta(seconds=15)
 CLIENT = {"connect_timeout": timedelta(seconds=5), "read_timeout": READ_TIMEOUT}
-# Time limits of a whole answer: an object; a page of a listing, or any other short answer.
+# Time limits for a whole answer: an object; a page of a listing, or any other short answer.
 LONG, SHORT = timedelta(minutes=10), timedelta(minutes=1)
-# Seconds that an object may take, plus one second per SLOWEST bytes received. Even 1,000 parallel reads are faster.
+# Seconds allowed for an object, plus one second per SLOWEST bytes received. Even 1,000 parallel reads are faster.
 PATIENCE, SLOWEST = 30.0, 1000
 ABSENT = "image-vectors-asks-whether-the-server-answers"  # a key that no object has
-PAGE = 1000  # keys per page of a listing, as many as in one answer of a server
+PAGE = 1000  # keys per page of a listing, as many as a server sends in one answer
 REQUESTS_AT_ONCE = 32  # requests for versions
 
 MD5 = re.compile(r"[0-9a-f]{32}")
 # Parts of obstore's messages: the request, the status of the answer, and the system's error.
 REQUEST, STATUS = re.compile(r"performing [A-Z]+ (\w+://[^/ ]+)"), re.compile(r"status code: (\d+)")
 SYSTEM = re.compile(r'(?:message|error): "([^"]+)"|(TimedOut)')
-# Messages of obstore about an answer that broke off or was too slow; they do not name the request.
+# obstore's messages about an answer that broke off or was too slow; they do not name the request.
 BROKEN = re.compile(r"response body|list response|Content-Range|timeout|timed ?out|IncompleteMessage|connect", re.I)
 
 
 class _Unanswered(PipelineError):
-    """A server gave no usable answer to a request, for this `reason`."""
+    """A server gave no usable answer to a request; `reason` says why."""
 
     reason = ""
 
@@ -112,7 +113,7 @@ def _is_folder_marker(location: Location, key: str) -> bool:
 
 
 def find_versions(urls: Sequence[str]) -> dict[str, str | None]:
-    """Request the versions of objects, many at a time; None if unknown, since reading reports the error.
+    """Request the versions of objects, many at a time; None if unknown, as reading will report the error.
 
     Raises:
         RequestError: The pip extra is missing, or the credentials are not accepted.
@@ -176,7 +177,7 @@ def _read(location: Location) -> tuple[bytes, str | None]:
 
 
 def _is_content_of(location: Location, tag: str | None, data: bytes) -> bool:
-    """Whether an S3 ETag may belong to a content: it is its MD5, or no MD5 because of parts or encryption."""
+    """Whether an S3 ETag may belong to this content: it is its MD5, or not an MD5 because of parts or encryption."""
     bare = (tag or "").strip('"')
     if location.scheme != "s3" or not MD5.fullmatch(bare):
         return True
@@ -294,7 +295,7 @@ def _answers(location: Location) -> bool:
 
 
 def _translate(location: Location, error: Exception) -> PipelineError:
-    """Convert an exception to an ImageError if it affects one object, or a RequestError or PipelineError if all."""
+    """Convert an exception to an ImageError if it affects one object, else to a RequestError or PipelineError."""
     bucket, kind = f"{location.scheme}://{location.bucket}", location.storage
     text, line, code, meaning = str(error), first_line(error), error_code(error), meaning_of(error)
     status, server = (_first(pattern, text) for pattern in (STATUS, REQUEST))

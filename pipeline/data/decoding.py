@@ -35,7 +35,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, resize: str = "squash") ->
 
     EXIF orientation is applied, or XMP's if EXIF has none. Large JPEGs are decoded at reduced scale (see
     REDUCED_AT_LEAST). The first of several frames is used. Transparency is blended with white. Grey of more than 8 bits
-    is scaled from 0..65535, in 12 bits from 0..4095; floats from 0..1 or 0..255, depending on their maximum (see
+    is scaled from 0..65535 (12-bit grey from 0..4095), floats from 0..1 or 0..255, depending on their maximum (see
     `pipeline.data.rgb`). Colour profiles are ignored.
 
     Args:
@@ -96,8 +96,8 @@ def _resize_part(
 ) -> Image.Image:
     """Crop and resize a picture, upright and in RGB.
 
-    Pillow resizes rows first, then columns, so resizing by bands gives the same pixels. The exception is pictures
-    narrower than `size`: there it begins with the columns, and levels may differ by 1.
+    Pillow resizes rows first, then columns, so resizing by bands gives the same pixels. Pictures narrower than
+    `size` are the exception: Pillow resizes their columns first, and levels may differ by 1.
     """
     height, (left, upper, right, lower) = upright_size(picture)[1], box
     narrow = Image.new("RGB", (size[0], height))

@@ -50,8 +50,8 @@ ZERO_ALPHA_IS_NONE = ("BMP", "DIB", "ICO", "TGA")
 # Memory for decoding, in bytes per pixel: in most formats 4 for the image in Pillow, and sometimes twice that. The
 # libraries of other formats make copies. The limit is BYTES_A_PIXEL times MAX_PIXELS, 1.4 GB.
 BYTES_A_PIXEL, BYTES_OF_FORMAT = 8, {"AVIF": 10, "HEIF": 10, "WEBP": 16, "JPEG2000": 20}
-ORIENTATION = 0x0112  # the tag of EXIF and TIFF
-SIGNED = 2  # a sample format of TIFF
+ORIENTATION = 0x0112  # the tag in EXIF and TIFF
+SIGNED = 2  # a TIFF sample format
 
 _limit_lock = threading.RLock()
 
@@ -207,7 +207,7 @@ def _is_deep_negative(tags: Mapping[int, Any]) -> bool:
 
 
 class _Tiff(TiffImageFile):
-    """A TIFF file, with corrections for kinds whose pixels Pillow reads wrongly."""
+    """A TIFF file, with corrections for variants that Pillow reads wrongly."""
 
     def _setup(self) -> None:
         self._white_is_zero = _is_deep_negative(self.tag_v2)

@@ -22,7 +22,7 @@ DIGEST = np.dtype("V16")  # dtype of an array of content digests
 # A file that changes twice within one tick of the clock keeps its times, so a file younger than this has no version.
 TICK_NS = 2_000_000_000
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # errors that affect every image
-READ_AT_ONCE = 16  # objects read in parallel where no workers read them
+READ_AT_ONCE = 16  # objects read in parallel without workers
 ODDLY_DECODED = (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+", b"BM", b"\0\0\1\0", b"%!PS")  # TIFF, BMP, ICO; PostScript
 
 
@@ -48,15 +48,15 @@ class ImageRef:
 
     @property
     def is_remote(self) -> bool:
-        """Whether the image is an object in a bucket; reading has latency, so that parallel reads are faster."""
+        """Whether the image is an object in a bucket; reading has latency, so parallel reads are faster."""
         return is_bucket_url(self.uri)
 
     def version(self) -> str | None:
         """A string that changes with the content: size and ETag of an object, or `_file_version` of a file.
 
         Returns:
-            The version; None if it is unknown: the file cannot be read, or is so young that a change might leave no
-            trace.
+            The version; None if it is unknown: the file cannot be read, or changed so recently that another change
+            might leave no trace.
         """
         if self.is_remote:
             return self.listed
@@ -71,7 +71,7 @@ class ImageRef:
         """Read the image.
 
         Returns:
-            Its content, and its version: of a file, the version before reading; of an object, the version of the
+            Its content and its version: for a file, the version before reading; for an object, the version of the
             content.
 
         Raises:
@@ -149,7 +149,7 @@ def _content(ref: ImageRef) -> bytes | None:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in path order, and their columns in a list.
+    """Images in path order, with their labels, groups, splits and targets.
 
     Attributes:
         source: The source as the user named it: the path of a folder or a list, the URL of a bucket, or `tfds:...`.
@@ -158,10 +158,9 @@ class ImageSet:
         refs: Locations of the images.
         labels: Labels of the images: from the list, or the name of the folder that contains the image; "" at the top.
         groups: Groups of the images, or None.
-        splits: The side of the split of each image, as written in the list, or None.
+        splits: Each image's side of the split, as written in the list, or None.
         targets: Target embeddings, shape (N, D), float32, or None.
-        repeats: Repeated measurements of the target of each image, shape (R, D), with the target as their mean; or
-            None.
+        repeats: Repeated measurements of each image's target, shape (R, D); the target is their mean. Or None.
         passed_over: Files of the folder or bucket that look like images, but have an unsupported format.
         unread: Subfolders that could not be listed.
     """
@@ -191,7 +190,7 @@ class ImageSet:
 
 
 def file_ref(path: Path) -> ImageRef:
-    """The reference of an image file."""
+    """The reference to an image file."""
     return ImageRef(os.path.abspath(path))
 
 
@@ -199,14 +198,14 @@ def content_digest(data: bytes) -> bytes:
     """The digest that identifies an image in the feature store: BLAKE2b, 16 bytes.
 
     If a newer version decodes an image differently, its digest also changes, so the store never returns a vector of
-    other pixels.
+    different pixels.
     """
     version = b"decoding 2" if _is_decoded_anew(data[:4096]) else b""
     return hashlib.blake2b(data, digest_size=16, person=version).digest()
 
 
 def _is_decoded_anew(start: bytes) -> bool:
-    """Whether the first version of decoding may have read other pixels from a file of this kind."""
+    """Whether the first version of decoding may have read different pixels from this kind of file."""
     is_deep_tga = start[1:3] in (b"\0\2", b"\0\n", b"\1\1", b"\1\t") and start[16:17] != b"\x18"
     is_transparent_png = start.startswith(b"\x89PNG") and b"tRNS" in start and start[24:25] != b"\x08"
     return start.startswith(ODDLY_DECODED) or is_deep_tga or is_transparent_png

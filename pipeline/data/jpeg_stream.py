@@ -16,15 +16,15 @@ from pipeline.core.errors import ImageError
 
 CODEC = "jpeg_piece_by_piece"
 MOST_SCANS = 200  # encoders write about 10; each costs a pass over the picture
-MOST_PIECES = 2000  # per scan with restart markers; each costs about 10 us. Beyond it, the scan is checked as a whole
+MOST_PIECES = 2000  # per scan with restart markers; each costs about 10 us. With more, the scan is checked as a whole
 STRAY = 4  # bytes after a scan that do not count as damage, because some cameras write them
 END_OF_IMAGE, START_OF_SCAN, RESTART_INTERVAL = 0xD9, 0xDA, 0xDD
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
-HUFFMAN = {0xC0, 0xC1, 0xC2}  # frames in Huffman codes, sequential and progressive; only these are checked
+HUFFMAN = {0xC0, 0xC1, 0xC2}  # Huffman-coded frames, sequential and progressive; only these are checked
 INSIDE_A_SCAN = {0x00, *range(0xD0, 0xD8), 0xFF}  # bytes after FF in a scan: a stuffed zero, a restart, a fill byte
 RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
 UNIT = re.compile(rb"\xff.|.", re.DOTALL)  # a byte of entropy-coded data, with the zero stuffed after FF
-# Fed after a scan, as the decoder reads up to 8 bytes ahead. No Huffman code is all ones, so these are not blocks.
+# Fed after a scan, as the decoder reads up to 8 bytes ahead. No Huffman code is all ones, so this decodes to no block.
 AHEAD, PROBE = b"\xff\x00" * 9, [b"\xff\x00"] * 2
 
 
@@ -42,7 +42,7 @@ def pieces(data: bytes) -> list[Piece]:
         data: The content of the file.
 
     Returns:
-        The pieces in order; none if the data is not in Huffman codes.
+        The pieces in order; none if the data is not Huffman-coded.
 
     Raises:
         ImageError: There are more than MOST_SCANS scans.

@@ -31,8 +31,8 @@ def read_list(file: Path, root: Path) -> tuple[list[str], dict[str, Any]]:
     Returns:
         The paths, relative to `root` if they are in it, or URLs of objects in buckets, sorted and unique; and the other
         columns in the same order, by their names in an `ImageSet`: `labels` (None for an image without a label in the
-        list), and `splits`, `groups` and `targets` if the list has them. The target of an image that is listed several
-        times with different targets is their mean; then `repeats` has all targets of each image, shape (R, D).
+        list), and `splits`, `groups` and `targets` if the list has them. If an image is listed several times with
+        different targets, its target is their mean, and `repeats` has all targets of each image, shape (R, D).
 
     Raises:
         RequestError: The file cannot be read, names no image, or has two different labels, groups or splits for one
@@ -137,7 +137,7 @@ def _stack(file: Path, paths: Sequence[str], targets: Sequence[np.ndarray | None
 
 
 def _path(path: object, root: Path, where: str) -> str:
-    """Normalise a path of a list: relative to the root if it is in it. Bucket URLs are not changed."""
+    """Normalise a path from a list: relative to the root if it is inside. Bucket URLs are not changed."""
     if not isinstance(path, str | None) or "\0" in (path or ""):
         raise RequestError(f"{where}: {path!r} is not a path; is this list in UTF-8?")
     if not path or not path.strip():
@@ -154,6 +154,6 @@ def _path(path: object, root: Path, where: str) -> str:
     base, target = Path(os.path.abspath(root)), Path(os.path.abspath(file))
     if target == base:
         raise RequestError(f"{where}: {path!r} is a folder.")
-    if target.is_relative_to(base):  # False across the drives of Windows
+    if target.is_relative_to(base):  # False across Windows drives
         return target.relative_to(base).as_posix()
     return (target if os.path.isabs(path) else Path(os.path.normpath(path))).as_posix()

@@ -1,4 +1,4 @@
-"""Near-duplicates: the same image twice, re-encoded, resized or slightly cropped.
+"""Near-duplicates: copies of an image that were re-encoded, resized or slightly cropped.
 
 They are detected from small grey thumbnails, so the result does not depend on VGG16's weights. Two images are
 near-duplicates if their thumbnails, aligned by one of a few crops, differ far less than either differs from its other
@@ -7,8 +7,8 @@ handwritten digits. (Lowe 2004 uses the same ratio test for key points.) An imag
 compare and is never a near-duplicate.
 
 An index (faiss) of the uncropped thumbnails proposes a few candidates for the crops of each image, which are then
-compared exactly. It holds the first principal components. A distance between these is never larger than the distance
-between the whole thumbnails, so near-duplicates stay near.
+compared exactly. It stores their first principal components. Distances between these are never larger than between the
+whole thumbnails, so near-duplicates stay near.
 `scripts/measure_near_duplicates.py` measures misses and false positives, also against a comparison of all pairs.
 """
 
@@ -39,7 +39,7 @@ MAX_IMAGES = 200_000  # distinct images
 COMPONENTS = 64
 PER_CROP = 8  # neighbours of a crop in the index, more than the rule needs
 CANDIDATES = 10  # candidates of an image that are compared exactly
-FLAT = 20_000  # thumbnails up to which the index is searched as a whole; beyond, in cells around the query
+FLAT = 20_000  # up to this many thumbnails, the index is searched as a whole; beyond that, in cells around the query
 TRAINING = 40_000  # thumbnails from which components and cells are learned
 PROBED = 24  # cells searched per crop, of about 2 sqrt(N)
 BLOCK = 1024  # images compared at a time
@@ -185,7 +185,7 @@ def _candidates(index: Any, crops: np.ndarray, basis: np.ndarray, rows: np.ndarr
 
 
 def _distances(crops: np.ndarray, rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """1 - the best correlation of images and candidates, either cropped; shape (rows, CANDIDATES), inf if missing."""
+    """1 - the best correlation of image and candidate, either cropped; shape (rows, CANDIDATES), inf if missing."""
     distinct, where = np.unique(candidates, return_inverse=True)
     where = where.reshape(candidates.shape)
     theirs = _unit_vectors(crops[:, distinct])

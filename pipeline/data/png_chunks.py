@@ -1,4 +1,4 @@
-"""PNG files without chunks that do not affect pixels: if one of them is damaged, Pillow refuses the picture.
+"""Removal of PNG chunks that do not affect pixels: if one of them is damaged, Pillow refuses the picture.
 
 Chunks: https://www.w3.org/TR/png-3/#4Concepts.FormatChunks.
 """

@@ -1,4 +1,4 @@
-"""The bundled sample of photographs and targets, with which a first run needs no other data."""
+"""The bundled sample of photographs and targets, so that a first run needs no other data."""
 
 from pathlib import Path
 

@@ -73,7 +73,7 @@ def find_images(
         The images in path order, each path once.
 
     Raises:
-        RequestError: The source does not exist, is not supported, names no image or is not as described; or the pattern
+        RequestError: The source does not exist, is not supported, names no image or has another format; or the pattern
             finds no label in a path.
         PipelineError: A TensorFlow data set cannot be downloaded or read, or a bucket's server does not answer.
     """

@@ -1,4 +1,4 @@
-"""Which images stay together, and how held-out images and folds are drawn; detected near-duplicates are on one side."""
+"""Splits and folds: which images are held out, and which stay together, such as detected near-duplicates."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -167,7 +167,7 @@ def assign_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.
     Args:
         y: Targets, shape (N, D).
         units: A number for each image, shape (N,), int; images with the same number share a fold, unless all images
-            have the same.
+            have the same number.
         seed: Random seed.
         count: The number of folds; fewer if there are fewer different images.
 

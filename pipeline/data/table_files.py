@@ -1,4 +1,4 @@
-"""Opens tables: CSV files as written by spreadsheets and pandas here, Parquet and NumPy files elsewhere."""
+"""Opening of tables: CSV files as written by spreadsheets and pandas here, others in `binary_tables.py`."""
 
 import contextlib
 import csv
@@ -50,7 +50,7 @@ class CsvTable:
         has_header: Whether its first row is a header; None to determine it with `is_header`.
 
     Raises:
-        RequestError: The file cannot be read, has a column twice, or its first row may or may not be a header.
+        RequestError: The file cannot be read, has a column twice, or it is unclear whether its first row is a header.
     """
 
     def __init__(self, file: Path, has_header: bool | None = None) -> None:
@@ -132,7 +132,7 @@ def is_header(cells: Sequence[str], following: Sequence[str]) -> bool | None:
         following: The second row.
 
     Returns:
-        Whether it is a header; None if it is ambiguous, because the cells count, but a row of integers may, too.
+        Whether it is a header; None if it is ambiguous: its cells count, but those of a row of integers may, too.
     """
     first, *rest = [cell.strip().lower() for cell in cells] or [""]
     if first in KEYS or any(name in KEYS for name in rest):

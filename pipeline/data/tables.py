@@ -1,4 +1,4 @@
-"""What tables of all formats have in common: named columns of cells and numbers, and the rules for both.
+"""Tables of any format: named columns of cells and numbers, and the rules for both.
 
 The same rules apply to lists of images and to target embeddings.
 """
@@ -76,7 +76,7 @@ class Table(Protocol):
 
 
 def find_column(table: Table, name: str) -> int | None:
-    """The position of the column with a name (in lower case), ignoring case in the table; None if missing."""
+    """The position of the column called `name` (lower case), ignoring case in the table; None if missing."""
     return next((number for number, column in enumerate(table.columns) if column.name.lower() == name), None)
 
 
@@ -107,7 +107,7 @@ def as_vector(values: Any) -> np.ndarray:
 
 
 def check_finite(vector: np.ndarray, name: str) -> None:
-    """Refuse numbers with which float32 arithmetic would not stay finite; `name` is for the message.
+    """Refuse numbers that are not finite or would overflow float32 arithmetic; `name` is for the message.
 
     Raises:
         RequestError: A number is NaN, infinite, or larger than LARGEST in absolute value.

@@ -31,7 +31,7 @@ class TargetTable:
         rows: Key (an image's path or label; in NFC if from a table) -> row number in `vectors`.
         vectors: The embeddings, shape (rows, D), float32.
         repeats: Key -> repeated measurements of its target, shape (R, D), if there are any; `vectors` has their mean.
-        missing: Label of the images that the table lacks -> similar spellings in it; `read_targets` has reported these.
+        missing: A label of the images that the table lacks -> similar spellings in it; `read_targets` logged these.
     """
 
     file: str
@@ -200,7 +200,7 @@ class _Rows:
         return {key: np.stack([self._vectors[row] for row in rows]) for key, rows in self._rows.items()}
 
     def table(self) -> TargetTable:
-        """All rows, one for each key."""
+        """The table, with one row per key."""
         vectors = [repeats[0] for repeats in self.measurements().values()]
         return TargetTable(str(self.file), {key: row for row, key in enumerate(self._rows)}, np.stack(vectors))
 

@@ -30,7 +30,7 @@ JOINERS = "\u200c\u200d"  # invisible characters within words of Persian and Ind
 SMALLEST = 1e-30  # if the largest absolute value is below this, but not 0, the byte order is wrong
 READ_AT_ONCE = 2**22  # bytes
 ROWS_AT_ONCE = 4096  # rows between two checks of the unpacked size
-SUGGESTED = 5  # number of missing labels for which similar spellings are searched
+SUGGESTED = 5  # number of missing labels to search similar spellings for
 
 Row = tuple[int, bytes, bytes]  # line number (text) or row number (binary), word, its numbers, unparsed
 
@@ -48,7 +48,7 @@ def read_word_vectors(file: Path, labels: Iterable[str]) -> tuple[dict[str, np.n
     """Find the vectors of labels.
 
     A label matches the entry with exactly its spelling; or in lower case; or with its words joined by "_", "-" or
-    nothing, like published phrases; or else the mean of the entries of its words, each unchanged, in lower case or
+    nothing, like published phrases; or else it gets the mean of its words' entries, each unchanged, in lower case or
     capitalised. Words end at any character that is not a letter, mark or digit, and before a capital in camelCase;
     numbers next to other words ("001.cat") are ignored. Labels matched by another spelling or a mean are logged.
 
@@ -197,7 +197,7 @@ def _missing(file: Path, labels: Sequence[str], entries: _Entries) -> dict[str, 
 
 
 def _decode_words(file: Path) -> Iterator[str]:
-    """All words of a file that are in UTF-8, with a warning at the first that is not."""
+    """All words of a file that are valid UTF-8, with a warning at the first that is not."""
     warned = False
     for line, word, _ in _rows(file):
         try:
@@ -230,7 +230,7 @@ def _parse(file: Path, line: int, word: bytes, numbers: bytes) -> np.ndarray:
 
 
 def _is_plausible(vector: np.ndarray) -> bool:
-    """Whether the largest number has a size that is plausible for a vector."""
+    """Whether the size of the largest number is plausible."""
     largest = np.abs(vector).max(initial=0)
     return bool(largest == 0 or SMALLEST <= largest <= LARGEST)
 
@@ -273,7 +273,7 @@ def _text_rows(file: Path, stream: io.BufferedReader) -> Iterator[Row]:
             raise RequestError(f"{_where(file, line)}: an empty line; each line holds a word and {dim} numbers.")
         if text.count(b" ") == dim and b"  " not in text:
             word, _, numbers = text.partition(b" ")
-        else:  # a few published words have spaces in them
+        else:  # a few published words contain spaces
             fields = text.split()
             length = len(fields) - 1
             if length < dim or (length > dim and _is_number(fields[-dim - 1])):
