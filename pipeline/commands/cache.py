@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 DAY = 24 * 60 * 60  # seconds
 DELETED_AT_ONCE = 1000  # rows
-KEPT_ROWS = 4096  # per data file, after rows were removed
+KEPT_ROWS = 4096  # per data file, after rows have been removed
 NO_FEATURES = re.compile("is empty|larger than|not a regular file")  # errors of files that never have features
 
 
@@ -44,8 +44,8 @@ class CachedStore:
     Attributes:
         path: Its folder, or its URL in a bucket.
         bytes: Its size.
-        last_used: When its vectors were last read or written according to the file system; in a bucket, last written;
-            seconds since 1970.
+        last_used: When its vectors were last read or written according to the file system, or in a bucket, last
+            written; in seconds since 1970.
         images: The number of images in it; None if it cannot be opened.
         extractor: The description of its extractor; empty if unknown.
         error: Why it cannot be opened, or None.
@@ -66,7 +66,7 @@ class CachedFile:
     Attributes:
         path: The file or folder.
         bytes: Its size on disk.
-        last_used: When it was last read or written according to the file system; seconds since 1970.
+        last_used: When it was last read or written according to the file system, in seconds since 1970.
     """
 
     path: str
@@ -105,19 +105,19 @@ class CacheContents:
         return [*self.stores, *self.networks]
 
     def to_json(self) -> dict[str, Any]:
-        """The `cache` document of the contract."""
+        """The JSON document of `cache`."""
         return {**asdict(self), "bytes": self.bytes}
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """A plan of what to remove from a cache folder.
+    """What to remove from a cache folder.
 
     Attributes:
         folder: The folder, or its URL in a bucket.
-        removed: Whole stores, also those set aside, networks and leftovers.
-        rows: Store -> number of features to remove from it, as their images are not kept.
-        kept: The digests of the images whose features stay in these stores, shape (n,), DIGEST.
+        removed: Whole stores (including those set aside), networks and leftovers.
+        rows: Store -> number of features to remove from it because their images are not kept.
+        kept: The digests of the images to keep in these stores, shape (n,), DIGEST.
     """
 
     folder: Location | Path | str
@@ -136,7 +136,7 @@ class PruneResult:
     Attributes:
         removed: The paths of the stores, networks and leftovers that were removed.
         rows: Store -> number of features removed from it.
-        bytes: How much smaller the cache folder is; in a bucket, the size of what was removed at least a day before.
+        bytes: How much smaller the cache folder is; in a bucket, the size of what was removed at least a day ago.
     """
 
     removed: Sequence[str]
@@ -144,7 +144,7 @@ class PruneResult:
     bytes: int
 
     def to_json(self) -> dict[str, Any]:
-        """The `cache prune` document of the contract."""
+        """The JSON document of `cache prune`."""
         return asdict(self)
 
 
@@ -223,12 +223,12 @@ def plan_pruning(
     images: ImageSet | None = None,
     set_aside: bool = False,
 ) -> Pruning:
-    """Find what to remove: leftovers always, and what the arguments select.
+    """Find what to remove: all leftovers, and what the arguments select.
 
     Args:
         folder: The cache folder, or its URL in a bucket.
-        older_than: Remove stores and networks that were not used for this many days.
-        images: Remove the features of all images but these.
+        older_than: Remove stores and networks that have not been used for this many days.
+        images: Remove the features of all other images.
         set_aside: Remove damaged stores that were set aside.
 
     Returns:
@@ -237,8 +237,8 @@ def plan_pruning(
     Raises:
         RequestError: The folder does not exist; or `older_than` is set for a bucket, where the last use of a store is
             unknown.
-        PipelineError: The file index, a store or an image cannot be read; without an image's content, it is unknown
-            which features to keep.
+        PipelineError: The file index, a store or an image cannot be read; the features to keep are identified by the
+            images' content.
     """
     location = cache_location(folder)
     if older_than is not None and location.is_bucket:
@@ -266,7 +266,7 @@ def plan_pruning(
 
 
 def _digests(images: ImageSet, folder: Path) -> np.ndarray:
-    """The distinct digests of images; files that the index does not know are read.
+    """The distinct digests of images; files that are not in the index are read.
 
     Raises:
         PipelineError: An image cannot be read, or images may be missing.
@@ -329,10 +329,10 @@ def _check_folders(root: str, index: FileIndex) -> None:
 
 
 def prune(pruning: Pruning) -> PruneResult:
-    """Carry out a plan; a running extraction into the folder waits meanwhile.
+    """Remove what was planned; extractions into the folder wait until this is done.
 
     Args:
-        pruning: The plan.
+        pruning: What to remove, from `plan_pruning`.
 
     Returns:
         What was removed.
@@ -366,7 +366,7 @@ def _remove(path: Path) -> None:
 
 
 def _delete_others(store: LanceStore, kept: DigestIndex) -> None:
-    """Delete the rows of all images but those to keep."""
+    """Delete the rows of all images except those to keep."""
     dataset = store.dataset()
     digests = stored_digests(dataset)
     removed = digests[kept.find(digests) < 0].tolist()

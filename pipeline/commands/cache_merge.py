@@ -1,7 +1,7 @@
 """`cache merge`: copies the features of other caches into one.
 
-Only missing features are copied, in blocks that are stored atomically. So running a killed merge again completes it,
-and running a completed one again copies nothing.
+Only missing features are copied, in blocks that are stored atomically. So rerunning a killed merge completes it, and
+rerunning a completed one copies nothing.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ class MergedStore:
         source: The store that was read.
         store: The store of the same extractor that was written to.
         copied: The number of features copied.
-        known: The number that was there before.
-        damaged: The number left out because they changed on disk or cannot be read.
+        known: The number that were there already.
+        damaged: The number left out because they have changed on disk or cannot be read.
     """
 
     source: str
@@ -67,7 +67,7 @@ class MergeResult:
     indexed: int
 
     def to_json(self) -> dict[str, Any]:
-        """The `cache merge` document of the contract."""
+        """The JSON document of `cache merge`."""
         return asdict(self)
 
 
@@ -85,10 +85,10 @@ def merge_caches(
         What was copied.
 
     Raises:
-        RequestError: A source is not a cache folder, or is the one to write to.
+        RequestError: A source is not a cache folder, or is the folder to write to.
         PipelineError: A store cannot be opened or was created by another version of this program, or the cache cannot
-            be written to. Features copied before stay.
-        Interrupted: Ctrl-C or SIGTERM arrived. Features copied before stay.
+            be written to. Features that have already been copied stay.
+        Interrupted: Ctrl-C or SIGTERM arrived. Features that have already been copied stay.
     """
     into = cache_location(folder)
     contents = {source: _contents(source, into) for source in map(cache_location, sources)}
@@ -102,7 +102,7 @@ def merge_caches(
 
 
 def _contents(source: Location, into: Location) -> CacheContents:
-    """The contents of a source, checked to be a cache and not the one to write to."""
+    """The contents of a source, after a check that it is a cache, and not the one to write to."""
     if source.path is not None and not source.path.is_dir():
         raise RequestError(f"There is no cache folder {source}.")
     if source == into or _is_same_folder(source, into):
@@ -139,7 +139,7 @@ def _extractor(store: CachedStore) -> Extractor:
 
 
 def _described(description: Mapping[str, str]) -> Extractor:
-    """An extractor that names its weights, but cannot read them."""
+    """An extractor that can name its weights, but not read them."""
 
     def unavailable(layer: str) -> Arrays:
         raise RequestError("Only the digest of these weights is known.")
@@ -153,7 +153,7 @@ def _described(description: Mapping[str, str]) -> Extractor:
 def _merge_store(
     cache: Location, listed: CachedStore, extractor: Extractor, into: Location, progress: bool
 ) -> MergedStore:
-    """Copy the features that the target store lacks, in the order in which they lie on disk."""
+    """Copy the features that are missing from the target store, in their order on disk."""
     source, target = FeatureStore(cache, extractor), FeatureStore(into, extractor)
     stored = source.digests
     missing = stored[~target.contains(stored)]
@@ -178,7 +178,7 @@ def _merge_store(
 
 
 def _dropped(cache: Location, listed: CachedStore, opened: FeatureStore) -> int:
-    """The number of rows that opening a store dropped because their file cannot be read."""
+    """The number of rows that were dropped when the store was opened, because their file cannot be read."""
     if len(opened) == listed.images:
         return 0
     [now] = [store for store in list_cache(cache).stores if store.path == listed.path]
@@ -201,7 +201,7 @@ def _intact(store: FeatureStore, digests: np.ndarray, dim: int) -> tuple[np.ndar
         return digests, store.features(digests)
     except PipelineError as error:
         reason = error.__cause__
-        # The disk or the bucket fails, not these rows.
+        # The disk or the bucket is at fault, not these rows.
         if reason and (store_bucket.meaning(reason) or not may_be_damage(reason)):
             raise
         if len(digests) == 1:
@@ -211,7 +211,7 @@ def _intact(store: FeatureStore, digests: np.ndarray, dim: int) -> tuple[np.ndar
 
 
 def _merge_index(source: Location, into: Location) -> int:
-    """Copy a file index into another; returns how many of its entries were new there."""
+    """Copy a file index into another; returns the number of new entries."""
     folders = local_folder(source), local_folder(into)
     with contextlib.closing(FileIndex(folders[0])) as theirs, contextlib.closing(FileIndex(folders[1])) as ours:
         return ours.learn(theirs)

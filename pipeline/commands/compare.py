@@ -35,7 +35,7 @@ class CompareResult:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """The `compare` document of the contract."""
+        """The JSON document of `compare`."""
         return {**asdict(self), "seconds": round(self.seconds, 3)}
 
 
@@ -69,7 +69,7 @@ def compare(options: CompareOptions) -> CompareResult:
 
 
 def _own_data(options: CompareOptions) -> TrainingData:
-    """The user's own images and targets, as features in memory."""
+    """The features, in memory, and the targets of the user's own images."""
     examples = options.examples
     source = read_source(examples, "To compare on your own data, name both: IMAGES and ")
     split = load_split_examples(source, examples, options.extractor.extractors(), options.extraction)

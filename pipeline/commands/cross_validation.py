@@ -28,7 +28,8 @@ class OutOfFold:
 
     Attributes:
         predictions: API style or name of a baseline -> predictions, shape (N, D).
-        training: The training targets of each fold; an image's target is seen if its own fold was trained on its label.
+        training: The training targets of each fold; an image's target is seen if its fold's decoders were trained on
+            its label.
         result: The scores over folds.
     """
 
@@ -69,7 +70,7 @@ def cross_validate(
         The out-of-fold predictions of the first repeat, and the scores of all.
 
     Raises:
-        RequestError: The images cannot be split into so many folds.
+        RequestError: The images cannot be split into this many folds.
     """
     first: list[_Fold] = []
     scores: list[Mapping[str, float]] = []
@@ -94,7 +95,7 @@ def cross_validate(
 
 
 def _fit_fold(examples: SplitExamples, split: Split, config: Config, options: TrainOptions, seed: int) -> _Fold:
-    """Train decoders and baselines without the held-out images of a fold, and predict these."""
+    """Train decoders and baselines without a fold's held-out images, and predict the held-out images."""
     features, y, rows, held_out = examples.all.features, examples.all.targets, split.train, split.validation
     x, units = features.scaled_by(rows).stored(), examples.units[rows]
     data = TrainingData(x.subset(rows), y[rows], x.subset(held_out), y[held_out], options.memory).loaded()

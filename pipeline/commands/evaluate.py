@@ -119,7 +119,7 @@ def _feature_inputs(decoders: Mapping[str, SavedDecoder], source: Source, option
 
 
 def _pixel_inputs(models: Mapping[str, PixelModel], source: Source, options: EvaluateOptions) -> EvaluationInputs:
-    """The predictions of the user's own models from pixels; without features there are no baselines."""
+    """The predictions of the user's own models from pixels; there are no baselines, because these need features."""
     predictions = {}
     for name, model in models.items():
         features, predicted = model.predict_images(source.images, options.extraction)
@@ -164,7 +164,7 @@ def _source(options: EvaluateOptions, first: ModelFile) -> Source:
 
 
 def _source_of_run(folder: Path, data_dir: Path | None, targets: TargetOptions | None = None) -> Source:
-    """All images of a run, and their targets: the run's own, or those in `targets`."""
+    """All images of a run, and their targets: the run's, or those in `targets`."""
     run = read_run(folder)
     if not run.split.validation:
         raise RequestError(
@@ -174,7 +174,7 @@ def _source_of_run(folder: Path, data_dir: Path | None, targets: TargetOptions |
 
 
 def _unchanged(examples: Examples, recorded: Mapping[str, str], side: str) -> Examples:
-    """The examples of one side of a run's split (path -> digest); refuses images that changed or are gone."""
+    """The examples on one side of a run's split (path -> digest); an error if images have changed or are missing."""
     digests = dict(zip(examples.features.paths, examples.features.digests.tolist(), strict=True))
     changed = [path for path, digest in recorded.items() if digests.get(path) != bytes.fromhex(digest)]
     if changed:
@@ -210,7 +210,7 @@ def _training_digests(run: RunRecord) -> np.ndarray:
 def _count_near_training_images(examples: Examples, folder: Path, run: RunRecord, progress: bool) -> int:
     """Count the other images that are detected near-duplicates of training images; warns if there are any.
 
-    Training images are compared by their thumbnails in the feature store, which may lack some.
+    Training images are compared by their thumbnails in the feature store, where some may be missing.
     """
     digests, store = examples.features.digests, examples.features.store
     trained = _training_digests(run)
@@ -237,7 +237,7 @@ def _count_near_training_images(examples: Examples, folder: Path, run: RunRecord
 
 
 def _shuffled_decoder(decoder: SavedDecoder, options: EvaluateOptions) -> Any:
-    """Train a decoder like those of a run, on shuffled targets."""
+    """Train a decoder like the run's decoders, but on shuffled targets."""
     examples = _source_of_run(decoder.folder, options.sources.data_dir).load_examples(
         decoder.extractors, options.extraction
     )

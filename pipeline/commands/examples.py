@@ -27,7 +27,7 @@ from pipeline.features.options import ExtractionOptions
 
 log = logging.getLogger(__name__)
 
-SELECTION = 0.2  # of the training images, if an epoch is chosen
+SELECTION = 0.2  # of the training images, if the best epoch is selected
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Source:
-    """Images and their targets, before any features.
+    """Images and their targets, before features are extracted.
 
     Attributes:
         images: The images.
@@ -75,7 +75,7 @@ class Source:
 
     @classmethod
     def read(cls, images: ImageSet, options: TargetOptions) -> "Source":
-        """Read the targets of images: those of the options, else those in the images' list.
+        """Read the targets of images, from the options or else from the images' list.
 
         Raises:
             RequestError: A file cannot be read, or the dimensions differ.
@@ -98,7 +98,7 @@ class Source:
         Args:
             run: The run's record, with the options that name its images.
             data_dir: The folder of TensorFlow data sets; None for tensorflow-datasets' default.
-            options: Other targets; what they leave out is the run's own.
+            options: Other targets; what they leave out is taken from the run.
 
         Raises:
             RequestError: The images or the targets cannot be read.
@@ -153,7 +153,7 @@ class Source:
 def images_of_run(run: RunRecord, data_dir: Path | None = None) -> ImageSet:
     """All images of a run.
 
-    A run may come from another machine: it does not determine the folder of data sets, and none is downloaded for it.
+    A run may come from another machine, so its folder of data sets is not used, and no data set is downloaded for it.
 
     Args:
         run: The run's record, with the options that name its images.
@@ -176,8 +176,8 @@ class SplitExamples:
         all: All examples.
         rule: The split rule.
         split: The rows of training and held-out examples.
-        selection: The rows of training examples that select an epoch and are not trained on; usually none.
-        duplicates: A number for each example, shape (N,), int; near-duplicates share one.
+        selection: The rows of training examples that select the best epoch and are not trained on; usually none.
+        duplicates: A number for each example, shape (N,), int; near-duplicates share a number.
     """
 
     all: Examples
@@ -197,7 +197,7 @@ class SplitExamples:
         return np.setdiff1d(self.split.train, self.selection)
 
     def scaled(self) -> "SplitExamples":
-        """These examples; features of several layers are on one scale, that of the training examples."""
+        """These examples, with the features of several layers scaled alike, by the training examples."""
         features = self.all.features.scaled_by(self.train)
         return replace(self, all=replace(self.all, features=features))
 
@@ -207,7 +207,7 @@ class SplitExamples:
         return held_out_units(self.all.features.images, self.rule, self.duplicates)
 
     def training_data(self, memory: int = MEMORY) -> TrainingData:
-        """Features on disk and targets: to train on, and (selection, held out or the same) to score epochs on."""
+        """Features on disk and targets to train on, and others (selection, held out or the same) to score epochs on."""
         x, y = self.all.features.stored(), self.all.targets
         rows = self.train
         evaluated = next(filter(len, (self.selection, self.split.validation)), rows)
@@ -263,8 +263,9 @@ def load_split_examples(
         options: The split.
         extractors: The extractor of each layer.
         extraction: How to run the feature stage.
-        hold_out: Whether to hold examples out; otherwise, all are to train on.
-        select: Whether some of the training images select the best epoch, so that held-out images only score.
+        hold_out: Whether to hold examples out; otherwise, all are for training.
+        select: Whether to select the best epoch on some of the training images, so that held-out images are only for
+            scoring.
 
     Returns:
         The examples and their split.
@@ -286,18 +287,18 @@ def load_split_examples(
 def set_apart(
     images: ImageSet, split: Split, rule: SplitRule, duplicates: np.ndarray, seed: int
 ) -> tuple[Split, np.ndarray]:
-    """Set training images apart to select an epoch, by the split rule: whole groups or labels stay together.
+    """Set training images aside to select the best epoch, by the split rule: groups or labels stay together.
 
     Args:
         images: All images.
         split: Their split.
-        rule: The split rule; "column" sets images apart like "random".
+        rule: The split rule; "column" sets images aside as "random" does.
         duplicates: A number for each image, shape (N,), int; images with the same number are near-duplicates.
         seed: Random seed.
 
     Returns:
-        The split without the training images that a near-duplicate excludes from both parts; and the rows of the
-        images set apart, which stay on the training side of the split.
+        The split, without training images that are in neither part because of a near-duplicate; and the rows of the
+        images set aside, which stay on the training side of the split.
 
     Raises:
         RequestError: The training images cannot be split this way.
@@ -323,7 +324,7 @@ def set_apart(
 def load_numbered_examples(
     source: Source, extractors: Sequence[Extractor], extraction: ExtractionOptions
 ) -> tuple[Examples, np.ndarray]:
-    """Load examples, and a number for each, shape (N,), int; near-duplicates share one.
+    """Load examples, and a number for each, shape (N,), int; near-duplicates share a number.
 
     Raises:
         RequestError: The targets do not fit the images.

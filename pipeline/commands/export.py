@@ -1,4 +1,4 @@
-"""`export`: a saved decoder -> one model from pixels to embeddings, in a format for other programs, verified."""
+"""`export`: a saved decoder -> a verified model from pixels to embeddings, in a format for other programs."""
 
 import importlib.metadata
 import logging
@@ -31,19 +31,19 @@ from pipeline.features.options import ExtractionOptions
 log = logging.getLogger(__name__)
 
 CHECKED = 16  # images to verify an exported model on
-TOLERANCE = 1e-3  # of a prediction's length
+TOLERANCE = 1e-3  # relative to a prediction's length
 ROUNDING = 16  # tolerance in units in the last place of a float32
-OF_SPREAD = 0.1  # of the predictions' spread; a model that ignores the image is off by 1
+OF_SPREAD = 0.1  # relative to the predictions' spread; a model that ignores the image is off by 1
 SUFFIXES = {"keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}  # of the single-file formats
 
 
 @dataclass(frozen=True)
 class FromBytes:
-    """How close a SavedModel's predictions from the bytes of files are to the stored ones.
+    """How close a SavedModel's predictions from the bytes of files are to the stored predictions.
 
     Attributes:
-        images: The number of images, of those checked, that the endpoint can decode.
-        levels: The mean difference between its pixels and ours, in grey levels of 255.
+        images: The number of checked images that the endpoint can decode.
+        levels: The mean difference between its pixels and ours, in grey levels (of 255).
         most_levels: The largest difference of a pixel.
         cosine: The lowest cosine between a prediction and the stored one.
     """
@@ -78,7 +78,7 @@ class ExportResult:
     bytes: FromBytes | None
 
     def to_json(self) -> dict[str, Any]:
-        """The `export` document of the contract."""
+        """The JSON document of `export`."""
         return asdict(self)
 
 
@@ -152,7 +152,7 @@ def _images_of(decoder: SavedDecoder, data_dir: Path | None) -> ImageSet:
 
 
 def _load_checks(decoder: SavedDecoder, images: ImageSet, extraction: ExtractionOptions) -> _Checks:
-    """The first CHECKED images, held-out ones first, with predictions from stored features."""
+    """The first CHECKED images, starting with held-out ones, with predictions from stored features."""
     held_out = decoder.run.split.validation if decoder.run else {}
     order = sorted(range(len(images)), key=lambda row: images.paths[row] not in held_out)
     features = extract_features(images.subset(sorted(order[:CHECKED])), decoder.extractors, extraction)
@@ -217,8 +217,8 @@ def _write_savedmodel(decoder: SavedDecoder, folder: Path, checks: _Checks) -> t
 def check_answers(answers: np.ndarray, predictions: np.ndarray, kind: str) -> Difference:
     """Compare the answers of an exported model with the stored predictions.
 
-    Predictions with a large common offset hardly differ relative to their length, so they are also compared relative
-    to their spread, as far as float32 resolves it.
+    Predictions with a large common offset hardly differ relative to their length, so the difference is also measured
+    relative to their spread, within float32 precision.
 
     Args:
         answers: The exported model's predictions, shape (N, D).

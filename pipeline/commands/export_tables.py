@@ -45,12 +45,12 @@ class TableResult:
     columns: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
-        """The `export` document of the contract, for a table."""
+        """The JSON document of `export`, for a table."""
         return asdict(self)
 
 
 def export_table(options: ExportOptions) -> TableResult:
-    """Write a table: of a run, or of images.
+    """Write a table of a run, or of images.
 
     Args:
         options: What to export, and where to; the format is one of `TABLES`.
@@ -89,14 +89,14 @@ def _export_run(options: ExportOptions) -> TableResult:
 
 
 def _sides(features: Features, split: SplitRecord) -> list[str | None]:
-    """The side of the split of each image; None for images that the run lacks, or that changed since."""
+    """The side of the split of each image; None for images that are not in the run, or have changed since."""
     by_side = {"train": split.train, "selection": split.selection, "held-out": split.validation}
     sides = {(path, digest): side for side, images in by_side.items() for path, digest in images.items()}
     return [sides.get((path, key.hex())) for path, key in zip(features.paths, features.digests.tolist(), strict=True)]
 
 
 def _export_images(options: ExportOptions) -> TableResult:
-    """Write images with their labels and vectors to a Lance table; several layers have a column each."""
+    """Write images with their labels and vectors to a Lance table, with a column for each layer."""
     if Path(options.source).suffix == ".keras" or (Path(options.source) / RUN_FILE).exists():
         raise RequestError(
             f"{options.source} is a run; ",

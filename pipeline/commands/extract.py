@@ -27,9 +27,9 @@ class ExtractResult:
         computed: The number of images with a feature computed now.
         cached: The number of images with all features already in the stores.
         failed: The images that were skipped, with the cause.
-        passed_over: Files of the folder that look like images but have an unsupported format.
+        passed_over: Files in the folder that look like images but have an unsupported format.
         seconds: The duration.
-        seconds_starting: The part of it before the engine could begin.
+        seconds_starting: The part of the duration before the engine started.
         dim: The dimension of a feature of the first layer, which may be the only one.
         engine: The engine that ran, or None if there was nothing to compute.
         device: What it ran on: "cpu", or devices such as "gpu:0"; None if there was nothing to compute.
@@ -63,7 +63,7 @@ class ExtractResult:
     complete: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """The `extract` document of the contract."""
+        """The JSON document of `extract`."""
         times = {name: round(getattr(self, name), 3) for name in ("seconds", "seconds_starting")}
         values = {name: value for name, value in asdict(self).items() if name != "complete"}
         return {**values, **times, "images_per_second": round(self.images_per_second, 3)}
@@ -75,10 +75,10 @@ class ExtractResult:
 
 
 def extract(options: ExtractOptions) -> ExtractResult:
-    """Compute the features that the store lacks.
+    """Compute the features that are missing from the store.
 
     Args:
-        options: The images, their features, and where to write these.
+        options: The images, the features, and where to write them.
 
     Returns:
         The counts, the images that failed, and the timing.

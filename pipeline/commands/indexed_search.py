@@ -1,4 +1,4 @@
-"""Search with the vector index of a feature store; the exact cosines of its candidates decide."""
+"""Search with the vector index of a feature store; its candidates are ranked by their exact cosines."""
 
 import numpy as np
 
@@ -6,17 +6,17 @@ from pipeline.core.nearest import TIE, find_rows
 from pipeline.features.features import Features
 from pipeline.features.vector_index import VectorIndex, build_index, open_index
 
-QUERIES = 100  # images whose neighbours measure the recall
-RECALL_AT = 10  # neighbours of each
+QUERIES = 100  # images to measure the recall with
+RECALL_AT = 10  # neighbours per image
 OVERSAMPLING = 2, 4  # candidates per result at first, and the growth factor while there are too few results
 
 
 class IndexedSearch:
-    """A search among images with the index of their store, which is built if there is none.
+    """A search among images with the index of their store, which is built if it does not exist.
 
     The store may contain other images, and the index may miss a neighbour. So the index returns more candidates than
-    results, those of other images are dropped, and the rest are ranked by the cosines of the stored vectors:
-    every result is one of the images, with its exact cosine.
+    results, other images are dropped, and the rest are ranked by the cosines of the stored vectors: every result is one
+    of the images, with its exact cosine.
 
     Args:
         features: The features of the images, by one layer.
@@ -43,7 +43,7 @@ class IndexedSearch:
             count: The number of images to find.
 
         Returns:
-            Like `find_rows` for one query: row numbers and cosines, each of shape (min(count, N),).
+            As `find_rows` for one query: row numbers and cosines, each of shape (min(count, N),).
         """
         return self._find(self._index, query, count)
 
@@ -55,7 +55,7 @@ class IndexedSearch:
             rows = self._rows(digests)
             if len(rows) >= count:
                 break
-            if len(digests) < requested:  # the partitions searched have no more vectors
+            if len(digests) < requested:  # the searched partitions have no more vectors
                 [rows], [cosines] = find_rows(query[None], self._vectors, count)
                 return rows, cosines
             requested *= OVERSAMPLING[1]

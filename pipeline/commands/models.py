@@ -44,7 +44,7 @@ class RunList:
     runs: Sequence[RunSummary]
 
     def to_json(self) -> dict[str, Any]:
-        """The `models` document of the contract."""
+        """The JSON document of `models`."""
         return asdict(self)
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pipeline.decoders.network import ApiStyle
 
 SMALLEST_MEMORY = 64 * 2**20  # bytes
-INDEXED_ABOVE = 1_000_000  # images; fewer are searched exactly
-TABLES = ("parquet", "lance")  # formats of `export` that are no models
+INDEXED_ABOVE = 1_000_000  # images; up to this number, search is exact
+TABLES = ("parquet", "lance")  # formats of `export` that are not models
 DecoderName = Literal["functional", "sequential", "ridge"]
 
 
@@ -330,7 +330,7 @@ class ExportOptions(Options):
             self._refuse({"api": self.api, "images": self.images}, "it takes IMAGES in place of a run")
 
     def _refuse(self, options: Mapping[str, Any], why: str) -> None:
-        """Refuse options that the format has no use for."""
+        """Reject options that do not apply to the format."""
         named = [Parameter(name, value) for name, value in options.items() if value is not None]
         if named:
             commas = [part for parameter in named for part in (", ", parameter)][1:]
@@ -352,7 +352,7 @@ class CacheOptions(Options):
 
     @property
     def folder(self) -> Location | Path | str:
-        """The cache; the user's if none is named."""
+        """The cache; by default, the user's."""
         from pipeline.features.cache import usual_folder
 
         return self.cache or usual_folder()

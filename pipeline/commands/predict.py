@@ -13,7 +13,7 @@ from pipeline.core.vector_files import NearestNames, write_vectors
 from pipeline.evaluation.retrieval import Candidates, find_nearest
 from pipeline.features.survey import Failure
 
-SHOWN = 20  # images in the result with nearest names; the file has those of all
+SHOWN = 20  # images with nearest names in the result; the file has the names for all images
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PredictResult:
     nearest: Sequence[Neighbours] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The `predict` document of the contract."""
+        """The JSON document of `predict`."""
         return asdict(self)
 
 
@@ -75,7 +75,7 @@ def predict(options: PredictOptions) -> PredictResult:
     decoder.warn_if_weak()
     candidates = _candidates(options, decoder) if options.nearest else None
     features, predictions = decoder.predict_images(options.sources.find(options.images), options.extraction)
-    # Writing predicts again: that costs less than keeping the predictions of any number of images in memory.
+    # Writing computes the predictions again, because they may not all fit into memory.
     nearest = find_nearest(predictions, candidates, options.nearest) if candidates and options.nearest else None
     write_vectors(options.out, "predictions", features.paths, predictions, nearest)
     card = decoder.card

@@ -1,4 +1,4 @@
-"""Saved decoders: a file, its card, its extractor, its run and its model, each read once; and the user's own models."""
+"""Saved decoders (a file with its card, extractor, run and model, each read once), and the user's own models."""
 
 import functools
 import logging
@@ -52,7 +52,7 @@ class ModelFile:
 
     @property
     def trained(self) -> Mapping[str, Any]:
-        """How its training went, as in its run: "epochs", "seconds", "train_cosine"; empty if unknown."""
+        """How its training went, from its run: "epochs", "seconds", "train_cosine"; empty if unknown."""
         return self.run.trained.get("models", {}).get(self.file.stem, {}) if self.run else {}
 
     @property
@@ -66,10 +66,10 @@ class ModelFile:
         return self.run.split.validation_of if self.run else "held-out"
 
     def run_with(self, *purpose: object) -> RunRecord:
-        """The record of the run, which is needed for a purpose.
+        """The record of the run.
 
         Args:
-            purpose: The end of the message if there is no run, such as "images from".
+            purpose: What the run is needed for: the end of the message if there is no run, such as "images from".
 
         Raises:
             RequestError: There is no run in the folder.
@@ -105,7 +105,7 @@ class SavedDecoder(ModelFile):
     """A model from features to embeddings: a decoder that `train` saved, or the user's own Keras model.
 
     Attributes:
-        card: Its card. That of the user's own model is made from its shapes and the extractor that options name.
+        card: Its card. For the user's own model, it is made from the model's shapes and the extractor in the options.
         extractors: The extractor of each layer of its features.
     """
 
@@ -119,7 +119,7 @@ class SavedDecoder(ModelFile):
 
         Args:
             file: Its `.keras` file.
-            overrides: Settings that replace those of its extractor; they may not change its features.
+            overrides: Settings that replace its extractor's; they must not change its features.
 
         Raises:
             RequestError: The file or the weights of its features cannot be used, or the overrides change its features.
@@ -152,7 +152,7 @@ class SavedDecoder(ModelFile):
         return self.card.output_activation
 
     def inputs(self, features: Features) -> Vectors:
-        """The features as it takes them, read from disk on access; those of several layers scaled as in training."""
+        """The features as the model takes them, read on access, and with several layers, scaled as in training."""
         return replace(features, scales=self.card.scales).stored()
 
     def predict(self, features: Features) -> np.ndarray:
@@ -176,7 +176,7 @@ class PixelModel(ModelFile):
 
     Attributes:
         model: The `keras.Model`.
-        card: None: it takes no features.
+        card: None, because it takes no features.
     """
 
     model: Any
@@ -241,15 +241,15 @@ class PixelModel(ModelFile):
 def predict_each(
     decoders: Mapping[str, SavedDecoder], features: Features
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Predict with several decoders; with equal ones, once.
+    """Predict with several decoders, but only once with equal ones.
 
     Args:
         decoders: Name -> decoder.
         features: The features of N images.
 
     Returns:
-        Name -> predictions, shape (N, D), of the first of equal decoders; and each name -> the first one that has
-        bit-identical weights, perhaps itself.
+        Name -> predictions, shape (N, D), only for the first of equal decoders; and each name -> the first decoder with
+        bit-identical weights, possibly itself.
     """
     equal = find_equal({name: decoder.file for name, decoder in decoders.items()})
     return {name: decoders[name].predict(features) for name in dict.fromkeys(equal.values())}, equal
@@ -269,7 +269,7 @@ def open_model(file: Path, overrides: ExtractorOptions) -> SavedDecoder | PixelM
 
     Args:
         file: Its `.keras` file.
-        overrides: Settings that replace those of its extractor, or name that of the user's own model.
+        overrides: Settings that replace its extractor's, or define the extractor of the user's own model.
 
     Raises:
         RequestError: The file cannot be used, or takes neither pixels nor features of this extractor.
@@ -287,7 +287,7 @@ def open_model(file: Path, overrides: ExtractorOptions) -> SavedDecoder | PixelM
 
 
 def _card_for(model: Any, file: Path, extractors: Sequence[Extractor]) -> ModelCard:
-    """The card of the user's own model of features, which takes the features of these extractors."""
+    """The card of the user's own model, which takes the features of these extractors."""
     description, dim = describe(extractors), total_dim(extractors)
     inputs, outputs = _shapes(model, file)
     if inputs[1] != dim:
@@ -334,7 +334,7 @@ def decoder_files(model: Path) -> list[Path]:
         model: The folder of a run, or a `.keras` file.
 
     Returns:
-        The run's decoders, one for each API style it has; or the file itself, even if it does not exist.
+        The run's decoders, one for each of its API styles; or the file itself, even if it does not exist.
 
     Raises:
         RequestError: The folder is not a finished run.
@@ -352,7 +352,7 @@ def decoder_file(model: Path, api: DecoderName | None = None) -> Path:
 
     Args:
         model: The folder of a run, or a `.keras` file.
-        api: Which of a run's decoders: an API style, or "ridge", its baseline; None for the first one it has.
+        api: Which of a run's decoders: an API style, or "ridge", the baseline; None for the first decoder.
 
     Raises:
         RequestError: The folder is not a finished run, or has no such decoder.

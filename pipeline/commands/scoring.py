@@ -36,10 +36,10 @@ class TrainingTargets:
 
     Attributes:
         mean: Their mean, shape (D,); with folds, the mean of each fold, shape (K, D).
-        deviation: The standard deviation of each dimension, likewise.
-        seen: Whether each evaluated image has the label of a training image, shape (N,), bool; None if unknown.
-        seen_groups: Whether it has the group of a training image, likewise.
-        folds: The fold that held out each evaluated image, shape (N,), int; None without folds.
+        deviation: The standard deviation of each dimension, of the same shape.
+        seen: For each evaluated image, whether a training image has the same label, shape (N,), bool; None if unknown.
+        seen_groups: The same for groups.
+        folds: The fold in which each evaluated image was held out, shape (N,), int; None without folds.
     """
 
     mean: np.ndarray
@@ -50,7 +50,7 @@ class TrainingTargets:
 
     @classmethod
     def of(cls, baselines: Baselines, images: ImageSet) -> "TrainingTargets":
-        """The training targets as the baselines recorded them, for the images to evaluate on."""
+        """The training targets recorded with the baselines, for the images to evaluate on."""
         return cls(
             baselines.mean,
             baselines.deviation,
@@ -70,11 +70,12 @@ class EvaluationInputs:
     Attributes:
         examples: The images, N of them, with their targets.
         decoders: Name -> the decoder.
-        equal: Name of a decoder -> the first one with bit-identical weights, perhaps itself.
-        predictions: Name -> predictions, shape (N, D), of decoders (of equal ones, the first is enough) and baselines.
+        equal: Name of a decoder -> the first decoder with bit-identical weights, possibly itself.
+        predictions: Name -> predictions of decoders and baselines, shape (N, D); for equal decoders, the first is
+            enough.
         training: What is known about the training targets, or None.
         cluster: What intervals generalize over: "group", "label" or "image"; None for groups if there are any, else
-            labels if several images share one, else images.
+            labels if images share labels, else images.
         trained_on: The number of images that the decoders were trained on.
         near_trained_on: The number of other images that are detected near-duplicates of training images.
     """
@@ -100,7 +101,7 @@ class EvaluationInputs:
 
     @property
     def shares(self) -> Mapping[str, float]:
-        """Candidate -> its share of the first decoder; empty if that is not a blend that chose its shares."""
+        """Candidate -> its share in the first decoder; empty if it is not a blend from a run."""
         return self.run.trained.get("shares", {}) if self.run else {}
 
     @property
@@ -132,7 +133,7 @@ def score_decoders(
     ceilings = {
         name: output_ceiling(decoder.output_activation, evaluated.targets) for name, decoder in inputs.decoders.items()
     }
-    shuffled = {"shuffled": next(iter(ceilings.values()))}  # it is built like the first decoder
+    shuffled = {"shuffled": next(iter(ceilings.values()))}  # built like the first decoder
     different = {name: values for name, values in inputs.predictions.items() if inputs.equal.get(name, name) == name}
     scored = score_predictions(different, evaluated, shuffled | ceilings)
     clusters = Clusters(
@@ -204,9 +205,9 @@ def _held_out_by(inputs: EvaluationInputs) -> str | None:
 
 
 def _natural_cluster(examples: Examples) -> str:
-    """What images share: a group, or else a label or a target that several have in common.
+    """What the images are clustered by: groups, or else labels or targets that several images share, or else images.
 
-    Even if images of a label have individual targets (responses to single pictures), they resemble each other;
+    Even if images with the same label have individual targets (responses to single pictures), they resemble each other;
     intervals that treat them as independent would be too narrow.
     """
     images = examples.features.images
@@ -221,7 +222,7 @@ def _share_targets(examples: Examples) -> bool:
 
 
 def check_clusters(images: ImageSet, cluster: str | None) -> None:
-    """Refuse images without the groups that intervals need, before any work is done.
+    """Check that images have the groups that intervals need, before any work is done.
 
     Args:
         images: The images.
@@ -235,7 +236,7 @@ def check_clusters(images: ImageSet, cluster: str | None) -> None:
 
 
 def _groups(images: ImageSet) -> Sequence[str]:
-    """The images' groups; refuses images without one."""
+    """The groups of the images; an error if an image has no group."""
     empty = first_empty(images.groups) if images.groups is not None else 0
     if images.groups is None or empty is not None:
         example = f"; {images.paths[empty or 0]!r} has none" if images.groups is not None else ""
@@ -277,7 +278,7 @@ def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: 
 
 
 def _seen(examples: Examples, training: TrainingTargets | None) -> np.ndarray | None:
-    """Whether training saw each image's label; None if every image has a unique label, which says nothing."""
+    """For each image, whether its label was in training; None if all labels are unique, where this means nothing."""
     if training is None or training.seen is None:
         return None
     labels = labels_of(examples)
@@ -285,7 +286,7 @@ def _seen(examples: Examples, training: TrainingTargets | None) -> np.ndarray | 
 
 
 def _noise_ceiling(examples: Examples) -> NoiseCeiling | None:
-    """The noise ceiling of the evaluated images, each target counted once; None without repeated targets."""
+    """The noise ceiling of the evaluated images, where equal targets count once; None without repeated targets."""
     repeats = examples.table.repeats
     measured = [repeats[key] for key in dict.fromkeys(examples.keys) if len(repeats.get(key, ())) > 1]
     if len(measured) < len(set(examples.keys)):
@@ -320,7 +321,7 @@ def words_of(vocabulary: Path, dim: int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def check_vocabulary(vocabulary: Path, dim: int) -> None:
-    """Refuse a vocabulary if its first word cannot be used, before any predictions are computed.
+    """Check that the first word of a vocabulary can be used, before any predictions are computed.
 
     Raises:
         RequestError: It cannot be read, or its vectors differ in dimension from the targets.
@@ -335,5 +336,5 @@ def names_of(table: TargetTable, images: ImageSet) -> list[tuple[str, np.ndarray
 
 
 def labels_of(examples: Examples) -> list[str]:
-    """The images' labels; an image without one has its key in the target table instead."""
+    """The label of each image, or for an image without a label, its key in the target table."""
     return [label or key for label, key in zip(examples.features.images.labels, examples.keys, strict=True)]

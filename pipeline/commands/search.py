@@ -53,7 +53,7 @@ class SearchResult:
         cached: The number of features already in the store.
         failed: The images that were skipped, with the cause.
         extractor: The extractor's fingerprint and description.
-        found: The nearest images, nearest first; a query that is one of the images is left out.
+        found: The nearest images, nearest first; if the query is one of the images, it is left out.
         report: The page, or None.
         index: The kind of index; None if the search was exact.
         recall: The share of true neighbours that the index found when it was built; None without an index.
@@ -73,7 +73,7 @@ class SearchResult:
     recall: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The `search` document of the contract."""
+        """The JSON document of `search`."""
         return asdict(self)
 
 
@@ -139,7 +139,7 @@ def _check_files(options: SearchOptions) -> None:
 def _nearest(
     query: np.ndarray, query_ref: ImageRef | None, k: int, searched: IndexedSearch | Vectors, images: ImageSet
 ) -> tuple[list[int], list[float]]:
-    """The rows of the images nearest to a query, and their cosines; a query that is one of the images is left out."""
+    """The rows and cosines of the images nearest to a query; if the query is one of the images, it is left out."""
     count = k + (query_ref is not None)
     if isinstance(searched, IndexedSearch):
         rows, cosines = searched.find(query, count)
@@ -176,7 +176,7 @@ def _indexed(options: SearchOptions, features: Features) -> IndexedSearch | None
 
 @dataclass(frozen=True)
 class _Space:
-    """The space to search: that of extractors, or of a decoder of their features."""
+    """The space to search: the features of extractors, or the embeddings that a decoder predicts from them."""
 
     extractors: Sequence[Extractor]
     decoder: SavedDecoder | None
@@ -184,7 +184,7 @@ class _Space:
 
     @classmethod
     def of(cls, options: SearchOptions, extraction: ExtractionOptions) -> "_Space":
-        """The space that options name; refuses an index of several layers, or of a store in a bucket."""
+        """The space that the options select; an error for an index of several layers, or of a store in a bucket."""
         decoder = SavedDecoder.open(decoder_file(options.model), options.extractor) if options.model else None
         extractors = decoder.extractors if decoder else options.extractor.extractors()
         if options.index and len(extractors) > 1:
@@ -218,7 +218,7 @@ class _Space:
 
 
 def _query_vector(options: SearchOptions, space: _Space, extraction: ExtractionOptions) -> np.ndarray:
-    """The vector of an image, a word or a file; refuses one with another dimension than the space."""
+    """The vector of an image, a word or a file; an error if its dimension is not the space's."""
     if options.is_image:
         return space.vectors(_query_feature(options.query, space.extractors, extraction))[:][0]
     vector = _word_vector(options, space) if options.is_word else _vector_of_file(Path(options.query))
@@ -230,7 +230,7 @@ def _query_vector(options: SearchOptions, space: _Space, extraction: ExtractionO
 
 
 def _query_feature(file: str, extractors: Sequence[Extractor], extraction: ExtractionOptions) -> Features:
-    """The feature of an image that must be readable."""
+    """The feature of the query image, which must be readable."""
     image = find_images(file)
     try:
         decoding.preview(image.refs[0].read()[0], PREVIEW)
@@ -247,14 +247,14 @@ def _vector_of_file(file: Path) -> np.ndarray:
 
 
 def _word_vector(options: SearchOptions, space: _Space) -> np.ndarray:
-    """The vector of a word in the vocabulary, or else of a label of the run or a word of its targets' file."""
+    """The vector of a word: from the vocabulary, or else a label of the run or a word in its file of targets."""
     word = options.query
     advice: tuple[object, ...] = ()
     if options.vocabulary:
         vectors, near = read_word_vectors(options.vocabulary, [word])
         source = f"the vocabulary {options.vocabulary}"
     else:
-        assert space.decoder  # SearchOptions refuses a word without a model
+        assert space.decoder  # SearchOptions rejects a word without a model
         run = space.decoder.run_with("words from; name ", Parameter("vocabulary", "FILE"), ".")
         labelled = Source.of_run(run, options.sources.data_dir)
         vectors = dict(names_of(labelled.table, labelled.images))

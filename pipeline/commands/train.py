@@ -61,8 +61,8 @@ def train(options: TrainOptions, resumed: Path | None = None) -> TrainResult:
         How the training went, and the held-out cosines.
 
     Raises:
-        RequestError: Images, targets or options do not fit each other, or changed since the interrupted run began.
-        PipelineError: The loss is not finite (the run keeps the decoders with their last finite, or best, weights), a
+        RequestError: Images, targets or options do not fit each other, or have changed since the interrupted run began.
+        PipelineError: The loss is not finite (the run keeps the decoders with their last finite or best weights), a
             file could not be read or written, or the trained decoders could not be scored (the run keeps them, too).
         Interrupted: Ctrl-C was pressed.
     """
@@ -80,7 +80,7 @@ def train(options: TrainOptions, resumed: Path | None = None) -> TrainResult:
 
 
 def _with_sample(options: TrainOptions) -> TrainOptions:
-    """The options with the sample's images, and with its targets and untrained weights unless others are named."""
+    """The options with the sample's images, and by default its targets and untrained weights."""
     if SAMPLE is None:
         raise RequestError(
             "This installation lacks the sample; name your own IMAGES and ", Parameter("targets", "FILE"), "."
@@ -100,7 +100,7 @@ class _Run:
     Attributes:
         folder: The run's folder; training resumes from a checkpoint in it, and trained decoders are only scored.
         options: What to train on, and how.
-        config: The config to train: that of the options, or a single network if a blend does not fit into memory.
+        config: The config to train: the options', or a single network if a blend does not fit into memory.
         examples: The examples with their split.
         extractors: The extractor of each layer.
         progress: Whether to show the progress on stderr.
@@ -119,13 +119,13 @@ class _Run:
         return self.config.decoder.output_activation if isinstance(self.config, TrainingConfig) else "linear"
 
     def announce(self, times: int = 1) -> None:
-        """Log how long that many trainings take."""
+        """Log how long this number of trainings takes."""
         features, dim = self.examples.all.features, self.examples.all.targets.shape[1]
         announce(self.config, (len(self.examples.train), features.dim), dim, self.options.memory, times)
 
 
 def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
-    """Read and split the examples, start or resume the run, fit, save and score; no other process resumes the run."""
+    """Read and split the examples, start or resume the run, fit, save and score; other processes cannot resume it."""
     config, extraction, extractors = options.decoder.config, options.extraction, options.extractor.extractors()
     if isinstance(config, TrainingConfig):
         check_names(config)
@@ -164,7 +164,7 @@ def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
 
 
 def _recorded(options: TrainOptions) -> dict[str, Any]:
-    """The options as stored in `run.json`, with the weights that were the default, and absolute paths."""
+    """The options as stored in `run.json`, with the default weights filled in, and absolute paths."""
     recorded = kept_values(options)
     recorded["weights"] = options.extractor.weights or default_weights()
     images = recorded["images"]
@@ -176,7 +176,7 @@ def _recorded(options: TrainOptions) -> dict[str, Any]:
 
 
 def _resume(folder: Path, record: RunRecord) -> RunRecord:
-    """The record to resume a run with: its own if its decoders are trained; refuses a run that has changed."""
+    """The record to resume a run with; the run's own if its decoders are trained; an error if the run has changed."""
     _check_unchanged(folder, record)
     before = read_run(folder)
     remove_unfinished(folder)
@@ -184,7 +184,7 @@ def _resume(folder: Path, record: RunRecord) -> RunRecord:
 
 
 def _check_unchanged(folder: Path, record: RunRecord) -> None:
-    """Refuse to resume a run whose images, targets or options changed since it began."""
+    """Check that the images, targets and options have not changed since the run began."""
     before, now = read_run(folder).to_json(), record.to_json()
     parts = {"split": "images", "targets": "targets", "extractor": "weights", "training": "options", "seed": "seed"}
     for part, name in parts.items():

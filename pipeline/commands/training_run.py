@@ -14,7 +14,7 @@ from pipeline.core.wording import joined
 
 @dataclass(frozen=True)
 class FoldScore:
-    """A held-out cosine, or a difference of two, over folds.
+    """A held-out cosine, or the difference between two, over folds.
 
     Attributes:
         mean: The mean of the folds' means.
@@ -41,8 +41,8 @@ class FoldResult:
         folds: The number of folds.
         repeats: The number of repeats.
         validation_cosine: API style -> held-out cosine over all folds.
-        baselines: Name -> the same.
-        differences: Each API style minus each baseline.
+        baselines: Name -> held-out cosine over all folds.
+        differences: The difference between each API style and each baseline.
     """
 
     folds: int
@@ -70,14 +70,14 @@ class TrainResult:
         run: The run's folder.
         images: The number of images.
         train: The number of training images.
-        validation: The number of held-out images; with cross-validation, all of them in turn.
+        validation: The number of held-out images; with cross-validation, all images are held out in turn.
         target_dim: The dimension of the targets.
         models: API style -> a summary of its training.
         baselines: Name -> mean held-out cosine.
         ceiling: The output ceiling on the held-out targets.
-        shares: Candidate -> its share of a blend; empty for a single network.
+        shares: Candidate -> its share in a blend; empty for a single network.
         folds: The scores of a cross-validation, or None.
-        headline: The verdict in a line.
+        headline: The verdict in one line.
         above_mean: Whether the best decoder was shown to be better than the mean baseline; None if unknown.
     """
 
@@ -96,19 +96,19 @@ class TrainResult:
 
     @property
     def titles(self) -> dict[str, str]:
-        """The first of equal decoders -> the names of all: their weights are bit-identical, and so are their scores."""
+        """The first of equal decoders -> the names of all of them; their weights and scores are identical."""
         equal = find_equal({style: self.run / f"{style}.keras" for style in self.models})
         return joined(
             {style: first if self._scores(style) == self._scores(first) else style for style, first in equal.items()}
         )
 
     def _scores(self, style: str) -> tuple[object, ...]:
-        """The scores of a style; those over folds are of other decoders than the saved ones."""
+        """The scores of a style; scores over folds come from other decoders than the saved one."""
         model = self.models[style]
         return model.train_cosine, model.validation_cosine, self.folds and self.folds.validation_cosine[style]
 
     def to_json(self) -> dict[str, Any]:
-        """The `train` document of the contract."""
+        """The JSON document of `train`."""
         return {
             **asdict(self),
             "run": str(self.run),
