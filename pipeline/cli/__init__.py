@@ -20,7 +20,7 @@ from pipeline.core.errors import Interrupted, PipelineError
 from pipeline.core.interrupts import Terminated, arrived_interrupt, raise_interrupts
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-NEAR = 0.8  # similarity, of 1, at which an option is suggested for a misspelled one
+NEAR = 0.8  # similarity (at most 1) from which an option is suggested for a misspelled one
 RESUME = "Interrupted. The features computed so far are stored; the same command resumes."
 
 

@@ -27,7 +27,7 @@ def cache(context: click.Context, options: CacheOptions, as_json: bool) -> None:
     """List what the cache folder holds: feature stores and converted networks, and what made them."""
     from pipeline.commands.cache import list_cache
 
-    context.obj = options.cache, as_json  # of subcommands that do not name their own
+    context.obj = options.cache, as_json  # for subcommands without their own
     if context.invoked_subcommand is None:
         print_result(list_cache(options.folder), as_json, print_cache)
 

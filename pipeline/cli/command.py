@@ -13,11 +13,11 @@ from pipeline.cli.terminal import show_messages
 from pipeline.core.errors import RequestError
 from pipeline.core.options import Options, Setting, settings
 
-OVERWRITE = "pipeline.overwrite"  # key in the meta of a context
+OVERWRITE = "pipeline.overwrite"  # key in a context's meta
 
 
 class Folder(click.Path):
-    """A folder; an empty name, as from an unset shell variable, does not mean the working folder.
+    """A folder; an empty name, such as from an unset shell variable, is an error and not the working folder.
 
     Args:
         parse: Converts the name, which may also be a URL.
@@ -30,7 +30,7 @@ class Folder(click.Path):
     def convert(
         self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
     ) -> Any:
-        """Check that the name is not empty, and not that of a file."""
+        """Check that the name is neither empty nor a file's."""
         if not str(value).strip():
             self.fail("the name of the folder is empty.", parameter, context)
         try:
@@ -60,7 +60,7 @@ class WholeNumber(click.IntRange):
 
 
 class Parsed(click.ParamType):
-    """Text that a function converts."""
+    """Text, converted by a function."""
 
     name = "text"
 
@@ -68,7 +68,7 @@ class Parsed(click.ParamType):
         self.parse = parse
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        """Convert text; other values are converted already."""
+        """Convert text; other values are already converted."""
         try:
             return self.parse(value) if isinstance(value, str) else value
         except ValueError as error:
@@ -76,7 +76,7 @@ class Parsed(click.ParamType):
 
 
 class Command(click.Command):
-    """A command with a section of its help for each group of options."""
+    """A command with a help section for each group of options."""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections, in the order of their first options."""
@@ -90,12 +90,12 @@ class Command(click.Command):
 
 
 def section_of(option: click.Option) -> str:
-    """The section of the help that has an option."""
+    """The help section of an option."""
     return getattr(option, "section", "Options")
 
 
 class SectionOption(click.Option):
-    """An option in a section of the help.
+    """An option in a help section.
 
     Args:
         section: The title of the section.
@@ -108,16 +108,16 @@ class SectionOption(click.Option):
 
 
 def command(function: Callable[..., None]) -> click.Command:
-    """Make a command of a function of the same name.
+    """Turn a function into a command of the same name.
 
-    Its parameter `options` is an `Options`, the fields of which become options or arguments. The parameter `as_json`
-    is whether to print the result as JSON. Others are options that click's decorators added.
+    The fields of its parameter `options`, an `Options`, become options or arguments. Its parameter `as_json` says
+    whether to print the result as JSON. Other parameters are options added by click's decorators.
     """
     return _with_options(function, Command)
 
 
 def command_group(function: Callable[..., None]) -> click.Group:
-    """Make a command with subcommands of a function, which also runs without one; see `command`."""
+    """Turn a function into a command with subcommands, which also runs without a subcommand; see `command`."""
     return _with_options(function, click.Group, invoke_without_command=True)
 
 
@@ -159,7 +159,7 @@ _overwrite = click.option(
 
 
 def _parameter(setting: Setting, options: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The decorator of click for an option or an argument of a command with these options."""
+    """The click decorator for an option or an argument of a command with these options."""
     option, required = setting.option, setting.default is MISSING
     common: dict[str, Any] = {
         "type": _type(setting),
@@ -185,7 +185,7 @@ def _parameter(setting: Setting, options: type[Options]) -> Callable[[Callable[.
 
 
 def _type(setting: Setting) -> click.ParamType:
-    """The type of click that converts and checks a value."""
+    """The click type that converts and checks a value."""
     option = setting.option
     if setting.choices:
         return click.Choice(setting.choices)

@@ -77,7 +77,7 @@ class Result(Protocol):
 
 
 def print_result(result: Result, as_json: bool, as_text: Callable[[Any], None]) -> None:
-    """Print a command's result to stdout, as JSON or by a function."""
+    """Print a command's result to stdout, as JSON or as text by a function."""
     if as_json:
         print(json.dumps(_finite(result.to_json()), indent=2, allow_nan=False))
     else:
@@ -85,7 +85,7 @@ def print_result(result: Result, as_json: bool, as_text: Callable[[Any], None]) 
 
 
 def _finite(value: Any) -> Any:
-    """A JSON value with null for NaN and infinity, which JSON lacks."""
+    """A JSON value with null for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -100,7 +100,7 @@ def print_paths(**paths: object) -> None:
 
 
 def print_rich(table: Table | str) -> None:
-    """Print a table, or text with the marks of rich."""
+    """Print a table, or text with rich markup."""
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(table)
 
@@ -117,7 +117,7 @@ def new_table(title: str, *columns: str) -> Table:
 
 
 def cell(text: str) -> str:
-    """Text for a table, without marks of rich and control characters."""
+    """Text for a table, with rich markup and control characters escaped."""
     return rich.markup.escape(printable(text))
 
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LEAST_SHARE = 0.005  # of a candidate that is named as part of a blend
+LEAST_SHARE = 0.005  # smallest share of a candidate that is listed as part of a blend
 KEPT = {setting.name: setting for setting in settings(TrainOptions, "train") if setting.option.kept}
-PLACES = {"models", "name"}  # of the run, which a resumed run has
+PLACES = {"models", "name"}  # options for where a run is saved, which is known for a resumed run
 
 
 def repeated(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,13 +32,13 @@ def repeated(options: Mapping[str, Any]) -> dict[str, Any]:
     A run may come from another machine, so options that say where files are written are left out.
 
     Raises:
-        RequestError: A flag has another value than true or false, or another option has one of these.
+        RequestError: A flag is not true or false, or another option is.
     """
     known = {name: value for name, value in options.items() if name in KEPT and value is not None}
     for name, value in known.items():
         if isinstance(value, bool) != KEPT[name].is_flag:
             raise RequestError(f"The run has no proper value of the option {name}: {value!r}.")
-    if known.get("preset") == "seed":  # its name in runs of earlier versions
+    if known.get("preset") == "seed":  # its name in earlier versions
         known["preset"] = "original"
     return {name: value if KEPT[name].is_flag else str(value) for name, value in known.items()}
 

@@ -25,7 +25,7 @@ from pipeline.evaluation.retrieval import Candidates, retrieve
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
 
-FITTED = 2000  # random images to fit the map to, by their predictions and targets
+FITTED = 2000  # random images; the map is fitted to their predictions and targets
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class EmbeddingTable:
     Attributes:
         images: The images.
         labels: The label of each image, or else the key of its target.
-        splits: The side of the run's split of each image; None if the run did not have the image.
+        splits: The side of each image in the run's split; None if the image is not in the run.
         vectors: Their features, shape (N, F).
         predictions: Their predicted embeddings, shape (N, D).
         targets: Their target embeddings, shape (N, D).
-        candidates: The candidates for the rank of the target; they include all targets.
+        candidates: The candidates among which targets are ranked; they include all targets.
     """
 
     images: ImageSet

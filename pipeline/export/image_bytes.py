@@ -1,7 +1,7 @@
-"""The bytes of a JPEG or PNG file -> pixels, by TensorFlow's operations, for files that these decode like we do.
+"""The bytes of a JPEG or PNG file -> pixels, by TensorFlow operations, for files that TensorFlow decodes as we do.
 
 These are baseline and progressive JPEGs in RGB, grey and CMYK, and PNGs, with EXIF orientation and transparency. All
-other files are refused, because their pixels would differ. EXIF: JEITA CP-3451, sections 4.5 and 4.6; markers: ITU-T
+other files are rejected, because their pixels would differ. EXIF: JEITA CP-3451, sections 4.5 and 4.6; markers: ITU-T
 T.81, Annex B; chunks: https://www.w3.org/TR/png-3/.
 """
 
@@ -14,13 +14,13 @@ from pipeline.data.jpeg_stream import MOST_SCANS
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 MOST_PIXELS = 50_000_000  # per file: 0.2 GB; one file is decoded at a time
 BASELINE, PROGRESSIVE, SCAN_SEGMENT, EXIF_SEGMENT, ADOBE_SEGMENT = 0xC0, 0xC2, 0xDA, 0xE1, 0xEE
-OTHER_FRAMES = (0xC1, *range(0xC3, 0xD0))  # and tables of arithmetic codes; 0xC4, Huffman tables, is excluded in use
+OTHER_FRAMES = (0xC1, *range(0xC3, 0xD0))  # and tables of arithmetic codes; without 0xC4 (Huffman tables) where used
 EXIF = b"Exif\0\0"
 ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # without it, TensorFlow inverts CMYK
 ORIENTATION, LONG = 0x0112, 4  # the tag, and the type of a value
 ENTRY = 12  # bytes of an entry of a TIFF directory
 GREY, PALETTE, HAS_ALPHA = 0, 3, (4, 6)  # colour types of PNG
-# An orientation that is not read here: in XMP, or in EXIF in text chunks of a PNG.
+# An orientation in places that are not read here: in XMP, or in EXIF in a PNG's text chunks.
 OTHER_ORIENTATION = r"(?s)\C*(tiff:Orientation(=.|>)[2-8]|Raw profile type exif\x00|XML:com.adobe.xmp\x00\x01)\C*"
 ORIENTATION_AFTER_DATA = r"(?s)\C*(eXIf|XML:com.adobe.xmp|Raw profile type exif)\C*"  # chunks after the data of a PNG
 
@@ -74,7 +74,7 @@ def _checked(*checks: tuple[Any, str]) -> Any:
 
 
 class _Bytes:
-    """The bytes of a file and the numbers in it, padded with zeros, so that damaged files are not overrun."""
+    """The bytes of a file and the numbers in it, padded with zeros, to prevent reads past the end of damaged files."""
 
     def __init__(self, data: Any) -> None:
         import tensorflow as tf
@@ -106,7 +106,7 @@ class _Bytes:
             kinds: For each kind, a function that says whether the part at an offset is of that kind.
 
         Returns:
-            The offset of the last part, and of the first part of each kind; 0 if there is none.
+            The offset of the last part, and of the first part of each kind; 0 for a kind that is missing.
         """
         tf = self._tf
 
@@ -213,14 +213,14 @@ def _png(data: Any) -> Any:
         (tf.logical_not(in_text), "An orientation in the text of a PNG is not read."),
     ):
         has_alpha = tf.logical_or(parts.transparency > 0, tf.reduce_any(colour_type == tf.constant(HAS_ALPHA)))
-        # 16-bit grey is rounded, like in our decoder; TensorFlow would truncate it.
+        # 16-bit grey is rounded, as in our decoder; TensorFlow would truncate it.
         is_deep_grey = tf.logical_and(tf.logical_and(depth == 16, colour_type == GREY), tf.logical_not(has_alpha))
         return tf.case(
             [
                 (is_deep_grey, lambda: _upright(_deep_grey(data), orientation)),
                 (has_alpha, lambda: _upright(_on_white(data), orientation)),
             ],
-            # Three channels: without transparency, TensorFlow's alpha of shallow images is not opaque.
+            # Three channels: TensorFlow's alpha is not opaque for shallow images without transparency.
             default=lambda: _upright(tf.io.decode_png(data, channels=3), orientation),
         )
 

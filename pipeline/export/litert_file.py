@@ -70,7 +70,7 @@ class LiteRTFile:
         import tensorflow as tf
 
         with quietly(), warnings.catch_warnings():
-            # TensorFlow warns that this interpreter moves to a separate package.
+            # TensorFlow warns that this interpreter will move to a separate package.
             warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated", UserWarning)
             self._interpreter = tf.lite.Interpreter(str(file), num_threads=usable_cores())
 

@@ -44,7 +44,7 @@ ACTIVATIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 
 def check_installed() -> None:
-    """Check that ONNX Runtime is installed, which verifies the written file.
+    """Check that ONNX Runtime, which verifies the written file, is installed.
 
     Raises:
         RequestError: It is not installed.
@@ -57,7 +57,7 @@ def check_installed() -> None:
 
 
 def check_decoder(decoder: Any) -> None:
-    """Refuse a decoder that cannot be exported, before any work.
+    """Check that a decoder can be exported, before any work is done.
 
     Raises:
         RequestError: A layer or an activation has no counterpart in ONNX.
@@ -78,7 +78,7 @@ class Graph:
         Args:
             operator: Its ONNX operator.
             inputs: The names of its inputs, or arrays.
-            output: The name of its output; by default made from the operator.
+            output: The name of its output; by default derived from the operator.
             attributes: Its attributes.
 
         Returns:

@@ -17,7 +17,7 @@ LIMITED = ("onnx", "litert")  # the formats with this limit; they are written in
 
 
 def check_exportable(extractors: Sequence[Extractor], decoder_parameters: int, kind: str) -> None:
-    """Refuse features that the exported model cannot compute, and weights that exceed the format's limit.
+    """Check that the exported model can compute the features, and that its weights are within the format's limit.
 
     Args:
         extractors: The extractor of each layer of the features.
