@@ -13,7 +13,7 @@ from pipeline.features.lance_errors import UNREADABLE
 from pipeline.features.store_bucket import StoreBucket
 from pipeline.features.store_folder import StoreFolder
 
-UNUSABLE = "?#%"  # have another meaning in Lance's URLs than in names
+UNUSABLE = "?#%"  # characters with a special meaning in Lance's URLs
 
 LanceStore = StoreFolder | StoreBucket
 
@@ -28,7 +28,7 @@ def named_errors(store: LanceStore, task: str) -> Iterator[None]:
 
 
 def usual_folder() -> Path:
-    """The user's cache folder."""
+    """The default cache folder of the user."""
     return platformdirs.user_cache_path("image-vectors")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 
 class DigestIndex:
-    """Numbered digests, looked up by binary search; of repeated digests the first one counts.
+    """Numbered digests, looked up by binary search; only the first of repeated digests counts.
 
     Args:
         digests: The digests, shape (N,), `pipeline.data.images.DIGEST`; the number of each is its position.
@@ -25,7 +25,7 @@ class DigestIndex:
         return len(self.sorted)
 
     def find(self, digests: np.ndarray) -> np.ndarray:
-        """Look digests up.
+        """Look up digests.
 
         Args:
             digests: Shape (n,), of the same dtype.

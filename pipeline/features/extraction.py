@@ -2,8 +2,8 @@
 
     images ─ survey: unchanged? ─ backend: read, decode, compute ─ saver ─ feature store
 
-`survey.py` tracks the content of each image, `backends` turns images into features, here or on a Ray cluster, and
-`saving.py` stores these.
+`survey.py` tracks the content of each image, `backends` turns images into features, on this machine or a Ray cluster,
+and `saving.py` stores them.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def extract_features(
 
     Images that cannot be read are skipped with a warning and do not affect other features. Features are stored about
     every second, in a bucket every ten seconds, so an interruption loses only those and the images in flight. Several
-    layers are computed in one pass, without those that already have all images in their store.
+    layers are computed in one pass; layers with all images in their store are left out.
 
     Args:
         images: The images.
@@ -109,7 +109,7 @@ def _open_stores(extractors: Sequence[Extractor], options: ExtractionOptions) ->
     check_precision(options.engine, extractors[0].precision)
     _make_folder(options)
     new = [extractor for extractor in extractors if not has_store(options.cache, extractor.fingerprint)]
-    if new:  # first: without weights, no empty store is created
+    if new:  # before the stores, so that no empty one is created without weights
         ensure_weights(options.engine, new, options.folder)
     stores = [FeatureStore(options.cache, extractor) for extractor in extractors]
     if options.verify:
@@ -119,7 +119,7 @@ def _open_stores(extractors: Sequence[Extractor], options: ExtractionOptions) ->
 
 
 def _prepare(extractors: Sequence[Extractor], stores: StoreGroup, images: int, options: ExtractionOptions) -> None:
-    """Check that the weights are there before any worker starts, and warn of large features."""
+    """Check that the weights are available before any worker starts, and warn about large features."""
     if not all(map(len, stores.stores)):
         ensure_weights(options.engine, extractors, options.folder)
     for extractor in extractors:
@@ -161,7 +161,7 @@ def _compute(images: ImageSet, survey: Survey, backend: Backend, stores: StoreGr
 
 
 def _warn_of(failed: Sequence[Failure], images: ImageSet, may_all_fail: bool) -> None:
-    """Warn of the first skipped images; raises an error if all were skipped, unless they may all fail."""
+    """Warn about the first skipped images; raises an error if all were skipped, unless they may all fail."""
     for failure in failed[:NAMED]:
         log.warning("skipped %s: %s", failure.path, failure.error)
     if len(failed) > NAMED:

@@ -1,4 +1,4 @@
-"""Extractors, the fingerprints that identify them, and the settings that a user gives for them."""
+"""Extractors, the fingerprints that identify them, and the user's settings for them."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ class Extractor:
 
     Attributes:
         weights: The source of VGG16's weights.
-        layer: The layer whose activation is the feature, by its Keras name; with ":pre" the value before the ReLU, or
+        layer: The layer whose activation is the feature, by its Keras name; with ":pre", its value before the ReLU, or
             before the softmax of `predictions`.
         precision: The precision of VGG16's arithmetic, one of `pipeline.features.vgg.PRECISIONS`.
         pool: For a layer with positions: "mean" (the default), "max", "grid:N" or "flat".
@@ -39,7 +39,7 @@ class Extractor:
         resize: How an image becomes 224 x 224 pixels, a key of `pipeline.data.decoding.RESIZES`.
 
     Raises:
-        RequestError: A setting is unknown, or the settings do not fit each other.
+        RequestError: A setting is unknown, or the settings do not go together.
     """
 
     weights: Weights
@@ -153,10 +153,10 @@ def total_dim(extractors: Sequence[Extractor]) -> int:
 
 
 def check_one_pass(extractors: Sequence[Extractor]) -> None:
-    """Check that extractors can run in one pass: they differ in their layers only.
+    """Check that extractors can run in one pass: they differ only in their layers.
 
     Raises:
-        RequestError: There is no extractor, a layer has two, or another setting differs.
+        RequestError: There is no extractor, two have the same layer, or another setting differs.
     """
     if not extractors:
         raise RequestError("Features need at least one extractor.")

@@ -35,11 +35,11 @@ class Features:
         computed: The number of images with a vector computed now.
         cached: The number of images with all vectors already in the stores, or shared with a duplicate.
         seconds: The duration of the stage.
-        seconds_starting: The part of it before the engine could begin: starting the workers, converting the network,
+        seconds_starting: The part of it before the engine started: starting the workers, converting the network,
             decoding the first batch.
         engine: The engine that ran, or None if there was nothing to compute.
         device: What it ran on, or None.
-        scales: The divisors of the features by each of several layers; empty for 1.
+        scales: The divisor of each layer's features if there are several layers; empty if all are 1.
         nodes: The number of nodes of the Ray cluster, or None.
         actors: The number of actors on it, or None.
     """
@@ -91,7 +91,7 @@ class Features:
         return parts[0] if len(parts) == 1 else ConcatenatedFeatures(parts, self.scales or [1.0] * len(parts))
 
     def scaled_by(self, rows: np.ndarray) -> "Features":
-        """These features; with several layers, each layer divided by the root of its mean variance over some rows."""
+        """These features; each of several layers is divided by the root of its mean variance over some rows."""
         if len(self.layers) == 1:
             return self
         variances = [moments(part.subset(rows))[1] for part in self.by_layer()]
@@ -143,7 +143,7 @@ class ConcatenatedFeatures:
 
     Attributes:
         parts: The features by each layer, shape (N, F).
-        scales: The divisor of the features by each layer.
+        scales: The divisor of each layer's features.
     """
 
     parts: Sequence[StoredFeatures]

@@ -45,7 +45,8 @@ CRASHED = b""  # instead of a digest: decoding this image crashed the process
 class FileIndex:
     """An index of the images that were read before, an SQLite database in the cache folder.
 
-    A damaged database is recreated with a warning, one with another layout without; then all images are read again.
+    A damaged database is recreated with a warning, one with another layout without a warning; all images are then read
+    again.
     Each row has a checksum, so that rows that changed on disk are not trusted.
 
     Args:
@@ -135,7 +136,7 @@ class FileIndex:
     def digest(self, image: ImageRef) -> bytes | None:
         """The digest of an image that has not changed since it was recorded; None if it changed or is unknown.
 
-        CRASHED for an image that must not be decoded.
+        CRASHED if the image must not be decoded.
         """
         if image.digest or not (version := image.version()):
             return image.digest
@@ -159,7 +160,7 @@ class FileIndex:
             yield from digests
 
     def knows_below(self, folder: Path) -> bool:
-        """Whether a file in a folder or its subfolders was recorded."""
+        """Whether any file in a folder or its subfolders was recorded."""
         first = os.fsencode(os.path.join(os.path.abspath(folder), ""))
         after = first[:-1] + bytes([first[-1] + 1])
         query = "SELECT 1 FROM files WHERE uri >= ? AND uri < ? LIMIT 1"

@@ -1,4 +1,4 @@
-"""The errors of Lance: their causes, and whether damaged files explain them."""
+"""Lance's errors: their causes, and whether damaged files may explain them."""
 
 import contextlib
 import errno
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pipeline.core.errors import first_line
 
-# The errors of Lance and Arrow for files that they cannot read, for any reason.
+# The errors that Lance and Arrow raise for files that they cannot read, for any reason.
 UNREADABLE = (OSError, ValueError, RuntimeError)
 # Lance's messages for errors not caused by the content of a file: a system error other than a missing file (2), or a
 # feature that this version of Lance does not know.

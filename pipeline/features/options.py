@@ -26,7 +26,7 @@ INSTALL_RAY = "pip install 'image-vectors[ray]'"
 class ExtractorOptions(Options):
     """How an image becomes a vector.
 
-    None keeps the setting of a description, as of the extractor that a decoder was trained on, or else the default.
+    None keeps the setting in a description, such as that of a decoder's extractor, or else the default.
     """
 
     weights: str | None = option(

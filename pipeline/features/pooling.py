@@ -12,7 +12,7 @@ POOLS = "mean, max, grid:N or flat"
 
 @dataclass(frozen=True)
 class Pooling:
-    """A pooling of planes of positions.
+    """Pooling of planes, which have a number for each position.
 
     Attributes:
         kind: "mean" and "max" reduce a plane to one number, "grid" to the means of N x N cells of equal area; "flat"
@@ -25,7 +25,7 @@ class Pooling:
 
     @classmethod
     def parse(cls, text: str) -> "Pooling":
-        """Read "mean", "max", "grid:N" or "flat".
+        """Parse "mean", "max", "grid:N" or "flat".
 
         Raises:
             RequestError: The text is none of these.
@@ -43,7 +43,7 @@ class Pooling:
         return {"mean": 1, "max": 1, "grid": self.cells, "flat": side}[self.kind]
 
     def window(self, side: int) -> int | None:
-        """The side of the square behind each value; None if cells of the grid share positions."""
+        """The side of the square that each value is pooled from; None if cells of the grid share positions."""
         return None if side % self.sides(side) else side // self.sides(side)
 
     def __call__(self, planes: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.core.errors import RequestError
 
-LARGEST = 16_384  # limits the memory for making the matrix of the largest layer to 1.3 GB
+LARGEST = 16_384  # limits the memory for creating the matrix of the largest layer to 1.3 GB
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Projection:
 
     @classmethod
     def parse(cls, text: str) -> "Projection":
-        """Read "DIM" or "DIM:SEED".
+        """Parse "DIM" or "DIM:SEED".
 
         Raises:
             RequestError: The text is neither.

@@ -13,7 +13,7 @@ from pipeline.features.backends.worker_process import Decoded
 from pipeline.features.store_group import StoreGroup
 
 # Features are stored after this time or this many bytes, whichever comes first: committing each batch would take longer
-# than a GPU needs to compute it. In a bucket the time is a multiple of this.
+# than a GPU needs to compute it. In a bucket, the time is multiplied by `commit_cost`.
 STORE_SECONDS = 1.0
 STORE_BYTES = 2**25
 
@@ -41,7 +41,7 @@ class Saver:
         self._bytes, self._began = 0, 0.0
 
     def add(self, results: Sequence[Result]) -> None:
-        """Store the features in results, at once or with later ones; repeated contents are stored once.
+        """Store the features in results, now or together with later ones; repeated contents are stored once.
 
         Raises:
             PipelineError: The store cannot be written.
@@ -57,7 +57,7 @@ class Saver:
             self._store(must_wait=is_full)
 
     def _store(self, must_wait: bool) -> None:
-        """Start to store the group; if the previous one is not stored yet, wait for it or leave it for later."""
+        """Start to store the group; if the previous group is not stored yet, wait for it or return."""
         if self._storing:
             if not must_wait and not self._storing.done():
                 return
@@ -81,7 +81,7 @@ class Saver:
             )
 
     def close(self) -> None:
-        """Store what is gathered.
+        """Store the features gathered so far.
 
         Raises:
             PipelineError: The store cannot be written.

@@ -1,7 +1,7 @@
 """The feature store: content digest of an image -> its feature and thumbnail, one Lance dataset for each extractor.
 
 Lance (https://lancedb.github.io/lance) commits an append in one atomic step, so a process killed at any moment leaves
-either all of a batch or none of it. In a folder, a lock next to the store lets one process append at a time, so that
+either all of a batch or nothing. In a folder, a lock next to the store lets one process append at a time, so that
 several can fill it without storing an image twice. A bucket has no lock: an image that processes store at the same
 moment is stored twice, and one of the rows is read (see `store_bucket.py`). Each row has a CRC-32 of its content,
 which is checked when the row is first read.
@@ -46,12 +46,11 @@ class FeatureStore:
 
     Damage that is detected when the store is opened is dropped with a warning and computed again: a data file, the
     newest version or, if no version is intact, the whole store, which is set aside. A store that cannot be read for
-    another reason is refused and not changed; a store in a bucket is refused for any reason. A vector that changed on
-    disk is refused when it is read, and dropped by `drop_damaged`.
+    another reason is refused and not changed; a store in a bucket is refused whatever the reason. A vector that changed
+    on disk is refused when it is read, and dropped by `drop_damaged`.
 
     Args:
-        cache: The cache folder, or its URL; the store is `features/FINGERPRINT.lance` in it, created if it does not
-            exist.
+        cache: The cache folder, or its URL; the store is `features/FINGERPRINT.lance` in it, created if missing.
         extractor: The extractor of the features.
 
     Attributes:
@@ -217,7 +216,7 @@ class FeatureStore:
             self._lance.tidy(self._dataset)
 
     def _catch_up(self) -> None:
-        """Load the changes of other processes."""
+        """Load other processes' changes."""
         if self._dataset.latest_version != self._dataset.version:
             self._dataset = self._lance.dataset()
             self._read_changes()
@@ -303,7 +302,7 @@ class FeatureStore:
         return vectors if len(distinct) == len(rows) and (inverse == np.arange(len(rows))).all() else vectors[inverse]
 
     def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The vectors of distinct rows, and the rows with a wrong checksum."""
+        """The vectors of distinct rows, and the row numbers with a wrong checksum."""
         unchecked = not self._checked[rows].all()
         columns = ["digest", "checksum", "vector", "thumbnail", "pixel_count"] if unchecked else ["vector"]
         if not len(rows):

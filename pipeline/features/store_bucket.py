@@ -1,4 +1,4 @@
-"""A feature store in a bucket: Lance's retries, listings, uploads, and the meaning of errors.
+"""A feature store in a bucket: Lance's retries, listings, uploads, and what errors mean.
 
 Credentials and endpoints come from the environment variables that the tools of each provider use.
 """
@@ -22,14 +22,14 @@ from pipeline.data.images import DIGEST
 from pipeline.features.lance_errors import UNREADABLE, lance_cause
 from pipeline.features.store_folder import KEEP_OLD_VERSIONS
 
-# Lance's retries, and their time limit in seconds, in the middle of a run; its default of 180 s is multiplied by its
-# retries of a listing.
+# Lance's retries, and their time limit in seconds, in the middle of a run; Lance's default of 180 s would be multiplied
+# by its retries of a listing.
 PATIENCE = {"client_max_retries": "5", "client_retry_timeout": "30"}
-# When a store is opened, a wrong address should fail soon.
+# A wrong address should fail quickly when a store is opened.
 NO_PATIENCE = {"timeout": "10s", "client_max_retries": "3", "client_retry_timeout": "5", "lance_aimd_max_retries": "0"}
 LONGEST_CAUSE = 200  # characters
 
-# What an error of Lance means and what to do; by meaning, or by pattern in its message.
+# What an error of Lance means and what to do, by meaning or by a pattern in its message.
 MEANINGS = {
     Meaning.NO_BUCKET: "there is no such bucket; correct its name, or create it",
     Meaning.NO_CREDENTIALS: (
@@ -63,7 +63,7 @@ ADVICE = {
 
 
 class StoreBucket:
-    """A store in a  There is no lock; Lance's conditional commits keep processes from overwriting each other.
+    """A store in a bucket. There is no lock; Lance's conditional commits keep processes from overwriting each other.
 
     Unfinished files may belong to a process on another machine, so only Lance's own clean-up removes them, after a
     week. Versions are removed only after a day: a commit that hangs meanwhile must find a later version.
@@ -98,7 +98,7 @@ class StoreBucket:
         """Upload the first version of an empty store.
 
         Lance's own creation empties a store that another process creates and fills at the same moment. This replaces
-        the first version by an identical one and leaves later versions alone.
+        the first version with an identical one and leaves later versions alone.
         """
         with tempfile.TemporaryDirectory() as folder:
             lance.write_dataset(schema.empty_table(), folder, mode="create")
@@ -152,7 +152,7 @@ def storage_options() -> dict[str, str]:
 
 
 def folders_in(url: str) -> list[str]:
-    """The names of the folders directly below a URL; takes one request, and fails soon.
+    """The names of the folders directly below a URL; takes one request, and fails quickly.
 
     Raises:
         RuntimeError: The bucket cannot be listed; see `meaning`.

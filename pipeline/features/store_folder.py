@@ -1,8 +1,9 @@
 """A feature store in a folder, and the recovery of one with damaged files; dropped features are computed again.
 
-Damage needs evidence in the files: a missing magic number, content that contradicts its format, a length that differs
-from the manifest's, a missing file that the manifest names. Any other reason why Lance cannot read a store raises an
-error and changes nothing: features of a later version, or files that the system does not let us read.
+A file counts as damaged only if there is evidence: a missing magic number, content that contradicts its format, a
+length that differs from the manifest's, a missing file that the manifest lists. If Lance cannot read a store for
+another reason, such as features of a later version or files that the system does not let us read, an error is raised
+and nothing is changed.
 """
 
 import contextlib
@@ -110,7 +111,7 @@ class StoreFolder:
         return self.dataset().count_rows()
 
     def size_and_use(self) -> tuple[int, float]:
-        """Bytes on disk, and the last time a vector was read or written; the creation time if there is none."""
+        """Bytes on disk, and the last time a vector was read or written; the creation time if there are no vectors."""
         size, used = folder_size_and_use(self.path)
         return size, folder_size_and_use(self.path / "data")[1] or used  # opening a store reads the other files, too
 
@@ -191,7 +192,7 @@ def drop_damaged_files(path: Path) -> tuple[lance.LanceDataset, int]:
 
     Raises:
         OSError, ValueError, RuntimeError: A file cannot be read for a reason other than damage; or the whole folder of
-            data files is missing, as if it is on another disk.
+            data files is missing, as if it were on another disk.
     """
     dataset = lance.dataset(path)
     os.listdir(path / "data")

@@ -25,7 +25,7 @@ class Failure:
 
 
 class Survey:
-    """The digest and state of each image of a set, as far as known; `note` completes them.
+    """The digest and state of each image in a set, if known; `note` fills in the others.
 
     Args:
         images: The images.
@@ -75,14 +75,14 @@ class Survey:
             self.failed[int(number)] = too_large(int(count), self._max_pixels)
 
     def may_lack(self, store: FeatureStore) -> bool:
-        """Whether a store lacks an image to read, or may lack it because its content is still unknown."""
+        """Whether a store lacks an image to read, or may lack one because its content is still unknown."""
         if self.suspects:
             return True
         known = self._has_digest[self.unknown]
         return not (known.all() and store.contains(self.digests[self.unknown]).all())
 
     def drop_incomplete(self, not_finite: Container[bytes] = ()) -> None:
-        """Fail the images that a store turns out to lack.
+        """Mark images as failed if a store turns out to lack them.
 
         Args:
             not_finite: The digests of images whose features cannot be stored. For other images, the file changed or the

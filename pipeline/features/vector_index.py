@@ -1,4 +1,4 @@
-"""Lance's IVF_PQ index of the vectors in a feature store, for searches that do not read them all.
+"""Lance's IVF_PQ index of the vectors in a feature store, for searches that do not read all of them.
 
 It is part of the store's Lance dataset, so removed rows are never found, and rows added since it was built are searched
 without it. A note in the dataset's config identifies the index, with its recall and the CRC-32 of its files; an index
@@ -29,10 +29,10 @@ KIND = "IVF_PQ"
 NAME = "vectors"  # the index's name in the dataset
 NOTE = "vector_index"  # the key of the note in the dataset's config
 PARTITION = 4096  # vectors, approximately
-SUB_VECTOR = 16  # numbers of a vector that one byte encodes
+SUB_VECTOR = 16  # numbers of a vector encoded by one byte
 PROBED, LEAST_PROBED = 0.2, 20  # the share of partitions to search, and their minimum number
 REFINED = 10  # candidates of the index per result, ranked by their stored vectors
-LARGEST_UNINDEXED = 0.1  # of the store; above this, the index is rebuilt
+LARGEST_UNINDEXED = 0.1  # as a share of the store; above this, the index is rebuilt
 READ_AT_ONCE = 2**24  # bytes
 
 
@@ -44,7 +44,7 @@ class VectorIndex:
         path: The store's Lance dataset.
         dataset: The version of the dataset to search.
         partitions: The number of partitions.
-        recall: The share of true neighbours that it found when it was built.
+        recall: The share of true neighbours that the index found when it was built.
     """
 
     path: Path
@@ -120,7 +120,7 @@ def open_index(store: FeatureStore) -> VectorIndex | None:
 
 
 def build_index(store: FeatureStore, measure: Callable[[VectorIndex], float]) -> VectorIndex:
-    """Build the index of a store, replacing an earlier one; processes that store features wait meanwhile.
+    """Build the index of a store, replacing an earlier one; processes that store features have to wait.
 
     Args:
         store: The store, with at least about 1,000 images.

@@ -15,7 +15,7 @@ from pipeline.features.options import Precision
 PRE = ":pre"  # suffix of a layer's name: its value before the activation
 
 PRECISIONS = get_args(Precision)
-CALIBRATION = "16-tiles"  # the source of the ranges of int8; rename it when the tiles or the method change
+CALIBRATION = "16-tiles"  # where the ranges for int8 come from; rename it when the tiles or the method change
 
 # layer name -> (kernel, bias), float32: convolutions (3, 3, in, out) and (out,), dense layers (in, out) and (out,).
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -80,7 +80,7 @@ class Network:
 
 
 def _network(name: str, convolutions: tuple[int, ...]) -> Network:
-    """A network by the number of convolutions in each block."""
+    """A network, from the number of convolutions in each block."""
     channels = (3, 64, 128, 256, 512, 512)
     blocks = tuple(
         tuple(
@@ -97,9 +97,9 @@ NETWORKS = {"vgg16": _network("vgg16", (2, 2, 3, 3, 3)), "vgg19": _network("vgg1
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network expects as input: pixels in some order of channels, minus a mean, divided by a deviation.
+    """The input that a network expects: pixels in some channel order, minus a mean, divided by a deviation.
 
-    Engines always compute BGR planes minus the mean; order and deviation are part of the first kernel, see `fold`.
+    Engines always compute BGR planes minus the mean; order and deviation go into the first kernel, see `fold`.
 
     Attributes:
         description: Identifies it in an extractor's description.
@@ -122,7 +122,7 @@ class Preprocessing:
         return kernel / self.deviation[:, None]
 
 
-# Of keras.applications ("caffe" mode) and of torchvision, whose mean and deviation are those of R, G and B in 0..1.
+# From keras.applications ("caffe" mode) and torchvision; the latter's mean and deviation are for R, G and B in 0..1.
 PREPROCESSINGS = {
     "caffe": Preprocessing(
         description="bgr-minus-imagenet-mean",

@@ -1,7 +1,7 @@
-"""Files of VGG16's or VGG19's weights in the layouts of Keras, PyTorch and safetensors, with layers of any names.
+"""Files of VGG16's or VGG19's weights in the layouts of Keras, PyTorch and safetensors, whatever the layers' names.
 
-Layers are found by Keras's names. In a file without these names, convolutions are matched in their order, and dense
-layers by their shapes; both must be the network's.
+Layers are found by Keras's names. In a file without these names, convolutions are matched by their order, and dense
+layers by their shapes; both must match the network.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ TORCH_SUFFIXES = (".pth", ".pt")
 SAFETENSORS = ".safetensors"
 SUFFIXES = (".h5", ".hdf5", ".keras", *TORCH_SUFFIXES, SAFETENSORS)
 FORMATS = ".h5 (Keras's published layout), .weights.h5, .keras, .pth or .safetensors"
-# The names that a layer's kernel and bias have in PyTorch, in TensorFlow-Slim and in Keras and Flax.
+# The names of a layer's kernel and bias in PyTorch, in TensorFlow-Slim, and in Keras and Flax.
 NAMES = (("weight", "bias"), ("weights", "biases"), ("kernel", "bias"))
 CONVOLUTION = (3, 3)  # rows and columns of VGG16's kernels
 BATCH_NORM = ("running_mean", "running_var", "moving_mean", "moving_variance")
@@ -63,7 +63,7 @@ def read_weight_file(network: Network, path: Path, layer: str) -> Arrays:
         Layer -> kernel and bias, in Keras's layout, float32.
 
     Raises:
-        RequestError: The file cannot be read, or its layers are not the network's.
+        RequestError: The file cannot be read, or its layers do not match the network.
     """
     try:
         with _open_pairs(path) as pairs:
@@ -86,7 +86,7 @@ def _by_name(network: Network, path: Path, pairs: Sequence[Pair], layer: str) ->
     shapes = network.weighted_layers(layer)
     named = {pair.name: pair for pair in pairs if pair.name in shapes}
     for name, pair in named.items():
-        if (pair.kernel.shape, pair.bias.shape) != (shapes[name], shapes[name][-1:]):  # not read: of any size
+        if (pair.kernel.shape, pair.bias.shape) != (shapes[name], shapes[name][-1:]):  # not read: may be huge
             raise RequestError(
                 f"{path}: layer {name!r} has a kernel of shape {pair.kernel.shape}; "
                 f"{network.title}'s is {shapes[name]}."
@@ -205,12 +205,12 @@ def _slice(file: Any, name: str) -> Tensor:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key to sort names by, with numbers in numerical order."""
+    """A sort key for names, with numbers in numerical order."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _pairs_of(tensors: Mapping[str, Tensor]) -> list[Pair]:
-    """The pairs of a state dict, in its order; tensors of other kinds are left out."""
+    """The pairs of a state dict, in its order; other tensors are left out."""
     if normalized := next((name for name in tensors if name.rpartition(".")[2] in BATCH_NORM), None):
         raise RequestError(
             f"The weights have batch normalization ({normalized}), as vgg16_bn; VGG16 has none. Use weights of VGG16."
@@ -229,7 +229,7 @@ def _hdf5_pairs(root: Any) -> list[Pair]:
 
     The published layout stores a layer in a group of its name; the attribute `weight_names` lists kernel and bias.
     Keras 3 stores it in a group `vars` as "0" and "1"; the attribute `name` is the layer's name. Files converted from
-    other frameworks name kernel and bias in a group of the layer's name.
+    other frameworks store kernel and bias in a group of the layer's name.
     """
     import h5py
 

@@ -49,7 +49,7 @@ TORCH = "-torch"  # suffix of a digest with preprocessing "torch"
 
 
 def _nothing_to_fetch() -> None:
-    """The weights are here."""
+    """Do nothing: the weights are already on this machine."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def default_weights() -> str:
 
 
 def weights_from(option: str, preprocess: str | None = None, network: str = "vgg16") -> Weights:
-    """The weights that an option names.
+    """The weights that an option specifies.
 
     Args:
         option: "imagenet" (Keras's published file), "random" or "random:SEED" (He-normal), or a file: see
@@ -107,8 +107,8 @@ def weights_from(option: str, preprocess: str | None = None, network: str = "vgg
         The weights, not yet read.
 
     Raises:
-        RequestError: The option is none of these, the file does not exist or has another format, or the preprocessing
-            or the network is unknown.
+        RequestError: The option is not one of these, the file does not exist or has another format, or the
+            preprocessing or the network is unknown.
     """
     if preprocess not in (None, *PREPROCESSINGS):
         raise RequestError(f"preprocess {preprocess!r} is unknown; choose from {', '.join(PREPROCESSINGS)}.")
@@ -128,7 +128,7 @@ def weights_from(option: str, preprocess: str | None = None, network: str = "vgg
 
 
 def _source(option: str, network: Network) -> Weights:
-    """The weights that an option names, with the usual preprocessing of their format."""
+    """The weights that an option specifies, with the usual preprocessing of their format."""
     if option == "imagenet":
         published = IMAGENET[network.name]
         fetch = partial(_imagenet_file, published)
@@ -207,5 +207,5 @@ def _is_intact(path: Path, published: Published) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Why a download failed, without the address that Keras prepends and without the error number."""
+    """Why a download failed, without Keras's address and the error number."""
     return re.sub(r"^\[Errno -?\d+\] ", "", first_line(error).rpartition(" -- ")[2])

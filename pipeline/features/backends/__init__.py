@@ -1,4 +1,4 @@
-"""Backends turn images into features: on this machine (`local.py`), or on a Ray cluster (`ray`)."""
+"""Backends, which turn images into features: on this machine (`local.py`), or on a Ray cluster (`ray`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
@@ -18,8 +18,8 @@ class Result(NamedTuple):
 
     Attributes:
         image: The image.
-        features: Its feature by each extractor, shape (dim,), float32; None if it was not computed, as the image
-            failed, is stored already, or has the content of an earlier one.
+        features: Its feature by each extractor, shape (dim,), float32; None if it was not computed, because the image
+            failed, is already stored, or has the same content as an earlier one.
         thumbnail: Shape (THUMBNAIL, THUMBNAIL), uint8; None like `features`.
     """
 
@@ -29,7 +29,7 @@ class Result(NamedTuple):
 
 
 class Backend(ABC):
-    """Reads, decodes and computes images.
+    """Reads and decodes images, and computes their features.
 
     Attributes:
         engine: The name of the engine that ran; None if there was nothing to compute.
@@ -54,7 +54,7 @@ class Backend(ABC):
         Args:
             images: All images.
             unknown: The numbers of the images to read.
-            suspects: The numbers of other images to read, which crashed a process before.
+            suspects: The numbers of other images to read, those that crashed a process before.
             stores: The stores of the features.
 
         Yields:

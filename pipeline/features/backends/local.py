@@ -26,7 +26,7 @@ from pipeline.features.store_group import StoreGroup
 
 log = logging.getLogger(__name__)
 
-USUAL_BATCH = 32  # sets the number of slots without a batch size; no engine has a larger default
+USUAL_BATCH = 32  # determines the number of slots if no batch size is set; no engine has a larger default
 LONG = 30  # seconds; longer computations are announced
 
 
@@ -86,7 +86,7 @@ class LocalBackend(Backend):
 
 
 class _Computing:
-    """Batches in the threads of an engine; `submit`, `finished` and `all` are called from one thread.
+    """Runs an engine on batches, in threads; `submit`, `finished` and `all` are called from one thread.
 
     Attributes:
         started_at: When the first batch was submitted, by `time.monotonic`; None before that.
@@ -138,12 +138,12 @@ class _Computing:
             yield from self.finished()
 
     def close(self) -> None:
-        """End the threads, without the batches that have not begun."""
+        """End the threads, and drop the batches that have not begun."""
         self._threads.shutdown(cancel_futures=True)
 
 
 class Forecast:
-    """Logs the time and disk space that a long computation takes, after the engine's second batch.
+    """Logs how much time and disk space a long computation will take, after the engine's second batch.
 
     Args:
         images: The number of images.
@@ -160,7 +160,7 @@ class Forecast:
         self._batches, self._first = 0, 0.0
 
     def note(self, size: int, at_once: int) -> None:
-        """Note the end of a batch of some size, from an engine that computes some batches at once."""
+        """Note that a batch of `size` images is done; the engine computes `at_once` batches at a time."""
         now = time.monotonic()
         self.remaining -= size
         self._batches += 1

@@ -12,7 +12,7 @@ SlotMemory = tuple[SharedMemory, SharedMemory]  # for the pixels and for the thu
 
 
 class Slots:
-    """Slots for decoded images, reused once the image's feature is computed. One thread takes, any gives back.
+    """Slots for decoded images, reused once the image's feature is computed. One thread takes slots, any may free them.
 
     Args:
         count: The number of slots.
@@ -31,7 +31,7 @@ class Slots:
     def take(self, count: int) -> list[int]:
         """Take the next free slots, in circular order; none if fewer than `count` are free.
 
-        So the images of a batch, which arrive in the order of their slots, are usually adjacent.
+        Images of a batch arrive in the order of their slots, so they are usually adjacent.
         """
         with self._change:
             free = np.flatnonzero(self._is_free)
@@ -49,7 +49,7 @@ class Slots:
             self._change.notify()
 
     def wait_for(self, count: int) -> None:
-        """Wait until so many slots are free."""
+        """Wait until `count` slots are free."""
         with self._change:
             self._change.wait_for(lambda: self._is_free.sum() >= count)
 

@@ -34,8 +34,8 @@ from pipeline.features.backends.worker_process import (
 
 log = logging.getLogger(__name__)
 
-# The largest image takes seconds to decode. The wait for an object in a bucket does not count, as its server has a time
-# limit, too; nor does the wait for an example of a TensorFlow data set, as all examples before it are read first.
+# The largest image takes seconds to decode. Waiting for an object in a bucket does not count, as its server has a time
+# limit, too; nor does waiting for an example of a TensorFlow data set, as all examples before it are read first.
 TIME_LIMIT = 60.0  # seconds to read and decode an image
 START_LIMIT = 120.0  # seconds for a worker to start
 
@@ -83,7 +83,7 @@ class _Worker:
             self.connection.send(tasks)
 
     def note_answer(self) -> None:
-        """Record that it has answered."""
+        """Record that the worker has answered."""
         self.is_ready, self._silent = True, 0.0
 
     @property
@@ -105,7 +105,7 @@ class _Worker:
         return self._pulse.number
 
     def cause_of_death(self) -> str:
-        """Why it ended, or is about to end, as its connection is closed."""
+        """Why the worker ended, or is about to end: its connection is closed."""
         self.process.join(PULSE)
         end([self.process])
         code = self.process.exitcode
@@ -126,7 +126,7 @@ class WorkerPool:
         resize: How to resize, a key of `pipeline.data.decoding.RESIZES`.
 
     Raises:
-        PipelineError: The system cannot start so many processes.
+        PipelineError: The system cannot start that many processes.
     """
 
     def __init__(self, count: int, stored: SharedDigests, slots: Slots, max_pixels: int, resize: str) -> None:
@@ -143,7 +143,7 @@ class WorkerPool:
     def decode(
         self, refs: Sequence[ImageRef] | Mapping[int, ImageRef], numbers: Sequence[int], suspects: Sequence[int] = ()
     ) -> Generator[Decoded, None, None]:
-        """Read and decode images, as far ahead as slots allow; after one call ends, another may follow.
+        """Read and decode images, as far ahead as slots allow; call it again only after the previous call has ended.
 
         Args:
             refs: The references of the images by number.
@@ -151,7 +151,7 @@ class WorkerPool:
             suspects: The numbers of images that crashed a process before; they are read last, one at a time.
 
         Yields:
-            The images, in the order of `numbers` and `suspects`; the receiver gives their slots back.
+            The images, in the order of `numbers` and `suspects`; the receiver frees their slots.
 
         Raises:
             PipelineError: The worker processes do not start, or the bucket of the images cannot be read.

@@ -1,7 +1,7 @@
 """A worker process: it reads and decodes images into slots of shared memory.
 
-Files are read in turn. Objects in buckets have a high latency even if they are small, so threads of a worker read all
-its pending objects ahead, at once.
+Files are read one after another. Objects in buckets have a high latency even if they are small, so a worker's threads
+read all its pending objects ahead, in parallel.
 """
 
 import signal
@@ -24,7 +24,7 @@ from pipeline.features.backends.slots import SlotMemory, slot_arrays
 
 KEPT_MEMORY = 2**25  # bytes; more than any buffer for an image of usual size
 CHUNK = 8  # images assigned to a worker at a time
-CHUNKS_AHEAD = 3  # maximum chunks of a worker, in progress or waiting
+CHUNKS_AHEAD = 3  # largest number of chunks per worker, in progress or waiting
 PULSE = 0.5  # seconds between checks of the workers' pulses
 
 Read = Callable[[], tuple[bytes, str | None]]  # the type of `ImageRef.read`
@@ -42,7 +42,7 @@ class Decoded(NamedTuple):
         is_new: Whether it was decoded; otherwise its digest is already stored, or there is an error.
         pixel_count: Its size, in pixels, if it was decoded.
         error: Why it could not be read.
-        crashed: Whether the reason is that it crashed the decoding process, or took too long.
+        crashed: Whether `error` is that it crashed the decoding process or took too long.
     """
 
     number: int
@@ -64,7 +64,7 @@ class Task(NamedTuple):
 
 
 class Pulse:
-    """The progress of a worker, in shared memory, so that it can be read even if the worker hangs."""
+    """A worker's progress, in shared memory, so that it can be read even if the worker hangs."""
 
     def __init__(self, memory: SharedMemory) -> None:
         self._values = memory.array(np.int64)

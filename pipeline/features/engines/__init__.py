@@ -37,8 +37,8 @@ class Engine(Protocol):
         """Compute features.
 
         Args:
-            pixels: RGB, shape (batch_size, 224, 224, 3), uint8. Always a full batch: with the same shape for all calls,
-                the feature of an image does not depend on the other images in its batch.
+            pixels: RGB, shape (batch_size, 224, 224, 3), uint8. Always a full batch: as all calls have the same
+                shape, the feature of an image does not depend on the other images in its batch.
 
         Returns:
             The features of each extractor, in their order, shape (batch_size, dim), float32.

@@ -1,7 +1,7 @@
 """The engine of `--precision int8`: ONNX Runtime on VGG16 with 8-bit integer weights and activations.
 
 The quantization is static: a scale for each output channel of the weights, and one for each activation, from its range
-on a tile of each photograph of the sample. So it depends only on the weights, not on the user's images.
+on one tile of each photograph in the sample. So it depends only on the weights, not on the user's images.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ def _outputs(extractors: Sequence[Extractor]) -> list[str]:
 
 
 def _names(network: Network, layers: Sequence[str]) -> list[str]:
-    """The name of the network with exactly these layers; the outputs are fixed on quantization."""
+    """The name of the network with exactly these layers; quantization fixes the outputs."""
     name = f"{network.deepest(layers)}-int8-{CALIBRATION}"
     # The joined names of the layers may be too long for a file name.
     return [

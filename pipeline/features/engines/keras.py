@@ -18,7 +18,7 @@ from pipeline.features.vgg import PRE
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
-# In the errors of TensorFlow and JAX (RESOURCE_EXHAUSTED, OOM) and PyTorch (out of memory).
+# Parts of the errors of TensorFlow and JAX (RESOURCE_EXHAUSTED, OOM) and PyTorch (out of memory).
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "Out of memory")
 
 
@@ -29,7 +29,7 @@ class KerasEngine:
 
     Args:
         extractors: The extractors to run.
-        batch_size: Images in a batch; None for 32. Several devices round it up to a multiple of their number.
+        batch_size: Images in a batch; None for 32. It is rounded up to a multiple of the number of devices.
         devices: The devices to run on, as Keras names them; None means all accelerators that its backend sees.
     """
 

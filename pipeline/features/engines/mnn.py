@@ -56,7 +56,7 @@ class MnnEngine:
         self._layers = list(dict.fromkeys(extractor.layer for extractor in extractors))
         network = converted_network(extractors, cache)
         with quietly():
-            # An attribute, as the module does not keep its runtime alive.
+            # An attribute, because the module does not keep its runtime alive.
             self._runtime = nn.create_runtime_manager(
                 ({"backend": 0, "numThread": usable_cores(), "precision": "high"},)
             )
@@ -97,7 +97,7 @@ def is_converted(extractors: Sequence[Extractor], cache: Path) -> bool:
 
 
 def _names(network: Network, outputs: Sequence[str]) -> list[str]:
-    """The names of networks with all layers: the smallest first, then deeper ones, which MNN cuts."""
+    """The names of networks that include all layers: the smallest first, then deeper ones, which MNN cuts short."""
     last, *pre_layers = outputs
     # The joined names of these layers may be too long for a file name.
     end = f"-pre-{hashlib.blake2b(' '.join(pre_layers).encode(), digest_size=4).hexdigest()}" if pre_layers else ""

@@ -1,4 +1,4 @@
-"""Converted networks of engines, cached next to the feature stores: VGG16 is converted once for given weights.
+"""Networks converted for engines, cached next to the feature stores: VGG16 is converted once for each set of weights.
 
 A conversion runs in a separate process, to free its memory, and in a separate folder; the finished network is renamed
 to its final name, which includes the digest of its content. So a damaged network is detected and converted again, and
@@ -43,11 +43,11 @@ class Conversion:
         suffix: The suffix of converted networks.
         names: Function from network and layers to the names of converted networks with these outputs, the one to
             convert first.
-        convert: Function that converts an `.onnx` file to a network next to it; it is passed the mean that is
-            subtracted from BGR pixels.
+        convert: Function that converts an `.onnx` file to a network next to it; its last argument is the mean
+            to subtract from BGR pixels.
         weight_size: Bytes per weight in the network; a smaller file was truncated by a full disk.
         duration: The approximate duration, for messages.
-        space: The disk space that it takes, and that its result takes, for messages.
+        space: The disk space for the conversion and for its result, for messages.
         memory: The memory that it needs, for messages.
         alternative: An alternative without conversion, for messages.
     """
@@ -97,7 +97,7 @@ def converted_network(weights: Weights, layers: Sequence[str], cache: Path, conv
 
 @contextmanager
 def _lock(file: Path, conversion: Conversion) -> Iterator[None]:
-    """A lock for one process at a time; a process that has to wait logs that."""
+    """A lock that one process holds at a time; a process that has to wait logs it."""
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)

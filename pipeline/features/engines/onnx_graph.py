@@ -36,7 +36,7 @@ def tensor_name(layer: str) -> str:
 def network_nodes(network: Network, arrays: Arrays, layers: Sequence[str], planes: str) -> tuple[list[Any], list[Any]]:
     """A network as ONNX nodes, up to the deepest of `layers`.
 
-    Dense layers become convolutions: fc1 one of 7 x 7, which fits its input exactly once, later ones of 1 x 1.
+    Dense layers become convolutions: fc1 a 7 x 7 one, which fits its input exactly once, later ones 1 x 1.
 
     Args:
         network: The network.

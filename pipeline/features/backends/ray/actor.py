@@ -30,14 +30,14 @@ from pipeline.features.extractor import Extractor
 from pipeline.features.options import ExtractionOptions
 
 CALLS_AT_ONCE = 3
-# Images per block. A block is computed again if its actor dies: it takes seconds without a GPU, and a fraction of a
+# Images per block. A block is computed again if its actor dies: that takes seconds without a GPU, and a fraction of a
 # second with one, where the overhead of each call matters more. Each block costs the driver 1 ms and 70 kB, so blocks
 # are larger if there would be too many of them.
 BLOCK, BLOCK_WITH_GPU, LARGEST_BLOCK = 64, 256, 512
 MANY_BLOCKS = 10_000
 # By default, TensorFlow and JAX reserve all of a GPU's memory, but several actors may share it.
 SHARED_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-# The columns of an answer, one row per image, without the features: `vector0` and so on, one for each extractor.
+# The columns of an answer, one row per image, except the features: these are `vector0` and so on, one per extractor.
 IMAGE = pa.schema(
     [
         ("number", pa.int64()),
@@ -60,7 +60,7 @@ class ActorOptions:
         extractors: The extractors to run.
         extraction: How to run them.
         block: The maximum number of images per call.
-        cache: The folder of converted networks on the node; None for its user's default.
+        cache: The folder of converted networks on the node; None for the default of the node's user.
     """
 
     extractors: Sequence[Extractor]
@@ -91,7 +91,7 @@ class FeatureActor:
     """Computes the features of blocks of images.
 
     Args:
-        known: A list with one reference to the sorted digests of the images that need no computing; in a list, so that
+        known: A list of one reference, to the sorted digests of the images that need no computing; in a list, so that
             Ray passes on the reference itself.
         options: The settings.
     """

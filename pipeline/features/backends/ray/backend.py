@@ -2,8 +2,8 @@
 
     blocks of references ─ actors: read, decode, compute ─ rows ─ results
 
-The only tasks are those of the actors, as all blocks are in Ray's object store from the start. So actors can use all
-processors of a cluster, and no task waits forever for a free one. Pixels never leave a node.
+All blocks are in Ray's object store from the start, so the actors' tasks are the only ones. Actors can therefore use
+all processors of a cluster, and no task waits forever for a free one. Pixels never leave a node.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ from pipeline.features.store_group import StoreGroup
 
 log = logging.getLogger(__name__)
 
-# Nodes may come and go, so Ray restarts an actor that died wherever there is room and repeats its work, without limit,
-# until no answer has come for so many seconds. That is enough time to download and convert a network.
+# Nodes may come and go, so Ray restarts dead actors wherever there is room and repeats their work, without limit, until
+# no answer has come for this many seconds. That is enough time to download and convert a network.
 PATIENCE = 600
 ADVICE = "\nFailed to "  # the start of what Ray Data appends to a message
 RESUMES = "What was computed before is stored; the same command resumes."

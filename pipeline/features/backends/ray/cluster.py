@@ -24,9 +24,9 @@ from pipeline.core.temporary_folder import shared_folder
 from pipeline.core.wording import counted
 from pipeline.features.options import RayOptions
 
-# For Ray started on this machine: its object store buffers results until they are stored, and no pixels.
+# For Ray started on this machine: its object store buffers results until they are stored, but no pixels.
 OBJECT_STORE = 2**29  # bytes
-# Environment variables for Ray when it is imported, and for the processes that it starts.
+# Environment variables for the import of Ray, and for the processes that it starts.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -117,7 +117,7 @@ def _watched() -> Iterator[None]:
 
 
 def _message_stream() -> int | None:
-    """The descriptor of `sys.stderr`, which is not 2 if libraries are silenced; None if it has none."""
+    """The descriptor of `sys.stderr`, which is not 2 if libraries are silenced; None if there is no descriptor."""
     try:
         return sys.stderr.fileno()
     except (AttributeError, OSError):  # closed, or in a notebook
@@ -166,12 +166,12 @@ def current_fleet(options: RayOptions, limit: int) -> Fleet:
 
 
 def fleet_for(nodes: Sequence[Mapping[str, float]], options: RayOptions, limit: int | None = None) -> Fleet:
-    """Divide a cluster among actors: as many processors for each as fit.
+    """Divide a cluster among actors, each with as many processors as fit.
 
     Args:
         nodes: The resources of each node by name, as Ray reports them.
         options: The requested resources.
-        limit: The maximum number of actors, by the amount of work.
+        limit: The maximum number of actors, determined by the amount of work.
 
     Raises:
         RequestError: The cluster has too few processors or GPUs.
