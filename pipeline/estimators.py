@@ -348,7 +348,7 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return predictions.ravel() if self._is_flat else predictions
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The mean cosine to the targets, from -1 to 1; R² is `scoring="r2"` of scikit-learn's tools.
+        """The mean cosine to the targets, from -1 to 1; for R², use `scoring="r2"` in scikit-learn's tools.
 
         Args:
             X: Features, shape (N, F).

@@ -35,7 +35,7 @@ def cli() -> None:
 
 
 def _with_near_names(error: click.ClickException) -> str:
-    """A message of click, with suggestions only for likely misspellings."""
+    """click's message, with suggestions only for likely misspellings."""
     if isinstance(error, click.UsageError) and error.message.startswith("Got unexpected extra argument"):
         message = error.message.rstrip(".")
         return f"{message}. IMAGES is one place; for several folders, name the one that holds them, or a list."

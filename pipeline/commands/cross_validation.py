@@ -40,7 +40,7 @@ class OutOfFold:
 
 @dataclass(frozen=True)
 class _Fold:
-    """The held-out images of a fold, M of them.
+    """The M held-out images of a fold.
 
     Attributes:
         rows: Their row numbers, shape (M,).
@@ -61,7 +61,7 @@ def cross_validate(
     """Train and predict fold by fold.
 
     Args:
-        examples: All examples, N of them; the folds follow their split rule.
+        examples: All N examples; the folds follow their split rule.
         config: The decoder and its training.
         options: API styles, memory, and the random seed; repeats take the next seeds.
         fold_options: Folds and repeats.

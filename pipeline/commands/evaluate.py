@@ -208,7 +208,7 @@ def _training_digests(run: RunRecord) -> np.ndarray:
 
 
 def _count_near_training_images(examples: Examples, folder: Path, run: RunRecord, progress: bool) -> int:
-    """Count the other images that are detected near-duplicates of training images; warns if there are any.
+    """Count the other images that are detected as near-duplicates of training images; warns if there are any.
 
     Training images are compared by their thumbnails in the feature store, where some may be missing.
     """

@@ -32,7 +32,7 @@ SELECTION = 0.2  # of the training images, if the best epoch is selected
 
 @dataclass(frozen=True)
 class Examples:
-    """Images with features and targets, N of them, in path order.
+    """N images with features and targets, in path order.
 
     Attributes:
         features: Their features.

@@ -30,9 +30,9 @@ class ExtractResult:
         passed_over: Files in the folder that look like images but have an unsupported format.
         seconds: The duration.
         seconds_starting: The part of the duration before the engine started.
-        dim: The dimension of a feature of the first layer, which may be the only one.
+        dim: The dimension of the first (or only) layer's features.
         engine: The engine that ran, or None if there was nothing to compute.
-        device: What it ran on: "cpu", or devices such as "gpu:0"; None if there was nothing to compute.
+        device: What the engine ran on: "cpu", or devices such as "gpu:0"; None if there was nothing to compute.
         extractor: The fingerprint and description of the first layer's extractor.
         store: The path of the first layer's feature store; each layer has one.
         layers: For each layer, its name as `layer`, and its `dim`, `computed`, `cached`, `extractor` and `store`.
@@ -70,7 +70,7 @@ class ExtractResult:
 
     @property
     def images_per_second(self) -> float:
-        """The rate at which features were computed, without the time to start."""
+        """The rate at which features were computed, excluding the time to start."""
         return self.computed / (self.seconds - self.seconds_starting) if self.computed else 0.0
 
 

@@ -152,7 +152,7 @@ class SavedDecoder(ModelFile):
         return self.card.output_activation
 
     def inputs(self, features: Features) -> Vectors:
-        """The features as the model takes them, read on access, and with several layers, scaled as in training."""
+        """The features as the model takes them, read from disk on access; several layers are scaled as in training."""
         return replace(features, scales=self.card.scales).stored()
 
     def predict(self, features: Features) -> np.ndarray:

@@ -68,7 +68,7 @@ class EvaluationInputs:
     """Predictions to score on the same images.
 
     Attributes:
-        examples: The images, N of them, with their targets.
+        examples: The N images, with their targets.
         decoders: Name -> the decoder.
         equal: Name of a decoder -> the first decoder with bit-identical weights, possibly itself.
         predictions: Name -> predictions of decoders and baselines, shape (N, D); for equal decoders, the first is
@@ -77,7 +77,7 @@ class EvaluationInputs:
         cluster: What intervals generalize over: "group", "label" or "image"; None for groups if there are any, else
             labels if images share labels, else images.
         trained_on: The number of images that the decoders were trained on.
-        near_trained_on: The number of other images that are detected near-duplicates of training images.
+        near_trained_on: The number of other images that were detected as near-duplicates of training images.
     """
 
     examples: Examples

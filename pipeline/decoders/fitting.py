@@ -206,7 +206,7 @@ def _fit_networks(
 
 
 def fit_shuffled(data: TrainingData, config: Config, units: np.ndarray, seed: int) -> Any:
-    """Fit a decoder to shuffled targets, whose score shows what is possible with no relation to the images.
+    """Fit a decoder to shuffled targets, a baseline that has no relation between images and targets to learn.
 
     Args:
         data: Training and validation data, loaded; only the training targets are shuffled.

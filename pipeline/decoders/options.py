@@ -22,7 +22,7 @@ def _parse_sizes(text: str) -> tuple[int, ...]:
 class DecoderOptions(Options):
     """The decoder and its training.
 
-    None keeps the preset's setting. The settings of a single network choose one instead of the default decoder.
+    None keeps the preset's setting. A setting of a single network selects a single network, not the default decoder.
     """
 
     preset: Literal["default", "network", "original"] = option(

@@ -104,7 +104,7 @@ class Trainer(Protocol):
     def epochs(
         self, x: Any, y: Any, orders: np.ndarray, x_validation: Any, y_validation: Any, weights: Any = None
     ) -> np.ndarray:
-        """Train an epoch for each order of the rows (E, N), or until `end_epoch` stops; return curves (done, 3)."""
+        """Train one epoch per order of the rows (E, N), fewer if `end_epoch` stops early; return curves (done, 3)."""
 
     def block(self, x: Any, y: Any, order: np.ndarray) -> float:
         """Train one pass over a block in this order, shape (N,); return the loss summed over the rows."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HEIGHT = 420  # of the map; this and all other lengths are in pixels
 WIDTHS = (240, 440, 600, 760, 920)  # of the map, from a phone's to a desktop's
 LONGEST_LABEL = 120
-CHARACTER = 7  # the width of a letter of a label
+CHARACTER = 7  # the width of a letter in a label
 LINE = 14  # the height of a label
 CROSS = 8  # the height of a cross
 OFFSET = 12  # from the centre of a cross to the centre of its label

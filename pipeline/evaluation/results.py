@@ -239,7 +239,8 @@ class Scoreboard:
         clusters: The units that `ci95` generalizes over.
         candidates: The number of distinct targets that predictions were compared with.
         target_dim: The dimension of the targets.
-        large_dimensions: How many dimensions hold 90 % of the targets' squared length, which is what a cosine measures.
+        large_dimensions: The number of dimensions that make up 90 % of the targets' squared length, which is what a
+            cosine measures.
         target_rank: The effective rank of the targets; None if they are all equal.
         zero_targets: The number of targets that are zero vectors.
     """

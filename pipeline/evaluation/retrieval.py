@@ -48,7 +48,7 @@ class Candidates:
             yield start, block[: len(self) - start]
 
     def numbers(self, targets: np.ndarray) -> np.ndarray:
-        """The candidate number of each target, shape (N, D): shape (N,), int64."""
+        """The candidate numbers of targets (N, D): shape (N,), int64."""
         return np.array([self._numbers[vector_digest(target)] for target in targets], np.int64)
 
     def vectors(self) -> np.ndarray:
@@ -56,7 +56,7 @@ class Candidates:
         return np.concatenate([block for _, block in self.blocks()])
 
     def subset(self, targets: np.ndarray) -> "Candidates":
-        """The candidates that are among targets of shape (N, D)."""
+        """The candidates that occur among targets of shape (N, D)."""
         return Candidates((self.names[self._numbers[vector_digest(target)]], target) for target in targets)
 
 

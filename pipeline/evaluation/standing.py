@@ -22,7 +22,7 @@ class Context:
         activations: Model -> output activation of the decoder.
         weights: The `weights` option with which the features were computed; None for models that take pixels.
         trained_on: The number of images that the decoders were trained on.
-        near_trained_on: The number of other images that are detected near-duplicates of training images.
+        near_trained_on: The number of other images that were detected as near-duplicates of training images.
         tuned: Whether the regularization was chosen automatically, so that advice on epochs does not apply.
         held_out_by: How the images were held out: "folds", or the kind of a split rule; None for images from elsewhere.
     """
