@@ -348,7 +348,7 @@ def prune(pruning: Pruning) -> PruneResult:
         with named_errors(store, "prune"), store.lock():
             if path in pruning.rows:
                 _delete_others(store, DigestIndex(pruning.kept))
-            if path in pruning.rows or in_bucket:  # there, files of rows removed by an earlier prune may be deleted now
+            if path in pruning.rows or in_bucket:  # in a bucket, an earlier prune may have left files to delete now
                 store.shrink(store.dataset())
     after = list_cache(location).bytes
     return PruneResult([item.path for item in pruning.removed], pruning.rows, max(0, before - after))

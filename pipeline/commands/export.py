@@ -176,7 +176,7 @@ def _describe(decoder: SavedDecoder) -> Mapping[str, Any]:
 
 
 def _write_file(kind: str, decoder: SavedDecoder, file: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Write a single-file format; returns a function that runs the written model, from pixels to embeddings."""
+    """Write a single-file format; returns a function from pixels to embeddings that runs the written model."""
     description = _describe(decoder)
     if kind == "onnx":
         write_onnx_file(decoder.extractors, decoder.card, decoder.model, description, file)

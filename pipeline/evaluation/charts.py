@@ -143,7 +143,7 @@ def thin_out(curve: Sequence[float | None], most: int = 200) -> list[tuple[int, 
 
 
 def map_of_embeddings(embeddings: EmbeddingMap, previews: Mapping[int, str]) -> dict:
-    """Predicted embeddings as circles (right) and squares (wrong), joined to the true ones, which are labelled crosses.
+    """Predicted embeddings as circles (right) and squares (wrong), joined to labelled crosses for the true ones.
 
     Args:
         embeddings: The positions.

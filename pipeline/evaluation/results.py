@@ -15,7 +15,7 @@ Bounds = tuple[float, float]
 
 CONSTANT = 0.01  # of the targets' spread; predictions with less spread count as constant
 NEGLIGIBLE = 0.01  # a difference in cosine that nobody would notice
-FEW_DIMENSIONS = 10  # the cosine leads where 90 % of it is spread over more than one dimension in ten
+FEW_DIMENSIONS = 10  # the cosine leads if 90 % of the squared length takes more than one dimension in ten
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Confusion:
-    """The number of images of a label that have another label's target nearest."""
+    """The number of images of a label whose predictions are nearest to another label's target."""
 
     label: str
     images: int

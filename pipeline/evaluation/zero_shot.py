@@ -1,4 +1,4 @@
-"""Zero-shot scores: accuracy on labels that training never saw."""
+"""Zero-shot scores: accuracy on labels that were not in training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
