@@ -34,7 +34,7 @@ def typed(kind: Any, value: object, name: str = "it") -> Any:
         name: The name of the value, for messages, such as "split.train".
 
     Returns:
-        The value, with objects and lists converted to dataclasses and tuples where the type has them.
+        The value, with objects and lists converted to dataclasses and tuples if the type has them.
 
     Raises:
         ValueError: The value has another type, is an integer beyond 2**53 or a string with a NUL character, or an

@@ -301,7 +301,7 @@ def _check_archive(file: Path) -> None:
 
 @dataclass(frozen=True)
 class _BuildConfig:
-    """The shape with which Keras builds a layer before it reads the weights."""
+    """The shape that Keras builds a layer with, before it reads the weights."""
 
     input_shape: tuple[None, int]
 

@@ -72,7 +72,7 @@ class RunRecord:
     """The content of a `run.json`.
 
     Attributes:
-        options: The options of the `train` command, with which it can be repeated.
+        options: The options of the `train` command; with them, it can be repeated.
         extractor: The extractor's description.
         training: The training config, as JSON values.
         seed: The random seed.

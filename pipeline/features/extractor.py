@@ -86,7 +86,7 @@ class Extractor:
 
     @property
     def projection(self) -> Projection | None:
-        """The projection; None without one."""
+        """The projection, or None."""
         return Projection.parse(self.project) if self.project else None
 
     @property

@@ -66,7 +66,7 @@ class StoreBucket:
     """A store in a bucket. There is no lock; Lance's conditional commits keep processes from overwriting each other.
 
     Unfinished files may belong to a process on another machine, so only Lance's own clean-up removes them, after a
-    week. Versions are removed only after a day: a commit that hangs meanwhile must find a later version.
+    week. Versions are removed only after a day, because a commit that hangs in the meantime must find a later version.
 
     Args:
         url: The Lance dataset.

@@ -97,7 +97,7 @@ def is_converted(extractors: Sequence[Extractor], cache: Path) -> bool:
 
 
 def _names(network: Network, outputs: Sequence[str]) -> list[str]:
-    """The names of networks that include all layers: the smallest first, then deeper ones, which MNN cuts short."""
+    """The names of networks that include all layers: the smallest first, then deeper ones, which MNN truncates."""
     last, *pre_layers = outputs
     # The joined names of these layers may be too long for a file name.
     end = f"-pre-{hashlib.blake2b(' '.join(pre_layers).encode(), digest_size=4).hexdigest()}" if pre_layers else ""
