@@ -117,7 +117,9 @@ class Setting:
             RequestError: The text is not a valid value.
         """
         try:
-            return self.option.parse(text) if self.option.parse else text
+            if self.option.parse:
+                return self.option.parse(text)
+            return Path(text) if self.type is Path else text
         except RequestError:
             raise
         except ValueError as error:
@@ -143,7 +145,7 @@ class Options:
     def __post_init__(self) -> None:
         for setting in own_settings(type(self)):
             value = getattr(self, setting.field)
-            if isinstance(value, str) and setting.option.parse:
+            if isinstance(value, str) and (setting.option.parse or setting.type is Path):
                 value = setting.parse(value)
                 object.__setattr__(self, setting.field, value)
             if value is not None:

@@ -82,3 +82,4 @@ def test_values_are_checked_in_python_too(options: type[Options], values: dict, 
 def test_text_is_converted_in_python_too() -> None:
     assert TrainOptions(memory="4GB").memory == 4 * 2**30
     assert DecoderOptions(hidden="256,128").hidden == (256, 128)
+    assert TargetOptions(noise_ceiling="repeats.csv").noise_ceiling == Path("repeats.csv")

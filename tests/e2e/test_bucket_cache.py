@@ -101,7 +101,7 @@ def test_caches_are_merged_into_and_from_a_bucket(run, s3: S3Server, images: Pat
 
 def test_wrong_places_are_refused(run, s3: S3Server, images: Path) -> None:
     wrong = run("extract", images, *SMALL, "--cache", "ftp://somewhere/else", code=2)
-    assert "neither a folder nor the URL of a bucket" in wrong.err
+    assert "neither a path nor the URL of a bucket" in wrong.err
     for command in (("extract", images, *SMALL), ("cache",)):
         missing = run(*command, "--cache", "s3://no-such-bucket/cache", code=1, **s3.variables)
         assert "there is no such bucket" in missing.err

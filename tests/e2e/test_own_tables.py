@@ -55,7 +55,10 @@ def test_messages_about_other_inputs_list_supported_formats(run, tmp_path: Path)
         ),
         (("extract", "list.xlsx"), "is a spreadsheet. Save its sheet as CSV"),
         (("extract", ""), "The name of the images is empty"),
-        (("extract", "photos", "--root", "."), r"--root '?\.'? is for the relative paths of a list"),
+        (
+            ("extract", "photos", "--root", "."),
+            r"--root \. sets the base folder of a list's paths; photos is",
+        ),
         (("search", "photos", "--query", "/dev/zero"), "not a regular file|--model"),
     ]:
         assert re.search(message, run(*arguments, code=2, cwd=tmp_path).err), arguments

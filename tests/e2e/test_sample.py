@@ -65,7 +65,7 @@ def test_api_styles_are_saved_bit_identical(trained: Finished) -> None:
 def test_a_second_extraction_computes_nothing(trained: Finished, command) -> None:
     result = command("extract", "images", "--weights", "random:0", "--json", "--quiet").json
     assert set(result) == {
-        *("images", "computed", "cached", "failed", "passed_over", "dim", "engine"),
+        *("images", "computed", "cached", "failed", "passed_over", "dim", "engine", "device"),
         *("seconds", "seconds_starting", "images_per_second"),
         *("extractor", "layers", "store", "out", "shard", "nodes", "actors"),
     }
