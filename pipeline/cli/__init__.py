@@ -38,7 +38,7 @@ def _with_near_names(error: click.ClickException) -> str:
     """click's message, with suggestions only for likely misspellings."""
     if isinstance(error, click.UsageError) and error.message.startswith("Got unexpected extra argument"):
         message = error.message.rstrip(".")
-        return f"{message}. IMAGES is one place; for several folders, name the one that holds them, or a list."
+        return f"{message}. IMAGES is a single argument; for several folders, name their parent folder, or a list."
     if not isinstance(error, click.NoSuchOption):
         return " ".join(line.strip() for line in error.format_message().splitlines())
     near = difflib.get_close_matches(error.option_name, error.possibilities or [], cutoff=NEAR)

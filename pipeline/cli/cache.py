@@ -36,12 +36,12 @@ def cache(context: click.Context, options: CacheOptions, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Remove without asking.")
 @click.pass_obj
 def prune(group: tuple[Location | Path | str | None, bool], options: PruneOptions, yes: bool, as_json: bool) -> None:
-    """Remove what no longer serves from the cache folder, and what killed processes left there.
+    """Remove leftovers of killed processes from the cache folder, and what the options select.
 
-    Nothing that holds features is removed unless an option names it.
+    Lists what will be removed, and asks. Features are removed only if an option selects them.
 
-    In a bucket, only features of other images (--not-in) are removed, and their space is free a day later, at the next
-    prune. Says what it will remove, and asks.
+    In a bucket, only features of other images (--not-in) are removed, and their space is freed by the next prune, a day
+    later.
     """
     from pipeline.commands.cache import Pruning, plan_pruning, prune
 
@@ -60,9 +60,9 @@ def prune(group: tuple[Location | Path | str | None, bool], options: PruneOption
 @command
 @click.pass_obj
 def merge(group: tuple[Location | Path | str | None, bool], options: MergeOptions, as_json: bool) -> None:
-    """Copy into the cache folder what it lacks of others: features, and which files have which content.
+    """Copy features and the file index of other caches into the cache folder; what it has already is skipped.
 
-    Run it again after an interruption: what is there is not copied again.
+    After an interruption, run the same command again.
     """
     from pipeline.commands.cache_merge import merge_caches
 

@@ -181,7 +181,7 @@ class EvaluateOptions(Options):
         usual="models/RUN/evaluation.html",
     )
     vocabulary: Path | None = option(
-        None, path="file", help="Word vectors to look predictions up among, beside the targets."
+        None, path="file", help="Word vectors that are candidates for retrieval, in addition to the targets."
     )
     cluster: Literal["group", "label", "image"] | None = _cluster()
     shuffled: bool = option(False, help="Add a baseline: a decoder trained on shuffled targets.")

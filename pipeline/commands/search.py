@@ -166,7 +166,7 @@ def _indexed(options: SearchOptions, features: Features) -> IndexedSearch | None
         return None
     if len(features.paths) <= options.index_above:
         log.info(
-            "%s: the search is exact; an index serves above %s.",
+            "%s: the search is exact; the index is used above %s.",
             counted(len(features.paths), "image"),
             f"{options.index_above:,}",
         )

@@ -143,9 +143,9 @@ def announce(config: Config, shape: tuple[int, int], dim: int, memory: int, time
         return
     trainings = f"{config.trainings(shape[0])} short trainings on its training images"
     if times > 1:
-        log.info("Each of %d decoders chooses its strength by %s.", times, trainings)
+        log.info("The regularization of each of %d decoders is chosen by %s.", times, trainings)
     else:
-        log.info("The decoder chooses its strength by %s.", trainings)
+        log.info("The regularization of the decoder is chosen by %s.", trainings)
     if (seconds := times * expected_seconds(config, *shape, dim)) > ANNOUNCED:
         minutes = counted(max(1, round(seconds / 60)), "minute")
         log.info("That takes about %s on this processor, and up to %.1f GB of memory.", minutes, needed / 1e9)

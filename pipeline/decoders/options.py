@@ -27,7 +27,7 @@ class DecoderOptions(Options):
 
     preset: Literal["default", "network", "original"] = option(
         "default",
-        help="The decoder: a blend that chooses its own strength, a single network, or that of the original question.",
+        help="The decoder: a blend with automatic regularization, a single network, or that of the original question.",
     )
     hidden: tuple[int, ...] | None = option(
         None, parse=_parse_sizes, metavar="SIZES", help="Units of the hidden layers, such as 256,256."

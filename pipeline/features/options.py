@@ -45,7 +45,7 @@ class ExtractorOptions(Options):
     pool: str | None = option(
         None,
         metavar="mean|max|grid:N|flat",
-        help="What is left of a convolutional layer's positions: their mean or maximum, N x N means, or all.",
+        help="How the positions of a convolutional layer are pooled: mean, maximum, means of N x N cells, or not at all.",
         usual="mean",
     )
     project: str | None = option(

@@ -137,7 +137,7 @@ def test_a_damaged_index_is_rebuilt(searched: Searched, caplog: pytest.LogCaptur
 def test_few_images_are_searched_exactly(made: Searched, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         result = made.find(5, index_above=INDEXED_ABOVE)
-    assert "the search is exact; an index serves above 1,000,000" in caplog.text
+    assert "the search is exact; the index is used above 1,000,000" in caplog.text
     assert (result.index, result.recall) == (None, None)
     assert result.found == made.find(5, index=False).found
 

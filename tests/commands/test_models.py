@@ -61,7 +61,7 @@ def test_names_of_runs_are_never_truncated(tmp_path: Path, run: Callable[..., Fi
 
 def test_the_command_prints_one_row_per_run(folder: Path, run: Callable[..., Finished]) -> None:
     printed = run("models", folder).out
-    row = next(line for line in printed.splitlines() if "one" in line)
+    row = next(line for line in printed.splitlines() if line.split()[:1] == ["one"])
     assert row.split() == ["one", "photos", "2", "1", "0.7500", "ridge", "0.5000"]
     assert "unfinished" in printed
     document = json.loads(run("models", folder, "--json").out)
