@@ -45,7 +45,7 @@ class ExtractorOptions(Options):
     pool: str | None = option(
         None,
         metavar="mean|max|grid:N|flat",
-        help="How the positions of a convolutional layer are pooled: mean, maximum, means of N x N cells, or not at all.",
+        help="Pooling of a convolutional layer's positions: their mean, maximum, means of N x N cells, or none.",
         usual="mean",
     )
     project: str | None = option(

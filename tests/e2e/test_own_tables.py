@@ -51,7 +51,7 @@ def test_messages_about_other_inputs_list_supported_formats(run, tmp_path: Path)
     for arguments, message in [
         (
             ("extract", "photos", "photos"),
-            r"unexpected extra argument \(photos\)\. IMAGES is a single argument; .*name their parent folder, or a list",
+            r"unexpected extra argument \(photos\)\. IMAGES is a single argument; .*their parent folder, or a list",
         ),
         (("extract", "list.xlsx"), "is a spreadsheet. Save its sheet as CSV"),
         (("extract", ""), "The name of the images is empty"),
