@@ -1,6 +1,5 @@
 """The command line: a module for each command, which reads its options, calls it, and prints its result."""
 
-import difflib
 import sys
 from typing import Any
 
@@ -18,9 +17,9 @@ from pipeline.cli.terminal import print_error, print_interruption, show_messages
 from pipeline.cli.train import train
 from pipeline.core.errors import Interrupted, PipelineError
 from pipeline.core.interrupts import Terminated, arrived_interrupt, raise_interrupts
+from pipeline.core.wording import near_spellings
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-NEAR = 0.8  # similarity (at most 1) from which an option is suggested for a misspelled one
 RESUME = "Interrupted. The features computed so far are stored; the same command resumes."
 
 
@@ -41,7 +40,7 @@ def _with_near_names(error: click.ClickException) -> str:
         return f"{message}. IMAGES is a single argument; for several folders, name their parent folder, or a list."
     if not isinstance(error, click.NoSuchOption):
         return " ".join(line.strip() for line in error.format_message().splitlines())
-    near = difflib.get_close_matches(error.option_name, error.possibilities or [], cutoff=NEAR)
+    near = near_spellings({error.option_name: [error.option_name]}, error.possibilities or [])[error.option_name]
     return f"{error.message} Did you mean {' or '.join(near)}?" if near else error.message
 
 
