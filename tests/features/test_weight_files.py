@@ -309,3 +309,18 @@ def test_vgg19_has_its_own_fingerprints_and_layers() -> None:
         weights_from("random:0", network="vgg11")
     with pytest.raises(RequestError, match="run in one pass have one network, not vgg16 and vgg19"):
         check_one_pass([deeper, Extractor(usual.weights, "fc1")])
+
+
+@pytest.mark.parametrize("engine", ["keras", "mnn"])
+def test_layers_matched_by_order_are_named(
+    tmp_path: Path, model: nn.Module, engine: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also from the process that converts for MNN."""
+    torch.save(model.state_dict(), tmp_path / "vgg16.pth")
+    with caplog.at_level("INFO", "pipeline"):
+        make_engine(engine, [Extractor(weights_from(str(tmp_path / "vgg16.pth")), "block1_pool")], 1, tmp_path)
+    assert "layers matched by order and shape: features.0 is block1_conv1, features.2 is block1_conv2." in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", "pipeline"):
+        make_engine(engine, [Extractor(weights_from(str(tmp_path / "vgg16.pth")), "block2_pool")], 1, tmp_path)
+    assert not caplog.records

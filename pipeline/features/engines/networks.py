@@ -168,7 +168,9 @@ def _convert_in_process(weights: Weights, layers: Sequence[str], folder: Path, c
         with blocked(signal.SIGINT):
             start_spawned(process)
         child_end.close()  # so that the pipe ends when the process ends
-        outcome = connection.recv()
+        while isinstance(outcome := connection.recv(), logging.LogRecord):
+            if log.isEnabledFor(outcome.levelno):
+                log.handle(outcome)
     except EOFError as error:
         raise PipelineError(
             f"The conversion for {conversion.target} was killed, possibly out of memory (it needs about "
@@ -189,6 +191,18 @@ def _convert_in_process(weights: Weights, layers: Sequence[str], folder: Path, c
     return outcome
 
 
+class _ToParent(logging.Handler):
+    """Sends log records to the parent process."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.msg, record.args = record.getMessage(), None
+        self._connection.send(record)
+
+
 def _run_conversion(
     connection: Connection, weights: Weights, layers: Sequence[str], folder: Path, conversion: Conversion
 ) -> None:
@@ -196,6 +210,9 @@ def _run_conversion(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     keep_freed_memory(KEPT_MEMORY)
+    logger = logging.getLogger("pipeline")
+    logger.addHandler(_ToParent(connection))
+    logger.setLevel(logging.INFO)
     try:
         graph, network = folder / "vgg16.onnx", folder / f"vgg16{conversion.suffix}"
         arrays = weights.read(weights.network.deepest(layers))
