@@ -186,7 +186,7 @@ def _as_images(X: Any, resize: str) -> ImageSet:
     if hasattr(X, "columns") and len(X.columns) != 1:
         columns = ", ".join(map(repr, X.columns))
         raise RequestError(f"X is a table of {len(X.columns)} columns ({columns}); name the one of the images.")
-    if len(getattr(X, "shape", ())) == 2 and X.shape[1] == 1:  # a data frame of one column
+    if len(getattr(X, "shape", ())) == 2 and X.shape[1] == 1:  # a one-column data frame
         X = np.asarray(X).ravel()
     try:
         items = list(X)
@@ -278,7 +278,7 @@ class KerasDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Args:
             X: Features, shape (N, F).
             y: Target embeddings, shape (N, D) or (N,).
-            sample_weight: The weight of each image in the loss, shape (N,), not negative; None for equal weights.
+            sample_weight: The weight of each image in the loss, shape (N,), non-negative; None for equal weights.
                 Images of weight 0 are left out.
 
         Raises:

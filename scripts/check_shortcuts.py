@@ -24,7 +24,7 @@ CURVED = (0.0, 0.5, 1.0)  # the nonlinear share of a target's variance
 
 
 def simulate(count: int, curved: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features (count, FEATURES), not negative as after ReLU, and noisy targets (count, DIM)."""
+    """Features (count, FEATURES), non-negative as after ReLU, and noisy targets (count, DIM)."""
     random = np.random.default_rng(seed)
     latent = random.normal(size=(count, HIDDEN))
     x = np.maximum(latent @ random.normal(size=(HIDDEN, FEATURES)) / HIDDEN**0.5, 0)

@@ -83,8 +83,8 @@ class Flow:
     """Measurements of `extract` with an idle engine.
 
     Attributes:
-        rate: Images a second, without the start.
-        main_milliseconds: Time of the main process per image, without the start.
+        rate: Images a second, excluding start-up.
+        main_milliseconds: Time of the main process per image, excluding start-up.
     """
 
     rate: float

@@ -30,7 +30,7 @@ class Folder(click.Path):
     def convert(
         self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
     ) -> Any:
-        """Check that the name is neither empty nor a file's."""
+        """Check that the name is not empty and is not the name of a file."""
         if not str(value).strip():
             self.fail("the name of the folder is empty.", parameter, context)
         try:

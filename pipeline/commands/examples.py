@@ -297,8 +297,8 @@ def set_apart(
         seed: Random seed.
 
     Returns:
-        The split, without training images that are in neither part because of a near-duplicate; and the rows of the
-        images set aside, which stay on the training side of the split.
+        The split, minus the training images that are left out of both parts because of a near-duplicate; and the rows
+        of the images set aside, which the split still counts as training images.
 
     Raises:
         RequestError: The training images cannot be split this way.

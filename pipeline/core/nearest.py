@@ -20,7 +20,7 @@ class Ranking:
     Attributes:
         ranks: 1 + the number of vectors that are more similar + half the number of those exactly as similar, shape
             (Q,), float64, so that a query that cannot tell vectors apart gains nothing.
-        nearest: The numbers of the nearest vectors, the nearest first, shape (Q, count), int64.
+        nearest: The indices of the nearest vectors, nearest first, shape (Q, count), int64.
     """
 
     ranks: np.ndarray
@@ -70,7 +70,7 @@ def nearest(directions: np.ndarray, blocks: Iterable[NumberedBlock], count: int)
         count: The number of vectors to find, at most M.
 
     Returns:
-        The numbers of the nearest vectors, the nearest first (the first number among equally near ones), shape
+        The indices of the nearest vectors, nearest first (the lowest index among equally near ones), shape
         (Q, count), int64, and their cosines, float64.
     """
     best = _Best(len(directions), count)
@@ -131,6 +131,6 @@ def _largest(similarity: np.ndarray, count: int) -> np.ndarray:
         return np.broadcast_to(np.arange(similarity.shape[1]), similarity.shape)
     columns = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
     least = np.take_along_axis(similarity, columns, axis=1).min(axis=1, keepdims=True)
-    tied = np.flatnonzero((similarity >= least).sum(axis=1) > count)  # a partition picks any of the equal numbers
+    tied = np.flatnonzero((similarity >= least).sum(axis=1) > count)  # argpartition breaks ties arbitrarily
     columns[tied] = np.argsort(-similarity[tied], axis=1, kind="stable")[:, :count]
     return np.sort(columns, axis=1)

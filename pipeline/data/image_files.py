@@ -224,7 +224,7 @@ class _Tiff(TiffImageFile):
             ]
 
     def load_end(self) -> None:
-        self._size = self._tile_size  # Pillow would turn the image here
+        self._size = self._tile_size  # Pillow would rotate the image here
 
     def picture(self) -> Picture:
         is_signed = SIGNED in self.tag_v2.get(SAMPLEFORMAT, ())

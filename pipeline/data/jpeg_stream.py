@@ -101,7 +101,7 @@ class PieceByPiece:
         self._pending, self._error, self._done = b"", 0, False
 
     def setimage(self, image: Any, extents: Any = None) -> None:
-        """Set the image to decode to."""
+        """Set the image to decode into."""
         self._inner.setimage(image, extents)
 
     def setfd(self, file: BinaryIO) -> None:

@@ -26,7 +26,7 @@ def read_list(file: Path, root: Path) -> tuple[list[str], dict[str, Any]]:
     Args:
         file: A `.txt` (one path per line), or a `.csv` or `.parquet` with a column `path` and, optionally, `label`,
             `split`, `group` and `target` (lists of numbers).
-        root: The base folder of relative paths.
+        root: The base folder for relative paths.
 
     Returns:
         The paths, relative to `root` if they are in it, or URLs of objects in buckets, sorted and unique; and the other

@@ -31,7 +31,7 @@ CROPS = (
     *((0, 0, 0, 0), (0.025,) * 4, (0.05,) * 4),
     *((0.05, 0.05, 0, 0), (0, 0, 0.05, 0.05), (0.05, 0, 0, 0.05), (0, 0.05, 0.05, 0)),
 )
-RATIO = 0.15  # a near-duplicate is within this share of the distance to the NEIGHBOUR-th nearest image
+RATIO = 0.15  # a near-duplicate is within this fraction of the distance to the NEIGHBOUR-th nearest image
 NEIGHBOUR = 5
 ALWAYS_NEAR = 0.001  # always a near-duplicate within this distance, for images with many near-duplicates
 MAX_IMAGES = 200_000  # distinct images

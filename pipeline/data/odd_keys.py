@@ -54,7 +54,7 @@ class OddKeys:
 
     Args:
         bucket: Its name.
-        limits: Time limits of an answer: a page of a listing, and an object.
+        limits: Time limits for a response: for a page of a listing, and for an object.
         endpoint: The server's address; None for Amazon's.
         variables: The environment variables that begin with `AWS_`.
 

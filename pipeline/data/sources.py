@@ -67,7 +67,7 @@ def find_images(
             `tfds:NAME[/CONFIG]:SPLIT`.
         data_dir: The data folder of tensorflow-datasets; None for its default.
         label_pattern: See `pipeline.data.labels.label_by_pattern`; None for the list's labels, or the folders' names.
-        root: The base folder of relative paths in a list; None for the list's own folder.
+        root: The base folder for relative paths in a list; None for the list's own folder.
 
     Returns:
         The images in path order, each path once.

@@ -40,7 +40,7 @@ def read_table(file: Path, has_header: bool | None = None) -> Table:
 
 
 class CsvTable:
-    """A CSV file, separated by tabs if it ends in `.tsv`, else by semicolons if its first line is, else by commas.
+    """A CSV file; the separator is a tab in a `.tsv` file, else a semicolon if the first line uses it, else a comma.
 
     With semicolons, a comma in a number is the decimal point. Empty rows, and empty columns at the end, are ignored;
     all rows have as many cells as the first, which may be a header.
@@ -132,7 +132,7 @@ def is_header(cells: Sequence[str], following: Sequence[str]) -> bool | None:
         following: The second row.
 
     Returns:
-        Whether it is a header; None if it is ambiguous: its cells count, but those of a row of integers may, too.
+        Whether it is a header; None if it is ambiguous: its cells count up, but so might a row of integers.
     """
     first, *rest = [cell.strip().lower() for cell in cells] or [""]
     if first in KEYS or any(name in KEYS for name in rest):

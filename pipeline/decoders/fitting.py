@@ -137,7 +137,7 @@ def announce(config: Config, shape: tuple[int, int], dim: int, memory: int, time
         shape: The shape of the training features, (N, F).
         dim: D, the dimension of the targets.
         memory: The memory budget in bytes; above it no blend is trained, see `effective_config`.
-        times: How many blends are fitted, such as one for each fold.
+        times: The number of blends to fit, for example one per fold.
     """
     if isinstance(config, TrainingConfig) or (needed := config.memory(*shape, dim)) > memory:
         return

@@ -5,7 +5,7 @@ A blend predicts
     scale * (mean_share * mean + sum of share * (candidate - mean))
 
 with the shares that have the highest score out of fold, as in ensemble selection (Caruana et al. 2004) and stacked
-regressions (Breiman 1996): shares are not negative and add up to at most 1. Four measures keep few or noisy images from
+regressions (Breiman 1996): shares are non-negative and sum to at most 1. Four measures keep few or noisy images from
 misleading the choice:
 
 - The score is the reported one, the mean cosine. Squared error would fall back to the mean target long before the

@@ -117,7 +117,7 @@ class Trainer(Protocol):
 
 
 class KerasTrainer:
-    """Trains one decoder by Keras's `fit`. See `Trainer`.
+    """Trains one decoder with Keras's `fit`. See `Trainer`.
 
     Args:
         state: The decoder.

@@ -89,7 +89,7 @@ class EmbeddingMap:
 
 
 def embedding_map(scored: ScoredPredictions, evaluated: EvaluationSet, rows: np.ndarray) -> EmbeddingMap | None:
-    """Map predictions and their targets by their first two principal components.
+    """Project predictions and their targets onto their first two principal components.
 
     Args:
         scored: The predictions.

@@ -222,7 +222,7 @@ class _Moments:
         return float(expected(low * in_halves / in_all).mean())
 
     def half_interval(self, random: np.random.Generator) -> float:
-        """Half the width of the ceiling's 95 % t interval, by leaving out groups of images in turn (jackknife)."""
+        """Half the width of the ceiling's 95 % t interval, from a jackknife over groups of images."""
         images = len(self.counts)
         groups = min(GROUPS, images)
         group = random.permutation(np.arange(images) % groups)

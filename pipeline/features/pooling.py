@@ -12,7 +12,7 @@ POOLS = "mean, max, grid:N or flat"
 
 @dataclass(frozen=True)
 class Pooling:
-    """Pooling of planes, which have a number for each position.
+    """Pooling of planes (one number per position).
 
     Attributes:
         kind: "mean" and "max" reduce a plane to one number, "grid" to the means of N x N cells of equal area; "flat"

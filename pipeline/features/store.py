@@ -2,8 +2,8 @@
 
 Lance (https://lancedb.github.io/lance) commits an append in one atomic step, so a process killed at any moment leaves
 either all of a batch or nothing. In a folder, a lock next to the store lets one process append at a time, so that
-several can fill it without storing an image twice. A bucket has no lock: an image that processes store at the same
-moment is stored twice, and one of the rows is read (see `store_bucket.py`). Each row has a CRC-32 of its content,
+several can fill it without storing an image twice. A bucket has no lock: an image that two processes store at the
+same time is stored twice, and one of the rows is read (see `store_bucket.py`). Each row has a CRC-32 of its content,
 which is checked when the row is first read.
 """
 

@@ -97,7 +97,7 @@ class StoreBucket:
     def _create(self, schema: pa.Schema) -> None:
         """Upload the first version of an empty store.
 
-        Lance's own creation empties a store that another process creates and fills at the same moment. This replaces
+        Lance's own creation empties a store that another process creates and fills at the same time. This replaces
         the first version with an identical one and leaves later versions alone.
         """
         with tempfile.TemporaryDirectory() as folder:

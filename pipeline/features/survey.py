@@ -37,9 +37,9 @@ class Survey:
     Attributes:
         digests: The content digest of each image, if known, shape (N,), DIGEST.
         has_feature: Whether all features of an image are stored, or will be at the end, shape (N,), bool.
-        unknown: The numbers of the images to read, without `suspects`.
-        suspects: The numbers of images that crashed a process before, or took too long, perhaps for another reason.
-        failed: Image number -> why the image cannot be used.
+        unknown: The indices of the images to read, excluding `suspects`.
+        suspects: The indices of images that crashed a process before, or took too long, perhaps for another reason.
+        failed: Image index -> why the image cannot be used.
     """
 
     def __init__(

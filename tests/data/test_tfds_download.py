@@ -67,7 +67,7 @@ def test_the_package_needed_for_downloads_is_declared() -> None:
 
 
 def test_only_network_errors_are_called_network_errors(archive: Path, tmp_path: Path) -> None:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:  # has nothing
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:  # no files
         threading.Thread(target=server.serve_forever, daemon=True).start()
         define("newcomer_offline", f"http://127.0.0.1:{server.server_port}/a.zip", None)
         with pytest.raises(PipelineError, match=r"cannot be downloaded.*network connection.*data_dir=FOLDER"):

@@ -90,7 +90,7 @@ def test_creating_an_existing_store_keeps_its_rows(cache: str) -> None:
 def test_duplicate_rows_are_read_once(cache: str) -> None:
     store = FeatureStore(cache, EXTRACTOR)
     store.append(*batch(1))
-    # Like a process that stores the same images at the same moment.
+    # Like a process that stores the same images at the same time.
     dataset = lance.dataset(store.path, storage_options=storage_options())
     lance.write_dataset(dataset.to_table(), dataset, mode="append")
     store.append(*batch(2))

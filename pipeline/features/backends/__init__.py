@@ -53,8 +53,8 @@ class Backend(ABC):
 
         Args:
             images: All images.
-            unknown: The numbers of the images to read.
-            suspects: The numbers of other images to read, those that crashed a process before.
+            unknown: The indices of the images to read.
+            suspects: The indices of other images to read, those that crashed a process before.
             stores: The stores of the features.
 
         Yields:

@@ -146,9 +146,9 @@ class WorkerPool:
         """Read and decode images, as far ahead as slots allow; call it again only after the previous call has ended.
 
         Args:
-            refs: The references of the images by number.
-            numbers: The numbers of the images to read.
-            suspects: The numbers of images that crashed a process before; they are read last, one at a time.
+            refs: The references of the images by index.
+            numbers: The indices of the images to read.
+            suspects: The indices of images that crashed a process before; they are read last, one at a time.
 
         Yields:
             The images, in the order of `numbers` and `suspects`; the receiver frees their slots.

@@ -23,7 +23,7 @@ OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "
 
 
 class KerasEngine:
-    """VGG16 by Keras, cut after the deepest layer. See `pipeline.features.engines.Engine`.
+    """VGG16 in Keras, cut after the deepest layer. See `pipeline.features.engines.Engine`.
 
     On a single accelerator it processes two batches at a time, so that one is transferred while the other is computed.
 
