@@ -63,7 +63,7 @@ class ExtractOptions(Options):
     shard: str | None = option(
         None,
         metavar="N/COUNT",
-        help="Compute a stable share of IMAGES only: 3/16 is the third of sixteen.",
+        help="Compute only a fixed share of IMAGES: 3/16 is the third of sixteen.",
     )
     sources: SourceOptions = group(SourceOptions)
     extractor: ExtractorOptions = group(ExtractorOptions)
@@ -363,7 +363,7 @@ class PruneOptions(CacheOptions):
     """What to remove from a cache."""
 
     older_than: float | None = option(
-        None, least=0, metavar="DAYS", help="Remove stores and networks not used for so long."
+        None, least=0, metavar="DAYS", help="Remove stores and networks not used for DAYS days."
     )
     images: str | None = option(
         None, flag="--not-in", metavar="IMAGES", help="Remove the features of all images but these."

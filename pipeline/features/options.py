@@ -49,12 +49,12 @@ class ExtractorOptions(Options):
         usual="mean",
     )
     project: str | None = option(
-        None, metavar="DIM[:SEED]", help="Project each layer to DIM numbers, by a sparse random projection."
+        None, metavar="DIM[:SEED]", help="Project each layer to DIM dimensions with a sparse random projection."
     )
     resize: Resize | None = option(
         None,
-        help="Squash the whole image, crop its centre, or squash by the nearest pixel as Keras's load_img, or by a "
-        "bicubic filter as Caffe pipelines.",
+        help="Squash the whole image, crop its centre, or squash with nearest-pixel sampling like Keras's load_img, or "
+        "with a bicubic filter like Caffe pipelines.",
         usual="squash",
     )
     precision: Precision | None = option(
