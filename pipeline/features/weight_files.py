@@ -93,6 +93,10 @@ def _by_name(network: Network, path: Path, pairs: Sequence[Pair], layer: str) ->
             )
     if not named:
         return {}
+    for other in NETWORKS.values():  # VGG19 has all of VGG16's layers, by the same names and shapes
+        if deeper := [pair.name for pair in pairs if pair.name in set(other.convolutions) - set(network.convolutions)]:
+            network_option = Parameter("network", other.name)
+            raise RequestError(f"{path} holds {other.title}: it has a layer {deeper[0]!r}. Use ", network_option, ".")
     for name in shapes:
         if name not in named:
             raise RequestError(

@@ -120,6 +120,17 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
         weights_from(str(write_published(tmp_path / "nan.h5", broken))).read("block5_pool")
 
 
+def test_a_file_of_vgg19_is_not_read_as_vgg16(tmp_path: Path) -> None:
+    """It has all of VGG16's layers, by the same names and with the same shapes."""
+    deeper = weights_from("random:3", network="vgg19").read("block5_pool")
+    file = str(write_published(tmp_path / "vgg19.h5", deeper))
+    with pytest.raises(RequestError, match=r"holds VGG19: it has a layer 'block3_conv4'\. Use network='vgg19'\."):
+        weights_from(file).read("block2_pool")
+    assert_same(weights_from(file, network="vgg19").read("block5_pool"), deeper)
+    with pytest.raises(RequestError, match="has no layer 'block3_conv4', which the layer 'block5_pool' needs"):
+        weights_from(str(write_published(tmp_path / "vgg16.h5", small())), network="vgg19").read("block5_pool")
+
+
 def weights_with(file: Path, name: str, **options: Any) -> Path:
     """Weights with a first kernel, or bias, that is created in another way."""
     write_published(file, small(FIRST))
