@@ -190,18 +190,18 @@ class Group:
 def own_settings(options: type[Options]) -> list[Setting]:
     """The options of a dataclass without those of its groups."""
     return [
-        Setting(options, each.name, _without_none(each.type), each.default, each.metadata[OPTION])
-        for each in fields(options)  # type: ignore[arg-type]
-        if OPTION in each.metadata
+        Setting(options, item.name, _without_none(item.type), item.default, item.metadata[OPTION])
+        for item in fields(options)  # type: ignore[arg-type]
+        if OPTION in item.metadata
     ]
 
 
 def groups(options: type[Options]) -> list[Group]:
     """The groups of options of a dataclass."""
     return [
-        Group(each.name, _without_none(each.type), each.default is None, each.metadata[GROUP])
-        for each in fields(options)  # type: ignore[arg-type]
-        if GROUP in each.metadata
+        Group(item.name, _without_none(item.type), item.default is None, item.metadata[GROUP])
+        for item in fields(options)  # type: ignore[arg-type]
+        if GROUP in item.metadata
     ]
 
 

@@ -88,7 +88,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = _read_zip(path, file) if zipfile.is_zipfile(file) else _read_legacy(path, file)
     tensors = _tensors(content)
     if not tensors:
-        raise ValueError("it holds no state dict; save model.state_dict()")
+        raise ValueError("it has no state dict; save model.state_dict()")
     return tensors
 
 
@@ -106,7 +106,7 @@ def _read_zip(path: Path, file: IO[bytes]) -> object:
         check_members(archive, path)
         pickled = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickled) != 1:
-            raise ValueError("it is no checkpoint of PyTorch: it lacks data.pkl")
+            raise ValueError("it is not a PyTorch checkpoint: data.pkl is missing")
         folder = pickled[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
             raise ValueError("its numbers are big-endian")
@@ -129,7 +129,7 @@ def _read_legacy(path: Path, file: IO[bytes]) -> object:
 
     file.seek(0)
     if _Unpickler(file, read_bytes).load() != LEGACY_MAGIC:
-        raise ValueError("it is no checkpoint of PyTorch")
+        raise ValueError("it is not a PyTorch checkpoint")
     _Unpickler(file, read_bytes).load()  # protocol version
     _Unpickler(file, read_bytes).load()  # properties of the system
     unpickler = _Unpickler(file, read_bytes)

@@ -1,6 +1,6 @@
 """Files of VGG16's or VGG19's weights in the layouts of Keras, PyTorch and safetensors, whatever the layers' names.
 
-Layers are found by Keras's names. In a file without these names, convolutions are matched by their order, and dense
+Layers are pairs by Keras's names. In a file without these names, convolutions are matched by their order, and dense
 layers by their shapes; both must match the network.
 """
 
@@ -217,7 +217,7 @@ def _pairs_of(tensors: Mapping[str, Tensor]) -> list[Pair]:
     """The pairs of a state dict, in its order; other tensors are left out."""
     if normalized := next((name for name in tensors if name.rpartition(".")[2] in BATCH_NORM), None):
         raise RequestError(
-            f"The weights have batch normalization ({normalized}), as vgg16_bn; VGG16 has none. Use weights of VGG16."
+            f"The weights have batch normalization ({normalized}), like vgg16_bn. Use weights of a network without it."
         )
     pairs = []
     for name, kernel in tensors.items():
@@ -237,7 +237,7 @@ def _hdf5_pairs(root: Any) -> list[Pair]:
     """
     import h5py
 
-    found: dict[str, Pair] = {}
+    pairs: dict[str, Pair] = {}
 
     def visit(location: str, node: Any) -> None:
         if not isinstance(node, h5py.Group):
@@ -251,10 +251,10 @@ def _hdf5_pairs(root: Any) -> list[Pair]:
             usual = next((pair for pair in NAMES if _holds(node, pair)), ())
             keys = usual if names is None else names
         if isinstance(name, str) and len(keys) == 2 and _holds(node, keys):
-            found[location] = Pair(name, *(_dataset(node, key) for key in keys))
+            pairs[location] = Pair(name, *(_dataset(node, key) for key in keys))
 
     root.visititems(visit)
-    return [found[location] for location in sorted(found, key=_natural)]
+    return [pairs[location] for location in sorted(pairs, key=_natural)]
 
 
 def _holds(group: Any, keys: Sequence[str | bytes]) -> bool:

@@ -163,7 +163,7 @@ def test_other_networks_are_refused_with_a_description(tmp_path: Path) -> None:
         weights_from(str(tmp_path / "linear.pth")).read("fc2")
     normalized = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64))
     torch.save(normalized.state_dict(), tmp_path / "bn.pth")
-    with pytest.raises(RequestError, match=r"batch normalization \(1\.running_mean\), as vgg16_bn"):
+    with pytest.raises(RequestError, match=r"batch normalization \(1\.running_mean\), like vgg16_bn"):
         weights_from(str(tmp_path / "bn.pth")).read("fc2")
 
 
