@@ -20,6 +20,7 @@ its standard error over the splits. The last columns show what the default decod
     python scripts/make_digits.py SETS/digits
     python scripts/make_check_sets.py SETS
     python scripts/check_decoder.py SETS [--seeds 5] [--only NAME ...] [--no-mlp]      # hours on two cores
+    python scripts/check_decoder.py SETS --weights FILE --layer block5_pool            # with other features
     python scripts/check_decoder.py SETS --images 5 8 20 50 --seeds 8                  # with few training images
 """
 
@@ -50,9 +51,7 @@ from pipeline.decoders.ridge import PENALTIES as RIDGE_PENALTIES
 from pipeline.decoders.stacking import Shares, stack
 from pipeline.decoders.streaming import in_memory
 from pipeline.decoders.training import TrainingData
-from pipeline.features.extractor import Extractor
-from pipeline.features.options import ExtractionOptions
-from pipeline.features.weights import weights_from
+from pipeline.features.options import ExtractionOptions, ExtractorOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDS = 5
@@ -219,10 +218,12 @@ def blends(problem: Problem) -> dict[str, np.ndarray]:
     return predictions
 
 
-def held_out(check: CheckSet, seeds: int, mlp: bool, options: ExtractionOptions) -> dict[str, list[float]]:
+def held_out(
+    check: CheckSet, seeds: int, mlp: bool, extractor: ExtractorOptions, options: ExtractionOptions
+) -> dict[str, list[float]]:
     """Name -> held-out mean cosine of each seed."""
     source = Source.read(find_images(check.images), TargetOptions(check.targets))
-    examples, duplicates = load_numbered_examples(source, [Extractor(weights_from("random:0"))], options)
+    examples, duplicates = load_numbered_examples(source, extractor.extractors(), options)
     x, y = in_memory(examples.features.stored()), examples.targets
     scores: dict[str, list[float]] = {}
     for seed in range(seeds):
@@ -260,9 +261,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="NAME", help="the data sets to check")
     parser.add_argument("--images", nargs="*", type=int, metavar="N", help="train on N images; one row per N")
     parser.add_argument("--no-mlp", action="store_true", help="leave out scikit-learn's MLPRegressor, the slowest")
+    parser.add_argument("--weights", default="random:0")
+    parser.add_argument("--layer", default="fc2")
     parser.add_argument("--cache", type=Path)
     options = parser.parse_args()
     extraction = ExtractionOptions(**({"cache": options.cache} if options.cache else {}))
+    extractor = ExtractorOptions(weights=options.weights, layer=options.layer)
     decays = [f"without network {decay:g}" for decay in DEFAULT.weight_decays]
     losses = ["without ridge", "without ramps", *decays]
     table((f"{options.seeds} splits", *COLUMNS, "best other", "gap", *losses, "seconds"), [])
@@ -272,7 +276,7 @@ def main() -> None:
         for images in options.images or [check.training_images]:
             start = time.monotonic()
             some = dataclasses.replace(check, training_images=images)
-            scores = held_out(some, options.seeds, not options.no_mlp, extraction)
+            scores = held_out(some, options.seeds, not options.no_mlp, extractor, extraction)
             label = f"{name}, {images}" if options.images else name
             print(f"| {' | '.join(row(label, scores, options.seeds, time.monotonic() - start))} |", flush=True)
 
