@@ -59,12 +59,31 @@ def export_small(folder: Path) -> None:
     make_image(0).save(folder / "photo.jpg")
 
 
+def first_layer(file: Path) -> np.ndarray:
+    """The first kernel in a file of weights."""
+    from pipeline.features.weights import weights_from
+
+    return weights_from(str(file)).read("block1_conv1")["block1_conv1"][0]
+
+
+def write_checkpoint(file: Path) -> np.ndarray:
+    """Write the first convolution as TensorFlow-Slim does; returns its kernel."""
+    import tensorflow as tf
+
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 64)).astype(np.float32)
+    names = [f"vgg_16/conv1/conv1_1/{part}" for part in ("weights", "biases")] + ["global_step"]
+    tensors = [kernel, np.zeros(64, np.float32), np.int64(1)]
+    tf.raw_ops.SaveV2(prefix=str(file), tensor_names=names, shape_and_slices=[""] * 3, tensors=tensors)
+    return kernel
+
+
 def test_python_examples_run(
     small_run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     make_images(tmp_path / "photos" / "red", range(3))
     write_targets(tmp_path, "red").rename(tmp_path / "embeddings.csv")
     export_small(tmp_path)
+    kernel = write_checkpoint(tmp_path / "vgg_16.ckpt")
     monkeypatch.chdir(tmp_path)
     for name, value in environment_at(home).items():
         monkeypatch.setenv(name, value)
@@ -79,6 +98,7 @@ def test_python_examples_run(
     assert found["model"].predict(found["paths"]).shape == found["embeddings"].shape == (3, 3)
     assert found["features"].vectors().shape == (3, 512)
     assert found["predictions"].shape == found["targets"].shape == (3, 3)
+    assert np.array_equal(first_layer(tmp_path / "vgg_16.h5"), kernel[:, :, ::-1])
     assert np.allclose(found["by_onnx"], found["by_litert"], rtol=1e-3)
     assert -1 <= float(capsys.readouterr().out) <= 1
 

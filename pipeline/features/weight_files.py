@@ -81,6 +81,21 @@ def read_weight_file(network: Network, path: Path, layer: str) -> Arrays:
     return arrays
 
 
+def first_convolution(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """The kernel and the bias of the first convolution in a file, in Keras's layout, float32.
+
+    Returns:
+        None if the file cannot be read, or has no convolution from 3 channels to 64.
+    """
+    with contextlib.suppress(Exception), _open_pairs(path) as pairs:
+        for pair in pairs:
+            for is_torch in (False, True):
+                if pair.kernel.shape == ((64, 3, *CONVOLUTION) if is_torch else (*CONVOLUTION, 3, 64)):
+                    kernel = _float32(pair.kernel)
+                    return kernel.transpose(2, 3, 1, 0) if is_torch else kernel, _float32(pair.bias)
+    return None
+
+
 def _by_name(network: Network, path: Path, pairs: Sequence[Pair], layer: str) -> Arrays:
     """The layers by Keras's names; nothing if the file has none of these names."""
     shapes = network.weighted_layers(layer)

@@ -20,8 +20,16 @@ from filelock import FileLock
 
 from pipeline.core.errors import Parameter, PipelineError, RequestError, first_line
 from pipeline.core.keras_backend import import_keras
+from pipeline.features.known_weights import recognized
 from pipeline.features.vgg import NETWORKS, PREPROCESSINGS, Arrays, Network, Preprocessing
-from pipeline.features.weight_files import FORMATS, SAFETENSORS, SUFFIXES, TORCH_SUFFIXES, read_weight_file
+from pipeline.features.weight_files import (
+    FORMATS,
+    SAFETENSORS,
+    SUFFIXES,
+    TORCH_SUFFIXES,
+    first_convolution,
+    read_weight_file,
+)
 
 log = logging.getLogger(__name__)
 
@@ -115,16 +123,32 @@ def weights_from(option: str, preprocess: str | None = None, network: str = "vgg
     if network not in NETWORKS:
         raise RequestError(f"network {network!r} is unknown; choose from {', '.join(NETWORKS)}.")
     weights = _source(option, NETWORKS[network])
+    _warn_of_preprocessing(weights, preprocess or weights.preprocess)
     if preprocess in (None, weights.preprocess):
         return weights
-    log.warning(
-        "Weights in the format of %s usually need %s; %s overrides that.",
-        weights.name,
-        Parameter("preprocess", weights.preprocess),
-        Parameter("preprocess", preprocess),
-    )
     digest = weights.digest.removesuffix(TORCH) + (TORCH if preprocess == "torch" else "")
     return replace(weights, preprocess=str(preprocess), digest=digest)
+
+
+def _warn_of_preprocessing(weights: Weights, preprocess: str) -> None:
+    """Warn if a preprocessing does not fit what a file contains, or else its format."""
+    convolution = first_convolution(Path(weights.name)) if weights.digest.startswith("file-") else None
+    known = recognized(*convolution) if convolution else None
+    chosen = Parameter("preprocess", preprocess)
+    if known and not known.preprocess:
+        log.warning(
+            "%s contains the weights of %s with their channels in the order RGB, as TensorFlow-Slim and SSD have them. "
+            "Reverse the channels of the first kernel, and use %s.",
+            weights.name,
+            known.origin,
+            Parameter("preprocess", "caffe"),
+        )
+    elif known and known.preprocess != preprocess:
+        needed = Parameter("preprocess", known.preprocess)
+        log.warning("%s contains weights of %s, which need %s, not %s.", weights.name, known.origin, needed, chosen)
+    elif not known and preprocess != weights.preprocess:
+        usual = Parameter("preprocess", weights.preprocess)
+        log.warning("Weights in the format of %s usually need %s; %s overrides that.", weights.name, usual, chosen)
 
 
 def _source(option: str, network: Network) -> Weights:
