@@ -8,9 +8,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from multiprocessing.process import BaseProcess
 
 END_LIMIT = 5.0  # seconds; a killed process ends within this time, unless it is blocked in the kernel
+
+_starting = threading.Lock()  # for `start_spawned`, which changes the state of this process for a moment
 
 
 def end_with_parent() -> None:
@@ -31,20 +34,40 @@ def end_with_parent() -> None:
 
 
 def start_spawned(process: BaseProcess) -> None:
-    """Start a spawned process, even from a worker of joblib's loky backend.
+    """Start a spawned process that does not import the main module of this one.
 
-    A spawned process inherits its parent's default start method, but does not know the one that loky sets.
+    So a script, a notebook and `python -` can start processes without `if __name__ == "__main__":`.
 
     Args:
-        process: A process with start method "spawn", not yet started.
+        process: A process with start method "spawn", not yet started. Its function, and the classes of its arguments,
+            are in modules that it can import.
     """
+    with _starting, _main_module_not_imported(), _start_method_known():
+        process.start()
+
+
+@contextmanager
+def _main_module_not_imported() -> Iterator[None]:
+    """Spawned processes import the main module by the name in its `__spec__`, unless that is `__main__`."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    main.__spec__ = ModuleSpec("__main__", None)
+    try:
+        yield
+    finally:
+        main.__spec__ = spec
+
+
+@contextmanager
+def _start_method_known() -> Iterator[None]:
+    """Spawned processes inherit the default start method, but do not know the one that joblib's loky backend sets."""
     default = multiprocessing.get_start_method(allow_none=True)
     if default != "loky":
-        process.start()
+        yield
         return
     multiprocessing.set_start_method("spawn", force=True)
     try:
-        process.start()
+        yield
     finally:
         multiprocessing.set_start_method(default, force=True)
 

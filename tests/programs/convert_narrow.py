@@ -14,5 +14,4 @@ from pipeline.features.engines.mnn import converted_network  # noqa: E402  (it r
 from pipeline.features.extractor import Extractor  # noqa: E402
 from pipeline.features.weights import weights_from  # noqa: E402
 
-if __name__ == "__main__":  # it is imported again in the converter's process
-    converted_network([Extractor(weights_from("random:0"), "block5_pool")], Path(sys.argv[1]))
+converted_network([Extractor(weights_from("random:0"), "block5_pool")], Path(sys.argv[1]))

@@ -235,9 +235,7 @@ class WorkerPool:
         ended.connection.close()
         if not ended.is_ready:
             raise PipelineError(
-                f"The processes that read images cannot be started ({why}). The features computed so far are stored. "
-                "They import the script that started them: in a script, compute features below "
-                '`if __name__ == "__main__":`.'
+                f"The processes that read images cannot be started ({why}). The features computed so far are stored."
             )
         new = self._workers[self._workers.index(ended)] = _Worker(self._settings)
         if ended.pending:
