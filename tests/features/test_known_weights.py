@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.features.known_weights import SIMONYAN, TORCHVISION
+from pipeline.features.vgg import PREPROCESSINGS
 from pipeline.features.weight_files import first_convolution
 from pipeline.features.weights import weights_from
 
@@ -64,6 +65,16 @@ def test_channels_in_rgb_order_are_recognized(
         [message] = warnings(caplog, file, preprocess)
         assert "in the order RGB" in message
         assert message.endswith("Reverse the channels of the first kernel, and use preprocess='caffe'.")
+
+
+def test_weights_that_are_converted_for_torch_are_recognized(
+    trained: tuple[np.ndarray, np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel, bias = trained
+    converted = (kernel * PREPROCESSINGS["torch"].deviation[:, None])[:, :, ::-1]
+    assert warnings(caplog, write_pth(tmp_path / "torch.pth", converted, bias)) == []
+    [message] = warnings(caplog, write_h5(tmp_path / "torch.h5", converted, bias))
+    assert "which need preprocess='torch'" in message
 
 
 def test_weights_of_torchvision_are_recognized(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT, Finished
-from reference import activations
+from reference import activations, pooled
 
+from pipeline.core.vectors import cosines
 from pipeline.data.decoding import decode
 from pipeline.features.engines import make_engine
 from pipeline.features.extractor import extractors_for
+from pipeline.features.vgg import PREPROCESSINGS
 from pipeline.features.weights import weights_from
 
 LAYERS = "block3_pool,block4_pool,block5_pool"
@@ -43,18 +46,56 @@ def exact(file: Path, pixels: np.ndarray, real_cache: Path) -> list[np.ndarray]:
     return make_engine("mnn", extractors, len(pixels), real_cache)(pixels)
 
 
+def centred_cosines(features: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """The cosine of each vector to the exact one, minus the mean of the exact ones."""
+    return cosines(features - exact.mean(axis=0), exact - exact.mean(axis=0))
+
+
+@pytest.fixture(scope="module")
+def expected(file: Path, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """All layers of the first tile in float64."""
+    return activations(pixels[0], weights_from(str(file)).read("block5_pool"))
+
+
+@pytest.fixture(scope="module")
+def torch_file(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights as a state dict of PyTorch, for PyTorch's preprocessing: RGB, divided by deviations."""
+    state, deviation = {}, PREPROCESSINGS["torch"].deviation
+    for number, (name, (kernel, bias)) in enumerate(weights_from(str(file)).stored("block5_pool").items()):
+        kernel = (kernel * deviation[:, None])[:, :, ::-1] if name == "block1_conv1" else kernel
+        state[f"features.{number}.weight"] = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+        state[f"features.{number}.bias"] = torch.from_numpy(bias)
+    path = tmp_path_factory.mktemp("torch") / "vgg16.pth"
+    torch.save(state, path)
+    return path
+
+
 @pytest.mark.parametrize("engine", ["mnn", "keras"])
 def test_engines_agree_with_a_float64_computation(
-    file: Path, pixels: np.ndarray, exact: list[np.ndarray], engine: str, real_cache: Path
+    file: Path,
+    pixels: np.ndarray,
+    exact: list[np.ndarray],
+    expected: dict[str, np.ndarray],
+    engine: str,
+    real_cache: Path,
 ) -> None:
-    weights = weights_from(str(file))
-    expected = activations(pixels[0], weights.read("block5_pool"))
-    found = (
-        exact if engine == "mnn" else make_engine(engine, extractors_for(weights, LAYERS), 1, real_cache)(pixels[:1])
-    )
+    extractors = extractors_for(weights_from(str(file)), LAYERS)
+    found = exact if engine == "mnn" else make_engine(engine, extractors, 1, real_cache)(pixels[:1])
     for layer, features in zip(LAYERS.split(","), found, strict=True):
         mean = expected[layer].mean(axis=(0, 1))
         assert np.linalg.norm(features[0] - mean) < 1e-3 * np.linalg.norm(mean), layer
+
+
+@pytest.mark.parametrize("pool", ["grid:3", "flat"])
+def test_all_blocks_agree_with_a_float64_computation(
+    file: Path, pixels: np.ndarray, expected: dict[str, np.ndarray], pool: str, real_cache: Path
+) -> None:
+    layers = "block1_pool,block2_conv1,block3_conv3,block4_conv2,block5_conv3"
+    extractors = extractors_for(weights_from(str(file)), layers, pool)
+    features = make_engine("mnn", extractors, 1, real_cache)(pixels[:1])
+    for layer, (vector,) in zip(layers.split(","), features, strict=True):
+        reference = pooled(expected[layer], pool)
+        assert np.linalg.norm(vector - reference) < 1e-3 * np.linalg.norm(reference), layer
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bfloat16", 0.9997), ("int8", 0.995)])
@@ -65,19 +106,29 @@ def test_reduced_precision_keeps_centred_cosines(
     extractors = extractors_for(weights_from(str(file)), LAYERS, precision=precision)
     features = make_engine("auto", extractors, len(pixels), real_cache)(pixels)
     for layer, reduced, full in zip(LAYERS.split(","), features, exact, strict=True):
-        a, b = reduced - full.mean(axis=0), full - full.mean(axis=0)
-        cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-        assert cosines.mean() > bound, layer
+        assert centred_cosines(reduced, full).mean() > bound, layer
 
 
-def test_the_sample_is_learned_and_exported(
-    file: Path, tmp_path: Path, run: Callable[..., Finished], real_cache: Path
+def test_int8_preprocesses_as_pytorch_does(
+    torch_file: Path, pixels: np.ndarray, exact: list[np.ndarray], real_cache: Path
 ) -> None:
-    options = ("--weights", file, "--layer", "block5_pool", "--cache", real_cache, "--json")
-    trained = run("train", *options, "--models", tmp_path, "--preset", "network").json
-    assert (
-        trained["models"]["functional"]["validation_cosine"] > trained["baselines"]["mean"]["validation_cosine"] + 0.1
-    )
-    onnx = tmp_path / "decoder.onnx"
-    exported = run("export", trained["run"], "--format", "onnx", "--out", onnx, "--cache", real_cache, "--json").json
-    assert exported["difference"] < 1e-4
+    """The means of the two preprocessings differ by 0.4 of 255 levels."""
+    extractors = extractors_for(weights_from(str(torch_file)), "block3_pool", precision="int8")
+    [features] = make_engine("auto", extractors, len(pixels), real_cache)(pixels)
+    assert centred_cosines(features, exact[0]).mean() > 0.995
+
+
+def test_a_newcomer_goes_from_pytorch_weights_to_a_scored_and_exported_decoder(
+    torch_file: Path, tmp_path: Path, run: Callable[..., Finished], real_cache: Path
+) -> None:
+    options = ("--weights", torch_file, "--layer", "block5_pool", "--cache", real_cache, "--json")
+    trained = run("train", *options, "--models", tmp_path, "--preset", "network")
+    assert "warning" not in trained.err
+    scores = trained.json["models"]["functional"]["validation_cosine"]
+    assert scores > trained.json["baselines"]["mean"]["validation_cosine"] + 0.1
+    for kind, name in (("onnx", "a.onnx"), ("keras", "a.keras"), ("litert", "a.tflite")):
+        exported = run(
+            *("export", trained.json["run"], "--format", kind, "--out", tmp_path / name, "--cache", real_cache),
+            "--json",
+        ).json
+        assert exported["difference"] < 1e-4, kind
