@@ -1,22 +1,26 @@
 """The READMEs: all options in their commands exist, their links work, their Python examples run."""
 
+import io
 import re
 import shlex
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, environment_at, make_image, make_images, write_targets
+from helpers import ROOT, SMALL, Finished, encoded, environment_at, make_image, make_images, write_targets
 
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/**/README.md"))]
 REFERENCE = ROOT / "pipeline" / "cli" / "README.md"  # of all commands; it has no examples
+COMMAND = r"python -m pipeline ([a-z](?:[^`\n#&;]|(?<=\S)#)*)"  # ends at a comment
 RUN = "models/2026-11-23_10-00-00"  # the run in the examples
 
 
 def commands() -> list[str]:
     """The arguments of all commands in the READMEs."""
     files = [file for file in READMES if file != REFERENCE]
-    found = [re.findall(r"python -m pipeline ([a-z][^`\n#&;]*)", file.read_text()) for file in files]
+    found = [re.findall(COMMAND, file.read_text()) for file in files]
     return sorted({arguments.strip() for each in found for arguments in each})
 
 
@@ -101,6 +105,30 @@ def test_python_examples_run(
     assert np.array_equal(first_layer(tmp_path / "vgg_16.h5"), kernel[:, :, ::-1])
     assert np.allclose(found["by_onnx"], found["by_litert"], rtol=1e-3)
     assert -1 <= float(capsys.readouterr().out) <= 1
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Four tar files with two images each, and files that describe them."""
+    (tmp_path / "shards").mkdir()
+    for shard in range(4):
+        with tarfile.open(tmp_path / "shards" / f"{shard:05}.tar", "w") as tar:
+            for number in (2 * shard, 2 * shard + 1):
+                for suffix, content in {"jpg": encoded(make_image(number), "JPEG"), "cls": b"red"}.items():
+                    info = tarfile.TarInfo(f"{number:09}.{suffix}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    return tmp_path
+
+
+def test_examples_of_images_inside_files_run(run: Callable[..., Finished], shards: Path) -> None:
+    section = (
+        (ROOT / "pipeline" / "README.md").read_text().partition("### Images inside files\n")[2].partition("\n### ")[0]
+    )
+    examples = re.findall(COMMAND, section)
+    assert examples
+    for arguments in examples:
+        run(*shlex.split(arguments), *SMALL, cwd=shards)
 
 
 def test_the_tree_lists_every_file() -> None:

@@ -278,7 +278,7 @@ class SearchOptions(Options):
     @property
     def is_image(self) -> bool:
         """Whether the query is an image."""
-        from pipeline.data.sources import SUFFIXES
+        from pipeline.data.image_names import SUFFIXES
 
         return Path(self.query).suffix.lower() in SUFFIXES
 

@@ -157,6 +157,29 @@ def read_object(url: str) -> tuple[bytes, str | None]:
     return data, _version(len(data), tag)
 
 
+def read_range(url: str, start: int, stop: int) -> tuple[bytes, int, str | None]:
+    """Read a part of an object.
+
+    Args:
+        url: The object.
+        start: The first byte.
+        stop: The byte after the last one; the object must be longer than `start`, but may end before `stop`.
+
+    Returns:
+        Its content, and the size and the version of the object.
+
+    Raises:
+        ImageError, PipelineError: See `read_object`.
+    """
+    location = Location.parse(url)
+    if is_odd(location.key):
+        raise ImageError("obstore cannot address this object")
+    with _one_object(location):
+        result = _store_of(location, LONG).get(location.key, options={"range": (start, stop)})
+        size, tag = result.meta["size"], result.meta["e_tag"]
+        return bytes(result.bytes()), size, _version(size, tag)
+
+
 def _read(location: Location) -> tuple[bytes, str | None]:
     """The content of an object, and its ETag."""
     if is_odd(location.key):

@@ -1,5 +1,6 @@
 """References to images, and sets of images with their labels, groups, splits and targets."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -31,10 +32,11 @@ class ImageRef:
     """The location of an image. It can be sent to another process or machine, which can then read the image.
 
     Attributes:
-        uri: The absolute path of a file, the URL of an object in a bucket (with its key unescaped), or
-            `tfds:...#NUMBER` for an example of a TensorFlow data set.
+        uri: The absolute path of a file, the URL of an object in a bucket (with its key unescaped), either of them
+            followed by `#NAME` for an image inside it, or `tfds:...#NUMBER` for an example of a TensorFlow data set.
         digest: The content digest, if the source knows it without reading the image again.
-        listed: The version of an object when its bucket was listed.
+        listed: The version of an object when its bucket was listed; for an image inside a file or an object, the
+            version of that.
     """
 
     uri: str
@@ -47,12 +49,17 @@ class ImageRef:
         return not self.uri.startswith("tfds:")
 
     @property
+    def is_local(self) -> bool:
+        """Whether reading it is a single access to a disk or to memory, for which a time limit makes sense."""
+        return not (self.is_remote or self.uri.startswith("tfds:"))
+
+    @property
     def is_remote(self) -> bool:
         """Whether the image is an object in a bucket; reading has latency, so parallel reads are faster."""
         return is_bucket_url(self.uri)
 
     def version(self) -> str | None:
-        """A string that changes with the content: size and ETag of an object, or `_file_version` of a file.
+        """A string that changes with the content: size and ETag of an object, or `stable_version` of a file.
 
         Returns:
             The version; None if it is unknown: the file cannot be read, or changed so recently that another change
@@ -63,7 +70,7 @@ class ImageRef:
         if not self.is_file:
             return None
         try:
-            return _file_version(os.stat(self.uri))
+            return stable_version(os.stat(self.uri))
         except OSError:  # reading it will report the error
             return None
 
@@ -89,25 +96,74 @@ class ImageRef:
         return read_example(self.uri), None
 
 
-def _file_version(status: os.stat_result) -> str | None:
-    """Size, modification time, change time and inode of a file; None if it changed within the last TICK_NS.
+@dataclass(frozen=True, slots=True)
+class PartRef(ImageRef):
+    """An image inside a file or an object: a member of an archive, or a row of a table or an array.
+
+    Attributes:
+        file: The path of the file, or the URL of the object; `listed` is its version when it was opened.
+    """
+
+    file: str = ""
+
+    @property
+    def is_file(self) -> bool:
+        """False: the image is only a part of a file."""
+        return False
+
+    def version(self) -> str | None:
+        """The version of the whole file; see `ImageRef.version`."""
+        if self.is_remote:
+            return self.listed
+        try:
+            version = stable_version(os.stat(self.file))
+        except OSError:  # reading it will report the error
+            return None
+        return version if version == self.listed else None
+
+    def check_unchanged(self, version: str | None) -> None:
+        """Refuse a file that changed after it was opened: the image may be elsewhere in it now.
+
+        Args:
+            version: The version of the file that is read now, from `version_of`.
+
+        Raises:
+            ImageError: It has another version.
+        """
+        if self.listed and version != self.listed:
+            raise ImageError(f"{os.path.basename(self.file)} changed while this command ran; run it again")
+
+
+def version_of(status: os.stat_result) -> str:
+    """Size, modification time, change time and inode of a file.
 
     The modification time is not enough: tar, rsync and zip restore it. The change time is set by the system when a file
     is written or renamed; the inode distinguishes two files whose folders are renamed. The device number is left out,
     because it may change when a device is mounted again.
     """
-    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) <= TICK_NS:
-        return None
     return f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
 
 
-def _read_file(path: str) -> tuple[bytes, str | None]:
+def stable_version(status: os.stat_result) -> str | None:
+    """The version of a file; None if it changed within the last TICK_NS, as another change might leave no trace."""
+    is_recent = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) <= TICK_NS
+    return None if is_recent else version_of(status)
+
+
+@contextlib.contextmanager
+def open_image(path: str) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Open a file that contains images.
+
+    Yields:
+        The file, and its status.
+
+    Raises:
+        ImageError: It is not a regular file, or cannot be read.
+        PipelineError: The system is out of memory or open files.
+    """
     try:
         with open_regular(path) as stream:
-            status = os.fstat(stream.fileno())
-            if status.st_size > MAX_BYTES:
-                raise ImageError(f"the file is larger than {MAX_BYTES:,} bytes")
-            data = stream.read()
+            yield stream, os.fstat(stream.fileno())
     except OSError as error:
         if error.errno in EXHAUSTED:
             raise PipelineError(
@@ -117,9 +173,26 @@ def _read_file(path: str) -> tuple[bytes, str | None]:
                 "what was computed is stored.",
             ) from error
         raise ImageError(cause(error)) from error
-    if not data:
+
+
+def check_size(size: int) -> None:
+    """Refuse an image that is empty or larger than MAX_BYTES.
+
+    Raises:
+        ImageError: It is.
+    """
+    if size > MAX_BYTES:
+        raise ImageError(f"the file is larger than {MAX_BYTES:,} bytes")
+    if not size:
         raise ImageError("the file is empty")
-    return data, _file_version(status)
+
+
+def _read_file(path: str) -> tuple[bytes, str | None]:
+    with open_image(path) as (stream, status):
+        check_size(status.st_size or 1)  # files in /proc have content, but no size
+        data = stream.read()
+    check_size(len(data))
+    return data, stable_version(status)
 
 
 def contents_of(refs: Sequence[ImageRef]) -> Iterator[bytes | None]:

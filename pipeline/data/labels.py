@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 from pipeline.core.errors import RequestError
 from pipeline.core.wording import counted, examples
+from pipeline.data.image_names import SUFFIXES, suffix_of
 from pipeline.data.images import ImageSet
 from pipeline.data.text_files import nfc
 
@@ -33,7 +34,7 @@ def label_by_pattern(images: ImageSet, pattern: str) -> ImageSet:
     if GROUP not in compiled.groupindex:
         raise RequestError(f"label_pattern {pattern!r} has no group named {GROUP!r}; write (?P<{GROUP}>...).")
     labels = [
-        _label(compiled, path, PurePosixPath(path).suffix if ref.is_file else "")
+        _label(compiled, path, PurePosixPath(path).suffix if ref.is_file or suffix_of(path) in SUFFIXES else "")
         for path, ref in zip(images.paths, images.refs, strict=True)
     ]
     missing = [path for path, label in zip(images.paths, labels, strict=True) if not label]

@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,25 @@ def read_list(file: Path, root: Path) -> tuple[list[str], dict[str, Any]]:
         RequestError: The file cannot be read, names no image, or has two different labels, groups or splits for one
             image.
     """
+    return collect(file, ((where, _path(cell, root, where), row) for where, cell, row in _entries(file)))
+
+
+def collect(file: Path | str, entries: Iterable[tuple[str, str, dict[str, Any]]]) -> tuple[list[str], dict[str, Any]]:
+    """Collect the rows of a list by path.
+
+    Args:
+        file: The list, for messages.
+        entries: The position in the file, the path and the COLUMNS of each row, with None if missing.
+
+    Returns:
+        See `read_list`.
+
+    Raises:
+        RequestError: See `read_list`.
+    """
     rows: dict[str, dict] = {}
     measurements: dict[str, list] = {}
-    for where, cell, row in _entries(file):
-        path = _path(cell, root, where)
+    for where, path, row in entries:
         measurements.setdefault(path, []).append(row.pop("target"))
         earlier = rows.setdefault(path, row)
         if earlier != row:
@@ -107,7 +122,7 @@ def _numbers(text: str, where: str) -> np.ndarray:
     raise RequestError(f"{where}: the target is not a list of numbers such as [0.5, 1.25].")
 
 
-def _targets(file: Path, paths: Sequence[str], measurements: dict[str, list]) -> dict[str, Any]:
+def _targets(file: Path | str, paths: Sequence[str], measurements: dict[str, list]) -> dict[str, Any]:
     """The columns `targets` and `repeats`, if the list has targets; `measurements`: path -> its targets."""
     if all(target is None for targets in measurements.values() for target in targets):
         return {}
@@ -121,7 +136,7 @@ def _targets(file: Path, paths: Sequence[str], measurements: dict[str, list]) ->
     return {"targets": np.stack([rows.mean(axis=0) for rows in repeats]), "repeats": repeats}
 
 
-def _stack(file: Path, paths: Sequence[str], targets: Sequence[np.ndarray | None]) -> np.ndarray:
+def _stack(file: Path | str, paths: Sequence[str], targets: Sequence[np.ndarray | None]) -> np.ndarray:
     """The targets of a list as one array."""
     rows: list[np.ndarray] = []
     for path, target in zip(paths, targets, strict=True):

@@ -1,55 +1,35 @@
 """Sources of images: folders, single files, lists, buckets, and TensorFlow data sets."""
 
+import dataclasses
 import logging
 import os
 import re
-import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from pipeline.core.errors import Parameter, RequestError, cause
-from pipeline.core.locations import Location, is_bucket_url
-from pipeline.core.wording import EXAMPLES, counted, examples
+from pipeline.core.locations import is_bucket_url
+from pipeline.core.wording import counted, examples
 from pipeline.data import lists
 from pipeline.data.buckets import find_versions, list_objects
-from pipeline.data.image_files import INSTALL_HEIF, READS_HEIF
+from pipeline.data.image_files import INSTALL_HEIF
+from pipeline.data.image_names import ARCHIVES, HEIF, SUFFIXES, image_set, is_ignored, pass_over, suffix_of
 from pipeline.data.images import ImageRef, ImageSet, file_ref
 from pipeline.data.labels import label_by_pattern
 from pipeline.data.tables import SPREADSHEETS
-from pipeline.data.text_files import as_text, nfc
+from pipeline.data.tar_shards import SUFFIX as TAR
+from pipeline.data.tar_shards import find_members
+from pipeline.data.text_files import as_text
 from pipeline.data.tfds import find_examples
 
 log = logging.getLogger(__name__)
 
-HEIF = (".heic", ".heif", ".hif")
-SUFFIXES = (
-    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg"),
-    *(".jpx", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
-    *(HEIF if READS_HEIF else ()),
-)
-# Suffixes of image formats that are not read.
-NOT_READ = (
-    *(() if READS_HEIF else HEIF),
-    *(".ai", ".dcm", ".dds", ".eps", ".exr", ".hdr", ".icns", ".jxl", ".pcx", ".psb", ".psd", ".qoi", ".svg", ".svgz"),
-    *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
-    *(".x3f", ".xcf"),
-)
-# Suffixes of descriptions, labels and targets that accompany images.
-DOCUMENTS = (
-    *(".csv", ".html", ".json", ".jsonl", ".md", ".npy", ".npz", ".parquet", ".pdf", ".tsv", ".txt", ".xml", ".yaml"),
-)
-ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip")
-# Thumbnails, deleted files and settings of Synology, QNAP, macOS, Windows and Linux, in addition to names with a dot
-# at the start.
-MACHINE_MADE = (
-    *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb", "__macosx"),
-    *("$recycle.bin", "recycler", "system volume information", "lost+found", "thumbs.db", "desktop.ini"),
-)
+BRACES = re.compile(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]*,[^{}]*))\}")
+MOST_FILES = 1_000_000  # that a pattern may stand for
 URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 SUPPORTED = (
-    f"a folder of images, one image, a list ({', '.join(lists.SUFFIXES)}) of image files, s3://BUCKET/PREFIX, "
+    f"a folder of images or tar files, one of these, a list ({', '.join(lists.SUFFIXES)}) of image files, "
+    "s3://BUCKET/PREFIX, "
     "gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or tfds:NAME[/CONFIG]:SPLIT"
 )
 
@@ -61,6 +41,8 @@ def find_images(
 
     Args:
         source: A folder, in which names that begin with a dot and those in MACHINE_MADE are ignored; one image file;
+            a folder of tar files, a tar file, or a pattern such as `photos/{000..150}.tar`; `FILE#NAME` for one image
+            in a file;
             a list of paths, absolute or relative to the list's own folder: a `.txt` (one path per line), or a `.csv` or
             `.parquet` with a column `path` and, optionally, `label`, `split`, `group` and `target` (lists of numbers);
             the URL of a bucket, a prefix in it or one object (`s3://`, `gs://`, `az://`), also allowed in a list; or
@@ -83,10 +65,60 @@ def find_images(
         images = find_examples(str(source), data_dir)
     else:
         try:
-            images = _bucket(str(source)) if is_bucket_url(source) else _find_files(source, root)
+            images = _find(source, root)
         except OSError as error:
             raise RequestError(f"{source} cannot be read ({cause(error)}).") from error
     return label_by_pattern(images, label_pattern) if label_pattern else images
+
+
+def _find(source: str | Path, root: Path | None) -> ImageSet:
+    files = expand_braces(str(source))
+    if len(files) > 1 and not os.path.lexists(source):
+        return _several(str(source), files)
+    file, _, name = str(source).rpartition("#")
+    if os.path.isfile(file) and not os.path.lexists(source):
+        return _part(_find_files(file, root), name)
+    return _bucket(str(source)) if is_bucket_url(source) else _find_files(source, root)
+
+
+def _part(images: ImageSet, name: str) -> ImageSet:
+    """One image of those in a file."""
+    if name not in images.paths:
+        raise RequestError(
+            f"{images.source} has no image {name!r}; its images begin with {examples(list(images.paths))}."
+        )
+    return images.subset([list(images.paths).index(name)])
+
+
+def _several(source: str, files: Sequence[str]) -> ImageSet:
+    """The images in the files that a pattern names."""
+    if any(suffix_of(file) != TAR for file in files):
+        raise RequestError(f"{source} names several files, which must be tar files, such as photos/{{000..150}}.tar.")
+    if missing := [file for file in files if not is_bucket_url(file) and not os.path.exists(file)]:
+        raise RequestError(f"{source}: {len(missing)} of {len(files)} files do not exist: {examples(missing)}.")
+    return find_members(source, {file: file if is_bucket_url(file) else os.path.abspath(file) for file in files})
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The names that a pattern stands for: `{000..150}` for numbers, `{a,b}` for alternatives, as in a shell.
+
+    Raises:
+        RequestError: There are more than MOST_FILES names.
+    """
+    match = BRACES.search(pattern)
+    if not match:
+        return [pattern]
+    first, last, alternatives = match.groups()
+    if alternatives:
+        choices: Sequence[str] = alternatives.split(",")
+    elif int(last) - int(first) >= MOST_FILES:
+        raise RequestError(f"{pattern} names more than {MOST_FILES:,} files.")
+    else:
+        choices = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+    rest = expand_braces(pattern[match.end() :])
+    if len(choices) * len(rest) > MOST_FILES:
+        raise RequestError(f"{pattern} names more than {MOST_FILES:,} files.")
+    return [f"{pattern[: match.start()]}{choice}{end}" for choice in choices for end in rest]
 
 
 def _find_files(source: str | Path, root: Path | None) -> ImageSet:
@@ -106,13 +138,15 @@ def _find_files(source: str | Path, root: Path | None) -> ImageSet:
     if suffix in lists.SUFFIXES:
         root = root or path.parent
         names, columns = lists.read_list(path, root)
-        return _image_set(source, names, image_refs([_within(root, name) for name in names]), **columns)
+        return image_set(source, names, image_refs([_within(root, name) for name in names]), **columns)
+    if suffix == TAR:
+        return find_members(str(source), {path.name: os.path.abspath(path)})
     if path.is_file() and suffix in SUFFIXES:
-        return _image_set(source, [path.name], [file_ref(path)])
+        return image_set(source, [path.name], [file_ref(path)])
     if suffix in HEIF:
         raise RequestError(f"{source}: HEIC images need pillow-heif: {INSTALL_HEIF}.")
     if suffix in ARCHIVES:
-        raise RequestError(f"{source} is an archive. Unpack it and name the folder.")
+        raise RequestError(f"{source} is an archive. Unpack it and name the folder; only .tar files are read directly.")
     if suffix in SPREADSHEETS:
         raise RequestError(f"{source} is a spreadsheet. Save its sheet as CSV (UTF-8), with a column 'path'.")
     raise RequestError(f"{source} is not {SUPPORTED}. Images end in {' '.join(SUFFIXES)}.")
@@ -142,53 +176,32 @@ def image_refs(paths: Iterable[str | Path]) -> list[ImageRef]:
 def _folder(source: str | Path, root: Path) -> ImageSet:
     unread: list[str] = []
     names = list(_walk(root, unread))
-    paths = sorted(name for name in names if _suffix(name) in SUFFIXES)
-    passed_over = _pass_over(names)
+    paths = sorted(name for name in names if suffix_of(name) in SUFFIXES)
+    if not paths and (tars := sorted(name for name in names if suffix_of(name) == TAR)):
+        images = find_members(str(source), {name: os.path.abspath(root / name) for name in tars})
+        return dataclasses.replace(images, unread=[*unread, *images.unread])
+    passed_over = pass_over(names)
     if not paths:
         raise RequestError(f"{source}: no images in this folder or below (looked for {' '.join(SUFFIXES)}).")
-    return _image_set(source, paths, [file_ref(root / path) for path in paths], passed_over=passed_over, unread=unread)
+    return image_set(source, paths, [file_ref(root / path) for path in paths], passed_over=passed_over, unread=unread)
 
 
 def _bucket(source: str) -> ImageSet:
     """The images below a prefix, or one object."""
     root = source.rstrip("/")
-    versions = {name: version for name, version in list_objects(root) if not any(map(_is_ignored, name.split("/")))}
-    passed_over = _pass_over(versions)
-    versions = {name: version for name, version in versions.items() if _suffix(name) in SUFFIXES}
-    if not versions and _suffix(root) in SUFFIXES:
-        return _image_set(source, [PurePosixPath(root).name], image_refs([root]))
+    versions = {name: version for name, version in list_objects(root) if not any(map(is_ignored, name.split("/")))}
+    tars = {name: f"{root}/{name}" for name in sorted(versions) if suffix_of(name) == TAR}
+    others, versions = versions, {name: version for name, version in versions.items() if suffix_of(name) in SUFFIXES}
+    if not versions and (tars or suffix_of(root) == TAR):
+        return find_members(source, tars or {PurePosixPath(root).name: root})
+    passed_over = pass_over(others)
+    if not versions and suffix_of(root) in SUFFIXES:
+        return image_set(source, [PurePosixPath(root).name], image_refs([root]))
     if not versions:
         raise RequestError(f"{source}: no images below this prefix (looked for {' '.join(SUFFIXES)}).")
     paths = sorted(versions)
     refs = [ImageRef(f"{root}/{path}", listed=versions[path]) for path in paths]
-    return _image_set(source, paths, refs, passed_over=passed_over)
-
-
-def _pass_over(names: Iterable[str]) -> list[str]:
-    """The image files in unsupported formats, with a warning; other files except documents are counted in the log."""
-    candidates = sorted(as_text(name) for name in names if _suffix(name) not in (*SUFFIXES, *DOCUMENTS))
-    files = [name for name in candidates if _suffix(name) not in NOT_READ]
-    if files:
-        kinds = [suffix or "no suffix" for suffix, _ in Counter(map(_suffix, files)).most_common(EXAMPLES)]
-        log.info("Ignored %s without an image suffix (%s).", counted(len(files), "file"), ", ".join(kinds))
-    images = [name for name in candidates if _suffix(name) in NOT_READ]
-    if images:
-        log.warning(_unsupported_warning(images))
-    return images
-
-
-def _unsupported_warning(names: Sequence[str]) -> str:
-    heif = f" For HEIC: {INSTALL_HEIF}." if any(_suffix(name) in HEIF for name in names) else ""
-    return f"Ignored {counted(len(names), 'file')} in an unsupported image format: {examples(names)}.{heif}"
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
-def _is_ignored(name: str) -> bool:
-    """Whether a file or folder is hidden or in MACHINE_MADE."""
-    return name.startswith(".") or name.lower() in MACHINE_MADE
+    return image_set(source, paths, refs, passed_over=passed_over)
 
 
 def _walk(root: Path, unread: list[str]) -> Iterator[str]:
@@ -217,7 +230,7 @@ def _walk(root: Path, unread: list[str]) -> Iterator[str]:
             continue
         seen.add(identity)
         for entry in entries:
-            if _is_ignored(entry.name):
+            if is_ignored(entry.name):
                 continue
             name, is_link = f"{folder}/{entry.name}" if folder else entry.name, entry.is_symlink()
             if entry.is_dir(follow_symlinks=False) or (is_link and os.path.isdir(entry.path)):
@@ -230,34 +243,3 @@ def _walk(root: Path, unread: list[str]) -> Iterator[str]:
             counted(len(skipped), "link"),
             examples([*map(as_text, skipped)]),
         )
-
-
-def _image_set(
-    source: str | Path,
-    paths: Sequence[str],
-    refs: Sequence[ImageRef],
-    labels: Sequence[str | None] | None = None,
-    **columns: Any,
-) -> ImageSet:
-    texts = [as_text(path) for path in paths]
-    escaped = [text for text, path in zip(texts, paths, strict=True) if text != path]
-    if escaped:
-        log.warning(
-            "Bytes that are not UTF-8 appear escaped in %d of %s, such as %s.",
-            len(escaped),
-            counted(len(texts), "name"),
-            escaped[0],
-        )
-    folders = [_folder_name(path) for path in texts]
-    image_labels = [
-        nfc(folder if label is None else label)
-        for label, folder in zip(labels or [None] * len(folders), folders, strict=True)
-    ]
-    return ImageSet(str(source), texts, refs, image_labels, **columns)
-
-
-def _folder_name(path: str) -> str:
-    """The name of the folder that contains an image; "" at the top."""
-    key = Location.parse(path).key if is_bucket_url(path) else path
-    name = PurePosixPath(key).parent.name
-    return sys.intern("" if name == ".." else name)

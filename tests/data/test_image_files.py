@@ -17,8 +17,8 @@ from pipeline.core.errors import ImageError
 from pipeline.data import rgb
 from pipeline.data.decoding import decode, preview, rgb_pixels
 from pipeline.data.image_files import FORMATS
+from pipeline.data.image_names import SUFFIXES
 from pipeline.data.images import content_digest
-from pipeline.data.sources import SUFFIXES
 
 RIGHT = {name: (data, pixels) for zoo in (odd_images.served, odd_images.read) for name, data, pixels in zoo()}
 

@@ -149,7 +149,7 @@ class _Inbox:
         self._chunks.append([(task, self._reading(task.ref, len(tasks))) for task in tasks])
 
     def _reading(self, ref: ImageRef, count: int) -> Read:
-        if ref.is_file and not ref.is_remote:
+        if ref.is_local:
             return ref.read
         if _is_read_ahead(ref, count):
             reading = self._readers.submit(ref.read)
