@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from helpers import ROOT, SMALL, Finished, encoded, environment_at, make_image, make_images, write_targets
 
@@ -108,8 +110,8 @@ def test_python_examples_run(
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    """Four tar files with two images each, and files that describe them."""
+def inside_files(tmp_path: Path) -> Path:
+    """The files of the examples: four tar files with two images each, Parquet files, and a saved data set."""
     (tmp_path / "shards").mkdir()
     for shard in range(4):
         with tarfile.open(tmp_path / "shards" / f"{shard:05}.tar", "w") as tar:
@@ -118,17 +120,24 @@ def shards(tmp_path: Path) -> Path:
                     info = tarfile.TarInfo(f"{number:09}.{suffix}")
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
+    images = pa.array([encoded(make_image(number)) for number in range(3)])
+    pyarrow.parquet.write_table(pa.table({"image": images}), tmp_path / "photos.parquet")
+    pyarrow.parquet.write_table(pa.table({"photo": images, "mask": images}), tmp_path / "pairs.parquet")
+    (tmp_path / "saved").mkdir()
+    table = pa.table({"image": images})
+    with pa.ipc.new_stream(tmp_path / "saved" / "data-00000-of-00001.arrow", table.schema) as writer:
+        writer.write_table(table)
     return tmp_path
 
 
-def test_examples_of_images_inside_files_run(run: Callable[..., Finished], shards: Path) -> None:
+def test_examples_of_images_inside_files_run(run: Callable[..., Finished], inside_files: Path) -> None:
     section = (
         (ROOT / "pipeline" / "README.md").read_text().partition("### Images inside files\n")[2].partition("\n### ")[0]
     )
     examples = re.findall(COMMAND, section)
     assert examples
     for arguments in examples:
-        run(*shlex.split(arguments), *SMALL, cwd=shards)
+        run(*shlex.split(arguments), *SMALL, cwd=inside_files)
 
 
 def test_the_tree_lists_every_file() -> None:

@@ -29,8 +29,8 @@ def cli() -> None:
     """From a folder of images to VGG16 vectors, from the vectors to your own embeddings, and an honest score.
 
     IMAGES is a folder (searched recursively), one image, a list (.txt with one path per line, .csv or .parquet with a
-    column `path`), tar files (one, a folder, or 'photos/{000..150}.tar'), tfds:NAME[/CONFIG]:SPLIT, or a bucket:
-    s3://BUCKET/PREFIX, gs://..., az://...
+    column `path`), tar files or Parquet files with images (one, a folder, or 'photos/{000..150}.tar'),
+    tfds:NAME[/CONFIG]:SPLIT, or a bucket: s3://BUCKET/PREFIX, gs://..., az://...
     """
 
 

@@ -165,7 +165,7 @@ def images_of_run(run: RunRecord, data_dir: Path | None = None) -> ImageSet:
     source, root = run.options["images"], Path(run.options["root"]) if "root" in run.options else None
     if source.startswith("tfds:"):
         check_on_disk(source, data_dir)
-    return find_images(source, data_dir, run.options.get("label_pattern"), root)
+    return find_images(source, data_dir, run.options.get("label_pattern"), root, run.options.get("image_column"))
 
 
 @dataclass(frozen=True)

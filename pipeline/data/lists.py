@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +38,10 @@ def read_list(file: Path, root: Path) -> tuple[list[str], dict[str, Any]]:
         RequestError: The file cannot be read, names no image, or has two different labels, groups or splits for one
             image.
     """
-    return collect(file, ((where, _path(cell, root, where), row) for where, cell, row in _entries(file)))
-
-
-def collect(file: Path | str, entries: Iterable[tuple[str, str, dict[str, Any]]]) -> tuple[list[str], dict[str, Any]]:
-    """Collect the rows of a list by path.
-
-    Args:
-        file: The list, for messages.
-        entries: The position in the file, the path and the COLUMNS of each row, with None if missing.
-
-    Returns:
-        See `read_list`.
-
-    Raises:
-        RequestError: See `read_list`.
-    """
     rows: dict[str, dict] = {}
     measurements: dict[str, list] = {}
-    for where, path, row in entries:
+    for where, cell, row in _entries(file):
+        path = _path(cell, root, where)
         measurements.setdefault(path, []).append(row.pop("target"))
         earlier = rows.setdefault(path, row)
         if earlier != row:
@@ -64,12 +49,28 @@ def collect(file: Path | str, entries: Iterable[tuple[str, str, dict[str, Any]]]
     if not rows:
         raise RequestError(f"{file}: this list contains no images.")
     paths = sorted(rows)
-    columns: dict[str, Any] = {"labels": [rows[path]["label"] for path in paths]}
+    return paths, columns_of(file, {path: rows[path] for path in paths}, measurements)
+
+
+def columns_of(
+    file: Path | str, rows: Mapping[str, Mapping[str, Any]], measurements: Mapping[str, Sequence[np.ndarray | None]]
+) -> dict[str, Any]:
+    """The columns of images, by their names in an `ImageSet`; see `read_list`.
+
+    Args:
+        file: The list, for messages.
+        rows: Path -> `label`, `group` and `split`, with None if missing.
+        measurements: Path -> its targets, or [None].
+
+    Raises:
+        RequestError: Some images have no target, or one of another dimension.
+    """
+    columns: dict[str, Any] = {"labels": [row["label"] for row in rows.values()]}
     for name in ("group", "split"):
-        values = [rows[path][name] for path in paths]
+        values = [row[name] for row in rows.values()]
         if any(value is not None for value in values):
             columns[f"{name}s"] = values
-    return paths, columns | _targets(file, paths, measurements)
+    return columns | _targets(file, list(rows), measurements)
 
 
 def _differing(earlier: dict, row: dict) -> str:
@@ -122,7 +123,9 @@ def _numbers(text: str, where: str) -> np.ndarray:
     raise RequestError(f"{where}: the target is not a list of numbers such as [0.5, 1.25].")
 
 
-def _targets(file: Path | str, paths: Sequence[str], measurements: dict[str, list]) -> dict[str, Any]:
+def _targets(
+    file: Path | str, paths: Sequence[str], measurements: Mapping[str, Sequence[np.ndarray | None]]
+) -> dict[str, Any]:
     """The columns `targets` and `repeats`, if the list has targets; `measurements`: path -> its targets."""
     if all(target is None for targets in measurements.values() for target in targets):
         return {}

@@ -22,6 +22,12 @@ class SourceOptions(Options):
     root: Path | None = option(
         None, path="folder", help="Folder that the relative paths of a list start from.", usual="the list's own"
     )
+    image_column: str | None = option(
+        None,
+        metavar="NAME",
+        help="Column of images in Parquet and Arrow files.",
+        usual="the only one, or the one called image",
+    )
     label_pattern: str | None = option(
         None,
         commands=["train", "evaluate", "compare"],
@@ -39,7 +45,7 @@ class SourceOptions(Options):
         """
         from pipeline.data.sources import find_images
 
-        return find_images(images, self.data_dir, self.label_pattern, self.root)
+        return find_images(images, self.data_dir, self.label_pattern, self.root, self.image_column)
 
 
 @dataclass(frozen=True)

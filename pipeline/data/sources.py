@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from pipeline.core.errors import Parameter, RequestError, cause
@@ -12,37 +12,39 @@ from pipeline.core.locations import is_bucket_url
 from pipeline.core.wording import counted, examples
 from pipeline.data import lists
 from pipeline.data.buckets import find_versions, list_objects
+from pipeline.data.containers import SUFFIXES as CONTAINERS
+from pipeline.data.containers import containers, expand_braces, find_in_pattern, find_inside, is_container
 from pipeline.data.image_files import INSTALL_HEIF
 from pipeline.data.image_names import ARCHIVES, HEIF, SUFFIXES, image_set, is_ignored, pass_over, suffix_of
 from pipeline.data.images import ImageRef, ImageSet, file_ref
 from pipeline.data.labels import label_by_pattern
 from pipeline.data.tables import SPREADSHEETS
-from pipeline.data.tar_shards import SUFFIX as TAR
-from pipeline.data.tar_shards import find_members
 from pipeline.data.text_files import as_text
 from pipeline.data.tfds import find_examples
 
 log = logging.getLogger(__name__)
 
-BRACES = re.compile(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]*,[^{}]*))\}")
-MOST_FILES = 1_000_000  # that a pattern may stand for
 URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 SUPPORTED = (
-    f"a folder of images or tar files, one of these, a list ({', '.join(lists.SUFFIXES)}) of image files, "
-    "s3://BUCKET/PREFIX, "
-    "gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or tfds:NAME[/CONFIG]:SPLIT"
+    "a folder of images, tar files or Parquet files, one of these, "
+    f"a list ({', '.join(lists.SUFFIXES)}) of image files, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, "
+    " az://CONTAINER/PREFIX, or tfds:NAME[/CONFIG]:SPLIT"
 )
 
 
 def find_images(
-    source: str | Path, data_dir: Path | None = None, label_pattern: str | None = None, root: Path | None = None
+    source: str | Path,
+    data_dir: Path | None = None,
+    label_pattern: str | None = None,
+    root: Path | None = None,
+    image_column: str | None = None,
 ) -> ImageSet:
     """Find the images of a folder (recursively), a file, a list, a bucket, or a TensorFlow data set.
 
     Args:
         source: A folder, in which names that begin with a dot and those in MACHINE_MADE are ignored; one image file;
-            a folder of tar files, a tar file, or a pattern such as `photos/{000..150}.tar`; `FILE#NAME` for one image
-            in a file;
+            a tar file, a Parquet file with images, a folder of these, or a pattern such as `photos/{000..150}.tar`;
+            `FILE#NAME` for one image in a file;
             a list of paths, absolute or relative to the list's own folder: a `.txt` (one path per line), or a `.csv` or
             `.parquet` with a column `path` and, optionally, `label`, `split`, `group` and `target` (lists of numbers);
             the URL of a bucket, a prefix in it or one object (`s3://`, `gs://`, `az://`), also allowed in a list; or
@@ -50,6 +52,7 @@ def find_images(
         data_dir: The data folder of tensorflow-datasets; None for its default.
         label_pattern: See `pipeline.data.labels.label_by_pattern`; None for the list's labels, or the folders' names.
         root: The base folder for relative paths in a list; None for the list's own folder.
+        image_column: The column of images in Parquet and Arrow files; None for the only one, or one called `image`.
 
     Returns:
         The images in path order, each path once.
@@ -65,20 +68,20 @@ def find_images(
         images = find_examples(str(source), data_dir)
     else:
         try:
-            images = _find(source, root)
+            images = _find(source, root, image_column)
         except OSError as error:
             raise RequestError(f"{source} cannot be read ({cause(error)}).") from error
     return label_by_pattern(images, label_pattern) if label_pattern else images
 
 
-def _find(source: str | Path, root: Path | None) -> ImageSet:
+def _find(source: str | Path, root: Path | None, column: str | None) -> ImageSet:
     files = expand_braces(str(source))
     if len(files) > 1 and not os.path.lexists(source):
-        return _several(str(source), files)
+        return find_in_pattern(str(source), files, column)
     file, _, name = str(source).rpartition("#")
     if os.path.isfile(file) and not os.path.lexists(source):
-        return _part(_find_files(file, root), name)
-    return _bucket(str(source)) if is_bucket_url(source) else _find_files(source, root)
+        return _part(_find_files(file, root, column), name)
+    return _bucket(str(source), column) if is_bucket_url(source) else _find_files(source, root, column)
 
 
 def _part(images: ImageSet, name: str) -> ImageSet:
@@ -90,57 +93,26 @@ def _part(images: ImageSet, name: str) -> ImageSet:
     return images.subset([list(images.paths).index(name)])
 
 
-def _several(source: str, files: Sequence[str]) -> ImageSet:
-    """The images in the files that a pattern names."""
-    if any(suffix_of(file) != TAR for file in files):
-        raise RequestError(f"{source} names several files, which must be tar files, such as photos/{{000..150}}.tar.")
-    if missing := [file for file in files if not is_bucket_url(file) and not os.path.exists(file)]:
-        raise RequestError(f"{source}: {len(missing)} of {len(files)} files do not exist: {examples(missing)}.")
-    return find_members(source, {file: file if is_bucket_url(file) else os.path.abspath(file) for file in files})
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """The names that a pattern stands for: `{000..150}` for numbers, `{a,b}` for alternatives, as in a shell.
-
-    Raises:
-        RequestError: There are more than MOST_FILES names.
-    """
-    match = BRACES.search(pattern)
-    if not match:
-        return [pattern]
-    first, last, alternatives = match.groups()
-    if alternatives:
-        choices: Sequence[str] = alternatives.split(",")
-    elif int(last) - int(first) >= MOST_FILES:
-        raise RequestError(f"{pattern} names more than {MOST_FILES:,} files.")
-    else:
-        choices = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
-    rest = expand_braces(pattern[match.end() :])
-    if len(choices) * len(rest) > MOST_FILES:
-        raise RequestError(f"{pattern} names more than {MOST_FILES:,} files.")
-    return [f"{pattern[: match.start()]}{choice}{end}" for choice in choices for end in rest]
-
-
-def _find_files(source: str | Path, root: Path | None) -> ImageSet:
+def _find_files(source: str | Path, root: Path | None, column: str | None) -> ImageSet:
     path, suffix = Path(source), Path(source).suffix.lower()
     if root and (suffix not in lists.SUFFIXES or path.is_dir()):
         raise RequestError(
             Parameter("root", str(root)), f" sets the base folder of a list's paths; {source} is not a list."
         )
     if path.is_dir():
-        return _folder(source, path)
+        return _folder(source, path, column)
     if url := URL.match(str(source)):
         raise RequestError(
             f"{source}: {url[1]}:// URLs are not supported. Copy the images to a folder first; IMAGES is {SUPPORTED}."
         )
     if not path.exists():
         raise RequestError(f"{source} does not exist. IMAGES is {SUPPORTED}.")
+    if suffix in CONTAINERS and is_container(str(path)):
+        return find_inside(str(source), {path.name: os.path.abspath(path)}, column)
     if suffix in lists.SUFFIXES:
         root = root or path.parent
         names, columns = lists.read_list(path, root)
         return image_set(source, names, image_refs([_within(root, name) for name in names]), **columns)
-    if suffix == TAR:
-        return find_members(str(source), {path.name: os.path.abspath(path)})
     if path.is_file() and suffix in SUFFIXES:
         return image_set(source, [path.name], [file_ref(path)])
     if suffix in HEIF:
@@ -173,12 +145,12 @@ def image_refs(paths: Iterable[str | Path]) -> list[ImageRef]:
     ]
 
 
-def _folder(source: str | Path, root: Path) -> ImageSet:
+def _folder(source: str | Path, root: Path, column: str | None) -> ImageSet:
     unread: list[str] = []
     names = list(_walk(root, unread))
     paths = sorted(name for name in names if suffix_of(name) in SUFFIXES)
-    if not paths and (tars := sorted(name for name in names if suffix_of(name) == TAR)):
-        images = find_members(str(source), {name: os.path.abspath(root / name) for name in tars})
+    if not paths and (files := containers({name: os.path.abspath(root / name) for name in sorted(names)})):
+        images = find_inside(str(source), files, column)
         return dataclasses.replace(images, unread=[*unread, *images.unread])
     passed_over = pass_over(names)
     if not paths:
@@ -186,14 +158,15 @@ def _folder(source: str | Path, root: Path) -> ImageSet:
     return image_set(source, paths, [file_ref(root / path) for path in paths], passed_over=passed_over, unread=unread)
 
 
-def _bucket(source: str) -> ImageSet:
+def _bucket(source: str, column: str | None) -> ImageSet:
     """The images below a prefix, or one object."""
     root = source.rstrip("/")
     versions = {name: version for name, version in list_objects(root) if not any(map(is_ignored, name.split("/")))}
-    tars = {name: f"{root}/{name}" for name in sorted(versions) if suffix_of(name) == TAR}
     others, versions = versions, {name: version for name, version in versions.items() if suffix_of(name) in SUFFIXES}
-    if not versions and (tars or suffix_of(root) == TAR):
-        return find_members(source, tars or {PurePosixPath(root).name: root})
+    if not versions and not others and suffix_of(root) in CONTAINERS:
+        return find_inside(source, {PurePosixPath(root).name: root}, column)
+    if not versions and (files := containers({name: f"{root}/{name}" for name in sorted(others)})):
+        return find_inside(source, files, column)
     passed_over = pass_over(others)
     if not versions and suffix_of(root) in SUFFIXES:
         return image_set(source, [PurePosixPath(root).name], image_refs([root]))

@@ -21,6 +21,7 @@ from pipeline.core.errors import ImageError, RequestError
 from pipeline.core.locations import is_bucket_url
 from pipeline.core.wording import counted, examples
 from pipeline.data import lists
+from pipeline.data.bucket_files import ObjectStream
 from pipeline.data.buckets import read_range
 from pipeline.data.image_names import SUFFIXES, image_set, is_ignored, pass_over, suffix_of
 from pipeline.data.images import ImageSet, PartRef, check_size, open_image, stable_version, version_of
@@ -129,10 +130,10 @@ def find_members(source: str, files: Mapping[str, str]) -> ImageSet:
         for name, tar in contents.items()
         for member in tar.images
     }
-    paths, columns = lists.collect(
-        source, ((path, path, _columns_of(tar, member)) for path, (tar, member) in found.items())
-    )
+    paths = sorted(found)
     refs = [_ref(*found[path]) for path in paths]
+    rows = {path: _columns_of(*found[path]) for path in paths}
+    columns = lists.columns_of(source, rows, {path: [row["target"]] for path, row in rows.items()})
     passed_over = pass_over(name for tar in contents.values() for name in tar.others)
     unread = [files[name] for name, tar in contents.items() if tar.damage]
     return image_set(source, paths, refs, passed_over=passed_over, unread=unread, **columns)
@@ -225,44 +226,3 @@ def _open(file: str) -> Iterator[tuple[BinaryIO, str | None]]:
     else:
         with open_image(os.path.abspath(file)) as (opened, status):
             yield opened, version_of(status)
-
-
-class ObjectStream(io.RawIOBase):
-    """An object in a bucket as a file, which one request reads a part of.
-
-    Args:
-        url: The object.
-
-    Raises:
-        ImageError, PipelineError: See `pipeline.data.buckets.read_object`.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._url, self._position = url, 0
-        _, self._size, self.version = read_range(url, 0, 1)
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position; see `io.IOBase.seek`."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Read as many bytes as fit into a buffer, and are left."""
-        stop = min(self._position + len(buffer), self._size)
-        if stop <= self._position:
-            return 0
-        data, _, version = read_range(self._url, self._position, stop)
-        if version != self.version:
-            raise ImageError("it changed while its headers were read; run the same command again")
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)

@@ -95,7 +95,9 @@ def test_wrong_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="does not exist"):
         find_images(tmp_path / "nowhere")
     (tmp_path / "x.pdf").write_text("")
-    with pytest.raises(RequestError, match=r"x\.pdf is not a folder of images or tar files, one of these, a list"):
+    with pytest.raises(
+        RequestError, match=r"x\.pdf is not a folder of images, tar files or Parquet files, one of these, a list"
+    ):
         find_images(tmp_path / "x.pdf")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(RequestError, match="contains no images"):

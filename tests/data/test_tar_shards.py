@@ -5,20 +5,17 @@ import json
 import os
 import pickle
 import tarfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from helpers import SMALL, Finished, encoded, load_npz, make_image, wait_for_tick
+from helpers import encoded, make_image, wait_for_tick
 from object_storage import S3Server
 
 from pipeline.core.errors import ImageError, RequestError
+from pipeline.data.containers import expand_braces
 from pipeline.data.images import ImageSet
-from pipeline.data.sources import expand_braces, find_images
-
-Samples = Iterable[Mapping[str, Any]]
+from pipeline.data.sources import find_images
 
 
 def png(seed: int) -> bytes:
@@ -206,33 +203,10 @@ def test_patterns_are_those_of_a_shell(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", {"1.png": png(1)})
     with pytest.raises(RequestError, match=r"1 of 2 files do not exist: '.*/1\.tar'"):
         find_images(tmp_path / "{0..1}.tar")
-    with pytest.raises(RequestError, match="must be tar files"):
+    with pytest.raises(RequestError, match="they must be tar files"):
         find_images(tmp_path / "{0..1}.png")
     (tmp_path / "{0..1}.tar").write_bytes((tmp_path / "0.tar").read_bytes())
     assert list(find_images(tmp_path / "{0..1}.tar").paths) == ["1.png"]
-
-
-def test_members_are_computed_once_whatever_contains_them(
-    shards: Path, run: Callable[..., Finished], fresh_cache: Callable[[str], Path], tmp_path: Path
-) -> None:
-    cache = ("--cache", fresh_cache("cache"), "--workers", 2, "--json")
-    wait_for_tick(shards)
-    parts = [
-        run("extract", shards, "--shard", f"{number}/2", "--out", tmp_path / f"{number}.npz", *SMALL, *cache)
-        for number in (1, 2)
-    ]
-    assert [part.json["computed"] for part in parts] == [len(load_npz(tmp_path / f"{n}.npz")["paths"]) for n in (1, 2)]
-    assert sum(part.json["computed"] for part in parts) == 6
-    for name, content in EXPECTED.items():
-        (tmp_path / "files").mkdir(exist_ok=True)
-        (tmp_path / "files" / name).write_bytes(content)
-    vectors = []
-    for number, source in enumerate((f"{shards}/{{00000..00002}}.tar", tmp_path / "files")):
-        result = run("extract", source, "--out", tmp_path / f"all{number}.npz", *SMALL, *cache)
-        assert (result.json["computed"], result.json["cached"]) == (0, 6)
-        vectors.append(load_npz(tmp_path / f"all{number}.npz"))
-    assert vectors[0]["paths"].tolist() == vectors[1]["paths"].tolist()
-    assert np.array_equal(vectors[0]["features"], vectors[1]["features"])
 
 
 def test_shards_in_a_bucket_are_read_by_ranges(shards: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
