@@ -4,6 +4,7 @@ from .core.errors import RequestError as RequestError
 from .core.model_files import load_decoder as load_decoder
 from .core.vectors import Vectors as Vectors
 from .core.vectors import cosines as cosines
+from .data.feature_tables import read_features as read_features
 from .data.images import ImageRef as ImageRef
 from .data.images import ImageSet as ImageSet
 from .data.matching import match_targets as match_targets
@@ -25,6 +26,7 @@ from .decoders.training import TrainingData as TrainingData
 from .decoders.training import fit as fit
 from .estimators import KerasDecoder as KerasDecoder
 from .estimators import VGG16Features as VGG16Features
+from .evaluation.arrays import evaluate_predictions as evaluate_predictions
 from .evaluation.retrieval import Candidates as Candidates
 from .evaluation.retrieval import retrieve as retrieve
 from .features.extraction import extract_features as extract_features

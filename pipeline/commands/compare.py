@@ -11,6 +11,7 @@ from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import Interrupted
 from pipeline.decoders.network import ORIGINAL
 from pipeline.decoders.training import TrainingData
+from pipeline.features.sources import NetworkSource
 from pipeline.studies.plots import SUFFIXES, plot_study
 from pipeline.studies.shared_optimizer import original_data, run_study
 from pipeline.studies.verdicts import Scenario, study_ceiling, summarize
@@ -72,5 +73,5 @@ def _own_data(options: CompareOptions) -> TrainingData:
     """The features, in memory, and the targets of the user's own images."""
     examples = options.examples
     source = read_source(examples, "To compare on your own data, name both: IMAGES and ")
-    split = load_split_examples(source, examples, options.extractor.extractors(), options.extraction)
+    split = load_split_examples(source, examples, NetworkSource(options.extractor.extractors()), options.extraction)
     return split.training_data().loaded()

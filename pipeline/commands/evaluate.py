@@ -3,13 +3,13 @@
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.commands.examples import Examples, Source
+from pipeline.commands.examples import Examples, Source, find_or_name, table_of_run
 from pipeline.commands.options import EvaluateOptions
 from pipeline.commands.saved_decoder import ModelFile, PixelModel, SavedDecoder, decoder_files, open_model, predict_each
 from pipeline.commands.scoring import (
@@ -21,8 +21,9 @@ from pipeline.commands.scoring import (
 )
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import Parameter, RequestError
-from pipeline.core.runs import EVALUATION_FILE, RunRecord, read_run
+from pipeline.core.runs import EVALUATION_FILE, RUN_FILE, RunRecord, read_run
 from pipeline.core.wording import counted
+from pipeline.data.feature_tables import FeatureTable, read_features
 from pipeline.data.images import DIGEST, ImageSet
 from pipeline.data.near_duplicates import find_near_duplicates
 from pipeline.data.options import TargetOptions
@@ -33,7 +34,8 @@ from pipeline.decoders.network import predict
 from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.report import SUFFIXES
 from pipeline.evaluation.results import EvaluationResult
-from pipeline.features.extractor import describe
+from pipeline.features.features import TableFeatures
+from pipeline.features.sources import TableSource
 
 log = logging.getLogger(__name__)
 
@@ -58,15 +60,17 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     """
     if options.report:
         check_output_file(options.report, SUFFIXES, "report")
-    decoders = {name: open_model(file, options.extractor) for name, file in _named_files(options.models).items()}
+    files = _named_files(options.models)
+    table = _table(options, files.values())
+    decoders = {name: open_model(file, options.extractor, table) for name, file in files.items()}
     first = next(iter(decoders.values()))
     of_pixels = {name: decoder for name, decoder in decoders.items() if isinstance(decoder, PixelModel)}
     of_features = {name: decoder for name, decoder in decoders.items() if isinstance(decoder, SavedDecoder)}
-    if of_pixels and options.images is None:
+    if of_pixels and not options.has_own_images:
         raise RequestError("Models that take pixels have no run; name the images to evaluate on with ", IMAGES, ".")
     if of_pixels and of_features:
         raise RequestError("Models that take pixels and models that take features are evaluated apart.")
-    source = _source(options, first)
+    source = _source(options, first, table)
     for decoder in decoders.values():
         if decoder.dim != source.dim:
             raise RequestError(
@@ -78,7 +82,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     if of_pixels:
         return score_decoders(_pixel_inputs(of_pixels, source, options), options.report, options.vocabulary)
     inputs = _feature_inputs(of_features, source, options)
-    beside = _report_beside(first, source.images if options.images else None)
+    beside = _report_beside(first, source.images if options.has_own_images else None)
     return score_decoders(inputs, options.report or beside, options.vocabulary)
 
 
@@ -87,10 +91,10 @@ def _feature_inputs(decoders: Mapping[str, SavedDecoder], source: Source, option
     extraction = options.extraction
     first = next(iter(decoders.values()))
     for decoder in decoders.values():
-        decoder.card.check_features(decoder.file, describe(first.extractors))
+        decoder.card.check_features(decoder.file, first.source.description, first.source.dim)
         decoder.load()
-    examples = source.load_examples(first.extractors, extraction)
-    if options.images is None:
+    examples = source.load_examples(first.source, extraction)
+    if not options.has_own_images:
         examples = _unchanged(examples, first.run_with("images from.").split.validation, "held-out")
     predictions, equal = predict_each(decoders, examples.features)
     x = first.inputs(examples.features)
@@ -103,7 +107,7 @@ def _feature_inputs(decoders: Mapping[str, SavedDecoder], source: Source, option
         predictions["shuffled"] = predict(_shuffled_decoder(first, options), x)
     runs = {decoder.folder: decoder.run for decoder in decoders.values() if decoder.run}
     near = 0
-    if options.images is not None:  # the run's split already separated its own near-duplicates
+    if options.has_own_images:  # the run's split already separated its own near-duplicates
         progress = extraction.progress
         near = max((_count_near_training_images(examples, *run, progress) for run in runs.items()), default=0)
     return EvaluationInputs(
@@ -153,24 +157,34 @@ def _shortest_name(file: Path, files: Sequence[Path]) -> str:
     return str(file)
 
 
-def _source(options: EvaluateOptions, first: ModelFile) -> Source:
+def _table(options: EvaluateOptions, files: Iterable[Path]) -> FeatureTable | None:
+    """The vectors to evaluate on: those in the options, or else those that the first model's run was trained on."""
+    if options.extractor.features:
+        return read_features(options.extractor.features)
+    folder = next(iter(files)).parent
+    return None if options.images or not (folder / RUN_FILE).exists() else table_of_run(read_run(folder))
+
+
+def _source(options: EvaluateOptions, first: ModelFile, table: FeatureTable | None) -> Source:
     """The images to evaluate on, and their targets."""
-    if options.images is None:
-        return _source_of_run(first.folder, options.sources.data_dir, options.targets)
-    images = options.sources.find(options.images)
+    if not options.has_own_images:
+        return _source_of_run(first.folder, options.sources.data_dir, options.targets, table)
+    images = find_or_name(options.sources, options.images, table)
     if options.targets.targets is None and images.targets is None:
         raise RequestError("To evaluate on your own images, name their target embeddings with ", TARGETS, ".")
     return Source.read(images, options.targets)
 
 
-def _source_of_run(folder: Path, data_dir: Path | None, targets: TargetOptions | None = None) -> Source:
+def _source_of_run(
+    folder: Path, data_dir: Path | None, targets: TargetOptions | None = None, table: FeatureTable | None = None
+) -> Source:
     """All images of a run, and their targets: the run's, or those in `targets`."""
     run = read_run(folder)
     if not run.split.validation:
         raise RequestError(
             f"{folder} was cross-validated and then trained on all of its images; name others with ", IMAGES, "."
         )
-    return Source.of_run(run, data_dir, targets)
+    return Source.of_run(run, data_dir, targets, table)
 
 
 def _unchanged(examples: Examples, recorded: Mapping[str, str], side: str) -> Examples:
@@ -212,6 +226,11 @@ def _count_near_training_images(examples: Examples, folder: Path, run: RunRecord
 
     Training images are compared by their thumbnails in the feature store, where some may be missing.
     """
+    if isinstance(examples.features, TableFeatures):
+        log.info(
+            "Near-duplicates of training images of %s are not looked for: a table has no thumbnails of them.", folder
+        )
+        return 0
     digests, store = examples.features.digests, examples.features.store
     trained = _training_digests(run)
     compared = trained[store.contains(trained)]
@@ -238,15 +257,16 @@ def _count_near_training_images(examples: Examples, folder: Path, run: RunRecord
 
 def _shuffled_decoder(decoder: SavedDecoder, options: EvaluateOptions) -> Any:
     """Train a decoder like the run's decoders, but on shuffled targets."""
-    examples = _source_of_run(decoder.folder, options.sources.data_dir).load_examples(
-        decoder.extractors, options.extraction
-    )
     run = read_run(decoder.folder)
+    table = table_of_run(run) if decoder.card.table is not None else None
+    examples = _source_of_run(decoder.folder, options.sources.data_dir, table=table).load_examples(
+        TableSource(table) if table else decoder.source, options.extraction
+    )
     train = _unchanged(examples, run.split.train, "training")
     held_out = _unchanged(examples, run.split.validation, "held-out")
     data = TrainingData(
         decoder.inputs(train.features), train.targets, decoder.inputs(held_out.features), held_out.targets
     )
-    duplicates = find_near_duplicates(train.features.digests, train.features.store.thumbnails)
+    duplicates = train.features.number_duplicates()
     units = held_out_units(train.features.images, SplitRule.parse(run.split.rule), duplicates)
     return fit_shuffled(data.loaded(), config_from_json(run.training), units, run.seed)

@@ -10,20 +10,20 @@ import numpy as np
 from pipeline.commands.options import ExampleOptions
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import RunRecord, SplitRecord
+from pipeline.data.feature_tables import FeatureTable, read_features
 from pipeline.data.images import ImageSet
+from pipeline.data.labels import label_by_pattern
 from pipeline.data.matching import match_targets
-from pipeline.data.near_duplicates import duplicate_groups, find_near_duplicates
-from pipeline.data.options import TargetOptions
-from pipeline.data.sources import find_images
+from pipeline.data.near_duplicates import duplicate_groups
+from pipeline.data.options import SourceOptions, TargetOptions
 from pipeline.data.splits import Split, SplitRule, check_split_column, held_out_units, split_images
 from pipeline.data.targets import TargetTable, read_repeats, read_targets
 from pipeline.data.tfds_reader import check_on_disk
 from pipeline.decoders.options import MEMORY
 from pipeline.decoders.training import TrainingData
-from pipeline.features.extraction import extract_features
-from pipeline.features.extractor import Extractor
 from pipeline.features.features import Features
 from pipeline.features.options import ExtractionOptions
+from pipeline.features.sources import FeatureSource
 
 log = logging.getLogger(__name__)
 
@@ -92,13 +92,20 @@ class Source:
         return cls(images, replace(table, repeats=repeats), options.on_missing)
 
     @classmethod
-    def of_run(cls, run: RunRecord, data_dir: Path | None, options: TargetOptions | None = None) -> "Source":
+    def of_run(
+        cls,
+        run: RunRecord,
+        data_dir: Path | None,
+        options: TargetOptions | None = None,
+        table: FeatureTable | None = None,
+    ) -> "Source":
         """Find all images of a run, and read their targets.
 
         Args:
             run: The run's record, with the options that name its images.
             data_dir: The folder of TensorFlow data sets; None for tensorflow-datasets' default.
             options: Other targets; what they leave out is taken from the run.
+            table: The vectors that the run was trained on; None to read them if they are needed.
 
         Raises:
             RequestError: The images or the targets cannot be read.
@@ -110,7 +117,7 @@ class Source:
             options = replace(options, targets=recorded.targets, target_columns=columns)
         repeats = options.noise_ceiling or recorded.noise_ceiling
         options = replace(options, noise_ceiling=repeats, on_missing=recorded.on_missing)
-        return cls.read(images_of_run(run, data_dir), options)
+        return cls.read(images_of_run(run, data_dir, table), options)
 
     @property
     def dim(self) -> int:
@@ -133,24 +140,34 @@ class Source:
         examples = Examples(features.subset(matched.rows), matched.keys, matched.targets, self.table, self.images)
         return examples, matched.rows
 
-    def load_examples(self, extractors: Sequence[Extractor], extraction: ExtractionOptions) -> Examples:
-        """Extract the features of the images and match them with their targets.
+    def load_examples(self, features: FeatureSource, extraction: ExtractionOptions) -> Examples:
+        """Get the features of the images and match them with their targets.
 
         Args:
-            extractors: The extractor of each layer.
+            features: The source of the features.
             extraction: How to run the feature stage.
 
         Returns:
             The images that could be read and have a target.
 
         Raises:
-            RequestError: Images have no target and `on_missing` is "error", or no image has one.
+            RequestError: Images have no target or no vector and `on_missing` is "error", or no image has one.
             PipelineError: The feature stage failed.
         """
-        return self.match(extract_features(self.images, extractors, extraction))[0]
+        return self.match(features.features(self.images, extraction, self.on_missing))[0]
 
 
-def images_of_run(run: RunRecord, data_dir: Path | None = None) -> ImageSet:
+def table_of_run(run: RunRecord) -> FeatureTable | None:
+    """The vectors that a run was trained on; None if a network computed its features.
+
+    Raises:
+        RequestError: The table cannot be read.
+    """
+    file = run.options.get("features")
+    return read_features(Path(file)) if file else None
+
+
+def images_of_run(run: RunRecord, data_dir: Path | None = None, table: FeatureTable | None = None) -> ImageSet:
     """All images of a run.
 
     A run may come from another machine, so its folder of data sets is not used, and no data set is downloaded for it.
@@ -158,14 +175,38 @@ def images_of_run(run: RunRecord, data_dir: Path | None = None) -> ImageSet:
     Args:
         run: The run's record, with the options that name its images.
         data_dir: The folder of TensorFlow data sets; None for tensorflow-datasets' default.
+        table: The vectors that the run was trained on; None to read them if the run has no images.
 
     Raises:
         RequestError: The images cannot be found.
     """
-    source, root = run.options["images"], Path(run.options["root"]) if "root" in run.options else None
-    if source.startswith("tfds:"):
+    source, root = run.options.get("images"), Path(run.options["root"]) if "root" in run.options else None
+    sources = SourceOptions(data_dir, root, run.options.get("image_column"), run.options.get("label_pattern"))
+    if source and source.startswith("tfds:"):
         check_on_disk(source, data_dir)
-    return find_images(source, data_dir, run.options.get("label_pattern"), root, run.options.get("image_column"))
+    return find_or_name(sources, source, table or (None if source else table_of_run(run)))
+
+
+def find_or_name(sources: SourceOptions, images: str | None, table: FeatureTable | None) -> ImageSet:
+    """Find images, or else take the names in a table of vectors.
+
+    Args:
+        sources: How to find images.
+        images: The images; None for those of the table.
+        table: The vectors.
+
+    Raises:
+        RequestError: The images cannot be found, or there are neither images nor a table.
+    """
+    if images is not None:
+        return sources.find(images)
+    if table is None:
+        raise RequestError("Name IMAGES, or a table of vectors with ", Parameter("features", "FILE"), ".")
+    if sources.root:
+        raise RequestError(
+            Parameter("root", str(sources.root)), " sets the base folder of a list's paths; name the list."
+        )
+    return label_by_pattern(table.images, sources.label_pattern) if sources.label_pattern else table.images
 
 
 @dataclass(frozen=True)
@@ -230,18 +271,20 @@ class SplitExamples:
         )
 
 
-def read_source(options: ExampleOptions, advice: str) -> Source:
+def read_source(options: ExampleOptions, advice: str, table: FeatureTable | None = None) -> Source:
     """Find images and read their targets.
 
     Args:
         options: The images, their targets and their split.
         advice: The start of the message if images or targets are missing; the option of the targets follows.
+        table: Their vectors, which name the images if the options do not.
 
     Raises:
         RequestError: The images or the targets are missing or cannot be read, or the images lack the column of the
             split rule.
     """
-    images = options.sources.find(options.images) if options.images is not None else None
+    named = options.images is not None or table is not None
+    images = find_or_name(options.sources, options.images, table) if named else None
     if images is None or (options.targets.targets is None and images.targets is None):
         raise RequestError(advice, Parameter("targets", "FILE"), ".")
     check_split_column(images, options.rule)
@@ -251,7 +294,7 @@ def read_source(options: ExampleOptions, advice: str) -> Source:
 def load_split_examples(
     source: Source,
     options: ExampleOptions,
-    extractors: Sequence[Extractor],
+    features: FeatureSource,
     extraction: ExtractionOptions,
     hold_out: bool = True,
     select: bool = False,
@@ -261,7 +304,7 @@ def load_split_examples(
     Args:
         source: The images and their targets.
         options: The split.
-        extractors: The extractor of each layer.
+        features: The source of the features.
         extraction: How to run the feature stage.
         hold_out: Whether to hold examples out; otherwise, all are for training.
         select: Whether to select the best epoch on some of the training images, so that held-out images are only for
@@ -274,7 +317,7 @@ def load_split_examples(
         RequestError: The targets or the split do not fit the images.
         PipelineError: The feature stage failed.
     """
-    examples, duplicates = load_numbered_examples(source, extractors, extraction)
+    examples, duplicates = load_numbered_examples(source, features, extraction)
     none = np.array([], np.intp)
     split, selection = Split(np.arange(len(examples.targets)), none, none), none
     if hold_out:
@@ -322,7 +365,7 @@ def set_apart(
 
 
 def load_numbered_examples(
-    source: Source, extractors: Sequence[Extractor], extraction: ExtractionOptions
+    source: Source, features: FeatureSource, extraction: ExtractionOptions
 ) -> tuple[Examples, np.ndarray]:
     """Load examples, and a number for each, shape (N,), int; near-duplicates share a number.
 
@@ -330,13 +373,12 @@ def load_numbered_examples(
         RequestError: The targets do not fit the images.
         PipelineError: The feature stage failed.
     """
-    examples = source.load_examples(extractors, extraction)
-    features = examples.features
-    duplicates = find_near_duplicates(features.digests, features.store.thumbnails, extraction.progress)
+    examples = source.load_examples(features, extraction)
+    duplicates = examples.features.number_duplicates(extraction.progress)
     if groups := duplicate_groups(duplicates):
         log.info(
             "%d images have detected duplicates or near-duplicates, which stay on one side of the split, such as %s.",
             sum(map(len, groups)),
-            " and ".join(repr(features.paths[row]) for row in groups[0][:2]),
+            " and ".join(repr(examples.features.paths[row]) for row in groups[0][:2]),
         )
     return examples, duplicates

@@ -13,8 +13,8 @@ from pipeline.commands.examples import images_of_run
 from pipeline.commands.options import ExportOptions
 from pipeline.commands.saved_decoder import SavedDecoder, decoder_file
 from pipeline.core.atomic import atomic_folder, atomic_write, check_new_folder, check_output_file
-from pipeline.core.errors import Parameter, PipelineError
-from pipeline.core.model_files import load_model
+from pipeline.core.errors import Parameter, PipelineError, RequestError
+from pipeline.core.model_files import load_model, read_card
 from pipeline.core.vectors import cosines
 from pipeline.core.wording import counted
 from pipeline.data.decoding import decode
@@ -119,7 +119,15 @@ def export(options: ExportOptions) -> ExportResult:
     else:
         check_new_folder(options.out, "out")
     images = options.sources.find(options.images) if options.images else None
-    decoder = SavedDecoder.open(decoder_file(Path(options.source), options.api))
+    file = decoder_file(Path(options.source), options.api)
+    if (table := read_card(file).table) is not None:
+        raise RequestError(
+            f"{file} was trained on the vectors in {table}, not on a network's features, so there is no network to "
+            f"export with it. The file itself is a plain Keras model from vectors to embeddings; its table is ",
+            Parameter("format", "parquet"),
+            ".",
+        )
+    decoder = SavedDecoder.open(file)
     check_exportable(decoder.extractors, decoder.model.count_params(), options.format)
     if options.format == "onnx":
         onnx_file.check_decoder(decoder.model)

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.commands.examples import Source
+from pipeline.commands.examples import Source, table_of_run
 from pipeline.commands.options import ExportOptions
-from pipeline.commands.saved_decoder import SavedDecoder, decoder_file
+from pipeline.commands.saved_decoder import ModelFile, SavedDecoder, decoder_file
 from pipeline.commands.scoring import labels_of, names_of
 from pipeline.core.atomic import check_new_folder, check_output_file
 from pipeline.core.errors import Parameter, RequestError
@@ -69,12 +69,14 @@ def _export_run(options: ExportOptions) -> TableResult:
     """Write the images of a run with their vectors, predictions and scores to a Parquet file."""
     out = options.out
     check_output_file(out, (".parquet",), "out")
-    decoder = SavedDecoder.open(decoder_file(Path(options.source), options.api))
-    run = decoder.run_with("images from.")
-    source = Source.of_run(run, options.sources.data_dir)
-    examples = source.load_examples(decoder.load().extractors, options.extraction)
+    file = decoder_file(Path(options.source), options.api)
+    run = ModelFile(file).run_with("images from.")
+    table = table_of_run(run)
+    decoder = SavedDecoder.open(file, table=table)
+    source = Source.of_run(run, options.sources.data_dir, table=table)
+    examples = source.load_examples(decoder.load().source, options.extraction)
     features = examples.features
-    table = EmbeddingTable(
+    embeddings = EmbeddingTable(
         images=features.images,
         labels=labels_of(examples),
         splits=_sides(features, run.split),
@@ -83,7 +85,7 @@ def _export_run(options: ExportOptions) -> TableResult:
         targets=examples.targets,
         candidates=Candidates(names_of(source.table, source.images)),
     )
-    write_table(out, table)
+    write_table(out, embeddings)
     columns = {"vector": features.dim, "prediction": decoder.dim}
     return _result(str(decoder.file), "parquet", out, features, columns)
 

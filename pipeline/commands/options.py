@@ -190,14 +190,19 @@ class EvaluateOptions(Options):
     extractor: ExtractorOptions = group(ExtractorOptions)
     extraction: ExtractionOptions = group(ExtractionOptions)
 
+    @property
+    def has_own_images(self) -> bool:
+        """Whether to evaluate on other images or vectors than those that the run held out."""
+        return self.images is not None or self.extractor.features is not None
+
 
 @dataclass(frozen=True)
 class PredictOptions(Options):
     """What to predict, from which images, and with which decoder."""
 
     model: Path = option(argument=True, metavar="RUN|MODEL")
-    images: str = _images()
     out: Path = option(path="output", help="Where to write the embeddings: a .npz, .npy, .parquet or .csv file.")
+    images: str | None = _images(default=None)
     api: DecoderName | None = _api()
     nearest: int | None = option(
         None, least=1, metavar="K", help="Also find the K nearest words or labels of each image."
@@ -214,6 +219,9 @@ class PredictOptions(Options):
         from pipeline.core.vector_files import SUFFIXES
 
         super().__post_init__()
+        if (self.images is None) == (self.extractor.features is None):
+            either = "Name either IMAGES, or a table of vectors with "
+            raise RequestError(either, Parameter("features", "FILE"), ".")
         check_output_file(self.out, SUFFIXES, "out")
         if self.vocabulary and self.nearest is None:
             count = Parameter("nearest", "K")

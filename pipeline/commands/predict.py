@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.commands.examples import Source
+from pipeline.commands.examples import Source, find_or_name
 from pipeline.commands.options import PredictOptions
 from pipeline.commands.saved_decoder import PixelModel, SavedDecoder, decoder_file, open_model
 from pipeline.commands.scoring import names_of, words_of
 from pipeline.core.errors import Parameter
 from pipeline.core.vector_files import NearestNames, write_vectors
+from pipeline.data.feature_tables import read_features
 from pipeline.evaluation.retrieval import Candidates, find_nearest
 from pipeline.features.survey import Failure
 
@@ -71,10 +72,12 @@ def predict(options: PredictOptions) -> PredictResult:
         RequestError: The decoder or the vocabulary cannot be used, or they do not fit each other or the features.
         PipelineError: No image could be read, the feature stage failed, or the file cannot be written.
     """
-    decoder = open_model(decoder_file(options.model, options.api), options.extractor)
+    table = read_features(options.extractor.features) if options.extractor.features else None
+    decoder = open_model(decoder_file(options.model, options.api), options.extractor, table)
     decoder.warn_if_weak()
     candidates = _candidates(options, decoder) if options.nearest else None
-    features, predictions = decoder.predict_images(options.sources.find(options.images), options.extraction)
+    images = find_or_name(options.sources, options.images, table)
+    features, predictions = decoder.predict_images(images, options.extraction)
     # Writing computes the predictions again, because they may not all fit into memory.
     nearest = find_nearest(predictions, candidates, options.nearest) if candidates and options.nearest else None
     write_vectors(options.out, "predictions", features.paths, predictions, nearest)

@@ -17,12 +17,13 @@ from pipeline.core.progress import progress_bar
 from pipeline.core.runs import RUN_FILE, RunRecord, read_run
 from pipeline.core.vectors import Vectors
 from pipeline.data.decoding import SIDE, decode
+from pipeline.data.feature_tables import FeatureTable
 from pipeline.data.images import DIGEST, ImageRef, ImageSet, content_digest
 from pipeline.decoders.network import API_STYLES, Predictions, predict
-from pipeline.features.extraction import extract_features
-from pipeline.features.extractor import Extractor, describe, fingerprint, total_dim
+from pipeline.features.extractor import Extractor, fingerprint
 from pipeline.features.features import Features
 from pipeline.features.options import ExtractionOptions, ExtractorOptions
+from pipeline.features.sources import FeatureSource, NetworkSource, TableSource
 from pipeline.features.survey import Failure
 
 log = logging.getLogger(__name__)
@@ -105,29 +106,40 @@ class SavedDecoder(ModelFile):
     """A model from features to embeddings: a decoder that `train` saved, or the user's own Keras model.
 
     Attributes:
-        card: Its card. For the user's own model, it is made from the model's shapes and the extractor in the options.
-        extractors: The extractor of each layer of its features.
+        card: Its card. For the user's own model, it is made from the model's shapes and the source of its features.
+        source: The source of its features.
     """
 
     card: ModelCard
-    extractors: Sequence[Extractor]
+    source: FeatureSource
     _loaded: Any = field(default=None, repr=False)
 
     @classmethod
-    def open(cls, file: Path, overrides: ExtractorOptions | None = None) -> "SavedDecoder":
+    def open(
+        cls, file: Path, overrides: ExtractorOptions | None = None, table: FeatureTable | None = None
+    ) -> "SavedDecoder":
         """Open a decoder that `train` saved.
 
         Args:
             file: Its `.keras` file.
             overrides: Settings that replace its extractor's; they must not change its features.
+            table: The vectors to predict from, if it was trained on another model's.
 
         Raises:
-            RequestError: The file or the weights of its features cannot be used, or the overrides change its features.
+            RequestError: The file or the weights of its features cannot be used, the overrides change its features, or
+                it was not trained on vectors like those in the table.
         """
         card, overrides = read_card(file), overrides or ExtractorOptions()
-        extractors = overrides.applied_to(card.weights, card.extractor)
-        card.check_features(file, describe(extractors))
-        return cls(file, card, extractors)
+        if table is None and card.table is not None:
+            card.check_features(file, {}, 0)
+        source = TableSource(table) if table else NetworkSource(overrides.applied_to(card.weights, card.extractor))
+        card.check_features(file, source.description, source.dim)
+        return cls(file, card, source)
+
+    @property
+    def extractors(self) -> Sequence[Extractor]:
+        """The extractor of each layer of its features; empty for a table of vectors."""
+        return self.source.extractors if isinstance(self.source, NetworkSource) else ()
 
     @property
     def model(self) -> Any:
@@ -164,9 +176,9 @@ class SavedDecoder(ModelFile):
         return Predictions(self.model, self.inputs(features))
 
     def predict_images(self, images: ImageSet, options: ExtractionOptions) -> tuple[Features, Vectors]:
-        """Extract the features of images; returns them with the predictions, which are computed on access."""
+        """Get the features of images; returns them with the predictions, which are computed on access."""
         self.load()
-        features = extract_features(images, self.extractors, options)
+        features = self.source.features(images, options)
         return features, self.predictions(features)
 
 
@@ -264,50 +276,59 @@ def _decode(ref: ImageRef, max_pixels: int) -> tuple[bytes, np.ndarray | ImageEr
         return b"", error
 
 
-def open_model(file: Path, overrides: ExtractorOptions) -> SavedDecoder | PixelModel:
+def open_model(file: Path, overrides: ExtractorOptions, table: FeatureTable | None = None) -> SavedDecoder | PixelModel:
     """Open a decoder that `train` saved, or the user's own Keras model.
 
     Args:
         file: Its `.keras` file.
         overrides: Settings that replace its extractor's, or define the extractor of the user's own model.
+        table: The vectors to predict from, in place of a network's features.
 
     Raises:
-        RequestError: The file cannot be used, or takes neither pixels nor features of this extractor.
+        RequestError: The file cannot be used, or takes neither pixels nor these features.
     """
     if is_decoder(file):
-        return SavedDecoder.open(file, overrides)
+        return SavedDecoder.open(file, overrides, table)
     model = load_model(file)
     inputs = _shapes(model, file)[0]
     if len(inputs) == 2:
-        extractors = overrides.extractors()
-        return SavedDecoder(file, _card_for(model, file, extractors), extractors, model)
+        source = TableSource(table) if table else NetworkSource(overrides.extractors())
+        return SavedDecoder(file, _card_for(model, file, source), source, model)
+    if table:
+        raise RequestError(f"{file} takes pixels; name IMAGES, without ", Parameter("features", str(table.file)), ".")
     if inputs not in ((None, SIDE, SIDE, 3), (None, None, None, 3)):
         raise RequestError(f"{file} takes pixels of shape {inputs[1:]}; only ({SIDE}, {SIDE}, 3) can be used.")
     return PixelModel(file, model)
 
 
-def _card_for(model: Any, file: Path, extractors: Sequence[Extractor]) -> ModelCard:
-    """The card of the user's own model, which takes the features of these extractors."""
-    description, dim = describe(extractors), total_dim(extractors)
+def _card_for(model: Any, file: Path, source: FeatureSource) -> ModelCard:
+    """The card of the user's own model, which takes these features."""
+    description = source.description
     inputs, outputs = _shapes(model, file)
-    if inputs[1] != dim:
-        raise RequestError(
-            f"{file} takes {inputs[1]} numbers; features by layer {description['layer']!r} have {dim}. Name the "
-            "extractor of its features with ",
-            Parameter("weights", "FILE"),
-            ", ",
-            Parameter("layer", "NAME"),
-            " and ",
-            Parameter("pool", "KIND"),
-            ".",
-        )
+    if inputs[1] != source.dim:
+        raise RequestError(f"{file} takes {inputs[1]} numbers; ", *_other_dim(source))
     return ModelCard(
-        weights=extractors[0].weights.name,
+        weights=source.weights,
         fingerprint=fingerprint(description),
         extractor=description,
-        feature_dim=dim,
+        feature_dim=source.dim,
         target_dim=outputs[1],
         output_activation=_output_activation(model),
+    )
+
+
+def _other_dim(source: FeatureSource) -> Sequence[object]:
+    """The end of a message about a model that takes features of another dimension."""
+    if isinstance(source, TableSource):
+        return (f"the vectors in {source.table.file} have {source.dim}.",)
+    parameters = Parameter("weights", "FILE"), ", ", Parameter("layer", "NAME"), " and ", Parameter("pool", "KIND")
+    return (
+        f"features by layer {source.description['layer']!r} have {source.dim}. Name the extractor of its features "
+        "with ",
+        *parameters,
+        ", or a table of its vectors with ",
+        Parameter("features", "FILE"),
+        ".",
     )
 
 

@@ -106,8 +106,8 @@ class EvaluationInputs:
 
     @property
     def weights(self) -> str | None:
-        """The `weights` option of the features; None for models that take pixels."""
-        return self.first.extractors[0].weights.name if isinstance(self.first, SavedDecoder) else None
+        """The `weights` option of the features; None for models that take pixels or a table's vectors."""
+        return self.first.source.weights or None if isinstance(self.first, SavedDecoder) else None
 
 
 def score_decoders(
@@ -241,8 +241,8 @@ def _groups(images: ImageSet) -> Sequence[str]:
     if images.groups is None or empty is not None:
         example = f"; {images.paths[empty or 0]!r} has none" if images.groups is not None else ""
         raise RequestError(
-            "Intervals for new groups need a .csv or .parquet list with the column 'group' for all images"
-            f"{example}. Choose ",
+            "Intervals for new groups need the column 'group' for all images, in a .csv or .parquet list or a table of "
+            f"vectors{example}. Choose ",
             Parameter("cluster", "label"),
             " or ",
             Parameter("cluster", "image"),

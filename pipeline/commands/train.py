@@ -4,7 +4,7 @@ import importlib.metadata
 import logging
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -44,7 +44,8 @@ from pipeline.decoders.fitting import Config, announce, effective_config, fit_de
 from pipeline.decoders.network import TrainingConfig, check_names, output_ceiling, predict
 from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.results import EvaluationResult
-from pipeline.features.extractor import Extractor, describe, fingerprint
+from pipeline.features.extractor import fingerprint
+from pipeline.features.sources import FeatureSource, TableSource, feature_source
 from pipeline.features.weights import default_weights
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def train(options: TrainOptions, resumed: Path | None = None) -> TrainResult:
     """Train decoders, save them as a run, and evaluate them on the held-out images.
 
     Args:
-        options: What to train on, and how; without images, on the sample.
+        options: What to train on, and how; without images and vectors, on the sample.
         resumed: The folder of an interrupted run to resume; None for a new run.
 
     Returns:
@@ -66,7 +67,7 @@ def train(options: TrainOptions, resumed: Path | None = None) -> TrainResult:
             file could not be read or written, or the trained decoders could not be scored (the run keeps them, too).
         Interrupted: Ctrl-C was pressed.
     """
-    if options.examples.images is None:
+    if options.examples.images is None and options.extractor.features is None:
         options = _with_sample(options)
     if resumed:
         read_run(resumed)  # for its error message if the folder is not a run
@@ -102,7 +103,7 @@ class _Run:
         options: What to train on, and how.
         config: The config to train: the options', or a single network if a blend does not fit into memory.
         examples: The examples with their split.
-        extractors: The extractor of each layer.
+        source: The source of the features.
         progress: Whether to show the progress on stderr.
     """
 
@@ -110,7 +111,7 @@ class _Run:
     options: TrainOptions
     config: Config
     examples: SplitExamples
-    extractors: Sequence[Extractor]
+    source: FeatureSource
     progress: bool
 
     @property
@@ -126,17 +127,18 @@ class _Run:
 
 def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
     """Read and split the examples, start or resume the run, fit, save and score; other processes cannot resume it."""
-    config, extraction, extractors = options.decoder.config, options.extraction, options.extractor.extractors()
+    config, extraction, features = options.decoder.config, options.extraction, feature_source(options.extractor)
     if isinstance(config, TrainingConfig):
         check_names(config)
-    source = read_source(options.examples, "To train on your own images, name their target embeddings with ")
+    table = features.table if isinstance(features, TableSource) else None
+    source = read_source(options.examples, "To train on your own images, name their target embeddings with ", table)
     check_clusters(source.images, options.cluster)
     hold_out, select = not options.folds, options.decoder.keeps_best
-    examples = load_split_examples(source, options.examples, extractors, extraction, hold_out, select)
+    examples = load_split_examples(source, options.examples, features, extraction, hold_out, select)
     config = effective_config(config, examples.training_data(options.memory))
     record = RunRecord(
         options=_recorded(options),
-        extractor=describe(extractors),
+        extractor=features.description,
         training=asdict(config),
         seed=options.examples.seed,
         split=examples.record(),
@@ -146,7 +148,7 @@ def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
     if resumed:
         record = _resume(resumed, record)
     folder = resumed or new_run(options.models, options.name)
-    run = _Run(folder, options, config, examples, extractors, extraction.progress)
+    run = _Run(folder, options, config, examples, features, extraction.progress)
     try:
         with nullcontext() if resumed else lock_run(folder):
             write_run(folder, record)
@@ -166,10 +168,12 @@ def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
 def _recorded(options: TrainOptions) -> dict[str, Any]:
     """The options as stored in `run.json`, with the default weights filled in, and absolute paths."""
     recorded = kept_values(options)
-    recorded["weights"] = options.extractor.weights or default_weights()
-    images = recorded["images"]
-    if not is_bucket_url(images) and not images.startswith("tfds:"):
+    images = options.examples.images
+    if images and not is_bucket_url(images) and not images.startswith("tfds:"):
         recorded["images"] = str(Path(images).absolute())
+    if options.extractor.features:
+        return recorded
+    recorded["weights"] = options.extractor.weights or default_weights()
     if Path(recorded["weights"]).is_file():
         recorded["weights"] = str(Path(recorded["weights"]).absolute())
     return recorded
@@ -186,7 +190,8 @@ def _resume(folder: Path, record: RunRecord) -> RunRecord:
 def _check_unchanged(folder: Path, record: RunRecord) -> None:
     """Check that the images, targets and options have not changed since the run began."""
     before, now = read_run(folder).to_json(), record.to_json()
-    parts = {"split": "images", "targets": "targets", "extractor": "weights", "training": "options", "seed": "seed"}
+    features = "vectors" if "features" in now["options"] else "weights"
+    parts = {"split": "images", "targets": "targets", "extractor": features, "training": "options", "seed": "seed"}
     for part, name in parts.items():
         if before[part] != now[part]:
             raise RequestError(
@@ -258,9 +263,9 @@ def _fit(run: _Run, record: RunRecord) -> RunRecord:
 
 
 def _save(run: _Run, models: Mapping[str, Any], baselines: Baselines, data: TrainingData) -> None:
-    description = describe(run.extractors)
+    description = run.source.description
     card = ModelCard(
-        weights=run.extractors[0].weights.name,
+        weights=run.source.weights,
         fingerprint=fingerprint(description),
         extractor=description,
         feature_dim=data.x.shape[1],
@@ -293,7 +298,7 @@ def _score(run: _Run, record: RunRecord, out_of_fold: OutOfFold | None) -> Train
 def _evaluation_inputs(run: _Run, out_of_fold: OutOfFold | None) -> EvaluationInputs:
     """Predictions of the saved decoders for the held-out images, or out-of-fold predictions for all of them."""
     files: dict[str, Path] = {style: run.folder / f"{style}.keras" for style in run.options.styles}
-    decoders = {style: SavedDecoder(file, read_card(file), run.extractors) for style, file in files.items()}
+    decoders = {style: SavedDecoder(file, read_card(file), run.source) for style, file in files.items()}
     training: TrainingTargets | None
     if out_of_fold:
         examples, predictions, training = run.examples.all, out_of_fold.predictions, out_of_fold.training

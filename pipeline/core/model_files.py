@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.core.archives import check_members
 from pipeline.core.atomic import atomic_write
-from pipeline.core.errors import RequestError, first_line
+from pipeline.core.errors import Parameter, RequestError, first_line
 from pipeline.core.hdf5_files import check_contained
 from pipeline.core.json_values import parse_json, typed
 from pipeline.core.keras_backend import import_keras
@@ -39,9 +39,9 @@ class ModelCard:
     """The description of a decoder in its file.
 
     Attributes:
-        weights: The `weights` option of its features.
-        fingerprint: The extractor's fingerprint.
-        extractor: The extractor's description.
+        weights: The `weights` option of its features; "" for the vectors of a table.
+        fingerprint: The fingerprint of the extractor's description.
+        extractor: The extractor's description; of a table of vectors, its name as "table" and its digest as "vectors".
         feature_dim: F, the dimension of the features.
         target_dim: D, the dimension of the embeddings.
         output_activation: The activation of the output, which determines the output ceiling.
@@ -75,20 +75,29 @@ class ModelCard:
             raise ValueError(f"it has dimensions {parsed.feature_dim} and {parsed.target_dim}")
         if not all(0 < scale < math.inf for scale in parsed.scales):
             raise ValueError("its scales are not positive")
-        if missing := {"layer", "precision"} - set(parsed.extractor):
+        if parsed.table is None and (missing := {"layer", "precision"} - set(parsed.extractor)):
             raise ValueError(f"its extractor has no {min(missing)!r}")
         return parsed
 
-    def check_features(self, file: Path, description: Mapping[str, str]) -> None:
-        """Refuse features of another extractor.
+    @property
+    def table(self) -> str | None:
+        """The name of the table of vectors that the decoder was trained on; None if a network computed its features."""
+        return self.extractor.get("table")
+
+    def check_features(self, file: Path, description: Mapping[str, str], dim: int) -> None:
+        """Refuse features of another extractor, and vectors of another dimension.
 
         Args:
             file: The model file, for the message.
-            description: The description of the features' extractor.
+            description: The description of the features' extractor, or of a table.
+            dim: F, their dimension.
 
         Raises:
             RequestError: The features differ from those the decoder was trained on; the message says how.
         """
+        if self.table is not None or "table" in description:
+            self._check_vectors(file, description.get("table"), dim)
+            return
         differences = [
             f"{name}: trained on {_setting(self.extractor, name)}, given {_setting(description, name)}"
             for name in {**self.extractor, **description}
@@ -102,6 +111,28 @@ class ModelCard:
                 f"{file} does not fit these features: {'; '.join(differences)}. "
                 f"It needs weights {self.weights!r}, layer {self.extractor['layer']!r}{options} "
                 f"and precision {self.extractor['precision']!r}."
+            )
+
+    def _check_vectors(self, file: Path, table: str | None, dim: int) -> None:
+        """Refuse a network's features for a decoder from a table of vectors, and the reverse; and another dimension."""
+        features = Parameter("features", "FILE")
+        if table is None:
+            raise RequestError(
+                f"{file} was trained on the vectors in {self.table} ({self.feature_dim} numbers each), which are not "
+                "a network's features of images; name vectors of the same model with ",
+                features,
+                ".",
+            )
+        if self.table is None:
+            raise RequestError(
+                f"{file} was trained on features that a network computes from images; name IMAGES, without ",
+                features,
+                ".",
+            )
+        if dim != self.feature_dim:
+            raise RequestError(
+                f"{file} was trained on vectors of {self.feature_dim} numbers (in {self.table}); those in {table} have "
+                f"{dim}."
             )
 
 

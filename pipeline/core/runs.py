@@ -31,6 +31,7 @@ CHECKPOINT_FILE = "checkpoint.npz"
 TENSORBOARD_FOLDER = "logs"
 STRINGS = (
     "images",
+    "features",
     "targets",
     "noise_ceiling",
     "root",
@@ -120,7 +121,7 @@ class RunRecord:
         if not 0 <= parsed.seed < 2**31:
             raise ValueError(f"its seed is {parsed.seed}")
         typed(Mapping[str, str | int | float | bool | None], parsed.options, "options")
-        if "images" not in parsed.options:
+        if not {"images", "features"} & set(parsed.options):
             raise ValueError("options has no 'images'")
         for name in STRINGS:
             typed(str | None, parsed.options.get(name), f"options.{name}")

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,40 @@ class Vectors(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: slice | np.ndarray, /) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Some rows of an array, which may be mapped from a file; they become float32 when they are read.
+
+    Attributes:
+        array: Numbers, shape (rows, F).
+        rows: Row numbers, shape (N,).
+    """
+
+    array: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, F)."""
+        return len(self.rows), self.array.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32."""
+        return np.dtype(np.float32)
+
+    def subset(self, rows: np.ndarray) -> "ArrayRows":
+        """Some of the rows, still not read."""
+        return ArrayRows(self.array, self.rows[rows])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):  # numbers that are too large become infinite
+            return np.asarray(self.array[self.rows[rows]], np.float32)
 
 
 def rows_at_once(dim: int) -> int:

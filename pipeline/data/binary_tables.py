@@ -113,7 +113,7 @@ def _numbers(column: pa.Array) -> np.ndarray:
 
 
 class NpzTable:
-    """An `.npz` file as a table with a column per array: text `paths` or `labels` (N,), and numbers (N, D).
+    """An `.npz` file as a table with a column per array: text (`paths`, `labels`, ...) (N,), and numbers (N, D).
 
     Args:
         file: The file.
@@ -136,20 +136,37 @@ class NpzTable:
 
     def rows(self, cells: Sequence[int], numbers: Sequence[int]) -> Iterator[Row]:
         """See `Table.rows`."""
-        with _open_file(self.file) as stream:
-            arrays = np.load(stream, allow_pickle=False)
-            texts, vectors = ([arrays[self._names[number]] for number in columns] for columns in (cells, numbers))
-        lengths = {len(array) for array in (*texts, *vectors)}
+        texts, matrix = self._arrays(cells), self.matrix(numbers) if numbers else None
+        lengths = {len(array) for array in (*texts, *([] if matrix is None else [matrix]))}
         if len(lengths) > 1:
-            names, rows = len(texts[0]), len(vectors[0])
-            raise RequestError(f"{self.file}: {counted(names, 'name')}, but {counted(rows, 'row')} of numbers.")
-        matrix = as_vector(np.column_stack(vectors)) if vectors else None
+            counts = sorted(len(array) for array in texts), len(matrix if matrix is not None else texts[0])
+            raise RequestError(
+                f"{self.file}: {counted(counts[0][0], 'name')}, but {counted(counts[1], 'row')} of numbers."
+            )
         for row in range(lengths.pop()):
             yield Row(
                 f"{self.file}, row {row + 1}",
                 [array[row].item() for array in texts],
                 None if matrix is None else matrix[row],
             )
+
+    def matrix(self, numbers: Sequence[int]) -> np.ndarray:
+        """The numbers in some columns at once, shape (N, D), float32.
+
+        Raises:
+            RequestError: The file cannot be read, or the columns differ in length.
+        """
+        arrays = [as_vector(array) for array in self._arrays(numbers)]
+        if len({len(array) for array in arrays}) > 1:
+            named = ", ".join(f"{self.columns[number].name!r}" for number in numbers)
+            raise RequestError(f"{self.file}: the arrays {named} differ in length.")
+        [first, *rest] = arrays
+        return first if first.ndim == 2 and not rest else np.column_stack(arrays)
+
+    def _arrays(self, columns: Sequence[int]) -> list[np.ndarray]:
+        with _open_file(self.file) as stream:
+            arrays = np.load(stream, allow_pickle=False)
+            return [arrays[self._names[number]] for number in columns]
 
 
 def read_npy(file: Path) -> np.ndarray:
@@ -162,6 +179,21 @@ def read_npy(file: Path) -> np.ndarray:
         _header(file, stream, file.stat().st_size)
         stream.seek(0)
         return np.load(stream, allow_pickle=False)
+
+
+def map_npy(file: Path) -> np.ndarray:
+    """Map the array of an `.npy` file, so that only the rows that are used are read.
+
+    Returns:
+        The mapped array; an array in memory if the file stores its columns one after the other.
+
+    Raises:
+        RequestError: See `read_npy`.
+    """
+    with _open_file(file) as stream:
+        _header(file, stream, file.stat().st_size)
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 @contextlib.contextmanager
@@ -205,4 +237,4 @@ def _pickle_error(file: Path) -> RequestError:
 
 def _singular(name: str) -> str:
     """The column's name for an array: `path` for `paths`."""
-    return {"paths": "path", "labels": "label"}.get(name, name)
+    return {"paths": "path", "labels": "label", "groups": "group", "splits": "split"}.get(name, name)

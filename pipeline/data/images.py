@@ -33,7 +33,8 @@ class ImageRef:
 
     Attributes:
         uri: The absolute path of a file, the URL of an object in a bucket (with its key unescaped), either of them
-            followed by `#NAME` for an image inside it, or `tfds:...#NUMBER` for an example of a TensorFlow data set.
+            followed by `#NAME` for an image inside it, or `tfds:...#NUMBER` for an example of a TensorFlow data set; ""
+            for an image of which only the name is known.
         digest: The content digest, if the source knows it without reading the image again.
         listed: The version of an object when its bucket was listed; for an image inside a file or an object, the
             version of that.
@@ -52,6 +53,11 @@ class ImageRef:
     def is_local(self) -> bool:
         """Whether reading it is a single access to a disk or to memory, for which a time limit makes sense."""
         return not (self.is_remote or self.uri.startswith("tfds:"))
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the image has a location, not only a name."""
+        return bool(self.uri)
 
     @property
     def is_remote(self) -> bool:

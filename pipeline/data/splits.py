@@ -293,6 +293,7 @@ def first_empty(values: Sequence[str | None]) -> int | None:
 def _column(values: Sequence[str | None] | None, column: str, rule: str) -> np.ndarray:
     if values is None or first_empty(values) is not None:
         raise RequestError(
-            f"The split {rule!r} needs a .csv or .parquet list with the column {column!r} for all images."
+            f"The split {rule!r} needs the column {column!r} for all images, in a .csv or .parquet list or a table of "
+            "vectors."
         )
     return np.array(values)

@@ -96,6 +96,11 @@ def cell_text(value: object, where: str) -> str | None:
     return nfc(check_utf8(text, where)) if text.strip() else None
 
 
+def without_dot(key: str) -> str:
+    """A path without the "./" that `find` writes at its start."""
+    return re.sub(r"^(\./+)+", "", key) or key
+
+
 def as_vector(values: Any) -> np.ndarray:
     """Convert numbers to a float32 array; numbers that are too large become infinite, without a warning.
 

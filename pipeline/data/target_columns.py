@@ -47,34 +47,57 @@ def choose_columns(table: Table, patterns: str | None = None) -> TargetColumns:
         RequestError: There is no key or no embedding, or the embedding is ambiguous.
     """
     key = _key(table)
+    numbers = choose_numbers(table, key, patterns)
+    return TargetColumns(key, numbers, [table.columns[number].name for number in numbers])
+
+
+def choose_numbers(
+    table: Table,
+    key: int | None,
+    patterns: str | None = None,
+    likely: Sequence[str] = LIKELY_NAMES,
+    choice: Sequence[object] = (" with ", OPTION),
+) -> list[int]:
+    """Find the embedding of a table; see `choose_columns`.
+
+    Args:
+        table: The table.
+        key: The position of the key; None if there is none.
+        patterns: See `choose_columns`.
+        likely: The names by which one of several columns of lists is chosen.
+        choice: How to choose the columns, for messages.
+
+    Raises:
+        RequestError: There is no embedding, or it is ambiguous.
+    """
     rest = [number for number in range(len(table.columns)) if number != key]
     if patterns:
         numbers = _matching(table, rest, patterns)
     else:
         candidates = [number for number in rest if _may_be_target(table, number)]
-        numbers = _lists(table, candidates) or candidates
+        numbers = _lists(table, candidates, likely, choice) or candidates
         if unused := [number for number in candidates if number not in numbers]:
             log.info("%s: left out the columns %s.", table.file, _names(table, unused))
     kinds = {table.columns[number].kind for number in numbers}
     if "list" in kinds and len(numbers) > 1:
         raise RequestError(
             f"{table.file}: the embedding must be one column of lists, or columns of numbers, not "
-            f"{_names(table, numbers)}. Choose with ",
-            OPTION,
+            f"{_names(table, numbers)}. Choose",
+            *choice,
             ".",
         )
     if invalid := [number for number in numbers if table.columns[number].kind in ("text", "other")]:
         raise RequestError(
             f"{table.file}: the columns {_names(table, invalid)} hold neither numbers nor lists of numbers. Leave them "
-            "out of the table, or choose with ",
-            OPTION,
+            "out of the table, or choose",
+            *choice,
             ".",
         )
     if not numbers:
         raise RequestError(
             f"{table.file}: no columns of numbers besides the {KEYS[0]} or {KEYS[1]}; is the table separated by commas?"
         )
-    return TargetColumns(key, numbers, [table.columns[number].name for number in numbers])
+    return numbers
 
 
 def _key(table: Table) -> int:
@@ -93,14 +116,14 @@ def _may_be_target(table: Table, number: int) -> bool:
     return not column.is_index and column.name.lower() not in EXCLUDED
 
 
-def _lists(table: Table, candidates: Sequence[int]) -> list[int]:
+def _lists(table: Table, candidates: Sequence[int], names: Sequence[str], choice: Sequence[object]) -> list[int]:
     """The column of lists; none if there are only numbers."""
     lists = [number for number in candidates if table.columns[number].kind == "list"]
-    likely = [number for number in lists if table.columns[number].name.lower() in LIKELY_NAMES]
+    likely = [number for number in lists if table.columns[number].name.lower() in names]
     if len(lists) > 1 and len(likely) != 1:
         raise RequestError(
-            f"{table.file}: the columns {_names(table, lists)} hold lists of numbers. Choose the embedding with ",
-            OPTION,
+            f"{table.file}: the columns {_names(table, lists)} hold lists of numbers. Choose the embedding",
+            *choice,
             ".",
         )
     return likely if len(lists) > 1 else lists

@@ -13,7 +13,7 @@ from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 from pipeline.data.table_files import read_table
-from pipeline.data.tables import SPREADSHEETS, Row, Table, as_vector, cell_text, check_finite
+from pipeline.data.tables import SPREADSHEETS, Row, Table, as_vector, cell_text, check_finite, without_dot
 from pipeline.data.target_columns import TargetColumns, choose_columns
 from pipeline.data.word_vectors import SUGGESTED, is_word_vectors, read_word_vectors
 
@@ -142,7 +142,7 @@ def _read_rows(table: Table, columns: TargetColumns, on_missing: str = "error", 
     for row in table.rows([columns.key], columns.numbers):
         key = cell_text(row.cells[0], row.where)
         if key is not None:
-            rows.add(_without_dot(key), row)
+            rows.add(without_dot(key), row)
         elif on_missing == "skip":
             skipped += 1
         else:
@@ -150,11 +150,6 @@ def _read_rows(table: Table, columns: TargetColumns, on_missing: str = "error", 
     if skipped:
         log.warning("%s: left out %s without a path or label.", table.file, counted(skipped, "row"))
     return rows
-
-
-def _without_dot(key: str) -> str:
-    """A key without the "./" that `find` writes at the start of a path."""
-    return re.sub(r"^(\./+)+", "", key) or key
 
 
 class _Rows:

@@ -59,11 +59,11 @@ class FittedDecoders:
 
 def fit_decoders(
     data: TrainingData,
-    config: Config,
-    styles: Sequence[ApiStyle],
-    units: np.ndarray,
-    seed: int,
-    callbacks: Callbacks,
+    config: Config = PRESETS["default"],
+    styles: Sequence[ApiStyle] = ("functional",),
+    units: np.ndarray | None = None,
+    seed: int = 0,
+    callbacks: Callbacks | None = None,
 ) -> FittedDecoders:
     """Fit a decoder in each API style; all styles get bit-identical weights.
 
@@ -72,9 +72,10 @@ def fit_decoders(
             features that are not in memory.
         config: A blend, or a single network.
         styles: The API styles to build.
-        units: A number for each training image, shape (N,), int; images with the same number share a fold.
+        units: A number for each training image, shape (N,), int; images with the same number share a fold. None for a
+            different number for each.
         seed: Random seed.
-        callbacks: Progress bar, checkpoint and TensorBoard.
+        callbacks: Progress bar, checkpoint and TensorBoard; None for none of them.
 
     Returns:
         The decoders.
@@ -83,7 +84,8 @@ def fit_decoders(
         RequestError: Keras does not know an activation, the optimizer or the loss.
         Diverged: The loss was not finite from the start.
     """
-    config = effective_config(config, data)
+    config, callbacks = effective_config(config, data), callbacks or Callbacks()
+    units = np.arange(len(data.y)) if units is None else units
     if isinstance(config, BlendConfig):
         return _fit_blend(data, config, styles, units, seed, callbacks)
     return _fit_networks(data, config, styles, seed, callbacks)

@@ -118,7 +118,7 @@ def contents(html: Markup) -> list[tuple[str, Markup]]:
 def how_made(run: RunRecord) -> list[tuple[str, str]]:
     """How a run was trained, as pairs of a title and a text."""
     return [
-        ("images", str(run.options.get("images", ""))),
+        ("images", str(run.options.get("images") or run.options.get("features"))),
         ("targets", str(run.options.get("targets", "in the list of images"))),
         ("features", ", ".join(f"{key} {value}" for key, value in run.extractor.items())),
         *_training_lines(run.training),

@@ -84,7 +84,7 @@ def extract_features(
             store.tidy()
     survey.drop_incomplete(not_finite)
     failed = survey.failures()
-    _warn_of(failed, images, may_all_fail)
+    warn_of_failures(failed, images, may_all_fail)
     count = max(group.computed.values(), default=0)
     layers = zip(extractors, stores, strict=True)
     return Features(
@@ -160,8 +160,12 @@ def _compute(images: ImageSet, survey: Survey, backend: Backend, stores: StoreGr
     return saver.not_finite
 
 
-def _warn_of(failed: Sequence[Failure], images: ImageSet, may_all_fail: bool) -> None:
-    """Warn about the first skipped images; raises an error if all were skipped, unless they may all fail."""
+def warn_of_failures(failed: Sequence[Failure], images: ImageSet, may_all_fail: bool = False) -> None:
+    """Warn about the first skipped images.
+
+    Raises:
+        PipelineError: All images were skipped, and they may not all fail.
+    """
     for failure in failed[:NAMED]:
         log.warning("skipped %s: %s", failure.path, failure.error)
     if len(failed) > NAMED:

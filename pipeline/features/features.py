@@ -4,11 +4,13 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
-from pipeline.core.vectors import moments
+from pipeline.core.vectors import ArrayRows, moments
 from pipeline.data.images import ImageSet
+from pipeline.data.near_duplicates import find_near_duplicates
 from pipeline.features.extractor import Extractor, total_dim
 from pipeline.features.store import FeatureStore
 from pipeline.features.survey import Failure
@@ -73,11 +75,19 @@ class Features:
         """The names of the images that have a feature."""
         return self.images.paths
 
-    def subset(self, rows: Sequence[int] | np.ndarray) -> "Features":
+    def subset(self, rows: Sequence[int] | np.ndarray) -> Self:
         """The features of the images in some rows."""
         return dataclasses.replace(
             self, images=self.images.subset(rows), digests=self.digests[np.asarray(rows, np.intp)]
         )
+
+    def number_duplicates(self, progress: bool = False) -> np.ndarray:
+        """A number for each image, shape (N,), int; near-duplicates share a number.
+
+        Args:
+            progress: Whether to show a progress bar on stderr.
+        """
+        return find_near_duplicates(self.digests, self.store.thumbnails, progress)
 
     def by_layer(self) -> list["StoredFeatures"]:
         """The vectors by each layer, as they are stored."""
@@ -85,12 +95,12 @@ class Features:
             StoredFeatures(layer.store, layer.store.rows(self.digests), layer.extractor.dim) for layer in self.layers
         ]
 
-    def stored(self) -> "StoredFeatures | ConcatenatedFeatures":
+    def stored(self) -> "StoredFeatures | ConcatenatedFeatures | ArrayRows":
         """The vectors, read from disk on access."""
         parts = self.by_layer()
         return parts[0] if len(parts) == 1 else ConcatenatedFeatures(parts, self.scales or [1.0] * len(parts))
 
-    def scaled_by(self, rows: np.ndarray) -> "Features":
+    def scaled_by(self, rows: np.ndarray) -> Self:
         """These features; each of several layers is divided by the root of its mean variance over some rows."""
         if len(self.layers) == 1:
             return self
@@ -100,6 +110,47 @@ class Features:
     def vectors(self) -> np.ndarray:
         """All vectors at once, shape (len(paths), dim), float32."""
         return self.stored()[:]
+
+
+@dataclass
+class TableFeatures(Features):
+    """Vectors of another model as the features of images; there are no layers and no store.
+
+    Attributes:
+        values: The vectors, in the order of the images, shape (N, F).
+        thumbnails: The thumbnails of the images, shape (N, THUMBNAIL, THUMBNAIL), uint8; None for images of which only
+            the name is known, whose digests are those of their vectors.
+    """
+
+    values: ArrayRows = field(kw_only=True)
+    thumbnails: np.ndarray | None = None
+
+    @property
+    def dim(self) -> int:
+        """F, the dimension of a feature."""
+        return self.values.shape[1]
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> Self:
+        """The features of the images in some rows."""
+        rows = np.asarray(rows, np.intp)
+        thumbnails = None if self.thumbnails is None else self.thumbnails[rows]
+        return dataclasses.replace(super().subset(rows), values=self.values.subset(rows), thumbnails=thumbnails)
+
+    def number_duplicates(self, progress: bool = False) -> np.ndarray:
+        """See `Features.number_duplicates`; without thumbnails, only images with the same vector share a number."""
+        _, first, of_image = np.unique(self.digests, return_index=True, return_inverse=True)
+        if self.thumbnails is None:
+            return of_image
+        thumbnails = self.thumbnails[first]
+        return find_near_duplicates(self.digests, lambda _: thumbnails, progress)
+
+    def stored(self) -> ArrayRows:
+        """The vectors, read on access."""
+        return self.values
+
+    def scaled_by(self, rows: np.ndarray) -> Self:
+        """These features; there are no layers to scale."""
+        return self
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,22 @@ class ExtractorOptions(Options):
         usual="torch for files of PyTorch and safetensors, else caffe",
     )
     network: Literal["vgg16", "vgg19"] | None = option(None, help="The network.", usual="vgg16")
+    features: Path | None = option(
+        None,
+        path="file",
+        commands=["train", "evaluate", "predict"],
+        help="Vectors of another model in place of the network's: a .csv, .tsv, .parquet or .npz table with a column "
+        "path, or an .npy. IMAGES are then optional.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settings = [Parameter(name, value) for name, value in asdict(self).items() if name != "features" and value]
+        if self.features and settings:
+            commas = [part for setting in settings for part in (", ", setting)][1:]
+            raise RequestError(
+                Parameter("features", str(self.features)), " takes the place of the network; leave out ", *commas, "."
+            )
 
     def extractors(self) -> "tuple[Extractor, ...]":
         """The default extractor with these settings, for each layer.
@@ -91,7 +107,8 @@ class ExtractorOptions(Options):
         from pipeline.features.extractor import described_network, described_settings, extractors_for
         from pipeline.features.weights import weights_from
 
-        changes = {name: value for name, value in asdict(self).items() if value is not None and name != "weights"}
+        settings = {name: value for name, value in asdict(self).items() if value is not None}
+        changes = {name: value for name, value in settings.items() if name not in ("weights", "features")}
         network = {name: changes.pop(name) for name in ("network", "preprocess") if name in changes}
         source = weights_from(self.weights or weights, **described_network(description) | network)
         return extractors_for(source, **described_settings(description) | changes)

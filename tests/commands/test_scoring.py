@@ -12,6 +12,7 @@ from pipeline.core.model_files import ModelCard
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.targets import TargetTable
 from pipeline.features.options import ExtractorOptions
+from pipeline.features.sources import NetworkSource
 
 IMAGES = 60
 
@@ -36,9 +37,9 @@ def inputs_of(labels: Sequence[str], groups: Sequence[str] | None = None, **opti
     table = TargetTable("targets.csv", dict(zip(paths, range(IMAGES), strict=True)), targets)
     examples = Examples(Named(images), paths, targets, table, images)
     predictions = targets + random.normal(size=targets.shape).astype(np.float32)
-    extractors = ExtractorOptions("random:0").extractors()
+    source = NetworkSource(ExtractorOptions("random:0").extractors())
     card = ModelCard("random:0", "", {}, 4096, 5, "linear")
-    decoders = {"functional": SavedDecoder(Path("functional.keras"), card, extractors)}
+    decoders = {"functional": SavedDecoder(Path("functional.keras"), card, source)}
     scored = {"functional": predictions, "mean": np.tile(targets.mean(axis=0), (IMAGES, 1))}
     return EvaluationInputs(examples, decoders, {"functional": "functional"}, scored, None, **options)
 

@@ -239,9 +239,9 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_mismatched_features_are_refused() -> None:
-    EXAMPLE.check_features(Path("a.keras"), DESCRIPTION)
+    EXAMPLE.check_features(Path("a.keras"), DESCRIPTION, 512)
     with pytest.raises(RequestError, match=r"a\.keras does not fit .*layer: trained on 'fc2', given 'fc1'"):
-        EXAMPLE.check_features(Path("a.keras"), DESCRIPTION | {"layer": "fc1"})
+        EXAMPLE.check_features(Path("a.keras"), DESCRIPTION | {"layer": "fc1"}, 512)
 
 
 def test_decoders_are_equal_by_layers_and_weights_not_by_names_or_api_style(tmp_path: Path) -> None:
