@@ -345,7 +345,7 @@ def prune(pruning: Pruning) -> PruneResult:
     for item in pruning.removed:
         _remove(Path(item.path))
     for path, store in stores_in(location).items():
-        with named_errors(store, "prune"), store.lock():
+        with named_errors(store, "prune"), store.merging(wait=True), store.lock():
             if path in pruning.rows:
                 _delete_others(store, DigestIndex(pruning.kept))
             if path in pruning.rows or in_bucket:  # in a bucket, an earlier prune may have left files to delete now

@@ -24,7 +24,8 @@ from pipeline.features.cache import cache_location, local_folder
 from pipeline.features.extractor import Extractor, described_network, described_settings, extractors_for
 from pipeline.features.file_index import FileIndex
 from pipeline.features.lance_errors import may_be_damage
-from pipeline.features.store import MERGED_ROWS, FeatureStore
+from pipeline.features.merging import MERGED_ROWS
+from pipeline.features.store import FeatureStore
 from pipeline.features.vgg import NETWORKS, Arrays
 from pipeline.features.weights import Weights
 
@@ -163,6 +164,7 @@ def _merge_store(
         for block in _blocks(missing, extractor.dim):
             digests, features = _intact(source, block, extractor.dim)
             target.append(digests, features, source.thumbnails(digests), source.pixel_counts(digests))
+            target.merge()
             copied += len(digests)
             bar.update(len(block))
     if copied:

@@ -23,6 +23,8 @@ _Row = tuple[Decoded, Sequence[np.ndarray], np.ndarray]  # an image, its feature
 class Saver:
     """Stores features in groups, in a thread; at most one group is stored while the next one is gathered.
 
+    Another thread merges the small data files that this leaves.
+
     Args:
         stores: The feature stores.
 
@@ -35,8 +37,9 @@ class Saver:
         keep_freed_memory(2 * STORE_BYTES)  # reused by the next group
         self.not_finite: set[bytes] = set()
         self._stores = stores
-        self._thread = ThreadPoolExecutor(1, "saver")
+        self._thread, self._merger = ThreadPoolExecutor(1, "saver"), ThreadPoolExecutor(1, "merger")
         self._storing: Future[None] | None = None
+        self._merging: Future[None] | None = None
         self._group: dict[bytes, _Row] = {}  # by digest
         self._bytes, self._began = 0, 0.0
 
@@ -79,9 +82,18 @@ class Saver:
                 np.stack(thumbnails)[is_finite],
                 np.array([image.pixel_count for image in images])[is_finite],
             )
+            self._merge()
+
+    def _merge(self) -> None:
+        """Start to merge, unless the previous merge has not ended."""
+        if self._merging:
+            if not self._merging.done():
+                return
+            self._merging.result()
+        self._merging = self._merger.submit(self._stores.merge)
 
     def close(self) -> None:
-        """Store the features gathered so far.
+        """Store the features gathered so far, and wait for a merge that has started.
 
         Raises:
             PipelineError: The store cannot be written.
@@ -91,5 +103,8 @@ class Saver:
                 self._store(must_wait=True)
             if self._storing:
                 self._storing.result()
+            if self._merging:
+                self._merging.result()
         finally:
             self._thread.shutdown()
+            self._merger.shutdown()

@@ -12,7 +12,6 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import lance
@@ -24,19 +23,15 @@ from pipeline.core.locations import Location
 from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
 from pipeline.data.decoding import THUMBNAIL
-from pipeline.data.images import DIGEST
 from pipeline.features.cache import cache_location, lance_store, named_errors
-from pipeline.features.digest_index import DigestIndex
 from pipeline.features.extractor import Extractor
-from pipeline.features.lance_errors import UNREADABLE, is_conflict, panics_as_errors
+from pipeline.features.lance_errors import UNREADABLE, panics_as_errors
+from pipeline.features.merging import merge_fragments
 from pipeline.features.store_folder import KEEP_OLD_VERSIONS, RUN_AGAIN
+from pipeline.features.stored_rows import StoredRows
 
 log = logging.getLogger(__name__)
 
-# Each append adds a fragment; more than this many are merged into fragments of up to MERGED_ROWS rows, so that opening
-# the store stays fast and each row is rewritten only a few times.
-FRAGMENTS_BEFORE_MERGE = 100
-MERGED_ROWS = 4096
 CLEAN_UP_SECONDS = 3600  # each clean-up reads all versions of a day
 CHECKED_AT_ONCE = 512  # rows
 
@@ -91,38 +86,24 @@ class FeatureStore:
         if self._dataset.schema.remove_metadata() != self._schema.remove_metadata():
             raise ValueError("its columns are not of the types that this version of the program stores")
         try:
-            self._read_digests()
+            self._rows = StoredRows(self._dataset)
         except UNREADABLE as error:
             self._drop_damaged_files(error)
-
-    def _read_digests(self) -> None:
-        self._digests, self._pixel_counts = self._stored_digests()
-        self._index = DigestIndex(self._digests)
-        self._checked = np.zeros(len(self._digests), bool)
-        self._read_fragments = self._fragments()
-
-    def _stored_digests(self, fragments: Sequence[lance.LanceFragment] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The digests and sizes of the images in the store, or in some fragments of it."""
-        with panics_as_errors():
-            table = self._dataset.scanner(columns=["digest", "pixel_count"], fragments=fragments).to_table()
-        digests = table["digest"].combine_chunks()
-        stored = np.frombuffer(digests.buffers()[1] or b"", DIGEST)[digests.offset :][: len(digests)]
-        return stored, table["pixel_count"].to_numpy()
 
     def _drop_damaged_files(self, error: Exception) -> bool:
         """Drop damaged data files; returns whether there were any. In a bucket, raise the error."""
         with self._lance.lock():
             self._dataset, dropped = self._lance.repair(error)
-            self._read_digests()
+            self._rows = StoredRows(self._dataset)
         return dropped > 0
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._rows.index)
 
     @property
     def digests(self) -> np.ndarray:
         """The content digests of all images with stored features, sorted, shape (len(self),), DIGEST."""
-        return self._index.sorted
+        return self._rows.index.sorted
 
     def contains(self, digests: np.ndarray) -> np.ndarray:
         """Check which images have stored features.
@@ -133,7 +114,7 @@ class FeatureStore:
         Returns:
             Shape (N,), bool.
         """
-        return self._index.find(digests) >= 0
+        return self._rows.index.find(digests) >= 0
 
     def pixel_counts(self, digests: np.ndarray) -> np.ndarray:
         """The sizes of stored images in pixels: width times height before resizing.
@@ -144,7 +125,7 @@ class FeatureStore:
         Returns:
             Shape (N,), int64.
         """
-        return self._pixel_counts[self.rows(digests)]
+        return self._rows.pixel_counts.rows[self.rows(digests)]
 
     def check(self, digests: np.ndarray) -> None:
         """Check the rows of stored images against their checksums.
@@ -161,14 +142,17 @@ class FeatureStore:
 
     def append(
         self, digests: np.ndarray, features: np.ndarray, thumbnails: np.ndarray, pixel_counts: np.ndarray
-    ) -> None:
-        """Store a batch; on return it is on disk and survives a kill.
+    ) -> int:
+        """Store a batch; on return it is on disk and survives a kill. Call `merge` after many of them.
 
         Args:
             digests: Distinct content digests, shape (N,), DIGEST; features already stored are not replaced.
             features: Their features, shape (N, dim), float32.
             thumbnails: Their thumbnails, shape (N, THUMBNAIL, THUMBNAIL), uint8.
             pixel_counts: The sizes of the images, in pixels, shape (N,), int.
+
+        Returns:
+            The number of features that were not stored already.
 
         Raises:
             PipelineError: The batch cannot be written, or a feature is NaN or infinite; then nothing is stored.
@@ -185,25 +169,29 @@ class FeatureStore:
             if new.any():
                 table = self._table(digests[new], features[new], thumbnails[new], pixel_counts[new])
                 version = self._dataset.version
-                self._dataset = lance.write_dataset(table, self._dataset, mode="append")
-                if self._dataset.version == version + 1:
-                    self._add_digests(digests[new], pixel_counts[new])
+                dataset = lance.write_dataset(table, self._dataset, mode="append")
+                if dataset.version == version + 1:
+                    self._rows.add(dataset, digests[new], pixel_counts[new])
+                    self._dataset = dataset
                 else:  # in a bucket: other processes stored something meanwhile
-                    self._read_changes()
-            if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_MERGE:
-                self._merge_fragments()
+                    self._follow(dataset)
+        return int(new.sum())
 
-    def _merge_fragments(self) -> None:
-        try:
-            self._dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS)
-            if time.monotonic() - self._cleaned_up > CLEAN_UP_SECONDS:
-                self._dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS)
+    def merge(self) -> None:
+        """Merge small data files, and what is known of recent rows; another thread may append meanwhile.
+
+        A call merges about MERGED_BYTES at most, so that it ends soon.
+
+        Raises:
+            PipelineError: The merged files cannot be written.
+        """
+        row_bytes = 4 * self._schema.field("vector").type.list_size + THUMBNAIL**2
+        with named_errors(self._lance, "write"), panics_as_errors():
+            has_merged = merge_fragments(self._lance, self._dataset, row_bytes)
+            if has_merged and time.monotonic() - self._cleaned_up > CLEAN_UP_SECONDS:
+                self._lance.dataset().cleanup_old_versions(older_than=KEEP_OLD_VERSIONS)
                 self._cleaned_up = time.monotonic()
-        except UNREADABLE as error:
-            if not is_conflict(error):
-                raise
-            self._dataset = self._lance.dataset()  # in a bucket: another process has merged them
-        self._read_changes()
+        self._rows.index.merge()
 
     def tidy(self) -> None:
         """Remove the leftovers of processes that were killed while appending; check that no data file is missing.
@@ -216,33 +204,13 @@ class FeatureStore:
             self._lance.tidy(self._dataset)
 
     def _catch_up(self) -> None:
-        """Load other processes' changes."""
+        """Load other processes' changes, and the merges of this one."""
         if self._dataset.latest_version != self._dataset.version:
-            self._dataset = self._lance.dataset()
-            self._read_changes()
+            self._follow(self._lance.dataset())
 
-    def _read_changes(self) -> None:
-        """Read the digests added since the last read; all of them if fragments were merged or removed."""
-        known, count = self._index, len(self._read_fragments)
-        if self._fragments()[:count] == self._read_fragments:
-            added = self._dataset.get_fragments()[count:]
-            digests, pixel_counts = self._stored_digests(added)
-            self.arrived.update(digests[known.find(digests) < 0].tolist())
-            self._add_digests(digests, pixel_counts)
-        else:
-            self._read_digests()
-            self.arrived.update(self._digests[known.find(self._digests) < 0].tolist())
-
-    def _fragments(self) -> list[lance.FragmentMetadata]:
-        """The metadata of the store's fragments."""
-        return [fragment.metadata for fragment in self._dataset.get_fragments()]
-
-    def _add_digests(self, digests: np.ndarray, pixel_counts: np.ndarray) -> None:
-        self._digests = np.concatenate([self._digests, digests])
-        self._pixel_counts = np.concatenate([self._pixel_counts, pixel_counts])
-        self._checked = np.concatenate([self._checked, np.zeros(len(digests), bool)])
-        self._index.add(digests)
-        self._read_fragments = self._fragments()
+    def _follow(self, dataset: lance.LanceDataset) -> None:
+        self.arrived.update(self._rows.follow(dataset).tolist())
+        self._dataset = dataset
 
     def _table(
         self, digests: np.ndarray, features: np.ndarray, thumbnails: np.ndarray, pixel_counts: np.ndarray
@@ -262,7 +230,7 @@ class FeatureStore:
         )
 
     def rows(self, digests: np.ndarray) -> np.ndarray:
-        """The rows of images' features, for `take`; valid until the next append.
+        """The rows of images' features, for `take`; valid until rows are deleted.
 
         Args:
             digests: Content digests, shape (N,), DIGEST, in any order; repeats are fine.
@@ -273,7 +241,7 @@ class FeatureStore:
         Raises:
             KeyError: A digest is not in the store.
         """
-        rows = self._index.find(digests)
+        rows = self._rows.index.find(digests)
         if (rows < 0).any():
             raise KeyError(digests[int((rows < 0).argmax())].tobytes().hex())
         return rows
@@ -294,21 +262,21 @@ class FeatureStore:
         with named_errors(self._lance, "read"):
             vectors, damaged = self._read(distinct)
         if len(damaged):
-            digest = self._digests[damaged[0]].tobytes().hex()
+            digest = self._rows.digests.rows[damaged[0]].tobytes().hex()
             raise PipelineError(
                 f"The feature store {self.path} is damaged: the vector of image {digest} changed on disk. {RUN_AGAIN}"
             )
-        self._checked[distinct] = True
+        self._rows.checked.rows[distinct] = True
         return vectors if len(distinct) == len(rows) and (inverse == np.arange(len(rows))).all() else vectors[inverse]
 
     def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The vectors of distinct rows, and the row numbers with a wrong checksum."""
-        unchecked = not self._checked[rows].all()
+        unchecked = not self._rows.checked.rows[rows].all()
         columns = ["digest", "checksum", "vector", "thumbnail", "pixel_count"] if unchecked else ["vector"]
         if not len(rows):
             return np.zeros((0, self._schema.field("vector").type.list_size), np.float32), rows
         with panics_as_errors():
-            table = self._dataset.take(rows, columns=columns).combine_chunks()
+            table = self._dataset.take(self._rows.positions(rows), columns=columns).combine_chunks()
         vectors = table["vector"].chunk(0).flatten().to_numpy().reshape(len(rows), -1)
         if not unchecked:
             return vectors, rows[:0]
@@ -341,17 +309,17 @@ class FeatureStore:
                 log.warning(
                     "%d vectors of the feature store %s changed on disk and are dropped.", len(damaged), self.path
                 )
-                self._delete(self._digests[damaged])
+                self._delete(self._rows.digests.rows[damaged])
         return before - len(self)
 
     def _damaged_rows(self, progress: bool) -> np.ndarray:
-        unchecked = np.flatnonzero(~self._checked)
+        unchecked = np.flatnonzero(~self._rows.checked.rows)
         damaged = [unchecked[:0]]
         with progress_bar(len(unchecked), "vector", "verification", progress and len(unchecked) > 0) as bar:
             for start in range(0, len(unchecked), CHECKED_AT_ONCE):
                 rows = unchecked[start : start + CHECKED_AT_ONCE]
                 damaged.append(self._read(rows)[1])
-                self._checked[rows] = True
+                self._rows.checked.rows[rows] = True
                 bar.update(len(rows))
         return np.concatenate(damaged)
 
@@ -360,7 +328,7 @@ class FeatureStore:
             self._dataset = self._lance.dataset()
             keys = ", ".join(f"X'{digest.hex()}'" for digest in digests.tolist())
             self._dataset.delete(f"digest IN ({keys})")
-            self._read_digests()
+            self._rows = StoredRows(self._dataset)
 
     def features(self, digests: np.ndarray) -> np.ndarray:
         """Read the features of images: `take(rows(digests))`."""
@@ -380,7 +348,8 @@ class FeatureStore:
         """
         distinct, inverse = np.unique(self.rows(digests), return_inverse=True)
         with named_errors(self._lance, "read"):
-            thumbnails = self._dataset.take(distinct, columns=["thumbnail"])["thumbnail"].to_pylist()
+            table = self._dataset.take(self._rows.positions(distinct), columns=["thumbnail"])
+        thumbnails = table["thumbnail"].to_pylist()
         return np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)[inverse]
 
 

@@ -84,6 +84,10 @@ class StoreBucket:
         """A context that does nothing: a bucket has no lock."""
         return contextlib.nullcontext()
 
+    def merging(self, wait: bool = False) -> AbstractContextManager[bool]:
+        """A context that does nothing: of two processes that merge the same fragments, one fails to commit."""
+        return contextlib.nullcontext(True)
+
     def dataset(self) -> lance.LanceDataset:
         """Open the newest version."""
         return lance.dataset(self.path, storage_options=storage_options())

@@ -11,12 +11,13 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import lance
 import pyarrow as pa
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pipeline.core.errors import PipelineError
 from pipeline.features.lance_errors import UNREADABLE, lance_cause, may_be_damage, panics_as_errors
@@ -67,10 +68,29 @@ class StoreFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = FileLock(path.with_suffix(".lock"))
+        self._merging = FileLock(path.with_suffix(".merging.lock"))
 
     def lock(self) -> FileLock:
         """The lock next to the store."""
         return self._lock
+
+    @contextlib.contextmanager
+    def merging(self, wait: bool = False) -> Iterator[bool]:
+        """Keep other processes from merging fragments; take it before `lock`, or without waiting.
+
+        Args:
+            wait: Whether to wait until no other process is merging.
+
+        Yields:
+            Whether no other process is merging.
+        """
+        try:
+            lock = self._merging.acquire(blocking=wait)
+        except Timeout:
+            yield False
+            return
+        with lock:
+            yield True
 
     def dataset(self) -> lance.LanceDataset:
         """Open the newest version."""
@@ -98,12 +118,13 @@ class StoreFolder:
         for fragment in dataset.get_fragments():
             for file in fragment.data_files():
                 (self.path / "data" / file.path).stat()
-        dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS, delete_unverified=True)
+        with self.merging() as is_alone:  # another process may have written files that it has not committed yet
+            dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS, delete_unverified=is_alone)
         for leftover in self.path.glob("_*/.tmp*"):  # Lance does not remove these
             leftover.unlink(missing_ok=True)
 
     def shrink(self, dataset: lance.LanceDataset) -> None:
-        """Remove all files except those of the newest version. Call it with the lock held."""
+        """Remove all files except those of the newest version. Call it with both locks held."""
         dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
 
     def count(self) -> int:

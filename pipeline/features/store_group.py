@@ -66,6 +66,9 @@ class StoreGroup:
             PipelineError: A store cannot be written.
         """
         for store, vectors in zip(self.stores, features, strict=True):
-            missing = int((~store.contains(digests)).sum())
-            store.append(digests, vectors, thumbnails, pixel_counts)
-            self.computed[store.path] += missing
+            self.computed[store.path] += store.append(digests, vectors, thumbnails, pixel_counts)
+
+    def merge(self) -> None:
+        """Merge small data files of all stores, see `FeatureStore.merge`."""
+        for store in self.stores:
+            store.merge()

@@ -21,7 +21,8 @@ from pipeline.core.errors import Parameter, PipelineError, RequestError
 from pipeline.core.locations import Location
 from pipeline.data.images import DIGEST
 from pipeline.features.lance_errors import UNREADABLE, lance_cause, may_be_damage
-from pipeline.features.store import MERGED_ROWS, FeatureStore
+from pipeline.features.merging import MERGED_ROWS
+from pipeline.features.store import FeatureStore
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,7 @@ from object_storage import S3Server, s3_server
 
 from pipeline.commands.cache import list_cache
 from pipeline.core.errors import PipelineError, RequestError
-from pipeline.features import store as store_module
-from pipeline.features import store_bucket
+from pipeline.features import merging, store_bucket
 from pipeline.features.cache import cache_location
 from pipeline.features.extractor import Extractor
 from pipeline.features.options import ExtractionOptions
@@ -101,11 +100,17 @@ def test_duplicate_rows_are_read_once(cache: str) -> None:
             assert np.array_equal(opened.features(digests), vectors)
 
 
-def test_compaction_keeps_every_vector(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "FRAGMENTS_BEFORE_MERGE", 3)
+def test_merging_keeps_every_vector(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "FRAGMENTS_BEFORE_MERGE", 3)
     stores = [FeatureStore(cache, EXTRACTOR) for _ in range(2)]
+
+    def fill(half: int) -> None:
+        for seed in range(half, 12, 2):
+            stores[half].append(*batch(seed))
+            stores[half].merge()
+
     with ThreadPoolExecutor() as pool:  # both merge at the same time
-        list(pool.map(lambda half: [stores[half].append(*batch(seed)) for seed in range(half, 12, 2)], range(2)))
+        list(pool.map(fill, range(2)))
     for opened in (*stores, FeatureStore(cache, EXTRACTOR)):
         opened.append(*batch(0))
         for seed in range(12):
@@ -113,14 +118,21 @@ def test_compaction_keeps_every_vector(cache: str, monkeypatch: pytest.MonkeyPat
             assert np.array_equal(opened.features(digests), vectors)
 
 
-def test_losing_a_race_to_merge_is_not_an_error(cache: str) -> None:
+def test_losing_a_race_to_merge_is_not_an_error(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "FRAGMENTS_BEFORE_MERGE", 3)
     stores = [FeatureStore(cache, EXTRACTOR) for _ in range(2)]
     for seed in range(4):
         stores[0].append(*batch(seed))
     stores[1].append(*batch(4))
     stores[0].append(*batch(5))
-    for store in stores:  # the second merges a version from before the first merge
-        store._merge_fragments()
+    before = stores[0]._lance.dataset()
+    stores[0].merge()
+    with monkeypatch.context() as patch:
+        patch.setattr(stores[1]._lance, "dataset", lambda: before)
+        stores[1].merge()  # too late
+    for store in stores:
+        store.append(*batch(5))
+        assert len(store._dataset.get_fragments()) == 1
         assert len(store) == 6 * 8 + 2
         for seed in range(6):
             digests, vectors, *_ = batch(seed)

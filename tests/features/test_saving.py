@@ -1,5 +1,6 @@
 """Storing features while the next ones are computed."""
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -7,12 +8,13 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.features import saving
+from pipeline.features import merging, saving
 from pipeline.features.backends import Result
 from pipeline.features.backends.worker_process import Decoded
 from pipeline.features.extractor import Extractor
 from pipeline.features.saving import Saver
 from pipeline.features.store import FeatureStore
+from pipeline.features.store_folder import StoreFolder
 from pipeline.features.store_group import StoreGroup
 from pipeline.features.weights import weights_from
 
@@ -62,6 +64,35 @@ def test_features_are_gathered_while_the_store_is_slow(stores: StoreGroup, monke
     assert sizes == [1, 6]
 
 
+def test_merging_delays_no_append(stores: StoreGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "STORE_SECONDS", 0.0)
+    monkeypatch.setattr(merging, "FRAGMENTS_BEFORE_MERGE", 2)
+    [store], may_commit = stores.stores, threading.Event()
+    commit = merging.Compaction.commit
+
+    def commit_late(*arguments: object) -> None:
+        may_commit.wait(60)
+        commit(*arguments)
+
+    def lock() -> contextlib.AbstractContextManager:
+        in_merger = threading.current_thread().name.startswith("merger")
+        return contextlib.nullcontext() if in_merger else StoreFolder.lock(store._lance)
+
+    # Reading and writing takes most of the time of a merge; its commit stands for that here, without the lock.
+    monkeypatch.setattr(store._lance, "lock", lock)
+    monkeypatch.setattr(merging.Compaction, "commit", commit_late)
+    saver = Saver(stores)
+    for number in range(9):
+        saver.add([result(number)])
+        saver._storing.result()
+    assert (len(store), len(store._dataset.get_fragments())) == (9, 9)
+    may_commit.set()
+    saver.close()
+    opened = FeatureStore(store.path.parent.parent, EXTRACTOR)
+    assert len(opened._dataset.get_fragments()) < 9
+    assert opened.features(opened.digests)[:, 0].tolist() == list(range(9))
+
+
 def test_an_error_of_the_store_is_raised(stores: StoreGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: np.ndarray) -> None:
         raise PipelineError("The disk is full.")
@@ -70,4 +101,12 @@ def test_an_error_of_the_store_is_raised(stores: StoreGroup, monkeypatch: pytest
     saver = Saver(stores)
     saver.add([result(0)])
     with pytest.raises(PipelineError, match="The disk is full"):
+        saver.close()
+
+
+def test_an_error_of_merging_is_raised(stores: StoreGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "merge", lambda: stores.append(None, None, None, None))
+    saver = Saver(stores)
+    saver.add([result(0)])
+    with pytest.raises(TypeError):
         saver.close()

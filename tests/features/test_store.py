@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from helpers import no_file_descriptors
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.images import DIGEST
-from pipeline.features import store as store_module
+from pipeline.features import merging
 from pipeline.features.extractor import Extractor
 from pipeline.features.store import FeatureStore
 from pipeline.features.weights import weights_from
@@ -45,14 +46,67 @@ def test_features_are_returned_in_the_requested_order(tmp_path: Path) -> None:
         store.rows(batch(9)[0])
 
 
-def test_compaction_keeps_every_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "FRAGMENTS_BEFORE_MERGE", 3)
-    store = FeatureStore(tmp_path, EXTRACTOR)
-    batches = [batch(seed) for seed in range(10)]
-    for each in batches:
-        store.append(*each)
-    for digests, vectors, *_ in batches:
-        assert np.array_equal(store.features(digests), vectors)
+def test_merging_keeps_every_vector_and_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "FRAGMENTS_BEFORE_MERGE", 3)
+    monkeypatch.setattr(merging, "MERGED_ROWS", 12)
+    store, other = FeatureStore(tmp_path, EXTRACTOR), FeatureStore(tmp_path, EXTRACTOR)
+    rows = {}
+    for seed in range(12):
+        (other if seed % 5 == 4 else store).append(*batch(seed))
+        rows[seed] = store.rows(batch(seed)[0]) if seed % 5 != 4 else None
+        if seed % 3 == 2:
+            other.merge()
+        store.merge()
+    assert len(store._dataset.get_fragments()) < 12
+    for opened in (store, other, FeatureStore(tmp_path, EXTRACTOR)):
+        opened.append(*batch(0))  # sees the latest merge
+        for seed in range(12):
+            digests, vectors, thumbnails, pixels = batch(seed)
+            assert np.array_equal(opened.features(digests), vectors)
+            assert np.array_equal(opened.thumbnails(digests), thumbnails)
+            assert np.array_equal(opened.pixel_counts(digests), pixels)
+            if opened is store and rows[seed] is not None:
+                assert np.array_equal(store.rows(digests), rows[seed])
+
+
+def test_rows_removed_by_another_process_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "FRAGMENTS_BEFORE_MERGE", 1)
+    store, other = FeatureStore(tmp_path, EXTRACTOR), FeatureStore(tmp_path, EXTRACTOR)
+    for seed in range(3):
+        store.append(*batch(seed))
+    other._delete(batch(1)[0][1:3])
+    other.merge()
+    store.append(*batch(3))
+    assert store.contains(batch(1)[0]).tolist() == [True, False, False, True]
+    for seed in (0, 2, 3):
+        assert np.array_equal(store.features(batch(seed)[0]), batch(seed)[1])
+    assert store.append(*batch(1)) == 2
+    assert np.array_equal(store.features(batch(1)[0]), batch(1)[1])
+
+
+def test_files_that_another_process_is_merging_are_no_leftovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "FRAGMENTS_BEFORE_MERGE", 1)
+    store, other = FeatureStore(tmp_path, EXTRACTOR), FeatureStore(tmp_path, EXTRACTOR)
+    for seed in range(3):
+        store.append(*batch(seed))
+    commit = merging.Compaction.commit
+
+    def commit_late(*arguments: object) -> None:
+        other.append(*batch(9))
+        other.tidy()
+        other.merge()  # does nothing
+        commit(*arguments)
+
+    # The store's lock is held during the real commit, so that the other process would wait here.
+    monkeypatch.setattr(store._lance, "lock", contextlib.nullcontext)
+    monkeypatch.setattr(merging.Compaction, "commit", commit_late)
+    store.merge()
+    opened = FeatureStore(tmp_path, EXTRACTOR)
+    assert len(opened._dataset.get_fragments()) == 2
+    for seed in (0, 1, 2, 9):
+        assert np.array_equal(opened.features(batch(seed)[0]), batch(seed)[1])
 
 
 def test_two_stores_see_each_others_appends(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from pipeline.core.vectors import unit
 from pipeline.data.decoding import THUMBNAIL
 from pipeline.data.images import DIGEST
 from pipeline.features.extractor import Extractor
-from pipeline.features.store import FRAGMENTS_BEFORE_MERGE, FeatureStore
+from pipeline.features.merging import FRAGMENTS_BEFORE_MERGE
+from pipeline.features.store import FeatureStore
 from pipeline.features.vector_index import NOTE, VectorIndex, build_index, open_index
 from pipeline.features.weights import weights_from
 
@@ -96,6 +97,7 @@ def test_the_index_survives_compaction(store: FeatureStore) -> None:
     before = files_of(store)
     for number in range(COUNT, COUNT + FRAGMENTS_BEFORE_MERGE + 20):
         fill(store, range(number, number + 1))
+    store.merge()
     assert len(lance.dataset(store.path).get_fragments()) < FRAGMENTS_BEFORE_MERGE
     assert files_of(store) == before
     index = open_index(store)
@@ -157,6 +159,7 @@ def test_the_folder_of_an_index_may_be_missing(store: FeatureStore) -> None:
     assert open_index(store) is None
     for number in range(COUNT, COUNT + FRAGMENTS_BEFORE_MERGE + 20):
         fill(store, range(number, number + 1))
+    store.merge()
     assert len(store) == COUNT + FRAGMENTS_BEFORE_MERGE + 20
     assert build_index(store, lambda index: 1.0)
 
