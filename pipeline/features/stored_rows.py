@@ -77,8 +77,8 @@ class StoredRows:
         before, gone = self.index, self._spans[np.isin(self._spans["fragment"], removed)]
         numbers = self._numbers(digests, gone)
         new = digests[numbers < 0]
-        has_moved = _are_within(numbers, gone)
-        if len(np.unique(numbers[has_moved])) != gone["count"].sum():  # rows were deleted, or are stored twice
+        has_moved = _are_within(numbers, gone) & ~_are_repeated(numbers)
+        if has_moved.sum() != gone["count"].sum():  # rows were deleted, or had been stored twice
             self._read(dataset)
             digests = self.digests.rows
             return digests[before.find(digests) < 0]
@@ -160,3 +160,10 @@ def _are_within(numbers: np.ndarray, spans: np.ndarray) -> np.ndarray:
     spans = np.sort(spans, order="number")
     places = np.searchsorted(spans["number"], numbers, side="right") - 1
     return (places >= 0) & (numbers < (spans["number"] + spans["count"])[places])
+
+
+def _are_repeated(numbers: np.ndarray) -> np.ndarray:
+    """Whether each number occurs before, bool."""
+    repeated = np.ones(len(numbers), bool)
+    repeated[np.unique(numbers, return_index=True)[1]] = False
+    return repeated

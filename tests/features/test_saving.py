@@ -71,7 +71,7 @@ def test_merging_delays_no_append(stores: StoreGroup, monkeypatch: pytest.Monkey
     commit = merging.Compaction.commit
 
     def commit_late(*arguments: object) -> None:
-        may_commit.wait(60)
+        may_commit.wait(10)
         commit(*arguments)
 
     def lock() -> contextlib.AbstractContextManager:
