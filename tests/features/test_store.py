@@ -79,7 +79,7 @@ def test_rows_removed_by_another_process_are_missed(tmp_path: Path, monkeypatch:
     for seed in range(3):
         store.append(*batch(seed))
     other._delete(batch(1)[0][1:3])
-    other.merge()
+    FeatureStore(tmp_path, EXTRACTOR).merge()
     store.append(*batch(3))
     assert store.contains(batch(1)[0]).tolist() == [True, False, False, True]
     for seed in (0, 2, 3):
@@ -91,16 +91,16 @@ def test_rows_removed_by_another_process_are_missed(tmp_path: Path, monkeypatch:
 def test_rows_stored_twice_during_a_merge_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a bucket, where no lock prevents it."""
     monkeypatch.setattr(merging, "FRAGMENTS_BEFORE_MERGE", 1)
-    store, other = FeatureStore(tmp_path, EXTRACTOR), FeatureStore(tmp_path, EXTRACTOR)
+    store = FeatureStore(tmp_path, EXTRACTOR)
     for seed in range(3):
         store.append(*batch(seed))
     before = lance.dataset(store.path)
-    other.merge()
+    FeatureStore(tmp_path, EXTRACTOR).merge()
     lance.write_dataset(before.take([5]), store.path, mode="append")
     for seed in range(3, 7):
         store.append(*batch(seed))
         if seed == 4:
-            other.merge()
+            FeatureStore(tmp_path, EXTRACTOR).merge()
         for earlier in range(seed + 1):
             assert np.array_equal(store.features(batch(earlier)[0]), batch(earlier)[1])
 
