@@ -6,6 +6,7 @@ same images. Other engines take part if they are installed: ONNX Runtime and Ope
 
     python scripts/benchmark_extraction.py engines layers extract start # about 25 minutes on two cores
     python scripts/benchmark_extraction.py pipeline scale               # about 10 minutes
+    python scripts/benchmark_extraction.py store                        # about 10 minutes, 3 GB of memory
     python scripts/benchmark_extraction.py gpu                          # where Keras's backend sees a GPU
 """
 
@@ -23,6 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import extraction_flow
+import large_store
 import layers_in_one_pass
 import numpy as np
 from engine_peers import INT8, WEIGHTS, Worker, peers
@@ -271,7 +273,7 @@ def main() -> None:
     """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "parts", nargs="+", choices=["engines", "layers", "extract", "start", "pipeline", "scale", "gpu"]
+        "parts", nargs="+", choices=["engines", "layers", "extract", "start", "pipeline", "scale", "store", "gpu"]
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "benchmark-cache")
@@ -285,6 +287,7 @@ def main() -> None:
             "start": lambda: start(cache, work),
             "pipeline": lambda: extraction_flow.pipeline(work, rounds, photographs),
             "scale": lambda: extraction_flow.scale(work),
+            "store": lambda: large_store.large_store(work),
             "gpu": lambda: gpu(work),
         }
         for part in filter(args.parts.__contains__, measurements):
