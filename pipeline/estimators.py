@@ -77,7 +77,8 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         resize: How an image becomes 224 x 224 pixels.
         preprocess: See `pipeline.features.weights.weights_from`, also for the next.
         network: "vgg16" or "vgg19".
-        engine: See `ExtractionOptions`, also for the next two.
+        engine: See `ExtractionOptions`, also for the next.
+        device: "cpu", "gpu" (all GPUs), or GPUs such as "gpu:0,gpu:1"; None means all GPUs, or else the processor.
         batch_size: Images per batch; None for the engine's default.
         workers: Processes that read and decode; None means one for each usable core.
         cache: The folder of the feature stores, or its URL in a bucket; None for the user's cache folder.
@@ -94,6 +95,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         preprocess: str | None = None,
         network: str = "vgg16",
         engine: str = "auto",
+        device: str | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
         cache: str | Path | None = None,
@@ -107,6 +109,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         self.preprocess = preprocess
         self.network = network
         self.engine = engine
+        self.device = device
         self.batch_size = batch_size
         self.workers = workers
         self.cache = cache
@@ -121,6 +124,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):
         "preprocess": [str, None],
         "network": [str],
         "engine": [StrOptions(set(ENGINES))],
+        "device": [str, None],
         "batch_size": [POSITIVE, None],
         "workers": [POSITIVE, None],
         "cache": [str, Path, None],

@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
+from pipeline.core import tf32
 from pipeline.core.machine import usable_cores
 from pipeline.core.standard_streams import open_closed_streams
 
@@ -23,11 +24,14 @@ NVIDIA, AMD, OTHERS = ("nvidia[0-9]*", "dxg"), ("kfd",), ("accel*", "vfio/[0-9]*
 ADVICE = {
     "tensorflow": (
         "run pip install 'image-vectors[cuda]'",
-        "install tensorflow-rocm, or JAX or PyTorch for ROCm and set KERAS_BACKEND",
+        "install JAX or PyTorch for ROCm, and set KERAS_BACKEND to jax or torch",
     ),
     "jax": ("run pip install 'jax[cuda12]'", "install JAX for ROCm"),
     "torch": ("install PyTorch for CUDA", "install PyTorch for ROCm"),
 }
+# By default, TensorFlow and JAX reserve most of a GPU's memory when they start, which other processes then lack.
+GROWTH = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")  # variables by which a user, or Ray, hides GPUs
 
 _swapping = threading.RLock()
 
@@ -35,14 +39,20 @@ _swapping = threading.RLock()
 def import_keras() -> ModuleType:
     """Import Keras with the backend set by `KERAS_BACKEND` or Keras's own configuration (TensorFlow by default).
 
+    On GPUs, float32 is not rounded to TF32 (see `tf32.py`), and memory is taken as needed.
+
     Returns:
         The module `keras`.
     """
     if "keras" not in sys.modules:
+        for name, value in GROWTH.items():
+            os.environ.setdefault(name, value)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(usable_cores()))
         with quietly(), _without_garbage_collection():
-            import keras  # noqa: F401
+            import keras
+
+            tf32.turn_off(keras.backend.backend())
     return sys.modules["keras"]
 
 
@@ -53,18 +63,30 @@ def accelerators() -> list[str]:
     """
     if not _device_file(*NVIDIA, *AMD, *OTHERS):
         return []
-    keras = import_keras()
-    if keras.backend.backend() == "torch":
-        import torch
+    return [device for device in visible_devices() if not device.startswith("cpu")]
 
-        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return [device for device in keras.distribution.list_devices() if not device.startswith("cpu")]
+
+def visible_devices() -> list[str]:
+    """The accelerators that Keras's backend sees, by Keras's names ("gpu:0", ...); without any, its parts of the CPU.
+
+    Usually the CPU is one part, "cpu:0".
+    """
+    keras = import_keras()
+    if keras.backend.backend() != "torch":
+        return keras.distribution.list_devices()
+    import torch
+
+    return [f"gpu:{number}" for number in range(torch.cuda.device_count())] or ["cpu:0"]
 
 
 def unseen_gpu() -> str | None:
-    """A sentence about a GPU that Keras's backend does not see, and what to install; None if there is no such GPU."""
+    """A sentence about a GPU that Keras's backend does not see, and what to install.
+
+    None if there is no such GPU, or if it is hidden on purpose.
+    """
     nvidia, amd = _device_file(*NVIDIA), _device_file(*AMD)
-    if not (nvidia or amd) or accelerators():
+    is_hidden = any(os.environ.get(name) in ("", "-1") for name in HIDING)
+    if not (nvidia or amd) or is_hidden or accelerators():
         return None
     backend = import_keras().backend.backend()
     for_nvidia, for_amd = ADVICE.get(backend, ("install its driver", "install its driver"))

@@ -30,7 +30,7 @@ def check_exportable(extractors: Sequence[Extractor], decoder_parameters: int, k
     precision = extractors[0].precision
     if precision == "int8":
         raise RequestError("A decoder of features in int8 cannot be exported; train one on float32.")
-    if kind in LIMITED and precision != "float32":
+    if kind in LIMITED and precision not in ("float32", "tf32"):
         raise RequestError(
             f"A decoder of features in {precision} cannot be exported to {kind}, which computes in float32; "
             "choose savedmodel or keras, or train one on float32."

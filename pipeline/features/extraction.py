@@ -23,7 +23,7 @@ from pipeline.features.backends import Backend
 from pipeline.features.backends.local import LocalBackend
 from pipeline.features.backends.ray.backend import RayBackend
 from pipeline.features.cache import cache_location, has_store
-from pipeline.features.engines import check_precision, ensure_weights
+from pipeline.features.engines import check_engine, ensure_weights
 from pipeline.features.extractor import Extractor, check_one_pass
 from pipeline.features.features import Features, LayerFeatures
 from pipeline.features.file_index import FileIndex
@@ -61,8 +61,8 @@ def extract_features(
         The images that have a feature, their digests, the counts, and the images that failed.
 
     Raises:
-        RequestError: The engine does not support the precision, the weights cannot be used, or the extractors do not
-            run in one pass.
+        RequestError: The engine does not support the precision or the device, the weights cannot be used, or the
+            extractors do not run in one pass.
         PipelineError: No image could be read, or the store, the weights or the workers failed.
     """
     start = time.monotonic()
@@ -106,11 +106,11 @@ def extract_features(
 def _open_stores(extractors: Sequence[Extractor], options: ExtractionOptions) -> list[FeatureStore]:
     """Check the extractors, and open or create their stores."""
     check_one_pass(extractors)
-    check_precision(options.engine, extractors[0].precision)
+    check_engine(options.engine, extractors[0].precision, options.device)
     _make_folder(options)
     new = [extractor for extractor in extractors if not has_store(options.cache, extractor.fingerprint)]
     if new:  # before the stores, so that no empty one is created without weights
-        ensure_weights(options.engine, new, options.folder)
+        ensure_weights(options.engine, new, options.folder, options.device)
     stores = [FeatureStore(options.cache, extractor) for extractor in extractors]
     if options.verify:
         for store in stores:
@@ -121,7 +121,7 @@ def _open_stores(extractors: Sequence[Extractor], options: ExtractionOptions) ->
 def _prepare(extractors: Sequence[Extractor], stores: StoreGroup, images: int, options: ExtractionOptions) -> None:
     """Check that the weights are available before any worker starts, and warn about large features."""
     if not all(map(len, stores.stores)):
-        ensure_weights(options.engine, extractors, options.folder)
+        ensure_weights(options.engine, extractors, options.folder, options.device)
     for extractor in extractors:
         if extractor.pooling and extractor.pooling.kind == "flat" and not extractor.projection:
             log.warning(

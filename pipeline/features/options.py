@@ -1,6 +1,7 @@
 """The options of the feature stage."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.features.extractor import Extractor
 
 EngineName = Literal["auto", "keras", "mnn"]
-Precision = Literal["float32", "bfloat16", "float16", "int8"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16", "int8"]
 Resize = Literal["squash", "crop", "keras", "squash-bicubic"]
 INSTALL_RAY = "pip install 'image-vectors[ray]'"
 
@@ -58,7 +59,10 @@ class ExtractorOptions(Options):
         usual="squash",
     )
     precision: Precision | None = option(
-        None, help="Precision of the network's arithmetic; int8 runs on ONNX Runtime (extra int8).", usual="float32"
+        None,
+        help="Precision of the network's arithmetic: bfloat16 is for GPUs, and for CPUs with AMX; tf32 is float32 with "
+        "factors rounded to TF32, on NVIDIA GPUs since Ampere; int8 runs on ONNX Runtime (extra int8).",
+        usual="float32",
     )
     preprocess: Literal["caffe", "torch"] | None = option(
         None,
@@ -183,6 +187,20 @@ def cache_option() -> Any:
     )
 
 
+def _devices(text: str) -> str:
+    """Devices by Keras's names, separated by commas; PyTorch's "cuda" becomes "gpu".
+
+    Raises:
+        RequestError: A name is none of these, or the devices are of different kinds.
+    """
+    names = [name.strip().lower().replace("cuda", "gpu") for name in text.split(",")]
+    if wrong := [name for name in names if not re.fullmatch(r"(cpu|gpu|tpu)(:\d+)?", name)]:
+        raise RequestError(f"device {wrong[0]!r} is unknown; choose cpu, gpu, or some GPUs, such as gpu:0,gpu:1.")
+    if len({name.partition(":")[0] for name in names}) > 1:  # vectors would depend on which device was free
+        raise RequestError(f"device {text!r} names devices of different kinds; choose one kind.")
+    return ",".join(names)
+
+
 @dataclass(frozen=True)
 class ExtractionOptions(Options):
     """How the feature stage runs.
@@ -192,6 +210,13 @@ class ExtractionOptions(Options):
 
     engine: EngineName = option(
         "auto", help="What runs the network: mnn is fast on CPUs, keras runs on GPUs; auto chooses."
+    )
+    device: str | None = option(
+        None,
+        parse=_devices,
+        metavar="cpu|gpu|gpu:N,...",
+        help="The devices of the engine keras: the processor, all GPUs, or some of them.",
+        usual="all GPUs, or else cpu",
     )
     batch_size: int | None = option(None, least=1, metavar="N", help="Images in a batch.", usual="the engine's choice")
     workers: int | None = option(

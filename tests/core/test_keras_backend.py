@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core import keras_backend
+from pipeline.core import keras_backend, tf32
+from pipeline.core.keras_backend import import_keras
 
 ROOT = Path(__file__).resolve().parents[2]
 PREPARE = "import os, sys, threading, time\nfrom pipeline.core.keras_backend import quietly\n"
@@ -86,10 +87,26 @@ def test_a_gpu_invisible_to_the_backend_is_reported_with_what_to_install(
     monkeypatch.setattr(keras_backend, "DEVICES", tmp_path)
     assert keras_backend.unseen_gpu() is None
     (tmp_path / "kfd").touch()
-    assert "tensorflow-rocm" in str(keras_backend.unseen_gpu())
+    assert "install JAX or PyTorch for ROCm" in str(keras_backend.unseen_gpu())
     (tmp_path / "nvidia0").touch()
     assert keras_backend.unseen_gpu() == (
         f"tensorflow does not see the GPU of this machine ({tmp_path}/nvidia0); run pip install 'image-vectors[cuda]'"
     )
+    with monkeypatch.context() as hidden:
+        hidden.setenv("CUDA_VISIBLE_DEVICES", "")  # as Ray sets it for an actor without a GPU
+        assert keras_backend.unseen_gpu() is None
     monkeypatch.setattr(keras_backend, "accelerators", lambda: ["gpu:0"])
     assert keras_backend.unseen_gpu() is None
+
+
+def test_float32_is_not_rounded_unless_tf32_is_allowed() -> None:
+    import_keras()
+    import tensorflow
+
+    is_rounded = tensorflow.config.experimental.tensor_float_32_execution_enabled
+    assert not is_rounded()
+    with tf32.allowed("tensorflow"):
+        with tf32.allowed("tensorflow"):
+            assert is_rounded()
+        assert is_rounded()  # the other block has ended, perhaps in another thread
+    assert not is_rounded()

@@ -1,5 +1,8 @@
+import ctypes
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +12,9 @@ from helpers import ROOT, run_program
 from pipeline.core.errors import PipelineError, RequestError
 from pipeline.data.decoding import decode
 from pipeline.features.engines import make_engine
+from pipeline.features.engines.devices import default_batch_size
 from pipeline.features.extractor import Extractor, extractors_for
+from pipeline.features.options import ExtractionOptions
 from pipeline.features.vgg import NETWORKS
 from pipeline.features.weights import weights_from
 
@@ -111,41 +116,97 @@ def test_unreadable_weights_leave_no_network(tmp_path: Path) -> None:
     "error", [MemoryError("OOM when allocating tensor"), RuntimeError("CUDA out of memory. Tried to allocate")]
 )
 def test_out_of_memory_halves_the_batch(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    # No device can be made to run out of memory here, so the backend's call is replaced.
+    # No device can be made to run out of memory here, so the replica is replaced.
     engine = make_engine("keras", [Extractor(weights_from("random:0"), "block5_pool")], 5, Path())
-    predict, sizes = engine._predict, []
+    replica, sizes = engine._free.get(), []
 
-    def small_device(pixels: np.ndarray) -> np.ndarray:
+    def small_device(pixels: np.ndarray) -> list[np.ndarray]:
         sizes.append(len(pixels))
         if len(pixels) > 2:
             raise error
-        return predict(pixels)
+        return replica(pixels)
+
+    def full_device(pixels: np.ndarray) -> list[np.ndarray]:
+        raise error
+
+    def faulty_device(pixels: np.ndarray) -> list[np.ndarray]:
+        raise ValueError("a bug")
 
     black = np.zeros((5, 224, 224, 3), np.uint8)
-    [expected] = engine(black)
-    engine._predict = small_device
-    np.testing.assert_allclose(engine(black)[0], expected, rtol=1e-4, atol=1e-4)
+    engine._free.put(small_device)
+    np.testing.assert_allclose(engine(black)[0], replica(black)[0], rtol=1e-4, atol=1e-4)
     assert sizes == [5, 3, 2, 2, 1]
     assert "continuing with 2 images at a time" in caplog.text
-
-    engine._predict = lambda pixels: (_ for _ in ()).throw(error)
-    with pytest.raises(PipelineError, match="too little memory for one image"):
-        engine(black)
-    engine._predict = lambda pixels: (_ for _ in ()).throw(ValueError("a bug"))
-    with pytest.raises(ValueError, match="a bug"):
-        engine(black)
+    for device, message in ((full_device, "too little memory for one image"), (faulty_device, "a bug")):
+        engine._free.get()
+        engine._free.put(device)
+        with pytest.raises((PipelineError, ValueError), match=message):
+            engine(black)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_work_is_spread_over_several_devices(backend: str) -> None:
-    # Two halves of the CPU stand in for two GPUs; the code that runs is the same.
-    run_program("several_devices", KERAS_BACKEND=backend, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+@pytest.mark.parametrize("backend", [*BACKENDS, pytest.param("torch", marks=pytest.mark.slow)])
+def test_batches_are_spread_over_several_devices(backend: str, tmp_path: Path) -> None:
+    # Parts of the CPU stand in for GPUs; the code that runs is the same.
+    flags = "--xla_force_host_platform_device_count=8"
+    run_program("several_devices", tmp_path, KERAS_BACKEND=backend, XLA_FLAGS=flags)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_two_batches_can_be_computed_at_once(backend: str) -> None:
-    # A CPU stands in for the GPU; the code that runs is the same.
-    run_program("batches_at_once", KERAS_BACKEND=backend)
+@pytest.mark.parametrize(
+    ("gigabytes", "size"), [(8, 64), (16, 128), (24, 128), (40, 256), (141, 256), (1, 32), (None, 128)]
+)
+def test_batches_suit_the_memory_of_the_smallest_gpu(
+    gigabytes: int | None, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There is no GPU here, so its driver is replaced.
+    sizes = {0: 2e11, 1: (gigabytes or 0) * 1e9}
+
+    class Driver:
+        cuInit = staticmethod(lambda flags: 0 if gigabytes else 100)
+
+        @staticmethod
+        def cuDeviceGet(device: Any, number: int) -> int:
+            device._obj.value = number
+            return 0
+
+        @staticmethod
+        def cuDeviceTotalMem_v2(memory: Any, device: ctypes.c_int) -> int:
+            memory._obj.value = int(sizes[device.value])
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    assert default_batch_size(["gpu:0", "gpu:1"]) == size
+    assert default_batch_size(["cpu"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "device", "message"),
+    [
+        ("mnn", "float32", "gpu:0", "engine mnn runs on the processor only, not on gpu:0; leave engine out"),
+        ("auto", "int8", "gpu", "precision int8 runs on the processor only, not on gpu; leave precision out"),
+        ("keras", "float32", "gpu", "device 'gpu' is not there; tensorflow sees cpu."),
+        ("auto", "float32", "cpu:0,cpu:9", "device 'cpu:9' is not there; tensorflow sees cpu."),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(engine: str, precision: str, device: str, message: str) -> None:
+    extractor = Extractor(weights_from("random:0"), "block5_pool", precision)
+    with pytest.raises(RequestError, match=re.escape(message)):
+        make_engine(engine, [extractor], None, Path(), device)
+
+
+def test_devices_have_the_names_of_keras_and_of_pytorch() -> None:
+    assert ExtractionOptions(device=" CUDA:0, gpu:1").device == "gpu:0,gpu:1"
+    for device, message in (("gpu1", "'gpu1' is unknown"), ("", "'' is unknown"), ("cpu,gpu:0", "different kinds")):
+        with pytest.raises(RequestError, match=message):
+            ExtractionOptions(device=device)
+
+
+def test_tf32_is_float32_on_a_processor(pixels: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
+    exact = make_engine("keras", [Extractor(weights_from("random:0"), "block1_pool")], 2, Path())
+    assert not caplog.messages
+    rounded = make_engine("auto", [Extractor(weights_from("random:0"), "block1_pool", "tf32")], 2, Path())
+    assert (rounded.name, rounded.device) == ("keras", "cpu")
+    assert "precision tf32 computes in float32" in caplog.text
+    np.testing.assert_array_equal(rounded(pixels)[0], exact(pixels)[0])
 
 
 def test_a_missing_mnn_is_reported(real_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,29 +1,69 @@
-"""Compute features with a narrow VGG16 on two halves of the CPU and on the whole CPU, and compare."""
+"""Extract with a narrow VGG16 on parts of the CPU that stand in for GPUs, and on the whole CPU, and compare.
+
+python several_devices.py FOLDER
+"""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from narrow_vgg16 import make_narrow, narrow_keras_vgg16
+from PIL import Image
 
 make_narrow({3: 3, 64: 4, 128: 4, 256: 4, 512: 4}, {"fc2": 8, "fc1": 8, "block5_pool": 8})
 
 from pipeline.core.keras_backend import import_keras  # noqa: E402
+from pipeline.data.sources import find_images  # noqa: E402
 from pipeline.features.engines.keras import KerasEngine  # noqa: E402
+from pipeline.features.extraction import extract_features  # noqa: E402
 from pipeline.features.extractor import Extractor  # noqa: E402
+from pipeline.features.options import ExtractionOptions  # noqa: E402
 from pipeline.features.weights import weights_from  # noqa: E402
 
-keras = import_keras()
-keras.applications.VGG16 = narrow_keras_vgg16
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
+DEVICES, BATCH, IMAGES = 8, 3, 70
+EXTRACTOR = Extractor(weights_from("random:0"), "block5_pool")
 
-    half = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [half, half])
-extractor = Extractor(weights_from("random:0"), "block5_pool")
-pixels = np.random.default_rng(0).integers(0, 255, (4, 224, 224, 3), np.uint8)
-spread = KerasEngine([extractor], 3, devices=["cpu:0", "cpu:1"])
-assert spread.batch_size == 4
-found, whole = spread(pixels)[0], KerasEngine([extractor], 4, devices=[])(pixels)[0]
-assert whole.std() > 0
-np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-3)
-kernel = spread._network.weights[0].value
-copies = kernel.values if keras.backend.backend() == "tensorflow" else kernel.sharding.device_set
-assert len(copies) == 2, copies
+
+def extracted(images: Path, device: str) -> np.ndarray:
+    """The features of all images, computed on a device."""
+    options = ExtractionOptions(
+        engine="keras", device=device, batch_size=BATCH, workers=1, cache=images.parent / device, progress=False
+    )
+    features = extract_features(find_images(images), EXTRACTOR, options)
+    assert (features.computed, features.device) == (IMAGES, device.replace(",", ", "))
+    return features.vectors()
+
+
+def check_devices(backend: str, folder: Path) -> None:
+    if backend == "tensorflow":
+        import tensorflow
+
+        parts = [tensorflow.config.LogicalDeviceConfiguration()] * DEVICES
+        tensorflow.config.set_logical_device_configuration(tensorflow.config.list_physical_devices("CPU")[0], parts)
+    images = folder / "images"
+    images.mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 255, (IMAGES, 8, 8, 3), np.uint8)):
+        Image.fromarray(pixels).save(images / f"{number:02}.png")
+    expected = extracted(images, "cpu")
+    assert len(np.unique(expected, axis=0)) == IMAGES
+    np.testing.assert_array_equal(extracted(images, ",".join(f"cpu:{number}" for number in range(DEVICES))), expected)
+
+
+def check_threads(devices: list[str]) -> None:
+    """Two batches at a time on each device give the same bits as one after the other on the first."""
+    engine, alone = KerasEngine([EXTRACTOR], BATCH, devices), KerasEngine([EXTRACTOR], BATCH, ["cpu"])
+    batches = np.random.default_rng(0).integers(0, 255, (12, BATCH, 224, 224, 3), np.uint8)
+    with ThreadPoolExecutor(engine.at_once) as threads:
+        features = [features for [features] in threads.map(engine, batches)]
+    np.testing.assert_array_equal(features, [features for [features] in map(alone, batches)])
+
+
+if __name__ == "__main__":
+    keras = import_keras()
+    keras.applications.VGG16 = narrow_keras_vgg16
+    if keras.backend.backend() == "torch":  # has no parts of the CPU
+        check_threads(["cpu", "cpu"])
+    else:
+        check_devices(keras.backend.backend(), Path(sys.argv[1]))
+        check_threads(["cpu:0", "cpu:1"])

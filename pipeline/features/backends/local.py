@@ -1,6 +1,6 @@
 """The backend on this machine: while the engine runs on a batch, worker processes decode the next ones.
 
-    images ─ workers: read, decode ─ slots ─ batches ─ engine (a thread, two on a GPU) ─ results
+    images ─ workers: read, decode ─ slots ─ batches ─ engine (a thread, two for each GPU) ─ results
 
 Batches are filled in path order, regardless of the order in which workers finish, so a killed run resumes with the
 batches of an uninterrupted one.
@@ -19,14 +19,14 @@ from pipeline.features.backends import Backend, Result
 from pipeline.features.backends.slots import Slots
 from pipeline.features.backends.worker_pool import WorkerPool
 from pipeline.features.backends.worker_process import CHUNK, CHUNKS_AHEAD, Decoded, shared_digests
-from pipeline.features.engines import Engine, make_engine
+from pipeline.features.engines import Engine, batches, make_engine
 from pipeline.features.extractor import Extractor, total_dim
 from pipeline.features.options import ExtractionOptions
 from pipeline.features.store_group import StoreGroup
 
 log = logging.getLogger(__name__)
 
-USUAL_BATCH = 32  # determines the number of slots if no batch size is set; no engine has a larger default
+SPARE_BATCHES = 3  # one is filled, and two wait, so that no device does
 LONG = 30  # seconds; longer computations are announced
 
 
@@ -70,8 +70,10 @@ class LocalBackend(Backend):
                 yield from computing.all()
 
     def _slot_count(self) -> int:
-        batch, in_work = self._options.batch_size or USUAL_BATCH, self._options.worker_count * CHUNK * CHUNKS_AHEAD
-        return batch * (4 + -(-in_work // batch))  # whole batches, so that their slots stay adjacent
+        options = self._options
+        batch, at_once = batches(options.engine, self._extractors, options.batch_size, options.device)
+        in_work = options.worker_count * CHUNK * CHUNKS_AHEAD
+        return batch * (at_once + SPARE_BATCHES + -(-in_work // batch))  # whole batches: their slots stay adjacent
 
     def _worker_pool(self, images: int, slots: Slots, stores: StoreGroup) -> WorkerPool:
         workers = min(self._options.worker_count, max(1, -(-images // CHUNK)))
@@ -80,7 +82,7 @@ class LocalBackend(Backend):
 
     def _computing(self, slots: Slots, forecast: "Forecast") -> "_Computing":
         options = self._options
-        engine = make_engine(options.engine, self._extractors, options.batch_size, options.folder)
+        engine = make_engine(options.engine, self._extractors, options.batch_size, options.folder, options.device)
         self.engine, self.device = engine.name, engine.device
         return _Computing(engine, slots, forecast)
 

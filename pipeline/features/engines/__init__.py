@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.core.errors import RequestError
 from pipeline.core.keras_backend import accelerators, unseen_gpu
+from pipeline.features.engines.devices import BATCH_SIZE, CPU, batches_at_once, chosen_devices, default_batch_size
 from pipeline.features.extractor import Extractor
 from pipeline.features.options import EngineName
 
@@ -23,7 +24,7 @@ class Engine(Protocol):
 
     Attributes:
         name: "keras", "mnn", or "onnxruntime" for precision int8.
-        device: What it runs on: "cpu", or devices as Keras names them, such as "gpu:0".
+        device: What it runs on: "cpu", or devices as Keras names them, such as "gpu:0, gpu:1".
         batch_size: The number of images in a batch.
         at_once: The number of batches it processes at a time, each in a thread.
     """
@@ -46,28 +47,32 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(name: str, extractors: Sequence[Extractor], batch_size: int | None, cache: Path) -> Engine:
+def make_engine(
+    name: str, extractors: Sequence[Extractor], batch_size: int | None, cache: Path, device: str | None = None
+) -> Engine:
     """Create an engine by name.
 
     Args:
-        name: One of ENGINES. "auto" selects ONNX Runtime for int8, Keras for other reduced precisions or if its backend
-            sees an accelerator, and otherwise MNN (Keras if MNN is not installed).
+        name: One of ENGINES. "auto" selects ONNX Runtime for int8, Keras for other reduced precisions or on
+            accelerators, and otherwise MNN (Keras if MNN is not installed).
         extractors: One extractor, or several with the same weights and precision.
         batch_size: Images in a batch; None leaves the choice to the engine.
         cache: The cache folder, where an engine may store converted networks.
+        device: The devices to run on; see `pipeline.features.options.ExtractionOptions`.
 
     Returns:
         The engine, with its weights loaded.
 
     Raises:
-        RequestError: The engine is unknown, does not support the precision, or the weights cannot be read.
+        RequestError: The engine is unknown, does not support the precision or the device, or the weights cannot be
+            read.
     """
-    engine = _resolve(name, extractors)
+    engine = _resolve(name, extractors, device)
     if engine == "onnxruntime":
         from pipeline.features.engines.int8 import Int8Engine
 
         return Int8Engine(extractors, batch_size, cache)
-    if name != "mnn" and (gpu := unseen_gpu()):
+    if name != "mnn" and device is None and (gpu := unseen_gpu()):
         log.warning("%s. Features are computed on the processor, many times slower.", gpu)
     if engine == "mnn":
         from pipeline.features.engines.mnn import MnnEngine
@@ -75,22 +80,39 @@ def make_engine(name: str, extractors: Sequence[Extractor], batch_size: int | No
         return MnnEngine(extractors, batch_size, cache)
     from pipeline.features.engines.keras import KerasEngine
 
-    return KerasEngine(extractors, batch_size)
+    return KerasEngine(extractors, batch_size, chosen_devices(device))
 
 
-def ensure_weights(name: str, extractors: Sequence[Extractor], cache: Path) -> None:
+def batches(
+    name: str, extractors: Sequence[Extractor], batch_size: int | None, device: str | None = None
+) -> tuple[int, int]:
+    """The largest batch size and number of batches at a time that an engine will have, before it is created.
+
+    Args:
+        name: See `make_engine`, also for the other arguments.
+
+    Raises:
+        RequestError: See `make_engine`.
+    """
+    if _resolve(name, extractors, device) != "keras":
+        return batch_size or BATCH_SIZE, 1
+    devices = chosen_devices(device)
+    return batch_size or default_batch_size(devices), batches_at_once(devices)
+
+
+def ensure_weights(name: str, extractors: Sequence[Extractor], cache: Path, device: str | None = None) -> None:
     """Make sure that the weights of an engine are available: download them if necessary.
 
     Args:
         name: See `make_engine`.
         extractors: See `make_engine`.
-        cache: See `make_engine`.
+        cache: See `make_engine`, also for `device`.
 
     Raises:
-        RequestError: The engine is unknown, does not support the precision, or is not installed.
+        RequestError: The engine is unknown, does not support the precision or the device, or is not installed.
         PipelineError: The weights cannot be downloaded.
     """
-    engine = _resolve(name, extractors)
+    engine = _resolve(name, extractors, device)
     if engine == "onnxruntime":
         from pipeline.features.engines import int8
 
@@ -105,15 +127,16 @@ def ensure_weights(name: str, extractors: Sequence[Extractor], cache: Path) -> N
     extractors[0].weights.fetch()
 
 
-def check_precision(name: str, precision: str) -> None:
-    """Refuse an engine that does not support a precision.
+def check_engine(name: str, precision: str, device: str | None = None) -> None:
+    """Refuse an engine that does not support a precision or a device.
 
     Args:
         name: See `make_engine`.
         precision: One of `pipeline.features.vgg.PRECISIONS`.
+        device: See `make_engine`.
 
     Raises:
-        RequestError: The engine is unknown, or does not support the precision.
+        RequestError: The engine is unknown, or does not support the precision or the device.
     """
     if name not in ENGINES:
         raise RequestError(f"engine {name!r} is unknown; choose from {', '.join(ENGINES)}.")
@@ -121,14 +144,17 @@ def check_precision(name: str, precision: str) -> None:
         raise RequestError(f"The engine {name} does not compute in int8; leave engine out: ONNX Runtime does.")
     if precision != "float32" and name == "mnn":
         raise RequestError(f"The engine mnn computes in float32 only; precision {precision!r} needs the engine keras.")
+    if device not in (None, CPU) and (name == "mnn" or precision == "int8"):
+        what = "precision int8" if precision == "int8" else "engine mnn"
+        raise RequestError(f"The {what} runs on the processor only, not on {device}; leave {what.split()[0]} out.")
 
 
-def _resolve(name: str, extractors: Sequence[Extractor]) -> str:
+def _resolve(name: str, extractors: Sequence[Extractor], device: str | None) -> str:
     precision = extractors[0].precision
-    check_precision(name, precision)
+    check_engine(name, precision, device)
     if precision == "int8":
         return "onnxruntime"
     if name != "auto":
         return name
-    fast_on_cpu = precision == "float32" and find_spec("MNN") and not accelerators()
-    return "mnn" if fast_on_cpu else "keras"
+    on_cpu = device == CPU or (device is None and not accelerators())
+    return "mnn" if on_cpu and precision == "float32" and find_spec("MNN") else "keras"

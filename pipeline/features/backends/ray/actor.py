@@ -6,7 +6,6 @@ engine computes one block of images, the next ones are decoded.
 """
 
 import contextlib
-import os
 import pickle
 import queue
 import threading
@@ -35,8 +34,6 @@ CALLS_AT_ONCE = 3
 # are larger if there would be too many of them.
 BLOCK, BLOCK_WITH_GPU, LARGEST_BLOCK = 64, 256, 512
 MANY_BLOCKS = 10_000
-# By default, TensorFlow and JAX reserve all of a GPU's memory, but several actors may share it.
-SHARED_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 # The columns of an answer, one row per image, except the features: these are `vector0` and so on, one per extractor.
 IMAGE = pa.schema(
     [
@@ -71,7 +68,7 @@ class ActorOptions:
     def make_engine(self) -> Engine:
         """Create the engine; see `pipeline.features.engines.make_engine`."""
         extraction, folder = self.extraction, self.cache or usual_folder()
-        return make_engine(extraction.engine, self.extractors, extraction.batch_size, folder)
+        return make_engine(extraction.engine, self.extractors, extraction.batch_size, folder, extraction.device)
 
 
 def block_size(images: int, has_gpus: bool, batch_size: int | None) -> int:
@@ -99,8 +96,6 @@ class FeatureActor:
     def __init__(self, known: Sequence[Any], options: ActorOptions) -> None:
         import ray
 
-        for name, value in SHARED_GPU.items():
-            os.environ.setdefault(name, value)
         self._options = options
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
