@@ -7,7 +7,6 @@ same images. Other engines take part if they are installed: ONNX Runtime and Ope
     python scripts/benchmark_extraction.py engines layers extract start # about 25 minutes on two cores
     python scripts/benchmark_extraction.py pipeline scale               # about 10 minutes
     python scripts/benchmark_extraction.py store                        # about 10 minutes, 3 GB of memory
-    python scripts/benchmark_extraction.py gpu                          # where Keras's backend sees a GPU
 """
 
 import argparse
@@ -28,8 +27,7 @@ import large_store
 import layers_in_one_pass
 import numpy as np
 from engine_peers import INT8, WEIGHTS, Worker, peers
-from extraction_flow import decode_rate
-from measuring import in_turn, processor_name, table
+from measuring import processor_name, table
 from PIL import Image
 
 from pipeline.core.keras_backend import import_keras
@@ -37,15 +35,11 @@ from pipeline.core.machine import usable_cores
 from pipeline.data.decoding import decode
 from pipeline.data.images import file_ref
 from pipeline.data.sources import find_images
-from pipeline.features.engines.keras import build_network
 from pipeline.features.engines.mnn import converted_network
-from pipeline.features.extraction import extract_features
 from pipeline.features.extractor import Extractor
-from pipeline.features.options import ExtractionOptions
 from pipeline.features.weights import weights_from
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOPS_PER_IMAGE = 2 * 15_466_168_320  # multiply-adds of VGG16 to fc2, counted layer by layer
 
 
 def photographs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) -> Path:
@@ -198,82 +192,11 @@ def start(cache: Path, work: Path) -> None:
     table(("`extract` on a CPU", "measured"), rows)
 
 
-# GPUs ----------------------------------------------------------------------------------------------------------------
-
-
-def gpu(work: Path, side: int = 8192, batch: int = 256, count: int = 4096, rounds: int = 5) -> dict[str, float]:
-    """The roofline of an accelerator: its dense bfloat16 matrix rate, VGG16 alone, decoding alone, and `extract`.
-
-    Args:
-        work: A folder for images and stores.
-        side: The side of the square matrices.
-        batch: Images in a batch.
-        count: Images to extract.
-        rounds: Measured rounds.
-
-    Returns:
-        matrix_flops and vgg16_flops (a second), decode, vgg16 and extract (images a second), matrix_fraction and
-        extract_fraction.
-    """
-    keras = import_keras()
-    ops = keras.ops
-    step = _compiled(lambda a, b: ops.sum(ops.cast(ops.matmul(a, b), "float32")))
-    left, right = (ops.cast(keras.random.normal((side, side), seed=seed), "bfloat16") for seed in (1, 2))
-    extractor = Extractor(weights_from(WEIGHTS), precision="bfloat16")
-    network = build_network([extractor])
-    pixels = ops.convert_to_tensor(np.random.default_rng(0).integers(0, 255, (batch, 224, 224, 3), np.uint8))
-    forward = _compiled(lambda pixels: ops.sum(ops.cast(network(pixels, training=False), "float32")))
-    folder = photographs(work / "gpu", count)
-    tasks = {"matrix": lambda: float(step(left, right)), "vgg16": lambda: float(forward(pixels))}
-    in_turn(tasks, 1)
-    seconds = in_turn(tasks, rounds)
-
-    images = find_images(folder)
-    options = ExtractionOptions(engine="keras", batch_size=batch, cache=work / "gpu-cache", progress=False)
-    extract_features(find_images(photographs(work / "warm", batch)), extractor, options)
-    extraction = extract_features(images, extractor, options)
-    rates = {
-        "matrix_flops": 2 * side**3 / seconds["matrix"],
-        "vgg16": batch / seconds["vgg16"],
-        "decode": decode_rate(images, options.worker_count),
-        "extract": extraction.computed / extraction.seconds,
-    }
-    rates["vgg16_flops"] = rates["vgg16"] * FLOPS_PER_IMAGE
-    rates["matrix_fraction"] = rates["vgg16_flops"] / rates["matrix_flops"]
-    rates["extract_fraction"] = rates["extract"] / min(rates["decode"], rates["vgg16"])
-    table(
-        ("accelerator, bfloat16", "measured"),
-        [
-            ("dense matrix product", f"{rates['matrix_flops'] / 1e12:.2f} TFLOP/s"),
-            ("VGG16 alone", f"{rates['vgg16']:.1f} images/s, {rates['vgg16_flops'] / 1e12:.2f} TFLOP/s"),
-            ("VGG16 against the matrix product", f"{rates['matrix_fraction']:.2f}"),
-            ("decoding alone", f"{rates['decode']:.1f} images/s"),
-            ("`extract` from JPEGs, start-up included", f"{rates['extract']:.1f} images/s"),
-            ("`extract` against the slower of both", f"{rates['extract_fraction']:.2f}"),
-        ],
-    )
-    return rates
-
-
-def _compiled(function: Callable) -> Callable:
-    """A function compiled by Keras's backend."""
-    backend = import_keras().backend.backend()
-    if backend == "tensorflow":
-        import tensorflow
-
-        return tensorflow.function(function, jit_compile=True)
-    if backend == "jax":
-        import jax
-
-        return jax.jit(function)
-    return function
-
-
 def main() -> None:
     """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "parts", nargs="+", choices=["engines", "layers", "extract", "start", "pipeline", "scale", "store", "gpu"]
+        "parts", nargs="+", choices=["engines", "layers", "extract", "start", "pipeline", "scale", "store"]
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "benchmark-cache")
@@ -288,7 +211,6 @@ def main() -> None:
             "pipeline": lambda: extraction_flow.pipeline(work, rounds, photographs),
             "scale": lambda: extraction_flow.scale(work),
             "store": lambda: large_store.large_store(work),
-            "gpu": lambda: gpu(work),
         }
         for part in filter(args.parts.__contains__, measurements):
             measurements[part]()

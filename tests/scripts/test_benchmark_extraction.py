@@ -7,14 +7,6 @@ from helpers import run_program
 
 
 @pytest.mark.slow
-def test_gpu_part_runs_on_a_cpu_with_a_small_batch(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    found = benchmark_extraction.gpu(tmp_path, side=256, batch=2, count=4, rounds=1)
-    assert all(value > 0 for value in found.values())
-    assert found["extract_fraction"] == pytest.approx(found["extract"] / min(found["decode"], found["vgg16"]))
-    assert "VGG16 against the matrix product" in capsys.readouterr().out
-
-
-@pytest.mark.slow
 def test_engines_are_compared_with_a_new_cache(tmp_path: Path) -> None:
     out = run_program("benchmark_narrow", tmp_path / "cache").out
     for name in ("Keras predict, batch 32", "MNN, batch 8"):
