@@ -5,7 +5,7 @@ as Markdown tables. All engines run the same VGG16 (`random:0`, layer fc2, float
 same images. Other engines take part if they are installed: ONNX Runtime and OpenVINO (`--group benchmark`), PyTorch.
 
     python scripts/benchmark_extraction.py engines layers extract start # about 25 minutes on two cores
-    python scripts/benchmark_extraction.py pipeline scale               # about 10 minutes
+    python scripts/benchmark_extraction.py pipeline driver scale        # about 10 minutes
     python scripts/benchmark_extraction.py store                        # about 10 minutes, 3 GB of memory
 """
 
@@ -196,7 +196,9 @@ def main() -> None:
     """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "parts", nargs="+", choices=["engines", "layers", "extract", "start", "pipeline", "scale", "store"]
+        "parts",
+        nargs="+",
+        choices=["engines", "layers", "extract", "start", "pipeline", "driver", "scale", "store"],
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "benchmark-cache")
@@ -209,6 +211,7 @@ def main() -> None:
             "extract": lambda: whole(cache, work, rounds),
             "start": lambda: start(cache, work),
             "pipeline": lambda: extraction_flow.pipeline(work, rounds, photographs),
+            "driver": lambda: extraction_flow.driver(work),
             "scale": lambda: extraction_flow.scale(work),
             "store": lambda: large_store.large_store(work),
         }

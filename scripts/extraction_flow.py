@@ -1,7 +1,8 @@
 """The overhead of `extract`, measured with engines that compute nothing; parts of benchmark_extraction.py.
 
-`pipeline` compares `extract` with the decoding rate of the processors, and with an engine of fixed latency. `scale`
-measures a second `extract` over many unchanged images.
+`pipeline` compares `extract` with the decoding rate of the processors, and with an engine of fixed latency. `driver`
+measures the main process alone, with the rate of eight fast devices. `scale` measures a second `extract` over many
+unchanged images.
 """
 
 import json
@@ -11,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
 from unittest.mock import patch
 
 import numpy as np
@@ -23,10 +26,13 @@ from measuring import table
 
 from pipeline.core.machine import usable_cores
 from pipeline.data.decoding import THUMBNAIL, decode
-from pipeline.data.images import DIGEST, ImageSet, content_digest, file_ref
+from pipeline.data.images import DIGEST, ImageRef, ImageSet, content_digest, file_ref
 from pipeline.data.sources import find_images
 from pipeline.features import extraction
 from pipeline.features.backends import local
+from pipeline.features.backends.slots import Slots
+from pipeline.features.backends.worker_process import CHUNK, Decoded
+from pipeline.features.engines.devices import IN_FLIGHT
 from pipeline.features.extraction import extract_features
 from pipeline.features.extractor import Extractor
 from pipeline.features.file_index import FileIndex
@@ -59,23 +65,54 @@ class IdleEngine:
 
     Args:
         batch_size: Images per batch.
-        seconds: Seconds per batch.
+        seconds: Seconds per batch, on one device.
+        devices: The number of devices; each has two batches in flight if there are several.
     """
 
     name = "idle"
     device = "cpu"
-    at_once = 1
 
-    def __init__(self, batch_size: int, seconds: float = 0.0) -> None:
+    def __init__(self, batch_size: int, seconds: float = 0.0, devices: int = 1) -> None:
         self.batch_size, self._seconds = batch_size, seconds
         self._features = np.zeros((batch_size, EXTRACTOR.dim), np.float32)
         self.began = 0.0  # processor time of the main process at the first batch
+        self._devices: SimpleQueue[Lock] = SimpleQueue()
+        self.at_once = IN_FLIGHT * devices if devices > 1 else 1
+        locks = [Lock() for _ in range(devices)]
+        for number in range(self.at_once):
+            self._devices.put(locks[number % devices])
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Return constants; see `pipeline.features.engines.Engine`."""
         self.began = self.began or time.process_time()
-        time.sleep(self._seconds)
+        device = self._devices.get()
+        with device:
+            time.sleep(self._seconds)
+        self._devices.put(device)
         return [self._features]
+
+
+class ReadyPool:
+    """A pool of workers that are done at once: it takes slots, and returns images without reading or decoding them.
+
+    The arguments are those of `pipeline.features.backends.worker_pool.WorkerPool`.
+    """
+
+    def __init__(self, count: int, stored: object, slots: Slots, max_pixels: int, resize: str) -> None:
+        self._slots = slots
+
+    def decode(
+        self, refs: Sequence[ImageRef], numbers: Sequence[int], suspects: Sequence[int] = ()
+    ) -> Iterator[Decoded]:
+        """Return images with different digests; see `WorkerPool.decode`."""
+        for at in range(0, len(numbers), CHUNK):
+            chunk = numbers[at : at + CHUNK]
+            self._slots.wait_for(len(chunk))
+            for number, slot in zip(chunk, self._slots.take(len(chunk)), strict=True):
+                yield Decoded(number, slot, b"%016d" % number, f"version of {number}", True, 500 * 375)
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +133,34 @@ def flow(images: ImageSet, engine: IdleEngine, work: Path) -> Flow:
     options = ExtractionOptions(batch_size=engine.batch_size, cache=Path(tempfile.mkdtemp(dir=work)), progress=False)
     with (
         patch.object(local, "make_engine", lambda *_: engine),
+        patch.object(local, "batches", lambda *_: (engine.batch_size, engine.at_once)),
         patch.object(extraction, "ensure_weights", lambda *_: None),
     ):
         features = extract_features(images, EXTRACTOR, options)
     used = time.process_time() - engine.began
     assert features.computed == len(images)
     return Flow(len(images) / (features.seconds - features.seconds_starting), 1000 * used / len(images))
+
+
+def driver(work: Path, count: int = 64_000, devices: int = 8, rate: int = 2_000, batch: int = 256) -> Flow:
+    """The main process alone: images that need no decoding, through simulated devices, into the store.
+
+    Args:
+        work: A folder for the store.
+        count: The number of images.
+        devices: The number of devices.
+        rate: Images a second of a device.
+        batch: Images in a batch.
+    """
+    names = [f"{number:07}.jpg" for number in range(count)]
+    images = ImageSet("nowhere", names, [file_ref(work / name) for name in names], [""] * count)
+    with patch.object(local, "WorkerPool", ReadyPool):
+        result = flow(images, IdleEngine(batch, batch / rate, devices), work)
+    goal = devices * rate
+    name = f"{devices} simulated devices of {rate:,} images a second, batch {batch}, no decoding"
+    row = (name, f"{result.rate:,.0f}", f"{result.rate / goal:.2f}", f"{result.main_milliseconds:.3f}")
+    table(("the main process alone", "images a second", "against the devices", "ms per image"), [row])
+    return result
 
 
 def decode_rate(images: ImageSet, processes: int) -> float:
