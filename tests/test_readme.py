@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -115,7 +116,7 @@ def test_python_examples_run(
 
 @pytest.fixture
 def inside_files(tmp_path: Path) -> Path:
-    """The files of the examples: four tar files with two images each, Parquet files, and a saved data set."""
+    """The files of the examples: four tar files with two images each, Parquet files, a saved data set, HDF5."""
     (tmp_path / "shards").mkdir()
     for shard in range(4):
         with tarfile.open(tmp_path / "shards" / f"{shard:05}.tar", "w") as tar:
@@ -128,6 +129,9 @@ def inside_files(tmp_path: Path) -> Path:
     pyarrow.parquet.write_table(pa.table({"image": images}), tmp_path / "photos.parquet")
     pyarrow.parquet.write_table(pa.table({"photo": images, "mask": images}), tmp_path / "pairs.parquet")
     (tmp_path / "saved").mkdir()
+    with h5py.File(tmp_path / "stimuli.h5", "w") as stimuli:
+        stimuli["images/shown"] = np.stack([np.asarray(make_image(number)) for number in range(3)])
+        stimuli["names"] = ["red/a.png", "red/b.png", "blue/c.png"]
     table = pa.table({"image": images})
     with pa.ipc.new_stream(tmp_path / "saved" / "data-00000-of-00001.arrow", table.schema) as writer:
         writer.write_table(table)

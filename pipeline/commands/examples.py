@@ -181,7 +181,8 @@ def images_of_run(run: RunRecord, data_dir: Path | None = None, table: FeatureTa
         RequestError: The images cannot be found.
     """
     source, root = run.options.get("images"), Path(run.options["root"]) if "root" in run.options else None
-    sources = SourceOptions(data_dir, root, run.options.get("image_column"), run.options.get("label_pattern"))
+    names = {name: run.options.get(name) for name in ("image_column", "names", "label_pattern")}
+    sources = SourceOptions(data_dir=data_dir, root=root, **names)
     if source and source.startswith("tfds:"):
         check_on_disk(source, data_dir)
     return find_or_name(sources, source, table or (None if source else table_of_run(run)))

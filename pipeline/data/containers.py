@@ -1,4 +1,4 @@
-"""Files that contain images: tar files and tables, one or several."""
+"""Files that contain images: tar files and tables, one or several, and arrays in HDF5 files."""
 
 import os
 import posixpath
@@ -14,6 +14,7 @@ from pipeline.data.tar_shards import find_members
 
 TAR, TABLES = ".tar", (".parquet", ".arrow")
 SUFFIXES = (TAR, *TABLES)
+ARRAY = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf|he5))(?::(?P<dataset>[^#]+))?", re.IGNORECASE | re.DOTALL)
 CACHED = ("cache-", "indices")  # how names of Arrow files begin that `datasets` computed from a data set
 BRACES = re.compile(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]*,[^{}]*))\}")
 MOST_FILES = 1_000_000  # that a pattern may stand for
@@ -46,6 +47,27 @@ def is_container(file: str) -> bool:
     from pipeline.data.image_tables import has_images
 
     return bool(has_images(file))
+
+
+def find_in_array(source: str, names: str | None) -> ImageSet | None:
+    """Find the images in an HDF5 file, named as `FILE.h5:DATASET`, or `FILE.h5` if it has a single array of images.
+
+    Args:
+        source: The source as the user named it.
+        names: The array with the names of the images; None to name them by their rows.
+
+    Returns:
+        The images; None if this is not the name of an HDF5 file on disk.
+
+    Raises:
+        RequestError: See `pipeline.data.image_arrays.find_array`.
+    """
+    match = ARRAY.fullmatch(source)
+    if not match or not os.path.isfile(match["file"]):
+        return None
+    from pipeline.data.image_arrays import find_array
+
+    return find_array(source, match["file"], match["dataset"], names)
 
 
 def find_inside(source: str, files: Mapping[str, str], column: str | None = None) -> ImageSet:

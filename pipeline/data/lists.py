@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pipeline.data.tables import as_vector, cell_text, check_finite, find_column
 from pipeline.data.text_files import check_utf8, read_lines
 
 SUFFIXES = (".txt", ".csv", ".parquet")
+WEB = ("http://", "https://")
 COLUMNS = ("label", "split", "group", "target")
 
 
@@ -41,6 +43,8 @@ def read_list(file: Path, root: Path) -> tuple[list[str], dict[str, Any]]:
     rows: dict[str, dict] = {}
     measurements: dict[str, list] = {}
     for where, cell, row in _entries(file):
+        if isinstance(cell, str) and cell.lower().startswith(WEB):
+            raise RequestError(f"{where}: {cell!r} is a URL. {how_to_download(file, 'path')}")
         path = _path(cell, root, where)
         measurements.setdefault(path, []).append(row.pop("target"))
         earlier = rows.setdefault(path, row)
@@ -50,6 +54,22 @@ def read_list(file: Path, root: Path) -> tuple[list[str], dict[str, Any]]:
         raise RequestError(f"{file}: this list contains no images.")
     paths = sorted(rows)
     return paths, columns_of(file, {path: rows[path] for path in paths}, measurements)
+
+
+def how_to_download(file: Path | str, column: str) -> str:
+    """The command that downloads images.
+
+    Args:
+        file: A list of their URLs.
+        column: The column with the URLs, unless the list is a `.txt`.
+    """
+    kind = Path(file).suffix.lower().removeprefix(".")
+    columns = "" if kind == "txt" else f"--input_format {kind} --url_col {shlex.quote(column)} "
+    return (
+        "Download the images first: pip install img2dataset && "
+        f"img2dataset --url_list {shlex.quote(str(file))} {columns}"
+        "--resize_mode no --output_format webdataset --output_folder photos; then name the folder photos."
+    )
 
 
 def columns_of(
@@ -89,7 +109,9 @@ def _entries(file: Path) -> Iterator[tuple[str, object, dict[str, Any]]]:
         if not table.columns:
             raise RequestError(f"{file}: this list contains no images.")
         names = ", ".join(repr(column.name) for column in table.columns)
-        raise RequestError(f"{file}: this list has no column 'path' (it has {names}).")
+        url = find_column(table, "url")
+        advice = "" if url is None else f" {how_to_download(file, table.columns[url].name)}"
+        raise RequestError(f"{file}: this list has no column 'path' (it has {names}).{advice}")
     positions = {name: position for name in COLUMNS if (position := find_column(table, name)) is not None}
     numbers = (
         [positions.pop("target")] if "target" in positions and table.columns[positions["target"]].kind == "list" else []

@@ -28,6 +28,12 @@ class SourceOptions(Options):
         help="Column of images in Parquet and Arrow files.",
         usual="the only one, or the one called image",
     )
+    names: str | None = option(
+        None,
+        metavar="DATASET",
+        help="Array with the names of the images in an HDF5 file.",
+        usual="the numbers of the rows",
+    )
     label_pattern: str | None = option(
         None,
         commands=["train", "evaluate", "compare"],
@@ -45,7 +51,7 @@ class SourceOptions(Options):
         """
         from pipeline.data.sources import find_images
 
-        return find_images(images, self.data_dir, self.label_pattern, self.root, self.image_column)
+        return find_images(images, self.data_dir, self.label_pattern, self.root, self.image_column, self.names)
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ class PixelsRef(ImageRef):
 
     def read(self) -> tuple[bytes, str | None]:
         """The content of a file with these pixels; see `ImageRef.read`."""
-        return _as_file(self.pixels), None
+        return as_file(self.pixels), None
 
 
-def _as_file(pixels: np.ndarray) -> bytes:
+def as_file(pixels: np.ndarray) -> bytes:
     """Encode pixels as a PPM file (https://netpbm.sourceforge.net/doc/ppm.html), with the same bytes everywhere."""
     height, width, _ = pixels.shape
     return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
@@ -54,7 +54,7 @@ def images_in_memory(images: Iterable[np.ndarray | Image.Image], resize: str = "
     refs = []
     for number, image in enumerate(images):
         pixels = _pixels(image, f"image {number}", resize)
-        refs.append(PixelsRef(f"memory:{number}", content_digest(_as_file(pixels)), pixels=pixels))
+        refs.append(PixelsRef(f"memory:{number}", content_digest(as_file(pixels)), pixels=pixels))
     paths = [f"image {number}" for number in range(len(refs))]
     return ImageSet("these images", paths, refs, [""] * len(refs))
 

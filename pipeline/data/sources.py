@@ -13,7 +13,14 @@ from pipeline.core.wording import counted, examples
 from pipeline.data import lists
 from pipeline.data.buckets import find_versions, list_objects
 from pipeline.data.containers import SUFFIXES as CONTAINERS
-from pipeline.data.containers import containers, expand_braces, find_in_pattern, find_inside, is_container
+from pipeline.data.containers import (
+    containers,
+    expand_braces,
+    find_in_array,
+    find_in_pattern,
+    find_inside,
+    is_container,
+)
 from pipeline.data.image_files import INSTALL_HEIF
 from pipeline.data.image_names import ARCHIVES, HEIF, SUFFIXES, image_set, is_ignored, pass_over, suffix_of
 from pipeline.data.images import ImageRef, ImageSet, file_ref
@@ -26,8 +33,8 @@ log = logging.getLogger(__name__)
 
 URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 SUPPORTED = (
-    "a folder of images, tar files or Parquet files, one of these, "
-    f"a list ({', '.join(lists.SUFFIXES)}) of image files, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, "
+    "a folder of images, tar files or Parquet files, one of these, FILE.h5:DATASET, "
+    f"a list ({', '.join(lists.SUFFIXES)}) of image files, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX,"
     " az://CONTAINER/PREFIX, or tfds:NAME[/CONFIG]:SPLIT"
 )
 
@@ -38,13 +45,14 @@ def find_images(
     label_pattern: str | None = None,
     root: Path | None = None,
     image_column: str | None = None,
+    names: str | None = None,
 ) -> ImageSet:
     """Find the images of a folder (recursively), a file, a list, a bucket, or a TensorFlow data set.
 
     Args:
         source: A folder, in which names that begin with a dot and those in MACHINE_MADE are ignored; one image file;
             a tar file, a Parquet file with images, a folder of these, or a pattern such as `photos/{000..150}.tar`;
-            `FILE#NAME` for one image in a file;
+            an array in an HDF5 file, as `FILE.h5:DATASET`; `FILE#NAME` for one image in a file;
             a list of paths, absolute or relative to the list's own folder: a `.txt` (one path per line), or a `.csv` or
             `.parquet` with a column `path` and, optionally, `label`, `split`, `group` and `target` (lists of numbers);
             the URL of a bucket, a prefix in it or one object (`s3://`, `gs://`, `az://`), also allowed in a list; or
@@ -53,6 +61,7 @@ def find_images(
         label_pattern: See `pipeline.data.labels.label_by_pattern`; None for the list's labels, or the folders' names.
         root: The base folder for relative paths in a list; None for the list's own folder.
         image_column: The column of images in Parquet and Arrow files; None for the only one, or one called `image`.
+        names: The name of the array with the names of the images in an HDF5 file; None to name them by their rows.
 
     Returns:
         The images in path order, each path once.
@@ -68,9 +77,13 @@ def find_images(
         images = find_examples(str(source), data_dir)
     else:
         try:
-            images = _find(source, root, image_column)
+            images = find_in_array(str(source), names) or _find(source, root, image_column)
         except OSError as error:
             raise RequestError(f"{source} cannot be read ({cause(error)}).") from error
+    for option, value, kind in (("image_column", image_column, "column"), ("names", names, "dataset")):
+        if value is not None and not hasattr(images.refs[0], kind):
+            what = "Parquet and Arrow files" if kind == "column" else "HDF5 files"
+            raise RequestError(Parameter(option, value), f" is for {what}; {source} is something else.")
     return label_by_pattern(images, label_pattern) if label_pattern else images
 
 
@@ -81,6 +94,8 @@ def _find(source: str | Path, root: Path | None, column: str | None) -> ImageSet
     file, _, name = str(source).rpartition("#")
     if os.path.isfile(file) and not os.path.lexists(source):
         return _part(_find_files(file, root, column), name)
+    if file and (images := find_in_array(file, None)):
+        return _part(images, name)
     return _bucket(str(source), column) if is_bucket_url(source) else _find_files(source, root, column)
 
 
@@ -101,6 +116,12 @@ def _find_files(source: str | Path, root: Path | None, column: str | None) -> Im
         )
     if path.is_dir():
         return _folder(source, path, column)
+    if str(source).lower().startswith(lists.WEB):
+        raise RequestError(
+            f"{source}: https:// URLs are not supported. A bucket is s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
+            "az://CONTAINER/PREFIX. For images, write their URLs into urls.txt, one per line. "
+            + lists.how_to_download("urls.txt", "")
+        )
     if url := URL.match(str(source)):
         raise RequestError(
             f"{source}: {url[1]}:// URLs are not supported. Copy the images to a folder first; IMAGES is {SUPPORTED}."

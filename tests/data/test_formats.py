@@ -36,11 +36,11 @@ def test_a_single_image_is_a_set_of_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("https://example.org/a.jpg", "https:// URLs are not supported.*Copy the images to a folder"),
+        ("https://example.org/a.jpg", "https:// URLs are not supported.*img2dataset --url_list urls.txt"),
         ("hdfs://host/folder", "hdfs:// URLs are not supported.*IMAGES is a folder"),
         ("images.zip", "is an archive. Unpack it"),
         ("images.tar.gz", "is an archive. Unpack it"),
-        ("paper.pdf", "is not a folder of images, one image, a list"),
+        ("paper.pdf", "is not a folder of images, tar files or Parquet files, one of these, FILE.h5:DATASET, a list"),
         ("gone", "does not exist. IMAGES is a folder"),
     ],
 )

@@ -96,7 +96,8 @@ def test_wrong_sources_are_refused(tmp_path: Path) -> None:
         find_images(tmp_path / "nowhere")
     (tmp_path / "x.pdf").write_text("")
     with pytest.raises(
-        RequestError, match=r"x\.pdf is not a folder of images, tar files or Parquet files, one of these, a list"
+        RequestError,
+        match=r"x\.pdf is not a folder of images, tar files or Parquet files, one of these, FILE\.h5:DATASET, a list",
     ):
         find_images(tmp_path / "x.pdf")
     (tmp_path / "empty.txt").write_text("\n")
@@ -105,6 +106,29 @@ def test_wrong_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("file\na.png\n")
     with pytest.raises(RequestError, match="no column 'path'"):
         find_images(tmp_path / "bad.csv")
+
+
+DOWNLOAD = "Download the images first: pip install img2dataset && img2dataset --url_list {} {}--resize_mode no"
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "parquet"])
+def test_urls_are_refused_with_the_command_that_downloads_them(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(RequestError, match="https:// URLs are not supported") as refused:
+        find_images("https://example.com/a.jpg")
+    assert DOWNLOAD.format("urls.txt", "") in str(refused.value)
+    file, columns = tmp_path / f"my list.{kind}", "" if kind == "txt" else f"--input_format {kind} --url_col path "
+    if kind == "txt":
+        file.write_text("HTTP://example.com/a.jpg\n")
+    else:
+        write_list(file, {"path": ["http://example.com/a.jpg"]})
+    with pytest.raises(RequestError, match="is a URL") as refused:
+        find_images(file)
+    assert DOWNLOAD.format(f"'{file}'", columns) in str(refused.value)
+    if kind != "txt":
+        write_list(file, {"URL": ["http://example.com/a.jpg"], "caption": ["x"]})
+        with pytest.raises(RequestError, match="no column 'path'") as refused:
+            find_images(file)
+        assert DOWNLOAD.format(f"'{file}'", columns.replace("path", "URL")) in str(refused.value)
 
 
 def write_list(file: Path, columns: dict[str, list]) -> Path:

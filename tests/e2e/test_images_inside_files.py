@@ -1,22 +1,24 @@
-"""The same images as a folder, as tar files and as Parquet: the same vectors, each computed once."""
+"""The same images as a folder, as tar files, as Parquet and in HDF5: the same vectors, each computed once."""
 
 import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from helpers import SMALL, Finished, load_npz, make_images, wait_for_tick
+from helpers import SMALL, Finished, are_close, load_npz, make_images, wait_for_tick
+from PIL import Image
 
 COUNT = 24
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder, four tar files and a Parquet file, all with the same images."""
+    """A folder, four tar files, a Parquet file and an HDF5 file, all with the same images."""
     folder = make_images(tmp_path / "folder", range(COUNT))
     files = sorted(folder.iterdir())
     (tmp_path / "shards").mkdir()
@@ -28,6 +30,9 @@ def photos(tmp_path: Path) -> Path:
                 tar.addfile(info, io.BytesIO(file.read_bytes()))
     rows = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
     pyarrow.parquet.write_table(pa.table({"image": rows}), tmp_path / "photos.parquet", row_group_size=10)
+    with h5py.File(tmp_path / "photos.h5", "w") as opened:
+        opened["pixels"] = np.stack([np.asarray(Image.open(file)) for file in files])
+        opened["names"] = [file.name for file in files]
     wait_for_tick(tmp_path)
     return tmp_path
 
@@ -47,3 +52,11 @@ def test_images_are_computed_once_whatever_contains_them(
     for other in vectors[1:]:
         assert other["paths"].tolist() == vectors[0]["paths"].tolist()
         assert np.array_equal(other["features"], vectors[0]["features"])
+
+    # An array holds pixels, which are another content than the files that they come from: computed once more.
+    counts = [run("extract", photos / "photos.h5", *SMALL, *cache).json["computed"] for _ in range(2)]
+    assert counts == [COUNT, 0]
+    run("extract", photos / "photos.h5:pixels", "--names", "names", "--out", photos / "array.npz", *SMALL, *cache)
+    array = load_npz(photos / "array.npz")
+    assert array["paths"].tolist() == vectors[0]["paths"].tolist()
+    assert are_close(array["features"], vectors[0]["features"])
