@@ -39,7 +39,8 @@ if (
 
 gc.set_threshold(50_000, 20, 50)  # collecting over all of TensorFlow's objects takes a tenth of the time
 
-LONG = {"e2e", "faults", "features", "test_estimators.py"}
+LONGEST = {"test_ray_cluster.py", "test_ray_faults.py", "test_kills.py", "test_estimators.py"}
+LONG = {"e2e", "faults", "features", "export", "scripts", "test_export.py"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the slowest files, so that no process waits for another at the end."""
-    items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
+    items.sort(key=lambda item: [files.isdisjoint(item.path.parts) for files in (LONGEST, LONG)])
 
 
 @pytest.fixture(autouse=True)

@@ -1,114 +1,15 @@
-"""Nodes, actors and drivers that fail during `extract --ray`: each image is stored once, and nothing is left behind."""
+"""Actors, drivers and programs of Ray that fail during `extract --ray`: nothing is lost, and nothing is left behind."""
 
-import json
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import lance
 import psutil
 import pytest
-from helpers import (
-    ROOT,
-    SMALL,
-    Finished,
-    are_close,
-    has_ended,
-    load_npz,
-    make_images,
-    processes_with,
-    run_program,
-    wait_until,
-)
-
-IMAGES = 500
-
-
-@dataclass
-class Extraction:
-    """An `extract --ray` that has stored something and is far from finished."""
-
-    images: Path
-    cache: Path
-    process: subprocess.Popen
-    mark: str
-
-
-def runs(process: psutil.Process, program: str) -> bool:
-    """Whether a process runs a program; before that, and after its end, it has no command line."""
-    command = process.cmdline()
-    return bool(command) and Path(command[0]).name == program
-
-
-def actors(variable: str, mark: str) -> list[Any]:
-    return [each for each in processes_with(variable, mark) if "MapWorker" in "".join(each.cmdline()[:1])]
-
-
-@pytest.fixture
-def extract_on_ray(
-    start: Callable[..., subprocess.Popen], fresh_cache: Callable[[str], Path], tmp_path: Path
-) -> Callable[..., Extraction]:
-    images = make_images(tmp_path / "images", range(IMAGES))
-
-    def started(where: str, **variables: str) -> Extraction:
-        cache = fresh_cache("ray")
-        options = ("--cache", cache, "--ray", where, "--json")
-        process = start("extract", images, *SMALL, *options, RAY_TEST=str(tmp_path), **variables)
-        # The first version of the store is empty.
-        wait_until(lambda: len(list(cache.glob("features/*/_versions/*.manifest"))) > 1, process)
-        return Extraction(images, cache, process, str(tmp_path))
-
-    return started
-
-
-@pytest.fixture
-def check_store(run: Callable[..., Finished], fresh_cache: Callable[[str], Path]) -> Callable[[Extraction], None]:
-    """Check that a store has each image once, with the vector of a run without Ray."""
-
-    def check(extraction: Extraction) -> None:
-        vectors = []
-        for cache in (extraction.cache, fresh_cache("here")):
-            out = cache / "vectors.npz"
-            result = run(
-                "extract", extraction.images, *SMALL, "--cache", cache, "--out", out, "--overwrite", "--json"
-            ).json
-            assert result["failed"] == []
-            vectors.append(load_npz(out)["features"])
-            if cache == extraction.cache:
-                assert result["computed"] == 0
-                assert lance.dataset(result["store"]).count_rows() == IMAGES
-        assert are_close(*vectors)
-
-    return check
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """A local Ray cluster: a head that computes nothing, and two nodes with one CPU each."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_CLUSTER_TEST", str(tmp_path))
-    small = {"include_dashboard": False, "object_store_memory": 2**27}
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
-    for _ in range(2):
-        started.add_node(num_cpus=1, **small)
-    yield started
-    started.shutdown()
-    ray.shutdown()
-
-
-def finish(extraction: Extraction) -> dict:
-    out, err = extraction.process.communicate(timeout=240)
-    assert extraction.process.returncode == 0, err
-    assert err == ""
-    return json.loads(out)
+from helpers import ROOT, SMALL, has_ended, make_images, run_program, wait_until
+from ray_extraction import Extraction, actors, finish, runs
 
 
 @pytest.mark.faults
@@ -120,51 +21,6 @@ def test_a_killed_actor_loses_nothing(
     finish(extraction)
     check_store(extraction)
     assert has_ended("RAY_TEST", extraction.mark)
-
-
-@pytest.mark.xdist_group("Ray cluster")  # one at a time
-@pytest.mark.faults
-@pytest.mark.parametrize("comes_another", [True, False])
-@pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarning")  # Ray forks only to start its programs
-def test_a_removed_node_loses_nothing(
-    comes_another: bool,
-    cluster: Any,
-    extract_on_ray: Callable[..., Extraction],
-    check_store: Callable[[Extraction], None],
-    tmp_path: Path,
-) -> None:
-    extraction = extract_on_ray("auto", RAY_ADDRESS=cluster.address)
-    wait_until(lambda: len(actors("RAY_CLUSTER_TEST", str(tmp_path))) == 2, extraction.process)
-    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-    if comes_another:
-        cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=2**27)
-    result = finish(extraction)
-    assert (result["nodes"], result["actors"]) == (2, 2)
-    check_store(extraction)
-
-
-@pytest.mark.xdist_group("Ray cluster")  # one at a time
-@pytest.mark.faults
-@pytest.mark.parametrize("where", ["local", "auto"])
-@pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarning")  # as above
-def test_a_killed_driver_resumes(
-    where: str,
-    request: pytest.FixtureRequest,
-    extract_on_ray: Callable[..., Extraction],
-    check_store: Callable[[Extraction], None],
-    run_process: Callable[..., Finished],
-) -> None:
-    variables = {"RAY_ADDRESS": request.getfixturevalue("cluster").address} if where == "auto" else {}
-    extraction = extract_on_ray(where, **variables)
-    extraction.process.kill()
-    extraction.process.communicate()
-    # Two helpers of Ray keep looking for its server for a minute.
-    assert has_ended("RAY_TEST", extraction.mark, seconds=90)
-    options = (extraction.images, *SMALL, "--cache", extraction.cache, "--ray", where, "--json")
-    again = run_process("extract", *options, **variables).json
-    assert 0 < again["cached"] < IMAGES
-    assert again["computed"] + again["cached"] == IMAGES
-    check_store(extraction)
 
 
 @pytest.mark.faults
