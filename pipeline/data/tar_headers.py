@@ -1,7 +1,8 @@
 """Headers of tar files: the names and positions of their members, without reading what the members contain.
 
-This reads the same formats as Python's tarfile (ustar, GNU and pax), in a quarter of the time, and trusts no declared
-size: a header costs at most EXTENSION bytes of memory.
+This reads the same formats as Python's tarfile (ustar, GNU and pax), in a quarter of the time, and trusts no header:
+each costs at most EXTENSION bytes of memory. In tarfile, one header can take gigabytes, or hours (CVE-2024-6232, before
+Python 3.11.10).
 
 The format: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html#tag_20_94_13
 """
