@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from helpers import ROOT, SMALL, Finished, encoded, environment_at, make_image, make_images, write_targets
+from scipy.io import loadmat, savemat
 
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/**/README.md"))]
 REFERENCE = ROOT / "pipeline" / "cli" / "README.md"  # of all commands; it has no examples
@@ -41,7 +42,7 @@ def test_documented_commands_parse(arguments: str, small_run, tmp_path: Path, mo
     from pipeline.cli import cli
 
     monkeypatch.chdir(tmp_path)
-    for file in re.findall(r"(?<!--out )(?<![\w.-])[\w.-]+\.(?:csv|txt|parquet)", arguments):
+    for file in re.findall(r"(?<!--out )(?<![\w.-])[\w.-]+\.(?:csv|txt|parquet|mat|h5)", arguments):
         (tmp_path / file).touch()
     name, *rest = shlex.split(re.sub(r"models/(RUN|\d{4}-\d\d-\d\d_[\d-]+)", str(small_run.folder), arguments))
     cli.commands[name].make_context(name, rest)
@@ -146,6 +147,31 @@ def test_examples_of_images_inside_files_run(run: Callable[..., Finished], insid
     assert examples
     for arguments in examples:
         run(*shlex.split(arguments), *SMALL, cwd=inside_files)
+
+
+def test_examples_of_vectors_and_targets_run(run: Callable[..., Finished], tmp_path: Path) -> None:
+    """The commands of two sections, with the run of the first command in the others."""
+    random, labels = np.random.default_rng(0), np.arange(40) % 4
+    paths = [f"{label}/{number}.jpg" for number, label in enumerate(labels)]
+    for name in ("clip", "other", "new"):
+        vectors = random.normal(size=(40, 4)) + labels[:, None]
+        pyarrow.parquet.write_table(pa.table({"path": paths, "vector": vectors.tolist()}), tmp_path / f"{name}.parquet")
+    write_targets(tmp_path, *"0123").rename(tmp_path / "embeddings.csv")
+    targets = random.normal(size=(40, 3))
+    savemat(tmp_path / "responses.mat", {"names": np.array(paths, object), "betas": targets})
+    with h5py.File(tmp_path / "sub-01.h5", "w") as root:
+        root["dataset"] = np.column_stack([targets, np.arange(40)])
+        root["metadata/key"], root["metadata/value"] = [b"VoxelData", b"image"], [[1, 1, 1, 0], [0, 0, 0, 1]]
+        for number, path in enumerate(paths):
+            root[f"vmap/image/{number}.0"] = path
+    text = (ROOT / "pipeline" / "README.md").read_text()
+    for title in ("Vectors of another model", "MATLAB, HDF5 and BData"):
+        section = text.partition(f"### {title}\n")[2].partition("\n### ")[0]
+        for arguments in re.findall(COMMAND, section):
+            quick = ("--epochs", 1, "--api", "functional") if arguments.startswith("train") else ()
+            trained = next((tmp_path / "models").glob("*"), "")
+            run(*shlex.split(arguments.replace(RUN, str(trained))), *quick, cwd=tmp_path)
+    assert loadmat(tmp_path / "predictions.mat")["predictions"].shape == (40, 3)
 
 
 def test_the_tree_lists_every_file() -> None:

@@ -40,6 +40,22 @@ class Folder(click.Path):
         return location if "://" in str(value) else super().convert(value, parameter, context)
 
 
+class TableFile(click.Path):
+    """An existing file, or FILE:NAME for a variable or column of it."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(
+        self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
+    ) -> Path:
+        """Check that the file exists."""
+        from pipeline.data.tables import split_name
+
+        super().convert(split_name(Path(value))[0], parameter, context)
+        return Path(value)
+
+
 class OutputFile(click.Path):
     """An output file; an existing one is replaced only with --overwrite."""
 
@@ -194,7 +210,11 @@ def _type(setting: Setting) -> click.ParamType:
     if option.parse:
         return Parsed(option.parse)
     if setting.type is Path:
-        types = {"file": click.Path(path_type=Path, dir_okay=False, exists=True), "output": OutputFile(path_type=Path)}
+        types = {
+            "file": click.Path(path_type=Path, dir_okay=False, exists=True),
+            "output": OutputFile(path_type=Path),
+            "table": TableFile(),
+        }
         return types.get(option.path, click.Path(path_type=Path))
     bounds: Any = option.least, option.most
     if setting.type is int:

@@ -1,7 +1,7 @@
 """Examples: images with features and target embeddings, and their split."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.commands.options import ExampleOptions
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import RunRecord, SplitRecord
+from pipeline.core.wording import counted
 from pipeline.data.feature_tables import FeatureTable, read_features
 from pipeline.data.images import ImageSet
 from pipeline.data.labels import label_by_pattern
@@ -89,6 +90,7 @@ class Source:
             raise RequestError(
                 f"{options.noise_ceiling} has targets of dimension {dim}; {table.file} has {table.vectors.shape[1]}."
             )
+        _check_means(table, repeats, options.noise_ceiling)
         return cls(images, replace(table, repeats=repeats), options.on_missing)
 
     @classmethod
@@ -155,6 +157,20 @@ class Source:
             PipelineError: The feature stage failed.
         """
         return self.match(features.features(self.images, extraction, self.on_missing))[0]
+
+
+def _check_means(table: TargetTable, repeats: Mapping[str, np.ndarray], file: Path) -> None:
+    """Warn if targets are not the means of their repeats, for which the noise ceiling is estimated."""
+    means = {key: repeats[key].mean(axis=0) for key in table.rows if key in repeats}
+    other = [key for key, mean in means.items() if not np.allclose(table.vectors[table.rows[key]], mean, 1e-3, 1e-5)]
+    if other:
+        log.warning(
+            "%d of %s are not the means of their repeats in %s, such as that of %r; the noise ceiling is for means.",
+            len(other),
+            counted(len(means), "target"),
+            file,
+            other[0],
+        )
 
 
 def table_of_run(run: RunRecord) -> FeatureTable | None:

@@ -58,7 +58,7 @@ class ExtractOptions(Options):
 
     images: str = _images()
     out: Path | None = option(
-        None, path="output", help="Also write the vectors to a .npz, .npy, .parquet or .csv file."
+        None, path="output", help="Also write the vectors to a .npz, .npy, .parquet, .csv, .h5 or .mat file."
     )
     shard: str | None = option(
         None,
@@ -201,7 +201,9 @@ class PredictOptions(Options):
     """What to predict, from which images, and with which decoder."""
 
     model: Path = option(argument=True, metavar="RUN|MODEL")
-    out: Path = option(path="output", help="Where to write the embeddings: a .npz, .npy, .parquet or .csv file.")
+    out: Path = option(
+        path="output", help="Where to write the embeddings: a .npz, .npy, .parquet, .csv, .h5 or .mat file."
+    )
     images: str | None = _images(default=None)
     api: DecoderName | None = _api()
     nearest: int | None = option(
@@ -227,7 +229,7 @@ class PredictOptions(Options):
             count = Parameter("nearest", "K")
             raise RequestError("vocabulary is where the nearest words are looked for; say how many with ", count, ".")
         if self.nearest and self.out.suffix.lower() == ".npy":
-            raise RequestError(f"out {self.out}: .npy has no place for the nearest names; take .npz, .parquet or .csv.")
+            raise RequestError(f"out {self.out}: .npy has no place for the nearest names; take another format.")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ class Option:
         usual: What None means, for the help.
         least: The smallest value.
         most: The largest value.
-        path: The kind of a path: an existing "file", an "output" file, a "folder", or "any".
+        path: The kind of a path: an existing "file", a "table" (an existing file, or FILE:NAME), an "output" file, a
+            "folder", or "any".
         parse: Converts text; raises ValueError.
         argument: Whether it is positional on the command line.
         kept: Whether `run.json` records it: not if it does not change the result, or says where files are.
@@ -47,7 +48,7 @@ class Option:
     usual: str | None = None
     least: float | None = None
     most: float | None = None
-    path: Literal["file", "output", "folder", "any"] = "any"
+    path: Literal["file", "table", "output", "folder", "any"] = "any"
     parse: Callable[[str], Any] | None = None
     argument: bool = False
     kept: bool = True

@@ -1,7 +1,7 @@
-"""Files of vectors, `.npz`, `.npy`, `.parquet` or `.csv`, written block by block."""
+"""Files of vectors: `.npz`, `.npy`, `.parquet`, `.csv` and `.h5`, written block by block, and `.mat`."""
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +12,8 @@ from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.vectors import Vectors, in_blocks, rows_at_once
 
-SUFFIXES = (".npz", ".npy", ".parquet", ".csv")
+SUFFIXES = (".npz", ".npy", ".parquet", ".csv", ".h5", ".mat")
+LARGEST_MAT = 2**31  # bytes of a variable in the format that SciPy writes
 
 NAMES_AT_ONCE = 4096  # rows
 
@@ -43,43 +44,50 @@ def write_vectors(
 
     Args:
         file: `.npz` gets `paths` (N,) str and `name` (N, F) float32; `.npy` only the vectors; `.parquet` the columns
-            `path` and `vector`; `.csv` the columns `path` and `d0`, `d1`, ... An existing file is replaced.
-        name: The name of the array in an `.npz`: "features" or "predictions".
+            `path` and `vector`; `.csv` the columns `path` and `d0`, `d1`, ...; `.h5` and `.mat` the same as `.npz`,
+            in a `.mat` with the paths as a cell array. An existing file is replaced.
+        name: The name of the array in an `.npz`, `.h5` or `.mat`: "features" or "predictions".
         paths: N paths.
         vectors: The vectors, shape (N, F).
         nearest: Nearest names, written as `nearest` (N, K) str and `cosines` (N, K) float32; in a `.csv` as the
             columns `nearest1`, `cosine1`, `nearest2`, ...; left out of an `.npy`.
 
     Raises:
+        RequestError: The vectors are too large for a `.mat`.
         PipelineError: The file cannot be written.
     """
     suffix = file.suffix.lower()
+    if suffix == ".mat":
+        _check_mat(file, vectors)
     with atomic_write(file) as unfinished:
         if suffix == ".npy":
             with open(unfinished, "wb") as stream:
                 _stream_npy(stream, vectors)
-        elif suffix == ".npz":
-            _write_npz(unfinished, paths, {name: vectors}, nearest)
         elif suffix == ".csv":
             _write_csv(unfinished, paths, vectors, nearest)
-        else:
+        elif suffix == ".parquet":
             _write_parquet(unfinished, paths, {"vector": vectors}, nearest)
+        else:
+            _writer(suffix)(unfinished, paths, {name: vectors}, nearest)
 
 
 def write_layers(file: Path, paths: Sequence[str], layers: Mapping[str, Vectors]) -> None:
     """Write one vector per path and layer, in the order of the paths.
 
     Args:
-        file: `.npz` gets `paths` (N,) str and an array per layer, (N, F) float32; `.parquet` the column `path` and one
-            per layer. An existing file is replaced.
+        file: `.npz`, `.h5` and `.mat` get `paths` (N,) str and an array per layer, (N, F) float32; `.parquet` the
+            column `path` and one per layer. An existing file is replaced.
         paths: N paths.
         layers: Name -> vectors, shape (N, F).
 
     Raises:
         PipelineError: The file cannot be written.
     """
+    if file.suffix.lower() == ".mat":
+        for vectors in layers.values():
+            _check_mat(file, vectors)
     with atomic_write(file) as unfinished:
-        (_write_npz if file.suffix.lower() == ".npz" else _write_parquet)(unfinished, paths, layers)
+        _writer(file.suffix.lower())(unfinished, paths, layers)
 
 
 def check_layers_fit(file: Path, count: int) -> None:
@@ -90,7 +98,7 @@ def check_layers_fit(file: Path, count: int) -> None:
     """
     if count > 1 and file.suffix.lower() in (".npy", ".csv"):
         raise RequestError(
-            f"{file} would hold one array; for {count} layers name a .npz or .parquet file with ",
+            f"{file} would hold one array; for {count} layers name a .npz, .parquet, .h5 or .mat file with ",
             Parameter("out", "FILE"),
             ".",
         )
@@ -101,6 +109,61 @@ def as_lists(block: np.ndarray) -> Any:
     import pyarrow as pa
 
     return pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), block.shape[1])
+
+
+def _writer(suffix: str) -> Callable[..., None]:
+    """The function that writes several arrays to a file with this suffix."""
+    return {".npz": _write_npz, ".parquet": _write_parquet, ".h5": _write_hdf5, ".mat": _write_mat}[suffix]
+
+
+def _check_mat(file: Path, vectors: Vectors) -> None:
+    """Refuse vectors that are too large for a `.mat`."""
+    size = 4 * len(vectors) * vectors.shape[1]
+    if size >= LARGEST_MAT:
+        raise RequestError(
+            f"{file}: a .mat holds less than 2 GB per variable, and the vectors have {size:,} bytes; name an .h5 file."
+        )
+
+
+def _write_mat(
+    file: Path, paths: Sequence[str], arrays: Mapping[str, Vectors], nearest: NearestNames | None = None
+) -> None:
+    from scipy.io import savemat
+
+    variables: dict[str, Any] = {"paths": _cells([[path] for path in paths])}
+    variables |= {name.replace(":", "_"): vectors[:] for name, vectors in arrays.items()}
+    if nearest:
+        variables |= {"nearest": _cells(nearest.of(slice(None))), "cosines": nearest.cosines}
+    with open(file, "wb") as stream:
+        savemat(stream, variables)
+
+
+def _cells(texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """A cell array of MATLAB, (N, K)."""
+    cells = np.empty((len(texts), len(texts[0]) if texts else 1), object)
+    for row, names in enumerate(texts):
+        cells[row] = names
+    return cells
+
+
+def _write_hdf5(
+    file: Path, paths: Sequence[str], arrays: Mapping[str, Vectors], nearest: NearestNames | None = None
+) -> None:
+    import h5py
+
+    text = h5py.string_dtype()
+    with h5py.File(file, "w", locking=False) as root:  # an unfinished file is locked already
+        root.create_dataset("paths", data=list(paths), dtype=text)
+        for name, vectors in arrays.items():
+            dataset, start = root.create_dataset(name, tuple(vectors.shape), np.float32), 0
+            for block in in_blocks(vectors):
+                dataset[start : start + len(block)] = block
+                start += len(block)
+        if nearest:
+            names = root.create_dataset("nearest", nearest.numbers.shape, text)
+            for start in range(0, len(names), NAMES_AT_ONCE):
+                names[start : start + NAMES_AT_ONCE] = nearest.of(slice(start, start + NAMES_AT_ONCE))
+            root.create_dataset("cosines", data=nearest.cosines)
 
 
 def _write_npz(

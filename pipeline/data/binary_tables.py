@@ -3,6 +3,7 @@
 import contextlib
 import math
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -57,7 +58,7 @@ class ParquetTable:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[pyarrow.parquet.ParquetFile]:
-        with _open_file(self.file) as stream, pyarrow.parquet.ParquetFile(stream) as parquet:
+        with open_file(self.file) as stream, pyarrow.parquet.ParquetFile(stream) as parquet:
             yield parquet
 
     def _check_size(self, parquet: pyarrow.parquet.ParquetFile, names: Sequence[str]) -> None:
@@ -112,8 +113,49 @@ def _numbers(column: pa.Array) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False)
 
 
-class NpzTable:
-    """An `.npz` file as a table with a column per array: text (`paths`, `labels`, ...) (N,), and numbers (N, D).
+class ArrayTable(ABC):
+    """A table of named arrays with N rows each: text (`paths`, `labels`, ...) (N,), and numbers (N,) or (N, D)."""
+
+    file: Path
+    columns: Sequence[Column]
+
+    @abstractmethod
+    def arrays(self, columns: Sequence[int]) -> list[np.ndarray]:
+        """The arrays of some columns.
+
+        Raises:
+            RequestError: The file cannot be read, or declares more data than fits in memory.
+        """
+
+    def rows(self, cells: Sequence[int], numbers: Sequence[int]) -> Iterator[Row]:
+        """See `Table.rows`."""
+        texts, matrix = self.arrays(cells), self.matrix(numbers) if numbers else None
+        arrays = texts if matrix is None else [*texts, matrix]
+        if other := next((len(array) for array in arrays if len(array) != len(arrays[-1])), None):
+            last = counted(len(arrays[-1]), "name") if matrix is None else f"{counted(len(matrix), 'row')} of numbers"
+            raise RequestError(f"{self.file}: {counted(other, 'name')}, but {last}.")
+        for row in range(len(arrays[-1])):
+            yield Row(
+                f"{self.file}, row {row + 1}",
+                [array[row].item() if isinstance(array[row], np.generic) else array[row] for array in texts],
+                None if matrix is None else as_vector(matrix[row]),
+            )
+
+    def matrix(self, numbers: Sequence[int]) -> np.ndarray:
+        """The numbers in some columns at once, shape (N, D).
+
+        Raises:
+            RequestError: The file cannot be read, or the columns differ in length.
+        """
+        arrays = self.arrays(numbers)
+        if len({len(array) for array in arrays}) > 1:
+            named = ", ".join(f"{self.columns[number].name!r}" for number in numbers)
+            raise RequestError(f"{self.file}: the arrays {named} differ in length.")
+        return arrays[0] if arrays[0].ndim == 2 and len(arrays) == 1 else np.column_stack(arrays)
+
+
+class NpzTable(ArrayTable):
+    """An `.npz` file.
 
     Args:
         file: The file.
@@ -125,46 +167,18 @@ class NpzTable:
     def __init__(self, file: Path) -> None:
         self.file = file
         kinds: dict[str, Any] = {}
-        with _open_file(file) as stream, zipfile.ZipFile(stream) as archive:
+        with open_file(file) as stream, zipfile.ZipFile(stream) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
             check_unpacked(file, sum(member.file_size for member in members))
             for member in members:
                 with archive.open(member) as array:
-                    kinds[member.filename.removesuffix(".npy")] = _array_kind(*_header(file, array, member.file_size))
+                    kinds[member.filename.removesuffix(".npy")] = array_kind(*_header(file, array, member.file_size))
         self._names = list(kinds)
-        self.columns = [Column(_singular(name), kind) for name, kind in kinds.items()]
+        self.columns = [Column(singular(name), kind) for name, kind in kinds.items()]
 
-    def rows(self, cells: Sequence[int], numbers: Sequence[int]) -> Iterator[Row]:
-        """See `Table.rows`."""
-        texts, matrix = self._arrays(cells), self.matrix(numbers) if numbers else None
-        lengths = {len(array) for array in (*texts, *([] if matrix is None else [matrix]))}
-        if len(lengths) > 1:
-            counts = sorted(len(array) for array in texts), len(matrix if matrix is not None else texts[0])
-            raise RequestError(
-                f"{self.file}: {counted(counts[0][0], 'name')}, but {counted(counts[1], 'row')} of numbers."
-            )
-        for row in range(lengths.pop()):
-            yield Row(
-                f"{self.file}, row {row + 1}",
-                [array[row].item() for array in texts],
-                None if matrix is None else matrix[row],
-            )
-
-    def matrix(self, numbers: Sequence[int]) -> np.ndarray:
-        """The numbers in some columns at once, shape (N, D), float32.
-
-        Raises:
-            RequestError: The file cannot be read, or the columns differ in length.
-        """
-        arrays = [as_vector(array) for array in self._arrays(numbers)]
-        if len({len(array) for array in arrays}) > 1:
-            named = ", ".join(f"{self.columns[number].name!r}" for number in numbers)
-            raise RequestError(f"{self.file}: the arrays {named} differ in length.")
-        [first, *rest] = arrays
-        return first if first.ndim == 2 and not rest else np.column_stack(arrays)
-
-    def _arrays(self, columns: Sequence[int]) -> list[np.ndarray]:
-        with _open_file(self.file) as stream:
+    def arrays(self, columns: Sequence[int]) -> list[np.ndarray]:
+        """See `ArrayTable.arrays`."""
+        with open_file(self.file) as stream:
             arrays = np.load(stream, allow_pickle=False)
             return [arrays[self._names[number]] for number in columns]
 
@@ -175,7 +189,7 @@ def read_npy(file: Path) -> np.ndarray:
     Raises:
         RequestError: The file cannot be read, contains pickled objects, or is shorter than its header declares.
     """
-    with _open_file(file) as stream:
+    with open_file(file) as stream:
         _header(file, stream, file.stat().st_size)
         stream.seek(0)
         return np.load(stream, allow_pickle=False)
@@ -190,14 +204,19 @@ def map_npy(file: Path) -> np.ndarray:
     Raises:
         RequestError: See `read_npy`.
     """
-    with _open_file(file) as stream:
+    with open_file(file) as stream:
         _header(file, stream, file.stat().st_size)
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 @contextlib.contextmanager
-def _open_file(file: Path) -> Iterator[IO[bytes]]:
+def open_file(file: Path) -> Iterator[IO[bytes]]:
+    """Open a regular file to read it; any error while it is read becomes one message.
+
+    Raises:
+        RequestError: The file cannot be read.
+    """
     try:
         with open_regular(file) as stream:
             yield stream
@@ -222,7 +241,7 @@ def _header(file: Path, stream: IO[bytes], size: int) -> tuple[tuple[int, ...], 
     return shape, dtype
 
 
-def _array_kind(shape: tuple[int, ...], dtype: np.dtype) -> Any:
+def array_kind(shape: tuple[int, ...], dtype: np.dtype) -> Any:
     """The kind of an array as a column of a table; see `Column`."""
     numeric = dtype.kind in "fiu"
     return {1: "number" if numeric else "text", 2: "list" if numeric else "other"}.get(len(shape), "other")
@@ -235,6 +254,6 @@ def _pickle_error(file: Path) -> RequestError:
     )
 
 
-def _singular(name: str) -> str:
+def singular(name: str) -> str:
     """The column's name for an array: `path` for `paths`."""
     return {"paths": "path", "labels": "label", "groups": "group", "splits": "split"}.get(name, name)

@@ -14,16 +14,15 @@ from pipeline.core.vectors import ArrayRows, in_blocks, vector_digest
 from pipeline.core.wording import counted, examples
 from pipeline.data.image_names import image_set
 from pipeline.data.images import DIGEST, ImageRef, ImageSet
-from pipeline.data.table_files import read_table
-from pipeline.data.tables import LARGEST, Table, cell_text, find_column, without_dot
-from pipeline.data.target_columns import choose_numbers
+from pipeline.data.table_files import HDF5, SUFFIXES, read_table
+from pipeline.data.tables import LARGEST, Table, cell_text, find_column, split_name, without_dot
+from pipeline.data.target_columns import choose_numbers, only_text
 from pipeline.data.text_files import nfc
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("label", "group", "split")
 NAMES = ("vector", "vectors", "feature", "features", "embedding", "embeddings")  # of several columns of lists
-TABLES = (".csv", ".tsv", ".parquet", ".npz")
 
 
 @dataclass(frozen=True)
@@ -131,10 +130,13 @@ def read_features(file: Path) -> FeatureTable:
     Args:
         file: By suffix:
 
-            `.csv` `.tsv` `.parquet` `.npz`: a table, see `read_table`, with a column of lists of F numbers or F columns
-            of numbers and, optionally, `path`, `label`, `group` and `split`. A CSV file without a `path` or a `label`
-            has the path in its first column.
-            `.npy`: F numbers for each image, without names. It is mapped, not loaded.
+            `.csv` `.tsv` `.parquet` `.npz` `.mat` `.h5` `.hdf5`: a table, see `read_table`, with a column of lists of F
+            numbers or F columns of numbers and, optionally, `path`, `label`, `group` and `split`. A CSV file without a
+            `path` or a `label` has the path in its first column.
+            `.npy`: F numbers for each image, without names.
+
+            FILE:NAME chooses one of several columns or variables. An `.npy`, and a dataset of HDF5 that is stored in
+            one piece, are mapped, not loaded.
 
     Returns:
         The table; a path that is listed twice with the same vector is there once.
@@ -143,15 +145,16 @@ def read_features(file: Path) -> FeatureTable:
         RequestError: The file is missing, empty, damaged, of another kind, or declares more data than fits in memory; a
             vector has NaN, infinite or too large values; or one path has two different vectors.
     """
+    file, name = split_name(file)
     suffix = file.suffix.lower()
     if suffix == ".npy":
         from pipeline.data.binary_tables import map_npy
 
         names, columns, array = _Content(None, {}, map_npy(file))
-    elif suffix in TABLES:
-        names, columns, array = _read_table(read_table(file))
+    elif suffix in SUFFIXES:
+        names, columns, array = _read_table(read_table(file), name)
     else:
-        raise RequestError(f"{file}: vectors are read from {', '.join((*TABLES, '.npy'))} files.")
+        raise RequestError(f"{file}: vectors are read from {', '.join((*SUFFIXES, '.npy'))} files.")
     if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.shape[1]:
         raise RequestError(f"{file}: vectors are N rows of F numbers, not {array.dtype} {array.shape}.")
     if not len(array):
@@ -163,13 +166,15 @@ def read_features(file: Path) -> FeatureTable:
     return table if names is None else _without_doubles(table, names)
 
 
-def _read_table(table: Table) -> _Content:
+def _read_table(table: Table, name: str | None) -> _Content:
     """The paths, the other columns of text, and the vectors of a table."""
     path = find_column(table, "path")
     found = {name: number for name in COLUMNS if (number := find_column(table, name)) is not None}
     if path is None and table.columns and table.columns[0].kind == "any" and "label" not in found:
         path = 0
-    numbers = choose_numbers(table, path, likely=NAMES, choice=(" by naming it 'vector'",))
+    if path is None and table.file.suffix.lower() in (".mat", *HDF5):
+        path = only_text(table)
+    numbers = choose_numbers(table, path, name, NAMES, (f" with {table.file.name}:NAME",))
     texts = ([] if path is None else [path]) + list(found.values())
     cells, array = _read_columns(table, texts, numbers)
     if path is None:
@@ -184,9 +189,9 @@ def _read_columns(
     table: Table, texts: Sequence[int], numbers: Sequence[int]
 ) -> tuple[list[list[str | None]], np.ndarray]:
     """Columns of text, and the vectors in columns of numbers, shape (N, F)."""
-    from pipeline.data.binary_tables import NpzTable
+    from pipeline.data.binary_tables import ArrayTable
 
-    if isinstance(table, NpzTable):
+    if isinstance(table, ArrayTable):
         array = table.matrix(numbers)
         rows = list(table.rows(texts, [])) if texts else []
         if texts and len(rows) != len(array):

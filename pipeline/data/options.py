@@ -59,7 +59,10 @@ class TargetOptions(Options):
     """Target embeddings."""
 
     targets: Path | None = option(
-        None, path="file", help="Target embeddings: a table, an array, or a file of word vectors."
+        None,
+        path="table",
+        metavar="FILE[:NAME]",
+        help="Target embeddings: a table, an array, or a file of word vectors; NAME is a variable or column.",
     )
     target_columns: str | None = option(
         None,
@@ -72,6 +75,6 @@ class TargetOptions(Options):
     noise_ceiling: Path | None = option(
         None,
         commands=["train", "evaluate"],
-        path="file",
+        path="table",
         help="A table with repeated targets, from which the noise ceiling is estimated.",
     )

@@ -14,11 +14,13 @@ from pipeline.core.wording import counted
 from pipeline.data.tables import INDEX, KEYS, Column, Row, Table, as_vector, check_names
 from pipeline.data.text_files import as_text, check_utf8, nfc, read_lines
 
+HDF5 = (".h5", ".hdf5")
+SUFFIXES = (".csv", ".tsv", ".parquet", ".npz", ".mat", *HDF5)
 NUMBER_LIKE = re.compile(r"\s*[-+]?\.?\d")
 
 
 def read_table(file: Path, has_header: bool | None = None) -> Table:
-    """Open a table of any format: `.csv`, `.tsv`, `.parquet` or `.npz`.
+    """Open a table of any format, see SUFFIXES.
 
     Args:
         file: The table.
@@ -36,6 +38,14 @@ def read_table(file: Path, has_header: bool | None = None) -> Table:
         from pipeline.data.binary_tables import NpzTable
 
         return NpzTable(file)
+    if suffix in HDF5:
+        from pipeline.data.hdf5_tables import hdf5_table
+
+        return hdf5_table(file)
+    if suffix == ".mat":
+        from pipeline.data.matlab_files import matlab_table
+
+        return matlab_table(file)
     return CsvTable(file, has_header)
 
 

@@ -21,6 +21,19 @@ LARGEST = 1e15  # largest absolute value, so that sums of squares stay finite in
 INDEX = re.compile(r"|index|level_\d+|unnamed: [\d.]+|__index_level_\d+__", re.IGNORECASE)
 
 
+NAMED = re.compile(r"(?P<file>.+\.(?:mat|h5|hdf5|npz|parquet)):(?P<name>.+)", re.IGNORECASE | re.DOTALL)
+
+
+def split_name(file: Path) -> tuple[Path, str | None]:
+    """Split FILE:NAME, which names a variable or a column of a table, unless there is a file of that name.
+
+    Returns:
+        The file, and the name or None.
+    """
+    match = None if file.exists() else NAMED.fullmatch(str(file))
+    return (Path(match["file"]), match["name"].strip("/")) if match else (file, None)
+
+
 class Column(NamedTuple):
     """A column of a table.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.wording import examples
+from pipeline.data.table_files import HDF5
 from pipeline.data.tables import KEYS, Table, find_column
 
 log = logging.getLogger(__name__)
@@ -22,12 +23,12 @@ class TargetColumns:
     """The columns of target embeddings.
 
     Attributes:
-        key: The position of the column of paths or labels.
+        key: The position of the column of paths or labels; None if rows are in the order of the images.
         numbers: The positions of the embedding's columns: one column of lists, or any number of columns of numbers.
         names: The names of these columns; empty strings if the table has no header.
     """
 
-    key: int
+    key: int | None
     numbers: Sequence[int]
     names: Sequence[str]
 
@@ -35,9 +36,11 @@ class TargetColumns:
 def choose_columns(table: Table, patterns: str | None = None) -> TargetColumns:
     """Find the key and the embedding of a table.
 
-    The key is the column `path`, else `label`, else the first column of a CSV file. The embedding is the only column of
-    lists, or the only one of them with a name in LIKELY_NAMES; without columns of lists, it is all columns of numbers,
-    and columns of any other kind are refused. The columns EXCLUDED and the index of a data frame are not part of it.
+    The key is the column `path`, else `label`, else the first column of a CSV file. In MATLAB and HDF5 files, it is the
+    only text, whatever its name; without text, rows are in the order of the images. The embedding is the only column
+    of lists, or the only one of them with a name in LIKELY_NAMES; without columns of lists, it is all columns of
+    numbers, and columns of any other kind are refused. The columns EXCLUDED and the index of a data frame are not part
+    of it.
 
     Args:
         table: The table.
@@ -75,6 +78,8 @@ def choose_numbers(
         numbers = _matching(table, rest, patterns)
     else:
         candidates = [number for number in rest if _may_be_target(table, number)]
+        if table.file.suffix.lower() in (".mat", *HDF5):  # which may have more than a table
+            candidates = [number for number in candidates if table.columns[number].kind in ("number", "list")]
         numbers = _lists(table, candidates, likely, choice) or candidates
         if unused := [number for number in candidates if number not in numbers]:
             log.info("%s: left out the columns %s.", table.file, _names(table, unused))
@@ -100,15 +105,33 @@ def choose_numbers(
     return numbers
 
 
-def _key(table: Table) -> int:
+def _key(table: Table) -> int | None:
     key = next((number for name in KEYS if (number := find_column(table, name)) is not None), None)
     if key is not None:
         return key
+    if table.file.suffix.lower() in (".mat", *HDF5):
+        return only_text(table)
     if table.columns and table.columns[0].kind == "any":
         return 0
     if not table.columns:
         raise RequestError(f"{table.file}: this table contains no targets.")
     raise RequestError(f"{table.file}: no column 'path' or 'label'; it has {_names(table, range(len(table.columns)))}.")
+
+
+def only_text(table: Table) -> int | None:
+    """The position of the only column of text, besides those with a known name; None if there is no text.
+
+    Raises:
+        RequestError: There are several.
+    """
+    texts = [
+        number
+        for number, column in enumerate(table.columns)
+        if column.kind == "text" and column.name.lower() not in EXCLUDED
+    ]
+    if len(texts) > 1:
+        raise RequestError(f"{table.file}: {_names(table, texts)} hold text; call one of them 'path' or 'label'.")
+    return texts[0] if texts else None
 
 
 def _may_be_target(table: Table, number: int) -> bool:
@@ -133,7 +156,8 @@ def _matching(table: Table, rest: Sequence[int], patterns: str) -> list[int]:
     """The columns with matching names, in the order of the patterns."""
     numbers: dict[int, None] = {}
     for pattern in filter(None, map(str.strip, patterns.split(","))):
-        matches = [number for number in rest if fnmatch.fnmatchcase(table.columns[number].name, pattern)]
+        matches = [number for number in rest if table.columns[number].name == pattern]
+        matches = matches or [number for number in rest if fnmatch.fnmatchcase(table.columns[number].name, pattern)]
         if not matches:
             raise RequestError(
                 f"{table.file}: no column matches {pattern!r}; besides the key, the table has "

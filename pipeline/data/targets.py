@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import Parameter, RequestError
-from pipeline.core.wording import counted
+from pipeline.core.wording import counted, examples
 from pipeline.data.images import ImageSet
-from pipeline.data.table_files import read_table
-from pipeline.data.tables import SPREADSHEETS, Row, Table, as_vector, cell_text, check_finite, without_dot
+from pipeline.data.table_files import SUFFIXES, read_table
+from pipeline.data.tables import SPREADSHEETS, Row, Table, as_vector, cell_text, check_finite, split_name, without_dot
 from pipeline.data.target_columns import TargetColumns, choose_columns
 from pipeline.data.word_vectors import SUGGESTED, is_word_vectors, read_word_vectors
 
 log = logging.getLogger(__name__)
-
-TABLES = (".csv", ".tsv", ".parquet", ".npz")
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,8 @@ def read_targets(
             `pipeline.data.table_files.CsvTable`.
             `.parquet`: a column `path` or `label`, and a column of lists of D numbers or D columns of numbers.
             `.npz`: an array `paths` or `labels` (N,) and an array of N rows of D numbers.
+            `.mat` `.h5` `.hdf5`: a variable or dataset of N rows of D numbers, and one of N names; without names, rows
+            are in path order. BData of bdpy has a column for each key. FILE:NAME chooses the numbers.
             `.npy`: a row of D numbers for each image, in path order.
             `.txt` `.vec` `.glove` `.bin`, gzipped or not: word vectors, matched to the images' labels (see
             `pipeline.data.word_vectors`).
@@ -63,19 +63,20 @@ def read_targets(
             `pipeline.data.target_columns.choose_columns`.
 
     Returns:
-        The table; D is the same for all rows and every number is finite.
+        The table; D is the same for all rows and every number is finite. The vector of a key with several different
+        rows is their mean, and `repeats` has the rows.
 
     Raises:
         RequestError: The file is missing, empty, damaged, of another kind, or declares more data than fits in memory; a
-            row is ragged, not numeric, NaN, infinite or too large for float32 arithmetic; or one key has two different
-            vectors. The message names the line.
+            row is ragged, not numeric, NaN, infinite or too large for float32 arithmetic; or repeats include their
+            mean. The message names the line.
     """
-    if file is not None and Path(file).suffix.lower() in TABLES:
-        table = read_table(Path(file))
-        target_columns = choose_columns(table, columns)
-        targets = _read_rows(table, target_columns, on_missing).table()
+    path, name = split_name(Path(file)) if file is not None else (Path(), None)
+    if path.suffix.lower() in SUFFIXES:
+        table, target_columns = _open(path, name, columns)
+        targets = _read_table(table, target_columns, images, on_missing)
     elif columns:
-        raise RequestError(Parameter("target_columns", columns), f" chooses columns of a table: {', '.join(TABLES)}.")
+        raise RequestError(Parameter("target_columns", columns), f" chooses columns of a table: {', '.join(SUFFIXES)}.")
     else:
         targets, target_columns = _read_other(file, images, on_missing), None
     count, dim = targets.vectors.shape
@@ -100,6 +101,8 @@ def _read_other(file: str | Path | None, images: ImageSet, on_missing: str) -> T
             )
         rows = {path: row for row, path in enumerate(images.paths)}
         repeats = dict(zip(images.paths, images.repeats or (), strict=False))
+        if repeated := {path: targets for path, targets in repeats.items() if len(targets) > 1}:
+            _announce_repeats(images.source, repeated, len(repeats))
         return TargetTable(images.source, rows, images.targets, repeats)
     file = Path(file)
     if file.suffix.lower() == ".npy":
@@ -109,8 +112,8 @@ def _read_other(file: str | Path | None, images: ImageSet, on_missing: str) -> T
     if file.suffix.lower() in SPREADSHEETS:
         raise RequestError(f"{file} is a spreadsheet; save its sheet as CSV (UTF-8).")
     raise RequestError(
-        f"{file}: targets are read from .csv, .tsv, .parquet, .npz and .npy files, and from word vectors "
-        "(.txt, .vec, .glove, .bin, gzipped or not)."
+        f"{file}: targets are read from {', '.join(SUFFIXES)} and .npy files, and from word vectors (.txt, .vec, "
+        ".glove, .bin, gzipped or not)."
     )
 
 
@@ -128,18 +131,37 @@ def read_repeats(file: Path, columns: str | None = None) -> dict[str, np.ndarray
     Raises:
         RequestError: See `read_targets`; or no key has two rows.
     """
-    if file.suffix.lower() not in TABLES:
-        raise RequestError(f"{file}: repeated targets are read from {', '.join(TABLES)} files.")
-    table = read_table(file)
-    repeats = _read_rows(table, choose_columns(table, columns), repeated=True).measurements()
+    path, name = split_name(file)
+    if path.suffix.lower() not in SUFFIXES:
+        raise RequestError(f"{file}: repeated targets are read from {', '.join(SUFFIXES)} files.")
+    table, target_columns = _open(path, name, columns)
+    if target_columns.key is None:
+        raise RequestError(f"{file}: repeated targets need a column of paths or labels.")
+    repeats = _read_rows(table, target_columns, target_columns.key).measurements()
     if all(len(vectors) < 2 for vectors in repeats.values()):
         raise RequestError(f"{file}: no path or label has two rows; a noise ceiling needs repeated measurements.")
     return repeats
 
 
-def _read_rows(table: Table, columns: TargetColumns, on_missing: str = "error", repeated: bool = False) -> "_Rows":
-    rows, skipped = _Rows(table.file, repeated), 0
-    for row in table.rows([columns.key], columns.numbers):
+def _open(file: Path, name: str | None, columns: str | None) -> tuple[Table, TargetColumns]:
+    """Open a table and choose its columns: those with a name, or see `choose_columns`."""
+    if name and columns:
+        raise RequestError(f"{file}:{name} names the embedding; leave out ", Parameter("target_columns", columns), ".")
+    table = read_table(file)
+    return table, choose_columns(table, name or columns)
+
+
+def _read_table(table: Table, columns: TargetColumns, images: ImageSet, on_missing: str) -> TargetTable:
+    """Read the rows of a table, by key or in the order of the images."""
+    if columns.key is not None:
+        return _read_rows(table, columns, columns.key, on_missing).table()
+    vectors = [row.vector for row in table.rows([], columns.numbers)]
+    return _read_in_order(table.file, np.array(vectors), images)
+
+
+def _read_rows(table: Table, columns: TargetColumns, key_column: int, on_missing: str = "error") -> "_Rows":
+    rows, skipped = _Rows(table.file), 0
+    for row in table.rows([key_column], columns.numbers):
         key = cell_text(row.cells[0], row.where)
         if key is not None:
             rows.add(without_dot(key), row)
@@ -157,11 +179,10 @@ class _Rows:
 
     Args:
         file: The table.
-        repeated: Whether a key may have several different vectors.
     """
 
-    def __init__(self, file: Path, repeated: bool = False) -> None:
-        self.file, self._repeated = file, repeated
+    def __init__(self, file: Path) -> None:
+        self.file = file
         self._rows: dict[str, list[int]] = {}
         self._positions: list[str] = []
         self._vectors: list[np.ndarray] = []
@@ -177,14 +198,7 @@ class _Rows:
                 "all targets must have the same dimension."
             )
         check_finite(vector, f"{row.where}: the target of {key!r}")
-        known = self._rows.setdefault(key, [])
-        if known and not self._repeated:
-            if not np.array_equal(self._vectors[known[0]], vector):
-                raise RequestError(
-                    f"{row.where}: {key!r} already has a different vector on {self._positions[known[0]]}."
-                )
-            return
-        known.append(len(self._vectors))
+        self._rows.setdefault(key, []).append(len(self._vectors))
         self._vectors.append(vector)
         self._positions.append(row.where.rpartition(", ")[2])
 
@@ -195,9 +209,49 @@ class _Rows:
         return {key: np.stack([self._vectors[row] for row in rows]) for key, rows in self._rows.items()}
 
     def table(self) -> TargetTable:
-        """The table, with one row per key."""
-        vectors = [repeats[0] for repeats in self.measurements().values()]
-        return TargetTable(str(self.file), {key: row for row, key in enumerate(self._rows)}, np.stack(vectors))
+        """The table, with one row per key: the mean of its rows, which are repeats unless they are all equal."""
+        measurements = self.measurements()
+        repeated = {key: rows for key, rows in measurements.items() if (rows != rows[0]).any()}
+        vectors = [rows.mean(axis=0) if key in repeated else rows[0] for key, rows in measurements.items()]
+        rows = {key: row for row, key in enumerate(measurements)}
+        if not repeated:
+            return TargetTable(str(self.file), rows, np.stack(vectors))
+        self._check_means(repeated)
+        _announce_repeats(self.file, repeated, len(rows))
+        return TargetTable(str(self.file), rows, np.stack(vectors), measurements)
+
+    def _check_means(self, repeated: Mapping[str, np.ndarray]) -> None:
+        """Refuse repeats that include their mean: if each key with three or more rows has such a row."""
+        several = {key: rows for key, rows in repeated.items() if len(rows) > 2}
+        means = {key: row for key, rows in several.items() if (row := _mean_row(rows)) is not None}
+        if means and len(means) == len(several) and next(iter(several.values())).shape[1] > 1:
+            key, row = next(iter(means.items()))
+            raise RequestError(
+                f"{self.file}, {self._positions[self._rows[key][row]]}: this row of {key!r} is the mean of its other "
+                "rows. Remove such rows; the mean of repeats is computed here."
+            )
+
+
+def _announce_repeats(file: str | Path, repeated: Mapping[str, np.ndarray], keys: int) -> None:
+    """Say what several rows of a key mean; a warning if they are rare, and so perhaps a mistake."""
+    counts = [len(rows) for rows in repeated.values()]
+    log.log(
+        logging.INFO if 2 * len(repeated) > keys else logging.WARNING,
+        "%s: %d of %s have several different rows (up to %d), such as %s. They count as repeats: the target is their "
+        "mean, and a noise ceiling is estimated if all evaluated images have repeats.",
+        file,
+        len(repeated),
+        counted(keys, "key"),
+        max(counts),
+        examples(list(repeated), 3),
+    )
+
+
+def _mean_row(rows: np.ndarray) -> int | None:
+    """The number of a row that is the mean of the others, shape (R, D); None if there is none."""
+    others = (rows.sum(axis=0) - rows) / (len(rows) - 1)
+    equal = np.isclose(rows, others, rtol=1e-5, atol=1e-6 * float(np.abs(rows).max())).all(axis=1)
+    return int(equal.argmax()) if equal.any() else None
 
 
 def _read_npy(file: Path, images: ImageSet) -> TargetTable:
@@ -208,10 +262,16 @@ def _read_npy(file: Path, images: ImageSet) -> TargetTable:
         raise RequestError(
             f"{file}: targets in a .npy file must be N rows of D numbers, not {vectors.dtype} {vectors.shape}."
         )
+    return _read_in_order(file, vectors, images)
+
+
+def _read_in_order(file: Path, vectors: np.ndarray, images: ImageSet) -> TargetTable:
+    """Targets without keys: a row for each image."""
     if len(vectors) != len(images):
         raise RequestError(
-            f"{file} has {counted(len(vectors), 'row')}, but {images.source} {counted(len(images), 'image')}: a .npy "
-            "needs a row for each image, in path order. If images are added or removed, use a table with their paths."
+            f"{file} has {counted(len(vectors), 'row')}, but {images.source} {counted(len(images), 'image')}: without "
+            "paths, it needs a row for each image, in path order. If images are added or removed, use a table with "
+            "their paths."
         )
     by_number = sorted(images.paths, key=_natural)
     if different := [pair for pair in zip(images.paths, by_number, strict=True) if pair[0] != pair[1]]:

@@ -73,10 +73,11 @@ class ExtractorOptions(Options):
     network: Literal["vgg16", "vgg19"] | None = option(None, help="The network.", usual="vgg16")
     features: Path | None = option(
         None,
-        path="file",
+        path="table",
         commands=["train", "evaluate", "predict"],
-        help="Vectors of another model in place of the network's: a .csv, .tsv, .parquet or .npz table with a column "
-        "path, or an .npy. IMAGES are then optional.",
+        metavar="FILE[:NAME]",
+        help="Vectors of another model in place of the network's: a table with a column path, or an array; NAME is a "
+        "variable or column. IMAGES are then optional.",
     )
 
     def __post_init__(self) -> None:

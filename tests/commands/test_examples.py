@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from pipeline.commands.examples import set_apart
+from pipeline.commands.examples import Source, set_apart
 from pipeline.core.errors import RequestError
 from pipeline.data.images import ImageRef, ImageSet
+from pipeline.data.options import TargetOptions
 from pipeline.data.splits import SplitRule, split_images
 
 PATHS = [f"{number:02}.png" for number in range(40)]
+PAIRS = list(enumerate(PATHS))
 IMAGES = ImageSet(
     "images",
     PATHS,
@@ -51,3 +55,20 @@ def test_a_single_training_group_leaves_no_selection_images() -> None:
     split = split_images(images, rule, numbers, 0)
     with pytest.raises(RequestError, match=r"keep='best' sets training images apart.*two groups.*keep='last'"):
         set_apart(images, split, rule, numbers, 0)
+
+
+def test_targets_are_checked_to_be_the_means_of_their_repeats(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "repeats.csv").write_text("path,x\n" + "".join(f"{path},{n}\n{path},{n + 1}\n" for n, path in PAIRS))
+    for offset, warned in ((0.5, False), (0, True)):
+        (tmp_path / "targets.csv").write_text("path,x\n" + "".join(f"{path},{n + offset}\n" for n, path in PAIRS))
+        options = TargetOptions(tmp_path / "targets.csv", noise_ceiling=tmp_path / "repeats.csv")
+        source = Source.read(IMAGES, options)
+        assert ("40 of 40 targets are not the means of their repeats" in caplog.text) is warned
+        assert len(source.table.repeats[PATHS[0]]) == 2
+
+
+def test_repeated_targets_give_a_noise_ceiling(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,x\n" + "".join(f"{path},{n}\n{path},{n + 1}\n" for n, path in PAIRS))
+    table = Source.read(IMAGES, TargetOptions(tmp_path / "t.csv")).table
+    assert table.repeats.keys() == set(PATHS)
+    assert table.vectors.ravel().tolist() == [number + 0.5 for number in range(40)]

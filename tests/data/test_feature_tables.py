@@ -85,10 +85,10 @@ WRONG = {
     "NaN": ({"paths": PATHS, "features": [[1, 2], [np.nan, 1], [1, 1]]}, r"row 2 \('blue/1.png'\): .*NaN"),
     "infinite in float32": ({"features": [[1, 2], [1e300, 1]]}, "row 2: .*infinite"),
     "no rows": ({"paths": np.array([], str), "features": np.zeros((0, 4))}, "contains no vectors"),
-    "no columns": ({"paths": PATHS, "features": np.zeros((3, 0))}, r"not float32 \(3, 0\)"),
+    "no columns": ({"paths": PATHS, "features": np.zeros((3, 0))}, r"not float64 \(3, 0\)"),
     "too few names": ({"paths": PATHS[:2], "features": VECTORS}, "2 names, but 3 rows of numbers"),
     "empty name": ({"paths": ["a", " ", "b"], "features": VECTORS}, "row 2 has no path"),
-    "two arrays": ({"paths": PATHS, "a": VECTORS, "b": VECTORS}, "'a', 'b' hold lists.*by naming it 'vector'"),
+    "two arrays": ({"paths": PATHS, "a": VECTORS, "b": VECTORS}, "'a', 'b' hold lists.*with vectors.npz:NAME"),
     "three axes": ({"paths": PATHS, "features": np.zeros((3, 2, 2))}, "'features' hold neither numbers nor lists"),
     "text": ({"paths": PATHS, "features": np.full((3, 2), "x")}, "'features' hold neither numbers nor lists"),
 }

@@ -1,3 +1,4 @@
+import logging
 import pickle
 from pathlib import Path
 
@@ -54,7 +55,6 @@ def test_equal_rows_for_one_key_are_accepted(tmp_path: Path) -> None:
         ("cat,1,nan\n", "line 1: the target of 'cat' contains NaN"),
         (",1,2\n", "line 1: this row has no path or label"),
         ("cat,1,2\ndog,1,inf\n", "line 2: the target of 'dog' contains NaN or infinite"),
-        ("cat,1,2\ndog,3,4\ncat,1,3\n", "line 3: 'cat' already has a different vector on line 1"),
         ("cat|1|2\n", "no columns of numbers besides the path or label; is the table separated by commas"),
     ],
 )
@@ -139,7 +139,6 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     [
         ("t.npz", {"vectors": VECTORS}, "no column 'path' or 'label'; it has 'vectors'"),
         ("t.npz", {"labels": ["a"], "vectors": VECTORS}, "1 name, but 2 rows"),
-        ("t.npz", {"labels": ["a", "a"], "vectors": VECTORS}, "row 2: 'a' already has a different vector on row 1"),
         ("t.npz", {"labels": KEYS, "vectors": VECTORS * np.nan}, "row 1: the target of 'cat' contains NaN"),
         ("t.npy", VECTORS[0], "must be N rows of D numbers"),
         ("t.npy", np.array([["a"]]), "must be N rows of D numbers"),
@@ -207,3 +206,31 @@ def test_rows_in_numeric_order_cause_a_warning(
     read(tmp_path / "t.npy", *paths)
     assert said in caplog.text
     assert bool(said) == bool(caplog.text)
+
+
+def test_several_rows_of_a_key_are_repeats(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    found = read(table(tmp_path, "path,x,y\na,1,2\nb,5,5\na,3,6\nb,7,5\nc,1,1\nc,1,1\n"))
+    assert found.vectors.tolist() == [[2, 4], [6, 5], [1, 1]]
+    assert {key: rows.tolist() for key, rows in found.repeats.items()} == {
+        "a": [[1, 2], [3, 6]],
+        "b": [[5, 5], [7, 5]],
+        "c": [[1, 1], [1, 1]],
+    }
+    [record] = [record for record in caplog.records if "count as repeats: the target is their mean" in record.message]
+    assert "2 of 3 keys have several different rows (up to 2), such as 'a', 'b'" in record.message
+    assert record.levelname == "INFO"
+
+
+def test_few_repeated_keys_may_be_a_mistake(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(table(tmp_path, "cat,1\ndog,2\nsea,3\ncat,4\n"))
+    assert "1 of 3 keys have several different rows (up to 2), such as 'cat'" in caplog.text
+    assert caplog.records[-1].levelname == "WARNING"
+
+
+def test_repeats_with_their_mean_are_refused(tmp_path: Path) -> None:
+    rows = "path,x,y\na,1,2\na,3,6\na,2,4\nb,1,1\nb,2,2\n"
+    with pytest.raises(RequestError, match=r"line 4: this row of 'a' is the mean of its other rows. Remove such rows"):
+        read(table(tmp_path, rows))
+    assert read(table(tmp_path, rows + "c,1,2\nc,3,7\nc,9,9\n")).repeats.keys() == {"a", "b", "c"}
+    assert read(table(tmp_path, "path,rating\na,1\na,2\na,3\n")).vectors.tolist() == [[2]]
