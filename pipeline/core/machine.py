@@ -27,13 +27,23 @@ def usable_cores() -> int:
 
 def has_int8_instructions() -> bool | None:
     """Whether the processor has fast int8 instructions; None if the system does not report it."""
+    return _has_any(INT8_FLAGS)
+
+
+def has_amx_int8() -> bool:
+    """Whether the processor is known to multiply int8 matrices in tiles (Intel AMX)."""
+    return bool(_has_any({"amx_int8"}))
+
+
+def _has_any(flags: set[str]) -> bool | None:
+    """Whether the processor has one of some features; None if the system does not report them."""
     try:
         lines = CPUINFO.read_text(errors="replace").splitlines()
     except OSError:  # not Linux
         return None
     entries = (line.partition(":") for line in lines)
-    flags = next((value for name, _, value in entries if name.strip() in ("flags", "Features")), None)
-    return None if flags is None else bool(INT8_FLAGS & set(flags.split()))
+    reported = next((value for name, _, value in entries if name.strip() in ("flags", "Features")), None)
+    return None if reported is None else bool(flags & set(reported.split()))
 
 
 def keep_freed_memory(up_to: int) -> None:

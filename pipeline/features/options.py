@@ -61,7 +61,7 @@ class ExtractorOptions(Options):
     precision: Precision | None = option(
         None,
         help="Precision of the network's arithmetic: bfloat16 is for GPUs, and for CPUs with AMX; tf32 is float32 with "
-        "factors rounded to TF32, on NVIDIA GPUs since Ampere; int8 runs on ONNX Runtime (extra int8).",
+        "factors rounded to TF32, on NVIDIA GPUs since Ampere; int8 runs on ONNX Runtime or OpenVINO (extra int8).",
         usual="float32",
     )
     preprocess: Literal["caffe", "torch"] | None = option(

@@ -57,6 +57,14 @@ def test_int8_instructions(
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
     assert machine.has_int8_instructions() is expected
+    assert not machine.has_amx_int8()
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("amx_bf16 amx_tile amx_int8", True), ("amx_bf16 amx_tile", False)])
+def test_amx_is_recognized(flags: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    assert machine.has_amx_int8() is expected
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")

@@ -1,13 +1,13 @@
-"""`--precision int8`: a quantized VGG16 on ONNX Runtime."""
+"""`--precision int8`: a quantized VGG16 on ONNX Runtime or OpenVINO."""
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, SMALL, make_images
+from helpers import ROOT, SMALL, make_images, run_program
 
 from pipeline.core import machine
 from pipeline.core.errors import RequestError
@@ -36,7 +36,7 @@ def pixels() -> np.ndarray:
 def test_int8_is_close_to_float32(layers: str, pixels: np.ndarray, real_cache: Path) -> None:
     pytest.importorskip("onnxruntime")
     engine = make_engine("auto", extractors("int8", layers), 4, real_cache)
-    assert engine.name == "onnxruntime"
+    assert engine.name in ("onnxruntime", "openvino")
     exact = make_engine("mnn", extractors("float32", layers), 4, real_cache)(pixels)
     for found, true in zip(engine(pixels), exact, strict=True):
         assert found.shape == true.shape
@@ -46,6 +46,42 @@ def test_int8_is_close_to_float32(layers: str, pixels: np.ndarray, real_cache: P
     # Integer sums do not depend on the rest of the batch.
     for one_way, other_way in zip(engine(pixels), engine(pixels[::-1].copy()), strict=True):
         assert np.array_equal(one_way, other_way[::-1])
+
+
+@pytest.fixture
+def with_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Sets the features that the processor seems to have."""
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    return lambda flags: (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+
+
+def test_openvino_and_onnxruntime_differ_by_rounding(
+    pixels: np.ndarray, real_cache: Path, with_flags: Callable[[str], None]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    features = {}
+    for flags, name in (("avx512_vnni", "onnxruntime"), ("avx512_vnni amx_int8", "openvino")):
+        with_flags(flags)
+        engine = make_engine(
+            "auto", extractors_for(weights_from("random:0"), LAYERS, pool="flat", precision="int8"), 4, real_cache
+        )
+        assert engine.name == name
+        features[name] = engine(pixels)
+    for one, other in zip(*features.values(), strict=True):
+        step = one[one > 0].min()  # of the 255 of an activation
+        steps = np.abs(one - other) / step
+        assert steps.max() < 2.01
+        assert 0 < (steps > 0.5).mean() < 0.01
+
+
+def test_openvino_reports_nothing_and_writes_nothing(real_cache: Path, tmp_path: Path) -> None:
+    """Its telemetry would connect to Google Analytics, and write into the home folder."""
+    pytest.importorskip("openvino")
+    make_engine("auto", extractors("int8"), 4, real_cache)
+    network = next(file for file in (real_cache / "networks").glob("*.int8.onnx") if "block3_pool" in file.name)
+    assert run_program("load_openvino", network, HOME=str(tmp_path)).out == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_quantized_network_is_recreated(
@@ -98,12 +134,10 @@ def test_a_processor_without_vnni_gets_a_warning(
     flags: str,
     warned: bool,
     real_cache: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    with_flags: Callable[[str], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pytest.importorskip("onnxruntime")
-    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    with_flags(flags)
     make_engine("auto", extractors("int8"), None, real_cache)
     assert ("has no VNNI" in caplog.text) == warned

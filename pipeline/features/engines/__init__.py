@@ -141,7 +141,9 @@ def check_engine(name: str, precision: str, device: str | None = None) -> None:
     if name not in ENGINES:
         raise RequestError(f"engine {name!r} is unknown; choose from {', '.join(ENGINES)}.")
     if precision == "int8" and name != "auto":
-        raise RequestError(f"The engine {name} does not compute in int8; leave engine out: ONNX Runtime does.")
+        raise RequestError(
+            f"The engine {name} does not compute in int8; leave engine out: ONNX Runtime or OpenVINO does."
+        )
     if precision != "float32" and name == "mnn":
         raise RequestError(f"The engine mnn computes in float32 only; precision {precision!r} needs the engine keras.")
     if device not in (None, CPU) and (name == "mnn" or precision == "int8"):
@@ -153,7 +155,7 @@ def _resolve(name: str, extractors: Sequence[Extractor], device: str | None) -> 
     precision = extractors[0].precision
     check_engine(name, precision, device)
     if precision == "int8":
-        return "onnxruntime"
+        return "int8"
     if name != "auto":
         return name
     on_cpu = device == CPU or (device is None and not accelerators())

@@ -1,19 +1,21 @@
-"""The engine of `--precision int8`: ONNX Runtime on VGG16 with 8-bit integer weights and activations.
+"""The engine of `--precision int8`: VGG16 with 8-bit integer weights and activations, on ONNX Runtime or OpenVINO.
 
 The quantization is static: a scale for each output channel of the weights, and one for each activation, from its range
-on one tile of each photograph in the sample. So it depends only on the weights, not on the user's images.
+on one tile of each photograph in the sample. So it depends only on the weights, not on the user's images. ONNX Runtime
+quantizes; both libraries run the same graph, and their results differ by rounding.
 """
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.core.errors import RequestError
-from pipeline.core.machine import has_int8_instructions, usable_cores
+from pipeline.core.machine import has_amx_int8, has_int8_instructions, usable_cores
 from pipeline.data.decoding import decode
 from pipeline.data.sample import SAMPLE
 from pipeline.features.engines import networks
@@ -25,11 +27,12 @@ from pipeline.features.vgg import CALIBRATION, Network
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 8
+Run = Callable[[np.ndarray], list[np.ndarray]]  # planes -> activations
 TILES = "*/1-1.jpg"  # of the sample; CALIBRATION identifies them
 
 
 class Int8Engine:
-    """VGG16 in int8 by ONNX Runtime. See `pipeline.features.engines.Engine`.
+    """VGG16 in int8. See `pipeline.features.engines.Engine`.
 
     Args:
         extractors: The extractors to run.
@@ -41,34 +44,71 @@ class Int8Engine:
         PipelineError: The network cannot be quantized or stored.
     """
 
-    name, device = "onnxruntime", "cpu"
+    device = "cpu"
     at_once = 1
 
     def __init__(self, extractors: Sequence[Extractor], batch_size: int | None, cache: Path) -> None:
         check_installed()
-        if has_int8_instructions() is False:
-            log.warning(
-                "This processor has no VNNI instructions: int8 is slow here, and may saturate, so that vectors differ "
-                "from those of other processors. Precision float32 is the better choice."
-            )
-        elif has_int8_instructions() is None:
-            log.info("Whether this processor has VNNI instructions is unknown; without them int8 is slow.")
-        import onnxruntime
-
+        _note_instructions()
         self.batch_size = batch_size or BATCH_SIZE
         self._extractors = extractors
         self._layers = _outputs(extractors)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = usable_cores()
         network = networks.converted_network(extractors[0].weights, self._layers, cache, INT8)
-        self._session = onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+        # With AMX, OpenVINO is 2.5 to 3 times as fast; with VNNI alone, both are equally fast.
+        self.name = "openvino" if has_amx_int8() and find_spec("openvino") else "onnxruntime"
+        load = _openvino if self.name == "openvino" else _onnxruntime
+        self._run = load(network, [tensor_name(layer) for layer in self._layers])
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Compute features; see `pipeline.features.engines.Engine`."""
-        names = [tensor_name(layer) for layer in self._layers]
         planes = bgr_planes(pixels, self._extractors[0].weights.preprocessing.mean)
-        activations = dict(zip(self._layers, self._session.run(names, {"pixels": planes}), strict=True))
+        activations = dict(zip(self._layers, self._run(planes), strict=True))
         return [_feature(extractor, activations[extractor.layer]) for extractor in self._extractors]
+
+
+def _note_instructions() -> None:
+    """Say if the processor is not the right one for int8, or lacks the right library."""
+    if has_int8_instructions() is False:
+        log.warning(
+            "This processor has no VNNI instructions: int8 is slow here, and may saturate, so that vectors differ "
+            "from those of other processors. Precision float32 is the better choice."
+        )
+    elif has_int8_instructions() is None:
+        log.info("Whether this processor has VNNI instructions is unknown; without them int8 is slow.")
+    elif has_amx_int8() and not find_spec("openvino"):
+        log.info(
+            "This processor has AMX instructions, with which OpenVINO computes int8 2.5 times as fast as ONNX Runtime; "
+            "install it with pip install 'image-vectors[int8]'."
+        )
+
+
+def _onnxruntime(network: Path, names: Sequence[str]) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    session = onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+    return lambda planes: session.run(names, {"pixels": planes})
+
+
+def _openvino(network: Path, names: Sequence[str]) -> Run:
+    # Without this module, OpenVINO neither reports its import to Google Analytics nor writes into the home folder.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": usable_cores(),
+        "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16 for what is not quantized
+        "ENABLE_CPU_PINNING": False,  # several processes would share the first cores
+    }
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(network), "CPU", settings)
+
+    def run(planes: np.ndarray) -> list[np.ndarray]:
+        activations = compiled(planes)
+        return [activations[name] for name in names]
+
+    return run
 
 
 def _feature(extractor: Extractor, planes: np.ndarray) -> np.ndarray:
