@@ -13,6 +13,7 @@ import torch
 from helpers import ROOT, Finished
 from reference import activations, pooled
 
+from pipeline.core import machine
 from pipeline.core.vectors import cosines
 from pipeline.data.decoding import decode
 from pipeline.features.engines import make_engine
@@ -107,6 +108,23 @@ def test_reduced_precision_keeps_centred_cosines(
     features = make_engine("auto", extractors, len(pixels), real_cache)(pixels)
     for layer, reduced, full in zip(LAYERS.split(","), features, exact, strict=True):
         assert centred_cosines(reduced, full).mean() > bound, layer
+
+
+def test_openvino_and_onnxruntime_differ_by_rounding(
+    file: Path, pixels: np.ndarray, real_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    features, cpuinfo = [], tmp_path / "cpuinfo"
+    monkeypatch.setattr(machine, "CPUINFO", cpuinfo)
+    for flags, name in (("avx512_vnni", "onnxruntime"), ("avx512_vnni amx_int8", "openvino")):
+        cpuinfo.write_text(f"flags : {flags}\n")
+        extractors = extractors_for(weights_from(str(file)), LAYERS, "flat", precision="int8")
+        engine = make_engine("auto", extractors, len(pixels), real_cache)
+        assert engine.name == name
+        features.append(engine(pixels))
+    for one, other in zip(*features, strict=True):
+        assert (np.abs(one - other) < 0.1 * one[one > 0].min()).mean() > 0.998  # equal
+        assert centred_cosines(other, one).min() > 0.999
 
 
 def test_int8_preprocesses_as_pytorch_does(

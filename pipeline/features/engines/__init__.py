@@ -23,7 +23,7 @@ class Engine(Protocol):
     """Runs one extractor, or several that differ only in layer, pooling and projection, in one pass.
 
     Attributes:
-        name: "keras", "mnn", or "onnxruntime" for precision int8.
+        name: "keras", "mnn", or for precision int8 "onnxruntime" or "openvino".
         device: What it runs on: "cpu", or devices as Keras names them, such as "gpu:0, gpu:1".
         batch_size: The number of images in a batch.
         at_once: The number of batches it processes at a time, each in a thread.
@@ -53,7 +53,7 @@ def make_engine(
     """Create an engine by name.
 
     Args:
-        name: One of ENGINES. "auto" selects ONNX Runtime for int8, Keras for other reduced precisions or on
+        name: One of ENGINES. "auto" selects the engine of int8, Keras for other reduced precisions or on
             accelerators, and otherwise MNN (Keras if MNN is not installed).
         extractors: One extractor, or several with the same weights and precision.
         batch_size: Images in a batch; None leaves the choice to the engine.
@@ -68,7 +68,7 @@ def make_engine(
             read.
     """
     engine = _resolve(name, extractors, device)
-    if engine == "onnxruntime":
+    if engine == "int8":
         from pipeline.features.engines.int8 import Int8Engine
 
         return Int8Engine(extractors, batch_size, cache)
@@ -113,7 +113,7 @@ def ensure_weights(name: str, extractors: Sequence[Extractor], cache: Path, devi
         PipelineError: The weights cannot be downloaded.
     """
     engine = _resolve(name, extractors, device)
-    if engine == "onnxruntime":
+    if engine == "int8":
         from pipeline.features.engines import int8
 
         int8.check_installed()
