@@ -52,6 +52,7 @@ from pipeline.decoders.stacking import Shares, stack
 from pipeline.decoders.streaming import in_memory
 from pipeline.decoders.training import TrainingData
 from pipeline.features.options import ExtractionOptions, ExtractorOptions
+from pipeline.features.sources import NetworkSource
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDS = 5
@@ -223,7 +224,7 @@ def held_out(
 ) -> dict[str, list[float]]:
     """Name -> held-out mean cosine of each seed."""
     source = Source.read(find_images(check.images), TargetOptions(check.targets))
-    examples, duplicates = load_numbered_examples(source, extractor.extractors(), options)
+    examples, duplicates = load_numbered_examples(source, NetworkSource(extractor.extractors()), options)
     x, y = in_memory(examples.features.stored()), examples.targets
     scores: dict[str, list[float]] = {}
     for seed in range(seeds):

@@ -21,8 +21,8 @@ from pipeline.data.sources import find_images
 from pipeline.data.splits import SplitRule, held_out_units, split_images
 from pipeline.decoders.blend import BlendConfig, fit_blend
 from pipeline.decoders.streaming import in_memory
-from pipeline.features.extractor import describe
 from pipeline.features.options import ExtractionOptions, ExtractorOptions
+from pipeline.features.sources import NetworkSource
 
 HEAD = ("features", "dimensions", "held-out cosine", "minus the first (s.e.)", "centred cosine to the first")
 
@@ -69,11 +69,10 @@ def main() -> None:
     table(HEAD, [])
     reference = None
     for text in options.features:
-        extractors = extractor_options(text).extractors()
-        examples, duplicates = load_numbered_examples(source, extractors, extraction)
+        network = NetworkSource(extractor_options(text).extractors())
+        examples, duplicates = load_numbered_examples(source, network, extraction)
         scores = held_out_cosines(examples, duplicates, options.split, options.seeds, options.most)
-        description = describe(extractors)
-        kind = [value for name, value in description.items() if name not in ("precision", "calibration")]
+        kind = {name: value for name, value in network.description.items() if name not in ("precision", "calibration")}
         vectors = examples.features.vectors()
         cells = [text, str(examples.features.dim), f"{np.mean(scores):.4f}"]
         if reference is None:
