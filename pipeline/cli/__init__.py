@@ -30,7 +30,8 @@ def cli() -> None:
 
     IMAGES is a folder (searched recursively), one image, a list (.txt with one path per line, .csv or .parquet with a
     column `path`), tar files or Parquet files with images (one, a folder, or 'photos/{000..150}.tar'),
-    FILE.h5:DATASET, tfds:NAME[/CONFIG]:SPLIT, or a bucket: s3://BUCKET/PREFIX, gs://..., az://...
+    FILE.h5:DATASET, tfds:NAME[/CONFIG]:SPLIT, hf://datasets/OWNER/NAME[/FILE], or a bucket: s3://BUCKET/PREFIX,
+    gs://..., az://...
     """
 
 

@@ -12,6 +12,7 @@ from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import RunRecord, SplitRecord
 from pipeline.core.wording import counted
 from pipeline.data.feature_tables import FeatureTable, read_features
+from pipeline.data.hub import is_hub_url, local_copy
 from pipeline.data.images import ImageSet
 from pipeline.data.labels import label_by_pattern
 from pipeline.data.matching import match_targets
@@ -201,6 +202,8 @@ def images_of_run(run: RunRecord, data_dir: Path | None = None, table: FeatureTa
     sources = SourceOptions(data_dir=data_dir, root=root, **names)
     if source and source.startswith("tfds:"):
         check_on_disk(source, data_dir)
+    if source and is_hub_url(source):
+        return replace(sources.find(local_copy(source, may_download=False)), source=source)
     return find_or_name(sources, source, table or (None if source else table_of_run(run)))
 
 

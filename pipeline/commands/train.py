@@ -169,7 +169,7 @@ def _recorded(options: TrainOptions) -> dict[str, Any]:
     """The options as stored in `run.json`, with the default weights filled in, and absolute paths."""
     recorded = kept_values(options)
     images = options.examples.images
-    if images and not is_bucket_url(images) and not images.startswith("tfds:"):
+    if images and not is_bucket_url(images) and not images.startswith(("tfds:", "hf://")):
         recorded["images"] = str(Path(images).absolute())
     if options.extractor.features:
         return recorded

@@ -98,7 +98,8 @@ def find_in_pattern(source: str, files: Sequence[str], column: str | None = None
         )
     if missing := [file for file in files if not is_bucket_url(file) and not os.path.exists(file)]:
         raise RequestError(f"{source}: {len(missing)} of {len(files)} files do not exist: {examples(missing)}.")
-    located = {file: file if is_bucket_url(file) else os.path.abspath(file) for file in files}
+    start = posixpath.dirname(source[: source.index("{")])  # names begin below the folder of the pattern
+    located = {file.removeprefix(f"{start}/"): file if is_bucket_url(file) else os.path.abspath(file) for file in files}
     return find_inside(source, located, column)
 
 

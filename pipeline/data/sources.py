@@ -21,6 +21,7 @@ from pipeline.data.containers import (
     find_inside,
     is_container,
 )
+from pipeline.data.hub import is_hub_url, local_copy
 from pipeline.data.image_files import INSTALL_HEIF
 from pipeline.data.image_names import ARCHIVES, HEIF, SUFFIXES, image_set, is_ignored, pass_over, suffix_of
 from pipeline.data.images import ImageRef, ImageSet, file_ref
@@ -35,7 +36,7 @@ URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 SUPPORTED = (
     "a folder of images, tar files or Parquet files, one of these, FILE.h5:DATASET, "
     f"a list ({', '.join(lists.SUFFIXES)}) of image files, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX,"
-    " az://CONTAINER/PREFIX, or tfds:NAME[/CONFIG]:SPLIT"
+    " az://CONTAINER/PREFIX, hf://datasets/OWNER/NAME[/FILE], or tfds:NAME[/CONFIG]:SPLIT"
 )
 
 
@@ -55,6 +56,7 @@ def find_images(
             an array in an HDF5 file, as `FILE.h5:DATASET`; `FILE#NAME` for one image in a file;
             a list of paths, absolute or relative to the list's own folder: a `.txt` (one path per line), or a `.csv` or
             `.parquet` with a column `path` and, optionally, `label`, `split`, `group` and `target` (lists of numbers);
+            a data set of the Hugging Face Hub, as `hf://datasets/OWNER/NAME[/FILE]`;
             the URL of a bucket, a prefix in it or one object (`s3://`, `gs://`, `az://`), also allowed in a list; or
             `tfds:NAME[/CONFIG]:SPLIT`.
         data_dir: The data folder of tensorflow-datasets; None for its default.
@@ -77,7 +79,9 @@ def find_images(
         images = find_examples(str(source), data_dir)
     else:
         try:
-            images = find_in_array(str(source), names) or _find(source, root, image_column)
+            path = local_copy(str(source)) if is_hub_url(source) else source
+            images = find_in_array(str(path), names) or _find(path, root, image_column)
+            images = dataclasses.replace(images, source=str(source))
         except OSError as error:
             raise RequestError(f"{source} cannot be read ({cause(error)}).") from error
     for option, value, kind in (("image_column", image_column, "column"), ("names", names, "dataset")):
