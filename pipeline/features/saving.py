@@ -76,11 +76,12 @@ class Saver:
         digests = np.frombuffer(b"".join(image.digest for image in images), DIGEST)
         self.not_finite.update(digests[~is_finite].tolist())
         if is_finite.any():
+            rows = slice(None) if is_finite.all() else is_finite  # a slice does not copy
             self._stores.append(
-                digests[is_finite],
-                [array[is_finite] for array in vectors],
-                np.stack(thumbnails)[is_finite],
-                np.array([image.pixel_count for image in images])[is_finite],
+                digests[rows],
+                [array[rows] for array in vectors],
+                np.stack(thumbnails)[rows],
+                np.array([image.pixel_count for image in images])[rows],
             )
             self._merge()
 

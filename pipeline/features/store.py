@@ -167,7 +167,8 @@ class FeatureStore:
             self._catch_up()
             new = ~self.contains(digests)
             if new.any():
-                table = self._table(digests[new], features[new], thumbnails[new], pixel_counts[new])
+                rows = slice(None) if new.all() else new  # a slice does not copy
+                table = self._table(digests[rows], features[rows], thumbnails[rows], pixel_counts[rows])
                 version = self._dataset.version
                 dataset = lance.write_dataset(table, self._dataset, mode="append")
                 if dataset.version == version + 1:

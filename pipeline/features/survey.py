@@ -1,5 +1,6 @@
 """The survey of an extraction: the content of each image, and the contents to compute."""
 
+import time
 from collections.abc import Container
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from pipeline.features.file_index import CRASHED, FileIndex
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_group import StoreGroup
 
-RECORDED_AT_ONCE = 1024  # images
+RECORDED_AT_ONCE, RECORD_SECONDS = 1024, 1.0  # images are recorded when there are as many, at most once in this time
 NOT_FINITE = "its vector has NaN or infinite values; check the weights, or use precision float32"
 
 
@@ -50,6 +51,7 @@ class Survey:
         self.has_feature = np.zeros(len(images), bool)
         self.failed: dict[int, str] = {}
         self._read: list[tuple[ImageRef, str, bytes]] = []
+        self._recorded_at = 0.0
         self._changed: set[int] = set()
         self.suspects: list[int] = []
         is_known = np.zeros(len(images), bool)
@@ -112,13 +114,14 @@ class Survey:
                 self._add_stored(np.array([number]))
         if image.version:
             self._read.append((self._images.refs[number], image.version, CRASHED if image.crashed else image.digest))
-            if len(self._read) == RECORDED_AT_ONCE:
+            if len(self._read) >= RECORDED_AT_ONCE and time.monotonic() - self._recorded_at >= RECORD_SECONDS:
                 self.record()
 
     def record(self) -> None:
         """Record the images that were read in the file index, so that the next run does not read them."""
         self._index.record(self._read)
         self._read.clear()
+        self._recorded_at = time.monotonic()
 
     def failures(self) -> list[Failure]:
         """The images that cannot be used, in path order."""

@@ -13,6 +13,7 @@ from PIL import Image
 
 make_narrow({3: 3, 64: 4, 128: 4, 256: 4, 512: 4}, {"fc2": 8, "fc1": 8, "block5_pool": 8})
 
+from pipeline.core import keras_backend  # noqa: E402
 from pipeline.core.keras_backend import import_keras  # noqa: E402
 from pipeline.data.sources import find_images  # noqa: E402
 from pipeline.features.engines.keras import KerasEngine  # noqa: E402
@@ -59,11 +60,25 @@ def check_threads(devices: list[str]) -> None:
     np.testing.assert_array_equal(features, [features for [features] in map(alone, batches)])
 
 
+def check_unseen_gpu(backend: str, folder: Path) -> None:
+    """A GPU that the machine seems to have, and the backend does not see."""
+    (folder / "dev").mkdir()
+    (folder / "dev" / "nvidia0").touch()
+    before, keras_backend.DEVICES = keras_backend.DEVICES, folder / "dev"
+    assert keras_backend.accelerators() == []
+    message = str(keras_backend.unseen_gpu())
+    assert message.startswith(f"{backend} does not see the GPU of this machine")
+    assert message.endswith(keras_backend.ADVICE[backend][0])
+    keras_backend.DEVICES = before
+
+
 if __name__ == "__main__":
     keras = import_keras()
     keras.applications.VGG16 = narrow_keras_vgg16
-    if keras.backend.backend() == "torch":  # has no parts of the CPU
+    backend, folder = keras.backend.backend(), Path(sys.argv[1])
+    if backend == "torch":  # has no parts of the CPU
         check_threads(["cpu", "cpu"])
     else:
-        check_devices(keras.backend.backend(), Path(sys.argv[1]))
+        check_devices(backend, folder)
         check_threads(["cpu:0", "cpu:1"])
+    check_unseen_gpu(backend, folder)
