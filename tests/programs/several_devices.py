@@ -3,9 +3,14 @@
 python several_devices.py FOLDER
 """
 
+import contextlib
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from narrow_vgg16 import make_narrow, narrow_keras_vgg16
@@ -48,7 +53,28 @@ def check_devices(backend: str, folder: Path) -> None:
         Image.fromarray(pixels).save(images / f"{number:02}.png")
     expected = extracted(images, "cpu")
     assert len(np.unique(expected, axis=0)) == IMAGES
-    np.testing.assert_array_equal(extracted(images, ",".join(f"cpu:{number}" for number in range(DEVICES))), expected)
+    with batches_by_device(backend) as batches:
+        features = extracted(images, ",".join(f"cpu:{number}" for number in range(DEVICES)))
+    np.testing.assert_array_equal(features, expected)
+    assert len(batches) == DEVICES
+    assert sum(batches.values()) == -(-IMAGES // BATCH)
+
+
+@contextlib.contextmanager
+def batches_by_device(backend: str) -> Iterator[Counter[str]]:
+    """Count the batches that are transferred to each device."""
+    module, name = {"tensorflow": ("tensorflow", "convert_to_tensor"), "jax": ("jax", "device_put")}[backend]
+    transfer = getattr(sys.modules[module], name)
+    counts: Counter[str] = Counter()
+
+    def counting(value: Any, *settings: Any, **options: Any) -> Any:
+        result = transfer(value, *settings, **options)
+        if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+            counts[str(result.device)] += 1
+        return result
+
+    with patch.object(sys.modules[module], name, counting):
+        yield counts
 
 
 def check_threads(devices: list[str]) -> None:
