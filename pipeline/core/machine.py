@@ -8,6 +8,7 @@ from pathlib import Path
 CPUINFO = Path("/proc/cpuinfo")
 # Dot products of 8-bit integers: VNNI on x86, asimddp on Arm.
 INT8_FLAGS = {"avx512_vnni", "avx_vnni", "asimddp"}
+BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # the last on Arm
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 LARGEST_INT = 2**31 - 1
 
@@ -33,6 +34,16 @@ def has_int8_instructions() -> bool | None:
 def has_amx_int8() -> bool:
     """Whether the processor is known to multiply int8 matrices in tiles (Intel AMX)."""
     return bool(_has_any({"amx_int8"}))
+
+
+def has_amx_bfloat16() -> bool:
+    """Whether the processor is known to multiply bfloat16 matrices in tiles (Intel AMX)."""
+    return bool(_has_any({"amx_bf16"}))
+
+
+def has_bfloat16_instructions() -> bool | None:
+    """Whether the processor computes in bfloat16; None if the system does not report it."""
+    return _has_any(BFLOAT16_FLAGS)
 
 
 def _has_any(flags: set[str]) -> bool | None:

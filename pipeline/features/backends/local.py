@@ -20,6 +20,8 @@ from pipeline.features.backends.slots import Slots
 from pipeline.features.backends.worker_pool import WorkerPool
 from pipeline.features.backends.worker_process import CHUNK, CHUNKS_AHEAD, Decoded, shared_digests
 from pipeline.features.engines import Engine, batches, make_engine
+from pipeline.features.engines.advice import advise_faster
+from pipeline.features.engines.devices import CPU
 from pipeline.features.extractor import Extractor, total_dim
 from pipeline.features.options import ExtractionOptions
 from pipeline.features.store_group import StoreGroup
@@ -27,7 +29,7 @@ from pipeline.features.store_group import StoreGroup
 log = logging.getLogger(__name__)
 
 SPARE_BATCHES = 3  # one is filled, and two wait, so that no device does
-LONG = 30  # seconds; longer computations are announced
+LONG, VERY_LONG = 30, 600  # seconds; longer computations are announced, and may come with advice
 
 
 class LocalBackend(Backend):
@@ -47,7 +49,7 @@ class LocalBackend(Backend):
         """See `Backend`."""
         computing: _Computing | None = None
         to_compute: set[bytes] = set()
-        forecast = Forecast(len(unknown) + len(suspects), total_dim(self._extractors), stores)
+        forecast = Forecast(len(unknown) + len(suspects), self._extractors, stores)
         with contextlib.ExitStack() as stack:
             slots = Slots(self._slot_count())
             pool = stack.enter_context(contextlib.closing(self._worker_pool(len(unknown), slots, stores)))
@@ -130,7 +132,7 @@ class _Computing:
         """
         while self._batches and self._batches[0].done():
             results = self._batches.popleft().result()
-            self._forecast.note(len(results), self._engine.at_once)
+            self._forecast.note(len(results), self._engine)
             yield results
 
     def all(self) -> Iterator[list[Result]]:
@@ -147,30 +149,33 @@ class _Computing:
 class Forecast:
     """Logs how much time and disk space a long computation will take, after the engine's second batch.
 
+    If it takes much longer, a faster precision is worth a line, too.
+
     Args:
         images: The number of images.
-        dim: The dimension of all features of an image together.
+        extractors: The extractors that run.
         stores: Their stores.
 
     Attributes:
         remaining: The number of images without a result.
     """
 
-    def __init__(self, images: int, dim: int, stores: StoreGroup) -> None:
+    def __init__(self, images: int, extractors: Sequence[Extractor], stores: StoreGroup) -> None:
         self.remaining = images
-        self._bytes, self._stores = 4 * dim + THUMBNAIL**2, stores
+        self._bytes, self._stores = 4 * total_dim(extractors) + THUMBNAIL**2, stores
+        self._precision = extractors[0].precision
         self._batches, self._first = 0, 0.0
 
-    def note(self, size: int, at_once: int) -> None:
-        """Note that a batch of `size` images is done; the engine computes `at_once` batches at a time."""
+    def note(self, size: int, engine: Engine) -> None:
+        """Note that the engine has computed a batch of `size` images."""
         now = time.monotonic()
         self.remaining -= size
         self._batches += 1
         if self._batches == 1:  # the first batch may have waited for a compiler
             self._first = now
-        if self._batches != 1 + at_once:  # the first batches end together
+        if self._batches != 1 + engine.at_once:  # the first batches end together
             return
-        seconds = self.remaining * (now - self._first) / (at_once * size)
+        seconds = self.remaining * (now - self._first) / (engine.at_once * size)
         if seconds > LONG:
             log.info(
                 "%d images to go: about %s, and %s in %s.",
@@ -179,6 +184,8 @@ class Forecast:
                 _size(self.remaining * self._bytes),
                 self._stores.stores[0].path,
             )
+        if seconds > VERY_LONG and engine.device == CPU:
+            advise_faster(self._precision)
 
 
 def _duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.core.keras_backend import import_keras
 from pipeline.data.decoding import SIDE
+from pipeline.features.engines.advice import warn_about_processor
 from pipeline.features.engines.devices import CPU, batches_at_once, chosen_devices, default_batch_size
 from pipeline.features.engines.replicas import Replica, make_replica
 from pipeline.features.extractor import Extractor, read_weights
@@ -47,8 +48,8 @@ class KerasEngine:
         self.at_once = batches_at_once(devices)
         self._part = self.batch_size  # images that fit into a device's memory
         precision = extractors[0].precision
-        if precision == "tf32" and all(device.startswith(CPU) for device in devices):
-            log.warning("TF32 exists on GPUs only; on the processor, precision tf32 computes in float32.")
+        if all(device.startswith(CPU) for device in devices):
+            warn_about_processor(precision)
         with import_keras().device(devices[0]):
             network = build_network(extractors)
         replicas = [make_replica(network, device, precision) for device in devices]
