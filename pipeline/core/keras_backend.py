@@ -31,7 +31,7 @@ ADVICE = {
 }
 # By default, TensorFlow and JAX reserve most of a GPU's memory when they start, which other processes then lack.
 GROWTH = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")  # variables by which a user, or Ray, hides GPUs
+HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")  # variables by which a user hides GPUs
 
 _swapping = threading.RLock()
 
@@ -44,9 +44,9 @@ def import_keras() -> ModuleType:
     Returns:
         The module `keras`.
     """
+    for name, value in GROWTH.items():
+        os.environ.setdefault(name, value)
     if "keras" not in sys.modules:
-        for name, value in GROWTH.items():
-            os.environ.setdefault(name, value)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(usable_cores()))
         with quietly(), _without_garbage_collection():

@@ -1,7 +1,7 @@
 """TF32: NVIDIA GPUs since Ampere can round the factors of float32 products to 10 bits, which makes them faster.
 
-By default, TensorFlow and JAX do so, and PyTorch does in convolutions. Here float32 is not rounded, unless TF32 is
-selected. The setting of TensorFlow and PyTorch belongs to the process, that of JAX to the thread.
+By default, TensorFlow and JAX do so, and PyTorch does in convolutions; here only if TF32 is selected. While it
+is allowed in one thread, TensorFlow and PyTorch allow it in all threads.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ _blocks = 0  # running blocks with TF32
 
 
 def turn_off(backend: str) -> None:
-    """Make float32 products exact to float32 in this process.
+    """Turn TF32 off in this process, except in blocks that allow it.
 
     Args:
         backend: Keras's backend.
@@ -23,7 +23,7 @@ def turn_off(backend: str) -> None:
 
         jax.config.update("jax_default_matmul_precision", "highest")
     else:
-        _allow(backend, False)
+        _count(backend, 0)
 
 
 @contextlib.contextmanager

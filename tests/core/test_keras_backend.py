@@ -93,7 +93,7 @@ def test_a_gpu_invisible_to_the_backend_is_reported_with_what_to_install(
         f"tensorflow does not see the GPU of this machine ({tmp_path}/nvidia0); run pip install 'image-vectors[cuda]'"
     )
     with monkeypatch.context() as hidden:
-        hidden.setenv("CUDA_VISIBLE_DEVICES", "")  # as Ray sets it for an actor without a GPU
+        hidden.setenv("CUDA_VISIBLE_DEVICES", "")
         assert keras_backend.unseen_gpu() is None
     monkeypatch.setattr(keras_backend, "accelerators", lambda: ["gpu:0"])
     assert keras_backend.unseen_gpu() is None

@@ -201,7 +201,11 @@ def test_devices_have_the_names_of_keras_and_of_pytorch() -> None:
 
 
 def test_tf32_is_float32_on_a_processor(pixels: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
+    import tensorflow
+
+    tensorflow.config.experimental.enable_tensor_float_32_execution(True)  # its default
     exact = make_engine("keras", [Extractor(weights_from("random:0"), "block1_pool")], 2, Path())
+    assert not tensorflow.config.experimental.tensor_float_32_execution_enabled()
     assert not caplog.messages
     rounded = make_engine("auto", [Extractor(weights_from("random:0"), "block1_pool", "tf32")], 2, Path())
     assert (rounded.name, rounded.device) == ("keras", "cpu")

@@ -24,6 +24,7 @@ def make_replica(network: Any, device: str, precision: str) -> Replica:
         The replica. It compiles for each new batch size, at its first batch.
     """
     backend = import_keras().backend.backend()
+    tf32.turn_off(backend)  # if Keras was imported before this package, it is on
     replica = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}[backend](network, device)
     if precision != "tf32":
         return replica
