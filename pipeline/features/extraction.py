@@ -24,6 +24,7 @@ from pipeline.features.backends.local import LocalBackend
 from pipeline.features.backends.ray.backend import RayBackend
 from pipeline.features.cache import cache_location, has_store
 from pipeline.features.engines import check_engine, ensure_weights
+from pipeline.features.engines.devices import chosen_devices
 from pipeline.features.extractor import Extractor, check_one_pass
 from pipeline.features.features import Features, LayerFeatures
 from pipeline.features.file_index import FileIndex
@@ -109,8 +110,10 @@ def _open_stores(extractors: Sequence[Extractor], options: ExtractionOptions) ->
     check_engine(options.engine, extractors[0].precision, options.device)
     _make_folder(options)
     new = [extractor for extractor in extractors if not has_store(options.cache, extractor.fingerprint)]
-    if new:  # before the stores, so that no empty one is created without weights
+    if new:  # before the stores, so that no empty one is created without weights or devices
         ensure_weights(options.engine, new, options.folder, options.device)
+        if options.device and not options.ray:  # its nodes have other devices
+            chosen_devices(options.device)
     stores = [FeatureStore(options.cache, extractor) for extractor in extractors]
     if options.verify:
         for store in stores:

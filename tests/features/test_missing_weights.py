@@ -1,17 +1,17 @@
-"""Unavailable weights are reported before any work starts."""
+"""Unavailable weights and devices are reported before any work starts."""
 
 import logging
 from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import PipelineError, RequestError
 from pipeline.data.sources import find_images
 from pipeline.features.engines.mnn import converted_network
 from pipeline.features.extraction import extract_features
 from pipeline.features.extractor import Extractor
 from pipeline.features.options import ExtractionOptions
-from pipeline.features.weights import Weights
+from pipeline.features.weights import Weights, weights_from
 
 
 def unavailable(*_: object) -> None:
@@ -27,6 +27,14 @@ def test_missing_weights_are_reported_before_images_are_read(tmp_path: Path, eng
     options = ExtractionOptions(engine=engine, cache=tmp_path / "cache", progress=False)
     with pytest.raises(PipelineError, match="no weights"):
         extract_features(find_images(tmp_path), EXTRACTOR, options)
+    assert list((tmp_path / "cache").glob("features/*")) == []
+
+
+def test_a_missing_device_is_reported_before_images_are_read(tmp_path: Path) -> None:
+    (tmp_path / "damaged.png").write_bytes(b"x")
+    options = ExtractionOptions(device="gpu:7", cache=tmp_path / "cache", progress=False)
+    with pytest.raises(RequestError, match="device 'gpu:7' is not there"):
+        extract_features(find_images(tmp_path), Extractor(weights_from("random:0"), "block5_pool"), options)
     assert list((tmp_path / "cache").glob("features/*")) == []
 
 
