@@ -41,10 +41,10 @@ class Folder(click.Path):
 
 
 class TableFile(click.Path):
-    """An existing file, or FILE:NAME for a variable or column of it."""
+    """An existing file or Lance table, or FILE:NAME for a variable or column of it."""
 
     def __init__(self) -> None:
-        super().__init__(exists=True, dir_okay=False, path_type=Path)
+        super().__init__(exists=True, path_type=Path)
 
     def convert(
         self, value: str | os.PathLike[str], parameter: click.Parameter | None, context: click.Context | None
@@ -52,7 +52,10 @@ class TableFile(click.Path):
         """Check that the file exists."""
         from pipeline.data.tables import split_name
 
-        super().convert(split_name(Path(value))[0], parameter, context)
+        file = split_name(Path(value))[0]
+        super().convert(file, parameter, context)
+        if file.is_dir() and file.suffix != ".lance":
+            self.fail(f"{file} is a folder.", parameter, context)
         return Path(value)
 
 

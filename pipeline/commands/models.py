@@ -16,7 +16,7 @@ class RunSummary:
     Attributes:
         name: The name of its folder.
         status: "finished"; "unfinished" if training was interrupted or is still running; "unreadable".
-        images: The source of its images, or None.
+        images: The source of its images, or else the file of its vectors; None if unreadable.
         targets: The file of its targets; None for those in the images' list.
         trained_on: The number of training images.
         held_out: The number of held-out images.
@@ -75,7 +75,7 @@ def _summary(folder: Path) -> RunSummary:
     return RunSummary(
         name=folder.name,
         status="finished" if run.result else "unfinished",
-        images=run.options.get("images"),
+        images=run.options.get("images") or run.options.get("features"),
         targets=run.options.get("targets"),
         trained_on=len(run.split.train),
         held_out=result.get("validation", len(run.split.validation)),

@@ -52,6 +52,16 @@ def _cluster() -> Any:
     )
 
 
+def _check_features(extractor: ExtractorOptions, extraction: ExtractionOptions) -> None:
+    """Refuse options of the network's run next to vectors that replace it."""
+    engine = [Parameter("engine", extraction.engine)] if extraction.engine != "auto" else []
+    batch_size = [Parameter("batch_size", extraction.batch_size)] if extraction.batch_size is not None else []
+    if extractor.features and (named := [*engine, *batch_size]):
+        raise RequestError(
+            Parameter("features", str(extractor.features)), " takes the place of the network; leave out ", named[0], "."
+        )
+
+
 @dataclass(frozen=True)
 class ExtractOptions(Options):
     """What to extract."""
@@ -142,6 +152,7 @@ class TrainOptions(Options):
         from pipeline.decoders.callbacks import require_tensorboard
 
         super().__post_init__()
+        _check_features(self.extractor, self.extraction)
         if self.name:
             check_run_name(self.models, self.name)
         if self.tensorboard and not self.decoder.is_network:
@@ -190,6 +201,10 @@ class EvaluateOptions(Options):
     extractor: ExtractorOptions = group(ExtractorOptions)
     extraction: ExtractionOptions = group(ExtractionOptions)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_features(self.extractor, self.extraction)
+
     @property
     def has_own_images(self) -> bool:
         """Whether to evaluate on other images or vectors than those that the run held out."""
@@ -221,6 +236,7 @@ class PredictOptions(Options):
         from pipeline.core.vector_files import SUFFIXES
 
         super().__post_init__()
+        _check_features(self.extractor, self.extraction)
         if (self.images is None) == (self.extractor.features is None):
             either = "Name either IMAGES, or a table of vectors with "
             raise RequestError(either, Parameter("features", "FILE"), ".")

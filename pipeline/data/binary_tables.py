@@ -1,10 +1,10 @@
-"""Tables in Parquet and `.npz` files, and arrays in `.npy` files. Pickles are never loaded."""
+"""Tables in Parquet, Lance and `.npz` files, and arrays in `.npy` files. Pickles are never loaded."""
 
 import contextlib
 import math
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +14,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from pipeline.core.archives import read_array_header
-from pipeline.core.errors import RequestError, cause
+from pipeline.core.errors import RequestError, cause, first_line
 from pipeline.core.regular_files import check_unpacked, open_regular
 from pipeline.core.wording import counted
 from pipeline.data.tables import INDEX, Column, Row, as_vector, check_names
@@ -47,14 +47,7 @@ class ParquetTable:
         names = [self.columns[number].name for number in (*cells, *numbers)]
         with self._open() as parquet:
             self._check_size(parquet, names)
-            start = 1
-            for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=names):
-                columns = [batch.column(name) for name in names]
-                texts = list(zip(*map(_values, columns[: len(cells)]), strict=True)) or [()] * len(batch)
-                vectors = _vectors(columns[len(cells) :]) if numbers else [None] * len(batch)
-                for number, (row, vector) in enumerate(zip(texts, vectors, strict=True), start):
-                    yield Row(f"{self.file}, row {number}", row, vector)
-                start += len(batch)
+            yield from _rows(self.file, parquet.iter_batches(ROWS_AT_ONCE, columns=names), names, len(cells))
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[pyarrow.parquet.ParquetFile]:
@@ -74,6 +67,52 @@ class ParquetTable:
             if pa.types.is_fixed_size_list(kind):
                 size += 8 * kind.list_size * metadata.num_rows
         check_unpacked(self.file, size)
+
+
+class LanceTable:
+    """A Lance table, such as `export --format lance` writes.
+
+    Args:
+        file: The folder of the table.
+
+    Raises:
+        RequestError: The table cannot be read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        with self._open() as dataset:
+            self.columns = [Column(field.name, _kind(field.type)) for field in dataset.schema]
+
+    def rows(self, cells: Sequence[int], numbers: Sequence[int]) -> Iterator[Row]:
+        """See `Table.rows`."""
+        names = [self.columns[number].name for number in (*cells, *numbers)]
+        with self._open() as dataset:
+            batches = dataset.to_batches(columns=names, batch_size=ROWS_AT_ONCE)
+            yield from _rows(self.file, batches, names, len(cells))
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Any]:
+        import lance
+
+        try:
+            yield lance.dataset(self.file)
+        except RequestError:
+            raise
+        except Exception as error:  # Lance raises many types for damaged tables
+            raise RequestError(f"{self.file}: cannot be read as a Lance table ({first_line(error)}).") from error
+
+
+def _rows(file: Path, batches: Iterable[pa.RecordBatch], names: Sequence[str], cells: int) -> Iterator[Row]:
+    """The rows of batches, of which the first `cells` columns are read unconverted, and the others as numbers."""
+    start = 1
+    for batch in batches:
+        columns = [batch.column(name) for name in names]
+        texts = list(zip(*map(_values, columns[:cells]), strict=True)) or [()] * len(batch)
+        vectors = _vectors(columns[cells:]) if len(names) > cells else [None] * len(batch)
+        for number, (row, vector) in enumerate(zip(texts, vectors, strict=True), start):
+            yield Row(f"{file}, row {number}", row, vector)
+        start += len(batch)
 
 
 def _kind(kind: pa.DataType) -> Any:

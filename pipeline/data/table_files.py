@@ -15,7 +15,7 @@ from pipeline.data.tables import INDEX, KEYS, Column, Row, Table, as_vector, che
 from pipeline.data.text_files import as_text, check_utf8, nfc, read_lines
 
 HDF5 = (".h5", ".hdf5")
-SUFFIXES = (".csv", ".tsv", ".parquet", ".npz", ".mat", *HDF5)
+SUFFIXES = (".csv", ".tsv", ".parquet", ".lance", ".npz", ".mat", *HDF5)
 NUMBER_LIKE = re.compile(r"\s*[-+]?\.?\d")
 
 
@@ -38,6 +38,10 @@ def read_table(file: Path, has_header: bool | None = None) -> Table:
         from pipeline.data.binary_tables import NpzTable
 
         return NpzTable(file)
+    if suffix == ".lance":
+        from pipeline.data.binary_tables import LanceTable
+
+        return LanceTable(file)
     if suffix in HDF5:
         from pipeline.data.hdf5_tables import hdf5_table
 

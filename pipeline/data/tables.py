@@ -21,7 +21,7 @@ LARGEST = 1e15  # largest absolute value, so that sums of squares stay finite in
 INDEX = re.compile(r"|index|level_\d+|unnamed: [\d.]+|__index_level_\d+__", re.IGNORECASE)
 
 
-NAMED = re.compile(r"(?P<file>.+\.(?:mat|h5|hdf5|npz|parquet)):(?P<name>.+)", re.IGNORECASE | re.DOTALL)
+NAMED = re.compile(r"(?P<file>.+\.(?:mat|h5|hdf5|npz|parquet|lance)):(?P<name>.+)", re.IGNORECASE | re.DOTALL)
 
 
 def split_name(file: Path) -> tuple[Path, str | None]:

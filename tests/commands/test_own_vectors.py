@@ -181,6 +181,10 @@ def photos(tmp_path: Path) -> Path:
 
 def test_our_vectors_beside_the_images_give_the_same_examples(run, photos: Path, home: Path, tmp_path: Path) -> None:
     run("extract", photos, *SMALL, "--out", tmp_path / "vectors.parquet")
+    run("export", photos, *SMALL, "--format", "lance", "--out", tmp_path / "vectors.lance")
+    lance, parquet = (read_features(tmp_path / f"vectors.{kind}") for kind in ("lance", "parquet"))
+    assert lance.digest == parquet.digest
+    assert lance.images.labels == parquet.images.labels
     images, targets = find_images(photos), write_targets(tmp_path, *LABELS)
     cache = home / ".cache" / "image-vectors"
     network = NetworkSource(ExtractorOptions(weights="random:0", layer="block5_pool").extractors())
@@ -264,12 +268,18 @@ def test_what_does_not_fit_is_refused(own: OwnVectors, small_run, run, tmp_path:
         (("search", small_run.images, "--query", "red", "--model", own.run), vectors),
         (("train", *own_table), "name their target embeddings with --targets FILE"),
         (("train", *own_table, *targets, "--layer", "fc1", "--weights", "random"), replaced),
+        (("train", *own_table, *targets, "--engine", "mnn"), "takes the place of the network; leave out --engine mnn"),
+        (("evaluate", own.run, *own_table, *targets, "--batch-size", 2), "leave out --batch-size 2"),
+        (("train", "--features", tmp_path, *targets), "is a folder"),
         (("train", *own_table, *targets, "--split", "group"), "needs the column 'group' .*or a table of vectors"),
         (("export", own.run, "--format", "keras", "--out", tmp_path / "m.keras"), no_network),
         (("export", own.run, "--format", "savedmodel", "--out", tmp_path / "m"), no_network),
     ]:
         assert re.search(message, run(*arguments, code=2).err), arguments
     assert not (tmp_path / "out.npz").exists()
+    assert [summary["images"] for summary in run("models", own.folder / "models", "--json").json["runs"]] == [
+        str(own.table)
+    ]
 
 
 def test_a_run_on_a_table_is_exported_as_a_table(own: OwnVectors, run, tmp_path: Path) -> None:
