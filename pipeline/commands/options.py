@@ -54,9 +54,9 @@ def _cluster() -> Any:
 
 def _check_features(extractor: ExtractorOptions, extraction: ExtractionOptions) -> None:
     """Refuse options of the network's run next to vectors that replace it."""
-    engine = [Parameter("engine", extraction.engine)] if extraction.engine != "auto" else []
-    batch_size = [Parameter("batch_size", extraction.batch_size)] if extraction.batch_size is not None else []
-    if extractor.features and (named := [*engine, *batch_size]):
+    values = {name: getattr(extraction, name) for name in ("engine", "device", "batch_size")}
+    named = [Parameter(name, value) for name, value in values.items() if value not in ("auto", None)]
+    if extractor.features and named:
         raise RequestError(
             Parameter("features", str(extractor.features)), " takes the place of the network; leave out ", named[0], "."
         )

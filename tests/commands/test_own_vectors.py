@@ -269,6 +269,7 @@ def test_what_does_not_fit_is_refused(own: OwnVectors, small_run, run, tmp_path:
         (("train", *own_table), "name their target embeddings with --targets FILE"),
         (("train", *own_table, *targets, "--layer", "fc1", "--weights", "random"), replaced),
         (("train", *own_table, *targets, "--engine", "mnn"), "takes the place of the network; leave out --engine mnn"),
+        (("train", *own_table, *targets, "--device", "cpu"), "takes the place of the network; leave out --device cpu"),
         (("evaluate", own.run, *own_table, *targets, "--batch-size", 2), "leave out --batch-size 2"),
         (("train", "--features", tmp_path, *targets), "is a folder"),
         (("train", *own_table, *targets, "--split", "group"), "needs the column 'group' .*or a table of vectors"),
