@@ -178,7 +178,7 @@ def _note(contents: _Contents, member: Member, stream: BinaryIO) -> None:
             contents.empty_count += 1
             contents.empty += [name] if len(contents.empty) < 6 else []
     elif suffix in (LABEL, COLUMNS):
-        if member.size <= DESCRIPTION:
+        if 0 < member.size <= DESCRIPTION:
             stream.seek(member.offset)
             columns = contents.columns.setdefault(_key(name), {})
             columns |= _described(stream.read(member.size), suffix, columns)

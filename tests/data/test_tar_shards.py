@@ -169,6 +169,7 @@ def test_hostile_members_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureF
             tar.addfile(info, io.BytesIO(png(1)))
         for number in range(1000):
             tar.addfile(tarfile.TarInfo(f"{number}.png"))
+            tar.addfile(tarfile.TarInfo(f"{number}.cls"))
         info = tarfile.TarInfo("lies.png")
         info.size = 2**40
         tar.addfile(info)
