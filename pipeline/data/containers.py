@@ -3,18 +3,22 @@
 import os
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.core.errors import RequestError
 from pipeline.core.locations import is_bucket_url
 from pipeline.core.wording import examples
 from pipeline.data.image_names import suffix_of
-from pipeline.data.images import ImageSet
+from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.tar_shards import find_members
 
 TAR, TABLES = ".tar", (".parquet", ".arrow")
 SUFFIXES = (TAR, *TABLES)
 ARRAY = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf|he5))(?::(?P<dataset>[^#]+))?", re.IGNORECASE | re.DOTALL)
+# The URI of an image inside a file.
+INSIDE = re.compile(
+    r"(?P<file>.+?\.(?:tar|parquet|arrow|(?:h5|hdf5|hdf|he5)(?::[^#]+)?))#(?P<name>.+)", re.IGNORECASE | re.DOTALL
+)
 CACHED = ("cache-", "indices")  # how names of Arrow files begin that `datasets` computed from a data set
 BRACES = re.compile(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]*,[^{}]*))\}")
 MOST_FILES = 1_000_000  # that a pattern may stand for
@@ -87,6 +91,38 @@ def find_inside(source: str, files: Mapping[str, str], column: str | None = None
     from pipeline.data.image_tables import find_rows
 
     return find_rows(source, files, column)
+
+
+def find_container(file: str, column: str | None = None) -> ImageSet | None:
+    """Find the images in one file; see `find_inside` and `find_in_array`. None if it is missing, or has no images."""
+    images = find_in_array(file, None)
+    if images or not (is_bucket_url(file) or os.path.isfile(file)) or suffix_of(file) not in SUFFIXES:
+        return images
+    located = file if is_bucket_url(file) else os.path.abspath(file)
+    return find_inside(file, {posixpath.basename(file): located}, column) if is_container(file) else None
+
+
+def refs_inside(paths: Iterable[str]) -> dict[str, ImageRef]:
+    """References to the images inside files, among other images.
+
+    Args:
+        paths: Paths and URLs; those of images inside files end in `#NAME`.
+
+    Raises:
+        RequestError, PipelineError: See `find_inside`.
+    """
+    matches = {path: match for path in paths if (match := INSIDE.fullmatch(path)) and not os.path.lexists(path)}
+    refs: dict[str, ImageRef] = {}
+    for file in {match["file"] for match in matches.values()}:
+        images = find_container(file)
+        start = f"{file}#" if is_bucket_url(file) else f"{os.path.abspath(file)}#"
+        names = {ref.uri.removeprefix(start): ref for ref in images.refs} if images else {}
+        refs |= {
+            path: names[match["name"]]
+            for path, match in matches.items()
+            if match["file"] == file and match["name"] in names
+        }
+    return refs
 
 
 def find_in_pattern(source: str, files: Sequence[str], column: str | None = None) -> ImageSet:

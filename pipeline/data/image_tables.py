@@ -185,13 +185,18 @@ def _read_rows(
     paths: list[str | None] = []
     rows: list[dict[str, Any]] = []
     for _, batch in table.batches(read, 0, LISTED):
-        batch.validate(full=not has_paths)  # in an Arrow file, a struct includes its images
-        cells = {key: batch.column(column).to_pylist() for key, column in columns.items()}
-        paths += batch.column(images).field("path").to_pylist() if has_paths else [None] * len(batch)
+        cells = {key: _values(batch.column(column)) for key, column in columns.items()}
+        paths += _values(batch.column(images).field("path")) if has_paths else [None] * len(batch)
         for number in range(len(batch)):
             row = {key: _cell(key, values[number], f"{name}, row {len(rows)}") for key, values in cells.items()}
             rows.append(NO_COLUMNS | row)
     return paths, rows
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """The cells of a column; offsets of a damaged Arrow file would be read anywhere in memory, so they are checked."""
+    column.validate(full=True)
+    return column.to_pylist()
 
 
 def _cell(key: str, value: Any, where: str) -> Any:

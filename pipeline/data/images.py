@@ -228,7 +228,7 @@ def _content(ref: ImageRef) -> bytes | None:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in path order, with their labels, groups, splits and targets.
+    """Images in path order (rows of tables and arrays in their order), with labels, groups, splits and targets.
 
     Attributes:
         source: The source as the user named it: the path of a folder or a list, the URL of a bucket, or `tfds:...`.

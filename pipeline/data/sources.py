@@ -12,15 +12,18 @@ from pipeline.core.locations import is_bucket_url
 from pipeline.core.wording import counted, examples
 from pipeline.data import lists
 from pipeline.data.buckets import find_versions, list_objects
-from pipeline.data.containers import SUFFIXES as CONTAINERS
 from pipeline.data.containers import (
+    INSIDE,
     containers,
     expand_braces,
+    find_container,
     find_in_array,
     find_in_pattern,
     find_inside,
     is_container,
+    refs_inside,
 )
+from pipeline.data.containers import SUFFIXES as CONTAINERS
 from pipeline.data.hub import is_hub_url, local_copy
 from pipeline.data.image_files import INSTALL_HEIF
 from pipeline.data.image_names import ARCHIVES, HEIF, SUFFIXES, image_set, is_ignored, pass_over, suffix_of
@@ -66,7 +69,7 @@ def find_images(
         names: The name of the array with the names of the images in an HDF5 file; None to name them by their rows.
 
     Returns:
-        The images in path order, each path once.
+        The images in path order, rows of tables and arrays in their order; each path once.
 
     Raises:
         RequestError: The source does not exist, is not supported, names no image or has another format; or the pattern
@@ -95,11 +98,9 @@ def _find(source: str | Path, root: Path | None, column: str | None) -> ImageSet
     files = expand_braces(str(source))
     if len(files) > 1 and not os.path.lexists(source):
         return find_in_pattern(str(source), files, column)
-    file, _, name = str(source).rpartition("#")
-    if os.path.isfile(file) and not os.path.lexists(source):
-        return _part(_find_files(file, root, column), name)
-    if file and (images := find_in_array(file, None)):
-        return _part(images, name)
+    match = None if os.path.lexists(source) else INSIDE.fullmatch(str(source))
+    if match and (images := find_container(match["file"], column)):
+        return _part(images, match["name"])
     return _bucket(str(source), column) if is_bucket_url(source) else _find_files(source, root, column)
 
 
@@ -154,19 +155,20 @@ def _within(folder: Path, path: str) -> str | Path:
 
 
 def image_refs(paths: Iterable[str | Path]) -> list[ImageRef]:
-    """References to image files and to objects in buckets; the versions of objects are requested now.
+    """References to image files, to objects in buckets, and to images inside either; versions are requested now.
 
     Args:
-        paths: Paths of files, or URLs of objects.
+        paths: Paths of files, or URLs of objects, with `#NAME` for an image inside.
 
     Raises:
-        RequestError, PipelineError: See `pipeline.data.buckets.find_versions`.
+        RequestError, PipelineError: See `pipeline.data.buckets.find_versions` and `refs_inside`.
     """
-    paths = list(paths)
-    versions = find_versions([str(path) for path in paths if is_bucket_url(path)])
+    names = [str(path) for path in paths]
+    inside = refs_inside(names)
+    versions = find_versions([name for name in names if is_bucket_url(name) and name not in inside])
     return [
-        ImageRef(str(path), listed=versions[str(path)]) if is_bucket_url(path) else file_ref(Path(path))
-        for path in paths
+        inside.get(name) or (ImageRef(name, listed=versions[name]) if name in versions else file_ref(Path(name)))
+        for name in names
     ]
 
 

@@ -79,7 +79,9 @@ def open_rows(file: str) -> Rows:
         source = pa.memory_map(file) if size else pa.BufferReader(b"")
     with damage_named():
         kind: Any = ArrowRows if os.path.splitext(file)[1].lower() == ".arrow" else ParquetRows
-        return kind(source, size, version)
+        rows: Rows = kind(source, size, version)
+        list(rows.schema.names)  # raises an error if they are not UTF-8
+        return rows
 
 
 class Damaged(ImageError):

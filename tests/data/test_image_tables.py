@@ -160,6 +160,14 @@ def test_damaged_files_are_left_out(hub: Path, tmp_path: Path, caplog: pytest.Lo
         assert sorted(images.unread) == [str(tmp_path / suffix / f"{name}.{suffix}") for name in ("cut", "empty")]
 
 
+def test_names_of_columns_that_are_not_utf_8_are_damage(hub: Path, tmp_path: Path) -> None:
+    for source in (hub / "whole.parquet", hub / "saved" / "data-00000-of-00002.arrow"):
+        file = tmp_path / source.name
+        file.write_bytes(source.read_bytes().replace(b"animal", b"anim\xf1l"))
+        with pytest.raises(RequestError, match=r"cannot be read|it is damaged"):
+            find_images(file)
+
+
 def test_a_table_that_changed_is_not_read(tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", {"image": PNGS})
     wait_for_tick(tmp_path)

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import encoded, make_image, wait_for_tick
 from object_storage import S3Server
@@ -15,7 +16,7 @@ from object_storage import S3Server
 from pipeline.core.errors import ImageError, RequestError
 from pipeline.data.containers import expand_braces
 from pipeline.data.images import ImageSet
-from pipeline.data.sources import find_images
+from pipeline.data.sources import find_images, image_refs
 
 
 def png(seed: int) -> bytes:
@@ -78,6 +79,24 @@ def test_a_member_is_named_by_its_file_and_name(shards: Path) -> None:
     assert contents(images) == {"000000003.png": png(3)}
     with pytest.raises(RequestError, match=r"00001\.tar has no image 'x\.png'; its images begin with '000000002\.png'"):
         find_images(f"{shards}/00001.tar#x.png")
+
+
+def test_lists_and_urls_name_images_inside_files(shards: Path, tmp_path: Path) -> None:
+    import h5py
+
+    write_tar(tmp_path / "odd.tar", {"a#b.tar#c.png": png(7)})
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.stack([np.asarray(make_image(number)) for number in range(2)])
+    names = [f"{shards}/00001.tar#000000003.png", "odd.tar#a#b.tar#c.png", "a.h5:x#1", "odd.tar#missing.png"]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    images = dict(zip((found := find_images(tmp_path / "list.txt")).paths, found.refs, strict=True))
+    assert set(images) == set(names)
+    assert images[names[0]] == find_images(shards).refs[3]
+    assert images[names[1]].read()[0] == png(7)
+    assert images[names[2]].read()[0][-7200:] == np.asarray(make_image(1)).tobytes()
+    with pytest.raises(ImageError, match="No such file"):
+        images[names[3]].read()
+    assert image_refs([ref.uri for ref in find_images(shards).refs]) == find_images(shards).refs
 
 
 def test_tar_files_next_to_images_are_ignored(folder: Path) -> None:
@@ -223,6 +242,7 @@ def test_shards_in_a_bucket_are_read_by_ranges(shards: Path, s3: S3Server, monke
     assert images.refs[0].version() == images.refs[0].read()[1]
     for source in ("s3://tar-shards/photos/{00000..00002}.tar", "s3://tar-shards/photos/00001.tar"):
         assert contents(find_images(source)).items() <= EXPECTED.items()
+    assert image_refs([ref.uri for ref in images.refs]) == images.refs
     s3.put("tar-shards", "photos/00001.tar", (shards / "00002.tar").read_bytes())
     with pytest.raises(ImageError, match=r"00001\.tar changed while this command ran"):
         images.refs[2].read()
