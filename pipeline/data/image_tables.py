@@ -185,6 +185,7 @@ def _read_rows(
     paths: list[str | None] = []
     rows: list[dict[str, Any]] = []
     for _, batch in table.batches(read, 0, LISTED):
+        batch.validate()
         cells = {key: _values(batch.column(column)) for key, column in columns.items()}
         paths += _values(batch.column(images).field("path")) if has_paths else [None] * len(batch)
         for number in range(len(batch)):

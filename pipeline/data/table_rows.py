@@ -230,6 +230,7 @@ class ImageColumn:
                 self._batches = self._rows.batches([self._column], row, BATCH)
                 self._rows_end = self._rows.end(row)
             self._first, batch = next(pair for pair in self._batches if row < pair[0] + len(pair[1]))
+            batch.validate()
             self._images = batch.column(self._column)
             self._end = self._first + len(self._images)
         cell = self._images.slice(row - self._first, 1)

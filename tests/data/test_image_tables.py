@@ -4,13 +4,14 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from helpers import encoded, make_image, wait_for_tick
 from object_storage import S3Server
 
-from pipeline.core.errors import ImageError, RequestError
+from pipeline.core.errors import ImageError, PipelineError, RequestError
 from pipeline.data.images import ImageSet
 from pipeline.data.sources import find_images
 
@@ -166,6 +167,18 @@ def test_names_of_columns_that_are_not_utf_8_are_damage(hub: Path, tmp_path: Pat
         file.write_bytes(source.read_bytes().replace(b"animal", b"anim\xf1l"))
         with pytest.raises(RequestError, match=r"cannot be read|it is damaged"):
             find_images(file)
+
+
+def test_offsets_that_point_anywhere_are_damage(hub: Path, tmp_path: Path) -> None:
+    content = (hub / "saved" / "data-00000-of-00002.arrow").read_bytes()
+    paths = np.array([0, 6, 12, 18], np.int32).tobytes()  # where the three paths begin and end
+    images = np.array([0, *np.cumsum([len(png) for png in PNGS[:3]])], np.int32).tobytes()
+    for offsets in (paths, images):
+        assert content.count(offsets) == 1
+        wrong = offsets[:8] + b"\xff\xff\xff\x3f" + offsets[12:]
+        (tmp_path / "a.arrow").write_bytes(content.replace(offsets, wrong))
+        with pytest.raises(PipelineError, match="it is damaged"):
+            find_images(tmp_path / "a.arrow").refs[1].read()
 
 
 def test_a_table_that_changed_is_not_read(tmp_path: Path) -> None:
