@@ -10,9 +10,11 @@ import reference
 from helpers import ROOT, run_program
 
 from pipeline.core.errors import PipelineError, RequestError
+from pipeline.core.keras_backend import import_keras
 from pipeline.data.decoding import decode
 from pipeline.features.engines import make_engine
 from pipeline.features.engines.devices import default_batch_size
+from pipeline.features.engines.replicas import make_replica
 from pipeline.features.extractor import Extractor, extractors_for
 from pipeline.features.options import ExtractionOptions
 from pipeline.features.vgg import NETWORKS
@@ -191,6 +193,12 @@ def test_a_device_that_is_not_there_is_refused(engine: str, precision: str, devi
     extractor = Extractor(weights_from("random:0"), "block5_pool", precision)
     with pytest.raises(RequestError, match=re.escape(message)):
         make_engine(engine, [extractor], None, Path(), device)
+
+
+def test_a_backend_that_only_keras_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_keras().backend, "backend", lambda: "numpy")
+    with pytest.raises(RequestError, match="does not run on numpy; set KERAS_BACKEND to tensorflow or jax or torch"):
+        make_replica(None, "cpu", "float32")
 
 
 def test_devices_have_the_names_of_keras_and_of_pytorch() -> None:

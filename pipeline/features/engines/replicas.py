@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core import tf32
+from pipeline.core.errors import RequestError
 from pipeline.core.keras_backend import import_keras
 
 # Pixels (N, 224, 224, 3), uint8 -> the network's outputs, each (N, dim), float32. It is thread-safe.
@@ -22,10 +23,16 @@ def make_replica(network: Any, device: str, precision: str) -> Replica:
 
     Returns:
         The replica. It compiles for each new batch size, at its first batch.
+
+    Raises:
+        RequestError: Keras has another backend.
     """
     backend = import_keras().backend.backend()
+    makers = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}
+    if backend not in makers:
+        raise RequestError(f"The engine keras does not run on {backend}; set KERAS_BACKEND to {' or '.join(makers)}.")
     tf32.turn_off(backend)  # if Keras was imported before this package, it is on
-    replica = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}[backend](network, device)
+    replica = makers[backend](network, device)
     if precision != "tf32":
         return replica
 
