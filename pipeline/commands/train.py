@@ -40,7 +40,8 @@ from pipeline.data.images import content_digest
 from pipeline.data.sample import SAMPLE, SAMPLE_TARGETS, SAMPLE_WEIGHTS
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.callbacks import Callbacks
-from pipeline.decoders.fitting import Config, announce, effective_config, fit_decoders
+from pipeline.decoders.fitting import Config, effective_config, fit_decoders
+from pipeline.decoders.forecast import announce
 from pipeline.decoders.network import TrainingConfig, check_names, output_ceiling, predict
 from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.results import EvaluationResult

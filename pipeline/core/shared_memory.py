@@ -69,7 +69,7 @@ class SharedMemory:
 
 def _allocate(size: int) -> int:
     """The descriptor of an anonymous file in memory, with its bytes allocated."""
-    if size > _available_memory():  # Linux would kill other programs to free memory
+    if size > available_memory():  # Linux would kill other programs to free memory
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     descriptor = os.memfd_create("image-vectors")
     try:
@@ -80,7 +80,7 @@ def _allocate(size: int) -> int:
     return descriptor
 
 
-def _available_memory() -> float:
+def available_memory() -> float:
     """Bytes of memory available without swapping; infinite if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

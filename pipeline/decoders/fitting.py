@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.wording import counted
-from pipeline.decoders.blend import MANY, BlendConfig, build_blend, fit_blend
+from pipeline.decoders.blend import BlendConfig, build_blend, fit_blend
 from pipeline.decoders.callbacks import Callbacks
-from pipeline.decoders.hidden_layer import BATCH
 from pipeline.decoders.network import (
     NETWORK,
     ORIGINAL,
@@ -30,9 +28,6 @@ log = logging.getLogger(__name__)
 
 Config = TrainingConfig | BlendConfig
 PRESETS: dict[str, Config] = {"default": BlendConfig(), "network": NETWORK, "original": ORIGINAL}  # of --preset
-OPERATIONS_OF_ADAM = 100  # per weight; Adam is memory-bound and takes as long as this many operations
-OPERATIONS_OF_EIGH = 15  # times the cube of the matrix's side, including the products around it
-ANNOUNCED = 30.0  # seconds; an estimate is logged for longer trainings
 
 
 @dataclass(frozen=True)
@@ -129,61 +124,6 @@ def _fit_blend(
         shares=blend.shares,
         ridge=blend.ridge,
     )
-
-
-def announce(config: Config, shape: tuple[int, int], dim: int, memory: int, times: int = 1) -> None:
-    """Log how many networks a blend trains and, if that takes long, an estimate of the time.
-
-    Args:
-        config: The config.
-        shape: The shape of the training features, (N, F).
-        dim: D, the dimension of the targets.
-        memory: The memory budget in bytes; above it no blend is trained, see `effective_config`.
-        times: The number of blends to fit, for example one per fold.
-    """
-    if isinstance(config, TrainingConfig) or (needed := config.memory(*shape, dim)) > memory:
-        return
-    trainings = f"{config.trainings(shape[0])} short trainings on its training images"
-    if times > 1:
-        log.info("The regularization of each of %d decoders is chosen by %s.", times, trainings)
-    else:
-        log.info("The regularization of the decoder is chosen by %s.", trainings)
-    if (seconds := times * expected_seconds(config, *shape, dim)) > ANNOUNCED:
-        minutes = counted(max(1, round(seconds / 60)), "minute")
-        log.info("That takes about %s on this processor, and up to %.1f GB of memory.", minutes, needed / 1e9)
-
-
-def expected_seconds(config: BlendConfig, rows: int, features: int, dim: int) -> float:
-    """Estimate how long a blend takes, within a factor of about two, from its operations and this processor's speed.
-
-    Args:
-        config: The blend.
-        rows: Training images.
-        features: F, the dimension of the features.
-        dim: D, the dimension of the targets.
-
-    Returns:
-        Seconds.
-    """
-    size = min(rows, features)
-    weights = config.units * (size + dim)
-    steps = config.trainings(rows) * config.steps(rows)
-    step_operations = BATCH * 6 * weights + OPERATIONS_OF_ADAM * weights
-    folds = 1 + (1 if rows >= MANY else config.folds)
-    sides = (size, min(rows, config.ramps))
-    closed_form = sum(2 * rows * side * (side + dim) + folds * OPERATIONS_OF_EIGH * side**3 for side in sides)
-    return (steps * step_operations + closed_form) / _operations_per_second()
-
-
-def _operations_per_second() -> float:
-    """The measured speed of matrix products of a network's size."""
-    left, right = np.ones((BATCH, 2048), np.float32), np.ones((2048, 256), np.float32)
-    seconds = []
-    for _ in range(30):
-        start = time.perf_counter()
-        left @ right
-        seconds.append(time.perf_counter() - start)
-    return 2 * left.size * right.shape[1] / min(seconds)  # the minimum: other work on the processor only adds time
 
 
 def _fit_networks(

@@ -7,7 +7,7 @@ import pytest
 from pipeline.core.vectors import cosines
 from pipeline.decoders.blend import BlendConfig
 from pipeline.decoders.callbacks import Callbacks
-from pipeline.decoders.fitting import effective_config, expected_seconds, fit_decoders
+from pipeline.decoders.fitting import effective_config, fit_decoders
 from pipeline.decoders.network import API_STYLES, NETWORK, DecoderSpec, TrainingConfig, predict, target_scale
 from pipeline.decoders.training import TrainingData
 
@@ -55,9 +55,3 @@ def test_the_memory_budget_includes_targets_and_the_warning_states_it(
     with caplog.at_level(logging.WARNING):
         assert effective_config(BlendConfig(), wide) == NETWORK
     assert "400 features of dimension 32 for targets of dimension 3,000" in caplog.text
-
-
-def test_training_time_grows_with_images_up_to_a_bound() -> None:
-    config = BlendConfig()
-    small, large = (expected_seconds(config, rows, 4096, 50) for rows in (100, 4000))
-    assert 0 < small < large
