@@ -151,19 +151,31 @@ def _write_hdf5(
 ) -> None:
     import h5py
 
-    text = h5py.string_dtype()
     with h5py.File(file, "w", locking=False) as root:  # an unfinished file is locked already
-        root.create_dataset("paths", data=list(paths), dtype=text)
+        root.create_dataset("paths", data=_encoded(paths, _text_type(paths)))
         for name, vectors in arrays.items():
             dataset, start = root.create_dataset(name, tuple(vectors.shape), np.float32), 0
             for block in in_blocks(vectors):
                 dataset[start : start + len(block)] = block
                 start += len(block)
         if nearest:
-            names = root.create_dataset("nearest", nearest.numbers.shape, text)
+            kind = _text_type(nearest.names)
+            names = root.create_dataset("nearest", nearest.numbers.shape, kind)
             for start in range(0, len(names), NAMES_AT_ONCE):
-                names[start : start + NAMES_AT_ONCE] = nearest.of(slice(start, start + NAMES_AT_ONCE))
+                names[start : start + NAMES_AT_ONCE] = _encoded(nearest.of(slice(start, start + NAMES_AT_ONCE)), kind)
             root.create_dataset("cosines", data=nearest.cosines)
+
+
+def _encoded(texts: Sequence[str] | Sequence[Sequence[str]], kind: np.dtype) -> np.ndarray:
+    """Texts in UTF-8, as an HDF5 type."""
+    return np.strings.encode(np.array(texts, str), "utf-8").astype(kind)
+
+
+def _text_type(texts: Sequence[str]) -> np.dtype:
+    """The HDF5 type of texts of at most this length: unlike one of any length, it needs no heap in the file."""
+    import h5py
+
+    return h5py.string_dtype("utf-8", max(1, *(len(text.encode()) for text in texts)) if texts else 1)
 
 
 def _write_npz(

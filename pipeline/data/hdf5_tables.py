@@ -4,13 +4,17 @@ All three are untrusted: links to other files are not followed, and sizes are ch
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import h5py
 import numpy as np
 
+from pipeline.core.child_processes import blocked, end, end_with_parent, start_spawned
 from pipeline.core.errors import RequestError
 from pipeline.core.hdf5_files import check_dataset
 from pipeline.core.regular_files import check_unpacked
@@ -22,6 +26,8 @@ INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 NUMBERS = ("double", "single", "logical", *INTEGERS)  # classes of MATLAB
 LONGEST_NAME = 2**16  # bytes
 NAMES_AT_ONCE = 4096
+TIME_LIMIT = 60.0  # seconds, to read all texts of a dataset
+T = TypeVar("T")
 BDATA = ("dataset", "metadata/key", "metadata/value")
 
 
@@ -155,13 +161,65 @@ def _is_text(dataset: h5py.Dataset) -> bool:
 
 
 def _texts(file: Path, dataset: h5py.Dataset) -> np.ndarray:
-    """The texts in a dataset, in blocks: each of a few bytes may stand for a long one."""
-    blocks, size = [], 0
+    """The texts in a dataset."""
+    if h5py.check_string_dtype(dataset.dtype).length is None:
+        return np.array(_read_apart(file, _read_texts, dataset.name), object)
+    check_unpacked(file, dataset.nbytes)
+    return dataset[()].astype(object)
+
+
+def _read_apart(file: Path, read: Callable[..., T], *arguments: object) -> T:
+    """Read texts of any length in another process, with a time limit.
+
+    HDF5 stores them in a heap, and may loop without end if that is damaged; not even Ctrl-C would stop this process.
+
+    Args:
+        file: The file.
+        read: A function of this module that takes an `h5py.File`, `file`, and the arguments.
+        arguments: Its other arguments.
+
+    Raises:
+        RequestError: The texts are damaged, or `read` raised it.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, file, read, arguments), daemon=True)
+    with blocked(signal.SIGINT):
+        start_spawned(process)
+    sender.close()
+    try:
+        result = receiver.recv() if receiver.poll(TIME_LIMIT) else None
+    except EOFError:  # the process crashed
+        result = None
+    finally:
+        end([process])
+        receiver.close()
+    if result is None:
+        raise RequestError(f"{file}: its texts are damaged.")
+    if isinstance(result, RequestError):
+        raise result
+    return cast(T, result)
+
+
+def _send(sender: Connection, file: Path, read: Callable[..., object], arguments: Sequence[object]) -> None:
+    """Send what a function reads, or its error."""
+    end_with_parent()
+    try:
+        with open_hdf5(file) as root:
+            sender.send(read(root, file, *arguments))
+    except RequestError as error:
+        sender.send(error)
+
+
+def _read_texts(root: h5py.File, file: Path, name: str) -> list[Any]:
+    """Read texts in blocks: each of a few bytes may stand for a long one."""
+    dataset, texts, size = root[name], [], 0
     for start in range(0, len(dataset), NAMES_AT_ONCE):
-        blocks.append(dataset[start : start + NAMES_AT_ONCE].astype(object))
-        size += sum(map(len, blocks[-1]))
+        block = dataset[start : start + NAMES_AT_ONCE].tolist()
+        texts += block
+        size += sum(map(len, block))
         check_unpacked(file, size)
-    return np.concatenate(blocks) if blocks else np.array([], object)
+    return texts
 
 
 class BDataTable(ArrayTable):
@@ -182,7 +240,7 @@ class BDataTable(ArrayTable):
         with open_hdf5(file) as root:
             check_dataset(root["dataset"])
             check_unpacked(file, root["metadata/value"].nbytes)
-            keys = [_decoded(key) for key in _texts(file, root["metadata/key"])]
+            keys, self._texts = _read_apart(file, _read_keys)
             values = root["metadata/value"][()]
             if values.shape != (len(keys), root["dataset"].shape[-1]):
                 raise RequestError(
@@ -190,7 +248,6 @@ class BDataTable(ArrayTable):
                     f"{root['dataset'].shape}."
                 )
             self._columns = {key: np.flatnonzero(value == 1) for key, value in zip(keys, values, strict=True)}
-            self._texts = {key: _vmap(root["vmap"][key]) for key in root.get("vmap", {}) if key in self._columns}
         self._columns = {key: columns for key, columns in self._columns.items() if len(columns)}
         self.columns = [Column(key, self._kind(key)) for key in self._columns]
         check_names([column.name for column in self.columns], str(file))
@@ -221,8 +278,13 @@ def _columns_of(dataset: h5py.Dataset, columns: np.ndarray) -> np.ndarray:
     return block[:, 0] if len(columns) == 1 else np.ascontiguousarray(block)
 
 
-def _vmap(group: h5py.Group) -> dict[float, str]:
-    return {float(number): _decoded(node[()]) for number, node in group.items() if _is_text(node) and not node.shape}
+def _read_keys(root: h5py.File, file: Path) -> tuple[list[str], dict[str, dict[float, str]]]:
+    """The keys of BData, and for each key with a `vmap` the text of each of its numbers."""
+    vmaps = {
+        key: {float(number): _decoded(node[()]) for number, node in group.items() if _is_text(node) and not node.shape}
+        for key, group in root.get("vmap", {}).items()
+    }
+    return [_decoded(key) for key in _read_texts(root, file, "metadata/key")], vmaps
 
 
 def _decoded(text: bytes | str) -> str:

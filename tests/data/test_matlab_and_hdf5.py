@@ -63,7 +63,7 @@ def save_h5(file: Path, **variables: object) -> Path:
     with h5py.File(file.with_suffix(".h5"), "w") as root:
         for name, value in variables.items():
             array = np.asarray(value)
-            root.create_dataset(name, data=array.ravel().tolist() if array.dtype == object else array)
+            root[name] = np.strings.encode(array.ravel().astype(str), "utf-8") if array.dtype == object else array
     return file.with_suffix(".h5")
 
 
@@ -224,6 +224,19 @@ def test_files_that_unpack_to_far_more_are_refused(tmp_path: Path, monkeypatch: 
     for name in ("bomb.mat", "bomb.h5"):
         with pytest.raises(RequestError, match=r"unpacks to .* bytes or more"):
             targets_of(tmp_path / name)
+
+
+def test_texts_of_any_length_are_read_and_damaged_ones_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "t.h5"
+    with h5py.File(file, "w") as root:
+        root["names"], root["x"] = PATHS, MATRIX
+    assert np.array_equal(targets_of(file), MATRIX)
+    content = file.read_bytes()
+    start = content.index(b"red/0.png") - 16  # the second entry of the heap: HDF5 skips one of size 0 forever
+    file.write_bytes(content[:start] + bytes(64) + content[start + 64 :])
+    monkeypatch.setattr("pipeline.data.hdf5_tables.TIME_LIMIT", 5.0)
+    with pytest.raises(RequestError, match=r"its texts are damaged"):
+        targets_of(file)
 
 
 def test_other_content_is_one_message(tmp_path: Path) -> None:
