@@ -105,6 +105,7 @@ def render(report: Report) -> str:
         labels=tables.listed_labels(result.models[name].labels),
         many_labels=MOST_LABELS,
         previews=previews,
+        has_images=any(ref.is_readable for ref in report.images.refs),
         charts=drawn,
         map=embeddings,
         sampled_from=None if len(mapped) == len(evaluated.paths) else len(evaluated.paths),

@@ -91,6 +91,7 @@ def test_a_decoder_is_trained_and_evaluated_without_images_and_without_a_network
     assert "table clip.npz" in page
     assert "blue/0-" in page
     assert "data:image/jpeg" not in page
+    assert "no preview" not in page
 
 
 def test_evaluate_and_predict_take_other_vectors(own: OwnVectors, run, tmp_path: Path) -> None:
