@@ -181,7 +181,7 @@ class ArrayTable(ABC):
             )
 
     def matrix(self, numbers: Sequence[int]) -> np.ndarray:
-        """The numbers in some columns at once, shape (N, D).
+        """The numbers in some columns, as one array, shape (N, D).
 
         Raises:
             RequestError: The file cannot be read, or the columns differ in length.
@@ -235,10 +235,10 @@ def read_npy(file: Path) -> np.ndarray:
 
 
 def map_npy(file: Path) -> np.ndarray:
-    """Map the array of an `.npy` file, so that only the rows that are used are read.
+    """Memory-map the array of an `.npy` file, so that only the rows in use are read.
 
     Returns:
-        The mapped array; an array in memory if the file stores its columns one after the other.
+        The mapped array; an array in memory if the file is in Fortran order.
 
     Raises:
         RequestError: See `read_npy`.

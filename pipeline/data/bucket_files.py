@@ -1,4 +1,4 @@
-"""Objects in buckets as files."""
+"""Opens objects in buckets as files."""
 
 import io
 from typing import Any
@@ -8,7 +8,7 @@ from pipeline.data.buckets import read_range
 
 
 class ObjectStream(io.RawIOBase):
-    """An object in a bucket as a file, which one request reads a part of.
+    """An object in a bucket, as a file; each read is one request.
 
     Args:
         url: The object.
@@ -40,7 +40,7 @@ class ObjectStream(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Read as many bytes as fit into a buffer, and are left."""
+        """Read as many of the remaining bytes as fit into a buffer."""
         stop = min(self._position + len(buffer), self.size)
         if stop <= self._position:
             return 0

@@ -15,20 +15,20 @@ from pipeline.data.tar_shards import find_members
 TAR, TABLES = ".tar", (".parquet", ".arrow")
 SUFFIXES = (TAR, *TABLES)
 ARRAY = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf|he5))(?::(?P<dataset>[^#]+))?", re.IGNORECASE | re.DOTALL)
-# The URI of an image inside a file.
+# A path or URI of an image inside a file.
 INSIDE = re.compile(
     r"(?P<file>.+?\.(?:tar|parquet|arrow|(?:h5|hdf5|hdf|he5)(?::[^#]+)?))#(?P<name>.+)", re.IGNORECASE | re.DOTALL
 )
-CACHED = ("cache-", "indices")  # how names of Arrow files begin that `datasets` computed from a data set
+CACHED = ("cache-", "indices")  # prefixes of Arrow files that `datasets` computed from a data set
 BRACES = re.compile(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]*,[^{}]*))\}")
-MOST_FILES = 1_000_000  # that a pattern may stand for
+MOST_FILES = 1_000_000  # limit for a pattern
 
 
 def containers(files: Mapping[str, str]) -> dict[str, str]:
     """The files of a folder that contain images: its tar files, or else its tables that are not lists of paths.
 
     Args:
-        files: The name of each file -> its absolute path, or its URL.
+        files: Name of a file -> its absolute path or URL.
     """
     tars = {name: file for name, file in files.items() if suffix_of(name) == TAR}
     if tars:
@@ -54,11 +54,11 @@ def is_container(file: str) -> bool:
 
 
 def find_in_array(source: str, names: str | None) -> ImageSet | None:
-    """Find the images in an HDF5 file, named as `FILE.h5:DATASET`, or `FILE.h5` if it has a single array of images.
+    """Find the images in an HDF5 file: `FILE.h5:DATASET`, or `FILE.h5` if it has only one array of images.
 
     Args:
         source: The source as the user named it.
-        names: The array with the names of the images; None to name them by their rows.
+        names: The array with the names of the images; None to name them by row number.
 
     Returns:
         The images; None if this is not the name of an HDF5 file on disk.
@@ -79,7 +79,7 @@ def find_inside(source: str, files: Mapping[str, str], column: str | None = None
 
     Args:
         source: The source as the user named it.
-        files: The name of each file -> its absolute path, or its URL.
+        files: Name of a file -> its absolute path or URL.
         column: The column of images in tables; see `pipeline.data.image_tables.find_rows`.
 
     Raises:
@@ -94,7 +94,7 @@ def find_inside(source: str, files: Mapping[str, str], column: str | None = None
 
 
 def find_container(file: str, column: str | None = None) -> ImageSet | None:
-    """Find the images in one file; see `find_inside` and `find_in_array`. None if it is missing, or has no images."""
+    """Find the images in one file; None if it is missing or cannot contain images. See `find_inside`."""
     images = find_in_array(file, None)
     if images or not (is_bucket_url(file) or os.path.isfile(file)) or suffix_of(file) not in SUFFIXES:
         return images
@@ -103,10 +103,13 @@ def find_container(file: str, column: str | None = None) -> ImageSet | None:
 
 
 def refs_inside(paths: Iterable[str]) -> dict[str, ImageRef]:
-    """References to the images inside files, among other images.
+    """References to those images that are inside files.
 
     Args:
-        paths: Paths and URLs; those of images inside files end in `#NAME`.
+        paths: Paths and URLs of any images; those of images inside files end in `#NAME`.
+
+    Returns:
+        Path or URL -> the reference.
 
     Raises:
         RequestError, PipelineError: See `find_inside`.

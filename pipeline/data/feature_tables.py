@@ -32,9 +32,9 @@ class FeatureTable:
     Attributes:
         file: The file.
         names: The path of each image, as in the file; None if it has none.
-        vectors: The vectors, shape (N, F), finite; mapped from the file if it is an `.npy`.
+        vectors: The vectors, shape (N, F), finite; mapped or loaded, see `read_features`.
         digests: The digest of each vector, shape (N,), DIGEST.
-        columns: The labels, groups and splits of the images, for those columns that the file has.
+        columns: The labels, groups and splits of the images, as far as the file has them.
     """
 
     file: Path
@@ -91,7 +91,7 @@ class FeatureTable:
     def _match_rows(self, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
         if len(images) != len(self.vectors):
             raise RequestError(
-                f"{self.file} has {counted(len(self.vectors), 'vector')} without names, but {images.source} "
+                f"{self.file} has {counted(len(self.vectors), 'vector')} without names, but {images.source} has "
                 f"{counted(len(images), 'image')}: it needs a row for each image, in path order, or a column 'path'."
             )
         rows = np.arange(len(images))
@@ -135,11 +135,11 @@ def read_features(file: Path) -> FeatureTable:
             `path` or a `label` has the path in its first column.
             `.npy`: F numbers for each image, without names.
 
-            FILE:NAME chooses one of several columns or variables. An `.npy`, and a dataset of HDF5 that is stored in
-            one piece, are mapped, not loaded.
+            FILE:NAME chooses one of several columns or variables. An `.npy` and a contiguous HDF5 dataset are mapped,
+            not loaded.
 
     Returns:
-        The table; a path that is listed twice with the same vector is there once.
+        The table; rows that repeat a path with the same vector are dropped.
 
     Raises:
         RequestError: The file is missing, empty, damaged, of another kind, or declares more data than fits in memory; a
@@ -169,20 +169,20 @@ def read_features(file: Path) -> FeatureTable:
 def _read_table(table: Table, name: str | None) -> _Content:
     """The paths, the other columns of text, and the vectors of a table."""
     path = find_column(table, "path")
-    found = {name: number for name in COLUMNS if (number := find_column(table, name)) is not None}
-    if path is None and table.columns and table.columns[0].kind == "any" and "label" not in found:
+    positions = {name: number for name in COLUMNS if (number := find_column(table, name)) is not None}
+    if path is None and table.columns and table.columns[0].kind == "any" and "label" not in positions:
         path = 0
     if path is None and table.file.suffix.lower() in (".mat", *HDF5):
         path = only_text(table)
     numbers = choose_numbers(table, path, name, NAMES, (f" with {table.file.name}:NAME",))
-    texts = ([] if path is None else [path]) + list(found.values())
+    texts = ([] if path is None else [path]) + list(positions.values())
     cells, array = _read_columns(table, texts, numbers)
     if path is None:
-        return _Content(None, dict(zip(found, cells, strict=True)), array)
+        return _Content(None, dict(zip(positions, cells, strict=True)), array)
     names, *columns = cells
     if None in names:
         raise RequestError(f"{table.file}: row {names.index(None) + 1} has no path.")
-    return _Content([without_dot(str(name)) for name in names], dict(zip(found, columns, strict=True)), array)
+    return _Content([without_dot(str(name)) for name in names], dict(zip(positions, columns, strict=True)), array)
 
 
 def _read_columns(

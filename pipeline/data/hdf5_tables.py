@@ -74,14 +74,14 @@ class Hdf5Table(ArrayTable):
         check_names([column.name for column in self.columns], str(file))
 
     def arrays(self, columns: Sequence[int]) -> list[np.ndarray]:
-        """See `ArrayTable.arrays`; numbers that are stored in one piece are mapped, not loaded."""
+        """See `ArrayTable.arrays`; contiguous datasets of numbers are mapped, not loaded."""
         with open_hdf5(self.file) as root:
             return [self._read(root, root[self._names[number]]) for number in columns]
 
     def _datasets(self, root: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-        found: list[tuple[str, h5py.Dataset]] = []
-        root.visititems(lambda name, node: found.append((name, node)) if isinstance(node, h5py.Dataset) else None)
-        return iter(found)
+        datasets: list[tuple[str, h5py.Dataset]] = []
+        root.visititems(lambda name, node: datasets.append((name, node)) if isinstance(node, h5py.Dataset) else None)
+        return iter(datasets)
 
     def _kind(self, dataset: h5py.Dataset) -> Any:
         if _is_text(dataset):
@@ -148,7 +148,7 @@ def _characters(file: Path, dataset: h5py.Dataset) -> list[str]:
     if dataset.attrs.get(EMPTY):
         return [""]
     if dataset.attrs.get(CLASS) != b"char":
-        raise RequestError(f"{file}: a cell holds {dataset.attrs.get(CLASS, b'something').decode()}, not text.")
+        raise RequestError(f"{file}: a cell contains {dataset.attrs.get(CLASS, b'something').decode()}, not text.")
     check_dataset(dataset)
     if dataset.nbytes > LONGEST_NAME * (dataset.shape[-1] if dataset.ndim else 1):
         raise RequestError(f"{file}: a name has more than {LONGEST_NAME:,} bytes.")
@@ -225,8 +225,8 @@ def _read_texts(root: h5py.File, file: Path, name: str) -> list[Any]:
 class BDataTable(ArrayTable):
     """BData of bdpy (https://github.com/KamitaniLab/bdpy) in HDF5, with a column for each key of its metadata.
 
-    `dataset` (N, M) has all numbers. `metadata/value` (K, M) is 1 where a column of it belongs to a key of
-    `metadata/key` (K,). `vmap/KEY/NUMBER`, if there is one, is the text that a number of a key stands for.
+    `dataset` (N, M) has all numbers. `metadata/value` (K, M) is 1 where a column of `dataset` belongs to a key in
+    `metadata/key` (K,). The optional `vmap/KEY/NUMBER` is the text for a number of a key.
 
     Args:
         file: The file.

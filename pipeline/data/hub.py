@@ -20,14 +20,14 @@ def is_hub_url(source: object) -> bool:
 
 
 def local_copy(source: str, may_download: bool = True) -> str:
-    """Download the files of a data set that have images, unless they are in the cache of huggingface_hub.
+    """Download the files of a data set that have images, unless they are in huggingface_hub's cache.
 
-    The environment variables HF_ENDPOINT, HF_HUB_CACHE and HF_TOKEN are those of huggingface_hub. No code in the data
-    set runs, nor is it downloaded.
+    The environment variables HF_ENDPOINT, HF_HUB_CACHE and HF_TOKEN are those of huggingface_hub. No code of the data
+    set runs. Of a folder in the data set, all files are downloaded.
 
     Args:
         source: `hf://datasets/OWNER/NAME`, optionally with a revision, and with a file, a folder, or a pattern.
-        may_download: Whether to download what is not in the cache.
+        may_download: Whether to download files that are not in the cache.
 
     Returns:
         The path of the copy: of the whole data set, or of the file, folder or pattern.

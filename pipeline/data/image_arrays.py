@@ -49,14 +49,14 @@ class ArrayRow(PartRef):
 
 
 class _OpenArray:
-    """The array that was read last, which stays open for its next rows."""
+    """Keeps the array that was read last open for its next rows."""
 
     def __init__(self) -> None:
         self._key: tuple[str | None, ...] = ()
         self._array: Any = None
 
     def get(self, file: str, version: str | None, dataset: str) -> Any:
-        """Open an array, unless it is open; a decompressed chunk is kept for the other images in it."""
+        """Open an array, unless it is open; h5py caches its last decompressed chunk."""
         if self._key != (file, version, dataset):
             self.close()
             with h5py.File(file) as opened:
@@ -66,7 +66,7 @@ class _OpenArray:
         return self._array
 
     def close(self) -> None:
-        """Close the file: while it is open, HDF5 would not notice that it was written again."""
+        """Close the file, because HDF5 does not notice changes of a file that is open."""
         if self._array:
             self._array.file.close()
         self._key, self._array = (), None
@@ -82,7 +82,7 @@ def find_array(source: str, file: str, dataset: str | None, names: str | None = 
         source: The source as the user named it.
         file: The file.
         dataset: The name of the array, with the names of its groups; None for the only array of images.
-        names: The name of an array with the name of each image; None to name them by their rows.
+        names: The array with the names of the images; None to name them by row number.
 
     Returns:
         The images, in the order of the rows.
@@ -141,13 +141,15 @@ def _only_array(source: str, opened: Any) -> str:
 
     opened.visititems(visit)  # follows no links
     if len(arrays) != 1:
-        known = f"has {counted(len(arrays), 'array')} of images: {examples(arrays or others) or 'none'}"
-        raise RequestError(f"{source} {known}. Name one as FILE.h5:DATASET; its shape is {SHAPES}.")
+        known = f"has {counted(len(arrays), 'array')} of images"
+        listed = examples(arrays or others)
+        listing = (f": {listed}" if arrays else f", only {listed}") if listed else ""
+        raise RequestError(f"{source} {known}{listing}. Name one as FILE.h5:DATASET; its shape is {SHAPES}.")
     return arrays[0]
 
 
 def _check(source: str, array: Any) -> None:
-    """Refuse an array that has no images."""
+    """Refuse an array without images, or with chunks that are too large."""
     if array.dtype != np.uint8 or not _is_shaped(array):
         raise RequestError(f"{source} is an array of shape {array.shape}, {array.dtype}; images need {SHAPES}.")
     if (size := _chunk_bytes(array)) > LARGEST_CHUNK:
@@ -163,7 +165,7 @@ def _chunk_bytes(array: Any) -> int:
 
 
 def _member(opened: Any, name: str) -> Any:
-    """An array in a file, by its name; not a link, and not in another file.
+    """Get an array in a file by its name; links and external data are refused.
 
     Raises:
         RequestError: There is no such array.

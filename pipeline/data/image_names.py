@@ -1,4 +1,4 @@
-"""Names of images: which files are images, and sets of images made of names and references."""
+"""Names of images: recognizes image files, and builds image sets from names and references."""
 
 import logging
 import os

@@ -1,7 +1,7 @@
 """Images in the rows of Parquet and Arrow files, such as the data sets of the Hugging Face Hub.
 
-A column holds the bytes of image files, or structs `{bytes, path}` as the library `datasets` writes them. Its schemas
-also say which columns are images, and have the names of classes (https://huggingface.co/docs/datasets).
+A column contains the bytes of image files, or structs `{bytes, path}` as the library `datasets` writes them. Its
+schemas also say which columns are images, and name the classes (https://huggingface.co/docs/datasets).
 """
 
 import functools
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 LISTED = 4096  # rows whose labels are read at a time
 IMAGE, CLASS = "Image", "ClassLabel"  # types in a data set's description of its columns
-USUAL = "image"  # the name of the column of images, among several
+USUAL = "image"  # the column of images by default, if there are several
 SPLIT = re.compile(r"(\w+?)-\d{5}-of-\d{5}")  # names of files that `datasets` writes
 NO_COLUMNS = dict.fromkeys(lists.COLUMNS)
 _reading = threading.Lock()
@@ -50,7 +50,7 @@ class TableRow(PartRef):
 
     @property
     def is_remote(self) -> bool:
-        """False, also in a bucket: rows are read in order, so parallel reads are not faster."""
+        """False, even in a bucket: rows are read in order, so parallel reads are not faster."""
         return False
 
     @property
@@ -78,7 +78,7 @@ def _image_column(file: str, version: str | None, column: str) -> ImageColumn:
 
 
 class _Table(NamedTuple):
-    """What a table says about its images.
+    """The images in a table.
 
     Attributes:
         file: Its path or URL.
@@ -98,14 +98,14 @@ class _Table(NamedTuple):
 def find_rows(source: str, files: Mapping[str, str], column: str | None = None) -> ImageSet:
     """Find the images in Parquet and Arrow files.
 
-    They are in the order of the rows. Their names are the paths in their structs, if these are unique; else the numbers
-    of the rows, after the name of the file if there are several. The columns `label`, `group`, `split` and `target` are
-    those of a list; a single column of class names is the label, too. The split may also be the name of the file or of
-    its folder. A damaged file is reported and left out.
+    They keep the order of the rows. Their names are the paths in their structs if these are unique, else the row
+    numbers, with the name of the file in front if there are several. The columns `label`, `group`, `split` and `target`
+    are those of a list; a single column of classes is also the label. Without a column `split`, the name of the file or
+    of its folder may give the split. A damaged file is reported and skipped.
 
     Args:
         source: The source as the user named it.
-        files: The name of each file -> its absolute path, or its URL.
+        files: Name of a file -> its absolute path or URL.
         column: The column of images; None if there is only one, or one of them is called `image`.
 
     Returns:
@@ -122,7 +122,7 @@ def find_rows(source: str, files: Mapping[str, str], column: str | None = None) 
             tables[name] = _read_table(name, file, column)
         except ImageError as error:
             damaged[name] = str(error)
-            log.warning("%s: %s; it is left out.", name, error)
+            log.warning("Skipped %s: %s.", name, error)
     located = [(name, table, number) for name, table in tables.items() for number in range(len(table.rows))]
     if not located:
         why = next(iter(damaged.values()), "no rows")
@@ -145,7 +145,7 @@ def find_rows(source: str, files: Mapping[str, str], column: str | None = None) 
 
 
 def has_images(file: str) -> bool | None:
-    """Whether a table has a column of images, and no column `path`, which a list has; None if it cannot be read."""
+    """Whether a table has a column of images and is no list (has no column `path`); None if it cannot be read."""
     try:
         schema = open_rows(file).schema
     except ImageError:
@@ -154,7 +154,7 @@ def has_images(file: str) -> bool | None:
 
 
 def _read_table(name: str, file: str, column: str | None) -> _Table:
-    """Read everything about the images in a table but their content.
+    """Read everything about the images in a table except their content.
 
     Raises:
         ImageError: The table is damaged.
@@ -195,7 +195,7 @@ def _read_rows(
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """The cells of a column; offsets of a damaged Arrow file would be read anywhere in memory, so they are checked."""
+    """The cells of a column, checked first, because offsets in a damaged Arrow file may point anywhere in memory."""
     column.validate(full=True)
     return column.to_pylist()
 
@@ -207,7 +207,7 @@ def _cell(key: str, value: Any, where: str) -> Any:
 
 
 def _list_columns(schema: pa.Schema, features: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The columns of a list in a table: the name in a list -> the name in the table."""
+    """The columns of a list in a table: name in a list -> name in the table."""
     columns: dict[str, str] = {}
     for field in schema:
         key = field.name.lower()
@@ -219,7 +219,7 @@ def _list_columns(schema: pa.Schema, features: Mapping[str, Mapping[str, Any]]) 
 
 
 def _class_name(label: str | None, names: Any) -> str | None:
-    """The name of a class by its number; a label that is no number of a class stays as it is."""
+    """The name of a class by its number; other labels are unchanged."""
     if not (label and isinstance(names, list)):
         return label
     if label == "-1":  # how data sets hide the labels of a test set
@@ -249,7 +249,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """A data set's description of its columns: column -> its type and what belongs to it."""
+    """A data set's description of its columns: column -> its type and properties."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
@@ -258,7 +258,7 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
 
 
 def _candidates(schema: pa.Schema, features: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The columns that may hold images."""
+    """The columns that may contain images."""
     declared = [name for name in schema.names if features.get(name, {}).get("_type") == IMAGE]
     return declared or [field.name for field in schema if _is_bytes(field.type) or "bytes" in _fields(field.type)]
 

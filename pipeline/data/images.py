@@ -32,12 +32,12 @@ class ImageRef:
     """The location of an image. It can be sent to another process or machine, which can then read the image.
 
     Attributes:
-        uri: The absolute path of a file, the URL of an object in a bucket (with its key unescaped), either of them
-            followed by `#NAME` for an image inside it, or `tfds:...#NUMBER` for an example of a TensorFlow data set; ""
-            for an image of which only the name is known.
+        uri: The absolute path of a file, or the URL of an object in a bucket (with its key unescaped), followed by
+            `#NAME` for an image inside it; or `tfds:...#NUMBER` for an example of a TensorFlow data set; "" if only the
+            name of the image is known.
         digest: The content digest, if the source knows it without reading the image again.
         listed: The version of an object when its bucket was listed; for an image inside a file or an object, the
-            version of that.
+            version of the file or object when it was opened.
     """
 
     uri: str
@@ -51,7 +51,7 @@ class ImageRef:
 
     @property
     def is_local(self) -> bool:
-        """Whether reading it is a single access to a disk or to memory, for which a time limit makes sense."""
+        """Whether reading it is one access to disk or memory, so that a time limit makes sense."""
         return not (self.is_remote or self.uri.startswith("tfds:"))
 
     @property
@@ -128,7 +128,7 @@ class PartRef(ImageRef):
         return version if version == self.listed else None
 
     def check_unchanged(self, version: str | None) -> None:
-        """Refuse a file that changed after it was opened: the image may be elsewhere in it now.
+        """Refuse a file that changed after it was opened, because the image may have moved.
 
         Args:
             version: The version of the file that is read now, from `version_of`.
@@ -151,7 +151,7 @@ def version_of(status: os.stat_result) -> str:
 
 
 def stable_version(status: os.stat_result) -> str | None:
-    """The version of a file; None if it changed within the last TICK_NS, as another change might leave no trace."""
+    """The version of a file; None if it changed in the last TICK_NS, because another change might leave no trace."""
     is_recent = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) <= TICK_NS
     return None if is_recent else version_of(status)
 

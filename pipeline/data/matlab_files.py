@@ -1,4 +1,4 @@
-"""Tables in MATLAB files before 7.3, read by SciPy; those of 7.3 are HDF5 files."""
+"""Tables in MATLAB files before 7.3, read with SciPy; files of 7.3 are HDF5 files."""
 
 import struct
 import warnings
@@ -60,7 +60,7 @@ class Mat5Table(ArrayTable):
 
         names = [self._names[number] for number in columns]
         with open_file(self.file) as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of variables that are not read
+            warnings.simplefilter("ignore")  # about variables that are not read
             variables = loadmat(stream, variable_names=names)
         return [self._array(name, variables[name]) for name in names]
 
@@ -70,12 +70,12 @@ class Mat5Table(ArrayTable):
         if values.dtype.kind == "U":
             return np.array([text.rstrip() for text in values.ravel()], object)
         if values.dtype.kind not in "fiub":
-            raise RequestError(f"{self.file}: the variable {name!r} has no real numbers.")
+            raise RequestError(f"{self.file}: the variable {name!r} is not an array of real numbers.")
         return values.ravel() if 1 in values.shape else np.ascontiguousarray(values)
 
     def _text(self, name: str, cell: np.ndarray) -> str:
         if getattr(cell, "dtype", None) is None or (cell.dtype.kind != "U" and cell.size):
-            raise RequestError(f"{self.file}: a cell of {name!r} holds something other than text.")
+            raise RequestError(f"{self.file}: a cell of {name!r} contains something other than text.")
         return "".join(cell.ravel())
 
 

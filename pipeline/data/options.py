@@ -26,13 +26,13 @@ class SourceOptions(Options):
         None,
         metavar="NAME",
         help="Column of images in Parquet and Arrow files.",
-        usual="the only one, or the one called image",
+        usual="the only one, or image",
     )
     names: str | None = option(
         None,
         metavar="DATASET",
         help="Array with the names of the images in an HDF5 file.",
-        usual="the numbers of the rows",
+        usual="row numbers",
     )
     label_pattern: str | None = option(
         None,
@@ -67,8 +67,7 @@ class TargetOptions(Options):
     target_columns: str | None = option(
         None,
         metavar="NAMES",
-        help="Columns of the table that are the embedding, such as x,y or 'd*'; the table of --noise-ceiling has the "
-        "same.",
+        help="Columns of the table that are the embedding, such as x,y or 'd*'; also for the table of --noise-ceiling.",
         usual="its lists, else all numbers",
     )
     on_missing: Literal["error", "skip"] = option("error", help="What to do with images that have no target.")

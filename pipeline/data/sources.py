@@ -66,7 +66,7 @@ def find_images(
         label_pattern: See `pipeline.data.labels.label_by_pattern`; None for the list's labels, or the folders' names.
         root: The base folder for relative paths in a list; None for the list's own folder.
         image_column: The column of images in Parquet and Arrow files; None for the only one, or one called `image`.
-        names: The name of the array with the names of the images in an HDF5 file; None to name them by their rows.
+        names: The array with the names of the images in an HDF5 file; None to name them by row number.
 
     Returns:
         The images in path order, rows of tables and arrays in their order; each path once.
@@ -90,7 +90,7 @@ def find_images(
     for option, value, kind in (("image_column", image_column, "column"), ("names", names, "dataset")):
         if value is not None and not hasattr(images.refs[0], kind):
             what = "Parquet and Arrow files" if kind == "column" else "HDF5 files"
-            raise RequestError(Parameter(option, value), f" is for {what}; {source} is something else.")
+            raise RequestError(Parameter(option, value), f" is only for {what}; {source} is something else.")
     return label_by_pattern(images, label_pattern) if label_pattern else images
 
 
@@ -105,7 +105,7 @@ def _find(source: str | Path, root: Path | None, column: str | None) -> ImageSet
 
 
 def _part(images: ImageSet, name: str) -> ImageSet:
-    """One image of those in a file."""
+    """One of the images in a file."""
     if name not in images.paths:
         raise RequestError(
             f"{images.source} has no image {name!r}; its images begin with {examples(list(images.paths))}."
@@ -123,8 +123,8 @@ def _find_files(source: str | Path, root: Path | None, column: str | None) -> Im
         return _folder(source, path, column)
     if str(source).lower().startswith(lists.WEB):
         raise RequestError(
-            f"{source}: https:// URLs are not supported. A bucket is s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
-            "az://CONTAINER/PREFIX. For images, write their URLs into urls.txt, one per line. "
+            f"{source}: https:// URLs are not supported. Buckets are s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
+            "az://CONTAINER/PREFIX. For images, write their URLs to urls.txt, one per line. "
             + lists.how_to_download("urls.txt", "")
         )
     if url := URL.match(str(source)):

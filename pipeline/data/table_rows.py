@@ -1,4 +1,4 @@
-"""Rows of Parquet and Arrow files, read in order and a few at a time, so that large row groups need no memory."""
+"""Rows of Parquet and Arrow files, read in order and a few at a time, so that large row groups need little memory."""
 
 import bisect
 import contextlib
@@ -18,9 +18,9 @@ from pipeline.data.bucket_files import ObjectStream
 from pipeline.data.images import open_image, version_of
 
 SUFFIXES = (".parquet", ".arrow")
-BATCH = 16  # rows that are in memory while images are read
+BATCH = 16  # rows in memory while images are read
 BUFFER, REMOTE_BUFFER = 2**20, 2**23  # bytes that one access to a disk, or one request to a bucket, reads
-ARROW_FILE = b"ARROW1"  # how Arrow's file format begins, unlike its stream format
+ARROW_FILE = b"ARROW1"  # the first bytes of Arrow's file format, but not of its stream format
 
 
 class Rows(Protocol):
@@ -38,7 +38,7 @@ class Rows(Protocol):
         """The number of rows.
 
         Raises:
-            Damaged: The file declares more than fits into it.
+            Damaged: The file declares more rows than it can contain.
         """
         ...
 
@@ -47,16 +47,16 @@ class Rows(Protocol):
 
         Args:
             columns: Names of the columns, or of parts of structs ("image.path").
-            row: A row that must be in one of the batches.
+            row: The row to start at.
             size: The largest number of rows of a batch.
 
         Yields:
-            Rows, and the number of the first of them; the first batch may begin before `row`.
+            The number of a batch's first row, and the batch; the first batch may begin before `row`.
         """
         ...
 
     def end(self, row: int) -> int:
-        """The row after the last one that cannot be read without reading this one."""
+        """The end (exclusive) of the rows that cannot be read without reading this one."""
         ...
 
 
@@ -85,7 +85,7 @@ def open_rows(file: str) -> Rows:
 
 
 class Damaged(ImageError):
-    """A file is damaged, at least from some row on."""
+    """A file is damaged, at least after some row."""
 
 
 @contextlib.contextmanager
@@ -131,7 +131,7 @@ class ParquetRows:
         """See `Rows.batches`."""
         group = bisect.bisect_right(self._ends, row)
         first = self._ends[group - 1] if group else 0
-        for number in range(group, len(self._ends)):  # a batch across two row groups would share the damage of one
+        for number in range(group, len(self._ends)):  # so that damage in one row group does not affect the next
             for batch in self._file.iter_batches(size, row_groups=[number], columns=columns, use_threads=False):
                 yield first, batch
                 first += len(batch)
@@ -166,7 +166,7 @@ class ArrowRows:
         return pa.ipc.open_file(self._source) if self._is_file else pa.ipc.open_stream(self._source)
 
     def batches(self, columns: Sequence[str], row: int, size: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """See `Rows.batches`; the sizes are those of the file, which is mapped into memory."""
+        """See `Rows.batches`; batches are those of the file, whatever `size`, and memory-mapped."""
         names = list(dict.fromkeys(name if name in self.schema.names else name.rpartition(".")[0] for name in columns))
         reader, first = self._open(), 0
         batches = (reader.get_batch(number) for number in range(reader.num_record_batches)) if self._is_file else reader
@@ -176,7 +176,7 @@ class ArrowRows:
             first += len(batch)
 
     def end(self, row: int) -> int:
-        """See `Rows.end`; rows are read in any order."""
+        """See `Rows.end`; rows can be read in any order."""
         return row + 1
 
 
@@ -187,7 +187,7 @@ def _checked_count(count: int, size: int) -> int:
 
 
 class ImageColumn:
-    """A column of images, read best in the order of its rows.
+    """A column of images; reading is fast in row order.
 
     Args:
         file: The path or URL of the table.
@@ -225,7 +225,7 @@ class ImageColumn:
         return bytes(data)
 
     def _value(self, row: int) -> Any:
-        if not self._first <= row < self._end:  # in a batch further on, or anywhere
+        if not self._first <= row < self._end:  # not in the current batch
             if not self._end <= row < self._rows_end:
                 self._batches = self._rows.batches([self._column], row, BATCH)
                 self._rows_end = self._rows.end(row)

@@ -25,7 +25,7 @@ NAMED = re.compile(r"(?P<file>.+\.(?:mat|h5|hdf5|npz|parquet|lance)):(?P<name>.+
 
 
 def split_name(file: Path) -> tuple[Path, str | None]:
-    """Split FILE:NAME, which names a variable or a column of a table, unless there is a file of that name.
+    """Split FILE:NAME into a table and a variable or column of it, unless a file of that full name exists.
 
     Returns:
         The file, and the name or None.
@@ -110,7 +110,7 @@ def cell_text(value: object, where: str) -> str | None:
 
 
 def without_dot(key: str) -> str:
-    """A path without the "./" that `find` writes at its start."""
+    """A path without the leading "./" that `find` writes."""
     return re.sub(r"^(\./+)+", "", key) or key
 
 

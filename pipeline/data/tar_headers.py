@@ -1,7 +1,7 @@
-"""Headers of tar files: the names and positions of their members, without reading what the members contain.
+"""Headers of tar files: the names and positions of members, without reading their content.
 
 This reads the same formats as Python's tarfile (ustar, GNU and pax), in a quarter of the time, and trusts no header:
-each costs at most EXTENSION bytes of memory. In tarfile, one header can take gigabytes, or hours (CVE-2024-6232, before
+each takes at most EXTENSION bytes of memory. In tarfile, one header can take gigabytes, or hours (CVE-2024-6232, before
 Python 3.11.10).
 
 The format: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html#tag_20_94_13
@@ -28,7 +28,7 @@ class Member(NamedTuple):
     Attributes:
         name: Its name as stored; bytes that are not UTF-8 become surrogates, as in file names.
         offset: The position of its content.
-        size: The declared size of its content, in bytes; the tar file may end before.
+        size: The declared size of its content, in bytes; the tar file may end earlier.
     """
 
     name: str
@@ -47,7 +47,7 @@ def read_members(stream: BinaryIO) -> Iterator[Member]:
         stream: The tar file, uncompressed and seekable.
 
     Yields:
-        Its regular files, in order; not links, devices, folders and sparse files.
+        Its regular files, in order; no links, devices, folders or sparse files.
 
     Raises:
         DamagedTar: A header is damaged, or the file ends within it.
@@ -60,7 +60,7 @@ def read_members(stream: BinaryIO) -> Iterator[Member]:
             return
         size = _content_size(header)
         if size is None:
-            after = f", after {last!r}" if last else ""
+            after = f" (after {last!r})" if last else ""
             raise DamagedTar(f"its header at byte {position:,}{after} is damaged")
         kind, content = header[156:157], position + BLOCK
         if kind in (EXTENDED, GLOBAL, LONG_NAME, LONG_LINK):
@@ -80,7 +80,7 @@ def read_members(stream: BinaryIO) -> Iterator[Member]:
 
 
 class _Names:
-    """What extension headers say about the next member: `path`, `size`, and whether it is sparse."""
+    """The attributes of the next member from extension headers: `path`, `size`, and whether it is sparse."""
 
     def __init__(self) -> None:
         self._name: bytes | None = None
@@ -115,14 +115,14 @@ def _content_size(header: bytes) -> int | None:
     if len(header) < BLOCK:
         return None
     checksum, size = _number(header[148:156]), _number(header[124:136])
-    # The sum of all bytes, those of the checksum counted as spaces. The lower half of Adler-32 is 1 + the sum modulo
-    # 65521, in a tenth of the time that `sum` takes.
+    # The sum of all bytes, with spaces for those of the checksum. The lower half of Adler-32 is 1 + the sum modulo
+    # 65521, and takes a tenth of the time of `sum`.
     actual = (zlib.adler32(header) & 0xFFFF) - 1 - sum(header[148:156]) + 8 * ord(" ")
     return None if checksum is None or (checksum - actual) % 65521 else size
 
 
 def _number(field: bytes) -> int | None:
-    """A number in octal digits, or in GNU's binary form; None if it is neither, negative, or beyond any file."""
+    """A number in octal digits or GNU's binary form; None if it is neither, is negative, or exceeds any file size."""
     if field[0] == 0x80:
         number = int.from_bytes(field[1:], "big")
         return number if number < LARGEST else None
@@ -135,7 +135,7 @@ def _padded(size: int) -> int:
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The records of a pax header: "LENGTH KEY=VALUE" and a line feed each."""
+    """The records of a pax header; each is "LENGTH KEY=VALUE" and a line feed."""
     start = 0
     while match := RECORD.match(content, start):
         end = start + int(match[1])

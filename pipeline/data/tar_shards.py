@@ -1,6 +1,6 @@
-"""Images in tar files, such as the shards of WebDataset and img2dataset: read by their positions, without unpacking.
+"""Images in tar files, such as the shards of WebDataset and img2dataset, read at their positions without unpacking.
 
-Files of one sample share a key, their name up to the first dot (https://github.com/webdataset/webdataset): next to
+The files of a sample share a key, their name up to the first dot (https://github.com/webdataset/webdataset): next to
 `0001.jpg`, the text of `0001.cls` is its label, and `0001.json` may have the columns of a list, such as `label`.
 """
 
@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".tar"
 LABEL, COLUMNS = ".cls", ".json"  # suffixes of files that describe a sample
-DESCRIPTION = 2**20  # bytes of the largest such file that is read
+DESCRIPTION = 2**20  # bytes; larger ones are not read
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz and zstd
-READ_AHEAD = 2**18  # bytes of an object that one request reads; in it are the headers of several small members
+READ_AHEAD = 2**18  # bytes of an object per request, enough for the headers of several small members
 AT_ONCE = 16  # objects listed in parallel
 NO_COLUMNS = dict.fromkeys(lists.COLUMNS)
 
@@ -70,17 +70,17 @@ class TarMember(PartRef):
 
 @dataclass
 class _Contents:
-    """What the headers of a tar file say.
+    """The contents of a tar file, from its headers.
 
     Attributes:
         file: Its path or URL.
         version: Its version.
-        images: Name -> the member; of several with the same name, the last, as when they are unpacked.
+        images: Name -> the member; the last of several with the same name, as in unpacking.
         columns: Key of a sample -> the columns that describe it.
         others: Names of other files.
         empty: Names of empty images, the first few.
         empty_count: The number of empty images.
-        damage: Why the rest of the tar file cannot be read.
+        damage: Why the rest of the tar file cannot be read, or "".
     """
 
     file: str
@@ -96,13 +96,13 @@ class _Contents:
 def find_members(source: str, files: Mapping[str, str]) -> ImageSet:
     """Find the images in tar files.
 
-    They are named as if all of the tar files were unpacked into one folder; if two of these have a member of the same
-    name, all are named `TAR#MEMBER`. The label is the text of the `.cls` or the `label` of the `.json` next to the
-    image, or else the name of its folder. A damaged tar file is reported, and its members before the damage are used.
+    They are named as if all tar files were unpacked into one folder; if two tar files share a member name, all images
+    are named `TAR#MEMBER`. The label is the text of the `.cls` or the `label` of the `.json` next to the image, or else
+    the name of its folder. A damaged tar file is reported, and its members before the damage are used.
 
     Args:
         source: The source as the user named it.
-        files: The name of each tar file -> its absolute path, or its URL.
+        files: Name of a tar file -> its absolute path or URL.
 
     Returns:
         The images in path order.
@@ -116,7 +116,7 @@ def find_members(source: str, files: Mapping[str, str]) -> ImageSet:
         contents = dict(zip(files, (pool.map if are_remote else map)(_contents, files.values()), strict=True))
     damaged = [f"{name}: {tar.damage}" for name, tar in contents.items() if tar.damage]
     for line in damaged:
-        log.warning("%s; the members from there on are left out.", line)
+        log.warning("%s; the members after that are left out.", line)
     if empty := sum(tar.empty_count for tar in contents.values()):
         names = [name for tar in contents.values() for name in tar.empty]
         log.warning("Left out %s without content: %s.", counted(empty, "member"), examples(names))
@@ -125,14 +125,14 @@ def find_members(source: str, files: Mapping[str, str]) -> ImageSet:
         why = f" ({damaged[0]})" if damaged else f" (looked for members with {' '.join(SUFFIXES)})"
         raise RequestError(f"{source}: no images in {examples(list(files))}{why}.")
     are_unique = len(set().union(*(tar.images for tar in contents.values()))) == count
-    found = {
+    members = {
         (member if are_unique else f"{name}#{member}"): (tar, member)
         for name, tar in contents.items()
         for member in tar.images
     }
-    paths = sorted(found)
-    refs = [_ref(*found[path]) for path in paths]
-    rows = {path: _columns_of(*found[path]) for path in paths}
+    paths = sorted(members)
+    refs = [_ref(*members[path]) for path in paths]
+    rows = {path: _columns_of(*members[path]) for path in paths}
     columns = lists.columns_of(source, rows, {path: [row["target"]] for path, row in rows.items()})
     passed_over = pass_over(name for tar in contents.values() for name in tar.others)
     unread = [files[name] for name, tar in contents.items() if tar.damage]
@@ -187,7 +187,7 @@ def _note(contents: _Contents, member: Member, stream: BinaryIO) -> None:
 
 
 def _described(content: bytes, suffix: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns in a description; empty if it has none. The label in a `.cls` comes first."""
+    """The columns in a description; empty if it has none. The label in a `.cls` takes precedence."""
     with contextlib.suppress(RequestError, ValueError, RecursionError, OverflowError):
         if suffix == LABEL:
             return {"label": cell_text(content.strip(), "")}
@@ -214,7 +214,10 @@ def _key(name: str) -> str:
 
 @contextlib.contextmanager
 def _open(file: str) -> Iterator[tuple[BinaryIO, str | None]]:
-    """Open a tar file; also returns its version.
+    """Open a tar file.
+
+    Yields:
+        The open file, and its version.
 
     Raises:
         ImageError: It cannot be read.

@@ -23,7 +23,7 @@ class TargetColumns:
     """The columns of target embeddings.
 
     Attributes:
-        key: The position of the column of paths or labels; None if rows are in the order of the images.
+        key: The position of the column of paths or labels; None if rows are in path order.
         numbers: The positions of the embedding's columns: one column of lists, or any number of columns of numbers.
         names: The names of these columns; empty strings if the table has no header.
     """
@@ -36,9 +36,9 @@ class TargetColumns:
 def choose_columns(table: Table, patterns: str | None = None) -> TargetColumns:
     """Find the key and the embedding of a table.
 
-    The key is the column `path`, else `label`, else the first column of a CSV file. In MATLAB and HDF5 files, it is the
-    only text, whatever its name; without text, rows are in the order of the images. The embedding is the only column
-    of lists, or the only one of them with a name in LIKELY_NAMES; without columns of lists, it is all columns of
+    The key is the column `path`, else `label`, else the first column of a CSV file. In MATLAB and HDF5 files, it is
+    otherwise the only column of text, whatever its name; without text, rows are in path order. The embedding is the
+    only column of lists, or the only one with a name in LIKELY_NAMES; without columns of lists, it is all columns of
     numbers, and columns of any other kind are refused. The columns EXCLUDED and the index of a data frame are not part
     of it.
 
@@ -67,7 +67,7 @@ def choose_numbers(
         table: The table.
         key: The position of the key; None if there is none.
         patterns: See `choose_columns`.
-        likely: The names by which one of several columns of lists is chosen.
+        likely: Names that identify the embedding among several columns of lists.
         choice: How to choose the columns, for messages.
 
     Raises:
@@ -78,7 +78,7 @@ def choose_numbers(
         numbers = _matching(table, rest, patterns)
     else:
         candidates = [number for number in rest if _may_be_target(table, number)]
-        if table.file.suffix.lower() in (".mat", *HDF5):  # which may have more than a table
+        if table.file.suffix.lower() in (".mat", *HDF5):  # these may contain more than a table
             candidates = [number for number in candidates if table.columns[number].kind in ("number", "list")]
         numbers = _lists(table, candidates, likely, choice) or candidates
         if unused := [number for number in candidates if number not in numbers]:
@@ -119,7 +119,7 @@ def _key(table: Table) -> int | None:
 
 
 def only_text(table: Table) -> int | None:
-    """The position of the only column of text, besides those with a known name; None if there is no text.
+    """The position of the only column of text with a name that is not in EXCLUDED; None if there is no text.
 
     Raises:
         RequestError: There are several.
@@ -130,7 +130,7 @@ def only_text(table: Table) -> int | None:
         if column.kind == "text" and column.name.lower() not in EXCLUDED
     ]
     if len(texts) > 1:
-        raise RequestError(f"{table.file}: {_names(table, texts)} hold text; call one of them 'path' or 'label'.")
+        raise RequestError(f"{table.file}: {_names(table, texts)} contain text; call one of them 'path' or 'label'.")
     return texts[0] if texts else None
 
 

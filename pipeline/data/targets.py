@@ -51,8 +51,8 @@ def read_targets(
             `pipeline.data.table_files.CsvTable`.
             `.parquet`: a column `path` or `label`, and a column of lists of D numbers or D columns of numbers.
             `.npz`: an array `paths` or `labels` (N,) and an array of N rows of D numbers.
-            `.mat` `.h5` `.hdf5`: a variable or dataset of N rows of D numbers, and one of N names; without names, rows
-            are in path order. BData of bdpy has a column for each key. FILE:NAME chooses the numbers.
+            `.mat` `.h5` `.hdf5`: a variable or dataset with N rows of D numbers, and one with N names; without names,
+            rows are in path order. BData of bdpy has a column for each key. FILE:NAME chooses the numbers.
             `.npy`: a row of D numbers for each image, in path order.
             `.txt` `.vec` `.glove` `.bin`, gzipped or not: word vectors, matched to the images' labels (see
             `pipeline.data.word_vectors`).
@@ -63,8 +63,8 @@ def read_targets(
             `pipeline.data.target_columns.choose_columns`.
 
     Returns:
-        The table; D is the same for all rows and every number is finite. The vector of a key with several different
-        rows is their mean, and `repeats` has the rows.
+        The table; D is the same for all rows and every number is finite. If a key has several different rows, its
+        vector is their mean, and `repeats` has the rows.
 
     Raises:
         RequestError: The file is missing, empty, damaged, of another kind, or declares more data than fits in memory; a
@@ -144,7 +144,7 @@ def read_repeats(file: Path, columns: str | None = None) -> dict[str, np.ndarray
 
 
 def _open(file: Path, name: str | None, columns: str | None) -> tuple[Table, TargetColumns]:
-    """Open a table and choose its columns: those with a name, or see `choose_columns`."""
+    """Open a table and choose its columns, by name or as `choose_columns` does."""
     if name and columns:
         raise RequestError(f"{file}:{name} names the embedding; leave out ", Parameter("target_columns", columns), ".")
     table = read_table(file)
@@ -209,7 +209,7 @@ class _Rows:
         return {key: np.stack([self._vectors[row] for row in rows]) for key, rows in self._rows.items()}
 
     def table(self) -> TargetTable:
-        """The table, with one row per key: the mean of its rows, which are repeats unless they are all equal."""
+        """The table, with one row per key: the mean of its rows; rows that are not all equal are repeats."""
         measurements = self.measurements()
         repeated = {key: rows for key, rows in measurements.items() if (rows != rows[0]).any()}
         vectors = [rows.mean(axis=0) if key in repeated else rows[0] for key, rows in measurements.items()]
@@ -221,19 +221,19 @@ class _Rows:
         return TargetTable(str(self.file), rows, np.stack(vectors), measurements)
 
     def _check_means(self, repeated: Mapping[str, np.ndarray]) -> None:
-        """Refuse repeats that include their mean: if each key with three or more rows has such a row."""
+        """Refuse repeats that include their mean, that is, if every key with three or more rows has such a row."""
         several = {key: rows for key, rows in repeated.items() if len(rows) > 2}
         means = {key: row for key, rows in several.items() if (row := _mean_row(rows)) is not None}
         if means and len(means) == len(several) and next(iter(several.values())).shape[1] > 1:
             key, row = next(iter(means.items()))
             raise RequestError(
                 f"{self.file}, {self._positions[self._rows[key][row]]}: this row of {key!r} is the mean of its other "
-                "rows. Remove such rows; the mean of repeats is computed here."
+                "rows. Remove such rows; the mean of repeats is computed from the others."
             )
 
 
 def _announce_repeats(file: str | Path, repeated: Mapping[str, np.ndarray], keys: int) -> None:
-    """Say what several rows of a key mean; a warning if they are rare, and so perhaps a mistake."""
+    """Log how several rows of a key are used; a warning if they are rare, and so perhaps a mistake."""
     counts = [len(rows) for rows in repeated.values()]
     log.log(
         logging.INFO if 2 * len(repeated) > keys else logging.WARNING,
@@ -269,9 +269,9 @@ def _read_in_order(file: Path, vectors: np.ndarray, images: ImageSet) -> TargetT
     """Targets without keys: a row for each image."""
     if len(vectors) != len(images):
         raise RequestError(
-            f"{file} has {counted(len(vectors), 'row')}, but {images.source} {counted(len(images), 'image')}: without "
-            "paths, it needs a row for each image, in path order. If images are added or removed, use a table with "
-            "their paths."
+            f"{file} has {counted(len(vectors), 'row')}, but {images.source} has {counted(len(images), 'image')}: "
+            "without paths, it needs a row for each image, in path order. If images are added or removed, use a table "
+            "with their paths."
         )
     by_number = sorted(images.paths, key=_natural)
     if different := [pair for pair in zip(images.paths, by_number, strict=True) if pair[0] != pair[1]]:

@@ -67,10 +67,10 @@ def fit_decoders(
             features that are not in memory.
         config: A blend, or a single network.
         styles: The API styles to build.
-        units: A number for each training image, shape (N,), int; images with the same number share a fold. None for a
-            different number for each.
+        units: A number for each training image, shape (N,), int; images with the same number share a fold. None if all
+            differ.
         seed: Random seed.
-        callbacks: Progress bar, checkpoint and TensorBoard; None for none of them.
+        callbacks: Progress bar, checkpoint and TensorBoard; None for no callbacks.
 
     Returns:
         The decoders.

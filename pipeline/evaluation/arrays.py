@@ -1,4 +1,4 @@
-"""Scores of arrays: predictions and targets without images, runs and files."""
+"""Scores of arrays: predictions and targets without images, runs or files."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,14 +16,14 @@ def evaluate_predictions(
     training_targets: np.ndarray | None = None,
     labels: Sequence[str] | None = None,
 ) -> dict[str, Scores]:
-    """Score predictions of the same targets as the command `evaluate` does.
+    """Score predictions of the same targets, like the command `evaluate`.
 
     Args:
         predictions: Name -> predicted embeddings, shape (N, D).
         targets: Target embeddings, shape (N, D), float32.
-        training_targets: The targets of the training images, shape (M, D); their mean is the baseline "mean". None
-            to leave it out; centred scores then subtract the mean of `targets`.
-        labels: What intervals generalize over: images with the same label resemble each other. None if all differ.
+        training_targets: The targets of the training images, shape (M, D); their mean is the baseline "mean". With
+            None, there is no baseline, and centred scores subtract the mean of `targets`.
+        labels: The label of each row; intervals generalize to new labels. None if all differ.
 
     Returns:
         Name -> scores, with "mean" for the baseline.

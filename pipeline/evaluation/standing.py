@@ -20,8 +20,7 @@ class Context:
     Attributes:
         training_cosines: Model -> mean cosine on its training images, where known.
         activations: Model -> output activation of the decoder.
-        weights: The `weights` option with which the features were computed; None for models that take pixels or the
-            vectors in a table.
+        weights: The `weights` option of the features; None for models that take pixels or vectors of a table.
         trained_on: The number of images that the decoders were trained on.
         near_trained_on: The number of other images that were detected as near-duplicates of training images.
         tuned: Whether the regularization was chosen automatically, so that advice on epochs does not apply.

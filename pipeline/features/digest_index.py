@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-# More recent digests than this are moved to the large array; adding digests copies the recent ones.
+# If there are more recent digests than this, they are moved to the large array; adding digests copies the recent ones.
 RECENT = 2**17
 
 
 class _Sorted(NamedTuple):
-    """Distinct digests, sorted, and the number of each."""
+    """Distinct digests, sorted, and their numbers."""
 
     digests: np.ndarray
     numbers: np.ndarray
@@ -35,7 +35,7 @@ class _Sorted(NamedTuple):
 class DigestIndex:
     """Numbered digests, looked up by binary search; only the first of repeated digests counts.
 
-    Most digests are in a large array, and those added recently in a small one, so that adding a few does not copy all.
+    Most digests are in a large array and recent ones in a small one, so that adding a few does not copy all.
 
     Args:
         digests: The digests, shape (N,), `pipeline.data.images.DIGEST`; the number of each is its position.
@@ -82,7 +82,7 @@ class DigestIndex:
             self._parts = large, recent.merged(added)
 
     def merge(self) -> None:
-        """Move the recent digests to the large array if there are many. Other threads may use the index meanwhile."""
+        """Move the recent digests to the large array if there are many; other threads may use the index meanwhile."""
         large, recent = self._parts
         if len(recent.digests) <= RECENT:
             return

@@ -110,9 +110,9 @@ def _open_stores(extractors: Sequence[Extractor], options: ExtractionOptions) ->
     check_engine(options.engine, extractors[0].precision, options.device)
     _make_folder(options)
     new = [extractor for extractor in extractors if not has_store(options.cache, extractor.fingerprint)]
-    if new:  # before the stores, so that no empty one is created without weights or devices
+    if new:  # before stores are created, so that missing weights or devices leave no empty ones
         ensure_weights(options.engine, new, options.folder, options.device)
-        if options.device and not options.ray:  # its nodes have other devices
+        if options.device and not options.ray:  # Ray's nodes have other devices
             chosen_devices(options.device)
     stores = [FeatureStore(options.cache, extractor) for extractor in extractors]
     if options.verify:
@@ -167,7 +167,7 @@ def warn_of_failures(failed: Sequence[Failure], images: ImageSet, may_all_fail: 
     """Warn about the first skipped images.
 
     Raises:
-        PipelineError: All images were skipped, and they may not all fail.
+        PipelineError: All images were skipped, and `may_all_fail` is False.
     """
     for failure in failed[:NAMED]:
         log.warning("skipped %s: %s", failure.path, failure.error)

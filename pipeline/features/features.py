@@ -114,12 +114,12 @@ class Features:
 
 @dataclass
 class TableFeatures(Features):
-    """Vectors of another model as the features of images; there are no layers and no store.
+    """Vectors of another model as the features of images, without layers or a store.
 
     Attributes:
         values: The vectors, in the order of the images, shape (N, F).
-        thumbnails: The thumbnails of the images, shape (N, THUMBNAIL, THUMBNAIL), uint8; None for images of which only
-            the name is known, whose digests are those of their vectors.
+        thumbnails: The thumbnails of the images, shape (N, THUMBNAIL, THUMBNAIL), uint8; None if only the names of the
+            images are known (their digests are then those of the vectors).
     """
 
     values: ArrayRows = field(kw_only=True)

@@ -1,12 +1,12 @@
-"""An array to which rows are added without copying it each time."""
+"""An array with spare capacity, so that adding rows rarely copies it."""
 
 import numpy as np
 
 
 class GrowingArray:
-    """A one-dimensional array with room for more rows.
+    """A one-dimensional array that grows.
 
-    Memory for as many rows again is reserved; the system assigns it when it is written to.
+    It reserves memory for twice its rows; the system assigns a page only when it is written to.
 
     Args:
         rows: The first rows, which are copied.
@@ -21,7 +21,7 @@ class GrowingArray:
         self.add(rows)
 
     def add(self, rows: np.ndarray) -> None:
-        """Add rows; copies the earlier ones only if their number has doubled since the last copy."""
+        """Add rows; copy the earlier ones only if their number has doubled since the last copy."""
         count, total = len(self.rows), len(self.rows) + len(rows)
         if total > len(self._buffer):
             self._buffer = np.empty(2 * total, self._buffer.dtype)

@@ -1,6 +1,6 @@
-"""The weights that most files derive from, recognized by their first convolution, and the preprocessing that they need.
+"""Recognizes the weights that most files derive from by their first convolution, and the preprocessing that they need.
 
-Fine-tuning hardly changes the first convolution: after training for edges (Xie and Tu 2015), the cosine of its biases
+Fine-tuning hardly changes the first convolution: after training on edges (Xie and Tu 2015), the cosine of its biases
 to the original ones is 0.9996.
 """
 
@@ -12,8 +12,10 @@ import numpy as np
 SIMONYAN = (0.7343, 0.0934, 0.0678, 0.8863, 0.2599, 0.6643, -0.0158, 0.3249, 0.6860, 0.0625)
 TORCHVISION = (0.4034, 0.3778, 0.4644, -0.3228, 0.3940, -0.3953, 0.3951, -0.5496, 0.2693, -0.7602)  # VGG16
 SIMILARITY = 0.99
-BLUE = 1  # a filter of Simonyan's and Zisserman's that blue activates, and red inhibits
-LARGEST = 5.0  # of a kernel for inputs of 0..255; theirs has 0.6, a copy that is converted for torch's 57 times as much
+BLUE = 1  # a filter of Simonyan and Zisserman that blue activates and red inhibits
+# The largest absolute value in a kernel for inputs of 0..255. Theirs has 0.6; a copy for torch's preprocessing has 57
+# times that.
+LARGEST = 5.0
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,11 @@ def recognized(kernel: np.ndarray, bias: np.ndarray) -> Known | None:
     """Recognize weights by their first convolution.
 
     Args:
-        kernel: Its kernel, shape (3, 3, 3, 64), as it is stored.
+        kernel: Its kernel, shape (3, 3, 3, 64), as stored.
         bias: Its biases, shape (64,).
 
     Returns:
-        The known weights that they are or derive from, or None.
+        The published weights that they equal or derive from, or None.
     """
     if _similarity(bias, TORCHVISION) > SIMILARITY:
         return Known("torchvision", "torch")

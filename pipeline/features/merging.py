@@ -1,7 +1,7 @@
-"""Merging the small data files of a feature store, in another thread than the one that appends to it.
+"""Merges the small data files of a feature store while another thread appends to it.
 
 Each append adds a fragment with one data file. Merging keeps their number low, so that opening the store and appending
-stay fast. In a folder, only its commit takes the store's lock; reading and writing vectors does not.
+stay fast. In a folder, only the commit takes the store's lock; reading and writing vectors does not.
 """
 
 from collections.abc import Iterator
@@ -13,22 +13,21 @@ from pipeline.features.cache import LanceStore
 from pipeline.features.lance_errors import UNREADABLE, is_conflict
 
 FRAGMENTS_BEFORE_MERGE = 100
-# Fragments are merged until they have this many rows, and again until they have this many bytes; so each row is
-# rewritten only a few times.
+# Fragments are merged to this many rows, and later to this many bytes, so that each row is rewritten only a few times.
 MERGED_ROWS = 4096
 MERGED_BYTES = 2**30
 
 
 def merge_fragments(store: LanceStore, dataset: lance.LanceDataset, row_bytes: int) -> bool:
-    """Merge some of the small fragments of a store, about MERGED_BYTES at most, if there are many.
+    """Merge small fragments of a store, about MERGED_BYTES at most, if there are many.
 
     Args:
         store: The store.
-        dataset: A version of it, which tells whether there are many.
+        dataset: A version of it, to count the small fragments.
         row_bytes: The size of a row.
 
     Returns:
-        Whether fragments were merged; not if another process is merging, or has changed them.
+        Whether fragments were merged; False if another process is merging or has changed them.
     """
     rows = _rows_to_merge_to(dataset, row_bytes)
     if rows is None:
@@ -49,7 +48,7 @@ def merge_fragments(store: LanceStore, dataset: lance.LanceDataset, row_bytes: i
 
 
 def _rows_to_merge_to(dataset: lance.LanceDataset, row_bytes: int) -> int | None:
-    """The size of merged fragments, in rows; None if too few fragments are smaller."""
+    """The size to merge to, in rows; None if there are too few smaller fragments."""
     sizes = [fragment.metadata.num_rows for fragment in dataset.get_fragments()]
     smallest = 0
     for rows in (MERGED_ROWS, MERGED_BYTES // row_bytes):
@@ -60,7 +59,7 @@ def _rows_to_merge_to(dataset: lance.LanceDataset, row_bytes: int) -> int | None
 
 
 def _tasks(dataset: lance.LanceDataset, rows: int, row_bytes: int) -> Iterator[CompactionTask]:
-    """What to merge: at least one group of fragments, and no further ones beyond MERGED_BYTES."""
+    """Groups of fragments to merge, until they reach MERGED_BYTES."""
     size = 0
     for task in Compaction.plan(dataset, {"target_rows_per_fragment": rows}).tasks:
         yield task

@@ -60,7 +60,7 @@ class ExtractorOptions(Options):
     )
     precision: Precision | None = option(
         None,
-        help="Precision of the network's arithmetic: bfloat16 is for GPUs, and for CPUs with AMX; tf32 is float32 with "
+        help="Precision of the network's arithmetic: bfloat16 is for GPUs and CPUs with AMX; tf32 is float32 with "
         "factors rounded to TF32, on NVIDIA GPUs since Ampere; int8 runs on ONNX Runtime or OpenVINO (extra int8).",
         usual="float32",
     )
@@ -192,7 +192,7 @@ def _devices(text: str) -> str:
     """Devices by Keras's names, separated by commas; PyTorch's "cuda" becomes "gpu".
 
     Raises:
-        RequestError: A name is none of these, or the devices are of different kinds.
+        RequestError: A name is not that of a device, or the devices are of different kinds.
     """
     names = [name.strip().lower().replace("cuda", "gpu") for name in text.split(",")]
     if wrong := [name for name in names if not re.fullmatch(r"(cpu|gpu|tpu)(:\d+)?", name)]:
@@ -216,7 +216,7 @@ class ExtractionOptions(Options):
         None,
         parse=_devices,
         metavar="cpu|gpu|gpu:N,...",
-        help="The devices of the engine keras: the processor, all GPUs, or some of them.",
+        help="Devices of the Keras engine: the processor, all GPUs, or some of them.",
         usual="all GPUs, or else cpu",
     )
     batch_size: int | None = option(None, least=1, metavar="N", help="Images in a batch.", usual="the engine's choice")

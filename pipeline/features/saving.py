@@ -23,7 +23,7 @@ _Row = tuple[Decoded, Sequence[np.ndarray], np.ndarray]  # an image, its feature
 class Saver:
     """Stores features in groups, in a thread; at most one group is stored while the next one is gathered.
 
-    Another thread merges the small data files that this leaves.
+    Another thread merges the small data files that commits leave.
 
     Args:
         stores: The feature stores.
@@ -86,7 +86,7 @@ class Saver:
             self._merge()
 
     def _merge(self) -> None:
-        """Start to merge, unless the previous merge has not ended."""
+        """Start a merge, unless one is running."""
         if self._merging:
             if not self._merging.done():
                 return
@@ -94,7 +94,7 @@ class Saver:
         self._merging = self._merger.submit(self._stores.merge)
 
     def close(self) -> None:
-        """Store the features gathered so far, and wait for a merge that has started.
+        """Store the features gathered so far, and wait for the running merge.
 
         Raises:
             PipelineError: The store cannot be written.

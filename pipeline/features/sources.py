@@ -1,4 +1,4 @@
-"""Where the features of images come from: a network, or a table of another model's vectors."""
+"""Sources of features: a network, or a table of another model's vectors."""
 
 import logging
 from collections.abc import Sequence
@@ -112,8 +112,8 @@ class TableSource:
     def features(self, images: ImageSet, options: ExtractionOptions, on_missing: str = "error") -> Features:
         """See `FeatureSource.features`.
 
-        The digest of an image of which only the name is known is that of its vector, so that images with the same
-        vector count as duplicates. Other images are read, for their digests and thumbnails.
+        If only the names of the images are known, the digest of an image is that of its vector, so that images with the
+        same vector count as duplicates. Otherwise the images are read for their digests and thumbnails.
         """
         matched, rows = self.table.match(images, on_missing)
         images, vectors = images.subset(matched), self.table.vectors.subset(rows)
@@ -140,7 +140,7 @@ class TableSource:
 
 
 def feature_source(options: ExtractorOptions) -> NetworkSource | TableSource:
-    """The source of features that options name.
+    """The source of features that the options select.
 
     Raises:
         RequestError: The table cannot be read; or see `ExtractorOptions.extractors`.

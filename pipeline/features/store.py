@@ -152,7 +152,7 @@ class FeatureStore:
             pixel_counts: The sizes of the images, in pixels, shape (N,), int.
 
         Returns:
-            The number of features that were not stored already.
+            The number of features that were new.
 
         Raises:
             PipelineError: The batch cannot be written, or a feature is NaN or infinite; then nothing is stored.
@@ -179,9 +179,9 @@ class FeatureStore:
         return int(new.sum())
 
     def merge(self) -> None:
-        """Merge small data files, and what is known of recent rows; another thread may append meanwhile.
+        """Merge small data files and the index of recent rows; another thread may append meanwhile.
 
-        A call merges about MERGED_BYTES at most, so that it ends soon.
+        A call merges at most about MERGED_BYTES, so that it ends soon.
 
         Raises:
             PipelineError: The merged files cannot be written.

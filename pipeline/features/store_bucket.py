@@ -85,7 +85,7 @@ class StoreBucket:
         return contextlib.nullcontext()
 
     def merging(self, wait: bool = False) -> AbstractContextManager[bool]:
-        """A context that does nothing: of two processes that merge the same fragments, one fails to commit."""
+        """A context that does nothing: if two processes merge the same fragments, one fails to commit."""
         return contextlib.nullcontext(True)
 
     def dataset(self) -> lance.LanceDataset:

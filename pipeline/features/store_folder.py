@@ -76,7 +76,7 @@ class StoreFolder:
 
     @contextlib.contextmanager
     def merging(self, wait: bool = False) -> Iterator[bool]:
-        """Keep other processes from merging fragments; take it before `lock`, or without waiting.
+        """Keep other processes from merging fragments; acquire it before `lock`, or without waiting.
 
         Args:
             wait: Whether to wait until no other process is merging.
@@ -118,13 +118,13 @@ class StoreFolder:
         for fragment in dataset.get_fragments():
             for file in fragment.data_files():
                 (self.path / "data" / file.path).stat()
-        with self.merging() as is_alone:  # another process may have written files that it has not committed yet
+        with self.merging() as is_alone:  # if not, another process may have files that it has not committed yet
             dataset.cleanup_old_versions(older_than=KEEP_OLD_VERSIONS, delete_unverified=is_alone)
         for leftover in self.path.glob("_*/.tmp*"):  # Lance does not remove these
             leftover.unlink(missing_ok=True)
 
     def shrink(self, dataset: lance.LanceDataset) -> None:
-        """Remove all files except those of the newest version. Call it with both locks held."""
+        """Remove all files except those of the newest version; the caller holds both locks."""
         dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
 
     def count(self) -> int:

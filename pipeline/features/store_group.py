@@ -69,6 +69,6 @@ class StoreGroup:
             self.computed[store.path] += store.append(digests, vectors, thumbnails, pixel_counts)
 
     def merge(self) -> None:
-        """Merge small data files of all stores, see `FeatureStore.merge`."""
+        """Merge the small data files of all stores; see `FeatureStore.merge`."""
         for store in self.stores:
             store.merge()

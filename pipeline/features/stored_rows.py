@@ -1,7 +1,7 @@
-"""The rows of a feature store in memory: their digests, the sizes of their images, and where on disk they are.
+"""The rows of a feature store in memory: their digests, the sizes of their images, and their positions on disk.
 
-A row has a number, which it keeps when merging moves it to another data file. Adding rows copies nothing large, and a
-merge is followed by reading only the digests in the merged files.
+A row keeps its number when a merge moves it to another data file. Adding rows copies nothing large, and after a merge,
+only the digests in the merged files are read.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class StoredRows:
         dataset: The version.
 
     Attributes:
-        index: The rows by digest; a digest that is stored twice has the number of its first row.
+        index: Digest -> number of the row; of the first one if a digest is stored twice.
         digests: The digest of each row, DIGEST.
         pixel_counts: The size of each row's image, int64.
         checked: Whether the checksum of each row has been verified, bool.
@@ -61,7 +61,7 @@ class StoredRows:
         self._fragments |= {fragment.fragment_id: fragment.metadata for fragment in fragments}
 
     def follow(self, dataset: lance.LanceDataset) -> np.ndarray:
-        """Read what has changed since the version that was read last, most often by other processes.
+        """Read the changes since the last version, mostly those of other processes.
 
         Args:
             dataset: The new version.
@@ -90,15 +90,15 @@ class StoredRows:
         return new
 
     def _numbers(self, digests: np.ndarray, gone: np.ndarray) -> np.ndarray:
-        """The numbers of rows in added fragments; -1 for unknown digests. `gone` are the spans of removed fragments."""
+        """The numbers of rows in new fragments, -1 for unknown digests; `gone`: the spans of removed fragments."""
         gone = np.sort(gone, order=["fragment", "offset"])
         ranges = [np.arange(number, number + count) for number, count in gone[["number", "count"]].tolist()]
         merged = np.concatenate([np.zeros(0, np.int64), *ranges])
-        # After a merge alone, these are the same rows in the same order, which is faster to check than to look up.
+        # After nothing but a merge, the same rows are in the same order; checking that is faster than a search.
         return merged if np.array_equal(self.digests.rows[merged], digests) else self.index.find(digests)
 
     def _new_numbers(self, digests: np.ndarray, pixel_counts: np.ndarray) -> np.ndarray:
-        """Add rows without a place; returns their numbers."""
+        """Add rows, not yet their spans; returns their numbers."""
         first = len(self.digests.rows)
         self.index.add(digests)
         self.digests.add(digests)
@@ -140,7 +140,7 @@ def _stored(dataset: lance.LanceDataset, fragments: Sequence[lance.LanceFragment
 
 
 def _spans(fragments: Sequence[lance.LanceFragment], numbers: np.ndarray) -> np.ndarray:
-    """The spans of fragments whose rows, in order, have some numbers; shape (S,), SPAN."""
+    """The spans of fragments, from the numbers of their rows in order; shape (S,), SPAN."""
     sizes = np.array([fragment.metadata.num_rows for fragment in fragments], np.int64)
     starts = np.cumsum(sizes) - sizes
     begins = np.unique(np.concatenate([starts, np.flatnonzero(np.diff(numbers) != 1) + 1]))
@@ -163,7 +163,7 @@ def _are_within(numbers: np.ndarray, spans: np.ndarray) -> np.ndarray:
 
 
 def _are_repeated(numbers: np.ndarray) -> np.ndarray:
-    """Whether each number occurs before, bool."""
+    """Whether each number occurs earlier in the array, bool."""
     repeated = np.ones(len(numbers), bool)
     repeated[np.unique(numbers, return_index=True)[1]] = False
     return repeated

@@ -13,7 +13,7 @@ from pipeline.features.file_index import CRASHED, FileIndex
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_group import StoreGroup
 
-RECORDED_AT_ONCE, RECORD_SECONDS = 1024, 1.0  # images are recorded when there are as many, at most once in this time
+RECORDED_AT_ONCE, RECORD_SECONDS = 1024, 1.0  # images are recorded in at least such groups, at most this often
 NOT_FINITE = "its vector has NaN or infinite values; check the weights, or use precision float32"
 
 

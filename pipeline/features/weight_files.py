@@ -85,7 +85,7 @@ def first_convolution(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """The kernel and the bias of the first convolution in a file, in Keras's layout, float32.
 
     Returns:
-        None if the file cannot be read, or has no convolution from 3 channels to 64.
+        Shapes (3, 3, 3, 64) and (64,); None if the file cannot be read, or has no convolution from 3 channels to 64.
     """
     with contextlib.suppress(Exception), _open_pairs(path) as pairs:
         for pair in pairs:

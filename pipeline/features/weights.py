@@ -131,14 +131,14 @@ def weights_from(option: str, preprocess: str | None = None, network: str = "vgg
 
 
 def _warn_of_preprocessing(weights: Weights, preprocess: str) -> None:
-    """Warn if a preprocessing does not fit what a file contains, or else its format."""
+    """Warn if a preprocessing does not fit the weights in a file, or their format if the weights are unknown."""
     convolution = first_convolution(Path(weights.name)) if weights.digest.startswith("file-") else None
     known = recognized(*convolution) if convolution else None
     chosen = Parameter("preprocess", preprocess)
     if known and not known.preprocess:
         log.warning(
-            "%s contains the weights of %s with their channels in the order RGB, as TensorFlow-Slim and SSD have them. "
-            "Reverse the channels of the first kernel, and use %s.",
+            "%s contains the weights of %s with channels in RGB order, as in TensorFlow-Slim and SSD. Reverse the "
+            "channels of the first kernel, and use %s.",
             weights.name,
             known.origin,
             Parameter("preprocess", "caffe"),

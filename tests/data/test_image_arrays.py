@@ -103,9 +103,9 @@ def test_other_arrays_are_refused(stimuli: Path, tmp_path: Path, name: str, name
 
 
 def test_options_for_other_sources_are_refused(stimuli: Path, folder: Path) -> None:
-    with pytest.raises(RequestError, match="names='names' is for HDF5 files"):
+    with pytest.raises(RequestError, match="names='names' is only for HDF5 files"):
         find_images(folder, names="names")
-    with pytest.raises(RequestError, match="image_column='x' is for Parquet and Arrow files"):
+    with pytest.raises(RequestError, match="image_column='x' is only for Parquet and Arrow files"):
         find_images(f"{stimuli}:imgBrick", image_column="x")
 
 

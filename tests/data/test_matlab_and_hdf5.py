@@ -85,7 +85,7 @@ def test_targets_match_by_names(save, tmp_path: Path) -> None:
 @WRITERS
 def test_targets_without_names_match_by_row(save, tmp_path: Path) -> None:
     assert np.array_equal(targets_of(save(tmp_path / "t.mat", x=MATRIX)), MATRIX)
-    with pytest.raises(RequestError, match=r"has 2 rows, but images 3 images: without paths, it needs a row for each"):
+    with pytest.raises(RequestError, match=r"has 2 rows, but images has 3 images: without paths, it needs a row"):
         targets_of(save(tmp_path / "u.mat", x=MATRIX[:2]))
 
 
@@ -250,10 +250,10 @@ def test_other_content_is_one_message(tmp_path: Path) -> None:
         root.create_dataset("x", (3, 4), np.float32, external=[("/etc/passwd", 0, 48)])
         root["y"] = h5py.ExternalLink("/etc/passwd", "/x")
     for name, message in {
-        "complex.mat": "'x' has no real numbers",
-        "cells.mat": "a cell of 'n' holds something other than text",
+        "complex.mat": "'x' is not an array of real numbers",
+        "cells.mat": "a cell of 'n' contains something other than text",
         "struct.mat": "no columns of numbers",
-        "names.mat": "'a', 'b' hold text; call one of them 'path' or 'label'",
+        "names.mat": "'a', 'b' contain text; call one of them 'path' or 'label'",
         "text.mat": "cannot be read",
         "text.h5": "cannot be read",
         "outside.h5": "lie in another file",

@@ -75,8 +75,8 @@ def test_sparse_files_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (b"x" + header("b.jpg")[1:], "its header at byte 1,024, after 'a.jpg' is damaged"),
-        (header("b.jpg")[:300], "its header at byte 1,024, after 'a.jpg' is damaged"),
+        (b"x" + header("b.jpg")[1:], r"its header at byte 1,024 \(after 'a.jpg'\) is damaged"),
+        (header("b.jpg")[:300], r"its header at byte 1,024 \(after 'a.jpg'\) is damaged"),
         (with_checksum(header("b.jpg")[:124] + b"\xff" * 12 + header("b.jpg")[136:]), "is damaged"),  # size: -1
         (with_checksum(header("b.jpg")[:124] + b"\x80" + b"\xff" * 11 + header("b.jpg")[136:]), "is damaged"),
         (with_checksum(header("b.jpg")[:124] + b"-0000000001\0" + header("b.jpg")[136:]), "is damaged"),

@@ -109,7 +109,7 @@ def test_npy_rows_belong_to_images_in_path_order(tmp_path: Path) -> None:
     found = read(tmp_path / "t.npy", "a/1.png", "b/2.png")
     assert found.rows == {"a/1.png": 0, "b/2.png": 1}
     assert np.array_equal(found.vectors, VECTORS)
-    with pytest.raises(RequestError, match=r"t\.npy has 2 rows, but images 1 image:"):
+    with pytest.raises(RequestError, match=r"t\.npy has 2 rows, but images has 1 image:"):
         read(tmp_path / "t.npy", "a/1.png")
 
 

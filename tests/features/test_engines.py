@@ -183,10 +183,10 @@ def test_batches_suit_the_memory_of_the_smallest_gpu(
 @pytest.mark.parametrize(
     ("engine", "precision", "device", "message"),
     [
-        ("mnn", "float32", "gpu:0", "engine mnn runs on the processor only, not on gpu:0; leave engine out"),
-        ("auto", "int8", "gpu", "precision int8 runs on the processor only, not on gpu; leave precision out"),
-        ("keras", "float32", "gpu", "device 'gpu' is not there; tensorflow sees cpu."),
-        ("auto", "float32", "cpu:0,cpu:9", "device 'cpu:9' is not there; tensorflow sees cpu."),
+        ("mnn", "float32", "gpu:0", "engine mnn runs only on the processor, not on gpu:0; leave engine out"),
+        ("auto", "int8", "gpu", "precision int8 runs only on the processor, not on gpu; leave precision out"),
+        ("keras", "float32", "gpu", "There is no device 'gpu'; tensorflow sees cpu."),
+        ("auto", "float32", "cpu:0,cpu:9", "There is no device 'cpu:9'; tensorflow sees cpu."),
     ],
 )
 def test_a_device_that_is_not_there_is_refused(engine: str, precision: str, device: str, message: str) -> None:

@@ -63,7 +63,7 @@ def test_channels_in_rgb_order_are_recognized(
     file = write_h5(tmp_path / "slim.h5", kernel[:, :, ::-1], bias)
     for preprocess in ("caffe", "torch"):
         [message] = warnings(caplog, file, preprocess)
-        assert "in the order RGB" in message
+        assert "in RGB order" in message
         assert message.endswith("Reverse the channels of the first kernel, and use preprocess='caffe'.")
 
 

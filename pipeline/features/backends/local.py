@@ -28,8 +28,8 @@ from pipeline.features.store_group import StoreGroup
 
 log = logging.getLogger(__name__)
 
-SPARE_BATCHES = 3  # one is filled, and two wait, so that no device does
-LONG, VERY_LONG = 30, 600  # seconds; longer computations are announced, and may come with advice
+SPARE_BATCHES = 3  # one is being filled, and two wait, so that no device has to
+LONG, VERY_LONG = 30, 600  # seconds; longer computations are announced, or announced with advice
 
 
 class LocalBackend(Backend):
@@ -149,7 +149,7 @@ class _Computing:
 class Forecast:
     """Logs how much time and disk space a long computation will take, after the engine's second batch.
 
-    If it takes much longer, a faster precision is worth a line, too.
+    If it takes much longer, also suggest a faster precision.
 
     Args:
         images: The number of images.

@@ -86,7 +86,7 @@ def make_engine(
 def batches(
     name: str, extractors: Sequence[Extractor], batch_size: int | None, device: str | None = None
 ) -> tuple[int, int]:
-    """The largest batch size and number of batches at a time that an engine will have, before it is created.
+    """The largest batch size, and the number of batches at a time, of an engine that is not created yet.
 
     Args:
         name: See `make_engine`, also for the other arguments.
@@ -148,7 +148,7 @@ def check_engine(name: str, precision: str, device: str | None = None) -> None:
         raise RequestError(f"The engine mnn computes in float32 only; precision {precision!r} needs the engine keras.")
     if device not in (None, CPU) and (name == "mnn" or precision == "int8"):
         what = "precision int8" if precision == "int8" else "engine mnn"
-        raise RequestError(f"The {what} runs on the processor only, not on {device}; leave {what.split()[0]} out.")
+        raise RequestError(f"The {what} runs only on the processor, not on {device}; leave {what.split()[0]} out.")
 
 
 def _resolve(name: str, extractors: Sequence[Extractor], device: str | None) -> str:

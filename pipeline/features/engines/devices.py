@@ -1,4 +1,4 @@
-"""The devices of the engine Keras, and how many images suit them."""
+"""The devices of the Keras engine, and their batch sizes."""
 
 import ctypes
 import math
@@ -10,7 +10,7 @@ from pipeline.core.keras_backend import accelerators, import_keras, unseen_gpu, 
 CPU = "cpu"  # the whole processor
 IN_FLIGHT = 2  # batches at a time on a GPU: one is transferred while the other is computed
 BATCH_SIZE = 32  # on a processor
-# Bytes of a GPU for an image in a batch, two of which are in flight: the largest two activations, in float32, and as
+# GPU memory per image of a batch, in bytes, with two batches in flight: the two largest activations in float32, and as
 # much again for the convolutions.
 IMAGE_MEMORY = IN_FLIGHT * 2 * 2 * 4 * 224 * 224 * 64
 LARGEST_BATCH, UNKNOWN_MEMORY = 256, 16e9
@@ -40,7 +40,7 @@ def chosen_devices(names: str | None) -> list[str]:
         if not matches:
             seen, hint = [CPU, *visible] if visible != ["cpu:0"] else [CPU], unseen_gpu()
             raise RequestError(
-                f"device {name!r} is not there; {import_keras().backend.backend()} sees {', '.join(seen)}."
+                f"There is no device {name!r}; {import_keras().backend.backend()} sees {', '.join(seen)}."
                 + (f" {hint}." if hint else "")
             )
         devices += matches
@@ -61,9 +61,9 @@ def default_batch_size(devices: Sequence[str]) -> int:
 
 
 def _memory(number: int) -> float:
-    """The memory of a GPU in bytes, by NVIDIA's driver.
+    """The total memory of a GPU in bytes, from NVIDIA's driver.
 
-    All of it, not what is free now, so that a run that is resumed has the same batches.
+    Not the free memory, so that a resumed run has the same batches.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1")

@@ -67,18 +67,18 @@ class Int8Engine:
 
 
 def _note_instructions() -> None:
-    """Say if the processor is not the right one for int8, or lacks the right library."""
+    """Say if the processor is slow in int8, or a faster library is not installed."""
     if has_int8_instructions() is False:
         log.warning(
             "This processor has no VNNI instructions: int8 is slow here, and may saturate, so that vectors differ "
             "from those of other processors. Precision float32 is the better choice."
         )
     elif has_int8_instructions() is None:
-        log.info("Whether this processor has VNNI instructions is unknown; without them int8 is slow.")
+        log.info("It is unknown whether this processor has VNNI instructions; without them int8 is slow.")
     elif has_amx_int8() and not find_spec("openvino"):
         log.info(
-            "This processor has AMX instructions, with which OpenVINO computes int8 2.5 times as fast as ONNX Runtime; "
-            "install it with pip install 'image-vectors[int8]'."
+            "This processor has AMX, with which OpenVINO computes int8 2.5 times as fast as ONNX Runtime; install it "
+            "with pip install 'image-vectors[int8]'."
         )
 
 
@@ -98,8 +98,8 @@ def _openvino(network: Path, names: Sequence[str]) -> Run:
 
     settings = {
         "INFERENCE_NUM_THREADS": usable_cores(),
-        "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16 for what is not quantized
-        "ENABLE_CPU_PINNING": False,  # several processes would share the first cores
+        "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16 where the network is not quantized
+        "ENABLE_CPU_PINNING": False,  # with it, several processes would share the first cores
     }
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(network), "CPU", settings)

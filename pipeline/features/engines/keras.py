@@ -26,13 +26,13 @@ OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "
 class KerasEngine:
     """VGG16 in Keras, cut after the deepest layer. See `pipeline.features.engines.Engine`.
 
-    Each device has a replica. It computes two batches at a time, so that one is transferred while the other is
-    computed; the processor, which all threads share, computes one. A batch goes to the next free replica, so the
-    feature of an image does not depend on the number of devices, as long as they are of the same model.
+    Each device has a replica. A GPU has two batches at a time, so that one is transferred while the other is computed;
+    the processor, which all threads share, has one. A batch goes to the next free replica, so a feature does not depend
+    on the number of devices if all are the same model.
 
     Args:
         extractors: The extractors to run.
-        batch_size: Images in a batch; None for a size that suits the devices.
+        batch_size: Images per batch; None for a size that suits the devices.
         devices: The devices to run on; see `chosen_devices`.
     """
 

@@ -1,4 +1,4 @@
-"""Replicas: a network's compiled copy on a device, on TensorFlow, JAX and PyTorch."""
+"""Replicas: compiled copies of a network on devices, with TensorFlow, JAX and PyTorch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from pipeline.core import tf32
 from pipeline.core.errors import RequestError
 from pipeline.core.keras_backend import import_keras
 
-# Pixels (N, 224, 224, 3), uint8 -> the network's outputs, each (N, dim), float32. It is thread-safe.
+# Pixels (N, 224, 224, 3), uint8 -> the network's outputs, each (N, dim), float32. Thread-safe.
 Replica = Callable[[np.ndarray], list[np.ndarray]]
 
 
@@ -22,7 +22,7 @@ def make_replica(network: Any, device: str, precision: str) -> Replica:
         precision: One of `pipeline.features.vgg.PRECISIONS`.
 
     Returns:
-        The replica. It compiles for each new batch size, at its first batch.
+        The replica. It compiles at the first batch of each size.
 
     Raises:
         RequestError: Keras has another backend.
@@ -31,7 +31,7 @@ def make_replica(network: Any, device: str, precision: str) -> Replica:
     makers = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}
     if backend not in makers:
         raise RequestError(f"The engine keras does not run on {backend}; set KERAS_BACKEND to {' or '.join(makers)}.")
-    tf32.turn_off(backend)  # if Keras was imported before this package, it is on
+    tf32.turn_off(backend)  # it is on if Keras was imported before this package
     replica = makers[backend](network, device)
     if precision != "tf32":
         return replica
@@ -44,7 +44,7 @@ def make_replica(network: Any, device: str, precision: str) -> Replica:
 
 
 def _outputs(network: Any, weights: list[Any], pixels: Any) -> list[Any]:
-    """The outputs of a network with weights that are not its own."""
+    """The outputs of a network with other weights."""
     return import_keras().tree.flatten(network.stateless_call(weights, [], pixels, training=False)[0])
 
 
