@@ -169,9 +169,9 @@ def _texts(file: Path, dataset: h5py.Dataset) -> np.ndarray:
 
 
 def _read_apart(file: Path, read: Callable[..., T], *arguments: object) -> T:
-    """Read texts of any length in another process, with a time limit.
+    """Read texts of variable length in another process, with a time limit.
 
-    HDF5 stores them in a heap, and may loop without end if that is damaged; not even Ctrl-C would stop this process.
+    HDF5 stores them in a heap. If that is damaged, HDF5 may loop forever, and not even Ctrl-C would stop this process.
 
     Args:
         file: The file.
@@ -212,7 +212,7 @@ def _send(sender: Connection, file: Path, read: Callable[..., object], arguments
 
 
 def _read_texts(root: h5py.File, file: Path, name: str) -> list[Any]:
-    """Read texts in blocks: each of a few bytes may stand for a long one."""
+    """Read texts in blocks, because a few bytes in the file may expand to a long text."""
     dataset, texts, size = root[name], [], 0
     for start in range(0, len(dataset), NAMES_AT_ONCE):
         block = dataset[start : start + NAMES_AT_ONCE].tolist()

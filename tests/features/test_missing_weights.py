@@ -33,7 +33,7 @@ def test_missing_weights_are_reported_before_images_are_read(tmp_path: Path, eng
 def test_a_missing_device_is_reported_before_images_are_read(tmp_path: Path) -> None:
     (tmp_path / "damaged.png").write_bytes(b"x")
     options = ExtractionOptions(device="gpu:7", cache=tmp_path / "cache", progress=False)
-    with pytest.raises(RequestError, match="device 'gpu:7' is not there"):
+    with pytest.raises(RequestError, match="There is no device 'gpu:7'"):
         extract_features(find_images(tmp_path), Extractor(weights_from("random:0"), "block5_pool"), options)
     assert list((tmp_path / "cache").glob("features/*")) == []
 
