@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.commands.examples import Examples, Source, find_or_name, table_of_run
+from pipeline.commands.examples import Examples, Source, table_of_run
 from pipeline.commands.options import EvaluateOptions
 from pipeline.commands.saved_decoder import ModelFile, PixelModel, SavedDecoder, decoder_files, open_model, predict_each
 from pipeline.commands.scoring import (
@@ -23,7 +23,7 @@ from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import EVALUATION_FILE, RUN_FILE, RunRecord, read_run
 from pipeline.core.wording import counted
-from pipeline.data.feature_tables import FeatureTable, read_features
+from pipeline.data.feature_tables import FeatureTable, find_or_name, read_features
 from pipeline.data.images import DIGEST, ImageSet
 from pipeline.data.near_duplicates import find_near_duplicates
 from pipeline.data.options import TargetOptions

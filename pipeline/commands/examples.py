@@ -11,10 +11,9 @@ from pipeline.commands.options import ExampleOptions
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import RunRecord, SplitRecord
 from pipeline.core.wording import counted
-from pipeline.data.feature_tables import FeatureTable, read_features
+from pipeline.data.feature_tables import FeatureTable, find_or_name, read_features
 from pipeline.data.hub import is_hub_url, local_copy
 from pipeline.data.images import ImageSet
-from pipeline.data.labels import label_by_pattern
 from pipeline.data.matching import match_targets
 from pipeline.data.near_duplicates import duplicate_groups
 from pipeline.data.options import SourceOptions, TargetOptions
@@ -205,28 +204,6 @@ def images_of_run(run: RunRecord, data_dir: Path | None = None, table: FeatureTa
     if source and is_hub_url(source):
         return replace(sources.find(local_copy(source, may_download=False)), source=source)
     return find_or_name(sources, source, table or (None if source else table_of_run(run)))
-
-
-def find_or_name(sources: SourceOptions, images: str | None, table: FeatureTable | None) -> ImageSet:
-    """Find images, or else take the names in a table of vectors.
-
-    Args:
-        sources: How to find images.
-        images: The images; None for those of the table.
-        table: The vectors.
-
-    Raises:
-        RequestError: The images cannot be found, or there are neither images nor a table.
-    """
-    if images is not None:
-        return sources.find(images)
-    if table is None:
-        raise RequestError("Name IMAGES, or a table of vectors with ", Parameter("features", "FILE"), ".")
-    if sources.root:
-        raise RequestError(
-            Parameter("root", str(sources.root)), " sets the base folder of a list's paths; name the list."
-        )
-    return label_by_pattern(table.images, sources.label_pattern) if sources.label_pattern else table.images
 
 
 @dataclass(frozen=True)

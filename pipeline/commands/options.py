@@ -11,7 +11,7 @@ from pipeline.core.locations import Location
 from pipeline.core.options import Options, group, option
 from pipeline.data.options import SourceOptions, TargetOptions
 from pipeline.decoders.options import MEMORY, DecoderOptions
-from pipeline.features.options import ExtractionOptions, ExtractorOptions, cache_option
+from pipeline.features.options import ExtractionOptions, ExtractorOptions, cache_option, check_features
 
 if TYPE_CHECKING:
     from pipeline.data.splits import SplitRule
@@ -50,16 +50,6 @@ def _cluster() -> Any:
         help="What intervals generalize over.",
         usual="groups, else labels with a common target, else images",
     )
-
-
-def _check_features(extractor: ExtractorOptions, extraction: ExtractionOptions) -> None:
-    """Refuse options of the network's run next to vectors that replace it."""
-    values = {name: getattr(extraction, name) for name in ("engine", "device", "batch_size")}
-    named = [Parameter(name, value) for name, value in values.items() if value not in ("auto", None)]
-    if extractor.features and named:
-        raise RequestError(
-            Parameter("features", str(extractor.features)), " takes the place of the network; leave out ", named[0], "."
-        )
 
 
 @dataclass(frozen=True)
@@ -152,7 +142,7 @@ class TrainOptions(Options):
         from pipeline.decoders.callbacks import require_tensorboard
 
         super().__post_init__()
-        _check_features(self.extractor, self.extraction)
+        check_features(self.extractor, self.extraction)
         if self.name:
             check_run_name(self.models, self.name)
         if self.tensorboard and not self.decoder.is_network:
@@ -203,7 +193,7 @@ class EvaluateOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_features(self.extractor, self.extraction)
+        check_features(self.extractor, self.extraction)
 
     @property
     def has_own_images(self) -> bool:
@@ -236,7 +226,7 @@ class PredictOptions(Options):
         from pipeline.core.vector_files import SUFFIXES
 
         super().__post_init__()
-        _check_features(self.extractor, self.extraction)
+        check_features(self.extractor, self.extraction)
         if (self.images is None) == (self.extractor.features is None):
             either = "Name either IMAGES, or a table of vectors with "
             raise RequestError(either, Parameter("features", "FILE"), ".")

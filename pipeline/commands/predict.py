@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.commands.examples import Source, find_or_name
+from pipeline.commands.examples import Source
 from pipeline.commands.options import PredictOptions
 from pipeline.commands.saved_decoder import PixelModel, SavedDecoder, decoder_file, open_model
 from pipeline.commands.scoring import names_of, words_of
 from pipeline.core.errors import Parameter
 from pipeline.core.vector_files import NearestNames, write_vectors
-from pipeline.data.feature_tables import read_features
+from pipeline.data.feature_tables import find_or_name, read_features
 from pipeline.evaluation.retrieval import Candidates, find_nearest
 from pipeline.features.survey import Failure
 

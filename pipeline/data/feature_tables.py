@@ -14,6 +14,8 @@ from pipeline.core.vectors import ArrayRows, in_blocks, vector_digest
 from pipeline.core.wording import counted, examples
 from pipeline.data.image_names import image_set
 from pipeline.data.images import DIGEST, ImageRef, ImageSet
+from pipeline.data.labels import label_by_pattern
+from pipeline.data.options import SourceOptions
 from pipeline.data.table_files import HDF5, SUFFIXES, read_table
 from pipeline.data.tables import LARGEST, Table, cell_text, find_column, split_name, without_dot
 from pipeline.data.target_columns import choose_numbers, only_text
@@ -249,3 +251,25 @@ def _without_doubles(table: FeatureTable, names: Sequence[str]) -> FeatureTable:
     log.info("%s: left out %s of paths listed before.", table.file, counted(len(names) - len(rows), "row"))
     columns = {name: [column[row] for row in rows] for name, column in table.columns.items()}
     return FeatureTable(table.file, list(first), table.vectors.subset(rows), table.digests[rows], columns)
+
+
+def find_or_name(sources: SourceOptions, images: str | None, table: FeatureTable | None) -> ImageSet:
+    """Find images, or else take the names in a table of vectors.
+
+    Args:
+        sources: How to find images.
+        images: The images; None for those of the table.
+        table: The vectors.
+
+    Raises:
+        RequestError: The images cannot be found, or there are neither images nor a table.
+    """
+    if images is not None:
+        return sources.find(images)
+    if table is None:
+        raise RequestError("Name IMAGES, or a table of vectors with ", Parameter("features", "FILE"), ".")
+    if sources.root:
+        raise RequestError(
+            Parameter("root", str(sources.root)), " sets the base folder of a list's paths; name the list."
+        )
+    return label_by_pattern(table.images, sources.label_pattern) if sources.label_pattern else table.images

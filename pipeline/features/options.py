@@ -248,3 +248,17 @@ class ExtractionOptions(Options):
     def worker_count(self) -> int:
         """The number of processes that read and decode."""
         return self.workers or usable_cores()
+
+
+def check_features(extractor: ExtractorOptions, extraction: ExtractionOptions) -> None:
+    """Refuse options of the network's run next to vectors that replace it.
+
+    Raises:
+        RequestError: The engine or the batch size is set, although no network runs.
+    """
+    values = {name: getattr(extraction, name) for name in ("engine", "device", "batch_size")}
+    named = [Parameter(name, value) for name, value in values.items() if value not in ("auto", None)]
+    if extractor.features and named:
+        raise RequestError(
+            Parameter("features", str(extractor.features)), " takes the place of the network; leave out ", named[0], "."
+        )
