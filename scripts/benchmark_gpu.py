@@ -4,8 +4,8 @@
     KERAS_BACKEND=jax python scripts/benchmark_gpu.py     # without TensorFlow
 
 One table: the rate of a large matrix product, VGG16 (`random:0`, layer fc2) at four batch sizes as a share of it, all
-GPUs together, and `extract` from JPEGs to the store against the slower of decoding and computing. Images a second of
-VGG16 include the transfer of pixels and features. What does not fit into the time is left out.
+GPUs together, and `extract` from JPEGs to the store against the slower of decoding and computing. The rate of VGG16
+includes the transfer of pixels and features. Measurements that do not fit into the time limit are left out.
 """
 
 import argparse
@@ -41,21 +41,21 @@ from pipeline.features.vgg import Network
 from pipeline.features.weights import weights_from
 
 PRECISIONS = ("bfloat16", "tf32", "float32")  # the most important first
-PRODUCTS = 8  # matrix products in a call, so that starting it takes no share of the time
-DIFFERENT = 64  # photographs; the other files differ from them in a comment only
+PRODUCTS = 8  # matrix products per call, so that launching it takes a negligible part of the time
+DIFFERENT = 64  # photographs; the other files differ from them only in a comment
 GOAL, STORE_GOAL = 0.5, 0.8
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """How much to measure.
 
     Attributes:
         side: The side of the square matrices.
         batches: The batch sizes.
         images: The JPEGs to extract.
         seconds: The time for each figure, without compiling.
-        limit: The time after which no other figure is begun.
+        limit: The time after which no measurement starts.
     """
 
     side: int = 8192
@@ -67,7 +67,7 @@ class Sizes:
 
 @dataclass
 class Figures:
-    """What was measured; a figure that did not fit into the time is missing.
+    """The measurements; those that did not fit into the time limit are missing.
 
     Attributes:
         matrix: Precision -> floating-point operations a second.
@@ -84,11 +84,11 @@ class Figures:
     stored: dict[str, float] = field(default_factory=dict)
 
     def share(self, precision: str, batch: int, flops: float) -> float:
-        """VGG16's share of the rate of the matrix product; `flops` for an image."""
+        """VGG16's rate as a share of the matrix product's; `flops`: operations per image."""
         return self.alone[precision, batch] * flops / self.matrix[precision]
 
     def stored_share(self, precision: str) -> float:
-        """The share of `extract` in the slower of decoding and computing."""
+        """The rate of `extract` as a share of the slower of decoding and computing."""
         return self.stored[precision] / min(self.decoding, self.together[precision])
 
 
@@ -144,7 +144,7 @@ def jpegs(folder: Path, count: int) -> Path:
 
 
 def matrix_rate(device: str, precision: str, sizes: Sizes) -> float:
-    """Floating-point operations a second of dense matrix products, on one device."""
+    """The rate of dense matrix products on one device, in floating-point operations per second."""
     keras = import_keras()
     ops, dtype = keras.ops, "float32" if precision == "tf32" else precision
 
@@ -182,7 +182,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def vgg16_rate(engine: KerasEngine, batch: int, seconds: float) -> float:
-    """Images a second of an engine that gets as many batches at a time as it takes."""
+    """Images per second of an engine with as many batches in flight as it accepts."""
     pixels = np.random.default_rng(0).integers(0, 255, (batch, 224, 224, 3), np.uint8)
     with ThreadPoolExecutor(engine.at_once) as threads:
         for _ in range(2):  # compiles on all devices
@@ -201,7 +201,7 @@ def vgg16_rate(engine: KerasEngine, batch: int, seconds: float) -> float:
 
 
 def flops_per_image(network: Network) -> int:
-    """Floating-point operations of a network to fc2 for an image, two for each multiplication and addition."""
+    """Floating-point operations of a network up to fc2 per image; a multiplication with its addition counts as two."""
     shapes = network.activation_shapes
     kernels = network.weighted_layers("fc2")
     positions = {name: math.prod(shapes[name][:-1]) for name in kernels}
@@ -247,7 +247,7 @@ def _or_dash(cell: Callable[[str], str], precision: str) -> str:
 
 
 def device_names(devices: Sequence[str]) -> str:
-    """The devices, with the models of NVIDIA's."""
+    """The names of the devices, with the model if NVIDIA makes them."""
     if devices[0].startswith("cpu") or not shutil.which("nvidia-smi"):
         return f"{', '.join(devices)} of {processor_name()}"
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
@@ -258,7 +258,7 @@ def device_names(devices: Sequence[str]) -> str:
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--device", help="as of `extract`")
+    parser.add_argument("--device", help="see `extract --help`")
     parser.add_argument("--side", type=int, default=Sizes.side)
     parser.add_argument("--batches", type=int, nargs="+", default=Sizes.batches)
     parser.add_argument("--images", type=int, default=Sizes.images)

@@ -1,8 +1,8 @@
 """Compare features by the held-out cosine of the default decoder, over several splits: weights, layers, precisions.
 
-All features are compared on the same splits. The table has the mean cosine of each, its difference to the first one
-(with the standard error over the splits), and, if only the precision differs, the mean cosine of the vectors to those
-of the first, minus the first's mean vector ("centred").
+All features are compared on the same splits. The table has the mean cosine of each, its difference from the first (with
+the standard error over the splits), and, if only the precision differs, the mean cosine between its vectors and those
+of the first after subtracting the first's mean vector ("centred").
 
     python scripts/compare_features.py IMAGES TARGETS weights=random:0 weights=random:0,precision=int8 --seeds 10
     python scripts/compare_features.py IMAGES TARGETS weights=FILE,layer=block5_pool weights=FILE,layer=block4_pool
@@ -28,7 +28,7 @@ HEAD = ("features", "dimensions", "held-out cosine", "minus the first (s.e.)", "
 
 
 def extractor_options(text: str) -> ExtractorOptions:
-    """The options in a text such as "weights=random:0,layer=block4_pool+block5_pool,pool=max"."""
+    """Parse options such as "weights=random:0,layer=block4_pool+block5_pool,pool=max"."""
     options = dict(part.split("=", 1) for part in text.split(","))
     return ExtractorOptions(**options | {"layer": options.get("layer", "fc2").replace("+", ",")})
 
@@ -36,7 +36,7 @@ def extractor_options(text: str) -> ExtractorOptions:
 def held_out_cosines(
     examples: Examples, duplicates: np.ndarray, rule: SplitRule, seeds: int, most: int | None
 ) -> list[float]:
-    """The held-out mean cosine of the default decoder for each seed, trained on at most `most` images."""
+    """The held-out mean cosine of the default decoder for each seed, with at most `most` training images."""
     images, y, scores = examples.features.images, examples.targets, []
     units = held_out_units(images, rule, duplicates)
     for seed in range(seeds):
@@ -56,9 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("images", metavar="IMAGES")
     parser.add_argument("targets", type=Path, metavar="TARGETS")
-    parser.add_argument(
-        "features", nargs="+", metavar="NAME=VALUE,...", help="options of extract; layers are joined by +"
-    )
+    parser.add_argument("features", nargs="+", metavar="NAME=VALUE,...", help="options of extract; join layers by +")
     parser.add_argument("--seeds", type=int, default=5, help="the number of splits")
     parser.add_argument("--split", type=SplitRule.parse, default=SplitRule(), metavar="RULE")
     parser.add_argument("--most", type=int, metavar="N", help="train on at most N images")

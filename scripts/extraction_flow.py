@@ -93,7 +93,7 @@ class IdleEngine:
 
 
 class ReadyPool:
-    """A pool of workers that are done at once: it takes slots, and returns images without reading or decoding them.
+    """A pool whose workers finish at once: it returns images in slots without reading or decoding them.
 
     The arguments are those of `pipeline.features.backends.worker_pool.WorkerPool`.
     """

@@ -1,4 +1,4 @@
-"""The `store` part of `benchmark_extraction.py`: appending to a store that is already large."""
+"""The `store` part of `benchmark_extraction.py`: appending to a large store."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ FILE_ROWS = 2**16  # about as many as the largest merged files of fc2 have
 
 
 def large_store(work: Path, count: int = 20_000_000, appends: int = 500, size: int = 1000) -> None:
-    """Milliseconds to append to a store with many rows, while another thread merges as the saver's does.
+    """Measure appends to a store with many rows, in milliseconds, while another thread merges, as in `Saver`.
 
     Args:
         work: A folder for the store.
@@ -57,7 +57,7 @@ def quantiles(values: list[float]) -> dict[str, float]:
 
 
 def fill(path: Path, random: np.random.Generator, count: int) -> None:
-    """Fill a store with rows that have random digests and nothing else; their checksums are wrong."""
+    """Fill a store with rows with random digests and no content; their checksums are wrong."""
     schema = lance.dataset(path).schema
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -79,7 +79,7 @@ def fill(path: Path, random: np.random.Generator, count: int) -> None:
 
 
 def append(store: FeatureStore, random: np.random.Generator, size: int) -> float:
-    """Append rows with random digests and empty vectors; returns the seconds that it took."""
+    """Append rows with random digests and zero vectors; returns the seconds that it took."""
     digests = np.frombuffer(random.bytes(16 * size), DIGEST)
     vectors, thumbnails = np.zeros((size, NARROW.dim), np.float32), np.zeros((size, THUMBNAIL, THUMBNAIL), np.uint8)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Measure how many images a second are read and decoded from tar, Parquet and HDF5 files, against files of a folder.
+"""Measure the rate of reading and decoding images in tar, Parquet and HDF5 files, compared with files in a folder.
 
 The bucket is a local server that waits before it answers, like a remote one.
 """
@@ -38,7 +38,7 @@ FILES = 4  # tar files, and Parquet files
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """Answers requests for whole files and for ranges of them, after a delay."""
+    """Answers requests for files and ranges of files, after a delay."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -119,7 +119,7 @@ def read(refs: Sequence[ImageRef], workers: int) -> None:
 
 
 def sources(folder: Path, files: Sequence[Path], is_remote: bool) -> dict[str, Sequence[ImageRef]]:
-    """The same images in all kinds of files, on the disk or in the bucket."""
+    """The same images in files of each kind, on disk or in the bucket."""
     root = "s3://bucket" if is_remote else str(folder)
     kinds = {
         "files": image_refs([f"{root}/files/{file.name}" for file in files]),
@@ -131,7 +131,7 @@ def sources(folder: Path, files: Sequence[Path], is_remote: bool) -> dict[str, S
 
 def measure(refs: dict[str, Sequence[ImageRef]], where: str, workers: int, rounds: int) -> list[Sequence[str]]:
     """The rows of the table for some sources."""
-    # Each worker starts and imports the reader.
+    # The time of the first images is subtracted: it includes starting the workers and importing the reader.
     starts = in_turn({kind: partial(read, images[: workers * CHUNK], workers) for kind, images in refs.items()}, rounds)
     seconds = in_turn({kind: partial(read, images, workers) for kind, images in refs.items()}, rounds)
     count = len(refs["files"]) - workers * CHUNK

@@ -113,7 +113,7 @@ def check_ended(finished: Finished, code: int = 0) -> Finished:
 
 
 def is_gone_soon(group: int) -> bool:
-    """Whether all processes of a group end by themselves; the kernel ends none that is waiting for a busy disk."""
+    """Whether all processes of a group end by themselves; the kernel cannot end one that waits for a busy disk."""
     for _ in range(1200):
         try:
             os.killpg(group, 0)

@@ -1,4 +1,4 @@
-"""Extractions on Ray that tests disturb."""
+"""Extractions on Ray that tests interrupt."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ IMAGES = 500
 
 @dataclass
 class Extraction:
-    """An `extract --ray` that has stored something and is far from finished."""
+    """An `extract --ray` that has stored some images and is far from finished."""
 
     images: Path
     cache: Path

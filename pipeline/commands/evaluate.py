@@ -158,7 +158,7 @@ def _shortest_name(file: Path, files: Sequence[Path]) -> str:
 
 
 def _table(options: EvaluateOptions, files: Iterable[Path]) -> FeatureTable | None:
-    """The vectors to evaluate on: those in the options, or else those that the first model's run was trained on."""
+    """The vectors to evaluate on: those in the options, else those of the first model's run."""
     if options.extractor.features:
         return read_features(options.extractor.features)
     folder = next(iter(files)).parent
@@ -228,7 +228,7 @@ def _count_near_training_images(examples: Examples, folder: Path, run: RunRecord
     """
     if isinstance(examples.features, TableFeatures):
         log.info(
-            "Near-duplicates of training images of %s are not looked for: a table has no thumbnails of them.", folder
+            "Near-duplicates of training images of %s are not detected, because a table has no thumbnails.", folder
         )
         return 0
     digests, store = examples.features.digests, examples.features.store

@@ -107,7 +107,7 @@ class Source:
             run: The run's record, with the options that name its images.
             data_dir: The folder of TensorFlow data sets; None for tensorflow-datasets' default.
             options: Other targets; what they leave out is taken from the run.
-            table: The vectors that the run was trained on; None to read them if they are needed.
+            table: The vectors that the run was trained on; None to read them if needed.
 
         Raises:
             RequestError: The images or the targets cannot be read.
@@ -160,7 +160,7 @@ class Source:
 
 
 def _check_means(table: TargetTable, repeats: Mapping[str, np.ndarray], file: Path) -> None:
-    """Warn if targets are not the means of their repeats, for which the noise ceiling is estimated."""
+    """Warn if targets are not the means of their repeats, as the noise ceiling assumes."""
     means = {key: repeats[key].mean(axis=0) for key in table.rows if key in repeats}
     other = [key for key, mean in means.items() if not np.allclose(table.vectors[table.rows[key]], mean, 1e-3, 1e-5)]
     if other:
@@ -274,7 +274,7 @@ def read_source(options: ExampleOptions, advice: str, table: FeatureTable | None
     Args:
         options: The images, their targets and their split.
         advice: The start of the message if images or targets are missing; the option of the targets follows.
-        table: Their vectors, which name the images if the options do not.
+        table: Their vectors; its names are used if the options name no images.
 
     Raises:
         RequestError: The images or the targets are missing or cannot be read, or the images lack the column of the

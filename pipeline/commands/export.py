@@ -123,7 +123,8 @@ def export(options: ExportOptions) -> ExportResult:
     if (table := read_card(file).table) is not None:
         raise RequestError(
             f"{file} was trained on the vectors in {table}, not on a network's features, so there is no network to "
-            f"export with it. The file itself is a plain Keras model from vectors to embeddings; its table is ",
+            "export with it. The file itself is a plain Keras model from vectors to embeddings; to export its table, "
+            "use ",
             Parameter("format", "parquet"),
             ".",
         )

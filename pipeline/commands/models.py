@@ -16,7 +16,7 @@ class RunSummary:
     Attributes:
         name: The name of its folder.
         status: "finished"; "unfinished" if training was interrupted or is still running; "unreadable".
-        images: The source of its images, or else the file of its vectors; None if unreadable.
+        images: The source of its images, else the file of its vectors; None if unreadable.
         targets: The file of its targets; None for those in the images' list.
         trained_on: The number of training images.
         held_out: The number of held-out images.

@@ -197,7 +197,7 @@ class EvaluateOptions(Options):
 
     @property
     def has_own_images(self) -> bool:
-        """Whether to evaluate on other images or vectors than those that the run held out."""
+        """Whether to evaluate on images or vectors other than those that the run held out."""
         return self.images is not None or self.extractor.features is not None
 
 
@@ -235,7 +235,7 @@ class PredictOptions(Options):
             count = Parameter("nearest", "K")
             raise RequestError("vocabulary is where the nearest words are looked for; say how many with ", count, ".")
         if self.nearest and self.out.suffix.lower() == ".npy":
-            raise RequestError(f"out {self.out}: .npy has no place for the nearest names; take another format.")
+            raise RequestError(f"out {self.out}: a .npy cannot store the nearest names; choose another format.")
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class SavedDecoder(ModelFile):
     """A model from features to embeddings: a decoder that `train` saved, or the user's own Keras model.
 
     Attributes:
-        card: Its card. For the user's own model, it is made from the model's shapes and the source of its features.
+        card: Its card; for the user's own model, made from the model's shapes and the source of its features.
         source: The source of its features.
     """
 
@@ -123,11 +123,11 @@ class SavedDecoder(ModelFile):
         Args:
             file: Its `.keras` file.
             overrides: Settings that replace its extractor's; they must not change its features.
-            table: The vectors to predict from, if it was trained on another model's.
+            table: The vectors to predict from, if it was trained on vectors of another model.
 
         Raises:
             RequestError: The file or the weights of its features cannot be used, the overrides change its features, or
-                it was not trained on vectors like those in the table.
+                the vectors in the table do not fit it.
         """
         card, overrides = read_card(file), overrides or ExtractorOptions()
         if table is None and card.table is not None:
@@ -318,7 +318,7 @@ def _card_for(model: Any, file: Path, source: FeatureSource) -> ModelCard:
 
 
 def _other_dim(source: FeatureSource) -> Sequence[object]:
-    """The end of a message about a model that takes features of another dimension."""
+    """The end of an error message about a model that takes features of another dimension."""
     if isinstance(source, TableSource):
         return (f"the vectors in {source.table.file} have {source.dim}.",)
     parameters = Parameter("weights", "FILE"), ", ", Parameter("layer", "NAME"), " and ", Parameter("pool", "KIND")

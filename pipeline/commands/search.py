@@ -132,7 +132,7 @@ def search(options: SearchOptions) -> SearchResult:
 def _check_files(options: SearchOptions) -> None:
     if options.report:
         check_output_file(options.report, SUFFIXES, "report")
-    files = (options.query, options.query.rpartition("#")[0])  # the second for an image inside a file
+    files = (options.query, options.query.rpartition("#")[0])  # the second if the query is an image inside a file
     if options.is_image and not is_bucket_url(options.query) and not any(map(os.path.isfile, files)):
         raise RequestError(f"The query {options.query} does not exist.")
 

@@ -56,7 +56,7 @@ def train(options: TrainOptions, resumed: Path | None = None) -> TrainResult:
     """Train decoders, save them as a run, and evaluate them on the held-out images.
 
     Args:
-        options: What to train on, and how; without images and vectors, on the sample.
+        options: What to train on, and how; the sample if there are no images and no vectors.
         resumed: The folder of an interrupted run to resume; None for a new run.
 
     Returns:

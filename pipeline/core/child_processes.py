@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 
 END_LIMIT = 5.0  # seconds; a killed process ends within this time, unless it is blocked in the kernel
 
-_starting = threading.Lock()  # for `start_spawned`, which changes the state of this process for a moment
+_starting = threading.Lock()  # for `start_spawned`, which changes this process for a moment
 
 
 def end_with_parent() -> None:
@@ -36,19 +36,19 @@ def end_with_parent() -> None:
 def start_spawned(process: BaseProcess) -> None:
     """Start a spawned process that does not import the main module of this one.
 
-    So a script, a notebook and `python -` can start processes without `if __name__ == "__main__":`.
+    So scripts, notebooks and `python -` can start processes without `if __name__ == "__main__":`.
 
     Args:
-        process: A process with start method "spawn", not yet started. Its function, and the classes of its arguments,
-            are in modules that it can import.
+        process: A process with start method "spawn", not yet started. Its function and the classes of its arguments
+            must be in modules that it can import.
     """
-    with _starting, _main_module_not_imported(), _start_method_known():
+    with _starting, _hidden_main_module(), _known_start_method():
         process.start()
 
 
 @contextmanager
-def _main_module_not_imported() -> Iterator[None]:
-    """Spawned processes import the main module by the name in its `__spec__`, unless that is `__main__`."""
+def _hidden_main_module() -> Iterator[None]:
+    """Hide the main module: spawned processes import it by the name in its `__spec__`, unless that is `__main__`."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     main.__spec__ = ModuleSpec("__main__", None)
@@ -59,8 +59,8 @@ def _main_module_not_imported() -> Iterator[None]:
 
 
 @contextmanager
-def _start_method_known() -> Iterator[None]:
-    """Spawned processes inherit the default start method, but do not know the one that joblib's loky backend sets."""
+def _known_start_method() -> Iterator[None]:
+    """Set a known default start method: spawned processes inherit it, but do not know that of joblib's loky."""
     default = multiprocessing.get_start_method(allow_none=True)
     if default != "loky":
         yield

@@ -29,9 +29,9 @@ ADVICE = {
     "jax": ("run pip install 'jax[cuda12]'", "install JAX for ROCm"),
     "torch": ("install PyTorch for CUDA", "install PyTorch for ROCm"),
 }
-# By default, TensorFlow and JAX reserve most of a GPU's memory when they start, which other processes then lack.
+# By default, TensorFlow and JAX reserve most of a GPU's memory at the start, so that other processes cannot use it.
 GROWTH = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")  # variables by which a user hides GPUs
+HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")  # variables with which a user hides GPUs
 
 _swapping = threading.RLock()
 
@@ -39,7 +39,7 @@ _swapping = threading.RLock()
 def import_keras() -> ModuleType:
     """Import Keras with the backend set by `KERAS_BACKEND` or Keras's own configuration (TensorFlow by default).
 
-    On GPUs, float32 is not rounded to TF32 (see `tf32.py`), and memory is taken as needed.
+    On GPUs, float32 is not rounded to TF32 (see `tf32.py`), and memory is allocated as needed.
 
     Returns:
         The module `keras`.
@@ -67,9 +67,9 @@ def accelerators() -> list[str]:
 
 
 def visible_devices() -> list[str]:
-    """The accelerators that Keras's backend sees, by Keras's names ("gpu:0", ...); without any, its parts of the CPU.
+    """The accelerators that Keras's backend sees, by Keras's names ("gpu:0", ...); without any, its CPU devices.
 
-    Usually the CPU is one part, "cpu:0".
+    There is usually one CPU device, "cpu:0".
     """
     keras = import_keras()
     if keras.backend.backend() != "torch":

@@ -47,7 +47,7 @@ def has_bfloat16_instructions() -> bool | None:
 
 
 def _has_any(flags: set[str]) -> bool | None:
-    """Whether the processor has one of some features; None if the system does not report them."""
+    """Whether the processor has at least one of these features; None if the system does not report them."""
     try:
         lines = CPUINFO.read_text(errors="replace").splitlines()
     except OSError:  # not Linux

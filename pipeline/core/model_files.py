@@ -41,7 +41,7 @@ class ModelCard:
     Attributes:
         weights: The `weights` option of its features; "" for the vectors of a table.
         fingerprint: The fingerprint of the extractor's description.
-        extractor: The extractor's description; of a table of vectors, its name as "table" and its digest as "vectors".
+        extractor: The extractor's description; for a table of vectors, its name as "table" and digest as "vectors".
         feature_dim: F, the dimension of the features.
         target_dim: D, the dimension of the embeddings.
         output_activation: The activation of the output, which determines the output ceiling.
@@ -89,7 +89,7 @@ class ModelCard:
 
         Args:
             file: The model file, for the message.
-            description: The description of the features' extractor, or of a table.
+            description: The description of the extractor of the features, or of a table.
             dim: F, their dimension.
 
         Raises:
@@ -114,7 +114,7 @@ class ModelCard:
             )
 
     def _check_vectors(self, file: Path, table: str | None, dim: int) -> None:
-        """Refuse a network's features for a decoder from a table of vectors, and the reverse; and another dimension."""
+        """Refuse a network's features for a decoder of a table's vectors, the reverse, and another dimension."""
         features = Parameter("features", "FILE")
         if table is None:
             raise RequestError(

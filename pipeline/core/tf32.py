@@ -1,7 +1,7 @@
-"""TF32: NVIDIA GPUs since Ampere can round the factors of float32 products to 10 bits, which makes them faster.
+"""TF32: NVIDIA GPUs since Ampere can round the factors of float32 products to 10 bits, which is faster.
 
-By default, TensorFlow and JAX do so, and PyTorch does in convolutions; here only if TF32 is selected. While it
-is allowed in one thread, TensorFlow and PyTorch allow it in all threads.
+By default, TensorFlow and JAX do so, and PyTorch does so in convolutions; this package does so only if TF32 is
+selected. While one thread allows it, TensorFlow and PyTorch allow it in all threads.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ _blocks = 0  # running blocks with TF32
 
 
 def turn_off(backend: str) -> None:
-    """Turn TF32 off in this process, except in blocks that allow it.
+    """Turn TF32 off in this process, except in `allowed` blocks.
 
     Args:
         backend: Keras's backend.
@@ -28,7 +28,7 @@ def turn_off(backend: str) -> None:
 
 @contextlib.contextmanager
 def allowed(backend: str) -> Iterator[None]:
-    """Allow TF32 in this block; blocks may overlap in threads.
+    """Allow TF32 in this block; blocks of several threads may overlap.
 
     Args:
         backend: Keras's backend.

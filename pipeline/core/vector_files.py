@@ -112,7 +112,7 @@ def as_lists(block: np.ndarray) -> Any:
 
 
 def _writer(suffix: str) -> Callable[..., None]:
-    """The function that writes several arrays to a file with this suffix."""
+    """The function that writes several arrays to a file with a suffix."""
     return {".npz": _write_npz, ".parquet": _write_parquet, ".h5": _write_hdf5, ".mat": _write_mat}[suffix]
 
 
@@ -121,7 +121,7 @@ def _check_mat(file: Path, vectors: Vectors) -> None:
     size = 4 * len(vectors) * vectors.shape[1]
     if size >= LARGEST_MAT:
         raise RequestError(
-            f"{file}: a .mat holds less than 2 GB per variable, and the vectors have {size:,} bytes; name an .h5 file."
+            f"{file}: a variable in a .mat must be below 2 GB, and the vectors have {size:,} bytes; name an .h5 file."
         )
 
 
@@ -139,7 +139,7 @@ def _write_mat(
 
 
 def _cells(texts: Sequence[Sequence[str]]) -> np.ndarray:
-    """A cell array of MATLAB, (N, K)."""
+    """A MATLAB cell array, shape (N, K)."""
     cells = np.empty((len(texts), len(texts[0]) if texts else 1), object)
     for row, names in enumerate(texts):
         cells[row] = names
@@ -151,7 +151,7 @@ def _write_hdf5(
 ) -> None:
     import h5py
 
-    with h5py.File(file, "w", locking=False) as root:  # an unfinished file is locked already
+    with h5py.File(file, "w", locking=False) as root:  # the unfinished file is already locked
         root.create_dataset("paths", data=_encoded(paths, _text_type(paths)))
         for name, vectors in arrays.items():
             dataset, start = root.create_dataset(name, tuple(vectors.shape), np.float32), 0

@@ -32,7 +32,7 @@ class Vectors(Protocol):
 
 @dataclass(frozen=True)
 class ArrayRows:
-    """Some rows of an array, which may be mapped from a file; they become float32 when they are read.
+    """Rows of an array, which may be memory-mapped; they become float32 when they are read.
 
     Attributes:
         array: Numbers, shape (rows, F).
@@ -53,7 +53,7 @@ class ArrayRows:
         return np.dtype(np.float32)
 
     def subset(self, rows: np.ndarray) -> "ArrayRows":
-        """Some of the rows, still not read."""
+        """Some of the rows, not read yet."""
         return ArrayRows(self.array, self.rows[rows])
 
     def __len__(self) -> int:

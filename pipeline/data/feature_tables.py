@@ -254,11 +254,11 @@ def _without_doubles(table: FeatureTable, names: Sequence[str]) -> FeatureTable:
 
 
 def find_or_name(sources: SourceOptions, images: str | None, table: FeatureTable | None) -> ImageSet:
-    """Find images, or else take the names in a table of vectors.
+    """Find images, or take the names in a table of vectors.
 
     Args:
         sources: How to find images.
-        images: The images; None for those of the table.
+        images: The images; None for the names in the table.
         table: The vectors.
 
     Raises:
@@ -270,6 +270,6 @@ def find_or_name(sources: SourceOptions, images: str | None, table: FeatureTable
         raise RequestError("Name IMAGES, or a table of vectors with ", Parameter("features", "FILE"), ".")
     if sources.root:
         raise RequestError(
-            Parameter("root", str(sources.root)), " sets the base folder of a list's paths; name the list."
+            Parameter("root", str(sources.root)), " sets the base folder of a list's paths; name a list as IMAGES."
         )
     return label_by_pattern(table.images, sources.label_pattern) if sources.label_pattern else table.images

@@ -251,10 +251,10 @@ class ExtractionOptions(Options):
 
 
 def check_features(extractor: ExtractorOptions, extraction: ExtractionOptions) -> None:
-    """Refuse options of the network's run next to vectors that replace it.
+    """Refuse options of the network if vectors replace it.
 
     Raises:
-        RequestError: The engine or the batch size is set, although no network runs.
+        RequestError: The engine, the device or the batch size is set, although no network runs.
     """
     values = {name: getattr(extraction, name) for name in ("engine", "device", "batch_size")}
     named = [Parameter(name, value) for name, value in values.items() if value not in ("auto", None)]

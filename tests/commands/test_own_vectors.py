@@ -112,7 +112,7 @@ def test_evaluate_and_predict_take_other_vectors(own: OwnVectors, run, tmp_path:
     assert "were trained on 48 of 60 images" in again.err
 
 
-def test_a_keras_model_of_ones_own_takes_a_table(own: OwnVectors, run, tmp_path: Path) -> None:
+def test_a_users_keras_model_takes_a_table(own: OwnVectors, run, tmp_path: Path) -> None:
     import keras
 
     model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(3)])
@@ -181,7 +181,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_our_vectors_beside_the_images_give_the_same_examples(run, photos: Path, home: Path, tmp_path: Path) -> None:
+def test_our_vectors_with_the_images_give_the_same_examples(run, photos: Path, home: Path, tmp_path: Path) -> None:
     run("extract", photos, *SMALL, "--out", tmp_path / "vectors.parquet")
     run("export", photos, *SMALL, "--format", "lance", "--out", tmp_path / "vectors.lance")
     lance, parquet = (read_features(tmp_path / f"vectors.{kind}") for kind in ("lance", "parquet"))
@@ -212,7 +212,7 @@ def test_a_table_of_our_vectors_trains_the_decoder_of_the_images(run, photos: Pa
     assert run("evaluate", table["run"], "--quiet", "--json").json["images"] == images["validation"]
 
 
-def test_images_that_the_table_lacks_are_counted_and_named(
+def test_images_missing_from_the_table_are_counted_and_named(
     own: OwnVectors, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -249,7 +249,7 @@ def test_an_interrupted_run_resumes_unless_the_vectors_changed(own: OwnVectors, 
     assert "12 of the 12 held-out images changed" in run("evaluate", folder, code=2).err
 
 
-def test_what_does_not_fit_is_refused(own: OwnVectors, small_run, run, tmp_path: Path) -> None:
+def test_mismatched_inputs_are_refused(own: OwnVectors, small_run, run, tmp_path: Path) -> None:
     narrow = make_vectors(tmp_path / "narrow.npz", dim=8)
     out = ("--out", tmp_path / "out.npz")
     targets = ("--targets", own.targets)

@@ -57,7 +57,7 @@ FILES = {
 
 
 class Hub(BaseHTTPRequestHandler):
-    """What huggingface_hub requests of the Hub to download a data set."""
+    """Answers the requests of huggingface_hub when it downloads a data set."""
 
     def do_GET(self) -> None:
         path, headers = self.path.partition("?")[0], {}

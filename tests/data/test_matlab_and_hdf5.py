@@ -90,7 +90,7 @@ def test_targets_without_names_match_by_row(save, tmp_path: Path) -> None:
 
 
 @WRITERS
-def test_a_variable_is_named_unless_there_is_one(save, tmp_path: Path) -> None:
+def test_a_variable_must_be_named_unless_it_is_the_only_one(save, tmp_path: Path) -> None:
     file = save(tmp_path / "t.mat", names=NAMES, v1=MATRIX, v2=MATRIX * 2)
     with pytest.raises(RequestError, match="'v1', 'v2' hold lists of numbers"):
         targets_of(file)
@@ -116,7 +116,7 @@ def test_a_dataset_in_a_group_is_named_by_its_path(tmp_path: Path) -> None:
     assert np.array_equal(targets_of(Path(f"{tmp_path}/t.h5:/sub02/betas")), -MATRIX)
 
 
-def test_numbers_in_one_piece_are_mapped_and_others_loaded(tmp_path: Path) -> None:
+def test_contiguous_numbers_are_mapped_and_others_loaded(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "t.h5", "w") as root:
         root["x"] = MATRIX
         root.create_dataset("y", data=MATRIX, chunks=True, compression="gzip")
@@ -208,7 +208,7 @@ class Large:
 
 def test_vectors_too_large_for_a_mat_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        RequestError, match=r"a .mat holds less than 2 GB per variable, .*2,147,483,648 bytes; name an .h5"
+        RequestError, match=r"a variable in a .mat must be below 2 GB, .*2,147,483,648 bytes; name an .h5"
     ):
         write_vectors(tmp_path / "v.mat", "features", [], Large())
     assert not list(tmp_path.iterdir())

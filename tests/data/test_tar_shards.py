@@ -66,7 +66,7 @@ def test_shards_are_found_by_folder_and_by_pattern(shards: Path, source: str) ->
     assert not images.unread
 
 
-def test_one_tar_is_like_the_folder_that_it_was_made_of(folder: Path, tmp_path: Path) -> None:
+def test_a_tar_file_is_like_the_folder_that_it_was_made_from(folder: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "images.tar", "w") as tar:
         tar.add(folder, ".")
     images, files = find_images(tmp_path / "images.tar"), find_images(folder)
@@ -104,7 +104,7 @@ def test_tar_files_next_to_images_are_ignored(folder: Path) -> None:
     assert len(find_images(folder)) == 6
 
 
-def test_members_of_one_name_are_named_with_their_shard(tmp_path: Path) -> None:
+def test_images_with_the_same_name_are_named_with_their_shard(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_tar(tmp_path / f"{name}.tar", {"cat/1.png": png(ord(name)), "other.txt": b"x"})
     images = find_images(tmp_path)
@@ -130,7 +130,7 @@ def test_descriptions_are_the_columns_of_a_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "json_content", [b"[1, 2]", b"{", b"\xff", b"[" * 100_000, b'{"label": {"a": 1}, "target": [[1]], "group": NaN}']
 )
-def test_json_of_other_kinds_is_no_description(tmp_path: Path, json_content: bytes) -> None:
+def test_other_json_is_not_a_description(tmp_path: Path, json_content: bytes) -> None:
     shard = write_tar(tmp_path / "a.tar", {"x/1.png": png(1), "x/1.json": json_content, "x/1.cls": b"\xff"})
     images = find_images(shard)
     assert (images.labels, images.targets, images.groups) == (["x"], None, None)

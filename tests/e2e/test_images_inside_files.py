@@ -1,4 +1,4 @@
-"""The same images as a folder, as tar files, as Parquet and in HDF5: the same vectors, each computed once."""
+"""The same images in a folder, tar files, Parquet and HDF5 have the same vectors, and are not computed again."""
 
 import io
 import tarfile
@@ -53,7 +53,7 @@ def test_images_are_computed_once_whatever_contains_them(
         assert other["paths"].tolist() == vectors[0]["paths"].tolist()
         assert np.array_equal(other["features"], vectors[0]["features"])
 
-    # An array holds pixels, which are another content than the files that they come from: computed once more.
+    # An array contains pixels, not the bytes of the image files, so these are computed again.
     counts = [run("extract", photos / "photos.h5", *SMALL, *cache).json["computed"] for _ in range(2)]
     assert counts == [COUNT, 0]
     run("extract", photos / "photos.h5:pixels", "--names", "names", "--out", photos / "array.npz", *SMALL, *cache)

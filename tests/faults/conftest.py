@@ -1,4 +1,4 @@
-"""Fixtures of the tests of Ray."""
+"""Fixtures for the tests of Ray."""
 
 import subprocess
 from collections.abc import Callable

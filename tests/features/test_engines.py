@@ -189,7 +189,7 @@ def test_batches_suit_the_memory_of_the_smallest_gpu(
         ("auto", "float32", "cpu:0,cpu:9", "There is no device 'cpu:9'; tensorflow sees cpu."),
     ],
 )
-def test_a_device_that_is_not_there_is_refused(engine: str, precision: str, device: str, message: str) -> None:
+def test_a_missing_device_is_refused(engine: str, precision: str, device: str, message: str) -> None:
     extractor = Extractor(weights_from("random:0"), "block5_pool", precision)
     with pytest.raises(RequestError, match=re.escape(message)):
         make_engine(engine, [extractor], None, Path(), device)

@@ -50,7 +50,7 @@ def test_int8_is_close_to_float32(layers: str, pixels: np.ndarray, real_cache: P
 
 @pytest.fixture
 def with_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Sets the features that the processor seems to have."""
+    """Set the features that the processor reports."""
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
     return lambda flags: (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
 
@@ -76,7 +76,7 @@ def test_openvino_and_onnxruntime_differ_by_rounding(
 
 
 def test_openvino_reports_nothing_and_writes_nothing(real_cache: Path, tmp_path: Path) -> None:
-    """Its telemetry would connect to Google Analytics, and write into the home folder."""
+    """Its telemetry would connect to Google Analytics and write to the home folder."""
     pytest.importorskip("openvino")
     make_engine("auto", extractors("int8"), 4, real_cache)
     network = next(file for file in (real_cache / "networks").glob("*.int8.onnx") if "block3_pool" in file.name)

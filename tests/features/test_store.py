@@ -89,7 +89,7 @@ def test_rows_removed_by_another_process_are_missed(tmp_path: Path, monkeypatch:
 
 
 def test_rows_stored_twice_during_a_merge_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a bucket, where no lock prevents it."""
+    """This happens in buckets, where no lock prevents it."""
     monkeypatch.setattr(merging, "FRAGMENTS_BEFORE_MERGE", 1)
     store = FeatureStore(tmp_path, EXTRACTOR)
     for seed in range(3):
@@ -105,9 +105,7 @@ def test_rows_stored_twice_during_a_merge_are_read_once(tmp_path: Path, monkeypa
             assert np.array_equal(store.features(batch(earlier)[0]), batch(earlier)[1])
 
 
-def test_files_that_another_process_is_merging_are_no_leftovers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_another_process_is_merging_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging, "FRAGMENTS_BEFORE_MERGE", 1)
     store, other = FeatureStore(tmp_path, EXTRACTOR), FeatureStore(tmp_path, EXTRACTOR)
     for seed in range(3):

@@ -1,4 +1,4 @@
-"""Load a quantized network into OpenVINO, and print the connections that this process asks for.
+"""Load a quantized network into OpenVINO, and print the connections that this process requests.
 
 python load_openvino.py NETWORK
 """

@@ -87,7 +87,7 @@ def check_threads(devices: list[str]) -> None:
 
 
 def check_unseen_gpu(backend: str, folder: Path) -> None:
-    """A GPU that the machine seems to have, and the backend does not see."""
+    """A GPU that the machine seems to have but the backend does not see."""
     (folder / "dev").mkdir()
     (folder / "dev" / "nvidia0").touch()
     before, keras_backend.DEVICES = keras_backend.DEVICES, folder / "dev"
@@ -102,7 +102,7 @@ if __name__ == "__main__":
     keras = import_keras()
     keras.applications.VGG16 = narrow_keras_vgg16
     backend, folder = keras.backend.backend(), Path(sys.argv[1])
-    if backend == "torch":  # has no parts of the CPU
+    if backend == "torch":  # it cannot divide the CPU
         check_threads(["cpu", "cpu"])
     else:
         check_devices(backend, folder)
