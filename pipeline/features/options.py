@@ -68,7 +68,7 @@ class ExtractorOptions(Options):
         None,
         help="Preprocessing that the weights were trained with: caffe is BGR minus the ImageNet means, torch is RGB "
         "minus means, over deviations.",
-        usual="torch for files of PyTorch and safetensors, else caffe",
+        usual="that of known weights, else torch for files of PyTorch and safetensors, and caffe",
     )
     network: Literal["vgg16", "vgg19"] | None = option(None, help="The network.", usual="vgg16")
     features: Path | None = option(

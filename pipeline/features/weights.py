@@ -108,7 +108,8 @@ def weights_from(option: str, preprocess: str | None = None, network: str = "vgg
         option: "imagenet" (Keras's published file), "random" or "random:SEED" (He-normal), or a file: see
             `pipeline.features.weight_files`.
         preprocess: The preprocessing that they were trained with: "caffe" (BGR minus the ImageNet means) or "torch"
-            (RGB minus means, over deviations). None means torch for files of PyTorch and safetensors, caffe for others.
+            (RGB minus means, over deviations). None means the one that the published weights which a file derives from
+            need; for other files, torch for PyTorch and safetensors, and caffe for the rest.
         network: "vgg16" or "vgg19".
 
     Returns:
@@ -123,18 +124,22 @@ def weights_from(option: str, preprocess: str | None = None, network: str = "vgg
     if network not in NETWORKS:
         raise RequestError(f"network {network!r} is unknown; choose from {', '.join(NETWORKS)}.")
     weights = _source(option, NETWORKS[network])
-    _warn_of_preprocessing(weights, preprocess or weights.preprocess)
-    if preprocess in (None, weights.preprocess):
-        return weights
+    preprocess = _checked_preprocess(weights, preprocess)
     digest = weights.digest.removesuffix(TORCH) + (TORCH if preprocess == "torch" else "")
-    return replace(weights, preprocess=str(preprocess), digest=digest)
+    return replace(weights, preprocess=preprocess, digest=digest)
 
 
-def _warn_of_preprocessing(weights: Weights, preprocess: str) -> None:
-    """Warn if a preprocessing does not fit the weights in a file, or their format if the weights are unknown."""
+def _checked_preprocess(weights: Weights, preprocess: str | None) -> str:
+    """The preprocessing to use, with a warning if it does not fit the weights in a file, or their format if unknown.
+
+    Args:
+        weights: The weights, with the usual preprocessing of their format.
+        preprocess: The preprocessing that the user chose, or None.
+    """
     convolution = first_convolution(Path(weights.name)) if weights.digest.startswith("file-") else None
     known = recognized(*convolution) if convolution else None
-    chosen = Parameter("preprocess", preprocess)
+    usual = (known.preprocess if known else None) or weights.preprocess
+    chosen = preprocess or usual
     if known and not known.preprocess:
         log.warning(
             "%s contains the weights of %s with channels in RGB order, as in TensorFlow-Slim and SSD. Reverse the "
@@ -143,12 +148,17 @@ def _warn_of_preprocessing(weights: Weights, preprocess: str) -> None:
             known.origin,
             Parameter("preprocess", "caffe"),
         )
-    elif known and known.preprocess != preprocess:
-        needed = Parameter("preprocess", known.preprocess)
-        log.warning("%s contains weights of %s, which need %s, not %s.", weights.name, known.origin, needed, chosen)
-    elif not known and preprocess != weights.preprocess:
-        usual = Parameter("preprocess", weights.preprocess)
-        log.warning("Weights in the format of %s usually need %s; %s overrides that.", weights.name, usual, chosen)
+    elif known and chosen != usual:
+        needed, used = Parameter("preprocess", usual), Parameter("preprocess", chosen)
+        log.warning("%s contains weights of %s, which need %s, not %s.", weights.name, known.origin, needed, used)
+    elif chosen != usual:
+        log.warning(
+            "Weights in the format of %s usually need %s; %s overrides that.",
+            weights.name,
+            Parameter("preprocess", usual),
+            Parameter("preprocess", chosen),
+        )
+    return chosen
 
 
 def _source(option: str, network: Network) -> Weights:

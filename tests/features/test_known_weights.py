@@ -1,4 +1,4 @@
-"""Preprocessing that does not fit the weights in a file, recognized by its first convolution."""
+"""The preprocessing that the weights in a file need, recognized by its first convolution."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,8 +52,10 @@ def test_fine_tuned_weights_of_caffe_are_recognized(
     assert warnings(caplog, file) == []
     assert warnings(caplog, file, "torch") == wrong
     file = write_pth(tmp_path / "caffe.pth", *trained)
-    assert warnings(caplog, file) == wrong
-    assert warnings(caplog, file, "caffe") == []  # although it is unusual for this format
+    assert warnings(caplog, file, "torch") == wrong
+    assert warnings(caplog, file) == warnings(caplog, file, "caffe") == []  # although it is unusual for this format
+    assert weights_from(file).preprocess == "caffe"
+    assert weights_from(file).digest == weights_from(file, "caffe").digest != weights_from(file, "torch").digest
 
 
 def test_channels_in_rgb_order_are_recognized(
@@ -73,7 +75,9 @@ def test_weights_converted_for_torch_are_recognized(
     kernel, bias = trained
     converted = (kernel * PREPROCESSINGS["torch"].deviation[:, None])[:, :, ::-1]
     assert warnings(caplog, write_pth(tmp_path / "torch.pth", converted, bias)) == []
-    [message] = warnings(caplog, write_h5(tmp_path / "torch.h5", converted, bias))
+    file = write_h5(tmp_path / "torch.h5", converted, bias)
+    assert weights_from(file).preprocess == "torch"
+    [message] = warnings(caplog, file, "caffe")
     assert "which need preprocess='torch'" in message
 
 
@@ -82,7 +86,7 @@ def test_weights_of_torchvision_are_recognized(tmp_path: Path, caplog: pytest.Lo
     kernel, bias = random.normal(size=(3, 3, 3, 64)).astype(np.float32), random.normal(size=64).astype(np.float32)
     bias[: len(TORCHVISION)] = TORCHVISION
     assert warnings(caplog, write_pth(tmp_path / "torch.pth", kernel, bias)) == []
-    assert warnings(caplog, write_h5(tmp_path / "torch.h5", kernel, bias)) == [
+    assert warnings(caplog, write_h5(tmp_path / "torch.h5", kernel, bias), "caffe") == [
         "FILE contains weights of torchvision, which need preprocess='torch', not preprocess='caffe'."
     ]
 
