@@ -172,7 +172,7 @@ def _encoded(texts: Sequence[str] | Sequence[Sequence[str]], kind: np.dtype) -> 
 
 
 def _text_type(texts: Sequence[str]) -> np.dtype:
-    """The HDF5 type of texts of at most this length: unlike one of any length, it needs no heap in the file."""
+    """The HDF5 type for these texts, of fixed length: unlike variable length, it needs no heap in the file."""
     import h5py
 
     return h5py.string_dtype("utf-8", max(1, *(len(text.encode()) for text in texts)) if texts else 1)

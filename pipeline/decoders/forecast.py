@@ -1,7 +1,7 @@
-"""Forecast how long a blend takes, and how much memory, before it is fitted.
+"""Forecasts the time and memory that fitting a blend takes.
 
-The operations of each part are counted from the number of images and the dimensions; how fast this processor computes
-them is measured. On an AMD EPYC the forecast is within a factor of two of the truth.
+The operations of each part are counted from the number of images and the dimensions; the speed of this processor is
+measured. On an AMD EPYC, the forecast is within a factor of two of the actual time.
 """
 
 import logging
@@ -34,7 +34,7 @@ def announce(
         config: The config.
         shape: The shape of the training features, (N, F).
         dim: D, the dimension of the targets.
-        memory: The memory budget in bytes; above it no blend is trained, see `fitting.effective_config`.
+        memory: The memory budget in bytes; no blend is trained if it needs more, see `fitting.effective_config`.
         times: The number of blends to fit, for example one per fold.
     """
     if isinstance(config, TrainingConfig) or (blend := config.memory(*shape, dim)) > memory:
@@ -105,4 +105,4 @@ def _operations_per_second() -> float:
         start = time.perf_counter()
         left @ right
         seconds.append(time.perf_counter() - start)
-    return 2 * left.size * right.shape[1] / min(seconds)  # the minimum: other work on the processor only adds time
+    return 2 * left.size * right.shape[1] / min(seconds)  # the minimum, because other load only adds time

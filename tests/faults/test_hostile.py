@@ -179,6 +179,6 @@ def test_mutated_target_files_are_read_or_refused(count: int, times: int, tmp_pa
 
 @pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.faults)])
 def test_mutated_files_of_images_are_read_or_refused(count: int, times: int, tmp_path: Path) -> None:
-    found = run_program("fuzz_containers", tmp_path, count * times).json
-    assert 0.2 * count * times < found["refused"] < count * times
-    assert found["grown"] < 300e6
+    result = run_program("fuzz_containers", tmp_path, count * times).json
+    assert 0.2 * count * times < result["refused"] < count * times
+    assert result["grown"] < 300e6

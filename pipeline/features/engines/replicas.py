@@ -72,22 +72,22 @@ def _on_jax(network: Any, device: str) -> Replica:
     import jax
 
     kind, _, number = device.partition(":")
-    place = next(place for place in jax.devices(kind) if place.id == int(number or place.id))
-    weights = jax.device_put([variable.value for variable in network.trainable_variables], place)
+    target = next(target for target in jax.devices(kind) if target.id == int(number or target.id))
+    weights = jax.device_put([variable.value for variable in network.trainable_variables], target)
     compute = jax.jit(lambda weights, pixels: _outputs(network, weights, pixels))
-    return lambda pixels: [np.asarray(output) for output in compute(weights, jax.device_put(pixels, place))]
+    return lambda pixels: [np.asarray(output) for output in compute(weights, jax.device_put(pixels, target))]
 
 
 def _on_torch(network: Any, device: str) -> Replica:
     import torch
 
     keras = import_keras()
-    place = device.replace("gpu", "cuda")
-    weights = [variable.value.to(place) for variable in network.trainable_variables]
+    target = device.replace("gpu", "cuda")
+    weights = [variable.value.to(target) for variable in network.trainable_variables]
 
     def replica(pixels: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode(), keras.device(device):
-            outputs = _outputs(network, weights, torch.from_numpy(pixels).to(place))
+            outputs = _outputs(network, weights, torch.from_numpy(pixels).to(target))
             return [output.cpu().numpy() for output in outputs]
 
     return replica
