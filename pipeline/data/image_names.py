@@ -101,7 +101,7 @@ def _unsupported_warning(names: Sequence[str]) -> str:
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a name, in lower case, with its dot; "" if there is none."""
+    """The suffix of a name, in lower case, with its dot; "" without a suffix."""
     return os.path.splitext(name)[1].lower()
 
 

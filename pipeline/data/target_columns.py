@@ -65,7 +65,7 @@ def choose_numbers(
 
     Args:
         table: The table.
-        key: The position of the key; None if there is none.
+        key: The position of the key; None without a key.
         patterns: See `choose_columns`.
         likely: Names that identify the embedding among several columns of lists.
         choice: How to choose the columns, for messages.

@@ -248,7 +248,7 @@ def _announce_repeats(file: str | Path, repeated: Mapping[str, np.ndarray], keys
 
 
 def _mean_row(rows: np.ndarray) -> int | None:
-    """The number of a row that is the mean of the others, shape (R, D); None if there is none."""
+    """The number of a row that is the mean of the others, shape (R, D); None if no row is."""
     others = (rows.sum(axis=0) - rows) / (len(rows) - 1)
     equal = np.isclose(rows, others, rtol=1e-5, atol=1e-6 * float(np.abs(rows).max())).all(axis=1)
     return int(equal.argmax()) if equal.any() else None

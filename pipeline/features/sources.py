@@ -48,10 +48,10 @@ class FeatureSource(Protocol):
         Args:
             images: The images.
             options: How to run the feature stage.
-            on_missing: What to do with images that a table lacks: "error" or "skip".
+            on_missing: What to do with images without a vector in the table: "error" or "skip".
 
         Raises:
-            RequestError: The table lacks images and `on_missing` is "error", or has none of them; or see
+            RequestError: Images have no vector in the table and `on_missing` is "error", or no image has one; or see
                 `extract_features`.
             PipelineError: No image could be read; or see `extract_features`.
         """
