@@ -90,7 +90,7 @@ class Hdf5Table(ArrayTable):
 
     def _read(self, root: h5py.File, dataset: h5py.Dataset) -> np.ndarray:
         if _is_text(dataset):
-            return _texts(self.file, dataset)
+            return texts_of(self.file, dataset)
         check_dataset(dataset)
         offset = dataset.id.get_offset() if dataset.chunks is None and not root.userblock_size else None
         if offset is not None:
@@ -160,8 +160,15 @@ def _is_text(dataset: h5py.Dataset) -> bool:
     return h5py.check_string_dtype(dataset.dtype) is not None
 
 
-def _texts(file: Path, dataset: h5py.Dataset) -> np.ndarray:
-    """The texts in a dataset."""
+def texts_of(file: Path, dataset: h5py.Dataset) -> np.ndarray:
+    """Read the texts in a dataset.
+
+    Returns:
+        Shape (N,), object: bytes.
+
+    Raises:
+        RequestError: The texts are damaged.
+    """
     if h5py.check_string_dtype(dataset.dtype).length is None:
         return np.array(_read_apart(file, _read_texts, dataset.name), object)
     check_unpacked(file, dataset.nbytes)

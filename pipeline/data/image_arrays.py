@@ -16,6 +16,7 @@ from pipeline.core.errors import ImageError, Parameter, PipelineError, RequestEr
 from pipeline.core.hdf5_files import check_dataset, get_member
 from pipeline.core.regular_files import check_unpacked
 from pipeline.core.wording import counted, examples
+from pipeline.data.hdf5_tables import texts_of
 from pipeline.data.image_names import image_set
 from pipeline.data.images import ImageSet, PartRef, check_size, open_image, stable_version, version_of
 from pipeline.data.pixels import as_file
@@ -123,7 +124,8 @@ def _names(source: str, opened: Any, dataset: str, count: int) -> list[str]:
             option,
             f" is an array of shape {array.shape}, {array.dtype}; it must have a name for each of the {count} rows.",
         )
-    names = [cell_text(value, f"{source}, names") or "" for value in array[:].tolist()]
+    values = texts_of(Path(opened.filename), array) if is_text else array[:]
+    names = [cell_text(value, f"{source}, names") or "" for value in values.tolist()]
     name, uses = Counter(names).most_common(1)[0]
     if uses > 1 or not all(names):
         raise RequestError(option, f" has {f'the name {name!r} more than once' if uses > 1 else 'an empty name'}.")

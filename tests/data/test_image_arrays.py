@@ -69,6 +69,15 @@ def test_the_only_array_of_images_needs_no_name(stimuli: Path, tmp_path: Path) -
         find_images(stimuli)
 
 
+def test_damaged_names_do_not_hang_it(stimuli: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = stimuli.read_bytes()
+    start = content.index(b"cat/1.png") - 16  # the second entry of the heap: HDF5 skips one of size 0 forever
+    stimuli.write_bytes(content[:start] + bytes(64) + content[start + 64 :])
+    monkeypatch.setattr("pipeline.data.hdf5_tables.TIME_LIMIT", 2.0)
+    with pytest.raises(RequestError, match="its texts are damaged"):
+        find_images(f"{stimuli}:imgBrick", names="names")
+
+
 @pytest.mark.parametrize(
     ("name", "names", "message"),
     [

@@ -234,7 +234,7 @@ def test_texts_of_any_length_are_read_and_damaged_ones_named(tmp_path: Path, mon
     content = file.read_bytes()
     start = content.index(b"red/0.png") - 16  # the second entry of the heap: HDF5 skips one of size 0 forever
     file.write_bytes(content[:start] + bytes(64) + content[start + 64 :])
-    monkeypatch.setattr("pipeline.data.hdf5_tables.TIME_LIMIT", 5.0)
+    monkeypatch.setattr("pipeline.data.hdf5_tables.TIME_LIMIT", 2.0)
     with pytest.raises(RequestError, match=r"its texts are damaged"):
         targets_of(file)
 

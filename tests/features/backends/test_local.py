@@ -50,7 +50,7 @@ def test_the_estimate_accounts_for_concurrent_batches(
         ("avx2 amx_bf16", "float32", "cpu", 1, False),  # the computation is short
         ("avx2 amx_bf16", "float32", "gpu:0", 9, False),
         ("avx2 amx_bf16", "bfloat16", "cpu", 9, False),
-        ("avx2 avx512_bf16", "float32", "cpu", 9, False),  # bfloat16 is not faster
+        ("avx2 avx512_bf16", "float32", "cpu", 9, False),  # the gain is unclear
     ],
 )
 def test_a_long_computation_comes_with_advice(
