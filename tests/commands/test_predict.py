@@ -102,7 +102,7 @@ def test_wrong_requests_are_refused(predict, small_run: SmallRun, vocabulary: Pa
     assert "no decoder 'sequential'; it has functional, ridge" in predict("--api", "sequential", code=2).err
     assert "--api ridge chooses among those of a run" in predict("--api", "ridge", model=small_run.model, code=2).err
     assert "say how many with --nearest K" in predict("--vocabulary", vocabulary, code=2).err
-    assert "take another format" in predict("--nearest", 1, out="out.npy", code=2).err
+    assert "choose another format" in predict("--nearest", 1, out="out.npy", code=2).err
     assert "must end in .npz or .npy or .parquet or .csv" in predict(out="out.txt", code=2).err
     assert "no such model" in predict(model=tmp_path / "gone.keras", code=2).err
     assert "is not a run" in predict(model=tmp_path / "new", code=2).err

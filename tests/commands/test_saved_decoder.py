@@ -126,7 +126,7 @@ def test_mismatches_between_model_and_data_are_explained(run, images: Path, targ
         "takes 100 numbers; features by layer 'block5_pool' have 512"
         in run("evaluate", features, *evaluate, code=2).err
     )
-    named = "extractor of its features with --weights FILE, --layer NAME and --pool KIND."
+    named = "extractor of its features with --weights FILE, --layer NAME and --pool KIND, or a table"
     assert named in run("predict", features, images, *SMALL, "--out", tmp_path / "x.npy", code=2).err
     pixels = from_pixels(tmp_path / "pixels.keras")
     fitting = from_features(tmp_path / "fitting.keras")

@@ -90,7 +90,10 @@ def test_impossible_intervals_are_refused_before_training(
     images, targets = labelled
     options = ("--targets", targets, *SMALL, *NETWORK, "--models", tmp_path / "models")
     refused = run("train", images, *options, "--cluster", "group", code=2)
-    assert "the column 'group' for all images. Choose --cluster label" in refused.err
+    assert (
+        "the column 'group' for all images, in a .csv or .parquet list or a table of vectors. Choose --cluster label"
+        in refused.err
+    )
     groups = ["", *(str(number % 3) for number in range(23))]
     rows = [{"path": path, "group": group} for path, group in zip(paths_in(images), groups, strict=True)]
     listed = write_list(images, rows)

@@ -23,6 +23,15 @@ KEPT = {
 KILLS = 12, 5  # kills of an extraction, and of a training
 
 
+def ends_before(process: subprocess.Popen, moment: float) -> bool:
+    """Whether a process ends before a moment of `time.monotonic`; waits until then."""
+    try:
+        process.wait(max(0.0, moment - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
 def kill(process: subprocess.Popen) -> None:
     process.kill()
     process.wait()
@@ -169,13 +178,15 @@ def test_an_extraction_killed_at_random_moments_resumes(run, start, fresh_cache,
     duration = time.monotonic() - started
     kills, attempt, cache, stored = 0, 0, fresh_cache("killed0"), {}
     while kills < KILLS[0] * times:
+        began = time.monotonic()
         process = start(*command, cache, program="frequent_stores")
-        time.sleep(moments.uniform(0.2, 1) * duration)
-        finished = process.poll() is not None
+        finished = ends_before(process, began + moments.uniform(0.2, 1) * duration)
         assert not process.returncode, process.stderr.read()
         if not finished:
             kill(process)
             kills += 1
+        elif not stored:  # a whole run; other tests may have slowed down the first one
+            duration = min(duration, time.monotonic() - began)
         before, stored = stored, stored_vectors(cache)
         assert before.items() <= stored.items()
         if finished or kills == KILLS[0] * times:
@@ -201,12 +212,15 @@ def test_a_training_killed_at_random_moments_resumes(run, start, train: tuple, t
     while kills < KILLS[1] * times:
         open_runs = [folder for folder in models.glob("*") if folder not in finished]
         command = ("train", "--resume", open_runs[0], "--quiet") if open_runs else (*train, "--models", models)
+        began = time.monotonic()
         process = start(*command, program="frequent_checkpoints")
-        time.sleep(moments.uniform(starting, duration))
-        if process.poll() is None:
+        if not ends_before(process, began + moments.uniform(starting, duration)):
             kill(process)
             kills += 1
         else:
+            if not open_runs:  # a whole run; other tests may have slowed down the first one
+                pace = min(1.0, (time.monotonic() - began) / duration)
+                starting, duration = pace * starting, pace * duration
             assert process.returncode == 0, process.stderr.read()
             finished += open_runs or [folder for folder in models.glob("*") if folder not in finished]
     for folder in models.glob("*"):

@@ -97,7 +97,9 @@ def test_extract_reports_each_layer(run, folder: Path, tmp_path: Path) -> None:
         assert table.column_names == ["path", "block5_pool", "block5_conv3"]
         for name in ("block5_pool", "block5_conv3"):
             assert np.array_equal(np.stack(table[name].to_numpy()), arrays[name])
-    assert "a .npz or .parquet file" in run("extract", folder, *LAYERS, "--out", tmp_path / "v.npy", code=2).err
+    assert (
+        "a .npz, .parquet, .h5 or .mat file" in run("extract", folder, *LAYERS, "--out", tmp_path / "v.npy", code=2).err
+    )
 
 
 def test_train_on_concatenated_layers(run, folder: Path, tmp_path: Path) -> None:
