@@ -20,7 +20,7 @@ KEPT = {
     *("functional.keras", "sequential.keras", "ridge.keras"),
     *("baselines.npz", "run.json", "report.html"),
 }
-KILLS = 12, 5  # kills of an extraction, and of a training
+KILLS = 8, 5  # kills of an extraction, and of a training
 
 
 def ends_before(process: subprocess.Popen, moment: float) -> bool:
