@@ -14,8 +14,7 @@ def warn_about_processor(precision: str) -> None:
         log.warning("Only GPUs have TF32; on the processor, precision tf32 computes in float32.")
     if precision == "bfloat16" and has_bfloat16_instructions() is False:
         log.warning(
-            "This processor has no instructions for bfloat16 (AMX or AVX512-BF16), which is probably slower here than "
-            "float32."
+            "This processor has no instructions for bfloat16 (AMX or AVX512-BF16), which is slower here than float32."
         )
 
 
