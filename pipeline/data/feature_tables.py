@@ -132,9 +132,9 @@ def read_features(file: Path) -> FeatureTable:
     Args:
         file: By suffix:
 
-            `.csv` `.tsv` `.parquet` `.npz` `.mat` `.h5` `.hdf5`: a table, see `read_table`, with a column of lists of F
-            numbers or F columns of numbers and, optionally, `path`, `label`, `group` and `split`. A CSV file without a
-            `path` or a `label` has the path in its first column.
+            `.csv` `.tsv` `.parquet` `.lance` `.npz` `.mat` `.h5` `.hdf5`: a table, see `read_table`, with a column of
+            lists of F numbers or F columns of numbers and, optionally, `path`, `label`, `group` and `split`. A CSV file
+            without a `path` or a `label` has the path in its first column.
             `.npy`: F numbers for each image, without names.
 
             FILE:NAME chooses one of several columns or variables. An `.npy` and a contiguous HDF5 dataset are mapped,

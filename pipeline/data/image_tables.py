@@ -145,7 +145,7 @@ def find_rows(source: str, files: Mapping[str, str], column: str | None = None) 
 
 
 def has_images(file: str) -> bool | None:
-    """Whether a table has a column of images and is no list (has no column `path`); None if it cannot be read."""
+    """Whether a table has a column of images and is not a list (has no column `path`); None if it cannot be read."""
     try:
         schema = open_rows(file).schema
     except ImageError:

@@ -37,7 +37,7 @@ def choose_columns(table: Table, patterns: str | None = None) -> TargetColumns:
     """Find the key and the embedding of a table.
 
     The key is the column `path`, else `label`, else the first column of a CSV file. In MATLAB and HDF5 files, it is
-    otherwise the only column of text, whatever its name; without text, rows are in path order. The embedding is the
+    otherwise the only column of text, with any name; without text, rows are in path order. The embedding is the
     only column of lists, or the only one with a name in LIKELY_NAMES; without columns of lists, it is all columns of
     numbers, and columns of any other kind are refused. The columns EXCLUDED and the index of a data frame are not part
     of it.

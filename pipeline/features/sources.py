@@ -1,8 +1,7 @@
 """Sources of features: a network, or a table of another model's vectors."""
 
-import logging
+import contextlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,18 +9,16 @@ import numpy as np
 
 from pipeline.core.errors import ImageError
 from pipeline.core.progress import progress_bar
-from pipeline.data.decoding import decode_with_thumbnail
 from pipeline.data.feature_tables import FeatureTable, read_features
-from pipeline.data.images import DIGEST, ImageRef, ImageSet, content_digest
+from pipeline.data.images import DIGEST, ImageRef, ImageSet
+from pipeline.features.backends.slots import Slots
+from pipeline.features.backends.worker_pool import WorkerPool
+from pipeline.features.backends.worker_process import CHUNK, CHUNKS_AHEAD, shared_digests
 from pipeline.features.extraction import extract_features, warn_of_failures
 from pipeline.features.extractor import Extractor, describe, total_dim
 from pipeline.features.features import Features, TableFeatures
 from pipeline.features.options import ExtractionOptions, ExtractorOptions
 from pipeline.features.survey import Failure
-
-log = logging.getLogger(__name__)
-
-READ_AT_ONCE = 256  # images
 
 
 class FeatureSource(Protocol):
@@ -150,21 +147,16 @@ def feature_source(options: ExtractorOptions) -> NetworkSource | TableSource:
 
 def _read(refs: Sequence[ImageRef], options: ExtractionOptions) -> list[tuple[bytes, np.ndarray] | ImageError]:
     """The content digest and the thumbnail of each image, or why it cannot be read."""
-
-    def read(ref: ImageRef) -> tuple[bytes, np.ndarray] | ImageError:
-        try:
-            content = ref.read()[0]
-            return content_digest(content), decode_with_thumbnail(content, options.max_pixels)[1]
-        except ImageError as error:
-            return error
-
+    workers, known = min(options.worker_count, -(-len(refs) // CHUNK)), shared_digests(np.empty(0, DIGEST))
+    slots = Slots(workers * CHUNK * CHUNKS_AHEAD)
     results: list[tuple[bytes, np.ndarray] | ImageError] = []
     with (
-        ThreadPoolExecutor(options.worker_count, "read") as pool,
+        contextlib.closing(WorkerPool(workers, known, slots, options.max_pixels, "squash")) as pool,
         progress_bar(len(refs), "image", "thumbnails", options.progress) as bar,
     ):
-        for start in range(0, len(refs), READ_AT_ONCE):
-            block = refs[start : start + READ_AT_ONCE]
-            results.extend(pool.map(read, block))
-            bar.update(len(block))
+        for image in pool.decode(refs, range(len(refs))):
+            thumbnail = slots.thumbnails[image.slot].copy()
+            results.append(ImageError(image.error) if image.error else (image.digest, thumbnail))
+            slots.give_back([image.slot])
+            bar.update()
     return results
