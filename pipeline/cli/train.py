@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.cli.command import command
 from pipeline.cli.terminal import interval, new_table, print_paths, print_result, print_rich
-from pipeline.commands.options import TrainOptions
+from pipeline.commands.training_options import TrainOptions
 from pipeline.core.errors import RequestError
 from pipeline.core.options import settings
 from pipeline.core.wording import counted

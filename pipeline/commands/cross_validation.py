@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.commands.examples import SplitExamples
-from pipeline.commands.options import FoldOptions, TrainOptions
 from pipeline.commands.scoring import TrainingTargets
+from pipeline.commands.training_options import FoldOptions, TrainOptions
 from pipeline.commands.training_run import FoldDifference, FoldResult, FoldScore
 from pipeline.core.vectors import cosines
 from pipeline.data.splits import Split, fold_images

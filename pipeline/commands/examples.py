@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.commands.options import ExampleOptions
+from pipeline.commands.training_options import ExampleOptions
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import RunRecord, SplitRecord
 from pipeline.core.wording import counted

@@ -1,39 +1,20 @@
 """The options of the commands."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from pipeline.commands.training_options import ExampleOptions, cluster_option, images_argument
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.locations import Location
 from pipeline.core.options import Options, group, option
 from pipeline.data.options import SourceOptions, TargetOptions
-from pipeline.decoders.options import MEMORY, DecoderOptions
 from pipeline.features.options import ExtractionOptions, ExtractorOptions, cache_option, check_features
 
-if TYPE_CHECKING:
-    from pipeline.data.splits import SplitRule
-    from pipeline.decoders.network import ApiStyle
-
-SMALLEST_MEMORY = 64 * 2**20  # bytes
 INDEXED_ABOVE = 1_000_000  # images; up to this number, search is exact
 TABLES = ("parquet", "lance")  # formats of `export` that are not models
 DecoderName = Literal["functional", "sequential", "ridge"]
-
-
-def _parse_memory(text: str) -> int:
-    """Parse an amount of memory such as 512MB or 4GB; returns bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
-    size = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
-    if size < SMALLEST_MEMORY:
-        raise ValueError(f"{text!r} is not a size of at least 64MB, such as 512MB or 4GB.")
-    return size
-
-
-def _images(**settings: Any) -> Any:
-    return option(**settings, argument=True)
 
 
 def _api() -> Any:
@@ -44,19 +25,11 @@ def _api() -> Any:
     )
 
 
-def _cluster() -> Any:
-    return option(
-        None,
-        help="What intervals generalize over.",
-        usual="groups, else labels with a common target, else images",
-    )
-
-
 @dataclass(frozen=True)
 class ExtractOptions(Options):
     """What to extract."""
 
-    images: str = _images()
+    images: str = images_argument()
     out: Path | None = option(
         None, path="output", help="Also write the vectors to a .npz, .npy, .parquet, .csv, .h5 or .mat file."
     )
@@ -68,102 +41,6 @@ class ExtractOptions(Options):
     sources: SourceOptions = group(SourceOptions)
     extractor: ExtractorOptions = group(ExtractorOptions)
     extraction: ExtractionOptions = group(ExtractionOptions)
-
-
-@dataclass(frozen=True)
-class ExampleOptions(Options):
-    """Images with targets, and their split."""
-
-    images: str | None = _images(default=None)
-    split: str = option(
-        "random",
-        metavar="RULE",
-        help="Which images to hold out: random, group or classes, with :SHARE (0.2 by default); or column.",
-    )
-    seed: int = option(0, commands=["train"], least=0, most=2**31 - 1, metavar="N", help="Random seed.")
-    targets: TargetOptions = group(TargetOptions)
-    sources: SourceOptions = group(SourceOptions)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _ = self.rule  # checks it
-
-    @property
-    def rule(self) -> "SplitRule":
-        """The split rule."""
-        from pipeline.data.splits import SplitRule
-
-        return SplitRule.parse(self.split)
-
-
-@dataclass(frozen=True)
-class FoldOptions(Options):
-    """Cross-validation."""
-
-    folds: int = option(
-        None, least=2, metavar="N", help="Cross-validate: hold out every image once, then train on all of them."
-    )
-    repeats: int = option(1, least=1, metavar="N", help="Repeats of the folds.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.folds is None:
-            raise RequestError(
-                "repeats is the number of times that folds are repeated; it needs ", Parameter("folds", "N"), "."
-            )
-
-
-@dataclass(frozen=True)
-class TrainOptions(Options):
-    """What to train, and how."""
-
-    api: Literal["both", "functional", "sequential"] = option(
-        "both", help="The Keras API style to build the decoder in."
-    )
-    cluster: Literal["group", "label", "image"] | None = _cluster()
-    memory: int = option(
-        MEMORY,
-        parse=_parse_memory,
-        metavar="SIZE",
-        help="Memory for features; more are streamed from disk.",
-        usual="4GB",
-    )
-    tensorboard: bool = option(False, help="Write learning curves for TensorBoard into models/RUN/logs.")
-    models: Path = option(Path("models"), path="folder", help="Folder to save the run in.", kept=False)
-    name: str | None = option(None, metavar="NAME", help="Name of the run.", usual="the local time", kept=False)
-    examples: ExampleOptions = group(ExampleOptions)
-    decoder: DecoderOptions = group(DecoderOptions)
-    folds: FoldOptions | None = group(FoldOptions, optional=True)
-    extractor: ExtractorOptions = group(ExtractorOptions)
-    extraction: ExtractionOptions = group(ExtractionOptions)
-
-    def __post_init__(self) -> None:
-        from pipeline.core.runs import check_run_name
-        from pipeline.decoders.callbacks import require_tensorboard
-
-        super().__post_init__()
-        check_features(self.extractor, self.extraction)
-        if self.name:
-            check_run_name(self.models, self.name)
-        if self.tensorboard and not self.decoder.is_network:
-            network = Parameter("preset", "network")
-            raise RequestError("tensorboard shows the curves of a single network; choose ", network, " with it.")
-        if self.tensorboard:
-            require_tensorboard()
-        if self.folds and self.decoder.keeps_best:
-            last = Parameter("keep", "last")
-            raise RequestError("folds hold out all images in turn and leave none to choose an epoch; use ", last, ".")
-        if self.folds and self.examples.rule.fraction is not None:
-            raise RequestError(
-                f"{self.folds.folds} folds hold out a share of 1/{self.folds.folds} each; leave out the share of ",
-                Parameter("split", str(self.examples.rule)),
-                ", or the folds.",
-            )
-
-    @property
-    def styles(self) -> "tuple[ApiStyle, ...]":
-        """The API styles to build the decoder in."""
-        return ("functional", "sequential") if self.api == "both" else (self.api,)
 
 
 @dataclass(frozen=True)
@@ -184,7 +61,7 @@ class EvaluateOptions(Options):
     vocabulary: Path | None = option(
         None, path="file", help="Word vectors that are candidates for retrieval, in addition to the targets."
     )
-    cluster: Literal["group", "label", "image"] | None = _cluster()
+    cluster: Literal["group", "label", "image"] | None = cluster_option()
     shuffled: bool = option(False, help="Add a baseline: a decoder trained on shuffled targets.")
     targets: TargetOptions = group(TargetOptions)
     sources: SourceOptions = group(SourceOptions)
@@ -209,7 +86,7 @@ class PredictOptions(Options):
     out: Path = option(
         path="output", help="Where to write the embeddings: a .npz, .npy, .parquet, .csv, .h5 or .mat file."
     )
-    images: str | None = _images(default=None)
+    images: str | None = images_argument(default=None)
     api: DecoderName | None = _api()
     nearest: int | None = option(
         None, least=1, metavar="K", help="Also find the K nearest words or labels of each image."
@@ -246,7 +123,7 @@ class SearchOptions(Options):
         index_above: The number of images up to which the search stays exact.
     """
 
-    images: str = _images()
+    images: str = images_argument()
     query: str = option(metavar="IMAGE|WORD|FILE.npy", help="What to look for.")
     k: int = option(10, flag="-k", least=1, metavar="K", help="How many images to find.")
     space: Literal["features", "embeddings"] | None = option(

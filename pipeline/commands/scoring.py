@@ -20,11 +20,13 @@ from pipeline.data.word_vectors import read_vocabulary
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.network import output_ceiling
 from pipeline.evaluation.conclusions import conclude
-from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, ScoredPredictions, score_predictions, scoreboard
+from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, ScoredPredictions, score_predictions
 from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability
 from pipeline.evaluation.report import Report, write_report
 from pipeline.evaluation.results import Clusters, EvaluationResult
 from pipeline.evaluation.retrieval import Candidates
+from pipeline.evaluation.scoreboard import scoreboard
+from pipeline.evaluation.sections import Section
 from pipeline.evaluation.standing import Context, headline
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class EvaluationInputs:
             labels if images share labels, else images.
         trained_on: The number of images that the decoders were trained on.
         near_trained_on: The number of other images that were detected as near-duplicates of training images.
+        sections: Further sections of the report.
     """
 
     examples: Examples
@@ -88,6 +91,7 @@ class EvaluationInputs:
     cluster: str | None = None
     trained_on: int = 0
     near_trained_on: int = 0
+    sections: Sequence[Section] = ()
 
     @property
     def first(self) -> SavedDecoder | PixelModel:
@@ -170,6 +174,7 @@ def _report(
         run=inputs.run,
         folder=inputs.first.folder,
         shares=inputs.shares,
+        sections=inputs.sections,
     )
 
 

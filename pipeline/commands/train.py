@@ -14,9 +14,9 @@ import numpy as np
 
 from pipeline.commands.cross_validation import OutOfFold, cross_validate
 from pipeline.commands.examples import SplitExamples, load_split_examples, read_source
-from pipeline.commands.options import TrainOptions
 from pipeline.commands.saved_decoder import SavedDecoder, predict_each
 from pipeline.commands.scoring import EvaluationInputs, TrainingTargets, check_clusters, score_decoders
+from pipeline.commands.training_options import TrainOptions
 from pipeline.commands.training_run import TrainedModel, TrainResult
 from pipeline.core.atomic import remove_unfinished
 from pipeline.core.errors import Interrupted, Parameter, PipelineError, RequestError, cause

@@ -6,9 +6,6 @@ noise ceiling; the squared error; the rank of the right target among all targets
 patterns; and the labels and images that are predicted worst.
 """
 
-import itertools
-import math
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,23 +20,14 @@ from pipeline.evaluation.intervals import Interval, across, fold_means, over_fol
 from pipeline.evaluation.noise_ceiling import CosineCeiling, noise_corrected
 from pipeline.evaluation.results import (
     Bounds,
-    Clusters,
-    Confusion,
     CosineSummary,
-    Difference,
-    ImageScores,
-    LabelScores,
-    ModelScores,
     PatternScores,
-    Scoreboard,
     Scores,
 )
 from pipeline.evaluation.retrieval import Candidates, RetrievalSummary, retrieve, summarize_ranks
 from pipeline.evaluation.zero_shot import ZeroShot, zero_shot
 
 LARGEST_COSINE = 1.0
-CONFUSIONS = 3  # listed per label
-NAMED = 10  # worst and best images that are listed
 CSLS_CANDIDATES = 50_000  # at most, because CSLS compares all predictions with all candidates twice
 
 
@@ -259,127 +247,3 @@ def _spread(predicted: np.ndarray, images: EvaluationSet) -> float | None:
     about_mean = np.square(predicted - predicted.mean(axis=0, dtype=np.float64)).sum()
     about_centre = np.square(predicted - images.centres, dtype=np.float64).sum()
     return float(np.sqrt(min(about_mean, about_centre) / targets))
-
-
-def _explained(predicted: np.ndarray, images: EvaluationSet) -> np.ndarray:
-    """The explained variance of each image, shape (N,): minus its squared error, in units of the training variance."""
-    explained = np.empty(len(predicted))
-    for rows, *moments in images.parts():
-        z_scored = dimensions.z_scores(predicted[rows], *moments)
-        targets = dimensions.z_scores(images.targets[rows], *moments)
-        explained[rows] = -np.square(z_scored - targets).sum(axis=1) / max(z_scored.shape[1], 1)
-    return explained
-
-
-def scoreboard(
-    scored: Mapping[str, ScoredPredictions], equal: Mapping[str, str], images: EvaluationSet, clusters: Clusters
-) -> Scoreboard:
-    """The scores of models and baselines.
-
-    Args:
-        scored: Name -> scored predictions of models and baselines; for equal models, the first is enough.
-        equal: Model -> the first model with bit-identical weights, possibly itself.
-        images: The images.
-        clusters: A description of `images.clusters`.
-    """
-    noise = images.noise.cosine if images.noise else None
-    models = {name: score_model(scored[name], images) for name in dict.fromkeys(equal.values())}
-    return Scoreboard(
-        equal=equal,
-        models={name: models[first] for name, first in equal.items()},
-        baselines={name: baseline.scores for name, baseline in scored.items() if name not in equal},
-        differences=differences(scored, equal, images),
-        ceiling=max(model.ceiling for model in models.values()),
-        noise_ceiling=noise.cosine if noise else None,
-        noise_ceiling_ci95=(noise.low, noise.high) if noise else None,
-        images=len(images.paths),
-        clusters=clusters,
-        candidates=len(images.candidates),
-        target_dim=images.targets.shape[1],
-        large_dimensions=dimensions.large_dimensions(images.targets),
-        target_rank=dimensions.effective_rank(images.targets),
-        zero_targets=int((~images.targets.any(axis=1)).sum()),
-    )
-
-
-def differences(
-    scored: Mapping[str, ScoredPredictions], equal: Mapping[str, str], images: EvaluationSet
-) -> list[Difference]:
-    """Paired differences in cosine on the same images: between all models, and between each model and each baseline.
-
-    Args:
-        scored: See `scoreboard`.
-        equal: See `scoreboard`.
-        images: The images.
-    """
-    baselines = [name for name in scored if name not in equal]
-    pairs = [*itertools.combinations(equal, 2), *itertools.product(equal, baselines)]
-    explained = {name: _explained(scores.predictions, images) for name, scores in scored.items()}
-    differences = []
-    for of, minus in pairs:
-        first, second = equal[of], equal.get(minus, minus)
-        values, r2 = scored[first].cosines - scored[second].cosines, explained[first] - explained[second]
-        differences.append(_difference(of, minus, values, r2, images))
-    return differences
-
-
-def _difference(of: str, minus: str, values: np.ndarray, r2: np.ndarray, images: EvaluationSet) -> Difference:
-    """The mean difference between two names, from each image's differences in cosine and in explained variance."""
-    ci95, ci95_same_labels = images.intervals(values, 2 * LARGEST_COSINE)
-    r2_ci95, r2_ci95_same_labels = images.intervals(r2, math.inf)
-    return Difference(
-        of=of,
-        minus=minus,
-        mean=float(values.mean()),
-        ci95=ci95,
-        ci95_same_labels=ci95_same_labels,
-        r2=float(r2.mean()),
-        r2_ci95=r2_ci95 or r2_ci95_same_labels,
-        is_zero=not values.any(),
-    )
-
-
-def score_model(scored: ScoredPredictions, images: EvaluationSet) -> ModelScores:
-    """The detailed scores of a model."""
-    order = np.argsort(scored.cosines, kind="stable").tolist()
-    return ModelScores(
-        scores=scored.scores,
-        ceiling=scored.ceiling,
-        labels=_score_labels(scored, images),
-        worst=[_score_image(scored, images, row) for row in order[:NAMED]],
-        best=[_score_image(scored, images, row) for row in order[::-1][:NAMED]],
-    )
-
-
-def _score_labels(scored: ScoredPredictions, images: EvaluationSet) -> list[LabelScores]:
-    """The scores for each label; a confusion names the candidate that was nearest instead of the right one."""
-    rows: dict[str, list[int]] = defaultdict(list)
-    for row, label in enumerate(images.labels):
-        rows[label].append(row)
-    nearest = [images.candidates.names[number] for number in scored.retrieval.nearest[:, 0]]
-    hits = scored.retrieval.hits
-    scores = []
-    for label in sorted(rows):
-        of_label = rows[label]
-        wrong = Counter(nearest[row] for row in of_label if not hits[row] and nearest[row] != label)
-        scores.append(
-            LabelScores(
-                label=label,
-                images=len(of_label),
-                cosine=float(scored.cosines[of_label].mean()),
-                top1=float(hits[of_label].mean()),
-                confused_with=[Confusion(name, count) for name, count in wrong.most_common(CONFUSIONS)],
-            )
-        )
-    return scores
-
-
-def _score_image(scored: ScoredPredictions, images: EvaluationSet, row: int) -> ImageScores:
-    return ImageScores(
-        row=row,
-        path=images.paths[row],
-        label=images.labels[row],
-        cosine=float(scored.cosines[row]),
-        rank=float(scored.retrieval.ranks[row]),
-        nearest=[images.candidates.names[number] for number in scored.retrieval.nearest[row]],
-    )

@@ -27,6 +27,7 @@ from pipeline.evaluation import report_tables as tables
 from pipeline.evaluation.embedding_map import embedding_map
 from pipeline.evaluation.metrics import EvaluationSet, ScoredPredictions
 from pipeline.evaluation.results import EvaluationResult
+from pipeline.evaluation.sections import Section
 
 SUFFIXES = (".html", ".htm")
 PREVIEW = 128  # pixels of the longer side
@@ -49,6 +50,7 @@ class Report:
         run: The record of the first model's run, or None.
         folder: The folder of that run.
         shares: Candidate -> its share in the first model, if that is a blend.
+        sections: Further sections, after the models and baselines.
     """
 
     result: EvaluationResult
@@ -60,6 +62,7 @@ class Report:
     run: RunRecord | None = None
     folder: Path | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
+    sections: Sequence[Section] = ()
 
 
 def write_report(file: Path, report: Report) -> None:
@@ -114,6 +117,7 @@ def render(report: Report) -> str:
         curve_titles=tables.curve_titles(report.validation_of.values()),
         folds=evaluated.folds is not None,
         shares=report.shares,
+        sections=report.sections,
         made=tables.how_made(report.run) if report.run else [],
         command=tables.repeat_command(report.folder) if report.run and report.folder else None,
         script=script,
@@ -160,6 +164,7 @@ def _charts(report: Report, cells: Sequence[Mapping]) -> dict[str, dict]:
     for name, (values, title, counted) in histograms.items():
         if values and values.median is not None:
             drawn[name] = charts.histogram(values, title, counted)
+    drawn |= {chart.id: chart.document for section in report.sections for chart in section.charts}
     if report.curves:
         for name, title in tables.curve_titles(report.validation_of.values()).items():
             drawn[f"curve-{name}"] = charts.learning_curves(report.curves, name, title)

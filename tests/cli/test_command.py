@@ -6,7 +6,8 @@ import click
 import pytest
 
 from pipeline.cli import cli
-from pipeline.commands.options import ExtractOptions, TrainOptions
+from pipeline.commands.options import ExtractOptions
+from pipeline.commands.training_options import TrainOptions
 from pipeline.core.options import Options
 from pipeline.decoders.options import DecoderOptions
 from pipeline.features.options import ExtractionOptions, ExtractorOptions

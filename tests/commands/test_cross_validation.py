@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.commands.cross_validation import cross_validate, fold_result
 from pipeline.commands.examples import Examples, SplitExamples
-from pipeline.commands.options import FoldOptions, TrainOptions
+from pipeline.commands.training_options import FoldOptions, TrainOptions
 from pipeline.commands.training_run import FoldResult
 from pipeline.core.json_values import typed
 from pipeline.data.images import ImageRef, ImageSet

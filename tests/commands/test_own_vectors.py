@@ -14,7 +14,7 @@ import pytest
 from helpers import SMALL, decoder_weights, load_npz, make_image, make_images, write_targets
 
 from pipeline.commands.examples import Source, load_split_examples
-from pipeline.commands.options import ExampleOptions
+from pipeline.commands.training_options import ExampleOptions
 from pipeline.core.errors import RequestError
 from pipeline.core.runs import read_run, write_run
 from pipeline.data.feature_tables import read_features

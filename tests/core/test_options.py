@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.options import CompareOptions, ExtractOptions, PruneOptions, SearchOptions, TrainOptions
+from pipeline.commands.options import CompareOptions, ExtractOptions, PruneOptions, SearchOptions
+from pipeline.commands.training_options import TrainOptions
 from pipeline.core.errors import RequestError
 from pipeline.core.options import Options, group, kept_values, option, settings
 from pipeline.data.options import TargetOptions

@@ -12,10 +12,11 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from pipeline.decoders.network import output_ceiling
 from pipeline.evaluation.conclusions import conclude
-from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, score_predictions, scoreboard
+from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, score_predictions
 from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability
 from pipeline.evaluation.results import Clusters, Scoreboard
 from pipeline.evaluation.retrieval import Candidates
+from pipeline.evaluation.scoreboard import scoreboard
 from pipeline.evaluation.standing import Context, headline
 
 RANDOM = np.random.default_rng(0)

@@ -5,15 +5,10 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from pipeline.core.vectors import cosines
 from pipeline.evaluation.dimensions import correlations, identification, z_scores
-from pipeline.evaluation.metrics import (
-    EvaluationSet,
-    differences,
-    score_model,
-    score_predictions,
-    summarize_cosines,
-)
+from pipeline.evaluation.metrics import EvaluationSet, score_predictions, summarize_cosines
 from pipeline.evaluation.results import Confusion, Scores
 from pipeline.evaluation.retrieval import Candidates
+from pipeline.evaluation.scoreboard import differences, score_model
 
 RANDOM = np.random.default_rng(0)
 Y = RANDOM.normal(size=(40, 7)).astype(np.float32)

@@ -11,8 +11,10 @@ from helpers import make_image
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.sources import find_images
+from pipeline.evaluation.charts import histogram
+from pipeline.evaluation.dimensions import distribution
 from pipeline.evaluation.embedding_map import embedding_map
-from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, score_predictions, scoreboard
+from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, score_predictions
 from pipeline.evaluation.noise_ceiling import CosineCeiling
 from pipeline.evaluation.report import MAPPED, MOST_LABELS, Report, render, write_report
 from pipeline.evaluation.report_tables import (
@@ -26,6 +28,8 @@ from pipeline.evaluation.report_tables import (
 )
 from pipeline.evaluation.results import Clusters, EvaluationResult, LabelScores
 from pipeline.evaluation.retrieval import Candidates
+from pipeline.evaluation.scoreboard import scoreboard
+from pipeline.evaluation.sections import Chart, Section, Table
 
 HOSTILE = ("<script>alert(1)</script>", "<img src=x onerror=alert(2)>", "'\"><b>bold</b>", "{{ 7 * 7 }}", "</script>")
 MODELS = ("functional", "sequential")
@@ -136,6 +140,22 @@ def test_sections_without_data_are_omitted(tmp_path: Path, open_page) -> None:
     assert opened.page.locator("[data-chart=chart-map]").count() == 0
     assert "no preview" in opened.page.locator("body").inner_text()
     assert opened.messages == []
+
+
+def test_a_section_has_its_text_charts_and_tables(tmp_path: Path, open_page) -> None:
+    drawn = histogram(distribution(np.linspace(-1, 1, 30)), "r", "layers")
+    section = Section(
+        "layers",
+        "Layers & <pools>",
+        ["One <b>sentence</b>."],
+        [Chart("layers", "Score by layer", drawn)],
+        [Table("Layers", ["layer", "cosine"], [["fc2", "0.5"], ["<i>fc1</i>", "0.4"]])],
+    )
+    page = opened_report(report_on(tmp_path / "images", images_of("ab"), sections=[section]), tmp_path, open_page)
+    assert "One <b>sentence</b>." in page.locator("section[aria-labelledby=layers]").inner_text()
+    assert page.locator("nav").get_by_text("Layers & <pools>").count() == 1
+    assert page.locator("[data-chart=chart-layers] path").count() > 0
+    assert table(page, "Layers") == {"": ["cosine"], "fc2": ["0.5"], "<i>fc1</i>": ["0.4"]}
 
 
 def test_the_size_of_a_report_is_bounded(tmp_path: Path) -> None:
