@@ -22,6 +22,7 @@ from pipeline.commands.scoring import (
 from pipeline.core.atomic import check_output_file
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import EVALUATION_FILE, RUN_FILE, RunRecord, read_run
+from pipeline.core.vectors import vector_digest
 from pipeline.core.wording import counted
 from pipeline.data.feature_tables import FeatureTable, find_or_name, read_features
 from pipeline.data.images import DIGEST, ImageSet
@@ -205,19 +206,43 @@ def _unchanged(examples: Examples, recorded: Mapping[str, str], side: str) -> Ex
 
 def _count_training_images(examples: Examples, folder: Path, run: RunRecord) -> int:
     """Count the images that the decoders in a folder were trained on; warns if there are any."""
-    count = int(np.isin(examples.features.digests, _training_digests(run)).sum())
+    features, trained = examples.features, _training_digests(run)
+    digests = features.digests
+    if isinstance(features, TableFeatures) and (features.thumbnails is None) == ("images" in run.options):
+        digests = np.frombuffer(b"".join(map(vector_digest, features.vectors())), DIGEST)
+        trained = _training_vectors(folder, run) if "images" in run.options else trained
+    count = int(np.isin(digests, trained).sum())
     if count:
         log.warning(
             "The decoders of %s were trained on %d of %s: their cosine is not an estimate for new ones.",
             folder,
             count,
-            counted(len(examples.features.digests), "image"),
+            counted(len(digests), "image"),
         )
     return count
 
 
+def _training_vectors(folder: Path, run: RunRecord) -> np.ndarray:
+    """The digests of the vectors of a run's training images, shape (N,), DIGEST, as far as its table has them."""
+    try:
+        table = table_of_run(run)
+    except RequestError as error:
+        log.warning("Training images of %s are not recognised: %s", folder, error)
+        return np.empty(0, DIGEST)
+    known = dict(zip(table.names, table.digests.tolist(), strict=True)) if table and table.names else {}
+    digests = [known[path] for path in run.split.train if path in known]
+    if len(digests) < len(run.split.train):
+        log.warning(
+            "%d of the %d training images of %s are not recognised: its table of vectors does not name them.",
+            len(run.split.train) - len(digests),
+            len(run.split.train),
+            folder,
+        )
+    return np.frombuffer(b"".join(digests), DIGEST)
+
+
 def _training_digests(run: RunRecord) -> np.ndarray:
-    """The content digests of the training images of a run, shape (N,), DIGEST."""
+    """The digests of the training images of a run, or of their vectors if it has no images, shape (N,), DIGEST."""
     return np.frombuffer(bytes.fromhex("".join(run.split.train.values())), DIGEST)
 
 

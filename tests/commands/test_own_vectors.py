@@ -233,6 +233,23 @@ def test_images_missing_from_the_table_are_counted_and_named(
     assert np.array_equal(features.vectors(), load_npz(own.table)["features"][rows])
 
 
+def test_training_images_are_recognised_by_their_vectors(own: OwnVectors, run, tmp_path: Path) -> None:
+    """A run on images with vectors is evaluated on vectors alone, and a run on vectors alone on images with them."""
+    for number, path in enumerate(load_npz(own.table)["paths"].tolist()):
+        (tmp_path / "photos" / path).parent.mkdir(parents=True, exist_ok=True)
+        make_image(number).save(tmp_path / "photos" / path)
+    named = ("--features", own.table, "--targets", own.targets)
+    alone = ("evaluate", own.run, "--images", tmp_path / "photos", *named, "--json")
+    assert "were trained on 48 of 60 images" in run(*alone).err
+    both = run("train", tmp_path / "photos", *named, "--models", tmp_path / "models", *QUICK).json
+    assert f"were trained on {both['train']} of 60 images" in run("evaluate", both["run"], *named, "--json").err
+    other = make_vectors(tmp_path / "other.npz", count=40, seed=1)
+    record = read_run(Path(both["run"]))
+    write_run(Path(both["run"]), replace(record, options={**record.options, "features": str(other)}))
+    unknown = run("evaluate", both["run"], *named, "--json").err
+    assert f"{both['train']} of the {both['train']} training images of {both['run']} are not recognised" in unknown
+
+
 def test_an_interrupted_run_resumes_unless_the_vectors_changed(own: OwnVectors, run, tmp_path: Path) -> None:
     table = Path(shutil.copy(own.table, tmp_path / "clip.npz"))
     folder = shutil.copytree(own.run, tmp_path / "run")
