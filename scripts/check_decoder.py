@@ -22,6 +22,10 @@ its standard error over the splits. The last columns show what the default decod
     python scripts/check_decoder.py SETS [--seeds 5] [--only NAME ...] [--no-mlp]      # hours on two cores
     python scripts/check_decoder.py SETS --weights FILE --layer block5_pool            # with other features
     python scripts/check_decoder.py SETS --images 5 8 20 50 --seeds 8                  # with few training images
+    python scripts/check_decoder.py SETS --banded --weights FILE --layer block3_pool,block4_pool,block5_pool
+
+With --banded, the table compares other methods: banded ridge regression on several layers, ridge regression and the
+default decoder on all of them, and the default decoder on each.
 """
 
 import argparse
@@ -41,6 +45,7 @@ from pipeline.data.options import TargetOptions
 from pipeline.data.sample import SAMPLE
 from pipeline.data.sources import find_images
 from pipeline.data.splits import SplitRule, assign_folds, split_images
+from pipeline.decoders.banded import band_slices
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.blend import BlendConfig, Candidates
 from pipeline.decoders.callbacks import Callbacks
@@ -241,6 +246,51 @@ def held_out(
     return scores
 
 
+def held_out_by_layers(
+    check: CheckSet, seeds: int, extractor: ExtractorOptions, options: ExtractionOptions
+) -> dict[str, list[float]]:
+    """Name -> held-out mean cosine of each seed, with each layer and with all of them."""
+    source = Source.read(find_images(check.images), TargetOptions(check.targets))
+    examples, duplicates = load_numbered_examples(source, NetworkSource(extractor.extractors()), options)
+    y, bands = examples.targets, examples.features.bands
+    scores: dict[str, list[float]] = {}
+    for seed in range(seeds):
+        split = split_images(examples.features.images, SplitRule(), duplicates, seed)
+        rows, held_out = split.train, split.validation
+        if check.training_images:
+            rows = np.sort(np.random.default_rng(seed).choice(rows, check.training_images, replace=False))
+        x = in_memory(examples.features.scaled_by(rows).stored())
+        data = TrainingData(x[rows], y[rows], x[held_out], y[held_out], bands=tuple(bands.values()))
+        predictions = {
+            "ridge": Baselines.fit(data.x, data.y, duplicates[rows], seed).predict(data.x_validation)["ridge"]
+        }
+        for name, band in zip(bands, band_slices(data.bands), strict=True):
+            layer = dataclasses.replace(data, x=data.x[:, band], x_validation=data.x_validation[:, band], bands=())
+            predictions[name] = fitted(layer, "default", duplicates[rows], seed)
+        predictions |= {name: fitted(data, name, duplicates[rows], seed) for name in ("default", "banded")}
+        for name, predicted in predictions.items():
+            scores.setdefault(name, []).append(float(cosines(predicted, data.y_validation).mean()))
+    return scores
+
+
+def fitted(data: TrainingData, preset: str, units: np.ndarray, seed: int) -> np.ndarray:
+    """A preset's predictions for the held-out images."""
+    decoders = fit_decoders(data, PRESETS[preset], ["functional"], units, seed, Callbacks())
+    return predict(decoders.models["functional"], data.x_validation)
+
+
+def layers_row(name: str, scores: dict[str, list[float]], layers: list[str], seconds: float) -> list[str]:
+    """A row of the table of --banded, from the held-out cosines of each method."""
+
+    def gap(other: str) -> str:
+        gaps = np.subtract(scores["banded"], scores[other])
+        return f"{gaps.mean():+.4f} ({gaps.std(ddof=1) / len(gaps) ** 0.5:.4f})" if len(gaps) > 1 else f"{gaps[0]:+.4f}"
+
+    best = max(layers, key=lambda layer: float(np.mean(scores[layer])))
+    cells = [f"{np.mean(scores[column]):.4f}" for column in (*layers, "ridge", "default", "banded")]
+    return [name, *cells, gap("default"), f"{gap(best)} {best}", f"{seconds:.0f}"]
+
+
 def row(name: str, scores: dict[str, list[float]], splits: int, seconds: float) -> list[str]:
     """A row of the table, from the held-out cosines of each method."""
     means = {method: float(np.mean(values)) for method, values in scores.items()}
@@ -265,9 +315,20 @@ def main() -> None:
     parser.add_argument("--weights", default="random:0")
     parser.add_argument("--layer", default="fc2")
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--banded", action="store_true", help="compare banded ridge regression on several layers")
     options = parser.parse_args()
     extraction = ExtractionOptions(**({"cache": options.cache} if options.cache else {}))
     extractor = ExtractorOptions(weights=options.weights, layer=options.layer)
+    if options.banded:
+        layers = options.layer.split(",")
+        head = (*layers, "ridge, all", "blend, all", "banded", "minus blend, all", "minus best layer", "seconds")
+        table((f"{options.seeds} splits", *head), [])
+        for name, check in check_sets(options.sets).items():
+            if not options.only or name in options.only:
+                start = time.monotonic()
+                scores = held_out_by_layers(check, options.seeds, extractor, extraction)
+                print(f"| {' | '.join(layers_row(name, scores, layers, time.monotonic() - start))} |", flush=True)
+        return
     decays = [f"without network {decay:g}" for decay in DEFAULT.weight_decays]
     losses = ["without ridge", "without ramps", *decays]
     table((f"{options.seeds} splits", *COLUMNS, "best other", "gap", *losses, "seconds"), [])

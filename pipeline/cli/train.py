@@ -112,6 +112,11 @@ def print_training(result: "TrainResult") -> None:
     print_rich(table)
     if result.folds:
         print_rich(_fold_table(result.folds, titles))
+    if result.bands:
+        table = new_table("R² of the held-out images by layer, mean over the dimensions", "", "part of R²")
+        for row in result.bands.rows():
+            table.add_row(*row)
+        print_rich(table)
     for sentence in _training_sentences(result):
         print_rich(sentence)
     document = result.to_json()

@@ -6,18 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.commands.band_scores import is_split, over_folds
 from pipeline.commands.examples import SplitExamples
 from pipeline.commands.scoring import TrainingTargets
 from pipeline.commands.training_options import FoldOptions, TrainOptions
 from pipeline.commands.training_run import FoldDifference, FoldResult, FoldScore
 from pipeline.core.vectors import cosines
 from pipeline.data.splits import Split, fold_images
+from pipeline.decoders.banded import explained_squares
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.callbacks import Callbacks
 from pipeline.decoders.fitting import Config, fit_decoders
 from pipeline.decoders.network import predict
 from pipeline.decoders.training import TrainingData
-from pipeline.evaluation.intervals import over_folds
+from pipeline.evaluation import intervals
+from pipeline.evaluation.bands import BandScores
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +34,13 @@ class OutOfFold:
         training: The training targets of each fold; an image's target is seen if its fold's decoders were trained on
             its label.
         result: The scores over folds.
+        bands: R² by layer of banded ridge regression on several layers, in the first repeat; None for other decoders.
     """
 
     predictions: Mapping[str, np.ndarray]
     training: TrainingTargets
     result: FoldResult
+    bands: BandScores | None = None
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,14 @@ class _Fold:
         predictions: API style or name of a baseline -> predictions, shape (M, D).
         scores: The same names -> mean cosine.
         training: The fold's training targets.
+        explained: What `explained_squares` returns; None unless R² is split by layer.
     """
 
     rows: np.ndarray
     predictions: Mapping[str, np.ndarray]
     scores: Mapping[str, float]
     training: TrainingTargets
+    explained: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def cross_validate(
@@ -91,14 +98,17 @@ def cross_validate(
         for name, predicted in predictions.items():
             predicted[fold.rows] = fold.predictions[name]
     result = fold_result(complete, options.styles, fold_options, len(images))
-    return OutOfFold(predictions, _training_targets(first, len(images)), result)
+    sums = [fold.explained for fold in first if fold.explained]
+    bands = over_folds(examples.all.features, sums) if sums else None
+    return OutOfFold(predictions, _training_targets(first, len(images)), result, bands)
 
 
 def _fit_fold(examples: SplitExamples, split: Split, config: Config, options: TrainOptions, seed: int) -> _Fold:
     """Train decoders and baselines without a fold's held-out images, and predict the held-out images."""
     features, y, rows, held_out = examples.all.features, examples.all.targets, split.train, split.validation
     x, units = features.scaled_by(rows).stored(), examples.units[rows]
-    data = TrainingData(x.subset(rows), y[rows], x.subset(held_out), y[held_out], options.memory).loaded()
+    bands = tuple(features.bands.values())
+    data = TrainingData(x.subset(rows), y[rows], x.subset(held_out), y[held_out], options.memory, bands=bands).loaded()
     fitted = fit_decoders(data, config, options.styles, units, seed, Callbacks())
     trained = features.images.subset(rows)
     baselines = Baselines.fit(data.x, data.y, units, seed, fitted.ridge).with_labels(trained.labels, trained.groups)
@@ -106,7 +116,10 @@ def _fit_fold(examples: SplitExamples, split: Split, config: Config, options: Tr
     predictions |= baselines.predict(data.x_validation)
     scores = {name: float(cosines(predicted, y[held_out]).mean()) for name, predicted in predictions.items()}
     training = TrainingTargets.of(baselines, features.images.subset(held_out))
-    return _Fold(held_out, predictions, scores, training)
+    explained = None
+    if is_split(config, features):
+        explained = explained_squares(fitted.models[options.styles[0]], data.x_validation, y[held_out], bands)
+    return _Fold(held_out, predictions, scores, training, explained)
 
 
 def _training_targets(folds: Sequence[_Fold], count: int) -> TrainingTargets:
@@ -139,7 +152,7 @@ def fold_result(
     """
 
     def score(values: Sequence[float] | np.ndarray, largest: float = 1.0) -> FoldScore:
-        interval = over_folds(np.asarray(values), options.folds, images)
+        interval = intervals.over_folds(np.asarray(values), options.folds, images)
         return FoldScore(float(np.mean(values)), interval.bounds(largest) if interval else None)
 
     baselines = [name for name in scores if name not in styles]

@@ -290,7 +290,11 @@ def _shuffled_decoder(decoder: SavedDecoder, options: EvaluateOptions) -> Any:
     train = _unchanged(examples, run.split.train, "training")
     held_out = _unchanged(examples, run.split.validation, "held-out")
     data = TrainingData(
-        decoder.inputs(train.features), train.targets, decoder.inputs(held_out.features), held_out.targets
+        decoder.inputs(train.features),
+        train.targets,
+        decoder.inputs(held_out.features),
+        held_out.targets,
+        bands=tuple(train.features.bands.values()),
     )
     duplicates = train.features.number_duplicates()
     units = held_out_units(train.features.images, SplitRule.parse(run.split.rule), duplicates)

@@ -249,7 +249,8 @@ class SplitExamples:
         x, y = self.all.features.stored(), self.all.targets
         rows = self.train
         evaluated = next(filter(len, (self.selection, self.split.validation)), rows)
-        return TrainingData(x.subset(rows), y[rows], x.subset(evaluated), y[evaluated], memory)
+        bands = tuple(self.all.features.bands.values())
+        return TrainingData(x.subset(rows), y[rows], x.subset(evaluated), y[evaluated], memory, bands=bands)
 
     def record(self) -> SplitRecord:
         """The split as stored in `run.json`."""

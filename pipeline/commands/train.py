@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.commands.band_scores import band_scores, is_split
 from pipeline.commands.cross_validation import OutOfFold, cross_validate
 from pipeline.commands.examples import SplitExamples, load_split_examples, read_source
 from pipeline.commands.saved_decoder import SavedDecoder, predict_each
@@ -44,6 +45,7 @@ from pipeline.decoders.fitting import Config, effective_config, fit_decoders
 from pipeline.decoders.forecast import announce
 from pipeline.decoders.network import TrainingConfig, check_names, output_ceiling, predict
 from pipeline.decoders.training import TrainingData
+from pipeline.evaluation.bands import BandScores
 from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extractor import fingerprint
 from pipeline.features.sources import FeatureSource, TableSource, feature_source
@@ -282,8 +284,10 @@ def _save(run: _Run, models: Mapping[str, Any], baselines: Baselines, data: Trai
 def _score(run: _Run, record: RunRecord, out_of_fold: OutOfFold | None) -> TrainResult:
     """Score the saved decoders, and write the report and the finished record."""
     try:
-        evaluation = score_decoders(_evaluation_inputs(run, out_of_fold), run.folder / REPORT_FILE)
-        result = _result(run, record, evaluation, out_of_fold)
+        bands = _band_scores(run, out_of_fold)
+        inputs = replace(_evaluation_inputs(run, out_of_fold), sections=[bands.section()] if bands else [])
+        evaluation = score_decoders(inputs, run.folder / REPORT_FILE)
+        result = replace(_result(run, record, evaluation, out_of_fold), bands=bands)
         write_run(run.folder, replace(record, fitted=None, result=result.record()))
     except Exception as error:  # any exception: the message must say that the decoders are saved
         raise PipelineError(
@@ -294,6 +298,14 @@ def _score(run: _Run, record: RunRecord, out_of_fold: OutOfFold | None) -> Train
         kept = " and ".join(f"{epoch} ({style})" for style, epoch in record.kept_epoch.items())
         raise PipelineError(f"{diverged} The decoders in {run.folder} have the weights of epoch {kept}.")
     return result
+
+
+def _band_scores(run: _Run, out_of_fold: OutOfFold | None) -> BandScores | None:
+    """R² by layer, if the decoder is banded ridge regression on several layers."""
+    if out_of_fold or not is_split(run.config, run.examples.all.features):
+        return out_of_fold.bands if out_of_fold else None
+    file = run.folder / f"{run.options.styles[0]}.keras"
+    return band_scores(SavedDecoder(file, read_card(file), run.source), run.examples.held_out)
 
 
 def _evaluation_inputs(run: _Run, out_of_fold: OutOfFold | None) -> EvaluationInputs:

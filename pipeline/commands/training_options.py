@@ -121,6 +121,10 @@ class TrainOptions(Options):
             raise RequestError("tensorboard shows the curves of a single network; choose ", network, " with it.")
         if self.tensorboard:
             require_tensorboard()
+        if self.decoder.preset == "banded":
+            from pipeline.decoders.banded import require_himalaya
+
+            require_himalaya()
         if self.folds and self.decoder.keeps_best:
             last = Parameter("keep", "last")
             raise RequestError("folds hold out all images in turn and leave none to choose an epoch; use ", last, ".")

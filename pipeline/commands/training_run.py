@@ -10,6 +10,7 @@ from pipeline.core.json_values import typed
 from pipeline.core.model_files import find_equal
 from pipeline.core.runs import REPORT_FILE, RUN_FILE
 from pipeline.core.wording import joined
+from pipeline.evaluation.bands import BandScores
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class TrainResult:
         folds: The scores of a cross-validation, or None.
         headline: The verdict in one line.
         above_mean: Whether the best decoder was shown to be better than the mean baseline; None if unknown.
+        bands: R² by layer of banded ridge regression on several layers; None for other decoders.
     """
 
     run: Path
@@ -93,6 +95,7 @@ class TrainResult:
     folds: FoldResult | None
     headline: str
     above_mean: bool | None = None
+    bands: BandScores | None = None
 
     @property
     def titles(self) -> dict[str, str]:

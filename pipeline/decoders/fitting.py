@@ -1,7 +1,8 @@
-"""Fit decoders: a blend, with automatic regularization, or a single network, as configured."""
+"""Fit decoders: a blend, with automatic regularization, a single network, or banded ridge regression."""
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import Parameter, PipelineError, RequestError
+from pipeline.decoders.banded import BandedConfig, build_banded, fit_banded
 from pipeline.decoders.blend import BlendConfig, build_blend, fit_blend
 from pipeline.decoders.callbacks import Callbacks
 from pipeline.decoders.network import (
@@ -26,8 +28,13 @@ from pipeline.decoders.training import Diverged, History, TrainingData, fit
 
 log = logging.getLogger(__name__)
 
-Config = TrainingConfig | BlendConfig
-PRESETS: dict[str, Config] = {"default": BlendConfig(), "network": NETWORK, "original": ORIGINAL}  # of --preset
+Config = TrainingConfig | BlendConfig | BandedConfig
+PRESETS: dict[str, Config] = {  # of --preset
+    "default": BlendConfig(),
+    "network": NETWORK,
+    "original": ORIGINAL,
+    "banded": BandedConfig(),
+}
 
 
 @dataclass(frozen=True)
@@ -36,11 +43,11 @@ class FittedDecoders:
 
     Attributes:
         models: API style -> `keras.Model`.
-        histories: API style -> how the training went; without curves for a blend.
-        epochs: API style -> the number of epochs trained.
-        shares: Candidate -> its share of a blend, all 0 if the blend is the mean target; empty for a single network.
-        ridge: A function that fits ridge regression to the training images, reusing the blend's sums; None for a single
-            network.
+        histories: API style -> how the training went; with curves only for a single network.
+        epochs: API style -> the number of epochs trained; 0 for banded ridge regression.
+        shares: Candidate -> its share of a blend, all 0 if the blend is the mean target; empty without a blend.
+        ridge: A function that fits ridge regression to the training images, reusing the blend's sums; None without a
+            blend.
         diverged: The error if the loss became NaN or infinite after some epochs; the models have finite weights.
     """
 
@@ -63,9 +70,9 @@ def fit_decoders(
     """Fit a decoder in each API style; all styles get bit-identical weights.
 
     Args:
-        data: Training and validation data, loaded. A blend ignores the validation data; a single network streams
-            features that are not in memory.
-        config: A blend, or a single network.
+        data: Training and validation data, loaded. Only a single network uses the validation data; it streams features
+            that are not in memory.
+        config: A blend, a single network, or banded ridge regression.
         styles: The API styles to build.
         units: A number for each training image, shape (N,), int; images with the same number share a fold. None if all
             differ.
@@ -76,19 +83,28 @@ def fit_decoders(
         The decoders.
 
     Raises:
-        RequestError: Keras does not know an activation, the optimizer or the loss.
+        RequestError: Keras does not know an activation, the optimizer or the loss; or banded ridge regression exceeds
+            the memory budget.
         Diverged: The loss was not finite from the start.
     """
     config, callbacks = effective_config(config, data), callbacks or Callbacks()
     units = np.arange(len(data.y)) if units is None else units
     if isinstance(config, BlendConfig):
         return _fit_blend(data, config, styles, units, seed, callbacks)
+    if isinstance(config, BandedConfig):
+        return _fit_banded(data, config, styles, units, seed)
     return _fit_networks(data, config, styles, seed, callbacks)
 
 
 def effective_config(config: Config, data: TrainingData) -> Config:
-    """The config to train: a single network if the memory budget is too small for a blend of the features."""
-    if isinstance(config, TrainingConfig):
+    """The config to train: a single network if the memory budget is too small for a blend of the features.
+
+    Raises:
+        RequestError: The memory budget is too small for banded ridge regression, which nothing can stand in for.
+    """
+    if isinstance(config, BandedConfig):
+        _check_memory(config, data)
+    if not isinstance(config, BlendConfig):
         return config
     rows, dim = data.y.shape
     needed = config.memory(rows, data.x.shape[1], dim)
@@ -104,6 +120,32 @@ def effective_config(config: Config, data: TrainingData) -> Config:
         data.memory / 1e9,
     )
     return NETWORK
+
+
+def _check_memory(config: BandedConfig, data: TrainingData) -> None:
+    rows, dim = data.y.shape
+    needed = config.memory(rows, data.x.shape[1], dim, len(data.bands) or 1)
+    if needed > data.memory:
+        raise RequestError(
+            f"Banded ridge regression on {rows:,} features of dimension {data.x.shape[1]:,} for targets of dimension "
+            f"{dim:,} takes about {needed / 1e9:.1f} GB, more than the memory budget of {data.memory / 1e9:.1f} GB. "
+            "Raise it with ",
+            Parameter("memory", f"{math.ceil(needed / 2**30)}GB"),
+            ", or choose fewer or pooled layers.",
+        )
+
+
+def _fit_banded(
+    data: TrainingData, config: BandedConfig, styles: Sequence[ApiStyle], units: np.ndarray, seed: int
+) -> FittedDecoders:
+    start = time.perf_counter()
+    banded = fit_banded(data.x, data.y, data.bands, units, config, seed)
+    seconds = time.perf_counter() - start
+    return FittedDecoders(
+        models={style: build_banded(banded, style) for style in styles},
+        histories={style: History(seconds=seconds) for style in styles},
+        epochs=dict.fromkeys(styles, 0),
+    )
 
 
 def _fit_blend(
@@ -152,7 +194,7 @@ def fit_shuffled(data: TrainingData, config: Config, units: np.ndarray, seed: in
 
     Args:
         data: Training and validation data, loaded; only the training targets are shuffled.
-        config: A blend, or a single network, which always trains for all epochs and keeps the last weights.
+        config: The decoder's; a single network always trains for all epochs and keeps the last weights.
         units: See `fit_decoders`.
         seed: Random seed.
 
@@ -167,4 +209,6 @@ def fit_shuffled(data: TrainingData, config: Config, units: np.ndarray, seed: in
 
 def config_from_json(document: Mapping[str, Any]) -> Config:
     """Rebuild a config from `dataclasses.asdict` after a round trip through JSON."""
-    return TrainingConfig.from_json(document) if "decoder" in document else BlendConfig.from_json(document)
+    if "decoder" in document:
+        return TrainingConfig.from_json(document)
+    return BlendConfig.from_json(document) if "ramps" in document else BandedConfig.from_json(document)

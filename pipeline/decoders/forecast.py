@@ -11,9 +11,10 @@ import numpy as np
 
 from pipeline.core.shared_memory import available_memory
 from pipeline.core.wording import counted
+from pipeline.decoders.banded import BandedConfig
 from pipeline.decoders.blend import MANY, BlendConfig
+from pipeline.decoders.fitting import Config
 from pipeline.decoders.hidden_layer import BATCH
-from pipeline.decoders.network import TrainingConfig
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,10 @@ OPERATIONS_OF_QR = 4  # times the cube of the matrix's side
 DOUBLE = 2  # an operation in float64 takes as long as two in float32
 
 
-def announce(
-    config: TrainingConfig | BlendConfig, shape: tuple[int, int], dim: int, memory: int, times: int = 1
-) -> None:
-    """Log how many networks a blend trains and, if that takes long, a forecast; warn if memory is short.
+def announce(config: Config, shape: tuple[int, int], dim: int, memory: int, times: int = 1) -> None:
+    """Log how a blend or banded ridge regression is chosen and, for a blend that takes long, a forecast.
+
+    Warns if memory is short for a blend.
 
     Args:
         config: The config.
@@ -37,7 +38,12 @@ def announce(
         memory: The memory budget in bytes; no blend is trained if it needs more, see `fitting.effective_config`.
         times: The number of blends to fit, for example one per fold.
     """
-    if isinstance(config, TrainingConfig) or (blend := config.memory(*shape, dim)) > memory:
+    if isinstance(config, BandedConfig):
+        log.info(
+            "Banded ridge regression tries %d combinations of band weights, on folds of its training images.",
+            config.draws,
+        )
+    if not isinstance(config, BlendConfig) or (blend := config.memory(*shape, dim)) > memory:
         return
     trainings = f"{config.trainings(shape[0])} short trainings on its training images"
     if times > 1:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.options import Options, option, own_settings
 
 MEMORY = 4 * 2**30  # bytes of features to keep in memory
@@ -25,9 +26,10 @@ class DecoderOptions(Options):
     None keeps the preset's setting. A setting of a single network selects a single network, not the default decoder.
     """
 
-    preset: Literal["default", "network", "original"] = option(
+    preset: Literal["default", "network", "original", "banded"] = option(
         "default",
-        help="The decoder: a blend with automatic regularization, a single network, or that of the original question.",
+        help="The decoder: a blend with automatic regularization, a single network, that of the original question, or "
+        "banded ridge regression, with a penalty for each layer.",
     )
     hidden: tuple[int, ...] | None = option(
         None, parse=_parse_sizes, metavar="SIZES", help="Units of the hidden layers, such as 256,256."
@@ -51,6 +53,15 @@ class DecoderOptions(Options):
         help="Stop after N epochs without a higher validation cosine, and keep the best epoch.",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.preset == "banded" and self.changes:
+            raise RequestError(
+                f"{', '.join(self.changes)}: banded ridge regression has no such setting; choose ",
+                Parameter("preset", "network"),
+                " with it.",
+            )
+
     @property
     def changes(self) -> dict[str, Any]:
         """The settings of a single network that are not None."""
@@ -60,7 +71,7 @@ class DecoderOptions(Options):
     @property
     def is_network(self) -> bool:
         """Whether the decoder is a single network."""
-        return self.preset != "default" or bool(self.changes)
+        return self.preset in ("network", "original") or bool(self.changes)
 
     @property
     def keeps_best(self) -> bool:

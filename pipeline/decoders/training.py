@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class TrainingData:
         memory: Bytes of features to keep in memory. Larger features on disk are streamed.
         weights: The weight of each training image in the loss, shape (N,), float32, with a mean of 1; None for equal
             weights. For features in memory only.
+        bands: The number of features of each layer, in order; empty for a single layer.
     """
 
     x: Vectors
@@ -45,6 +46,7 @@ class TrainingData:
     y_validation: np.ndarray
     memory: int = MEMORY
     weights: np.ndarray | None = None
+    bands: Sequence[int] = ()
 
     def loaded(self) -> "TrainingData":
         """Load as many of the features into memory as the budget allows; `fit` does this itself."""

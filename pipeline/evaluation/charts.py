@@ -109,6 +109,20 @@ def histogram(values: Distribution, title: str, counted: str) -> dict:
     return _styled(alt.layer(*layers), 160)
 
 
+def bars(values: Mapping[str, float], title: str) -> dict:
+    """A horizontal bar for each name, in order.
+
+    Args:
+        values: Name -> its value.
+        title: The title of the horizontal axis.
+    """
+    rows = [{"name": name, "value": value} for name, value in values.items()]
+    chart = _values(rows).mark_bar(color=COLOURS[0])
+    return _styled(
+        chart.encode(alt.X("value:Q", title=title), alt.Y("name:N", sort=list(values), title=None)), 34 * len(rows)
+    )
+
+
 def learning_curves(curves: Mapping[str, Mapping[str, Sequence[float | None]]], name: str, title: str) -> dict:
     """One learning curve of each model over epochs, on a logarithmic axis.
 

@@ -142,7 +142,17 @@ def _split_line(run: RunRecord) -> str:
 
 
 def _training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return _blend_lines(training) if "decoder" not in training else _network_lines(training)
+    if "decoder" in training:
+        return _network_lines(training)
+    return _blend_lines(training) if "ramps" in training else _banded_lines(training)
+
+
+def _banded_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    chosen = (
+        "banded ridge regression (himalaya); the penalty of each layer and dimension chosen from "
+        f"{training['draws']} combinations of weights on {training['folds']} folds of the training images"
+    )
+    return [("decoder", chosen)]
 
 
 def _blend_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:

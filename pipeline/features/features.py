@@ -71,6 +71,11 @@ class Features:
         return total_dim([layer.extractor for layer in self.layers])
 
     @property
+    def bands(self) -> dict[str, int]:
+        """Layer -> the number of its features, in order."""
+        return {layer.extractor.layer: layer.extractor.dim for layer in self.layers}
+
+    @property
     def paths(self) -> Sequence[str]:
         """The names of the images that have a feature."""
         return self.images.paths

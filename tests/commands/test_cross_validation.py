@@ -23,6 +23,7 @@ class Layered:
     images: ImageSet
     vectors: np.ndarray
     scaled: list[list[int]] = field(default_factory=list)
+    bands: dict[str, int] = field(default_factory=lambda: {"first": 3, "second": 5})
 
     def scaled_by(self, rows: np.ndarray) -> "Layered":
         self.scaled.append(rows.tolist())

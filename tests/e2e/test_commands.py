@@ -188,7 +188,7 @@ def test_wrong_requests_give_one_message_and_leave_nothing(run, folder: Path, ta
         (("train", folder), "--targets FILE"),
         ((*train, "--targets", tmp_path / "gone.csv"), "gone.csv' does not exist"),
         (("train", "--targets", tmp_path / "gone.csv"), "gone.csv' does not exist"),
-        ((*train, "--preset", "fast"), "'fast' is not one of 'default', 'network', 'original'."),
+        ((*train, "--preset", "fast"), "'fast' is not one of 'default', 'network', 'original', 'banded'."),
         ((*train, "--hidden", "many"), "not a list of whole numbers"),
         ((*train, "--output-activation", "swish"), "'swish' is unknown"),
         ((*train, "--activation", "wiggle"), "cannot be built"),
