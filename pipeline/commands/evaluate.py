@@ -120,6 +120,7 @@ def _feature_inputs(decoders: Mapping[str, SavedDecoder], source: Source, option
         cluster=options.cluster,
         trained_on=max((_count_training_images(examples, *run) for run in runs.items()), default=0),
         near_trained_on=near,
+        permutations=options.permutations or 0,
     )
 
 
@@ -131,7 +132,15 @@ def _pixel_inputs(models: Mapping[str, PixelModel], source: Source, options: Eva
         examples, rows = source.match(features)
         predictions[name] = predicted[rows]
     equal = {name: name for name in models}
-    return EvaluationInputs(examples, models, equal, predictions, training=None, cluster=options.cluster)
+    return EvaluationInputs(
+        examples,
+        models,
+        equal,
+        predictions,
+        training=None,
+        cluster=options.cluster,
+        permutations=options.permutations or 0,
+    )
 
 
 def _report_beside(first: ModelFile, images: ImageSet | None) -> Path | None:

@@ -14,6 +14,7 @@ from pipeline.features.options import ExtractionOptions, ExtractorOptions, cache
 
 INDEXED_ABOVE = 1_000_000  # images; up to this number, search is exact
 TABLES = ("parquet", "lance")  # formats of `export` that are not models
+FEWEST_PERMUTATIONS = 20  # with fewer, no p-value is below 0.05
 DecoderName = Literal["functional", "sequential", "ridge"]
 
 
@@ -63,6 +64,12 @@ class EvaluateOptions(Options):
     )
     cluster: Literal["group", "label", "image"] | None = cluster_option()
     shuffled: bool = option(False, help="Add a baseline: a decoder trained on shuffled targets.")
+    permutations: int | None = option(
+        None,
+        least=FEWEST_PERMUTATIONS,
+        metavar="N",
+        help="Test whether scores are above chance, with N permutations of the targets; 1000 is usual.",
+    )
     targets: TargetOptions = group(TargetOptions)
     sources: SourceOptions = group(SourceOptions)
     extractor: ExtractorOptions = group(ExtractorOptions)

@@ -19,6 +19,7 @@ from pipeline.data.targets import TargetTable
 from pipeline.data.word_vectors import read_vocabulary
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.network import output_ceiling
+from pipeline.evaluation import permutation_tests
 from pipeline.evaluation.conclusions import conclude
 from pipeline.evaluation.metrics import EvaluationSet, NoiseCeiling, ScoredPredictions, score_predictions
 from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliability
@@ -81,6 +82,7 @@ class EvaluationInputs:
         trained_on: The number of images that the decoders were trained on.
         near_trained_on: The number of other images that were detected as near-duplicates of training images.
         sections: Further sections of the report.
+        permutations: The number of permutations to test the scores with; 0 for no tests.
     """
 
     examples: Examples
@@ -92,6 +94,7 @@ class EvaluationInputs:
     trained_on: int = 0
     near_trained_on: int = 0
     sections: Sequence[Section] = ()
+    permutations: int = 0
 
     @property
     def first(self) -> SavedDecoder | PixelModel:
@@ -143,12 +146,19 @@ def score_decoders(
     clusters = Clusters(
         kind, len(set(evaluated.clusters)), _trained_on(inputs, kind), over_folds=evaluated.folds is not None
     )
+    permutations = None
+    if inputs.permutations:
+        scored, permutations = permutation_tests.test(scored, evaluated, kind, inputs.permutations)
     board, context = scoreboard(scored, inputs.equal, evaluated, clusters), _context(inputs)
     result = EvaluationResult(
         **vars(board),
         headline=headline(board, context),
-        conclusions=conclude(board, context),
+        conclusions=[
+            *conclude(board, context),
+            *([permutation_tests.sentence(board, permutations)] if permutations else []),
+        ],
         report=str(report) if report else None,
+        permutations=permutations,
     )
     if report:
         log.info("Writing the report %s.", report)
@@ -174,7 +184,10 @@ def _report(
         run=inputs.run,
         folder=inputs.first.folder,
         shares=inputs.shares,
-        sections=inputs.sections,
+        sections=[
+            *inputs.sections,
+            *([permutation_tests.section(result, result.permutations)] if result.permutations else []),
+        ],
     )
 
 

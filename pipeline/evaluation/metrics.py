@@ -102,6 +102,19 @@ class EvaluationSet:
 
 
 @dataclass(frozen=True)
+class DimensionTests:
+    """The permutation tests of each dimension's r.
+
+    Attributes:
+        p: p-values, shape (D,); NaN where r is undefined.
+        q: The same, adjusted for the false discovery rate.
+    """
+
+    p: np.ndarray
+    q: np.ndarray
+
+
+@dataclass(frozen=True)
 class ScoredPredictions:
     """Predictions for all images of an evaluation set, with their scores.
 
@@ -111,6 +124,7 @@ class ScoredPredictions:
         retrieval: The ranks of the targets, and the nearest candidates.
         ceiling: The output ceiling: the highest mean cosine that the output can reach.
         scores: The scores.
+        dimension_tests: The permutation tests of each dimension, or None.
     """
 
     predictions: np.ndarray
@@ -118,6 +132,7 @@ class ScoredPredictions:
     retrieval: Ranking
     ceiling: float
     scores: Scores
+    dimension_tests: DimensionTests | None = None
 
 
 def score_predictions(

@@ -65,6 +65,44 @@ class PatternScores:
 
 
 @dataclass(frozen=True)
+class PermutationTest:
+    """The p-values of one model or baseline (`pipeline.evaluation.permutation_tests`).
+
+    Attributes:
+        centred_cosine: p-value of the mean centred cosine.
+        identification: p-value of pairwise identification; None for a single target.
+        pearson: p-value of the mean over dimensions of Pearson's r; None if no r is defined.
+        significant_dimensions: The number of dimensions with an r above chance, at a false discovery rate of 5 %.
+        tested_dimensions: The number of dimensions with a defined r.
+    """
+
+    centred_cosine: float
+    identification: float | None
+    pearson: float | None
+    significant_dimensions: int
+    tested_dimensions: int
+
+
+@dataclass(frozen=True)
+class Permutations:
+    """How the targets were permuted.
+
+    Attributes:
+        count: The number of permutations.
+        kind: What the targets were permuted among: "group", "label" or "image".
+        clusters: The number of these clusters that could get other targets.
+        whole: Whether targets differ within clusters, so that clusters of the same size exchanged all of theirs.
+        too_few: Why there are no p-values, or None.
+    """
+
+    count: int
+    kind: str
+    clusters: int
+    whole: bool
+    too_few: str | None
+
+
+@dataclass(frozen=True)
 class Scores:
     """The scores of one model or baseline.
 
@@ -83,6 +121,7 @@ class Scores:
         hub: The candidate that is nearest to the most predictions.
         patterns: Dimensions, patterns and identification.
         zero_vectors: The number of predictions that are zero vectors, which have no direction.
+        permutation_test: The p-values, or None.
     """
 
     cosine: CosineSummary
@@ -99,6 +138,7 @@ class Scores:
     hub: Hub
     patterns: PatternScores
     zero_vectors: int
+    permutation_test: PermutationTest | None = None
 
 
 @dataclass(frozen=True)
@@ -319,11 +359,13 @@ class EvaluationResult(Scoreboard):
         headline: The verdict on the best model in one line.
         conclusions: What the numbers mean, in sentences.
         report: The report's file, or None.
+        permutations: How the targets were permuted for the permutation tests, or None.
     """
 
     headline: str
     conclusions: Sequence[str]
     report: str | None
+    permutations: Permutations | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON document of `evaluate`."""

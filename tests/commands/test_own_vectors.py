@@ -112,6 +112,15 @@ def test_evaluate_and_predict_take_other_vectors(own: OwnVectors, run, tmp_path:
     assert "were trained on 48 of 60 images" in again.err
 
 
+def test_evaluate_tests_scores_by_permutations(own: OwnVectors, run) -> None:
+    command = ("evaluate", own.run, "--json", "--quiet", "--permutations")
+    result = run(*command, 50, "--cluster", "image").json
+    assert result["permutations"] == {"count": 50, "kind": "image", "clusters": 12, "whole": False, "too_few": None}
+    assert result["models"]["functional"]["permutation_test"]["centred_cosine"] == pytest.approx(1 / 51)
+    assert "among 3 labels gives 6 different results" in run(*command, 50).json["permutations"]["too_few"]
+    assert "permutations" in run(*command, 5, code=2).err
+
+
 def test_a_users_keras_model_takes_a_table(own: OwnVectors, run, tmp_path: Path) -> None:
     import keras
 

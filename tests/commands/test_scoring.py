@@ -65,3 +65,26 @@ def test_intervals_generalize_over_shared_groups_and_labels(labels, groups, clus
     result = score_decoders(inputs_of(labels, groups, cluster=cluster))
     assert (result.clusters.kind, result.clusters.count) == (kind, count)
     assert f"{kind}s" in result.clusters.question
+
+
+def test_scores_are_tested_by_permutations(tmp_path: Path) -> None:
+    """Sixty images with a target each, twelve labels of five images."""
+    labels = [f"category {number % 12}" for number in range(IMAGES)]
+    result = score_decoders(inputs_of(labels, permutations=99), tmp_path / "report.html")
+    document = result.to_json()
+    assert document["permutations"] == {"count": 99, "kind": "label", "clusters": 12, "whole": True, "too_few": None}
+    test = document["models"]["functional"]["permutation_test"]
+    assert test["centred_cosine"] == test["identification"] == test["pearson"] == 0.01
+    assert (test["significant_dimensions"], test["tested_dimensions"]) == (5, 5)
+    assert document["baselines"]["mean"]["permutation_test"]["centred_cosine"] == 1
+    assert "99 permutations of the targets among 12 labels: p = 0.01" in result.conclusions[-1]
+    page = (tmp_path / "report.html").read_text()
+    assert '<h2 id="permutations">' in page
+    assert "5 of 5" in page
+
+
+def test_too_few_labels_have_no_p_value_and_a_reason() -> None:
+    result = score_decoders(inputs_of([f"category {number % 3}" for number in range(IMAGES)], permutations=99))
+    assert result.models["functional"].scores.permutation_test is None
+    assert "gives 6 different results; p < 0.05 takes 20." in result.conclusions[-1]
+    assert score_decoders(inputs_of(["all alike"] * IMAGES)).to_json()["permutations"] is None
