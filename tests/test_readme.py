@@ -42,7 +42,7 @@ def test_documented_commands_parse(arguments: str, small_run, tmp_path: Path, mo
     from pipeline.cli import cli
 
     monkeypatch.chdir(tmp_path)
-    for file in re.findall(r"(?<!--out )(?<![\w.-])[\w.-]+\.(?:csv|txt|parquet|mat|h5)", arguments):
+    for file in re.findall(r"(?<!--out )(?<!--scores )(?<![\w.-])[\w.-]+\.(?:csv|txt|parquet|mat|h5)", arguments):
         (tmp_path / file).touch()
     name, *rest = shlex.split(re.sub(r"models/(RUN|\d{4}-\d\d-\d\d_[\d-]+)", str(small_run.folder), arguments))
     cli.commands[name].make_context(name, rest)

@@ -49,9 +49,10 @@ def print_evaluation(result: "EvaluationResult") -> None:
     print_rich(table)
     for sentence in result.conclusions:
         print_rich(cell(sentence))
-    if result.report:
+    paths = {"report": result.report, "scores": result.scores}
+    if files := {name: file for name, file in paths.items() if file}:
         print()
-        print_paths(report=result.report)
+        print_paths(**files)
 
 
 def _percent(share: float) -> str:

@@ -121,7 +121,7 @@ def print_training(result: "TrainResult") -> None:
         print_rich(sentence)
     document = result.to_json()
     print()
-    print_paths(run=document["run"], report=document["report"])
+    print_paths(**{name: document[name] for name in ("run", "report", "scores") if document[name]})
 
 
 def _training_sentences(result: "TrainResult") -> list[str]:

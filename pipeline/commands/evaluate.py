@@ -57,7 +57,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
 
     Raises:
         RequestError: A model, the images or their targets cannot be used, or do not fit each other.
-        PipelineError: The feature stage failed, or the report cannot be written.
+        PipelineError: The feature stage failed, or the report or the scores cannot be written.
     """
     if options.report:
         check_output_file(options.report, SUFFIXES, "report")
@@ -81,10 +81,11 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     if options.vocabulary:
         check_vocabulary(options.vocabulary, source.dim)
     if of_pixels:
-        return score_decoders(_pixel_inputs(of_pixels, source, options), options.report, options.vocabulary)
-    inputs = _feature_inputs(of_features, source, options)
-    beside = _report_beside(first, source.images if options.has_own_images else None)
-    return score_decoders(inputs, options.report or beside, options.vocabulary)
+        inputs, report = _pixel_inputs(of_pixels, source, options), options.report
+    else:
+        inputs = _feature_inputs(of_features, source, options)
+        report = options.report or _report_beside(first, source.images if options.has_own_images else None)
+    return score_decoders(inputs, report, options.vocabulary, options.scores)
 
 
 def _feature_inputs(decoders: Mapping[str, SavedDecoder], source: Source, options: EvaluateOptions) -> EvaluationInputs:

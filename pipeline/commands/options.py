@@ -5,7 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.commands.training_options import ExampleOptions, cluster_option, images_argument
+from pipeline.commands.training_options import (
+    ExampleOptions,
+    check_scores,
+    cluster_option,
+    images_argument,
+    scores_option,
+)
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.locations import Location
 from pipeline.core.options import Options, group, option
@@ -59,6 +65,7 @@ class EvaluateOptions(Options):
         help="Where to write the report.",
         usual="models/RUN/evaluation.html",
     )
+    scores: Path | None = scores_option()
     vocabulary: Path | None = option(
         None, path="file", help="Word vectors that are candidates for retrieval, in addition to the targets."
     )
@@ -78,6 +85,7 @@ class EvaluateOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_features(self.extractor, self.extraction)
+        check_scores(self.scores)
 
     @property
     def has_own_images(self) -> bool:

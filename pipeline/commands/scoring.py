@@ -26,6 +26,7 @@ from pipeline.evaluation.noise_ceiling import cosine_ceiling, split_half_reliabi
 from pipeline.evaluation.report import Report, write_report
 from pipeline.evaluation.results import Clusters, EvaluationResult
 from pipeline.evaluation.retrieval import Candidates
+from pipeline.evaluation.score_table import write_scores
 from pipeline.evaluation.scoreboard import scoreboard
 from pipeline.evaluation.sections import Section
 from pipeline.evaluation.standing import Context, headline
@@ -118,21 +119,22 @@ class EvaluationInputs:
 
 
 def score_decoders(
-    inputs: EvaluationInputs, report: Path | None = None, vocabulary: Path | None = None
+    inputs: EvaluationInputs, report: Path | None = None, vocabulary: Path | None = None, scores: Path | None = None
 ) -> EvaluationResult:
-    """Score decoders and baselines, interpret the scores, and write the report.
+    """Score decoders and baselines, interpret the scores, and write the report and the table of scores.
 
     Args:
         inputs: The predictions and the images.
         report: The file of the report; None for no report.
         vocabulary: A file of word vectors that are candidates in addition to the targets.
+        scores: The file of the scores of every image and every dimension; None for no file.
 
     Returns:
         The scores and conclusions.
 
     Raises:
         RequestError: The vocabulary cannot be used.
-        PipelineError: The report cannot be written.
+        PipelineError: The report or the scores cannot be written.
     """
     kind = inputs.cluster or _natural_cluster(inputs.examples)
     evaluated = _evaluation_set(inputs, vocabulary, kind)
@@ -159,7 +161,12 @@ def score_decoders(
         ],
         report=str(report) if report else None,
         permutations=permutations,
+        scores=str(scores) if scores else None,
     )
+    if scores:
+        log.info("Writing the scores of every image and every dimension to %s.", scores)
+        by_name = {name: scored[inputs.equal.get(name, name)] for name in (*board.models, *board.baselines)}
+        write_scores(scores, by_name, evaluated, inputs.examples.table.dimensions)
     if report:
         log.info("Writing the report %s.", report)
         write_report(report, _report(result, inputs, scored, evaluated))

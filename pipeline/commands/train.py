@@ -78,6 +78,11 @@ def train(options: TrainOptions, resumed: Path | None = None) -> TrainResult:
         check_can_save(options.models)
     with lock_run(resumed) if resumed else nullcontext():
         if resumed and (finished := read_run(resumed).result):
+            if options.scores:
+                raise RequestError(
+                    f"{resumed} is already finished and is not scored again. Score it with evaluate; scores of "
+                    "held-out folds need a new run."
+                )
             log.info("%s is already finished.", resumed)
             return TrainResult.from_record(resumed, finished)
         return _train(options, resumed)
@@ -286,7 +291,7 @@ def _score(run: _Run, record: RunRecord, out_of_fold: OutOfFold | None) -> Train
     try:
         bands = _band_scores(run, out_of_fold)
         inputs = replace(_evaluation_inputs(run, out_of_fold), sections=[bands.section()] if bands else [])
-        evaluation = score_decoders(inputs, run.folder / REPORT_FILE)
+        evaluation = score_decoders(inputs, run.folder / REPORT_FILE, scores=run.options.scores)
         result = replace(_result(run, record, evaluation, out_of_fold), bands=bands)
         write_run(run.folder, replace(record, fitted=None, result=result.record()))
     except Exception as error:  # any exception: the message must say that the decoders are saved
@@ -349,4 +354,5 @@ def _result(run: _Run, record: RunRecord, evaluation: EvaluationResult, out_of_f
         folds=out_of_fold.result if out_of_fold else None,
         headline=evaluation.headline,
         above_mean=evaluation.above_mean,
+        scores=evaluation.scores,
     )

@@ -41,6 +41,29 @@ def cluster_option() -> Any:
     )
 
 
+def check_scores(file: Path | None) -> None:
+    """Refuse a file of scores that cannot be written.
+
+    Raises:
+        RequestError: It has another suffix, or no file can be created there.
+    """
+    from pipeline.core.atomic import check_output_file
+
+    if file:
+        check_output_file(file, (".parquet", ".csv"), "scores")
+
+
+def scores_option() -> Any:
+    """Where to write every score; see `check_scores`."""
+    return option(
+        None,
+        path="output",
+        metavar="FILE",
+        kept=False,
+        help="Also write the scores of every image and every dimension to a .parquet or .csv file.",
+    )
+
+
 @dataclass(frozen=True)
 class ExampleOptions(Options):
     """Images with targets, and their split."""
@@ -100,6 +123,7 @@ class TrainOptions(Options):
         usual="4GB",
     )
     tensorboard: bool = option(False, help="Write learning curves for TensorBoard into models/RUN/logs.")
+    scores: Path | None = scores_option()
     models: Path = option(Path("models"), path="folder", help="Folder to save the run in.", kept=False)
     name: str | None = option(None, metavar="NAME", help="Name of the run.", usual="the local time", kept=False)
     examples: ExampleOptions = group(ExampleOptions)
@@ -114,6 +138,7 @@ class TrainOptions(Options):
 
         super().__post_init__()
         check_features(self.extractor, self.extraction)
+        check_scores(self.scores)
         if self.name:
             check_run_name(self.models, self.name)
         if self.tensorboard and not self.decoder.is_network:

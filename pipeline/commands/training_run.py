@@ -81,6 +81,7 @@ class TrainResult:
         headline: The verdict in one line.
         above_mean: Whether the best decoder was shown to be better than the mean baseline; None if unknown.
         bands: R² by layer of banded ridge regression on several layers; None for other decoders.
+        scores: The file of the scores of every image and every dimension, or None.
     """
 
     run: Path
@@ -96,6 +97,7 @@ class TrainResult:
     headline: str
     above_mean: bool | None = None
     bands: BandScores | None = None
+    scores: str | None = None
 
     @property
     def titles(self) -> dict[str, str]:
@@ -124,8 +126,8 @@ class TrainResult:
         }
 
     def record(self) -> dict[str, Any]:
-        """The result as stored in `run.json`, without the folder of the run."""
-        return {name: value for name, value in asdict(self).items() if name != "run"}
+        """The result as stored in `run.json`, without the folder of the run and the file of scores."""
+        return {name: value for name, value in asdict(self).items() if name not in ("run", "scores")}
 
     @classmethod
     def from_record(cls, folder: Path, record: Mapping[str, Any]) -> "TrainResult":

@@ -4,7 +4,7 @@ import itertools
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ class TargetTable:
         vectors: The embeddings, shape (rows, D), float32.
         repeats: Key -> repeated measurements of its target, shape (R, D), if there are any; `vectors` has their mean.
         missing: A label of the images that the table lacks -> similar spellings in it; `read_targets` logged these.
+        columns: The names of the D columns; empty if the table has no header, or a column of lists.
     """
 
     file: str
@@ -37,6 +38,13 @@ class TargetTable:
     vectors: np.ndarray
     repeats: Mapping[str, np.ndarray] = field(default_factory=dict)
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    columns: Sequence[str] = ()
+
+    @property
+    def dimensions(self) -> Sequence[str]:
+        """The name of each dimension: its column, or else its number from 0."""
+        dim = self.vectors.shape[1]
+        return self.columns if len(self.columns) == dim else [str(number) for number in range(dim)]
 
 
 def read_targets(
@@ -153,10 +161,11 @@ def _open(file: Path, name: str | None, columns: str | None) -> tuple[Table, Tar
 
 def _read_table(table: Table, columns: TargetColumns, images: ImageSet, on_missing: str) -> TargetTable:
     """Read the rows of a table, by key or in the order of the images."""
+    names = columns.names if all(columns.names) else ()
     if columns.key is not None:
-        return _read_rows(table, columns, columns.key, on_missing).table()
+        return replace(_read_rows(table, columns, columns.key, on_missing).table(), columns=names)
     vectors = [row.vector for row in table.rows([], columns.numbers)]
-    return _read_in_order(table.file, np.array(vectors), images)
+    return replace(_read_in_order(table.file, np.array(vectors), images), columns=names)
 
 
 def _read_rows(table: Table, columns: TargetColumns, key_column: int, on_missing: str = "error") -> "_Rows":

@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.core.nearest import Ranking
 from pipeline.core.vectors import cosines
 from pipeline.evaluation import dimensions
+from pipeline.evaluation.dimensions import DimensionScores
 from pipeline.evaluation.hubs import csls_ranking, largest_hub
 from pipeline.evaluation.imagenet import is_imagenet_class
 from pipeline.evaluation.intervals import Interval, across, fold_means, over_folds, within
@@ -115,12 +116,32 @@ class DimensionTests:
 
 
 @dataclass(frozen=True)
+class PatternValues:
+    """The values that `PatternScores` summarizes.
+
+    Attributes:
+        dimensions: Pearson's r and R² of each dimension.
+        pattern: The pattern correlation of each image, shape (N,); NaN where undefined.
+        identification: The identification accuracy of each image, shape (N,); NaN if all images have the same target.
+        pearson_of_ceiling: Pearson's r of each dimension divided by its noise ceiling, shape (D,); NaN where undefined;
+            None without repeated targets.
+    """
+
+    dimensions: DimensionScores
+    pattern: np.ndarray
+    identification: np.ndarray
+    pearson_of_ceiling: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class ScoredPredictions:
     """Predictions for all images of an evaluation set, with their scores.
 
     Attributes:
         predictions: Shape (N, D).
         cosines: Cosines to the targets, shape (N,).
+        centred_cosines: The same with the mean target subtracted from both sides, shape (N,).
+        patterns: The values of each dimension and each image's pattern.
         retrieval: The ranks of the targets, and the nearest candidates.
         ceiling: The output ceiling: the highest mean cosine that the output can reach.
         scores: The scores.
@@ -129,6 +150,8 @@ class ScoredPredictions:
 
     predictions: np.ndarray
     cosines: np.ndarray
+    centred_cosines: np.ndarray
+    patterns: PatternValues
     retrieval: Ranking
     ceiling: float
     scores: Scores
@@ -154,13 +177,15 @@ def score_predictions(
 
 def _score(predicted: np.ndarray, images: EvaluationSet, ceiling: float, baseline: float | None) -> ScoredPredictions:
     values = cosines(predicted, images.targets)
+    centred = cosines(predicted - images.centres, images.targets - images.centres)
+    patterns = _pattern_values(predicted, images)
     retrieval = retrieve(predicted, images.targets, images.candidates)
     own = images.candidates.numbers(images.targets)
     seen = images.seen if images.seen is not None and not images.seen.all() else None
     mean = float(values.mean())
     scores = Scores(
         cosine=summarize_cosines(values, images),
-        centred_cosine=summarize_cosines(cosines(predicted - images.centres, images.targets - images.centres), images),
+        centred_cosine=summarize_cosines(centred, images),
         progress=_progress(mean, baseline, ceiling),
         progress_to_noise_ceiling=_progress(mean, baseline, _noise_ceiling(images)),
         mse=float(np.square(np.subtract(predicted, images.targets, dtype=np.float64)).mean()),
@@ -171,10 +196,10 @@ def _score(predicted: np.ndarray, images: EvaluationSet, ceiling: float, baselin
         retrieval_of_imagenet=_summary_of(retrieval, _seen_by_vgg16(images)),
         zero_shot=None if seen is None else _zero_shot(predicted, retrieval, images, seen),
         hub=largest_hub(retrieval.nearest[:, 0], own, images.candidates.names),
-        patterns=_score_patterns(predicted, images),
+        patterns=_summarize_patterns(patterns, predicted, images),
         zero_vectors=int((~predicted.any(axis=1)).sum()),
     )
-    return ScoredPredictions(predicted, values, retrieval, ceiling, scores)
+    return ScoredPredictions(predicted, values, centred, patterns, retrieval, ceiling, scores)
 
 
 def _noise_ceiling(images: EvaluationSet) -> float | None:
@@ -234,7 +259,7 @@ def _zero_shot(predicted: np.ndarray, retrieval: Ranking, images: EvaluationSet,
     return zero_shot(retrieval.ranks, among_unseen.ranks, images.labels, seen)
 
 
-def _score_patterns(predicted: np.ndarray, images: EvaluationSet) -> PatternScores:
+def _pattern_values(predicted: np.ndarray, images: EvaluationSet) -> PatternValues:
     by_dimension = dimensions.dimension_scores(predicted, images.targets, images.folds)
     pattern, identification = np.empty((2, len(predicted)))
     for rows, *moments in images.parts():
@@ -243,10 +268,15 @@ def _score_patterns(predicted: np.ndarray, images: EvaluationSet) -> PatternScor
         pattern[rows] = dimensions.correlations(z_scored, targets[rows])
         identification[rows] = dimensions.identification(z_scored, targets, rows)
     corrected = noise_corrected(by_dimension.pearson, images.noise.reliability) if images.noise else None
+    return PatternValues(by_dimension, pattern, identification, corrected)
+
+
+def _summarize_patterns(values: PatternValues, predicted: np.ndarray, images: EvaluationSet) -> PatternScores:
+    corrected, identification = values.pearson_of_ceiling, values.identification
     return PatternScores(
-        pearson=dimensions.distribution(by_dimension.pearson),
-        r2=dimensions.distribution(by_dimension.r2),
-        pattern=dimensions.distribution(pattern),
+        pearson=dimensions.distribution(values.dimensions.pearson),
+        r2=dimensions.distribution(values.dimensions.r2),
+        pattern=dimensions.distribution(values.pattern),
         identification=None if np.isnan(identification).any() else float(identification.mean()),
         effective_rank=dimensions.effective_rank(predicted),
         spread=_spread(predicted, images),

@@ -360,12 +360,14 @@ class EvaluationResult(Scoreboard):
         conclusions: What the numbers mean, in sentences.
         report: The report's file, or None.
         permutations: How the targets were permuted for the permutation tests, or None.
+        scores: The file of the scores of every image and every dimension, or None.
     """
 
     headline: str
     conclusions: Sequence[str]
     report: str | None
     permutations: Permutations | None = None
+    scores: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON document of `evaluate`."""

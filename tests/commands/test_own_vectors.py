@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from helpers import SMALL, decoder_weights, load_npz, make_image, make_images, write_targets
@@ -119,6 +120,40 @@ def test_evaluate_tests_scores_by_permutations(own: OwnVectors, run) -> None:
     assert result["models"]["functional"]["permutation_test"]["centred_cosine"] == pytest.approx(1 / 51)
     assert "among 3 labels gives 6 different results" in run(*command, 50).json["permutations"]["too_few"]
     assert "permutations" in run(*command, 5, code=2).err
+
+
+def test_every_score_is_written_to_a_file(own: OwnVectors, run, tmp_path: Path) -> None:
+    table = make_vectors(tmp_path / "new.npz", count=40, seed=1)
+    named = tmp_path / "targets.csv"
+    named.write_text("label,red,green,blue\n" + own.targets.read_text())
+    data = ("--features", table, "--targets", named, "--quiet", "--json")
+    result = run("evaluate", own.run, *data, "--report", tmp_path / "r.html", "--scores", tmp_path / "s.csv").json
+    assert result["scores"] == str(tmp_path / "s.csv")
+    scores = pd.read_csv(tmp_path / "s.csv")
+    assert scores.groupby(["model", "unit"], sort=False).size().to_dict() == {
+        (model, unit): count
+        for model in (*result["models"], *result["baselines"])
+        for unit, count in (("image", 40), ("dimension", 3))
+    }
+    assert scores.name[scores.unit == "dimension"].tolist()[:3] == ["red", "green", "blue"]
+    means = scores[scores.unit == "image"].groupby("model")[["cosine", "identification"]].mean()
+    for name, summary in (result["models"] | result["baselines"]).items():
+        expected = summary["cosine"]["mean"], summary["patterns"]["identification"]
+        assert means.loc[name].tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scores.xlsx", "scores.xlsx: the name must end in .parquet or .csv."),
+        ("missing/scores.csv", "missing does not exist; create it first."),
+    ],
+)
+def test_a_file_of_scores_is_checked_first(own: OwnVectors, run, tmp_path: Path, name: str, message: str) -> None:
+    for command in (("evaluate", own.run), ("train", "--features", own.table, "--targets", own.targets)):
+        refused = run(*command, "--scores", tmp_path / name, code=2, cwd=tmp_path)
+        assert (refused.err.count("error:"), message in refused.err) == (1, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_users_keras_model_takes_a_table(own: OwnVectors, run, tmp_path: Path) -> None:

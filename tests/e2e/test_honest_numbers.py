@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from helpers import SMALL, Finished, make_image, make_images, write_targets
 from PIL import Image
@@ -48,7 +49,8 @@ def test_folds_hold_out_every_image_and_train_on_all(run: Run, labelled: tuple[P
     for seed, label in enumerate(sorted(images.iterdir())):
         make_images(label, (100 + 2 * seed, 101 + 2 * seed))  # 29 is the smallest number of images with an interval
     options = ("train", images, "--targets", targets, *SMALL, *NETWORK, "--models", tmp_path / "models", "--json")
-    trained = run(*options, "--folds", 2, "--repeats", 2).json
+    scores = tmp_path / "scores.parquet"
+    trained = run(*options, "--folds", 2, "--repeats", 2, "--scores", scores).json
     assert (trained["images"], trained["train"], trained["validation"]) == (32, 32, 32)
     folds = trained["folds"]
     assert (folds["folds"], folds["repeats"]) == (2, 2)
@@ -61,6 +63,16 @@ def test_folds_hold_out_every_image_and_train_on_all(run: Run, labelled: tuple[P
     }
     record = json.loads((Path(trained["run"]) / "run.json").read_text())
     assert record["result"]["folds"]["differences"] == folds["differences"]
+    assert "scores" not in record["options"]
+    table = pq.read_table(scores).to_pandas()
+    of_images = table[(table.model == "functional") & (table.unit == "image")]
+    assert of_images.name.tolist() == paths_in(images)
+    assert sorted(of_images.fold.unique()) == [1, 2]
+    cosine = trained["models"]["functional"]["validation_cosine"]
+    assert (trained["scores"], of_images.cosine.mean()) == (str(scores), pytest.approx(cosine, abs=1e-12))
+    scores.unlink()
+    refused = run("train", "--resume", trained["run"], "--scores", scores, "--quiet", code=2)
+    assert ("already finished" in refused.err, scores.exists()) == (True, False)
     said = run("train", "--resume", trained["run"], "--quiet").out
     assert "32 images, each held out once" in said
     assert "Mean of 2 folds x 2" in said
