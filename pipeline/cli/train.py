@@ -117,6 +117,11 @@ def print_training(result: "TrainResult") -> None:
         for row in result.bands.rows():
             table.add_row(*row)
         print_rich(table)
+    if result.permutations and result.permutations.p:
+        table = new_table("Held-out centred cosine of ridge regression", "training targets", "centred cosine")
+        for row in result.permutations.rows():
+            table.add_row(*row)
+        print_rich(table)
     for sentence in _training_sentences(result):
         print_rich(sentence)
     document = result.to_json()
@@ -126,7 +131,7 @@ def print_training(result: "TrainResult") -> None:
 
 def _training_sentences(result: "TrainResult") -> list[str]:
     """The verdict, and the parts of a blend."""
-    sentences = [f"{result.headline}."]
+    sentences = [f"{result.headline}.", *([result.permutations.sentence()] if result.permutations else [])]
     if used := {name: share for name, share in result.shares.items() if share >= LEAST_SHARE}:
         parts = (f"{share:.2f} {_part(name)}" for name, share in used.items())
         sentences.append(f"The decoder is a blend: {' + '.join(parts)}.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.commands.training_options import (
+    FEWEST_PERMUTATIONS,
     ExampleOptions,
     check_scores,
     cluster_option,
@@ -20,7 +21,6 @@ from pipeline.features.options import ExtractionOptions, ExtractorOptions, cache
 
 INDEXED_ABOVE = 1_000_000  # images; up to this number, search is exact
 TABLES = ("parquet", "lance")  # formats of `export` that are not models
-FEWEST_PERMUTATIONS = 20  # with fewer, no p-value is below 0.05
 DecoderName = Literal["functional", "sequential", "ridge"]
 
 

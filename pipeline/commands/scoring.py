@@ -136,7 +136,7 @@ def score_decoders(
         RequestError: The vocabulary cannot be used.
         PipelineError: The report or the scores cannot be written.
     """
-    kind = inputs.cluster or _natural_cluster(inputs.examples)
+    kind = inputs.cluster or natural_cluster(inputs.examples)
     evaluated = _evaluation_set(inputs, vocabulary, kind)
     log.info("Scoring %s on %s.", ", ".join(inputs.decoders), counted(len(inputs.examples.targets), "image"))
     ceilings = {
@@ -229,7 +229,7 @@ def _held_out_by(inputs: EvaluationInputs) -> str | None:
     return SplitRule.parse(inputs.run.split.rule).kind
 
 
-def _natural_cluster(examples: Examples) -> str:
+def natural_cluster(examples: Examples) -> str:
     """What the images are clustered by: groups, or else labels or targets that several images share, or else images.
 
     Even if images with the same label have individual targets (responses to single pictures), they resemble each other;
@@ -276,7 +276,8 @@ def _groups(images: ImageSet) -> Sequence[str]:
     return [str(group) for group in images.groups]
 
 
-def _clusters(examples: Examples, kind: str) -> Sequence[str]:
+def clusters_of(examples: Examples, kind: str) -> Sequence[str]:
+    """The cluster of each image, of a kind."""
     images = examples.features.images
     if kind == "group":
         return _groups(images)
@@ -294,7 +295,7 @@ def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: 
         candidates=Candidates(itertools.chain(rows, words_of(vocabulary, targets.shape[1]) if vocabulary else ())),
         centre=training.mean if training else targets.mean(axis=0),
         deviation=training.deviation if training else targets.std(axis=0),
-        clusters=_clusters(examples, cluster),
+        clusters=clusters_of(examples, cluster),
         seen=_seen(examples, training),
         noise=_noise_ceiling(examples),
         imagenet_weights=inputs.weights == "imagenet",

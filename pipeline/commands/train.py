@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.commands.band_scores import band_scores, is_split
 from pipeline.commands.cross_validation import OutOfFold, cross_validate
 from pipeline.commands.examples import SplitExamples, load_split_examples, read_source
+from pipeline.commands.retraining_test import check_memory, retraining_test
 from pipeline.commands.saved_decoder import SavedDecoder, predict_each
 from pipeline.commands.scoring import EvaluationInputs, TrainingTargets, check_clusters, score_decoders
 from pipeline.commands.training_options import TrainOptions
@@ -143,6 +144,7 @@ def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
     check_clusters(source.images, options.cluster)
     hold_out, select = not options.folds, options.decoder.keeps_best
     examples = load_split_examples(source, options.examples, features, extraction, hold_out, select)
+    check_memory(examples, options)
     config = effective_config(config, examples.training_data(options.memory))
     record = RunRecord(
         options=_recorded(options),
@@ -290,9 +292,11 @@ def _score(run: _Run, record: RunRecord, out_of_fold: OutOfFold | None) -> Train
     """Score the saved decoders, and write the report and the finished record."""
     try:
         bands = _band_scores(run, out_of_fold)
-        inputs = replace(_evaluation_inputs(run, out_of_fold), sections=[bands.section()] if bands else [])
+        test = retraining_test(run.examples, run.options)
+        sections = [part.section() for part in (bands, test) if part]
+        inputs = replace(_evaluation_inputs(run, out_of_fold), sections=sections)
         evaluation = score_decoders(inputs, run.folder / REPORT_FILE, scores=run.options.scores)
-        result = replace(_result(run, record, evaluation, out_of_fold), bands=bands)
+        result = replace(_result(run, record, evaluation, out_of_fold), bands=bands, permutations=test)
         write_run(run.folder, replace(record, fitted=None, result=result.record()))
     except Exception as error:  # any exception: the message must say that the decoders are saved
         raise PipelineError(

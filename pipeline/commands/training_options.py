@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.data.splits import SplitRule
     from pipeline.decoders.network import ApiStyle
 
+FEWEST_PERMUTATIONS = 20  # with fewer, no p-value is below 0.05
 SMALLEST_MEMORY = 64 * 2**20  # bytes
 
 
@@ -121,6 +122,12 @@ class TrainOptions(Options):
         metavar="SIZE",
         help="Memory for features; more are streamed from disk.",
         usual="4GB",
+    )
+    permutations: int | None = option(
+        None,
+        least=FEWEST_PERMUTATIONS,
+        metavar="N",
+        help="Test whether ridge regression learns anything, by training it again on N permutations of the targets.",
     )
     tensorboard: bool = option(False, help="Write learning curves for TensorBoard into models/RUN/logs.")
     scores: Path | None = scores_option()

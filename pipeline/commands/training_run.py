@@ -11,6 +11,7 @@ from pipeline.core.model_files import find_equal
 from pipeline.core.runs import REPORT_FILE, RUN_FILE
 from pipeline.core.wording import joined
 from pipeline.evaluation.bands import BandScores
+from pipeline.evaluation.retraining import RetrainingTest
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class TrainResult:
         above_mean: Whether the best decoder was shown to be better than the mean baseline; None if unknown.
         bands: R² by layer of banded ridge regression on several layers; None for other decoders.
         scores: The file of the scores of every image and every dimension, or None.
+        permutations: How ridge regression scores after training on permuted targets, or None.
     """
 
     run: Path
@@ -98,6 +100,7 @@ class TrainResult:
     above_mean: bool | None = None
     bands: BandScores | None = None
     scores: str | None = None
+    permutations: RetrainingTest | None = None
 
     @property
     def titles(self) -> dict[str, str]:

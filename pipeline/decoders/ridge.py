@@ -94,23 +94,28 @@ class RidgePath:
         self._projected = self._vectors.T @ moments.xy
         self._length = self._values.sum() / moments.count
 
-    def _filters(self, penalties: np.ndarray) -> np.ndarray:
+    def rotated(self, x: np.ndarray) -> np.ndarray:
+        """Features of shape (M, F) minus the mean feature, along the R directions, shape (M, R)."""
+        rotated: np.ndarray = (x - self.mean_x) @ self._vectors
+        return rotated
+
+    def filters(self, penalties: np.ndarray) -> np.ndarray:
         """The factor of each direction for each penalty, shape (P, R)."""
         return 1 / (self._values + penalties[:, None] * self._length)
 
     def predictions(self, x: np.ndarray, penalties: np.ndarray) -> np.ndarray:
         """Predictions for features of shape (M, F) with each penalty, shape (P, M, D), float32."""
-        rotated = (x - self.mean_x) @ self._vectors
+        rotated = self.rotated(x)
         return np.stack(
             [
                 ((rotated * factors) @ self._projected + self.mean_y).astype(np.float32)
-                for factors in self._filters(penalties)
+                for factors in self.filters(penalties)
             ]
         )
 
     def squared_errors(self, held_out: Moments, penalties: np.ndarray) -> np.ndarray:
         """The squared errors on held-out rows, summed over rows and dimensions, for each penalty, shape (P,)."""
-        filters = self._filters(penalties)
+        filters = self.filters(penalties)
         xx = self._vectors.T @ held_out.xx @ self._vectors
         xy = self._vectors.T @ held_out.xy
         # |X S|^2 for a solution S = diag(filter) P is filter' (X'X * P P') filter, so one P P' serves all penalties.
@@ -122,7 +127,7 @@ class RidgePath:
 
     def coefficients(self, penalties: np.ndarray, shares: np.ndarray) -> np.ndarray:
         """The coefficients for all penalties, weighted by shares (P,) and summed: shape (F, D), float64."""
-        return self._vectors @ ((shares @ self._filters(penalties))[:, None] * self._projected)
+        return self._vectors @ ((shares @ self.filters(penalties))[:, None] * self._projected)
 
 
 @dataclass(frozen=True)
@@ -226,6 +231,10 @@ class Span:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         return self.x[rows]
+
+    def coordinates(self, x: np.ndarray) -> np.ndarray:
+        """Other features, shape (M, F), in the same coordinates."""
+        return x if self.basis is None or self.mean is None else (x - self.mean) @ self.basis
 
     def on_features(self, path: RidgePath, penalties: np.ndarray, shares: np.ndarray) -> Ridge:
         """The solutions of a path, weighted by shares, as one regression on features; see `RidgePath.coefficients`."""

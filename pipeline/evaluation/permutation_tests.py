@@ -45,14 +45,14 @@ def test(
     """
     assert images.folds is None
     units = Units.of(images.targets, images.clusters)
-    permutations = Permutations(count, kind, units.exchanged, not units.constant, _too_few(units, kind))
+    permutations = Permutations(count, kind, units.exchanged, not units.constant, too_few(units, kind))
     if permutations.too_few:
         return dict(scored), permutations
     sources = units.permutations(count)
     return {name: _tested(each, images, units, sources) for name, each in scored.items()}, permutations
 
 
-def _too_few(units: Units, kind: str) -> str | None:
+def too_few(units: Units, kind: str) -> str | None:
     """Why there are too few permutations for p < 0.05, or None."""
     if units.are_enough:
         return None

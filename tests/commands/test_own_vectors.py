@@ -156,6 +156,17 @@ def test_a_file_of_scores_is_checked_first(own: OwnVectors, run, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_train_tests_ridge_regression_by_permutations(own: OwnVectors, run, tmp_path: Path) -> None:
+    command = ("train", "--features", own.table, "--targets", own.targets, "--models", tmp_path, *QUICK)
+    result = run(*command, "--permutations", 20, "--cluster", "image", "--folds", 2).json
+    test = result["permutations"]
+    assert test["permutations"]["clusters"] == 60
+    assert test["p"] == pytest.approx(1 / 21)
+    assert test["chance"] < test["chance_p95"] < test["centred_cosine"]
+    assert '<h2 id="retraining">' in Path(result["report"]).read_text()
+    assert json.loads((Path(result["run"]) / "run.json").read_text())["result"]["permutations"] == test
+
+
 def test_a_users_keras_model_takes_a_table(own: OwnVectors, run, tmp_path: Path) -> None:
     import keras
 

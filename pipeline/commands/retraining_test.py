@@ -1,0 +1,122 @@
+"""`train --permutations`: ridge regression trained again on permuted targets.
+
+The statistic is the mean held-out centred cosine. The training targets are permuted among clusters, as in
+`pipeline.evaluation.exchangeable`; held-out targets stay. With folds every target is both trained on and held out, so
+the targets of all images are permuted, and the whole cross-validation is repeated. Each permutation goes through the
+whole procedure, the choice of the penalty included, so the test is exact.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.commands.examples import SplitExamples
+from pipeline.commands.scoring import clusters_of, natural_cluster
+from pipeline.commands.training_options import TrainOptions
+from pipeline.core.errors import Parameter, RequestError
+from pipeline.core.progress import progress_bar
+from pipeline.core.vectors import cosines, vector_digest
+from pipeline.data.splits import Split, assign_folds, fold_images
+from pipeline.decoders.baselines import FOLDS
+from pipeline.decoders.hidden_layer import spanning_basis
+from pipeline.decoders.ridge_refits import RidgeRefits, refits_memory
+from pipeline.evaluation.exchangeable import Units
+from pipeline.evaluation.permutation_tests import too_few
+from pipeline.evaluation.results import Permutations
+from pipeline.evaluation.retraining import RetrainingTest
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Ridge regression on the training images of a split.
+
+    Attributes:
+        split: The rows of its training and held-out images.
+        refits: The regression for any targets.
+    """
+
+    split: Split
+    refits: RidgeRefits
+
+    def cosines(self, targets: np.ndarray) -> np.ndarray:
+        """The held-out centred cosines after training on the targets (N, D) of all images, shape (M,)."""
+        trained = targets[self.split.train]
+        return cosines(self.refits.deviations(trained), targets[self.split.validation] - trained.mean(axis=0))
+
+
+def check_memory(examples: SplitExamples, options: TrainOptions) -> None:
+    """Check that the refits fit into the memory budget, before any training.
+
+    Raises:
+        RequestError: They do not.
+    """
+    if not options.permutations:
+        return
+    images = len(examples.all.targets)
+    needed = refits_memory(images, examples.all.features.dim) * (options.folds.folds if options.folds else 1)
+    if needed > options.memory:
+        raise RequestError(
+            Parameter("permutations", options.permutations),
+            f" fits ridge regression to the features of {images:,} images in memory, which takes about "
+            f"{needed / 1e9:.1f} GB, more than the memory budget of {options.memory / 1e9:.1f} GB. Raise ",
+            Parameter("memory", "SIZE"),
+            ", or leave it out.",
+        )
+
+
+def retraining_test(examples: SplitExamples, options: TrainOptions) -> RetrainingTest | None:
+    """Test whether ridge regression learns anything.
+
+    Args:
+        examples: The examples and their split.
+        options: Permutations, folds, what targets are permuted among, and the random seed.
+
+    Returns:
+        The test, with a reason in place of a p-value if there are too few permutations; None if it was not requested.
+    """
+    count = options.permutations
+    if not count:
+        return None
+    rows = np.arange(len(examples.all.targets)) if options.folds else examples.train
+    permuted = examples.all.subset(rows)
+    kind = options.cluster or natural_cluster(permuted)
+    units = Units.of(permuted.targets, clusters_of(permuted, kind))
+    how = Permutations(count, kind, units.exchanged, not units.constant, too_few(units, kind))
+    if how.too_few:
+        return RetrainingTest(how)
+    sides, targets = _sides(examples, options), _coordinates(examples.all.targets)
+    observed, scores = _score(sides, targets), []
+    with progress_bar(count, "permutation", "retraining", options.extraction.progress) as bar:
+        for source in units.permutations(count, options.examples.seed):
+            moved = targets.copy()
+            moved[rows] = targets[rows][units.rows[source][units.of_image]]
+            scores.append(_score(sides, moved))
+            bar.update(1)
+    return RetrainingTest.of(how, observed, scores)
+
+
+def _sides(examples: SplitExamples, options: TrainOptions) -> list[_Side]:
+    """The regression of each fold, or of the split."""
+    seed, features = options.examples.seed, examples.all.features
+    splits = [Split(examples.train, examples.split.validation, examples.split.moved)]
+    if options.folds:
+        splits = list(fold_images(features.images, examples.rule, examples.duplicates, options.folds.folds, seed))
+    sides = []
+    for split in splits:
+        x, rows = features.scaled_by(split.train).stored(), split.train
+        folds = assign_folds(examples.all.targets[rows], examples.units[rows], seed, FOLDS)
+        sides.append(_Side(split, RidgeRefits(x.subset(rows), folds, x.subset(split.validation))))
+    return sides
+
+
+def _score(sides: Sequence[_Side], targets: np.ndarray) -> float:
+    """The mean centred cosine over all held-out images."""
+    return float(np.concatenate([side.cosines(targets) for side in sides]).mean())
+
+
+def _coordinates(targets: np.ndarray) -> np.ndarray:
+    """Targets in an orthonormal basis of the space that they span, which changes no error and no cosine: (N, R)."""
+    _, first = np.unique([vector_digest(target) for target in targets], return_index=True)
+    centred = targets - targets.mean(axis=0, dtype=np.float64)
+    return centred @ spanning_basis(centred[first]) if len(first) <= targets.shape[1] else centred

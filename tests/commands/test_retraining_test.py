@@ -1,0 +1,131 @@
+"""`train --permutations`: ridge regression trained again on permuted targets."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.commands.examples import Examples, SplitExamples
+from pipeline.commands.retraining_test import check_memory, retraining_test
+from pipeline.commands.training_options import ExampleOptions, FoldOptions, TrainOptions
+from pipeline.core.errors import RequestError
+from pipeline.core.vectors import ArrayRows, cosines
+from pipeline.data.images import ImageRef, ImageSet
+from pipeline.data.splits import Split, SplitRule, assign_folds
+from pipeline.data.targets import TargetTable
+from pipeline.decoders.ridge import RidgeFolds
+from pipeline.evaluation.retraining import RetrainingTest
+from pipeline.features.options import ExtractionOptions
+
+FEATURES = 8
+QUIET = ExtractionOptions(progress=False)
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Features without a network."""
+
+    images: ImageSet
+    values: ArrayRows
+
+    @property
+    def dim(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def paths(self) -> list[str]:
+        return list(self.images.paths)
+
+    def subset(self, rows: np.ndarray) -> "InMemory":
+        return InMemory(self.images.subset(rows), self.values.subset(rows))
+
+    def stored(self) -> ArrayRows:
+        return self.values
+
+    def scaled_by(self, rows: np.ndarray) -> "InMemory":
+        return self
+
+
+def split_of(x: np.ndarray, y: np.ndarray, labels: np.ndarray, train: int, rule: str = "random") -> SplitExamples:
+    """The first `train` images are for training."""
+    names, paths = [f"label {label:02}" for label in labels], [f"{row:03}.png" for row in range(len(x))]
+    images = ImageSet("images", paths, [ImageRef(path) for path in paths], names)
+    every = np.arange(len(x))
+    features = InMemory(images, ArrayRows(x.astype(np.float32), every))
+    table = TargetTable("targets.csv", dict(zip(paths, every.tolist(), strict=True)), y.astype(np.float32))
+    examples = Examples(features, paths, y.astype(np.float32), table, images)
+    nothing = np.array([], np.intp)
+    return SplitExamples(examples, SplitRule(rule), Split(every[:train], every[train:], nothing), nothing, every)
+
+
+def options_of(count: int, seed: int = 0, folds: int | None = None, **more: object) -> TrainOptions:
+    cross_validation = FoldOptions(folds) if folds else None
+    return TrainOptions(
+        permutations=count, examples=ExampleOptions(seed=seed), folds=cross_validation, extraction=QUIET, **more
+    )
+
+
+def simulated(dim: int, signal: float, random: np.random.Generator, folds: int | None = None) -> RetrainingTest:
+    """Labels of unequal sizes that features tell apart; the targets of labels depend on the features by a signal."""
+    sizes = np.tile([1, 2, 3, 4, 6, 8], 3)
+    label = np.repeat(np.arange(len(sizes)), sizes)
+    centres, weights = random.normal(size=(len(sizes), FEATURES)), random.normal(size=(FEATURES, dim))
+    x = centres[label] + random.normal(size=(len(label), FEATURES)) / 2
+    y = (random.normal(size=(len(sizes), dim)) + signal * centres @ weights)[label]
+    split = split_of(x, y, label, 48, "classes")  # the last six labels are held out
+    test = retraining_test(split, options_of(20, int(random.integers(2**31 - 1)), folds))
+    assert test is not None
+    return test
+
+
+def test_the_score_is_that_of_ridge_regression() -> None:
+    random = np.random.default_rng(0)
+    x, label = random.normal(size=(60, FEATURES)), np.arange(60) % 12
+    y = x @ random.normal(size=(FEATURES, 20)) + 50
+    split = split_of(x, y, label, 45)
+    test = retraining_test(split, options_of(30))
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    best = RidgeFolds(x[:45], y[:45], assign_folds(y[:45], np.arange(45), 0, 5)).best()
+    mean = y[:45].mean(axis=0)
+    expected = cosines(x[45:] @ best.coefficients + best.intercept - mean, y[45:] - mean).mean()
+    assert test.centred_cosine == pytest.approx(expected, abs=1e-5)
+    assert test.p == pytest.approx(1 / 31)
+    assert test.chance < 0.5 < expected
+    how = test.permutations
+    assert (how.count, how.kind, how.clusters, how.whole) == (30, "label", 12, True)
+    assert test.sentence().startswith(
+        "Ridge regression, trained again on 30 permutations of the targets among 12 label"
+    )
+    assert len(test.section().tables[0].rows) == 3
+
+
+def test_too_few_labels_give_no_p_value() -> None:
+    random = np.random.default_rng(0)
+    label = np.arange(30) % 3
+    split = split_of(random.normal(size=(30, 4)), random.normal(size=(3, 5))[label], label, 24)
+    test = retraining_test(split, options_of(20))
+    assert test.p is None
+    assert "among 3 labels gives 6 different results" in test.sentence()
+    assert test.section().tables == []
+
+
+@pytest.mark.parametrize(("dim", "folds"), [(1, None), (20, None), (20, 3)])
+def test_it_is_rarely_significant_without_a_signal(dim: int, folds: int | None) -> None:
+    random, times = np.random.default_rng(dim), 100 if folds is None else 60
+    p = np.array([simulated(dim, 0, random, folds).p for _ in range(times)])
+    assert (p <= 1 / 21).sum() <= stats.binom.ppf(0.999, times, 1 / 21)
+    assert 0.3 < p.mean() < 0.7
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_it_is_significant_with_a_signal(folds: int | None) -> None:
+    random = np.random.default_rng(1)
+    assert np.mean([simulated(20, 1, random, folds).p <= 0.05 for _ in range(10)]) >= 0.9
+
+
+def test_too_little_memory_is_an_error_before_training() -> None:
+    split = split_of(np.zeros((2000, 1000)), np.zeros((2000, 2)), np.arange(2000), 1500)
+    check_memory(split, options_of(20))
+    with pytest.raises(RequestError, match=r"takes about 0.2 GB, more than the memory budget of 0.1 GB. Raise memory"):
+        check_memory(split, options_of(20, memory=100_000_000))
