@@ -68,7 +68,8 @@ def too_few(units: Units, kind: str) -> str | None:
 
 def _tested(scored: ScoredPredictions, images: EvaluationSet, units: Units, sources: np.ndarray) -> ScoredPredictions:
     sources = np.vstack([np.arange(len(units.rows), dtype=sources.dtype), sources])  # the first keeps the targets
-    cosine, r, p = _cosine_and_r(scored.predictions, images, units, sources)
+    defined = ~np.isnan(scored.patterns.dimensions.pearson)
+    cosine, r, p = _cosine_and_r(scored.predictions, images, units, sources, defined)
     accuracy = _identification(scored.predictions, images, units, sources)
     tests = DimensionTests(p, _false_discovery(p))
     tested = int((~np.isnan(p)).sum())
@@ -97,11 +98,18 @@ def _false_discovery(p: np.ndarray) -> np.ndarray:
 
 
 def _cosine_and_r(
-    predicted: np.ndarray, images: EvaluationSet, units: Units, sources: np.ndarray
+    predicted: np.ndarray, images: EvaluationSet, units: Units, sources: np.ndarray, defined: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores for each permutation, as sums of products over units.
 
     A block of dimensions at a time bounds the memory.
+
+    Args:
+        predicted: Shape (N, D).
+        images: The images.
+        units: Their units.
+        sources: Permutations of the units, shape (1 + P, U); the first keeps the targets.
+        defined: Whether r is defined, for each dimension, shape (D,).
 
     Returns:
         The mean centred cosine and the mean r, shape (1 + P,) each, and the p-value of each dimension's r, (D,).
@@ -110,7 +118,6 @@ def _cosine_and_r(
     order, starts = np.argsort(units.of_image, kind="stable"), np.cumsum(sizes) - sizes
     scales, of_targets = _inverse_lengths(predicted, images.centre), _inverse_lengths(images.targets, images.centre)
     of_targets = of_targets[units.rows]
-    defined = ~np.isnan(dimensions.dimension_scores(predicted, images.targets).pearson)
     cosine, sum_of_r, p = np.zeros(len(sources)), np.zeros(len(sources)), np.full(len(defined), np.nan)
     for block in _blocks(len(defined)):
         x = np.subtract(predicted[:, block], images.centre[block], dtype=np.float64)

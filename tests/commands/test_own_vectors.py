@@ -113,9 +113,12 @@ def test_evaluate_and_predict_take_other_vectors(own: OwnVectors, run, tmp_path:
     assert "were trained on 48 of 60 images" in again.err
 
 
-def test_evaluate_tests_scores_by_permutations(own: OwnVectors, run) -> None:
+def test_evaluate_tests_scores_by_permutations(own: OwnVectors, run, tmp_path: Path) -> None:
     command = ("evaluate", own.run, "--json", "--quiet", "--permutations")
-    result = run(*command, 50, "--cluster", "image").json
+    result = run(*command, 50, "--cluster", "image", "--scores", tmp_path / "scores.csv").json
+    table = pd.read_csv(tmp_path / "scores.csv").groupby("model")[["p", "q"]].agg(["count", "min"])
+    assert table.loc["functional"].tolist() == pytest.approx([3, 1 / 51] * 2)
+    assert table.loc["mean", ("p", "count")] == 0
     assert result["permutations"] == {"count": 50, "kind": "image", "clusters": 12, "whole": False, "too_few": None}
     assert result["models"]["functional"]["permutation_test"]["centred_cosine"] == pytest.approx(1 / 51)
     assert "among 3 labels gives 6 different results" in run(*command, 50).json["permutations"]["too_few"]
