@@ -11,7 +11,6 @@ features nor units matter: himalaya's thresholds are absolute. All sums are in f
 
 import importlib.util
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -123,8 +122,7 @@ def fit_banded(
     deviation = np.where(varies, y.std(axis=0, dtype=np.float64), 1.0)
     standardised = np.where(varies, (y - centre) / deviation, 0.0)
     solve = _on_kernels if len(x) <= x.shape[1] else _on_features
-    with warnings.catch_warnings(), np.errstate(divide="ignore"):  # the logarithm of a weight that underflows to 0
-        warnings.simplefilter("ignore")  # himalaya warns about the values that it then excludes
+    with np.errstate(divide="ignore"):  # the logarithm of a weight that underflows to 0
         coefficients, offset = solve(scaled, standardised, config, folds, seed)
     intercept = centre + deviation * offset
     return Banded(Ridge((coefficients * deviation).astype(np.float32), intercept.astype(np.float32)), mean)

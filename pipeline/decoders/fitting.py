@@ -99,11 +99,14 @@ def fit_decoders(
 def effective_config(config: Config, data: TrainingData) -> Config:
     """The config to train: a single network if the memory budget is too small for a blend of the features.
 
+    Banded ridge regression has no weights to draw for a single layer.
+
     Raises:
         RequestError: The memory budget is too small for banded ridge regression, which nothing can stand in for.
     """
     if isinstance(config, BandedConfig):
         _check_memory(config, data)
+        return config if len(data.bands) > 1 else dataclasses.replace(config, draws=1)
     if not isinstance(config, BlendConfig):
         return config
     rows, dim = data.y.shape

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.core.runs import RUN_FILE, RunRecord
+from pipeline.core.wording import counted
 from pipeline.evaluation import charts
 from pipeline.evaluation.metrics import EvaluationSet, ScoredPredictions
 from pipeline.evaluation.results import Difference, LabelScores, Scoreboard, Scores
@@ -149,8 +150,9 @@ def _training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _banded_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
     chosen = (
-        "banded ridge regression (himalaya); the penalty of each layer and dimension chosen from "
-        f"{training['draws']} combinations of weights on {training['folds']} folds of the training images"
+        "banded ridge regression (himalaya); the penalties of each dimension chosen on "
+        f"{training['folds']} folds of the training images, with {counted(training['draws'], 'combination')} of layer "
+        "weights"
     )
     return [("decoder", chosen)]
 

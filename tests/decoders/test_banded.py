@@ -119,6 +119,7 @@ def test_irrelevant_layers_cost_less_than_in_ridge_regression() -> None:
     assert mean_r2(truth, apart, y.mean(axis=0)) > mean_r2(truth, together, y.mean(axis=0)) + 0.05
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("images", [1, 2, 3, 5])
 @pytest.mark.parametrize("bands", [(), BANDS])
 def test_few_images(images: int, bands: tuple[int, ...]) -> None:
@@ -172,6 +173,7 @@ def test_the_memory_budget_is_an_error_that_says_what_to_do() -> None:
     config = BandedConfig()
     data = TrainingData(x, y, x[:1], y[:1], bands=BANDS)
     assert effective_config(config, data) == config
+    assert effective_config(config, dataclasses.replace(data, bands=())) == BandedConfig(draws=1)
     for small in (config, CONFIG):
         with pytest.raises(RequestError, match=r"dimension 70 for targets of dimension 4 takes about 0.3 GB.*1GB"):
             effective_config(small, dataclasses.replace(data, memory=2**26))

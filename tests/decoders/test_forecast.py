@@ -1,10 +1,11 @@
-"""The forecast of a blend."""
+"""The forecast of a blend, and of banded ridge regression."""
 
 import logging
 import re
 
 import pytest
 
+from pipeline.decoders.banded import BandedConfig
 from pipeline.decoders.blend import BlendConfig
 from pipeline.decoders.forecast import announce, expected_seconds
 from pipeline.decoders.network import NETWORK
@@ -28,6 +29,16 @@ def test_a_long_training_is_announced_with_time_and_memory(caplog: pytest.LogCap
     announce(NETWORK, (10**6, 4096), 5, 10**18)
     announce(CONFIG, (10**6, 4096), 5, 10**9)  # above the budget, so no blend is trained
     assert caplog.text == ""
+
+
+def test_banded_ridge_regression_is_announced_with_its_time(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    announce(BandedConfig(draws=1), (50, 20), 5, 10**9)
+    assert caplog.messages == [
+        "Banded ridge regression tries 1 combination of layer weights on folds of its training images."
+    ]
+    announce(BandedConfig(), (4000, 30_000), 50_000, 10**12)
+    assert re.fullmatch(r"That takes about \d\d+ minutes on this processor\.", caplog.messages[-1])
 
 
 def test_too_little_memory_is_reported_with_the_option(caplog: pytest.LogCaptureFixture) -> None:
