@@ -215,7 +215,7 @@ def _context(inputs: EvaluationInputs) -> Context:
         weights=inputs.weights,
         trained_on=inputs.trained_on,
         near_trained_on=inputs.near_trained_on,
-        tuned=bool(inputs.shares),
+        tuned=inputs.run is not None and "decoder" not in inputs.run.training,
         held_out_by=_held_out_by(inputs),
     )
 

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,10 @@ from pipeline.commands.examples import Examples
 from pipeline.commands.saved_decoder import SavedDecoder
 from pipeline.commands.scoring import EvaluationInputs, score_decoders
 from pipeline.core.model_files import ModelCard
+from pipeline.core.runs import RunRecord, SplitRecord, write_run
 from pipeline.data.images import ImageRef, ImageSet
 from pipeline.data.targets import TargetTable
+from pipeline.decoders.fitting import PRESETS
 from pipeline.features.options import ExtractorOptions
 from pipeline.features.sources import NetworkSource
 
@@ -65,6 +67,18 @@ def test_intervals_generalize_over_shared_groups_and_labels(labels, groups, clus
     result = score_decoders(inputs_of(labels, groups, cluster=cluster))
     assert (result.clusters.kind, result.clusters.count) == (kind, count)
     assert f"{kind}s" in result.clusters.question
+
+
+@pytest.mark.parametrize("preset", ["default", "banded", "network"])
+def test_advice_on_a_network_is_for_single_networks(preset: str, tmp_path: Path) -> None:
+    inputs, model = inputs_of(["all alike"] * IMAGES), {"train_cosine": 0.999}
+    fitted = {"models": {"functional": model}, "shares": {}}
+    split = SplitRecord("random:0.2", {}, dict.fromkeys(inputs.examples.features.paths, ""))
+    write_run(tmp_path, RunRecord({"images": "photos"}, {}, asdict(PRESETS[preset]), 0, split, "", {}, fitted=fitted))
+    decoder = replace(inputs.decoders["functional"], file=tmp_path / "functional.keras")
+    advice = " ".join(score_decoders(replace(inputs, decoders={"functional": decoder})).conclusions)
+    assert "Training on more images usually narrows that gap" in advice
+    assert ("A smaller hidden layer" in advice) == (preset == "network")
 
 
 def test_scores_are_tested_by_permutations(tmp_path: Path) -> None:
