@@ -117,10 +117,11 @@ def print_training(result: "TrainResult") -> None:
         for row in result.bands.rows():
             table.add_row(*row)
         print_rich(table)
-    if result.permutations and result.permutations.p:
-        table = new_table("Held-out centred cosine of ridge regression", "training targets", "centred cosine")
-        for row in result.permutations.rows():
-            table.add_row(*row)
+    sections = [part.section() for part in (result.permutations, result.refits) if part]
+    for numbers in (table for section in sections for table in section.tables):
+        table = new_table(numbers.caption, *numbers.header)
+        for cells in numbers.rows:
+            table.add_row(*cells)
         print_rich(table)
     for sentence in _training_sentences(result):
         print_rich(sentence)

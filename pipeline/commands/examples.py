@@ -244,10 +244,15 @@ class SplitExamples:
         """A number for each example; folds keep examples with the same number together, as the rule does."""
         return held_out_units(self.all.features.images, self.rule, self.duplicates)
 
-    def training_data(self, memory: int = MEMORY) -> TrainingData:
-        """Features on disk and targets to train on, and others (selection, held out or the same) to score epochs on."""
+    def training_data(self, memory: int = MEMORY, part: np.ndarray | None = None) -> TrainingData:
+        """Features on disk and targets to train on, and others (selection, held out or the same) to score epochs on.
+
+        Args:
+            memory: See `TrainingData`.
+            part: Which of the rows in `train` to train on; None for all.
+        """
         x, y = self.all.features.stored(), self.all.targets
-        rows = self.train
+        rows = self.train if part is None else self.train[part]
         evaluated = next(filter(len, (self.selection, self.split.validation)), rows)
         bands = tuple(self.all.features.bands.values())
         return TrainingData(x.subset(rows), y[rows], x.subset(evaluated), y[evaluated], memory, bands=bands)

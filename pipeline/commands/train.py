@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.commands.band_scores import band_scores, is_split
 from pipeline.commands.cross_validation import OutOfFold, cross_validate
 from pipeline.commands.examples import SplitExamples, load_split_examples, read_source
+from pipeline.commands.refits import refit
 from pipeline.commands.retraining_test import check_memory, retraining_test
 from pipeline.commands.saved_decoder import SavedDecoder, predict_each
 from pipeline.commands.scoring import EvaluationInputs, TrainingTargets, check_clusters, score_decoders
@@ -241,7 +242,7 @@ def _fit(run: _Run, record: RunRecord) -> RunRecord:
     """Fit and save decoders and baselines; returns the record with a summary of the training."""
     options, examples = run.options, run.examples
     if not options.folds:
-        run.announce()
+        run.announce(times=1 + 2 * (options.refits or 0))
     data = examples.training_data(options.memory).loaded()
     units, seed = examples.units[examples.train], options.examples.seed
     checkpoint, logs = run.folder / CHECKPOINT_FILE, run.folder / TENSORBOARD_FOLDER if options.tensorboard else None
@@ -292,11 +293,12 @@ def _score(run: _Run, record: RunRecord, out_of_fold: OutOfFold | None) -> Train
     """Score the saved decoders, and write the report and the finished record."""
     try:
         bands = _band_scores(run, out_of_fold)
+        inputs = _evaluation_inputs(run, out_of_fold)
         test = retraining_test(run.examples, run.options)
-        sections = [part.section() for part in (bands, test) if part]
-        inputs = replace(_evaluation_inputs(run, out_of_fold), sections=sections)
+        refits = refit(run.examples, run.config, run.options, inputs.predictions[run.options.styles[0]])
+        inputs = replace(inputs, sections=[part.section() for part in (bands, test, refits) if part])
         evaluation = score_decoders(inputs, run.folder / REPORT_FILE, scores=run.options.scores)
-        result = replace(_result(run, record, evaluation, out_of_fold), bands=bands, permutations=test)
+        result = replace(_result(run, record, evaluation, out_of_fold), bands=bands, permutations=test, refits=refits)
         write_run(run.folder, replace(record, fitted=None, result=result.record()))
     except Exception as error:  # any exception: the message must say that the decoders are saved
         raise PipelineError(

@@ -129,6 +129,12 @@ class TrainOptions(Options):
         metavar="N",
         help="Test whether ridge regression learns anything, by training it again on N permutations of the targets.",
     )
+    refits: int | None = option(
+        None,
+        least=2,
+        metavar="N",
+        help="Measure how much the score moves, by N refits with other seeds and N to halves of the training images.",
+    )
     tensorboard: bool = option(False, help="Write learning curves for TensorBoard into models/RUN/logs.")
     scores: Path | None = scores_option()
     models: Path = option(Path("models"), path="folder", help="Folder to save the run in.", kept=False)
@@ -157,6 +163,12 @@ class TrainOptions(Options):
             from pipeline.decoders.banded import require_himalaya
 
             require_himalaya()
+        if self.folds and self.refits:
+            raise RequestError(
+                "refits are scored on one set of held-out images; folds show how much the score moves with ",
+                Parameter("repeats", "N"),
+                ".",
+            )
         if self.folds and self.decoder.keeps_best:
             last = Parameter("keep", "last")
             raise RequestError("folds hold out all images in turn and leave none to choose an epoch; use ", last, ".")

@@ -170,6 +170,21 @@ def test_train_tests_ridge_regression_by_permutations(own: OwnVectors, run, tmp_
     assert json.loads((Path(result["run"]) / "run.json").read_text())["result"]["permutations"] == test
 
 
+@pytest.mark.slow
+def test_train_measures_how_much_the_score_moves(own: OwnVectors, run, tmp_path: Path) -> None:
+    command = ("train", "--features", own.table, "--targets", own.targets, "--models", tmp_path, "--epochs", 2)
+    shown = run(*command, "--api", "functional", "--refits", 2)
+    assert "random halves, other seeds" in shown.out
+    [record] = tmp_path.glob("*/run.json")
+    result = json.loads(record.read_text())["result"]
+    refits = result["refits"]
+    assert refits["cosine"] == pytest.approx(result["models"]["functional"]["validation_cosine"])
+    assert (refits["count"], refits["half"]) == (2, 24)
+    assert refits["seeds"]["lowest"] <= refits["seeds"]["mean"] <= refits["seeds"]["highest"]
+    assert '<h2 id="refits">' in (record.parent / "report.html").read_text()
+    assert "folds show how much the score moves" in run(*command, "--refits", 2, "--folds", 2, code=2).err
+
+
 def test_a_users_keras_model_takes_a_table(own: OwnVectors, run, tmp_path: Path) -> None:
     import keras
 

@@ -12,6 +12,9 @@ from pipeline.commands.compare import CompareResult
 from pipeline.commands.extract import ExtractResult
 from pipeline.commands.training_run import TrainedModel, TrainResult
 from pipeline.core.model_files import ModelCard, save_decoder
+from pipeline.evaluation.refits import Refits, RefitScores
+from pipeline.evaluation.results import Permutations
+from pipeline.evaluation.retraining import RetrainingTest
 from pipeline.features.survey import Failure
 from pipeline.studies.verdicts import Scenario
 
@@ -57,6 +60,21 @@ def test_a_result_survives_run_json() -> None:
     record = json.loads(json.dumps(TRAINED.record()))
     assert "run" not in record  # the folder may have been moved
     assert TrainResult.from_record(Path("models/run"), record) == TRAINED
+    before = {name: value for name, value in record.items() if name not in ("permutations", "refits")}
+    assert TrainResult.from_record(Path("models/run"), before) == TRAINED  # a run of an earlier version
+
+
+def test_tests_and_refits_survive_run_json() -> None:
+    refits = Refits(3, 0.8, 4, RefitScores.of([0.78, 0.8, 0.81]), RefitScores.of([0.7, 0.75, 0.8]))
+    tests = [
+        RetrainingTest.of(Permutations(4, "label", 12, False, None), 0.3, [0.1, 0.0, -0.1, 0.3]),
+        RetrainingTest(Permutations(4, "label", 3, False, "No permutation test.")),
+    ]
+    assert tests[0].p == 0.4
+    for test in tests:
+        result = replace(TRAINED, permutations=test, refits=refits)
+        record = json.loads(json.dumps(result.record()))
+        assert TrainResult.from_record(Path("models/run"), record) == result
 
 
 @pytest.mark.parametrize(("computed", "rate"), [(7, 3.5), (0, 0.0)])
