@@ -1,9 +1,9 @@
 """`train --permutations`: ridge regression trained again on permuted targets.
 
-The statistic is the mean held-out centred cosine. The training targets are permuted among clusters, as in
-`pipeline.evaluation.exchangeable`; held-out targets stay. With folds every target is both trained on and held out, so
-the targets of all images are permuted, and the whole cross-validation is repeated. Each permutation goes through the
-whole procedure, the choice of the penalty included, so the test is exact.
+The statistic is the mean held-out centred cosine or, for targets of one dimension, Pearson's r. The training targets
+are permuted among clusters, as in `pipeline.evaluation.exchangeable`; held-out targets stay. With folds every target is
+both trained on and held out, so the targets of all images are permuted, and the whole cross-validation is repeated.
+Each permutation goes through the whole procedure, the choice of the penalty included, so the test is exact.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from pipeline.data.splits import Split, assign_folds, fold_images
 from pipeline.decoders.baselines import FOLDS
 from pipeline.decoders.hidden_layer import spanning_basis
 from pipeline.decoders.ridge_refits import RidgeRefits, refits_memory
+from pipeline.evaluation.dimensions import dimension_scores
 from pipeline.evaluation.exchangeable import Units
 from pipeline.evaluation.permutation_tests import too_few
 from pipeline.evaluation.results import Permutations
@@ -39,10 +40,14 @@ class _Side:
     split: Split
     refits: RidgeRefits
 
-    def cosines(self, targets: np.ndarray) -> np.ndarray:
-        """The held-out centred cosines after training on the targets (N, D) of all images, shape (M,)."""
+    def deviations(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Held-out predictions and targets, minus the mean training target, shape (M, D) each.
+
+        Args:
+            targets: The targets of all images, shape (N, D).
+        """
         trained = targets[self.split.train]
-        return cosines(self.refits.deviations(trained), targets[self.split.validation] - trained.mean(axis=0))
+        return self.refits.deviations(trained), targets[self.split.validation] - trained.mean(axis=0)
 
 
 def check_memory(examples: SplitExamples, options: TrainOptions) -> None:
@@ -83,17 +88,18 @@ def retraining_test(examples: SplitExamples, options: TrainOptions) -> Retrainin
     kind = options.cluster or natural_cluster(permuted)
     units = Units.of(permuted.targets, clusters_of(permuted, kind))
     how = Permutations(count, kind, units.exchanged, not units.constant, too_few(units, kind))
+    score, statistic = (_r, "r") if permuted.targets.shape[1] == 1 else (_centred_cosine, "centred cosine")
     if how.too_few:
-        return RetrainingTest(how)
+        return RetrainingTest(how, statistic)
     sides, targets = _sides(examples, options), _coordinates(examples.all.targets)
-    observed, scores = _score(sides, targets), []
+    observed, scores = score(sides, targets), []
     with progress_bar(count, "permutation", "retraining", options.extraction.progress) as bar:
         for source in units.permutations(count, options.examples.seed):
             moved = targets.copy()
             moved[rows] = targets[rows][units.rows[source][units.of_image]]
-            scores.append(_score(sides, moved))
+            scores.append(score(sides, moved))
             bar.update(1)
-    return RetrainingTest.of(how, observed, scores)
+    return RetrainingTest.of(how, statistic, observed, scores)
 
 
 def _sides(examples: SplitExamples, options: TrainOptions) -> list[_Side]:
@@ -110,9 +116,18 @@ def _sides(examples: SplitExamples, options: TrainOptions) -> list[_Side]:
     return sides
 
 
-def _score(sides: Sequence[_Side], targets: np.ndarray) -> float:
+def _centred_cosine(sides: Sequence[_Side], targets: np.ndarray) -> float:
     """The mean centred cosine over all held-out images."""
-    return float(np.concatenate([side.cosines(targets) for side in sides]).mean())
+    return float(np.concatenate([cosines(*side.deviations(targets)) for side in sides]).mean())
+
+
+def _r(sides: Sequence[_Side], targets: np.ndarray) -> float:
+    """Pearson's r over the held-out images, within folds; 0 if it is undefined."""
+    predicted, true = (
+        np.concatenate(parts) for parts in zip(*(side.deviations(targets) for side in sides), strict=True)
+    )
+    folds = np.repeat(np.arange(len(sides)), [len(side.split.validation) for side in sides])
+    return float(np.nan_to_num(dimension_scores(predicted, true, folds).pearson[0]))
 
 
 def _coordinates(targets: np.ndarray) -> np.ndarray:

@@ -17,24 +17,29 @@ class RetrainingTest:
 
     Attributes:
         permutations: How the training targets were permuted; with cross-validation, all targets.
-        centred_cosine: The mean held-out centred cosine of ridge regression; None if there is no p-value.
+        statistic: The held-out score: "centred cosine", its mean, or "r" if targets have one dimension.
+        score: The score of ridge regression; None if there is no p-value.
         chance: The mean of the same over permutations.
         chance_p95: Its 95th percentile over permutations.
         p: The share of permutations, the observed order among them, with a score as high.
     """
 
     permutations: Permutations
-    centred_cosine: float | None = None
+    statistic: str
+    score: float | None = None
     chance: float | None = None
     chance_p95: float | None = None
     p: float | None = None
 
     @classmethod
-    def of(cls, permutations: Permutations, observed: float, permuted: Sequence[float]) -> "RetrainingTest":
+    def of(
+        cls, permutations: Permutations, statistic: str, observed: float, permuted: Sequence[float]
+    ) -> "RetrainingTest":
         """The test of an observed score, by the scores of all permutations."""
         scores = np.array([observed, *permuted])
         return cls(
             permutations,
+            statistic,
             observed,
             chance=float(scores[1:].mean()),
             chance_p95=float(np.percentile(scores[1:], 95)),
@@ -48,7 +53,7 @@ class RetrainingTest:
             return how.too_few or ""
         return (
             f"Ridge regression, trained again on {how.count:,} permutations of the targets among "
-            f"{counted(how.clusters, how.kind)}: p = {self.p:.2g} (centred cosine {self.centred_cosine:.3f}; with "
+            f"{counted(how.clusters, how.kind)}: p = {self.p:.2g} ({self.statistic} {self.score:.3f}; with "
             f"permuted targets {self.chance:.3f} on average, 95th percentile {self.chance_p95:.3f})."
         )
 
@@ -60,7 +65,7 @@ class RetrainingTest:
             "decoder."
         )
         table = Table(
-            "Held-out centred cosine of ridge regression", ("training targets", "centred cosine"), self.rows()
+            f"Held-out {self.statistic} of ridge regression", ("training targets", self.statistic), self.rows()
         )
         return Section(
             "retraining", "Permutation test with retraining", [self.sentence(), what], tables=[table] if self.p else []
@@ -69,7 +74,7 @@ class RetrainingTest:
     def rows(self) -> list[tuple[str, str]]:
         """The scores, as text."""
         scores = {
-            "as they are": self.centred_cosine,
+            "as they are": self.score,
             "permuted, mean": self.chance,
             "permuted, 95th percentile": self.chance_p95,
         }

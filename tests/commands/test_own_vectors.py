@@ -165,7 +165,7 @@ def test_train_tests_ridge_regression_by_permutations(own: OwnVectors, run, tmp_
     test = result["permutations"]
     assert test["permutations"]["clusters"] == 60
     assert test["p"] == pytest.approx(1 / 21)
-    assert test["chance"] < test["chance_p95"] < test["centred_cosine"]
+    assert test["chance"] < test["chance_p95"] < test["score"]
     assert '<h2 id="retraining">' in Path(result["report"]).read_text()
     assert json.loads((Path(result["run"]) / "run.json").read_text())["result"]["permutations"] == test
 

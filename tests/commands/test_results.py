@@ -67,8 +67,8 @@ def test_a_result_survives_run_json() -> None:
 def test_tests_and_refits_survive_run_json() -> None:
     refits = Refits(3, 0.8, 4, RefitScores.of([0.78, 0.8, 0.81]), RefitScores.of([0.7, 0.75, 0.8]))
     tests = [
-        RetrainingTest.of(Permutations(4, "label", 12, False, None), 0.3, [0.1, 0.0, -0.1, 0.3]),
-        RetrainingTest(Permutations(4, "label", 3, False, "No permutation test.")),
+        RetrainingTest.of(Permutations(4, "label", 12, False, None), "r", 0.3, [0.1, 0.0, -0.1, 0.3]),
+        RetrainingTest(Permutations(4, "label", 3, False, "No permutation test."), "r"),
     ]
     assert tests[0].p == 0.4
     for test in tests:

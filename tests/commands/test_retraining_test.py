@@ -48,7 +48,7 @@ def test_the_score_is_that_of_ridge_regression() -> None:
     best = RidgeFolds(x[:45], y[:45], assign_folds(y[:45], np.arange(45), 0, 5)).best()
     mean = y[:45].mean(axis=0)
     expected = cosines(x[45:] @ best.coefficients + best.intercept - mean, y[45:] - mean).mean()
-    assert test.centred_cosine == pytest.approx(expected, abs=1e-5)
+    assert test.score == pytest.approx(expected, abs=1e-5)
     assert test.p == pytest.approx(1 / 31)
     assert test.chance < 0.5 < expected
     how = test.permutations
@@ -57,6 +57,17 @@ def test_the_score_is_that_of_ridge_regression() -> None:
         "Ridge regression, trained again on 30 permutations of the targets among 12 label"
     )
     assert len(test.section().tables[0].rows) == 3
+
+
+def test_one_dimension_is_scored_by_r() -> None:
+    random = np.random.default_rng(0)
+    x, label = random.normal(size=(60, FEATURES)).astype(np.float32), np.arange(60) % 12
+    y = (x @ random.normal(size=(FEATURES, 1)) + random.normal(size=(60, 1))).astype(np.float32)
+    test = retraining_test(split_of(x, y, label, 45), options_of(30))
+    best = RidgeFolds(x[:45], y[:45], assign_folds(y[:45], np.arange(45), 0, 5)).best()
+    expected = stats.pearsonr((x[45:] @ best.coefficients)[:, 0], y[45:, 0]).statistic
+    assert (test.statistic, test.score) == ("r", pytest.approx(expected, abs=1e-5))
+    assert test.p == pytest.approx(1 / 31)
 
 
 def test_too_few_labels_give_no_p_value() -> None:

@@ -62,13 +62,16 @@ def example(case: str) -> tuple[np.ndarray, EvaluationSet]:
 def test_p_values_are_those_of_scores_on_permuted_targets(case: str) -> None:
     predicted, images = example(case)
     units = Units.of(images.targets, images.clusters)
+    sources = np.vstack([np.arange(len(units.rows)), units.permutations(99)])
     scores = []
-    for source in (np.arange(len(units.rows)), *units.permutations(99)):
+    for source in sources:
         moved = images.targets[units.rows][source][units.of_image]
         z = [z_scores(vectors, images.centre, images.deviation) for vectors in (predicted, moved)]
         r = dimension_scores(predicted, moved).pearson
         centred = cosines(predicted - images.centre, moved - images.centre).mean()
         scores.append([centred, identification(*z).mean(), np.nanmean(r), *r])
+    accuracy = permutation_tests._identification(predicted, images, units, sources)
+    assert accuracy == pytest.approx([score[1] for score in scores])
     p = (np.array(scores) >= np.array(scores[0]) - 1e-9).mean(axis=0)
     p[np.isnan(scores[0])] = np.nan
     scored = run_tests(predicted, images)
