@@ -19,13 +19,15 @@ from pipeline.core.progress import progress_bar
 from pipeline.core.vectors import cosines, vector_digest
 from pipeline.data.splits import Split, assign_folds, fold_images
 from pipeline.decoders.baselines import FOLDS
-from pipeline.decoders.hidden_layer import spanning_basis
+from pipeline.decoders.hidden_layer import FLAT
 from pipeline.decoders.ridge_refits import RidgeRefits, refits_memory
 from pipeline.evaluation.dimensions import dimension_scores
 from pipeline.evaluation.exchangeable import Units
 from pipeline.evaluation.permutation_tests import too_few
 from pipeline.evaluation.results import Permutations
 from pipeline.evaluation.retraining import RetrainingTest
+
+DIMENSIONS = 1024  # of targets, at a time
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,27 @@ def _r(sides: Sequence[_Side], targets: np.ndarray) -> float:
 
 
 def _coordinates(targets: np.ndarray) -> np.ndarray:
-    """Targets in an orthonormal basis of the space that they span, which changes no error and no cosine: (N, R)."""
-    _, first = np.unique([vector_digest(target) for target in targets], return_index=True)
-    centred = targets - targets.mean(axis=0, dtype=np.float64)
-    return centred @ spanning_basis(centred[first]) if len(first) <= targets.shape[1] else centred
+    """Targets in an orthonormal basis of the space that they span, which changes no error and no cosine.
+
+    With K different targets and more dimensions, the coordinates follow from the eigendecomposition of the targets'
+    K x K matrix of dot products; a block of dimensions at a time bounds the memory.
+
+    Returns:
+        Shape (N, R), float64, with R <= min(K, D).
+    """
+    from scipy.linalg import eigh
+
+    _, first, number = np.unique([vector_digest(target) for target in targets], return_index=True, return_inverse=True)
+    different = targets[first]
+    mean = different.mean(axis=0, dtype=np.float64)
+    if len(different) > len(mean):
+        return targets - mean
+    dots = np.zeros((len(different), len(different)))
+    for start in range(0, len(mean), DIMENSIONS):
+        block = slice(start, start + DIMENSIONS)
+        centred = different[:, block] - mean[block]
+        dots += centred @ centred.T
+    values, vectors = eigh(dots)
+    kept = values > FLAT**2 * values[-1]
+    coordinates: np.ndarray = (vectors[:, kept] * np.sqrt(values[kept]))[number.ravel()]
+    return coordinates

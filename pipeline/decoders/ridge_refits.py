@@ -95,4 +95,4 @@ def _path(x: np.ndarray, rows: np.ndarray) -> RidgePath:
 def refits_memory(rows: int, features: int) -> int:
     """Bytes that `RidgeRefits` needs for five folds of some rows, including the features."""
     size = min(rows, features)
-    return 8 * (7 * rows * size + 7 * size * size) + 4 * rows * features
+    return 8 * (7 * rows * size + 7 * size * size) + (28 if rows <= features else 4) * rows * features

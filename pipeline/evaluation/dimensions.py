@@ -131,7 +131,7 @@ def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Returns:
         Shape (N,), float64, from -1 to 1; NaN where either row is constant.
     """
-    r: np.ndarray = np.einsum("nd,nd->n", deviations(first), deviations(second)).clip(-1, 1)
+    r: np.ndarray = np.einsum("nd,nd->n", _deviations(first), _deviations(second)).clip(-1, 1)
     r[_constant(first) | _constant(second)] = np.nan
     return r
 
@@ -158,7 +158,7 @@ def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.nd
     """
     different, own, images = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
     own = own if own_rows is None else own[own_rows]
-    directions, candidates = deviations(predictions), deviations(different)
+    directions, candidates = _deviations(predictions), _deviations(different)
     similarity_to_own = np.einsum("nd,nd->n", directions, candidates[own])
     below = np.empty(len(directions))
     step = max(1, VALUES // len(candidates))
@@ -205,7 +205,7 @@ def _constant(rows: np.ndarray) -> np.ndarray:
     return same
 
 
-def deviations(rows: np.ndarray) -> np.ndarray:
+def _deviations(rows: np.ndarray) -> np.ndarray:
     """Each row minus its mean, scaled to length 1; constant rows become zero."""
     rows = np.asarray(rows, np.float64)
     means = rows.sum(axis=1, keepdims=True) / max(rows.shape[1], 1)  # rows may have no dimensions

@@ -30,6 +30,7 @@ class Units:
         of_image: The unit of each image, shape (N,), int: its cluster if targets are constant within clusters, else
             the image itself.
         rows: An image of each unit, shape (U,), int.
+        target: The number of each unit's target, shape (U,), int; equal targets have the same number.
         blocks: The units that are exchanged as a whole, an array for each size, shape (blocks, size), int.
         constant: Whether targets are constant within clusters.
         log_permutations: The logarithm of the number of different results of a permutation.
@@ -37,6 +38,7 @@ class Units:
 
     of_image: np.ndarray
     rows: np.ndarray
+    target: np.ndarray
     blocks: Sequence[np.ndarray]
     constant: bool
     log_permutations: float
@@ -53,14 +55,14 @@ class Units:
         _, rows, cluster = np.unique(np.asarray(clusters), return_index=True, return_inverse=True)
         if (target == target[rows][cluster]).all():
             blocks = [np.arange(len(rows))[:, None]]
-            return cls(cluster, rows, blocks, True, _log_permutations(blocks, target[rows]))
+            return cls(cluster, rows, target[rows], blocks, True, _log_permutations(blocks, target[rows]))
         images = np.argsort(cluster, kind="stable")
         by_size: dict[int, list[np.ndarray]] = {}
         for block in np.split(images, np.cumsum(np.bincount(cluster))[:-1]):
             by_size.setdefault(len(block), []).append(block)
         blocks = [np.stack(same) for same in by_size.values()]
         every = np.arange(len(target))
-        return cls(every, every, blocks, False, _log_permutations(blocks, target))
+        return cls(every, every, target, blocks, False, _log_permutations(blocks, target))
 
     @property
     def are_enough(self) -> bool:

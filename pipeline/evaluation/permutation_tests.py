@@ -25,7 +25,7 @@ from pipeline.evaluation.sections import Section, Table
 
 RATE = 0.05  # false discovery rate
 DIMENSIONS = 256  # at a time
-VALUES = 2**20  # similarities of images to targets at a time
+VALUES = 2**21  # similarities of images to targets at a time
 
 
 def test(
@@ -156,19 +156,17 @@ def _correlations(deviations: np.ndarray, targets: np.ndarray, sizes: np.ndarray
 
 def _identification(predicted: np.ndarray, images: EvaluationSet, units: Units, sources: np.ndarray) -> np.ndarray:
     """Mean identification accuracy (`dimensions.identification`) for each permutation, shape (1 + P,)."""
-    z = dimensions.z_scores(images.targets[units.rows], images.centre, images.deviation)
-    different, of_unit = np.unique(z, axis=0, return_inverse=True)
-    own = of_unit.ravel()[sources]  # (1 + P, U)
+    _, first, target = np.unique(units.target, return_index=True, return_inverse=True)
+    different, own = images.targets[units.rows[first]], target[sources]  # (K, D) and (1 + P, U)
     weights = np.stack([np.bincount(row, np.bincount(units.of_image), len(different)) for row in own])
     # Most permutations keep the number of images of each target; those share the sums over targets.
     weights, group = np.unique(weights, axis=0, return_inverse=True)
     members = [np.flatnonzero(group.ravel() == number) for number in range(len(weights))]
-    candidates, accuracy = dimensions.deviations(different), np.zeros(len(sources))
+    accuracy = np.zeros(len(sources))
     step = max(1, VALUES // len(different))
     for start in range(0, len(predicted), step):
         rows = np.arange(start, min(start + step, len(predicted)))
-        x = dimensions.z_scores(predicted[rows], images.centre, images.deviation)
-        order, below, up_to = _ranks(dimensions.deviations(x) @ candidates.T)
+        order, below, up_to = _ranks(_pattern_correlations(predicted[rows], different, images))
         for weight, numbers in zip(weights, members, strict=True):
             sums = np.pad(np.cumsum(weight[order], axis=1), [(0, 0), (1, 0)])
             targets = own[numbers][:, units.of_image[rows]]
@@ -179,6 +177,32 @@ def _identification(predicted: np.ndarray, images: EvaluationSet, units: Units, 
             right = (lower + upper - weight[targets]) / 2  # ties count half, without the tie with the own target
             accuracy[numbers] += np.divide(right, alternatives, out=undefined, where=alternatives > 0).sum(axis=1)
     return accuracy / len(predicted)
+
+
+def _pattern_correlations(predicted: np.ndarray, targets: np.ndarray, images: EvaluationSet) -> np.ndarray:
+    """The correlation of each z-scored prediction, (M, D), with each z-scored target, (K, D): (M, K); 0 if constant.
+
+    It is summed over blocks of dimensions, which bounds the memory.
+    """
+    products = np.zeros((len(predicted), len(targets)))
+    sums = [np.zeros((2, len(vectors))) for vectors in (predicted, targets)]  # of the values, and of their squares
+    for block in _blocks(predicted.shape[1]):
+        moments = images.centre[block], images.deviation[block]
+        z = [dimensions.z_scores(vectors[:, block], *moments) for vectors in (predicted, targets)]
+        products += z[0] @ z[1].T
+        for total, values in zip(sums, z, strict=True):
+            total += values.sum(axis=1), np.square(values).sum(axis=1)
+    dim = max(int((images.deviation > 0).sum()), 1)
+    scales = [_inverse_root(squares - total**2 / dim, squares) for total, squares in sums]
+    correlations: np.ndarray = (products - np.outer(sums[0][0], sums[1][0]) / dim) * np.outer(*scales)
+    return correlations
+
+
+def _inverse_root(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """1 / sqrt(values), 0 for values that are rounding errors of the scale."""
+    positive = values > TIE * scale
+    root: np.ndarray = np.divide(1, np.sqrt(np.maximum(values, 0)), out=np.zeros(len(values)), where=positive)
+    return root
 
 
 def _ranks(similarities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

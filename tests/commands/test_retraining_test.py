@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.spatial.distance import pdist
 from splits_in_memory import split_of
 
-from pipeline.commands.retraining_test import check_memory, retraining_test
+from pipeline.commands.retraining_test import _coordinates, check_memory, retraining_test
 from pipeline.commands.training_options import ExampleOptions, FoldOptions, TrainOptions
 from pipeline.core.errors import RequestError
 from pipeline.core.vectors import cosines
@@ -68,6 +69,15 @@ def test_one_dimension_is_scored_by_r() -> None:
     expected = stats.pearsonr((x[45:] @ best.coefficients)[:, 0], y[45:, 0]).statistic
     assert (test.statistic, test.score) == ("r", pytest.approx(expected, abs=1e-5))
     assert test.p == pytest.approx(1 / 31)
+
+
+@pytest.mark.parametrize(("different", "dim"), [(12, 2000), (60, 2000), (60, 7), (1, 5)])
+def test_coordinates_keep_distances(different: int, dim: int) -> None:
+    random = np.random.default_rng(0)
+    targets = (5 + random.normal(size=(different, dim)).astype(np.float32))[np.arange(60) % different]
+    coordinates = _coordinates(targets)
+    assert coordinates.shape == (60, min(different - (different <= dim), dim))
+    assert pdist(coordinates) == pytest.approx(pdist(targets), rel=1e-5)
 
 
 def test_too_few_labels_give_no_p_value() -> None:
