@@ -19,7 +19,7 @@ from scipy.special import gammaln
 
 from pipeline.core.vectors import vector_digest
 
-FEWEST_DIFFERENT = 20  # different ones; with fewer, no p-value is below 0.05
+FEWEST_DIFFERENT = 21  # permutations with different results; with fewer, no p-value is below 0.05
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,8 @@ def _tested(scored: ScoredPredictions, images: EvaluationSet, units: Units, sour
 
 
 def _p_value(scores: np.ndarray) -> float:
-    """The share of scores, shape (1 + P,), that are as high as the first."""
-    return float((scores >= scores[0] - TIE).mean())
+    """The share of scores, shape (1 + P,), that are not below the first."""
+    return float((~(scores < scores[0] - TIE)).mean())
 
 
 def _false_discovery(p: np.ndarray) -> np.ndarray:
@@ -129,7 +129,7 @@ def _cosine_and_r(
         deviations = np.add.reduceat(((x - x.mean(axis=0)) / x.std(axis=0))[order], starts)
         r = np.stack([_correlations(deviations, y[source], sizes) for source in sources])
         sum_of_r += r.sum(axis=1)
-        p[block][defined[block]] = (r >= r[0] - TIE).mean(axis=0)
+        p[block][defined[block]] = (~(r < r[0] - TIE)).mean(axis=0)
     return cosine / len(predicted), sum_of_r / max(defined.sum(), 1), p
 
 

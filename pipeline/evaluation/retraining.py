@@ -43,7 +43,7 @@ class RetrainingTest:
             observed,
             chance=float(scores[1:].mean()),
             chance_p95=float(np.percentile(scores[1:], 95)),
-            p=float((scores >= observed - TIE).mean()),
+            p=float((~(scores < observed - TIE)).mean()),
         )
 
     def sentence(self) -> str:

@@ -70,7 +70,7 @@ def test_tests_and_refits_survive_run_json() -> None:
         RetrainingTest.of(Permutations(4, "label", 12, False, None), "r", 0.3, [0.1, 0.0, -0.1, 0.3]),
         RetrainingTest(Permutations(4, "label", 3, False, "No permutation test."), "r"),
     ]
-    assert tests[0].p == 0.4
+    assert tests[0].p == pytest.approx(0.4)
     for test in tests:
         result = replace(TRAINED, permutations=test, refits=refits)
         record = json.loads(json.dumps(result.record()))

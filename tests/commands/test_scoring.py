@@ -100,5 +100,5 @@ def test_scores_are_tested_by_permutations(tmp_path: Path) -> None:
 def test_too_few_labels_have_no_p_value_and_a_reason() -> None:
     result = score_decoders(inputs_of([f"category {number % 3}" for number in range(IMAGES)], permutations=99))
     assert result.models["functional"].scores.permutation_test is None
-    assert "gives 6 different results; p < 0.05 takes 20." in result.conclusions[-1]
+    assert "gives 6 different results; p < 0.05 takes 21." in result.conclusions[-1]
     assert score_decoders(inputs_of(["all alike"] * IMAGES)).to_json()["permutations"] is None

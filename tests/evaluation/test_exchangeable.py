@@ -50,9 +50,10 @@ def test_targets_of_single_images_move_with_their_cluster() -> None:
 def test_different_permutations_are_counted(targets: list[int], clusters: str, different: int) -> None:
     units = Units.of(np.array(targets, np.float32)[:, None], list(clusters))
     assert np.exp(units.log_permutations) == pytest.approx(different)
-    assert units.are_enough == (different >= 20)
+    assert units.are_enough == (different > 20)
 
 
-def test_twenty_permutations_are_enough() -> None:
-    """Six clusters with two different targets: 6! / (3! 3!) = 20."""
-    assert Units.of(np.repeat([[0.0], [1.0]], 3, axis=0), list("abcdef")).are_enough
+def test_more_than_twenty_permutations_are_enough() -> None:
+    """Six clusters with two different targets: 6! / (3! 3!) = 20; four clusters: 4! = 24."""
+    assert not Units.of(np.repeat([[0.0], [1.0]], 3, axis=0), list("abcdef")).are_enough
+    assert Units.of(np.arange(4.0)[:, None], list("abcd")).are_enough
