@@ -156,21 +156,47 @@ def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.nd
         Shape (P,), float64; NaN where all images have the same target. A constant prediction has no correlation, which
         counts as a tie with every target.
     """
+    return identification_and_influence(predictions, targets, own_rows)[0]
+
+
+def identification_and_influence(
+    predictions: np.ndarray, targets: np.ndarray, own_rows: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairwise identification accuracy, and how each image influences its mean.
+
+    An image takes part in the mean twice: by its own prediction, and as an alternative for other images. Both vary
+    between samples of images, so an interval of the mean is that of the mean of the influences, not of the accuracies.
+
+    Args:
+        predictions: See `identification`.
+        targets: See `identification`.
+        own_rows: See `identification`.
+
+    Returns:
+        The accuracies, and the accuracies plus the influence of each prediction's target as an alternative, shape (P,)
+        each; without `own_rows`, their means are equal.
+    """
     different, own, images = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
     own = own if own_rows is None else own[own_rows]
     directions, candidates = _deviations(predictions), _deviations(different)
     similarity_to_own = np.einsum("nd,nd->n", directions, candidates[own])
-    below = np.empty(len(directions))
+    below, beaten = np.empty(len(directions)), np.zeros(len(candidates))
+    alternatives = len(targets) - images[own]
+    weights = 1 / np.maximum(alternatives, 1)
     step = max(1, VALUES // len(candidates))
     for start in range(0, len(directions), step):
         rows = slice(start, start + step)
         margins = similarity_to_own[rows, None] - directions[rows] @ candidates.T
-        below[rows] = ((margins > TIE) + (np.abs(margins) <= TIE) / 2) @ images
+        right = (margins > TIE) + (np.abs(margins) <= TIE) / 2
+        below[rows] = right @ images
+        beaten += weights[rows] @ right
     below -= images[own] / 2  # the tie with its own target
-    alternatives = len(targets) - images[own]
     undefined = np.full(len(alternatives), np.nan)
     accuracy: np.ndarray = np.divide(below, alternatives, out=undefined, where=alternatives > 0)
-    return accuracy
+    # For each target, the accuracies that it adds to as an alternative, relative to what an average one would add.
+    of_own = np.bincount(own, weights * (0.5 - accuracy), len(candidates))
+    as_alternative = beaten - of_own - weights @ accuracy
+    return accuracy, accuracy + as_alternative[own]
 
 
 def large_dimensions(vectors: np.ndarray, share: float = 0.9) -> int:

@@ -30,6 +30,8 @@ LEVEL = 0.95
 FEWEST_IMAGES = 29
 FEWEST_CLUSTERS = 10  # also the fewest degrees of freedom within labels
 SKEWNESS = 10  # the fewest units for each unit of squared skewness
+FEWEST_WITH_RARER = 3  # clusters of several images in which the rarer of two values occurs
+SATURATED = 0.01  # a share that is nearer to 0 or 1 has no interval
 EQUAL = 1e-12  # a smaller spread is a rounding error
 
 
@@ -49,9 +51,9 @@ class Interval:
     high: float
     degrees_of_freedom: float
 
-    def bounds(self, largest: float) -> tuple[float, float]:
-        """Both ends, clipped to [-largest, largest], the range of possible means."""
-        return max(self.low, -largest), min(self.high, largest)
+    def bounds(self, largest: float, smallest: float | None = None) -> tuple[float, float]:
+        """Both ends, clipped to the range of possible means: from -largest, or `smallest`, to largest."""
+        return max(self.low, -largest if smallest is None else smallest), min(self.high, largest)
 
 
 def within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Interval | None:
@@ -70,7 +72,6 @@ def within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Interval |
         The interval; None if the values are too few, too skewed or all equal; see the top of the module.
     """
     values, rows, sizes = _grouped(values, labels)
-    repeated = sizes > 1
     if len(values) < FEWEST_IMAGES or (sizes - 1).sum() < FEWEST_CLUSTERS:
         return None
     means = np.bincount(rows, values) / sizes
@@ -78,11 +79,17 @@ def within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Interval |
     # Deviations within pairs are symmetrical; their skewness only shows in the deviations from the overall mean.
     if not (_is_nearly_normal(deviations) and _is_nearly_normal(values - values.mean())):
         return None
+    return _t_interval(values.mean(), *_variance_within(deviations, rows, sizes))
+
+
+def _variance_within(deviations: np.ndarray, rows: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """The stratified variance of a mean, and its degrees of freedom; see `within`."""
+    repeated = sizes > 1
     squares = np.bincount(rows, np.square(deviations))[repeated]
     freedom = sizes[repeated] - 1
-    weights = (sizes[repeated] / freedom + (~repeated).sum() / freedom.sum()) / len(values) ** 2
+    weights = (sizes[repeated] / freedom + (~repeated).sum() / freedom.sum()) / len(deviations) ** 2
     parts = weights * squares
-    return _t_interval(values.mean(), parts.sum(), _welch(parts, freedom))
+    return parts.sum(), _welch(parts, freedom)
 
 
 def _welch(parts: np.ndarray, freedom: np.ndarray) -> float:
@@ -118,9 +125,72 @@ def across(values: np.ndarray, clusters: Sequence[str] | np.ndarray) -> Interval
     sums = np.bincount(rows, values - values.mean())
     if not _is_nearly_normal(sums):
         return None
-    shares = sizes / len(values)
-    variance = (np.square(sums) / (1 - shares)).sum() / len(values) ** 2
-    return _t_interval(values.mean(), variance, _bell_mccaffrey(shares))
+    return _t_interval(values.mean(), *_variance_across(sums, sizes))
+
+
+def _variance_across(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """The cluster-robust variance of a mean from the clusters' sums of deviations, and its degrees of freedom."""
+    images = sizes.sum()
+    shares = sizes / images
+    variance = (np.square(sums) / (1 - shares)).sum() / images**2
+    return variance, _bell_mccaffrey(shares)
+
+
+def share_within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Interval | None:
+    """The interval of a share for new images of the same labels: a score interval with the variance of `within`.
+
+    Args:
+        values: See `share_across`.
+        labels: The label of each image, length N.
+
+    Returns:
+        The interval; None if the values are too few or all equal, or the share is within 1 % of 0 or 1.
+    """
+    values, rows, sizes = _grouped(values, labels)
+    if len(values) < FEWEST_IMAGES or (sizes - 1).sum() < FEWEST_CLUSTERS:
+        return None
+    deviations = values - (np.bincount(rows, values) / sizes)[rows]
+    return _score_interval(values.mean(), *_variance_within(deviations, rows, sizes))
+
+
+def share_across(values: np.ndarray, clusters: Sequence[str] | np.ndarray) -> Interval | None:
+    """The interval of a share, such as hits, for other labels or groups: Wilson's score interval for clusters.
+
+    Near 0 and 1, shares are skewed, and a t interval would rarely be given (see the top of the module). Wilson's
+    interval (1927) suits them; the number of images is replaced by the number of independent images that would have the
+    cluster-robust variance of `across`; see Franco, Little, Louis and Slud (2019), "Comparative Study of Confidence
+    Intervals for Proportions in Complex Sample Surveys", Journal of Survey Statistics and Methodology 7.
+
+    Args:
+        values: A value for each image, shape (N,): 0 or 1, or numbers with a mean from 0 to 1.
+        clusters: The label or group of each image, length N.
+
+    Returns:
+        The interval; None if the values are too few or all equal, if the share is within 1 % of 0 or 1, or if the rarer
+        of 0 and 1 occurs in fewer than three clusters of several images.
+    """
+    values, rows, sizes = _grouped(values, clusters)
+    if len(values) < FEWEST_IMAGES or len(sizes) < FEWEST_CLUSTERS:
+        return None
+    mean, most = values.mean(), np.inf
+    if np.isin(values, (0, 1)).all():
+        most = len(values)  # with less variance, zeros and ones would be spread more evenly than by chance
+        rarer = values == (mean <= 0.5)
+        if len(sizes) < len(values) and len(np.unique(rows[rarer])) < FEWEST_WITH_RARER:
+            return None
+    sums = np.bincount(rows, values - mean)
+    return _score_interval(mean, *_variance_across(sums, sizes), most)
+
+
+def _score_interval(mean: float, variance: float, freedom: float, most: float = np.inf) -> Interval | None:
+    """Wilson's interval for a share with this variance; as for at most this number of independent images."""
+    if variance <= EQUAL**2 or not SATURATED <= mean <= 1 - SATURATED:
+        return None
+    images = min(mean * (1 - mean) / variance, most)
+    t = float(stdtrit(freedom, (1 + LEVEL) / 2))
+    centre = (mean + t**2 / (2 * images)) / (1 + t**2 / images)
+    half = t / (1 + t**2 / images) * np.sqrt(mean * (1 - mean) / images + t**2 / (4 * images**2))
+    return Interval(float(mean), float(centre - half), float(centre + half), float(freedom))
 
 
 def _bell_mccaffrey(shares: np.ndarray) -> float:
@@ -138,6 +208,29 @@ def _bell_mccaffrey(shares: np.ndarray) -> float:
     low_rank = 2 * (aa * bb + ab**2) - 4 * total * aa * ab + (total * aa) ** 2
     mixed = (d * (total * np.square(a) - 2 * a * b)).sum()
     return float(trace**2 / (d @ d + low_rank + 2 * mixed))
+
+
+def jackknife(estimate: float, left_out: np.ndarray, sizes: np.ndarray) -> Interval | None:
+    """The interval of an estimate that is not a mean over images, from its values without each cluster.
+
+    The variance is that of the delete-m jackknife for clusters of unequal size; see Busing, Meijer and van der Leeden
+    (1999), "Delete-m jackknife for unequal m", Statistics and Computing 9. Degrees of freedom are those of `across`.
+
+    Args:
+        estimate: The estimate from all images.
+        left_out: The estimate without each cluster, shape (G,).
+        sizes: The number of images of each cluster, shape (G,).
+
+    Returns:
+        The interval; None if the values are all equal.
+    """
+    shares = sizes / sizes.sum()
+    pseudo = estimate / shares - (1 / shares - 1) * left_out
+    mean = len(left_out) * estimate - ((1 - shares) * left_out).sum()
+    variance = (np.square(pseudo - mean) * shares / (1 - shares)).mean()
+    if variance <= EQUAL**2:
+        return None
+    return _t_interval(estimate, variance, _bell_mccaffrey(shares))
 
 
 def fold_means(values: np.ndarray, folds: np.ndarray) -> np.ndarray:

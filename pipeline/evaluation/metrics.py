@@ -7,17 +7,26 @@ patterns; and the labels and images that are predicted worst.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.core.nearest import Ranking
 from pipeline.core.vectors import cosines
 from pipeline.evaluation import dimensions
+from pipeline.evaluation.correlation_intervals import correlation_intervals, fold_interval, mean_over_dimensions
 from pipeline.evaluation.dimensions import DimensionScores
 from pipeline.evaluation.hubs import csls_ranking, largest_hub
 from pipeline.evaluation.imagenet import is_imagenet_class
-from pipeline.evaluation.intervals import Interval, across, fold_means, over_folds, within
+from pipeline.evaluation.intervals import (
+    Interval,
+    across,
+    fold_means,
+    over_folds,
+    share_across,
+    share_within,
+    within,
+)
 from pipeline.evaluation.noise_ceiling import CosineCeiling, noise_corrected
 from pipeline.evaluation.results import (
     Bounds,
@@ -93,6 +102,33 @@ class EvaluationSet:
             return _bounds(over_folds(means, len(means), len(values)), largest), None
         return _bounds(across(values, self.clusters), largest), _bounds(within(values, self.clusters), largest)
 
+    def share_intervals(self, values: np.ndarray, influences: np.ndarray) -> tuple[Bounds | None, Bounds | None]:
+        """The 95 % intervals of a share, such as hits: over clusters or folds, and for new images of the same labels.
+
+        Args:
+            values: A value from 0 to 1 for each image, shape (N,).
+            influences: The influence of each image on the mean of the values, shape (N,); the values themselves if they
+                are independent.
+        """
+        if self.folds is not None:
+            means = fold_means(values, self.folds)
+            interval = over_folds(means, len(means), len(values)) if np.ptp(means) else None
+            return _bounds(interval, 1.0, 0.0), None
+        over_clusters, same_labels = (share(influences, self.clusters) for share in (share_across, share_within))
+        return _bounds(over_clusters, 1.0, 0.0), _bounds(same_labels, 1.0, 0.0)
+
+    def correlation_intervals(self, predictions: np.ndarray) -> tuple[Bounds | None, Bounds | None]:
+        """The 95 % intervals of the mean over dimensions of Pearson's r, for the same questions.
+
+        Args:
+            predictions: Shape (N, D).
+        """
+        if self.folds is not None:
+            return _bounds(fold_interval(predictions, self.targets, self.folds), LARGEST_COSINE), None
+        intervals = correlation_intervals(predictions, self.targets, self.clusters)
+        over_clusters, same_labels = (_bounds(interval, LARGEST_COSINE) for interval in intervals)
+        return over_clusters, same_labels
+
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The rows of images that share a centre, with their centre and deviation, shape (D,) each."""
         if self.folds is None:
@@ -123,6 +159,8 @@ class PatternValues:
         dimensions: Pearson's r and R² of each dimension.
         pattern: The pattern correlation of each image, shape (N,); NaN where undefined.
         identification: The identification accuracy of each image, shape (N,); NaN if all images have the same target.
+        influence: The influence of each image on the mean identification accuracy, shape (N,); with folds, its fold
+            counts as all images.
         pearson_of_ceiling: Pearson's r of each dimension divided by its noise ceiling, shape (D,); NaN where undefined;
             None without repeated targets.
     """
@@ -130,6 +168,7 @@ class PatternValues:
     dimensions: DimensionScores
     pattern: np.ndarray
     identification: np.ndarray
+    influence: np.ndarray
     pearson_of_ceiling: np.ndarray | None
 
 
@@ -189,7 +228,7 @@ def _score(predicted: np.ndarray, images: EvaluationSet, ceiling: float, baselin
         progress=_progress(mean, baseline, ceiling),
         progress_to_noise_ceiling=_progress(mean, baseline, _noise_ceiling(images)),
         mse=float(np.square(np.subtract(predicted, images.targets, dtype=np.float64)).mean()),
-        retrieval=summarize_ranks(retrieval.ranks),
+        retrieval=_summarize_retrieval(retrieval, images),
         retrieval_csls=_csls(predicted, images.candidates, own),
         retrieval_of_seen=_summary_of(retrieval, seen),
         retrieval_of_unseen=_summary_of(retrieval, None if seen is None else ~seen),
@@ -220,8 +259,8 @@ def summarize_cosines(values: np.ndarray, images: EvaluationSet) -> CosineSummar
     )
 
 
-def _bounds(interval: Interval | None, largest: float) -> Bounds | None:
-    return interval.bounds(largest) if interval else None
+def _bounds(interval: Interval | None, largest: float, smallest: float | None = None) -> Bounds | None:
+    return interval.bounds(largest, smallest) if interval else None
 
 
 def _progress(mean: float, baseline: float | None, ceiling: float | None) -> float | None:
@@ -238,6 +277,12 @@ def _csls(predicted: np.ndarray, candidates: Candidates, own: np.ndarray) -> Ret
 
 def _summary_of(retrieval: Ranking, rows: np.ndarray | None) -> RetrievalSummary | None:
     return summarize_ranks(retrieval.ranks[rows]) if rows is not None and rows.any() else None
+
+
+def _summarize_retrieval(retrieval: Ranking, images: EvaluationSet) -> RetrievalSummary:
+    ci95, ci95_same_labels = images.share_intervals(retrieval.hits, retrieval.hits)
+    summary = summarize_ranks(retrieval.ranks)
+    return replace(summary, top1_ci95=ci95, top1_ci95_same_labels=ci95_same_labels)
 
 
 def _seen_by_vgg16(images: EvaluationSet) -> np.ndarray | None:
@@ -261,26 +306,36 @@ def _zero_shot(predicted: np.ndarray, retrieval: Ranking, images: EvaluationSet,
 
 def _pattern_values(predicted: np.ndarray, images: EvaluationSet) -> PatternValues:
     by_dimension = dimensions.dimension_scores(predicted, images.targets, images.folds)
-    pattern, identification = np.empty((2, len(predicted)))
+    pattern, identification, influence = np.empty((3, len(predicted)))
     for rows, *moments in images.parts():
         z_scored = dimensions.z_scores(predicted[rows], *moments)
         targets = dimensions.z_scores(images.targets, *moments)
         pattern[rows] = dimensions.correlations(z_scored, targets[rows])
-        identification[rows] = dimensions.identification(z_scored, targets, rows)
+        identification[rows], influence[rows] = dimensions.identification_and_influence(z_scored, targets, rows)
     corrected = noise_corrected(by_dimension.pearson, images.noise.reliability) if images.noise else None
-    return PatternValues(by_dimension, pattern, identification, corrected)
+    return PatternValues(by_dimension, pattern, identification, influence, corrected)
 
 
 def _summarize_patterns(values: PatternValues, predicted: np.ndarray, images: EvaluationSet) -> PatternScores:
     corrected, identification = values.pearson_of_ceiling, values.identification
+    is_defined = not np.isnan(identification).any()
+    none = (None, None)
+    of_identification = images.share_intervals(identification, values.influence) if is_defined else none
+    mean_pearson = mean_over_dimensions(values.dimensions.pearson)
+    of_pearson = none if mean_pearson is None else images.correlation_intervals(predicted)
     return PatternScores(
         pearson=dimensions.distribution(values.dimensions.pearson),
         r2=dimensions.distribution(values.dimensions.r2),
         pattern=dimensions.distribution(values.pattern),
-        identification=None if np.isnan(identification).any() else float(identification.mean()),
+        identification=float(identification.mean()) if is_defined else None,
         effective_rank=dimensions.effective_rank(predicted),
         spread=_spread(predicted, images),
         pearson_of_ceiling=None if corrected is None else dimensions.distribution(corrected),
+        identification_ci95=of_identification[0],
+        identification_ci95_same_labels=of_identification[1],
+        mean_pearson=mean_pearson,
+        mean_pearson_ci95=of_pearson[0],
+        mean_pearson_ci95_same_labels=of_pearson[1],
     )
 
 

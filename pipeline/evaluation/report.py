@@ -102,6 +102,7 @@ def render(report: Report) -> str:
         images=report.images.source,
         rows=rows,
         differences=tables.difference_rows(result),
+        intervals=tables.interval_rows(rows),
         hits=tables.informative_hits(result.candidates),
         retrieval=[part for row in rows for part in tables.retrieval_rows(row, with_labels)],
         with_labels=with_labels,

@@ -46,6 +46,37 @@ def score_rows(result: Scoreboard) -> list[Row]:
     return [*models, *(Row(f"{name} baseline", scores) for name, scores in result.baselines.items())]
 
 
+@dataclass(frozen=True)
+class IntervalRow:
+    """A score of a model or a baseline with its intervals."""
+
+    title: str
+    score: str
+    value: float
+    ci95: tuple[float, float] | None
+    ci95_same_labels: tuple[float, float] | None
+
+
+def interval_rows(rows: Sequence[Row]) -> list[IntervalRow]:
+    """Retrieval, identification and the mean r of each model and baseline; none if no score has an interval."""
+    listed = []
+    for row in rows:
+        hits, patterns = row.scores.retrieval, row.scores.patterns
+        scores = {
+            "hits@1": (hits.top1, hits.top1_ci95, hits.top1_ci95_same_labels),
+            "identification": (
+                patterns.identification,
+                patterns.identification_ci95,
+                patterns.identification_ci95_same_labels,
+            ),
+            "mean r": (patterns.mean_pearson, patterns.mean_pearson_ci95, patterns.mean_pearson_ci95_same_labels),
+        }
+        for name, (value, *intervals) in scores.items():
+            if value is not None:
+                listed.append(IntervalRow(row.title, name, value, *intervals))
+    return listed if any(row.ci95 or row.ci95_same_labels for row in listed) else []
+
+
 def difference_rows(result: Scoreboard) -> list[Difference]:
     """The differences, listed once for equal models."""
     shown = {*result.titles, *result.baselines}

@@ -53,6 +53,12 @@ class PatternScores:
         spread: The predictions' distance from their mean, or from their fold's mean target, relative to the targets'
             spread; None if all targets are equal.
         pearson_of_ceiling: Pearson's r divided by its noise ceiling; None without repeated targets.
+        identification_ci95: The 95 % interval of identification for the question of `CosineSummary.ci95`, or None.
+        identification_ci95_same_labels: The same for new images of the same labels, or None.
+        mean_pearson: The mean over dimensions of Pearson's r; None if no r is defined.
+        mean_pearson_ci95: Its 95 % interval over clusters or folds (`pipeline.evaluation.correlation_intervals`), or
+            None.
+        mean_pearson_ci95_same_labels: Its 95 % interval for new images of the same labels, or None.
     """
 
     pearson: Distribution
@@ -62,6 +68,11 @@ class PatternScores:
     effective_rank: float | None
     spread: float | None
     pearson_of_ceiling: Distribution | None = None
+    identification_ci95: Bounds | None = None
+    identification_ci95_same_labels: Bounds | None = None
+    mean_pearson: float | None = None
+    mean_pearson_ci95: Bounds | None = None
+    mean_pearson_ci95_same_labels: Bounds | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +165,8 @@ class Difference:
         r2: The difference in mean explained variance of dimensions, each relative to its variance in training.
         r2_ci95: Its 95 % interval over clusters, or else for new images of the same labels, or None.
         is_zero: Whether both have the same cosine on every image.
+        centred: The mean difference in centred cosine.
+        centred_ci95: Its 95 % interval over clusters, or else for new images of the same labels, or None.
     """
 
     of: str
@@ -164,6 +177,8 @@ class Difference:
     r2: float
     r2_ci95: Bounds | None
     is_zero: bool
+    centred: float
+    centred_ci95: Bounds | None
 
     def interval(self, lead: str = "cosine") -> Bounds | None:
         """The decisive interval: the one over clusters, or else the one for new images of the same labels.

@@ -70,6 +70,9 @@ class RetrievalSummary:
         mrr: The mean reciprocal rank.
         median_rank: The median rank.
         hits: k -> the share of images whose own target is among the k nearest, for k in HITS.
+        top1_ci95: The 95 % interval of `top1` with the same candidates, over clusters or folds; None if there is none,
+            or for part of the images.
+        top1_ci95_same_labels: The same for new images of the same labels, or None.
     """
 
     top1: float
@@ -77,6 +80,8 @@ class RetrievalSummary:
     mrr: float
     median_rank: float
     hits: Mapping[str, float]
+    top1_ci95: tuple[float, float] | None = None
+    top1_ci95_same_labels: tuple[float, float] | None = None
 
 
 def summarize_ranks(ranks: np.ndarray) -> RetrievalSummary:

@@ -57,7 +57,7 @@ def scoreboard(
 def differences(
     scored: Mapping[str, ScoredPredictions], equal: Mapping[str, str], images: EvaluationSet
 ) -> list[Difference]:
-    """Paired differences in cosine on the same images: between all models, and between each model and each baseline.
+    """Paired differences on the same images: between all models, and between each model and each baseline.
 
     Args:
         scored: See `scoreboard`.
@@ -69,9 +69,9 @@ def differences(
     explained = {name: _explained(scores.predictions, images) for name, scores in scored.items()}
     differences = []
     for of, minus in pairs:
-        first, second = equal[of], equal.get(minus, minus)
-        values, r2 = scored[first].cosines - scored[second].cosines, explained[first] - explained[second]
-        differences.append(_difference(of, minus, values, r2, images))
+        first, second = scored[equal[of]], scored[equal.get(minus, minus)]
+        r2 = explained[equal[of]] - explained[equal.get(minus, minus)]
+        differences.append(_difference(of, minus, (first, second), r2, images))
     return differences
 
 
@@ -85,10 +85,14 @@ def _explained(predicted: np.ndarray, images: EvaluationSet) -> np.ndarray:
     return explained
 
 
-def _difference(of: str, minus: str, values: np.ndarray, r2: np.ndarray, images: EvaluationSet) -> Difference:
-    """The mean difference between two names, from each image's differences in cosine and in explained variance."""
+def _difference(
+    of: str, minus: str, pair: tuple[ScoredPredictions, ScoredPredictions], r2: np.ndarray, images: EvaluationSet
+) -> Difference:
+    """The mean differences between two names, from each image's differences; `r2` is that in explained variance."""
+    values, centred = (pair[0].cosines - pair[1].cosines, pair[0].centred_cosines - pair[1].centred_cosines)
     ci95, ci95_same_labels = images.intervals(values, 2 * LARGEST_COSINE)
     r2_ci95, r2_ci95_same_labels = images.intervals(r2, math.inf)
+    centred_ci95, centred_ci95_same_labels = images.intervals(centred, 2 * LARGEST_COSINE)
     return Difference(
         of=of,
         minus=minus,
@@ -98,6 +102,8 @@ def _difference(of: str, minus: str, values: np.ndarray, r2: np.ndarray, images:
         r2=float(r2.mean()),
         r2_ci95=r2_ci95 or r2_ci95_same_labels,
         is_zero=not values.any(),
+        centred=float(centred.mean()),
+        centred_ci95=centred_ci95 or centred_ci95_same_labels,
     )
 
 

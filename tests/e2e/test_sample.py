@@ -93,7 +93,9 @@ def test_evaluating_the_run_gives_the_same_cosine(trained: Finished, evaluated: 
         scores = result["models"][name]
         assert scores["cosine"]["mean"] == pytest.approx(model["validation_cosine"], abs=1e-6)
         assert set(scores["cosine"]) == {"mean", "median", "p05", "p95", "ci95", "ci95_same_labels"}
-        assert set(scores["retrieval"]) == {"top1", "top5", "mrr", "median_rank", "hits"}
+        assert set(scores["retrieval"]) == {
+            *("top1", "top5", "mrr", "median_rank", "hits", "top1_ci95", "top1_ci95_same_labels"),
+        }
         assert scores["retrieval_of_unseen"] is None
         assert scores["retrieval"]["top1"] > 0.5  # chance is 1 of 16
         assert 0.3 < scores["progress"] < 1
