@@ -14,6 +14,10 @@ depends on n / skewness^2, where n is the number of units (Cochran 1977, "Sampli
 error below 6 %); 10 (`SKEWNESS`) keeps it above 92 %. If there are only two values, that is about ten images with the
 rarer one. Equal values show no spread at all.
 
+**Shares** such as top-1 and identification are often near 0 or 1, where this rule leaves few intervals. `share_across`
+and `share_within` use score intervals instead, which suit skewed shares. In simulations with 29 to 200 images, at most
+7 % of evaluations showed an interval of top-1 that did not cover, and 10 % one of identification.
+
 In simulations (`tests/evaluation/test_intervals.py`) with 10 to 100 clusters of 1 to 30 images, at least 92 % of the
 intervals cover for normal and skewed scores; if scores have only two values, or one image in ten fails, at most 9 % of
 evaluations show an interval that does not cover, instead of 12 to 80 %. Intervals cannot show failures that are too
@@ -156,8 +160,7 @@ def share_within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Inte
 def share_across(values: np.ndarray, clusters: Sequence[str] | np.ndarray) -> Interval | None:
     """The interval of a share, such as hits, for other labels or groups: Wilson's score interval for clusters.
 
-    Near 0 and 1, shares are skewed, and a t interval would rarely be given (see the top of the module). Wilson's
-    interval (1927) suits them; the number of images is replaced by the number of independent images that would have the
+    In Wilson's interval (1927), the number of images is replaced by the number of independent images that would have the
     cluster-robust variance of `across`; see Franco, Little, Louis and Slud (2019), "Comparative Study of Confidence
     Intervals for Proportions in Complex Sample Surveys", Journal of Survey Statistics and Methodology 7.
 

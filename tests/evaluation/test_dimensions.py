@@ -14,9 +14,11 @@ from pipeline.evaluation.dimensions import (
     distribution,
     effective_rank,
     identification,
+    identification_and_influence,
     large_dimensions,
     z_scores,
 )
+from pipeline.evaluation.intervals import share_across
 
 RANDOM = np.random.default_rng(0)
 TARGETS = RANDOM.normal(loc=3, size=(40, 7)).astype(np.float32)
@@ -164,3 +166,38 @@ def test_a_distribution_counts_all_values() -> None:
 def test_an_empty_distribution_has_no_median() -> None:
     summary = distribution(np.full(3, np.nan))
     assert (summary.lower_quartile, summary.median, summary.upper_quartile, summary.undefined) == (None, None, None, 3)
+
+
+def test_influences_give_the_jackknife_of_mean_identification() -> None:
+    """Without an image, its own accuracy and its part in the others' accuracies are gone."""
+    random = np.random.default_rng(0)
+    targets = random.normal(size=(20, 5))
+    predictions = targets + random.normal(size=targets.shape)
+    accuracy, influence = identification_and_influence(predictions, targets)
+    assert accuracy.tolist() == identification(predictions, targets).tolist()
+    assert influence.mean() == pytest.approx(accuracy.mean(), abs=1e-12)
+    for row in range(20):
+        rest = np.delete(np.arange(20), row)
+        as_alternative = influence[row] - accuracy[row] + (20 * accuracy.mean() - accuracy[row]) / 19
+        without = (20 * accuracy.mean() - accuracy[row] - as_alternative) / 18
+        assert identification(predictions[rest], targets[rest]).mean() == pytest.approx(without, abs=1e-12)
+
+
+def test_intervals_of_identification_cover_new_labels() -> None:
+    """From the accuracies alone, as if the alternatives did not vary, they would be too narrow."""
+    random, labels = np.random.default_rng(0), np.repeat(np.arange(20), 3)
+    means, intervals, naive = [], [], []
+    for _ in range(400):
+        targets = random.normal(size=(20, 2))
+        predictions = (targets + 0.2 * random.normal(size=targets.shape))[labels] + 0.2 * random.normal(size=(60, 2))
+        accuracy, influence = identification_and_influence(predictions, targets[labels])
+        means.append(accuracy.mean())
+        intervals.append(share_across(influence, labels))
+        naive.append(share_across(accuracy, labels))
+    truth = np.mean(means)
+    covered, too_narrow = (
+        [interval.low <= truth <= interval.high for interval in some if interval] for some in (intervals, naive)
+    )
+    assert len(covered) > 380
+    assert 0.92 <= np.mean(covered) <= 0.98
+    assert np.mean(too_narrow) < 0.92

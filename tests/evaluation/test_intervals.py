@@ -10,6 +10,8 @@ from pipeline.evaluation.intervals import (
     Interval,
     across,
     over_folds,
+    share_across,
+    share_within,
     within,
 )
 
@@ -222,3 +224,39 @@ def test_the_correction_gives_coverage_for_overlapping_splits() -> None:
     naive = students[0]
     ratio = (corrected[0].high - corrected[0].low) / (naive.high - naive.low)
     assert ratio == pytest.approx(np.sqrt(1 + splits * 15 / 45))
+
+
+def test_the_interval_of_a_share_of_independent_images_is_wilsons() -> None:
+    values = np.arange(4000) < 320
+    wilson = stats.binomtest(320, 4000).proportion_ci(method="wilson")
+    interval = share_across(values, np.arange(4000))
+    assert (interval.low, interval.high) == pytest.approx(wilson, rel=1e-3)
+    assert share_within(values, np.zeros(4000)).low == pytest.approx(wilson[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("sizes", [[1] * 29, [1] * 60, [3] * 10, [5] * 12, [3] * 20, list(range(1, 21))], ids=str)
+def test_intervals_of_shares_cover_even_near_0_and_1(sizes: list[int], share: float) -> None:
+    """A t interval would be given for 7 % of samples of 29 images with a share of 0.1, a Wilson interval for 96 %."""
+    random, labels = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
+    chances = random.beta(4 * share, 4 * (1 - share), size=(800, len(sizes)))[:, labels]  # correlation 0.2
+    values = random.random(chances.shape) < chances
+    across_labels = [share_across(row, labels) for row in values]
+    assert 0.92 <= covered(across_labels, np.full(len(values), share)) <= 0.995
+    assert np.mean([bool(interval) for interval in across_labels]) > 0.35
+    if max(sizes) > 1:
+        within_labels = [share_within(row, labels) for row in values]
+        assert 0.92 <= covered(within_labels, chances.mean(axis=1)) <= 0.995
+
+
+def test_a_share_has_no_interval_if_the_rarer_outcome_is_too_rare() -> None:
+    labels = np.repeat(np.arange(20), 5)
+    two, three = np.isin(np.arange(100), (0, 1, 5)), np.isin(np.arange(100), (0, 5, 10))
+    assert share_across(two, labels) is share_across(~two, labels) is None
+    assert share_across(three, labels) is not None
+    assert share_across(~three, labels) is not None
+    assert share_across(two, np.arange(100)) is not None
+    for values in (np.zeros(100), np.ones(100)):
+        assert share_across(values, labels) is share_within(values, labels) is None
+    assert share_across(three[:28], np.arange(28)) is None
+    assert share_across(three, labels // 5) is None

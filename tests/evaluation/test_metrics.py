@@ -5,6 +5,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from pipeline.core.vectors import cosines
 from pipeline.evaluation.dimensions import correlations, identification, z_scores
+from pipeline.evaluation.intervals import over_folds
 from pipeline.evaluation.metrics import EvaluationSet, score_predictions, summarize_cosines
 from pipeline.evaluation.results import Confusion, Scores
 from pipeline.evaluation.retrieval import Candidates
@@ -121,6 +122,50 @@ def test_differences_are_paired() -> None:
     # Both vary by 0.2 between images, but together: only a paired interval is this narrow.
     assert styles.ci95[1] - styles.ci95[0] < 1e-3
     assert by_names["functional", "mean"].is_positive()
+    centred = scored["functional"].centred_cosines - scored["mean"].centred_cosines
+    difference = by_names["functional", "mean"]
+    assert difference.centred == pytest.approx(centred.mean())
+
+
+def test_top1_identification_and_mean_r_have_intervals() -> None:
+    labels = [str(number // 2) for number in range(40)]
+    scores = scores_of(NEAR, evaluation_set(labels=labels, centre=np.zeros(7), deviation=np.ones(7)))
+    patterns, retrieval = scores.patterns, scores.retrieval
+    assert patterns.mean_pearson == pytest.approx(np.mean([np.corrcoef(NEAR.T, Y.T)[d, 7 + d] for d in range(7)]))
+    for value, *intervals in (
+        (retrieval.top1, retrieval.top1_ci95, retrieval.top1_ci95_same_labels),
+        (patterns.identification, patterns.identification_ci95, patterns.identification_ci95_same_labels),
+        (patterns.mean_pearson, patterns.mean_pearson_ci95, patterns.mean_pearson_ci95_same_labels),
+    ):
+        for low, high in intervals:
+            assert 0 <= low < value < high <= 1
+    few = evaluation_set(Y[:20], labels[:20])
+    few_scores = scores_of(NEAR[:20], few)
+    assert few_scores.retrieval.top1_ci95 is few_scores.patterns.identification_ci95 is None
+    assert few_scores.patterns.mean_pearson_ci95 is None
+
+
+def test_with_folds_all_scores_have_intervals_over_folds() -> None:
+    folds = np.arange(40) % 4
+    images = evaluation_set(folds=folds, centre=np.zeros((4, 7)), deviation=np.ones((4, 7)))
+    predictions = {"model": NEAR, "flat": np.zeros_like(Y)}
+    scored = score_predictions(predictions, images, {})
+    scores = scored["model"].scores
+    for values, interval in (
+        (scored["model"].retrieval.hits, scores.retrieval.top1_ci95),
+        (scored["model"].patterns.identification, scores.patterns.identification_ci95),
+    ):
+        expected = over_folds(np.array([values[folds == fold].mean() for fold in range(4)]), 4, 40).bounds(1, 0)
+        assert interval == pytest.approx(expected)
+    assert scores.patterns.mean_pearson_ci95[0] < scores.patterns.mean_pearson < scores.patterns.mean_pearson_ci95[1]
+    assert scores.patterns.mean_pearson_ci95_same_labels is scores.retrieval.top1_ci95_same_labels is None
+    [difference] = differences(scored, {"model": "model"}, images)
+    centred = scored["model"].centred_cosines - scored["flat"].centred_cosines
+    means = np.array([centred[folds == fold].mean() for fold in range(4)])
+    assert difference.centred_ci95 == pytest.approx(over_folds(means, 4, 40).bounds(2))
+    flat = scored["flat"].scores.patterns  # it ties with all alternatives, so folds show no spread
+    assert (flat.identification, flat.identification_ci95) == (0.5, None)
+    assert flat.mean_pearson is flat.mean_pearson_ci95 is None
 
 
 def test_labels_list_their_confusions() -> None:

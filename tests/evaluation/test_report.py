@@ -197,7 +197,8 @@ def test_the_headline_is_the_verdict(tmp_path: Path, open_page) -> None:
 
 def test_intervals_state_the_question_they_answer(tmp_path: Path, open_page) -> None:
     report = report_on(tmp_path / "images", images_of("abcdefghijkl", count=4))
-    rows = table(opened_report(report, tmp_path, open_page), "Cosines")
+    page = opened_report(report, tmp_path, open_page)
+    rows = table(page, "Cosines")
     assert rows[""][1:3] == [
         "95 % interval for other labels that are also trained on",
         "for new images of these labels",
@@ -206,6 +207,13 @@ def test_intervals_state_the_question_they_answer(tmp_path: Path, open_page) -> 
     intervals = [f"{low:.3f} to {high:.3f}" for low, high in (cosine.ci95, cosine.ci95_same_labels)]
     assert rows["functional"][1:3] == intervals
     assert intervals[0] != intervals[1]
+    scores = report.result.models["functional"].scores
+    others = page.locator("[role=region][aria-label='Other scores'] tbody tr").all()
+    cells = [row.locator("th, td").all_inner_texts() for row in others]
+    assert [row[:2] for row in cells[:3]] == [["functional", name] for name in ("hits@1", "identification", "mean r")]
+    low, high = scores.patterns.identification_ci95
+    assert cells[1][2:4] == [f"{scores.patterns.identification:.3f}", f"{low:.3f} to {high:.3f}"]
+    assert cells[1][4] != cells[1][3]
 
 
 def test_images_without_shared_labels_have_one_interval(tmp_path: Path, open_page) -> None:
