@@ -160,8 +160,8 @@ def share_within(values: np.ndarray, labels: Sequence[str] | np.ndarray) -> Inte
 def share_across(values: np.ndarray, clusters: Sequence[str] | np.ndarray) -> Interval | None:
     """The interval of a share, such as hits, for other labels or groups: Wilson's score interval for clusters.
 
-    In Wilson's interval (1927), the number of images is replaced by the number of independent images that would have the
-    cluster-robust variance of `across`; see Franco, Little, Louis and Slud (2019), "Comparative Study of Confidence
+    In Wilson's interval (1927), the number of images is replaced by the number of independent images that would have
+    the cluster-robust variance of `across`; see Franco, Little, Louis and Slud (2019), "Comparative Study of Confidence
     Intervals for Proportions in Complex Sample Surveys", Journal of Survey Statistics and Methodology 7.
 
     Args:
