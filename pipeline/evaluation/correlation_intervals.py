@@ -29,11 +29,12 @@ def mean_over_dimensions(r: np.ndarray) -> float | None:
 
 
 def correlation_intervals(
-    predictions: np.ndarray, targets: np.ndarray, clusters: Sequence[str] | np.ndarray
+    r: np.ndarray, predictions: np.ndarray, targets: np.ndarray, clusters: Sequence[str] | np.ndarray
 ) -> tuple[Interval | None, Interval | None]:
     """The intervals of the mean r: over clusters, and for new images of the same clusters.
 
     Args:
+        r: Pearson's r of each dimension, shape (D,); NaN where undefined.
         predictions: Shape (N, D).
         targets: Shape (N, D).
         clusters: The label or group of each image, length N.
@@ -43,22 +44,18 @@ def correlation_intervals(
         of the clusters (or images).
     """
     _, numbers, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
-    varies = ~(_is_constant(predictions) | _is_constant(targets))
-    dim, count = int(varies.sum()), len(numbers)
-    if count < FEWEST_IMAGES or not dim:
+    defined = np.flatnonzero(~np.isnan(r))
+    dim, count = len(defined), len(numbers)
+    if count < FEWEST_IMAGES or not dim or abs(r[defined].mean()) > 1 - CONSTANT:
         return None, None
-    predictions, targets = predictions[:, varies], targets[:, varies]
     forward, back = (np.arctanh, np.tanh) if dim < FEW_DIMENSIONS else (_same, _same)
     fewest = FEWEST_IMAGES if dim < FEW_DIMENSIONS else FEWEST_CLUSTERS
-    r = dimensions.correlations(predictions.T, targets.T).mean()
-    if abs(r) > 1 - CONSTANT:
-        return None, None
-    mean, over_clusters, same_clusters = float(forward(r)), None, None
+    mean, over_clusters, same_clusters = float(forward(r[defined].mean())), None, None
     if len(sizes) >= fewest:
-        left_out = forward(_left_out(predictions, targets, numbers))
+        left_out = forward(_left_out(predictions, targets, defined, numbers))
         over_clusters = jackknife(mean, left_out, sizes)
     if len(sizes) < count:
-        left_out = forward(_left_out(predictions, targets, np.arange(count)))
+        left_out = forward(_left_out(predictions, targets, defined, np.arange(count)))
         same_clusters = within(mean + (count - 1) * (left_out.mean() - left_out), numbers)
     return _transformed(over_clusters, back), _transformed(same_clusters, back)
 
@@ -82,19 +79,20 @@ def fold_interval(predictions: np.ndarray, targets: np.ndarray, folds: np.ndarra
     return over_folds(np.array(known), len(known), len(folds)) if len(known) == len(means) else None
 
 
-def _left_out(predictions: np.ndarray, targets: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+def _left_out(predictions: np.ndarray, targets: np.ndarray, columns: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """The mean r without the images of each of G clusters, shape (G,); a block of dimensions at a time bounds memory.
 
     Args:
         predictions: Shape (N, D).
         targets: Shape (N, D).
+        columns: The dimensions of the mean, shape (d,), int.
         clusters: The number of each image's cluster, shape (N,).
     """
     sizes = np.bincount(clusters)
     order, starts = np.argsort(clusters, kind="stable"), np.cumsum(sizes) - sizes
-    total, dim = np.zeros(len(sizes)), targets.shape[1]
-    for start in range(0, dim, AT_ONCE):
-        block = slice(start, start + AT_ONCE)
+    total = np.zeros(len(sizes))
+    for start in range(0, len(columns), AT_ONCE):
+        block = columns[start : start + AT_ONCE]
         x, y = (np.asarray(vectors[:, block], np.float64)[order] for vectors in (predictions, targets))
         x, y = x - x.mean(axis=0), y - y.mean(axis=0)
         left = len(x) - sizes
@@ -104,7 +102,7 @@ def _left_out(predictions: np.ndarray, targets: np.ndarray, clusters: np.ndarray
         defined = (x_variance > CONSTANT * x_whole) & (y_variance > CONSTANT * y_whole)
         variances = np.where(defined, x_variance * y_variance, np.nan)
         total += (covariance / np.sqrt(variances)).clip(-1, 1).sum(axis=1)
-    mean: np.ndarray = total / dim
+    mean: np.ndarray = total / len(columns)
     return mean
 
 
@@ -123,11 +121,6 @@ def _products_without(
     whole = products.sum(axis=0)
     sums = np.add.reduceat(first, starts) * np.add.reduceat(second, starts)
     return whole - np.add.reduceat(products, starts) - sums / left[:, None], whole
-
-
-def _is_constant(vectors: np.ndarray) -> np.ndarray:
-    constant: np.ndarray = (vectors == vectors[:1]).all(axis=0)
-    return constant
 
 
 def _same(values: np.ndarray) -> np.ndarray:

@@ -117,15 +117,16 @@ class EvaluationSet:
         over_clusters, same_labels = (share(influences, self.clusters) for share in (share_across, share_within))
         return _bounds(over_clusters, 1.0, 0.0), _bounds(same_labels, 1.0, 0.0)
 
-    def correlation_intervals(self, predictions: np.ndarray) -> tuple[Bounds | None, Bounds | None]:
+    def correlation_intervals(self, r: np.ndarray, predictions: np.ndarray) -> tuple[Bounds | None, Bounds | None]:
         """The 95 % intervals of the mean over dimensions of Pearson's r, for the same questions.
 
         Args:
+            r: Pearson's r of each dimension, shape (D,); NaN where undefined.
             predictions: Shape (N, D).
         """
         if self.folds is not None:
             return _bounds(fold_interval(predictions, self.targets, self.folds), LARGEST_COSINE), None
-        intervals = correlation_intervals(predictions, self.targets, self.clusters)
+        intervals = correlation_intervals(r, predictions, self.targets, self.clusters)
         over_clusters, same_labels = (_bounds(interval, LARGEST_COSINE) for interval in intervals)
         return over_clusters, same_labels
 
@@ -322,7 +323,7 @@ def _summarize_patterns(values: PatternValues, predicted: np.ndarray, images: Ev
     none = (None, None)
     of_identification = images.share_intervals(identification, values.influence) if is_defined else none
     mean_pearson = mean_over_dimensions(values.dimensions.pearson)
-    of_pearson = none if mean_pearson is None else images.correlation_intervals(predicted)
+    of_pearson = none if mean_pearson is None else images.correlation_intervals(values.dimensions.pearson, predicted)
     return PatternScores(
         pearson=dimensions.distribution(values.dimensions.pearson),
         r2=dimensions.distribution(values.dimensions.r2),

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.evaluation.correlation_intervals import _left_out, correlation_intervals, fold_interval
-from pipeline.evaluation.intervals import FEWEST_IMAGES, jackknife, over_folds
+from pipeline.evaluation import correlation_intervals
+from pipeline.evaluation.correlation_intervals import _left_out, fold_interval
+from pipeline.evaluation.dimensions import dimension_scores
+from pipeline.evaluation.intervals import FEWEST_IMAGES, Interval, jackknife, over_folds
 
 RANDOM = np.random.default_rng(0)
 TARGETS = RANDOM.normal(size=(60, 6))
@@ -15,11 +17,18 @@ def mean_r(predicted: np.ndarray, targets: np.ndarray) -> float:
     return float(np.mean([stats.pearsonr(*columns).statistic for columns in zip(predicted.T, targets.T, strict=True)]))
 
 
+def intervals_of(
+    predicted: np.ndarray, targets: np.ndarray, clusters: np.ndarray
+) -> tuple[Interval | None, Interval | None]:
+    r = dimension_scores(predicted, targets).pearson
+    return correlation_intervals.correlation_intervals(r, predicted, targets, clusters)
+
+
 def test_r_without_a_cluster_is_that_of_the_other_images() -> None:
     shuffled = RANDOM.permutation(60)
     clusters = CLUSTERS[shuffled]
     predicted, targets = PREDICTED + 1e4, TARGETS * 1e-4  # far from 0: sums of squares would lose digits
-    left_out = _left_out(predicted, targets, clusters)
+    left_out = _left_out(predicted, targets, np.arange(6), clusters)
     expected = [mean_r(predicted[clusters != cluster], targets[clusters != cluster]) for cluster in range(12)]
     assert left_out == pytest.approx(expected, abs=1e-9)
 
@@ -42,7 +51,7 @@ def test_the_interval_over_images_is_the_jackknife(dim: int) -> None:
     left_out = forward([mean_r(predicted[rows], targets[rows]) for rows in others])
     half = stats.t.ppf(0.975, 59) * np.sqrt(59 / 60 * np.square(left_out - left_out.mean()).sum())
     estimate = forward(mean_r(predicted, targets))
-    interval, same = correlation_intervals(predicted, targets, np.arange(60))
+    interval, same = intervals_of(predicted, targets, np.arange(60))
     assert (interval.low, interval.high) == pytest.approx((float(back(estimate - half)), float(back(estimate + half))))
     assert same is None
 
@@ -60,7 +69,7 @@ def test_intervals_cover_the_mean_r_of_other_samples(images: int, labels: int, d
         targets = random.normal(size=(labels, dim))
         of_labels = (targets + noise * np.sqrt(0.5) * random.normal(size=targets.shape))[label]
         predicted = of_labels + noise * np.sqrt(0.5) * random.normal(size=(images, dim))
-        interval, _ = correlation_intervals(predicted, targets[label], label)
+        interval, _ = intervals_of(predicted, targets[label], label)
         found.append((interval.low, interval.mean, interval.high))
         means.append(interval.mean)
     low, _, high = np.array(found).T
@@ -69,23 +78,23 @@ def test_intervals_cover_the_mean_r_of_other_samples(images: int, labels: int, d
 
 def test_there_is_no_interval_that_would_not_hold() -> None:
     few = FEWEST_IMAGES - 1
-    assert correlation_intervals(PREDICTED[:few], TARGETS[:few], np.arange(few)) == (None, None)
-    over_labels, same_labels = correlation_intervals(PREDICTED[:, :1], TARGETS[:, :1], CLUSTERS)
+    assert intervals_of(PREDICTED[:few], TARGETS[:few], np.arange(few)) == (None, None)
+    over_labels, same_labels = intervals_of(PREDICTED[:, :1], TARGETS[:, :1], CLUSTERS)
     assert over_labels is None  # a single dimension takes 29 labels
     assert same_labels.low < mean_r(PREDICTED[:, :1], TARGETS[:, :1]) < same_labels.high
-    over_labels, _ = correlation_intervals(PREDICTED, TARGETS, CLUSTERS)
+    over_labels, _ = intervals_of(PREDICTED, TARGETS, CLUSTERS)
     assert over_labels.low < mean_r(PREDICTED, TARGETS) < over_labels.high
-    assert correlation_intervals(PREDICTED, TARGETS, np.minimum(CLUSTERS, 8))[0] is None  # nine labels
-    assert correlation_intervals(TARGETS, TARGETS, CLUSTERS) == (None, None)
-    assert correlation_intervals(np.ones_like(TARGETS), TARGETS, CLUSTERS) == (None, None)
+    assert intervals_of(PREDICTED, TARGETS, np.minimum(CLUSTERS, 8))[0] is None  # nine labels
+    assert intervals_of(TARGETS, TARGETS, CLUSTERS) == (None, None)
+    assert intervals_of(np.ones_like(TARGETS), TARGETS, CLUSTERS) == (None, None)
     one_hot = np.eye(12)[CLUSTERS]  # without its label, a dimension is constant
-    assert correlation_intervals(one_hot + PREDICTED[:, :1], one_hot, CLUSTERS)[0] is None
+    assert intervals_of(one_hot + PREDICTED[:, :1], one_hot, CLUSTERS)[0] is None
 
 
 def test_constant_dimensions_have_no_r_and_are_left_out() -> None:
     constant = np.full((60, 1), 0.1)
-    with_constant = correlation_intervals(np.hstack([PREDICTED, constant]), np.hstack([TARGETS, constant]), CLUSTERS)
-    assert with_constant == correlation_intervals(PREDICTED, TARGETS, CLUSTERS)
+    with_constant = intervals_of(np.hstack([PREDICTED, constant]), np.hstack([TARGETS, constant]), CLUSTERS)
+    assert with_constant == intervals_of(PREDICTED, TARGETS, CLUSTERS)
 
 
 def test_an_interval_over_folds_is_that_of_their_means() -> None:
