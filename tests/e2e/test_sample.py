@@ -83,7 +83,7 @@ def test_evaluating_the_run_gives_the_same_cosine(trained: Finished, evaluated: 
     assert set(result) == {
         *("models", "baselines", "differences", "ceiling", "noise_ceiling", "images", "clusters", "candidates"),
         *("target_rank", "zero_targets", "headline", "conclusions", "report", "noise_ceiling_ci95"),
-        *("target_dim", "large_dimensions", "above_mean", "scores"),
+        *("target_dim", "large_dimensions", "above_mean", "scores", "permutations"),
     }
     assert (result["images"], result["candidates"]) == (trained.json["validation"], 16)
     assert result["clusters"] == {"kind": "label", "count": 16, "trained_on": True, "over_folds": False}
