@@ -41,7 +41,9 @@ def test_parts_of_r2_sum_to_that_of_the_predictions(run, trained: dict, inputs: 
     file, folder = tmp_path / "predictions.npz", Path(trained["run"])
     run("predict", folder, inputs / "images", "--out", file, "--quiet")
     names = load_npz(file)["paths"].tolist()
-    held_out = [names.index(path) for path in read_run(folder).split.validation]
+    record = read_run(folder)
+    assert record.training["draws"] == 50  # 1 if the layers were one band
+    held_out = [names.index(path) for path in record.split.validation]
     targets = np.genfromtxt(inputs / "targets.csv", delimiter=",", skip_header=1)[:, 1:3]
     training = np.delete(targets, held_out, axis=0)
     errors = np.square(targets - load_npz(file)["predictions"][:, :2])[held_out].sum(axis=0)
