@@ -27,7 +27,9 @@ def refit(examples: SplitExamples, config: Config, options: TrainOptions, predic
         return None
     count, seed = options.refits, options.examples.seed
     units = examples.units[examples.train]
-    halves = [_half(units, seed + number) for number in range(1, count + 1)]
+    labels = np.unique(examples.all.features.images.subset(examples.train).labels, return_inverse=True)[1]
+    strata = labels if examples.rule.kind in ("random", "column") else np.zeros(len(units), int)
+    halves = [_half(units, strata, seed + number) for number in range(1, count + 1)]
     scores: list[float] = []
     with progress_bar(2 * count, "training", "refits", options.extraction.progress) as bar:
         for number, rows in enumerate([*([np.arange(len(units))] * count), *halves]):
@@ -42,11 +44,22 @@ def refit(examples: SplitExamples, config: Config, options: TrainOptions, predic
     )
 
 
-def _half(units: np.ndarray, seed: int) -> np.ndarray:
-    """The rows of a random half of the units (N,): images, or groups or labels that the split holds out as a whole."""
-    different = np.unique(units)
-    chosen = np.random.default_rng([seed, 6]).permutation(different)[: max(1, len(different) // 2)]
-    return np.flatnonzero(np.isin(units, chosen))
+def _half(units: np.ndarray, strata: np.ndarray, seed: int) -> np.ndarray:
+    """The rows of a random half of the units, and of each stratum.
+
+    Args:
+        units: A number for each row, shape (N,), int: an image with its near-duplicates, or a group or a label that the
+            split holds out as a whole.
+        strata: A number for each row, shape (N,), int, such as its label.
+        seed: Random seed.
+    """
+    random = np.random.default_rng([seed, 6])
+    different, first = np.unique(units, return_index=True)
+    order = random.permutation(len(different))
+    rank = random.permutation(strata.max() + 1)[strata[first]]
+    order = order[np.argsort(rank[order], kind="stable")]  # stratum by stratum; strata and their units are shuffled
+    start = random.integers(min(2, len(different)))
+    return np.flatnonzero(np.isin(units, different[order[start::2]]))
 
 
 def _score(examples: SplitExamples, rows: np.ndarray, config: Config, options: TrainOptions, seed: int) -> float:

@@ -29,9 +29,11 @@ class Refits:
     """The held-out mean cosine of refits of the decoder, all on the same held-out images.
 
     A half of the training images is drawn without replacement, so no image is in a half twice, which would leak between
-    the folds that a decoder is tuned on. To first order, the standard deviation over random halves is that over
-    training sets of the full size (the delete-half jackknife; Shao and Wu 1989, "A General Theory for Jackknife
-    Variance Estimation"). The mean is that of decoders trained on half of the images, so it is usually lower.
+    the folds that a decoder is tuned on. It has half of each label's images or, if the split holds out groups or labels
+    as a whole, half of these. To first order, the standard deviation over random halves is that over training sets of
+    the full size (the delete-half jackknife; Shao and Wu 1989, "A General Theory for Jackknife Variance Estimation").
+    It is too large where half of the images are too few to learn from. The mean is that of decoders trained on half of
+    the images, so it is usually lower.
 
     Attributes:
         count: The number of refits of each kind.
@@ -57,9 +59,9 @@ class Refits:
                 f"other random seeds and {self.count} times to random halves of its training images (about "
                 f"{counted(self.half, 'image')}, also with other seeds). All were scored on the same held-out images.",
                 "The standard deviation over halves estimates how much the score would move with other training "
-                "images, as many as these, and another seed. Decoders trained on half of the images usually score "
-                "lower, so their mean is not the decoder's. This is not an interval for new images: the held-out "
-                "images are always the same.",
+                "images, as many as these, and another seed; with few images it is too large. Decoders trained on half "
+                "of the images usually score lower, so their mean is not the decoder's. This is not an interval for "
+                "new images: the held-out images are always the same.",
             ],
             tables=[
                 Table(

@@ -40,14 +40,26 @@ def test_refits_change_the_seed_and_the_training_images_only() -> None:
     assert refits.halves.lowest < refits.halves.highest
 
 
-@pytest.mark.parametrize(("units", "half"), [(np.arange(9), 4), (np.arange(12) // 3, 6), (np.zeros(5, int), 5)])
-def test_a_half_is_made_of_whole_units(units: np.ndarray, half: int) -> None:
-    draws = [_half(units, seed) for seed in range(20)]
+@pytest.mark.parametrize(
+    ("units", "halves"), [(np.arange(9), {4, 5}), (np.arange(12) // 3, {6}), (np.zeros(5, int), {5})]
+)
+def test_a_half_is_made_of_whole_units(units: np.ndarray, halves: set[int]) -> None:
+    draws = [_half(units, np.zeros(len(units), int), seed) for seed in range(20)]
     for rows in draws:
-        assert len(rows) == half
+        assert len(rows) in halves
         assert set(units[rows]).isdisjoint(np.delete(units, rows))
     if len(np.unique(units)) > 1:
         assert len({tuple(rows) for rows in draws}) > 3
+
+
+def test_a_half_has_half_of_each_label() -> None:
+    labels = np.repeat([0, 1, 2, 3], [2, 4, 6, 5])
+    draws = [_half(np.arange(17), labels, seed) for seed in range(40)]
+    assert all(np.bincount(labels[rows])[:3].tolist() == [1, 2, 3] for rows in draws)
+    assert {len(rows) for rows in draws} == {8, 9}
+    alone = [_half(np.arange(10), np.arange(10), seed) for seed in range(20)]  # a label for each image
+    assert {len(rows) for rows in alone} == {5}
+    assert len({tuple(rows) for rows in alone}) > 10
 
 
 def test_folds_have_no_refits() -> None:
