@@ -37,7 +37,7 @@ def test_both_decoders_beat_the_baselines(trained: Finished) -> None:
     assert trained.err == ""
     assert set(result) == {
         *("run", "images", "train", "validation", "target_dim", "models", "baselines", "ceiling", "shares", "folds"),
-        *("headline", "above_mean", "report"),
+        *("headline", "above_mean", "report", "bands", "scores", "permutations", "refits"),
     }
     assert (result["images"], result["target_dim"], result["ceiling"], result["folds"]) == (144, 50, 1, None)
     assert result["train"] + result["validation"] == 144
