@@ -117,7 +117,7 @@ def print_training(result: "TrainResult") -> None:
         for row in result.bands.rows():
             table.add_row(*row)
         print_rich(table)
-    sections = [part.section() for part in (result.permutations, result.refits) if part]
+    sections = [part.section() for part in (result.layers, result.permutations, result.refits) if part]
     for numbers in (table for section in sections for table in section.tables):
         table = new_table(numbers.caption, *numbers.header)
         for cells in numbers.rows:

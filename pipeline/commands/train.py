@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.commands.band_scores import band_scores, is_split
 from pipeline.commands.cross_validation import OutOfFold, cross_validate
 from pipeline.commands.examples import SplitExamples, load_split_examples, read_source
+from pipeline.commands.layer_comparison import ComparedLayers, compare_layers
 from pipeline.commands.refits import refit
 from pipeline.commands.retraining_test import check_memory, retraining_test
 from pipeline.commands.saved_decoder import SavedDecoder, predict_each
@@ -50,7 +51,7 @@ from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.bands import BandScores
 from pipeline.evaluation.results import EvaluationResult
 from pipeline.features.extractor import fingerprint
-from pipeline.features.sources import FeatureSource, TableSource, feature_source
+from pipeline.features.sources import FeatureSource, NetworkSource, TableSource, feature_source
 from pipeline.features.weights import default_weights
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class _Run:
         examples: The examples with their split.
         source: The source of the features.
         progress: Whether to show the progress on stderr.
+        compared: The decoders of several layers, or None; the examples and the source are then those of the chosen one.
     """
 
     folder: Path
@@ -123,6 +125,7 @@ class _Run:
     examples: SplitExamples
     source: FeatureSource
     progress: bool
+    compared: ComparedLayers | None = None
 
     @property
     def output_activation(self) -> str:
@@ -146,6 +149,9 @@ def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
     hold_out, select = not options.folds, options.decoder.keeps_best
     examples = load_split_examples(source, options.examples, features, extraction, hold_out, select)
     check_memory(examples, options)
+    compared = compare_layers(examples, config, options) if options.compare_layers else None
+    if compared:
+        examples, features = compared.examples, NetworkSource([compared.extractor])
     config = effective_config(config, examples.training_data(options.memory))
     record = RunRecord(
         options=_recorded(options),
@@ -159,7 +165,7 @@ def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
     if resumed:
         record = _resume(resumed, record)
     folder = resumed or new_run(options.models, options.name)
-    run = _Run(folder, options, config, examples, features, extraction.progress)
+    run = _Run(folder, options, config, examples, features, extraction.progress, compared)
     try:
         with nullcontext() if resumed else lock_run(folder):
             write_run(folder, record)
@@ -241,12 +247,14 @@ def _cross_validate(run: _Run) -> OutOfFold | None:
 def _fit(run: _Run, record: RunRecord) -> RunRecord:
     """Fit and save decoders and baselines; returns the record with a summary of the training."""
     options, examples = run.options, run.examples
-    if not options.folds:
+    if not options.folds and not run.compared:
         run.announce(times=1 + 2 * (options.refits or 0))
     data = examples.training_data(options.memory).loaded()
     units, seed = examples.units[examples.train], options.examples.seed
     checkpoint, logs = run.folder / CHECKPOINT_FILE, run.folder / TENSORBOARD_FOLDER if options.tensorboard else None
-    fitted = fit_decoders(data, run.config, options.styles, units, seed, Callbacks(run.progress, checkpoint, logs))
+    callbacks = Callbacks(run.progress, checkpoint, logs)
+    fitted = run.compared.fitted if run.compared else None
+    fitted = fitted or fit_decoders(data, run.config, options.styles, units, seed, callbacks)
     log.info("Fitting the baselines.")
     images = examples.all.features.images.subset(examples.train)
     baselines = Baselines.fit(data.x, data.y, units, seed, fitted.ridge).with_labels(images.labels, images.groups)
@@ -296,9 +304,11 @@ def _score(run: _Run, record: RunRecord, out_of_fold: OutOfFold | None) -> Train
         inputs = _evaluation_inputs(run, out_of_fold)
         test = retraining_test(run.examples, run.options)
         refits = refit(run.examples, run.config, run.options, inputs.predictions[run.options.styles[0]])
-        inputs = replace(inputs, sections=[part.section() for part in (bands, test, refits) if part])
+        layers = run.compared.comparison if run.compared else None
+        inputs = replace(inputs, sections=[part.section() for part in (layers, bands, test, refits) if part])
         evaluation = score_decoders(inputs, run.folder / REPORT_FILE, scores=run.options.scores)
-        result = replace(_result(run, record, evaluation, out_of_fold), bands=bands, permutations=test, refits=refits)
+        result = _result(run, record, evaluation, out_of_fold)
+        result = replace(result, bands=bands, permutations=test, layers=layers, refits=refits)
         write_run(run.folder, replace(record, fitted=None, result=result.record()))
     except Exception as error:  # any exception: the message must say that the decoders are saved
         raise PipelineError(

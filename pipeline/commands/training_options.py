@@ -123,6 +123,9 @@ class TrainOptions(Options):
         help="Memory for features; more are streamed from disk.",
         usual="4GB",
     )
+    compare_layers: bool = option(
+        False, help="Train on each layer by itself, and keep the one that is best on training images."
+    )
     permutations: int | None = option(
         None,
         least=FEWEST_PERMUTATIONS,
@@ -163,6 +166,8 @@ class TrainOptions(Options):
             from pipeline.decoders.banded import require_himalaya
 
             require_himalaya()
+        if self.compare_layers:
+            self._check_layers()
         if self.folds and self.refits:
             raise RequestError(
                 "refits are scored on one set of held-out images; folds show how much the score moves with ",
@@ -178,6 +183,17 @@ class TrainOptions(Options):
                 Parameter("split", str(self.examples.rule)),
                 ", or the folds.",
             )
+
+    def _check_layers(self) -> None:
+        """Check that layers can be compared."""
+        compare = Parameter("compare_layers", True)
+        if len((self.extractor.layer or "").split(",")) < 2:
+            raise RequestError(compare, " needs several layers: ", Parameter("layer", "NAME,NAME"), ".")
+        if self.decoder.is_network or self.decoder.preset != "default":
+            default = Parameter("preset", "default")
+            raise RequestError(compare, " chooses by out-of-fold predictions, which only ", default, " makes.")
+        if self.folds:
+            raise RequestError(compare, " scores all layers on one set of held-out images; leave out the folds.")
 
     @property
     def styles(self) -> "tuple[ApiStyle, ...]":

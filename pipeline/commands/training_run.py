@@ -11,6 +11,7 @@ from pipeline.core.model_files import find_equal
 from pipeline.core.runs import REPORT_FILE, RUN_FILE
 from pipeline.core.wording import joined
 from pipeline.evaluation.bands import BandScores
+from pipeline.evaluation.layers import LayerComparison
 from pipeline.evaluation.refits import Refits
 from pipeline.evaluation.retraining import RetrainingTest
 
@@ -85,6 +86,7 @@ class TrainResult:
         bands: R² by layer of banded ridge regression on several layers; None for other decoders.
         scores: The file of the scores of every image and every dimension, or None.
         permutations: How ridge regression scores after training on permuted targets, or None.
+        layers: The scores of several layers, of which one was chosen, or None.
         refits: The scores of refits with other seeds and to halves of the training images, or None.
     """
 
@@ -103,6 +105,7 @@ class TrainResult:
     bands: BandScores | None = None
     scores: str | None = None
     permutations: RetrainingTest | None = None
+    layers: LayerComparison | None = None
     refits: Refits | None = None
 
     @property

@@ -19,7 +19,7 @@ import functools
 import itertools
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,8 @@ class Blend:
         shares: Candidate -> its share; all 0 if the blend is the mean target.
         ridge: A function that fits ridge regression with a single penalty, reusing the candidates' sums; None without
             candidates.
+        out_of_fold: The mean cosine (for D = 1, minus the mean squared error) for training images whose fold neither
+            the candidates nor the shares were fitted to; None without candidates.
     """
 
     network: HiddenLayer
@@ -103,6 +105,7 @@ class Blend:
     scale: float
     shares: dict[str, float]
     ridge: Callable[[], Ridge] | None = None
+    out_of_fold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -178,10 +181,10 @@ class Candidates:
             by_name[name] += float(share)
         ridge = functools.partial(_ridge_on_features, self.linear, self.coordinates)
         if not parts:
-            return _mean_target(self.coordinates, self.mean, by_name, ridge)
+            return replace(_mean_target(self.coordinates, self.mean, by_name), ridge=ridge, out_of_fold=shares.score)
         on_features = [self.coordinates.on_features(part) for part, _ in parts]
         network = HiddenLayer.blend(on_features, [weight for _, weight in parts], self.mean, shares.mean)
-        return Blend(network, self.coordinates.mean, self.coordinates.scale, by_name, ridge)
+        return Blend(network, self.coordinates.mean, self.coordinates.scale, by_name, ridge, shares.score)
 
 
 def fit_blend(
@@ -210,11 +213,9 @@ def fit_blend(
     return candidates.blend(stack(candidates.out_of_fold, y, candidates.rows, folds, units))
 
 
-def _mean_target(
-    coordinates: Coordinates, mean: np.ndarray, shares: dict[str, float], ridge: Callable[[], Ridge] | None = None
-) -> Blend:
+def _mean_target(coordinates: Coordinates, mean: np.ndarray, shares: dict[str, float]) -> Blend:
     constant = HiddenLayer.linear(np.zeros((len(coordinates.mean), len(mean))), mean)
-    return Blend(constant, coordinates.mean, coordinates.scale, shares, ridge)
+    return Blend(constant, coordinates.mean, coordinates.scale, shares)
 
 
 def _ridge_on_features(regressions: RidgeFolds, coordinates: Coordinates) -> Ridge:

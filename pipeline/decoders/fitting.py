@@ -49,6 +49,7 @@ class FittedDecoders:
         ridge: A function that fits ridge regression to the training images, reusing the blend's sums; None without a
             blend.
         diverged: The error if the loss became NaN or infinite after some epochs; the models have finite weights.
+        out_of_fold: The out-of-fold score of a blend (`Blend.out_of_fold`); None without one.
     """
 
     models: Mapping[str, Any]
@@ -57,6 +58,7 @@ class FittedDecoders:
     shares: Mapping[str, float] = field(default_factory=dict)
     ridge: Callable[[], Ridge] | None = None
     diverged: PipelineError | None = None
+    out_of_fold: float | None = None
 
 
 def fit_decoders(
@@ -168,6 +170,7 @@ def _fit_blend(
         epochs=dict.fromkeys(styles, config.epochs),
         shares=blend.shares,
         ridge=blend.ridge,
+        out_of_fold=blend.out_of_fold,
     )
 
 

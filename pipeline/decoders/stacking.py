@@ -38,10 +38,12 @@ class Shares:
     Attributes:
         candidates: The share of each candidate, shape (K,); all 0 if the blend is the mean target.
         mean: The share of the mean target.
+        score: The mean `score` of the blend's predictions for `rows`, with candidates and shares from the other folds.
     """
 
     candidates: np.ndarray
     mean: float
+    score: float
 
 
 def score(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -100,10 +102,11 @@ def stack(
     weight = 1 - trust * (1 - confidence)
     blended = (1 - weight) * mean + weight * blended
     scale = min(1.0, np.vdot(blended, y) / max(float(np.vdot(blended, blended)), np.finfo(np.float32).tiny))
+    mean_score = float(score(blended * scale * rms, y * rms).mean())
     shares[shares < NEGLIGIBLE] = 0
     if scale * weight * shares.sum() < NEGLIGIBLE_SUM:  # no candidate is better than the mean target
-        return Shares(np.zeros(len(shares)), 1.0)
-    return Shares(scale * weight * shares, float(scale * (1 - weight + weight * trust)))
+        return Shares(np.zeros(len(shares)), 1.0, mean_score)
+    return Shares(scale * weight * shares, float(scale * (1 - weight + weight * trust)), mean_score)
 
 
 def _best_shares(deviations: np.ndarray, base: np.ndarray, y: np.ndarray) -> np.ndarray:

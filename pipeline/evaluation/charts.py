@@ -123,6 +123,26 @@ def bars(values: Mapping[str, float], title: str) -> dict:
     )
 
 
+def points(values: Mapping[str, tuple[float, tuple[float, float] | None]], title: str) -> dict:
+    """A point with its interval for each name, in order.
+
+    Args:
+        values: Name -> its value, and its interval or None.
+        title: The title of the horizontal axis.
+    """
+    rows = [
+        {"name": name, "value": value, "low": (interval or (value,))[0], "high": (interval or (value,))[-1]}
+        for name, (value, interval) in values.items()
+    ]
+    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False))
+    y = alt.Y("name:N", sort=list(values), title=None)
+    layers = [
+        _values(rows).mark_rule(strokeWidth=2, color=COLOURS[0]).encode(alt.X("low:Q"), y, x2="high:Q"),
+        _values(rows).mark_point(filled=True, opacity=1, size=70, color=COLOURS[0]).encode(x, y),
+    ]
+    return _styled(alt.layer(*layers), 34 * len(rows))
+
+
 def learning_curves(curves: Mapping[str, Mapping[str, Sequence[float | None]]], name: str, title: str) -> dict:
     """One learning curve of each model over epochs, on a logarithmic axis.
 

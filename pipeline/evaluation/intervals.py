@@ -269,6 +269,21 @@ def over_folds(means: np.ndarray, folds: int, images: int) -> Interval | None:
     return _t_interval(means.mean(), variance, len(means) - 1)
 
 
+def both(
+    values: np.ndarray, clusters: Sequence[str] | np.ndarray, largest: float
+) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    """The ends of the intervals of a mean for other clusters (`across`) and for new images of these (`within`).
+
+    Args:
+        values: A value for each image, shape (N,).
+        clusters: The cluster of each image, length N.
+        largest: The largest possible absolute mean.
+    """
+    intervals = across(values, clusters), within(values, clusters)
+    first, second = (interval.bounds(largest) if interval else None for interval in intervals)
+    return first, second
+
+
 def _is_nearly_normal(deviations: np.ndarray) -> bool:
     """Whether the mean of values with these deviations, shape (n,), sum 0, is nearly normal enough for a t interval."""
     variance = np.square(deviations).mean()

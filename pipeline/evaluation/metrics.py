@@ -20,12 +20,11 @@ from pipeline.evaluation.hubs import csls_ranking, largest_hub
 from pipeline.evaluation.imagenet import is_imagenet_class
 from pipeline.evaluation.intervals import (
     Interval,
-    across,
+    both,
     fold_means,
     over_folds,
     share_across,
     share_within,
-    within,
 )
 from pipeline.evaluation.noise_ceiling import CosineCeiling, noise_corrected
 from pipeline.evaluation.results import (
@@ -100,7 +99,7 @@ class EvaluationSet:
         if self.folds is not None:
             means = fold_means(values, self.folds)
             return _bounds(over_folds(means, len(means), len(values)), largest), None
-        return _bounds(across(values, self.clusters), largest), _bounds(within(values, self.clusters), largest)
+        return both(values, self.clusters, largest)
 
     def share_intervals(self, values: np.ndarray, influences: np.ndarray) -> tuple[Bounds | None, Bounds | None]:
         """The 95 % intervals of a share, such as hits: over clusters or folds, and for new images of the same labels.

@@ -86,6 +86,10 @@ class Features:
             self, images=self.images.subset(rows), digests=self.digests[np.asarray(rows, np.intp)]
         )
 
+    def of_layer(self, number: int) -> Self:
+        """The features by one of several layers, unscaled."""
+        return dataclasses.replace(self, layers=[self.layers[number]], scales=())
+
     def number_duplicates(self, progress: bool = False) -> np.ndarray:
         """A number for each image, shape (N,), int; near-duplicates share a number.
 
