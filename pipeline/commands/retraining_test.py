@@ -3,7 +3,9 @@
 The statistic is the mean held-out centred cosine or, for targets of one dimension, Pearson's r. The training targets
 are permuted among clusters, as in `pipeline.evaluation.exchangeable`; held-out targets stay. With folds every target is
 both trained on and held out, so the targets of all images are permuted, and the whole cross-validation is repeated.
-Each permutation goes through the whole procedure, the choice of the penalty included, so the test is exact.
+Each permutation goes through the whole procedure, the choice of the penalty included, so the test is exact if targets
+are exchangeable among clusters. They are not quite where labels of very different sizes are both trained on and held
+out; see README.md of `pipeline.evaluation`.
 """
 
 from collections.abc import Sequence
