@@ -151,7 +151,8 @@ def test_a_section_has_its_text_charts_and_tables(tmp_path: Path, open_page) -> 
         [Chart("layers", "Score by layer", drawn)],
         [Table("Layers", ["layer", "cosine"], [["fc2", "0.5"], ["<i>fc1</i>", "0.4"]])],
     )
-    page = opened_report(report_on(tmp_path / "images", images_of("ab"), sections=[section]), tmp_path, open_page)
+    single_candidate = images_of("a")  # without retrieval
+    page = opened_report(report_on(tmp_path / "images", single_candidate, sections=[section]), tmp_path, open_page)
     assert "One <b>sentence</b>." in page.locator("section[aria-labelledby=layers]").inner_text()
     assert page.locator("nav").get_by_text("Layers & <pools>").count() == 1
     assert page.locator("[data-chart=chart-layers] path").count() > 0
