@@ -117,7 +117,8 @@ def print_training(result: "TrainResult") -> None:
         for row in result.bands.rows():
             table.add_row(*row)
         print_rich(table)
-    sections = [part.section() for part in (result.layers, result.permutations, result.refits) if part]
+    parts = (result.layers, result.permutations, result.refits, result.learning_curve)
+    sections = [part.section() for part in parts if part]
     for numbers in (table for section in sections for table in section.tables):
         table = new_table(numbers.caption, *numbers.header)
         for cells in numbers.rows:
@@ -132,7 +133,10 @@ def print_training(result: "TrainResult") -> None:
 
 def _training_sentences(result: "TrainResult") -> list[str]:
     """The verdict, and the parts of a blend."""
-    sentences = [f"{result.headline}.", *([result.permutations.sentence()] if result.permutations else [])]
+    sentences = [
+        f"{result.headline}.",
+        *(part.sentence() for part in (result.permutations, result.learning_curve) if part),
+    ]
     if used := {name: share for name, share in result.shares.items() if share >= LEAST_SHARE}:
         parts = (f"{share:.2f} {_part(name)}" for name, share in used.items())
         sentences.append(f"The decoder is a blend: {' + '.join(parts)}.")

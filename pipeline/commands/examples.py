@@ -244,6 +244,13 @@ class SplitExamples:
         """A number for each example; folds keep examples with the same number together, as the rule does."""
         return held_out_units(self.all.features.images, self.rule, self.duplicates)
 
+    @property
+    def strata(self) -> np.ndarray:
+        """A number for each training example: its label where the split holds out part of each label, else the same."""
+        if self.rule.kind not in ("random", "column"):
+            return np.zeros(len(self.train), np.intp)
+        return np.unique(self.all.features.images.subset(self.train).labels, return_inverse=True)[1]
+
     def training_data(self, memory: int = MEMORY, part: np.ndarray | None = None) -> TrainingData:
         """Features on disk and targets to train on, and others (selection, held out or the same) to score epochs on.
 

@@ -2,11 +2,10 @@
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.commands.examples import SplitExamples
-from pipeline.commands.scoring import clusters_of, natural_cluster
+from pipeline.commands.scoring import clusters_of
 from pipeline.commands.training_options import TrainOptions
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.decoders.blend import BlendConfig
@@ -65,11 +64,12 @@ def compare_layers(examples: SplitExamples, config: Config, options: TrainOption
             best = score, number, fitted
     assert best  # there are at least two layers
     _, chosen, fitted = best
+    held_out = examples.held_out
     return ComparedLayers(
         examples.all.features.layers[chosen].extractor,
         _of_layer(examples, chosen),
         fitted,
-        LayerComparison.of(layers, chosen, examples.held_out.targets, _clusters(examples, options)),
+        LayerComparison.of(layers, chosen, held_out.targets, clusters_of(held_out, options.cluster)),
     )
 
 
@@ -88,8 +88,3 @@ def _fit(examples: SplitExamples, config: Config, options: TrainOptions, layer: 
     units, seed = examples.units[examples.train], options.examples.seed
     callbacks = Callbacks(options.extraction.progress)
     return fit_decoders(data.loaded(), config, options.styles, units, seed, callbacks)
-
-
-def _clusters(examples: SplitExamples, options: TrainOptions) -> Sequence[str]:
-    """The cluster of each held-out image, as for all intervals of the run."""
-    return clusters_of(examples.held_out, options.cluster or natural_cluster(examples.held_out))

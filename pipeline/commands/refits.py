@@ -27,9 +27,7 @@ def refit(examples: SplitExamples, config: Config, options: TrainOptions, predic
         return None
     count, seed = options.refits, options.examples.seed
     units = examples.units[examples.train]
-    labels = np.unique(examples.all.features.images.subset(examples.train).labels, return_inverse=True)[1]
-    strata = labels if examples.rule.kind in ("random", "column") else np.zeros(len(units), int)
-    halves = [_half(units, strata, seed + number) for number in range(1, count + 1)]
+    halves = [_half(units, examples.strata, seed + number) for number in range(1, count + 1)]
     scores: list[float] = []
     with progress_bar(2 * count, "training", "refits", options.extraction.progress) as bar:
         for number, rows in enumerate([*([np.arange(len(units))] * count), *halves]):

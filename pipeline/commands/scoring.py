@@ -276,9 +276,9 @@ def _groups(images: ImageSet) -> Sequence[str]:
     return [str(group) for group in images.groups]
 
 
-def clusters_of(examples: Examples, kind: str) -> Sequence[str]:
-    """The cluster of each image, of a kind."""
-    images = examples.features.images
+def clusters_of(examples: Examples, kind: str | None) -> Sequence[str]:
+    """The cluster of each image, of a kind; None for `natural_cluster`."""
+    images, kind = examples.features.images, kind or natural_cluster(examples)
     if kind == "group":
         return _groups(images)
     return labels_of(examples) if kind == "label" else images.paths

@@ -16,6 +16,7 @@ from pipeline.commands.band_scores import band_scores, is_split
 from pipeline.commands.cross_validation import OutOfFold, cross_validate
 from pipeline.commands.examples import SplitExamples, load_split_examples, read_source
 from pipeline.commands.layer_comparison import ComparedLayers, compare_layers
+from pipeline.commands.learning_curve import learning_curve
 from pipeline.commands.refits import refit
 from pipeline.commands.retraining_test import check_memory, retraining_test
 from pipeline.commands.saved_decoder import SavedDecoder, predict_each
@@ -248,7 +249,7 @@ def _fit(run: _Run, record: RunRecord) -> RunRecord:
     """Fit and save decoders and baselines; returns the record with a summary of the training."""
     options, examples = run.options, run.examples
     if not options.folds and not run.compared:
-        run.announce(times=1 + 2 * (options.refits or 0))
+        run.announce(times=1 + 2 * (options.refits or 0) + options.learning_curve)
     data = examples.training_data(options.memory).loaded()
     units, seed = examples.units[examples.train], options.examples.seed
     checkpoint, logs = run.folder / CHECKPOINT_FILE, run.folder / TENSORBOARD_FOLDER if options.tensorboard else None
@@ -303,12 +304,14 @@ def _score(run: _Run, record: RunRecord, out_of_fold: OutOfFold | None) -> Train
         bands = _band_scores(run, out_of_fold)
         inputs = _evaluation_inputs(run, out_of_fold)
         test = retraining_test(run.examples, run.options)
-        refits = refit(run.examples, run.config, run.options, inputs.predictions[run.options.styles[0]])
+        predicted = inputs.predictions[run.options.styles[0]]
+        refits = refit(run.examples, run.config, run.options, predicted)
+        curve = learning_curve(run.examples, run.config, run.options, predicted)
         layers = run.compared.comparison if run.compared else None
-        inputs = replace(inputs, sections=[part.section() for part in (layers, bands, test, refits) if part])
+        inputs = replace(inputs, sections=[part.section() for part in (layers, bands, test, refits, curve) if part])
         evaluation = score_decoders(inputs, run.folder / REPORT_FILE, scores=run.options.scores)
         result = _result(run, record, evaluation, out_of_fold)
-        result = replace(result, bands=bands, permutations=test, layers=layers, refits=refits)
+        result = replace(result, bands=bands, permutations=test, layers=layers, refits=refits, learning_curve=curve)
         write_run(run.folder, replace(record, fitted=None, result=result.record()))
     except Exception as error:  # any exception: the message must say that the decoders are saved
         raise PipelineError(

@@ -138,6 +138,9 @@ class TrainOptions(Options):
         metavar="N",
         help="Measure how much the score moves, by N refits with other seeds and N to halves of the training images.",
     )
+    learning_curve: bool = option(
+        False, help="Also train on parts of the training images, to see whether more images help."
+    )
     tensorboard: bool = option(False, help="Write learning curves for TensorBoard into models/RUN/logs.")
     scores: Path | None = scores_option()
     models: Path = option(Path("models"), path="folder", help="Folder to save the run in.", kept=False)
@@ -174,6 +177,9 @@ class TrainOptions(Options):
                 Parameter("repeats", "N"),
                 ".",
             )
+        if self.folds and self.learning_curve:
+            curve = Parameter("learning_curve", True)
+            raise RequestError(curve, " scores all parts on one set of held-out images; leave out the folds.")
         if self.folds and self.decoder.keeps_best:
             last = Parameter("keep", "last")
             raise RequestError("folds hold out all images in turn and leave none to choose an epoch; use ", last, ".")

@@ -12,6 +12,7 @@ from pipeline.core.runs import REPORT_FILE, RUN_FILE
 from pipeline.core.wording import joined
 from pipeline.evaluation.bands import BandScores
 from pipeline.evaluation.layers import LayerComparison
+from pipeline.evaluation.learning_curve import LearningCurve
 from pipeline.evaluation.refits import Refits
 from pipeline.evaluation.retraining import RetrainingTest
 
@@ -86,6 +87,7 @@ class TrainResult:
         bands: R² by layer of banded ridge regression on several layers; None for other decoders.
         scores: The file of the scores of every image and every dimension, or None.
         permutations: How ridge regression scores after training on permuted targets, or None.
+        learning_curve: The scores of decoders trained on parts of the training images, or None.
         layers: The scores of several layers, of which one was chosen, or None.
         refits: The scores of refits with other seeds and to halves of the training images, or None.
     """
@@ -105,6 +107,7 @@ class TrainResult:
     bands: BandScores | None = None
     scores: str | None = None
     permutations: RetrainingTest | None = None
+    learning_curve: LearningCurve | None = None
     layers: LayerComparison | None = None
     refits: Refits | None = None
 

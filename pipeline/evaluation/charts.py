@@ -143,6 +143,26 @@ def points(values: Mapping[str, tuple[float, tuple[float, float] | None]], title
     return _styled(alt.layer(*layers), 34 * len(rows))
 
 
+def curve(points: Sequence[tuple[int, float, tuple[float, float] | None]]) -> dict:
+    """Held-out cosines over the number of training images, on a logarithmic axis.
+
+    Args:
+        points: The number of images, the cosine, and its interval or None.
+    """
+    rows = [
+        {"images": images, "cosine": cosine, "low": (interval or (cosine,))[0], "high": (interval or (cosine,))[-1]}
+        for images, cosine, interval in points
+    ]
+    ticks = alt.Axis(values=[images for images, *_ in points], format="d")
+    x = alt.X("images:Q", title="training images", scale=alt.Scale(type="log", nice=False), axis=ticks)
+    y = alt.Y("cosine:Q", title="cosine to the target", scale=alt.Scale(zero=False))
+    layers = [
+        _values(rows).mark_rule(strokeWidth=2, color=COLOURS[0]).encode(x, alt.Y("low:Q"), y2="high:Q"),
+        _values(rows).mark_line(point=alt.OverlayMarkDef(size=60), color=COLOURS[0]).encode(x, y),
+    ]
+    return _styled(alt.layer(*layers), 220)
+
+
 def learning_curves(curves: Mapping[str, Mapping[str, Sequence[float | None]]], name: str, title: str) -> dict:
     """One learning curve of each model over epochs, on a logarithmic axis.
 
