@@ -173,7 +173,7 @@ def test_train_tests_ridge_regression_by_permutations(own: OwnVectors, run, tmp_
 @pytest.mark.slow
 def test_train_measures_how_much_the_score_moves(own: OwnVectors, run, tmp_path: Path) -> None:
     command = ("train", "--features", own.table, "--targets", own.targets, "--models", tmp_path, "--epochs", 2)
-    shown = run(*command, "--api", "functional", "--refits", 2)
+    shown = run(*command, "--api", "functional", "--refits", 2, "--learning-curve")
     assert "random halves, other seeds" in shown.out
     [record] = tmp_path.glob("*/run.json")
     result = json.loads(record.read_text())["result"]
@@ -181,7 +181,12 @@ def test_train_measures_how_much_the_score_moves(own: OwnVectors, run, tmp_path:
     assert refits["cosine"] == pytest.approx(result["models"]["functional"]["validation_cosine"])
     assert (refits["count"], refits["half"]) == (2, 24)
     assert refits["seeds"]["lowest"] <= refits["seeds"]["mean"] <= refits["seeds"]["highest"]
-    assert '<h2 id="refits">' in (record.parent / "report.html").read_text()
+    report = (record.parent / "report.html").read_text()
+    assert '<h2 id="refits">' in report
+    assert "Held-out cosine by number of training images" in shown.out
+    assert [point["images"] for point in result["learning_curve"]["points"]] == [3, 6, 12, 24, 48]
+    assert result["learning_curve"]["points"][-1]["cosine"] == pytest.approx(refits["cosine"])
+    assert '<h2 id="training-images">' in report
     assert "folds show how much the score moves" in run(*command, "--refits", 2, "--folds", 2, code=2).err
 
 
