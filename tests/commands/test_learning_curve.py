@@ -81,7 +81,8 @@ def test_parts_are_nested_stratified_and_keep_units_together(per_unit: int) -> N
     for part, larger in zip(parts, [*parts[1:], np.arange(192)], strict=True):
         assert set(part) <= set(larger)
         assert set(units[part]).isdisjoint(np.delete(units, part))
-        assert np.bincount(strata[part], minlength=3) == pytest.approx(len(part) * np.array([3, 2, 1]) / 6, abs=per_unit)
+        shares = np.bincount(strata[part], minlength=3)
+        assert shares == pytest.approx(len(part) * np.array([3, 2, 1]) / 6, abs=per_unit)
     assert not np.array_equal(parts[0], nested_parts(units, strata, 2)[0])
 
 
