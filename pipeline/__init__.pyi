@@ -24,6 +24,7 @@ from .decoders.network import output_ceiling as output_ceiling
 from .decoders.network import predict as predict
 from .decoders.training import TrainingData as TrainingData
 from .decoders.training import fit as fit
+from .estimators import BlendDecoder as BlendDecoder
 from .estimators import KerasDecoder as KerasDecoder
 from .estimators import VGG16Features as VGG16Features
 from .evaluation.arrays import evaluate_predictions as evaluate_predictions

@@ -15,7 +15,8 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict,
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import estimator_checks
 
-from pipeline import KerasDecoder, PipelineError, RequestError, VGG16Features
+from pipeline import BlendDecoder, KerasDecoder, PipelineError, RequestError, VGG16Features, load_decoder
+from pipeline.core.runs import read_run
 
 IMAGES = ROOT / "images"
 SUBJECTS = ("brick", "cat", "china")
@@ -67,6 +68,49 @@ def test_the_decoder_passes_scikit_learns_checks() -> None:
     assert len(results) > 50
     assert [(each["check_name"], each["exception"]) for each in results if each["status"] == "failed"] == []
     assert {each["check_name"] for each in results if each["status"] == "skipped"} <= set(SKIPPED)
+
+
+def test_the_blend_passes_scikit_learns_checks() -> None:
+    blend = BlendDecoder(weight_decays=(), ramps=8)
+    results = estimator_checks.check_estimator(blend, on_fail=None, on_skip=None)
+    assert len(results) > 50
+    assert [(each["check_name"], each["exception"]) for each in results if each["status"] == "failed"] == []
+    assert {each["check_name"] for each in results if each["status"] == "skipped"} <= set(SKIPPED)
+
+
+@pytest.mark.slow
+def test_the_blend_is_the_decoder_of_the_command(run, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    labels, centres = np.arange(60) % 6, random.normal(size=(6, 12))
+    x = (centres[labels] + random.normal(size=(60, 12)) / 2).astype(np.float32)
+    y = (centres[labels] @ random.normal(size=(12, 5)) + random.normal(size=(60, 5)) / 5).astype(np.float32)
+    names = np.array([f"{row:02}.png" for row in range(60)])
+    np.savez(tmp_path / "vectors.npz", paths=names, features=x, label=labels.astype(str))
+    np.save(tmp_path / "targets.npy", y)
+    options = ("--targets", tmp_path / "targets.npy", "--models", tmp_path / "models", "--seed", 3, "--quiet", "--json")
+    result = run("train", "--features", tmp_path / "vectors.npz", *options).json
+    train = np.isin(names, list(read_run(Path(result["run"])).split.train))
+    assert train.sum() == result["train"] < 60
+    for api in ("functional", "sequential"):
+        blend = BlendDecoder(api=api, random_state=3).fit(x[train], y[train])
+        saved = load_decoder(Path(result["models"][api]["path"]))
+        assert all(map(np.array_equal, blend.model_.get_weights(), saved.get_weights()))
+    assert blend.shares_ == result["shares"]
+    assert blend.score(x[~train], y[~train]) == pytest.approx(result["models"]["functional"]["validation_cosine"])
+
+
+def test_groups_of_a_blend_stay_in_one_fold() -> None:
+    """Copies of images in other folds show a target that is noise; as groups they do not."""
+    random = np.random.default_rng(1)
+    x, y, groups = random.normal(size=(30, 40)), random.normal(size=(30, 4)), np.repeat(np.arange(30), 4)
+    x = x[groups] + random.normal(size=(120, 40)) / 100
+    blend = BlendDecoder(weight_decays=(), ramps=32)
+    apart = clone(blend).fit(x, y[groups])
+    together = clone(blend).fit(x, y[groups], groups=[f"object {group}" for group in groups])
+    assert sum(apart.shares_.values()) > 0.5
+    assert sum(together.shares_.values()) < 0.2
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        blend.fit(x, y[groups], groups=groups[:-1])
 
 
 def test_the_transformer_passes_the_checks_without_numeric_tables() -> None:
