@@ -148,10 +148,15 @@ def _against_baselines(result: Scoreboard, name: str) -> list[str]:
     sentences = []
     mean, shuffled = (result.difference(name, baseline) for baseline in ("mean", "shuffled"))
     if mean and result.above_mean is False:
+        score = "r is above 0"
+        if result.lead == "cosine":
+            over_clusters = result.models[name].scores.centred_cosine.ci95
+            score = "the centred cosine is above 0"
+            kind = f"{result.clusters.kind}s"
+            score += "" if over_clusters else f" for new images of these {kind}, which need not hold for other {kind}"
         sentences.append(
             f"It is {_no_better(mean, result)} than the mean baseline ({_difference(mean, result)}), though its "
-            f"predictions do depend on the image: {'the centred cosine' if result.lead == 'cosine' else 'r'} is above "
-            "0."
+            f"predictions do depend on the image: {score}."
         )
     best = result.best_baseline
     if best and best != "mean" and (difference := result.difference(name, best)):

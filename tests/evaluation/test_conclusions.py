@@ -265,6 +265,18 @@ def test_skewed_scores_have_no_interval() -> None:
     assert "score so differently" not in said(case)
 
 
+@pytest.mark.parametrize(
+    ("labels", "limit"), [(6, " for new images of these labels, which need not hold for other labels."), (20, ".")]
+)
+def test_predictions_below_the_mean_may_depend_on_the_image(labels: int, limit: str) -> None:
+    """With few labels, only the interval for new images of these labels shows it."""
+    case = labelled(labels=labels, noise=3.0)
+    overfitted = replace(case, y=case.y + 6, train=np.arange(len(case.y)) % 20 < 2, penalty=1e-3)
+    text = said(overfitted)
+    assert "It is no better than the mean baseline" in text
+    assert f"though its predictions do depend on the image: the centred cosine is above 0{limit} " in text
+
+
 def test_one_dimension_has_r_and_r2() -> None:
     case = unlabelled(400, dim=1)
     result, context = evaluated(replace(case, penalty=10.0))
