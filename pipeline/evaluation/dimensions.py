@@ -5,6 +5,7 @@ dimensions, and a set of predictions by the number of dimensions that it effecti
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -143,9 +144,6 @@ def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.nd
     counts half (Horikawa and Kamitani 2017). Images with the same target are not alternatives and are left out; images
     that share a different target all count. The result is exact, and computed in blocks.
 
-    bdpy's `pairwise_identification` gives the same result if no two targets are equal and there are no ties. It counts
-    ties as wrong, including the tie with every image of the same target, so it is lower where targets repeat.
-
     Args:
         predictions: Shape (P, D), usually z-scored.
         targets: Shape (N, D), usually z-scored.
@@ -156,13 +154,28 @@ def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.nd
         Shape (P,), float64; NaN where all images have the same target. A constant prediction has no correlation, which
         counts as a tie with every target.
     """
-    return identification_and_influence(predictions, targets, own_rows)[0]
+    return identify(predictions, targets, own_rows).accuracy
 
 
-def identification_and_influence(
-    predictions: np.ndarray, targets: np.ndarray, own_rows: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairwise identification accuracy, and how each image influences its mean.
+class Identification(NamedTuple):
+    """Pairwise identification of each image.
+
+    Attributes:
+        accuracy: See `identification`; shape (P,).
+        influence: The accuracy plus the influence of the image's target as an alternative, shape (P,); without
+            `own_rows`, the mean is that of the accuracies.
+        bdpy: The accuracy by the definition of bdpy's `pairwise_identification`, shape (P,): the share of all other
+            images whose targets correlate less. A tie is wrong, and so is every other image with the same target, so
+            it is lower where targets repeat. NaN for a single image.
+    """
+
+    accuracy: np.ndarray
+    influence: np.ndarray
+    bdpy: np.ndarray
+
+
+def identify(predictions: np.ndarray, targets: np.ndarray, own_rows: np.ndarray | None = None) -> Identification:
+    """Pairwise identification by two definitions, and how each image influences the mean of the first.
 
     An image takes part in the mean twice: by its own prediction, and as an alternative for other images. Both vary
     between samples of images, so an interval of the mean is that of the mean of the influences, not of the accuracies.
@@ -172,15 +185,12 @@ def identification_and_influence(
         targets: See `identification`.
         own_rows: See `identification`.
 
-    Returns:
-        The accuracies, and the accuracies plus the influence of each prediction's target as an alternative, shape (P,)
-        each; without `own_rows`, their means are equal.
     """
     different, own, images = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
     own = own if own_rows is None else own[own_rows]
     directions, candidates = _deviations(predictions), _deviations(different)
     similarity_to_own = np.einsum("nd,nd->n", directions, candidates[own])
-    below, beaten = np.empty(len(directions)), np.zeros(len(candidates))
+    (below, strictly), beaten = np.empty((2, len(directions))), np.zeros(len(candidates))
     alternatives = len(targets) - images[own]
     weights = 1 / np.maximum(alternatives, 1)
     step = max(1, VALUES // len(candidates))
@@ -188,6 +198,7 @@ def identification_and_influence(
         rows = slice(start, start + step)
         margins = similarity_to_own[rows, None] - directions[rows] @ candidates.T
         right = (margins > TIE) + (np.abs(margins) <= TIE) / 2
+        strictly[rows] = (margins > TIE) @ images
         below[rows] = right @ images
         beaten += weights[rows] @ right
     below -= images[own] / 2  # the tie with its own target
@@ -196,7 +207,9 @@ def identification_and_influence(
     # For each target, the accuracies that it adds to as an alternative, relative to what an average one would add.
     of_own = np.bincount(own, weights * (0.5 - accuracy), len(candidates))
     as_alternative = beaten - of_own - weights @ accuracy
-    return accuracy, accuracy + as_alternative[own]
+    others = len(targets) - 1
+    bdpy = strictly / others if others else np.full(len(directions), np.nan)
+    return Identification(accuracy, accuracy + as_alternative[own], bdpy)
 
 
 def large_dimensions(vectors: np.ndarray, share: float = 0.9) -> int:

@@ -161,6 +161,7 @@ class PatternValues:
         identification: The identification accuracy of each image, shape (N,); NaN if all images have the same target.
         influence: The influence of each image on the mean identification accuracy, shape (N,); with folds, its fold
             counts as all images.
+        identification_bdpy: The identification accuracy of each image by bdpy's definition, shape (N,).
         pearson_of_ceiling: Pearson's r of each dimension divided by its noise ceiling, shape (D,); NaN where undefined;
             None without repeated targets.
     """
@@ -169,6 +170,7 @@ class PatternValues:
     pattern: np.ndarray
     identification: np.ndarray
     influence: np.ndarray
+    identification_bdpy: np.ndarray
     pearson_of_ceiling: np.ndarray | None
 
 
@@ -306,14 +308,14 @@ def _zero_shot(predicted: np.ndarray, retrieval: Ranking, images: EvaluationSet,
 
 def _pattern_values(predicted: np.ndarray, images: EvaluationSet) -> PatternValues:
     by_dimension = dimensions.dimension_scores(predicted, images.targets, images.folds)
-    pattern, identification, influence = np.empty((3, len(predicted)))
+    pattern, identification, influence, bdpy = np.empty((4, len(predicted)))
     for rows, *moments in images.parts():
         z_scored = dimensions.z_scores(predicted[rows], *moments)
         targets = dimensions.z_scores(images.targets, *moments)
         pattern[rows] = dimensions.correlations(z_scored, targets[rows])
-        identification[rows], influence[rows] = dimensions.identification_and_influence(z_scored, targets, rows)
+        identification[rows], influence[rows], bdpy[rows] = dimensions.identify(z_scored, targets, rows)
     corrected = noise_corrected(by_dimension.pearson, images.noise.reliability) if images.noise else None
-    return PatternValues(by_dimension, pattern, identification, influence, corrected)
+    return PatternValues(by_dimension, pattern, identification, influence, bdpy, corrected)
 
 
 def _summarize_patterns(values: PatternValues, predicted: np.ndarray, images: EvaluationSet) -> PatternScores:
@@ -333,6 +335,7 @@ def _summarize_patterns(values: PatternValues, predicted: np.ndarray, images: Ev
         pearson_of_ceiling=None if corrected is None else dimensions.distribution(corrected),
         identification_ci95=of_identification[0],
         identification_ci95_same_labels=of_identification[1],
+        identification_bdpy=float(values.identification_bdpy.mean()) if len(predicted) > 1 else None,
         mean_pearson=mean_pearson,
         mean_pearson_ci95=of_pearson[0],
         mean_pearson_ci95_same_labels=of_pearson[1],

@@ -14,7 +14,7 @@ from pipeline.evaluation.dimensions import (
     distribution,
     effective_rank,
     identification,
-    identification_and_influence,
+    identify,
     large_dimensions,
     z_scores,
 )
@@ -168,12 +168,55 @@ def test_an_empty_distribution_has_no_median() -> None:
     assert (summary.lower_quartile, summary.median, summary.upper_quartile, summary.undefined) == (None, None, None, 3)
 
 
+def counted_by_bdpy(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """bdpy's pairwise identification, from its definition: the share of the other rows that correlate strictly less."""
+    size = len(targets)
+    r = np.corrcoef(predictions, targets)[:size, size:]
+    return (r < np.diag(r)[:, None]).sum(axis=1) / (size - 1)
+
+
+@pytest.mark.parametrize("labels", [np.arange(40), np.arange(40) // 5, np.arange(40) % 2])
+def test_identification_by_bdpys_definition(labels: np.ndarray) -> None:
+    """Other images with the same target count as wrong, so that it is lower than ours."""
+    result = identify(PREDICTIONS, TARGETS[labels])
+    repeats = np.bincount(labels)[labels]
+    # With equal targets, a tie is broken by rounding in a correlation matrix, so equal rows are compared as one.
+    different, own = np.unique(TARGETS[labels], axis=0, return_inverse=True)
+    r = np.corrcoef(PREDICTIONS, different)[:40, 40:]
+    lower = (r < r[np.arange(40), own][:, None]) @ np.bincount(own)
+    assert result.bdpy == pytest.approx(lower / 39, abs=1e-6)
+    if repeats.max() == 1:
+        assert result.bdpy == pytest.approx(counted_by_bdpy(PREDICTIONS, TARGETS), abs=1e-6)
+        assert result.bdpy == pytest.approx(result.accuracy, abs=1e-6)
+    else:
+        assert result.bdpy == pytest.approx(result.accuracy * (40 - repeats) / 39, abs=1e-6)
+
+
+def test_ties_are_wrong_by_bdpys_definition() -> None:
+    assert identify(np.full(TARGETS.shape, 0.1), TARGETS).bdpy.tolist() == [0] * 40
+    mirrored = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    result = identify(np.array([[1.0, 1.0, 0.0]] * 3), mirrored)
+    assert (result.accuracy.tolist(), result.bdpy.tolist()) == ([0.75, 0.75, 0], [0.5, 0.5, 0])
+    assert np.isnan(identify(TARGETS[:1], TARGETS[:1]).bdpy).all()
+
+
+def test_profile_and_pattern_correlations_are_bdpys() -> None:
+    """bdpy's profile correlation is our r of a dimension, its pattern correlation ours of an image."""
+    profile = [np.corrcoef(predicted, target)[0, 1] for predicted, target in zip(PREDICTIONS.T, TARGETS.T, strict=True)]
+    assert dimension_scores(PREDICTIONS, TARGETS).pearson == pytest.approx(profile, abs=1e-6)
+    mean, deviation = RANDOM.normal(size=TARGETS.shape[1]), RANDOM.uniform(1, 2, TARGETS.shape[1])
+    z_scored = [(rows - mean) / deviation for rows in (PREDICTIONS, TARGETS)]
+    pattern = [np.corrcoef(predicted, target)[0, 1] for predicted, target in zip(*z_scored, strict=True)]
+    ours = correlations(*(z_scores(rows, mean, deviation) for rows in (PREDICTIONS, TARGETS)))
+    assert ours == pytest.approx(pattern, abs=1e-6)
+
+
 def test_influences_give_the_jackknife_of_mean_identification() -> None:
     """Without an image, its own accuracy and its part in the others' accuracies are gone."""
     random = np.random.default_rng(0)
     targets = random.normal(size=(20, 5))
     predictions = targets + random.normal(size=targets.shape)
-    accuracy, influence = identification_and_influence(predictions, targets)
+    accuracy, influence, _ = identify(predictions, targets)
     assert accuracy.tolist() == identification(predictions, targets).tolist()
     assert influence.mean() == pytest.approx(accuracy.mean(), abs=1e-12)
     for row in range(20):
@@ -190,7 +233,7 @@ def test_intervals_of_identification_cover_new_labels() -> None:
     for _ in range(400):
         targets = random.normal(size=(20, 2))
         predictions = (targets + 0.2 * random.normal(size=targets.shape))[labels] + 0.2 * random.normal(size=(60, 2))
-        accuracy, influence = identification_and_influence(predictions, targets[labels])
+        accuracy, influence, _ = identify(predictions, targets[labels])
         means.append(accuracy.mean())
         intervals.append(share_across(influence, labels))
         naive.append(share_across(accuracy, labels))
