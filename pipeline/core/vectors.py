@@ -9,6 +9,7 @@ import numpy as np
 
 READ_AT_ONCE = 256  # rows
 LARGEST_BLOCK = 2**26  # bytes
+VALUES = 2**20  # numbers that float64 arithmetic copies at a time
 ROUNDING = float(np.finfo(np.float32).eps) ** 2  # of the mean squared length of a row; anything less is rounding
 
 
@@ -75,6 +76,12 @@ def in_blocks(x: Vectors, rows: int | None = None) -> Iterator[np.ndarray]:
     return (x[start : start + rows] for start in range(0, len(x), rows))
 
 
+def slices(count: int, length: int, values: int = VALUES) -> Iterator[slice]:
+    """Slices of `count` rows (or columns) of `length` numbers each, with at most about `values` numbers per slice."""
+    step = max(1, values // max(length, 1))
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
 def moments(x: Vectors) -> tuple[np.ndarray, float]:
     """The mean of each column and the mean of all variances, in one pass, summed in float64.
 
@@ -105,9 +112,10 @@ def spread(mean: np.ndarray, variance: float) -> float:
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors scaled to length 1, float64; zero vectors stay zero."""
-    vectors = np.asarray(vectors, np.float64)
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    directions = np.array(vectors, np.float64)
+    norms = np.sqrt(np.einsum("...d,...d->...", directions, directions))[..., None]  # unlike norm(), without a copy
+    np.divide(directions, norms, out=directions, where=norms > 0)
+    return directions
 
 
 def cosines(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -120,7 +128,10 @@ def cosines(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     Returns:
         Shape (N,), float64, from -1 to 1.
     """
-    return np.einsum("nd,nd->n", unit(predictions), unit(targets)).clip(-1, 1)
+    result = np.empty(len(predictions))
+    for rows in slices(len(predictions), predictions.shape[1]):
+        result[rows] = np.einsum("nd,nd->n", unit(predictions[rows]), unit(targets[rows])).clip(-1, 1)
+    return result
 
 
 def vector_digest(vector: np.ndarray) -> bytes:

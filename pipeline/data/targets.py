@@ -289,10 +289,12 @@ def _read_in_order(file: Path, vectors: np.ndarray, images: ImageSet) -> TargetT
             file,
             *different[0],
         )
-    rows = _Rows(file)
-    for number, (path, vector) in enumerate(zip(images.paths, as_vector(vectors), strict=True), 1):
-        rows.add(path, Row(f"{file}, row {number}", (), vector))
-    return rows.table()
+    if not vectors.size:
+        raise RequestError(f"{file}: its targets have no numbers.")
+    vectors = as_vector(vectors) if vectors.dtype != np.float32 else vectors  # wide targets are not copied
+    for number, (path, vector) in enumerate(zip(images.paths, vectors, strict=True), 1):
+        check_finite(vector, f"{file}, row {number}: the target of {path!r}")
+    return TargetTable(str(file), {path: row for row, path in enumerate(images.paths)}, vectors)
 
 
 def _natural(path: str) -> list[str]:

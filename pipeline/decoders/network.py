@@ -321,7 +321,11 @@ def predict(model: Any, x: Vectors) -> np.ndarray:
     """
     convert = import_keras().ops.convert_to_numpy
     # Not `model.predict`, which compiles a function for each model and shape; that costs more than it saves here.
-    return np.concatenate([convert(model(block, training=False)) for block in in_blocks(x)])
+    predicted, start = np.empty((len(x), model.output_shape[-1]), np.float32), 0
+    for block in in_blocks(x):
+        predicted[start : start + len(block)] = convert(model(block, training=False))
+        start += len(block)
+    return predicted
 
 
 @dataclass(frozen=True)

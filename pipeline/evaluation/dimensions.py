@@ -4,16 +4,17 @@ A cosine shows neither. Here a dimension is scored over images, a pattern (the z
 dimensions, and a set of predictions by the number of dimensions that it effectively uses.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.core.nearest import TIE
-from pipeline.core.vectors import unit
+from pipeline.core.vectors import Vectors, slices, unit
 
 BINS = 20
-VALUES = 2**22  # correlations compared at a time, in float64
+VALUES = 2**24  # vectors and correlations compared at a time, in float64
 FEWEST_FOR_R = 3  # two values always correlate by 1 or -1
 
 
@@ -80,12 +81,14 @@ def dimension_scores(predictions: np.ndarray, targets: np.ndarray, folds: np.nda
         targets: Shape (N, D).
         folds: The fold in which each image was held out, shape (N,), int; None without folds.
     """
-    targets = np.asarray(targets, np.float64)
-    errors = np.square(targets - predictions).sum(axis=0)
-    spread = np.square(targets - targets.mean(axis=0)).sum(axis=0)
-    constant = _constant(targets.T)
-    r2 = 1 - np.divide(errors, spread, out=np.full(len(spread), np.nan), where=~constant)
-    return DimensionScores(_correlations_within(np.asarray(predictions), targets, folds), r2)
+    pearson, r2 = np.full((2, targets.shape[1]), np.nan)
+    for block in slices(targets.shape[1], len(targets)):
+        predicted, truth = np.asarray(predictions[:, block]), np.asarray(targets[:, block], np.float64)
+        errors = np.square(truth - predicted).sum(axis=0)
+        spread = np.square(truth - truth.mean(axis=0)).sum(axis=0)
+        r2[block] = 1 - np.divide(errors, spread, out=r2[block], where=~_constant(truth.T))
+        pearson[block] = _correlations_within(predicted, truth, folds)
+    return DimensionScores(pearson, r2)
 
 
 def _correlations_within(predictions: np.ndarray, targets: np.ndarray, folds: np.ndarray | None) -> np.ndarray:
@@ -119,7 +122,38 @@ def z_scores(vectors: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np
     return z
 
 
-def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class ZScored:
+    """Vectors that are z-scored when they are read, a block at a time; see `z_scores`.
+
+    Attributes:
+        vectors: Predictions or targets, shape (N, D).
+        mean: Mean of the training targets, shape (D,).
+        deviation: Standard deviation of the training targets, shape (D,).
+    """
+
+    vectors: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D')."""
+        return len(self.vectors), int((np.asarray(self.deviation) > 0).sum())
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float64."""
+        return np.dtype(np.float64)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        return z_scores(self.vectors[rows], self.mean, self.deviation)
+
+
+def correlations(first: Vectors, second: Vectors) -> np.ndarray:
     """Pearson correlation of each row with the same row of another matrix.
 
     For z-scored predictions and targets this is the pattern correlation of each image (Horikawa and Kamitani
@@ -132,12 +166,15 @@ def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Returns:
         Shape (N,), float64, from -1 to 1; NaN where either row is constant.
     """
-    r: np.ndarray = np.einsum("nd,nd->n", _deviations(first), _deviations(second)).clip(-1, 1)
-    r[_constant(first) | _constant(second)] = np.nan
+    r = np.empty(len(first))
+    for rows in slices(len(first), first.shape[1]):
+        one, other = first[rows], second[rows]
+        r[rows] = np.einsum("nd,nd->n", _deviations(one), _deviations(other)).clip(-1, 1)
+        r[rows][_constant(one) | _constant(other)] = np.nan
     return r
 
 
-def identification(predictions: np.ndarray, targets: np.ndarray, own_rows: np.ndarray | None = None) -> np.ndarray:
+def identification(predictions: Vectors, targets: Vectors, own_rows: np.ndarray | None = None) -> np.ndarray:
     """Pairwise identification accuracy of each image; chance is 0.5.
 
     The share of other images whose targets correlate less with the prediction than the image's own target does; a tie
@@ -174,7 +211,7 @@ class Identification(NamedTuple):
     bdpy: np.ndarray
 
 
-def identify(predictions: np.ndarray, targets: np.ndarray, own_rows: np.ndarray | None = None) -> Identification:
+def identify(predictions: Vectors, targets: Vectors, own_rows: np.ndarray | None = None) -> Identification:
     """Pairwise identification by two definitions, and how each image influences the mean of the first.
 
     An image takes part in the mean twice: by its own prediction, and as an alternative for other images. Both vary
@@ -186,35 +223,34 @@ def identify(predictions: np.ndarray, targets: np.ndarray, own_rows: np.ndarray 
         own_rows: See `identification`.
 
     """
-    different, own, images = np.unique(targets, axis=0, return_inverse=True, return_counts=True)
+    first, own, images = _distinct(targets)
     own = own if own_rows is None else own[own_rows]
-    directions, candidates = _deviations(predictions), _deviations(different)
-    similarity_to_own = np.einsum("nd,nd->n", directions, candidates[own])
-    (below, strictly), beaten = np.empty((2, len(directions))), np.zeros(len(candidates))
+    (below, strictly), beaten = np.zeros((2, len(predictions))), np.zeros(len(first))
     alternatives = len(targets) - images[own]
     weights = 1 / np.maximum(alternatives, 1)
-    step = max(1, VALUES // len(candidates))
-    for start in range(0, len(directions), step):
-        rows = slice(start, start + step)
-        margins = similarity_to_own[rows, None] - directions[rows] @ candidates.T
-        right = (margins > TIE) + (np.abs(margins) <= TIE) / 2
-        strictly[rows] = (margins > TIE) @ images
-        below[rows] = right @ images
-        beaten += weights[rows] @ right
+    for rows in slices(len(predictions), predictions.shape[1], VALUES):
+        directions = _deviations(predictions[rows])
+        to_own = np.einsum("nd,nd->n", directions, _deviations(targets[first[own[rows]]]))
+        for block in slices(len(first), max(predictions.shape[1], len(directions)), VALUES):
+            margins = to_own[:, None] - directions @ _deviations(targets[first[block]]).T
+            right = (margins > TIE) + (np.abs(margins) <= TIE) / 2
+            strictly[rows] += (margins > TIE) @ images[block]
+            below[rows] += right @ images[block]
+            beaten[block] += weights[rows] @ right
     below -= images[own] / 2  # the tie with its own target
     undefined = np.full(len(alternatives), np.nan)
     accuracy: np.ndarray = np.divide(below, alternatives, out=undefined, where=alternatives > 0)
     # For each target, the accuracies that it adds to as an alternative, relative to what an average one would add.
-    of_own = np.bincount(own, weights * (0.5 - accuracy), len(candidates))
+    of_own = np.bincount(own, weights * (0.5 - accuracy), len(first))
     as_alternative = beaten - of_own - weights @ accuracy
     others = len(targets) - 1
-    bdpy = strictly / others if others else np.full(len(directions), np.nan)
+    bdpy = strictly / others if others else np.full(len(predictions), np.nan)
     return Identification(accuracy, accuracy + as_alternative[own], bdpy)
 
 
 def large_dimensions(vectors: np.ndarray, share: float = 0.9) -> int:
     """The number of dimensions, largest first, that make up a share of the squared length of vectors (N, D)."""
-    squares = np.sort(np.square(np.asarray(vectors, np.float64)).sum(axis=0))[::-1]
+    squares = np.sort(np.einsum("nd,nd->d", vectors, vectors, dtype=np.float64))[::-1]
     return int(np.searchsorted(np.cumsum(squares), share * squares.sum() * (1 - TIE))) + 1
 
 
@@ -230,12 +266,38 @@ def effective_rank(vectors: np.ndarray) -> float | None:
     Returns:
         The effective rank; None if all vectors are equal.
     """
-    vectors = np.asarray(vectors, np.float64)
     if _constant(vectors.T).all():
         return None
-    values = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False)
+    values = _singular_values(vectors)
     shares = values[values > 0] / values.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _singular_values(vectors: np.ndarray) -> np.ndarray:
+    """The singular values of vectors (N, D) minus their mean; if D > N, from N x N products, which take less memory."""
+    if vectors.shape[1] <= len(vectors):
+        vectors = np.asarray(vectors, np.float64)
+        values: np.ndarray = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False)
+        return values
+    products = np.zeros((len(vectors), len(vectors)))
+    for block in slices(vectors.shape[1], len(vectors)):
+        part = np.asarray(vectors[:, block], np.float64)
+        part = part - part.mean(axis=0)
+        products += part @ part.T
+    squares = np.linalg.eigvalsh(products)
+    return np.sqrt(np.where(squares > len(squares) * np.finfo(np.float64).eps * squares[-1], squares, 0))
+
+
+def _distinct(rows: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first of each of the M different rows, (M,), the number of each row, (N,), and the counts, (M,)."""
+    numbers: dict[bytes, int] = {}
+    own = np.empty(len(rows), np.intp)
+    for block in slices(len(rows), rows.shape[1]):
+        values = np.asarray(rows[block], np.float64) + 0.0  # -0.0 equals 0.0
+        digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in values]
+        own[block] = [numbers.setdefault(digest, len(numbers)) for digest in digests]
+    _, first, counts = np.unique(own, return_index=True, return_counts=True)
+    return first, own, counts
 
 
 def _constant(rows: np.ndarray) -> np.ndarray:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.nearest import Ranking, numbered_blocks, rank
-from pipeline.core.vectors import unit
+from pipeline.core.vectors import Vectors, cosines, unit
 
 NEIGHBOURS = 10  # as in Conneau et al. 2018
-VALUES = 2**22  # similarities compared at a time, in float64
+VALUES = 2**22  # similarities, and numbers of candidates, at a time, in float64
 BLOCK = 4096  # candidates ranked at a time
 
 
@@ -44,7 +44,7 @@ def largest_hub(nearest: np.ndarray, own: np.ndarray, names: Sequence[str]) -> H
 
 
 def csls_ranking(
-    predictions: np.ndarray, candidates: np.ndarray, own: np.ndarray, neighbours: int = NEIGHBOURS
+    predictions: np.ndarray, candidates: Vectors, own: np.ndarray, neighbours: int = NEIGHBOURS
 ) -> Ranking:
     """Rank each prediction's own target by cross-domain similarity local scaling, which corrects for hubs.
 
@@ -55,16 +55,17 @@ def csls_ranking(
 
     Args:
         predictions: Shape (N, D).
-        candidates: Shape (M, D), all distinct.
+        candidates: Shape (M, D), all distinct; read a block at a time.
         own: The number of each prediction's own target among the candidates, shape (N,).
         neighbours: The number of neighbours; all predictions if there are fewer.
     """
     directions = unit(predictions)
     kept = min(neighbours, len(directions))
     density = np.empty(len(candidates))
-    for first, block in numbered_blocks(candidates, max(1, VALUES // len(directions))):
+    at_once = max(1, VALUES // max(directions.shape))
+    for first, block in numbered_blocks(candidates, at_once):
         similarity = directions @ unit(block).T
         density[first : first + len(block)] = np.partition(similarity, -kept, axis=0)[-kept:].mean(axis=0)
     penalties = density / 2
-    similarity_to_own = np.einsum("nd,nd->n", directions, unit(candidates[own])) - penalties[own]
-    return rank(directions, similarity_to_own, numbered_blocks(candidates, BLOCK), 1, penalties)
+    similarity_to_own = cosines(predictions, candidates[own]) - penalties[own]
+    return rank(directions, similarity_to_own, numbered_blocks(candidates, min(BLOCK, at_once)), 1, penalties)

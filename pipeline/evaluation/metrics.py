@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.core.nearest import Ranking
-from pipeline.core.vectors import cosines
+from pipeline.core.vectors import cosines, slices
 from pipeline.evaluation import dimensions
 from pipeline.evaluation.correlation_intervals import correlation_intervals, fold_interval, mean_over_dimensions
 from pipeline.evaluation.dimensions import DimensionScores
@@ -229,7 +229,7 @@ def _score(predicted: np.ndarray, images: EvaluationSet, ceiling: float, baselin
         centred_cosine=summarize_cosines(centred, images),
         progress=_progress(mean, baseline, ceiling),
         progress_to_noise_ceiling=_progress(mean, baseline, _noise_ceiling(images)),
-        mse=float(np.square(np.subtract(predicted, images.targets, dtype=np.float64)).mean()),
+        mse=_squares_about(images.targets, predicted) / predicted.size,
         retrieval=_summarize_retrieval(retrieval, images),
         retrieval_csls=_csls(predicted, images.candidates, own),
         retrieval_of_seen=_summary_of(retrieval, seen),
@@ -274,7 +274,7 @@ def _progress(mean: float, baseline: float | None, ceiling: float | None) -> flo
 def _csls(predicted: np.ndarray, candidates: Candidates, own: np.ndarray) -> RetrievalSummary | None:
     if not 1 < len(candidates) <= CSLS_CANDIDATES:
         return None
-    return summarize_ranks(csls_ranking(predicted, candidates.vectors(), own).ranks)
+    return summarize_ranks(csls_ranking(predicted, candidates, own).ranks)
 
 
 def _summary_of(retrieval: Ranking, rows: np.ndarray | None) -> RetrievalSummary | None:
@@ -310,9 +310,9 @@ def _pattern_values(predicted: np.ndarray, images: EvaluationSet) -> PatternValu
     by_dimension = dimensions.dimension_scores(predicted, images.targets, images.folds)
     pattern, identification, influence, bdpy = np.empty((4, len(predicted)))
     for rows, *moments in images.parts():
-        z_scored = dimensions.z_scores(predicted[rows], *moments)
-        targets = dimensions.z_scores(images.targets, *moments)
-        pattern[rows] = dimensions.correlations(z_scored, targets[rows])
+        z_scored = dimensions.ZScored(predicted[rows], *moments)
+        targets = dimensions.ZScored(images.targets, *moments)
+        pattern[rows] = dimensions.correlations(z_scored, dimensions.ZScored(images.targets[rows], *moments))
         identification[rows], influence[rows], bdpy[rows] = dimensions.identify(z_scored, targets, rows)
     corrected = noise_corrected(by_dimension.pearson, images.noise.reliability) if images.noise else None
     return PatternValues(by_dimension, pattern, identification, influence, bdpy, corrected)
@@ -344,9 +344,18 @@ def _summarize_patterns(values: PatternValues, predicted: np.ndarray, images: Ev
 
 def _spread(predicted: np.ndarray, images: EvaluationSet) -> float | None:
     """The predictions' distance from their mean, or from their fold's mean target, relative to the targets' spread."""
-    targets = np.square(images.targets - images.targets.mean(axis=0, dtype=np.float64)).sum()
+    targets = _squares_about(images.targets.mean(axis=0, dtype=np.float64), images.targets)
     if not targets:
         return None
-    about_mean = np.square(predicted - predicted.mean(axis=0, dtype=np.float64)).sum()
-    about_centre = np.square(predicted - images.centres, dtype=np.float64).sum()
+    about_mean = _squares_about(predicted.mean(axis=0, dtype=np.float64), predicted)
+    about_centre = _squares_about(images.centres, predicted)
     return float(np.sqrt(min(about_mean, about_centre) / targets))
+
+
+def _squares_about(centres: np.ndarray, vectors: np.ndarray) -> float:
+    """The sum of the squared distances of vectors (N, D) from centres, (N, D) or (D,), in float64."""
+    blocks = slices(vectors.shape[1], len(vectors))
+    return sum(
+        float(np.square(np.subtract(vectors[:, block], centres[..., block], dtype=np.float64)).sum())
+        for block in blocks
+    )

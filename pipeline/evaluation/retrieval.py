@@ -7,9 +7,10 @@ import numpy as np
 
 from pipeline.core.nearest import ROWS, Ranking, nearest, numbered_blocks, rank
 from pipeline.core.vector_files import NearestNames
-from pipeline.core.vectors import Vectors, unit, vector_digest
+from pipeline.core.vectors import Vectors, cosines, slices, unit, vector_digest
 
-BLOCK = 4096  # candidates compared at a time
+BLOCK = 4096  # candidates compared at a time, at most ...
+VALUES = 2**24  # ... and their numbers
 NEAREST = 5  # candidates listed for a prediction
 HITS = (1, 2, 5, 10, 20)
 
@@ -45,15 +46,27 @@ class Candidates:
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """The vectors in blocks of at most BLOCK: the number of the first vector, and the block (n, D), float32."""
         for start, block in zip(range(0, len(self), BLOCK), self._blocks, strict=True):
-            yield start, block[: len(self) - start]
+            block = block[: len(self) - start]
+            for rows in slices(len(block), block.shape[1], VALUES):
+                yield start + rows.start, block[rows]
 
     def numbers(self, targets: np.ndarray) -> np.ndarray:
         """The candidate numbers of targets (N, D): shape (N,), int64."""
         return np.array([self._numbers[vector_digest(target)] for target in targets], np.int64)
 
-    def vectors(self) -> np.ndarray:
-        """All vectors, shape (M, D), float32."""
-        return np.concatenate([block for _, block in self.blocks()])
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(M, D)."""
+        return len(self), self._blocks[0].shape[1] if self._blocks else 0
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32."""
+        return np.dtype(np.float32)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Some of the vectors, shape (m, D), float32."""
+        return np.stack([self._blocks[row // BLOCK][row % BLOCK] for row in np.arange(len(self))[rows].tolist()])
 
     def subset(self, targets: np.ndarray) -> "Candidates":
         """The candidates that occur among targets of shape (N, D)."""
@@ -103,9 +116,8 @@ def retrieve(predictions: np.ndarray, targets: np.ndarray, candidates: Candidate
         targets: The predictions' own targets, shape (N, D); all are among the candidates.
         candidates: The candidates.
     """
-    directions = unit(predictions)
-    own = np.einsum("nd,nd->n", directions, unit(targets))
-    return rank(directions, own, candidates.blocks(), min(NEAREST, len(candidates)))
+    own = cosines(predictions, targets)
+    return rank(unit(predictions), own, candidates.blocks(), min(NEAREST, len(candidates)))
 
 
 def find_nearest(vectors: Vectors, candidates: Candidates, count: int) -> NearestNames:

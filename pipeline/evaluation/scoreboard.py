@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from pipeline.core.vectors import slices
 from pipeline.evaluation import dimensions
 from pipeline.evaluation.metrics import LARGEST_COSINE, EvaluationSet, ScoredPredictions
 from pipeline.evaluation.results import (
@@ -78,10 +79,12 @@ def differences(
 def _explained(predicted: np.ndarray, images: EvaluationSet) -> np.ndarray:
     """The explained variance of each image, shape (N,): minus its squared error, in units of the training variance."""
     explained = np.empty(len(predicted))
-    for rows, *moments in images.parts():
-        z_scored = dimensions.z_scores(predicted[rows], *moments)
-        targets = dimensions.z_scores(images.targets[rows], *moments)
-        explained[rows] = -np.square(z_scored - targets).sum(axis=1) / max(z_scored.shape[1], 1)
+    for part, *moments in images.parts():
+        for block in slices(len(part), predicted.shape[1]):
+            rows = part[block]
+            z_scored = dimensions.z_scores(predicted[rows], *moments)
+            targets = dimensions.z_scores(images.targets[rows], *moments)
+            explained[rows] = -np.square(z_scored - targets).sum(axis=1) / max(z_scored.shape[1], 1)
     return explained
 
 

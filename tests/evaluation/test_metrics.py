@@ -1,19 +1,26 @@
+import tracemalloc
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+
 import numpy as np
 import pytest
 from sklearn.metrics import mean_squared_error
 from sklearn.metrics.pairwise import cosine_similarity
 
+from pipeline.core import vectors
 from pipeline.core.vectors import cosines
+from pipeline.evaluation import dimensions, hubs, retrieval
 from pipeline.evaluation.dimensions import correlations, identification, z_scores
 from pipeline.evaluation.intervals import over_folds
 from pipeline.evaluation.metrics import EvaluationSet, score_predictions, summarize_cosines
-from pipeline.evaluation.results import Confusion, Scores
+from pipeline.evaluation.results import Clusters, Confusion, Scores
 from pipeline.evaluation.retrieval import Candidates
-from pipeline.evaluation.scoreboard import differences, score_model
+from pipeline.evaluation.scoreboard import differences, score_model, scoreboard
 
 RANDOM = np.random.default_rng(0)
 Y = RANDOM.normal(size=(40, 7)).astype(np.float32)
 NEAR = Y + RANDOM.normal(size=Y.shape).astype(np.float32)
+CLUSTERS = Clusters("image", 40, None, over_folds=False)
 
 
 def evaluation_set(targets: np.ndarray = Y, labels: list[str] | None = None, **columns) -> EvaluationSet:
@@ -183,3 +190,43 @@ def test_labels_list_their_confusions() -> None:
     assert scores.best[0].cosine == pytest.approx(1)
     assert scores.best[0].rank == 1
     assert set(scores.to_json()) >= {"cosine", "retrieval", "ceiling", "labels", "worst", "best"}
+
+
+def test_blocks_of_images_and_dimensions_give_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = evaluation_set(np.repeat(Y[:30], [2] * 10 + [1] * 20, axis=0), centre=Y.mean(axis=0))
+    predicted = {"first": NEAR, "mean": np.broadcast_to(Y.mean(axis=0), Y.shape)}
+    equal = {"first": "first"}
+    whole = scoreboard(score_predictions(predicted, images, {}), equal, images, CLUSTERS)
+    monkeypatch.setattr(vectors.slices, "__defaults__", (7 * 40 // 3,))
+    monkeypatch.setattr(dimensions, "VALUES", 30)
+    monkeypatch.setattr(retrieval, "VALUES", 30)
+    parts = scoreboard(score_predictions(predicted, images, {}), equal, images, CLUSTERS)
+    assert numbers_of(parts) == pytest.approx(numbers_of(whole), rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+def numbers_of(value: object) -> list[float]:
+    """All numbers in a result, in order."""
+    if isinstance(value, Mapping):
+        return [number for part in value.values() for number in numbers_of(part)]
+    if isinstance(value, list | tuple):
+        return [number for part in value for number in numbers_of(part)]
+    if is_dataclass(value):
+        return numbers_of(vars(value))
+    return [float(value)] if isinstance(value, int | float) else []
+
+
+def test_scoring_wide_targets_copies_them_only_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors.slices, "__defaults__", (2**16,))
+    for module in (dimensions, hubs, retrieval):
+        monkeypatch.setattr(module, "VALUES", 2**16)
+    random = np.random.default_rng(0)
+    y = random.normal(size=(100, 8000)).astype(np.float32)
+    images = evaluation_set(y)
+    tracemalloc.start()
+    try:
+        scored = score_predictions({"model": y + random.normal(size=y.shape).astype(np.float32)}, images, {})
+        scoreboard(scored, {"model": "model"}, images, CLUSTERS)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 7 * y.nbytes  # measured: 4.4; with float64 copies of everything, 14
