@@ -7,6 +7,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+import sklearn
 from helpers import ROOT, SMALL, are_close, make_image
 from PIL import Image
 from sklearn.base import clone
@@ -111,6 +112,26 @@ def test_groups_of_a_blend_stay_in_one_fold() -> None:
     assert sum(together.shares_.values()) < 0.2
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         blend.fit(x, y[groups], groups=groups[:-1])
+    with pytest.raises(RequestError, match=r"groups must have one label per image, shape \(N,\), not \(120, 1\)"):
+        blend.fit(x, y[groups], groups=groups[:, None])
+
+
+def test_groups_reach_a_blend_by_metadata_routing() -> None:
+    random = np.random.default_rng(2)
+    groups = np.repeat(np.arange(12), 3)
+    x, y = random.normal(size=(12, 6))[groups] + random.normal(size=(36, 6)) / 10, random.normal(size=(12, 3))[groups]
+    blend, cv = BlendDecoder(weight_decays=(), ramps=8), GroupKFold(3)
+    with sklearn.config_context(enable_metadata_routing=True):
+        routed = clone(blend).set_fit_request(groups=True)
+        scores = cross_val_score(routed, x, y, params={"groups": groups}, cv=cv)
+        search = GridSearchCV(routed, {"ramps": [8, 16]}, cv=cv).fit(x, y, groups=groups)
+    by_hand = [
+        clone(blend).fit(x[train], y[train], groups=groups[train]).score(x[test], y[test])
+        for train, test in cv.split(x, y, groups)
+    ]
+    assert scores.tolist() == by_hand
+    assert search.cv_results_["mean_test_score"][0] == np.mean(by_hand)
+    assert scores.tolist() != cross_val_score(blend, x, y, groups=groups, cv=cv).tolist()
 
 
 def test_the_transformer_passes_the_checks_without_numeric_tables() -> None:
@@ -287,6 +308,13 @@ def test_a_table_of_several_columns_is_refused(features: VGG16Features, paths: l
         (KerasDecoder(hidden=0), "'hidden'"),
         (KerasDecoder(hidden=[[4]]), "hidden must be"),
         (KerasDecoder(random_state="0"), "'random_state'"),
+        (BlendDecoder(weight_decays=(10, -1)), "weight_decays must be a sequence of numbers of at least 0"),
+        (BlendDecoder(weight_decays=(float("nan"),)), "weight_decays must be"),
+        (BlendDecoder(weight_decays=["10"]), "weight_decays must be"),
+        (BlendDecoder(weight_decays=[[10.0]]), "weight_decays must be"),
+        (BlendDecoder(weight_decays=10), "'weight_decays' parameter of BlendDecoder must be an array-like"),
+        (BlendDecoder(ramps=0), "'ramps'"),
+        (BlendDecoder(random_state=-1), "'random_state'"),
         (VGG16Features("random:0", engine="mn"), "'engine' parameter of VGG16Features must be"),
         (VGG16Features("random:0", batch_size=0), "'batch_size'"),
         (VGG16Features("random:0", workers=2.0), "'workers'"),
@@ -294,10 +322,12 @@ def test_a_table_of_several_columns_is_refused(features: VGG16Features, paths: l
     ],
 )
 def test_parameters_are_checked_before_any_work(estimator: object, message: str) -> None:
-    ask = estimator.fit if isinstance(estimator, KerasDecoder) else estimator.transform
-    given = (np.zeros((4, 3)), np.zeros((4, 2))) if isinstance(estimator, KerasDecoder) else (["gone.png"],)
+    transforms = isinstance(estimator, VGG16Features)
+    call, arguments = (
+        (estimator.transform, (["gone.png"],)) if transforms else (estimator.fit, (np.zeros((4, 3)), np.zeros((4, 2))))
+    )
     with pytest.raises(RequestError, match=message):
-        ask(*given)
+        call(*arguments)
 
 
 @pytest.mark.parametrize("hidden", [4, np.int64(4), (np.int32(4),), np.array([4]), [4]])

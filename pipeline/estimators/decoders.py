@@ -87,8 +87,8 @@ class BlendDecoder(_Decoder):
 
     Attributes:
         model_: The decoder, a plain `keras.Model` from (N, F) to (N, D).
-        shares_: Candidate -> its share; all 0 if the blend is the mean target. Empty if the features do not fit into
-            memory as a blend, so that a single network was trained; a warning is logged.
+        shares_: Candidate -> its share; all 0 if the blend is the mean target. Empty for a single image, and if the
+            features do not fit into memory as a blend, so that a single network was trained; a warning is logged.
         n_features_in_: F.
     """
 
@@ -118,25 +118,38 @@ class BlendDecoder(_Decoder):
             X: Features, shape (N, F).
             y: Target embeddings, shape (N, D) or (N,).
             groups: A label for each image, shape (N,); images with the same label, such as those of an object, are on
-                one side of every fold that regularization is chosen by. None if all differ.
+                one side of every fold that regularization is chosen by. None if all differ. With scikit-learn's
+                metadata routing, request it by `set_fit_request(groups=True)`.
 
         Raises:
-            RequestError: A parameter has the wrong type or is out of range.
+            RequestError: A parameter has the wrong type or is out of range, or the groups have another shape.
         """
         check_parameters(self)
         x, targets = self._validated(X, y)
         units = None
         if groups is not None:
             check_consistent_length(x, groups)
-            units = np.unique(np.asarray(groups), return_inverse=True)[1]
+            labels = np.asarray(groups)
+            if labels.ndim != 1:
+                raise RequestError(f"groups must have one label per image, shape (N,), not {labels.shape}.")
+            units = np.unique(labels, return_inverse=True)[1]
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(2**31 - 1)
-        config = BlendConfig(tuple(map(float, self.weight_decays)), ramps=int(self.ramps))
+        config = BlendConfig(self._decays(), ramps=int(self.ramps))
         # Nothing is held out: scikit-learn's splits do that.
         fitted = fit_decoders(TrainingData(x, targets, x[:1], targets[:1]), config, [self.api], units, int(seed))
         self.model_, self.shares_ = fitted.models[self.api], dict(fitted.shares)
         return self
+
+    def _decays(self) -> tuple[float, ...]:
+        """The weight decays as Python floats."""
+        decays = np.asarray(self.weight_decays, object)
+        if decays.ndim != 1 or not all(isinstance(decay, Real) and 0 <= float(decay) < np.inf for decay in decays):
+            raise RequestError(
+                f"weight_decays must be a sequence of numbers of at least 0, not {self.weight_decays!r}."
+            )
+        return tuple(map(float, decays))
 
 
 class KerasDecoder(_Decoder):
