@@ -12,6 +12,7 @@ from pipeline.cli.export import export
 from pipeline.cli.extract import extract
 from pipeline.cli.models import models
 from pipeline.cli.predict import predict
+from pipeline.cli.rsa import rsa
 from pipeline.cli.search import search
 from pipeline.cli.terminal import print_error, print_interruption, show_messages
 from pipeline.cli.train import train
@@ -46,7 +47,7 @@ def _with_near_names(error: click.ClickException) -> str:
     return f"{error.message} Did you mean {' or '.join(near)}?" if near else error.message
 
 
-for command in (extract, train, evaluate, predict, search, compare, export, models, cache):
+for command in (extract, train, evaluate, predict, search, rsa, compare, export, models, cache):
     cli.add_command(command)
 
 

@@ -119,7 +119,7 @@ def _feature_inputs(decoders: Mapping[str, SavedDecoder], source: Source, option
         predictions=predictions,
         training=TrainingTargets.of(baselines, examples.features.images) if baselines else None,
         cluster=options.cluster,
-        trained_on=max((_count_training_images(examples, *run) for run in runs.items()), default=0),
+        trained_on=max((count_training_images(examples, *run) for run in runs.items()), default=0),
         near_trained_on=near,
         permutations=options.permutations or 0,
     )
@@ -214,7 +214,7 @@ def _unchanged(examples: Examples, recorded: Mapping[str, str], side: str) -> Ex
     return examples.subset([row for row, path in enumerate(examples.features.paths) if path in recorded])
 
 
-def _count_training_images(examples: Examples, folder: Path, run: RunRecord) -> int:
+def count_training_images(examples: Examples, folder: Path, run: RunRecord) -> int:
     """Count the images that the decoders in a folder were trained on; warns if there are any."""
     features, trained = examples.features, _training_digests(run)
     digests = features.digests

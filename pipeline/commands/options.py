@@ -197,6 +197,33 @@ class SearchOptions(Options):
 
 
 @dataclass(frozen=True)
+class RsaOptions(Options):
+    """What to compare, and how."""
+
+    images: str | None = images_argument(default=None)
+    dissimilarity: Literal["correlation", "cosine", "euclidean", "crossnobis"] = option(
+        "correlation", help="The dissimilarity of two conditions; crossnobis needs repeated targets (--noise-ceiling)."
+    )
+    method: Literal["rho-a", "spearman", "corr", "cosine", "tau-a"] = option(
+        "rho-a", help="How two dissimilarity matrices are compared."
+    )
+    model: str | None = option(None, metavar="RUN|MODEL", help="Also compare the predictions of a decoder.")
+    bootstraps: int = option(1000, least=100, metavar="N", help="Bootstrap samples of conditions for the intervals.")
+    seed: int = option(0, least=0, most=2**31 - 1, metavar="N", help="Random seed of the bootstrap.")
+    report: Path | None = option(None, path="output", metavar="FILE.html", help="Also write a page with the matrices.")
+    targets: TargetOptions = group(TargetOptions)
+    sources: SourceOptions = group(SourceOptions)
+    extractor: ExtractorOptions = group(ExtractorOptions)
+    extraction: ExtractionOptions = group(ExtractionOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_features(self.extractor, self.extraction)
+        if self.model and self.extractor.features:
+            raise RequestError("Predictions from a table of vectors are not compared; leave out the model.")
+
+
+@dataclass(frozen=True)
 class CompareOptions(Options):
     """The study, on your own data if images and targets are named."""
 

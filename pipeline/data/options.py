@@ -36,7 +36,7 @@ class SourceOptions(Options):
     )
     label_pattern: str | None = option(
         None,
-        commands=["train", "evaluate", "compare"],
+        commands=["train", "evaluate", "compare", "rsa"],
         metavar="REGEX",
         help="Take labels from paths: a regular expression with a group named label, such as "
         r"'n\d+_(?P<label>.+)'; a label at the end leaves off the file's suffix.",
@@ -73,7 +73,7 @@ class TargetOptions(Options):
     on_missing: Literal["error", "skip"] = option("error", help="What to do with images that have no target.")
     noise_ceiling: Path | None = option(
         None,
-        commands=["train", "evaluate"],
+        commands=["train", "evaluate", "rsa"],
         path="table",
         help="A table with repeated targets, from which the noise ceiling is estimated.",
     )

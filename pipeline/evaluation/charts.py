@@ -163,6 +163,28 @@ def curve(points: Sequence[tuple[int, float, tuple[float, float] | None]]) -> di
     return _styled(alt.layer(*layers), 220)
 
 
+def matrix(values: np.ndarray, names: Sequence[str]) -> dict:
+    """A square matrix of dissimilarities as a heat map; dark pairs are alike.
+
+    Args:
+        values: Shape (C, C).
+        names: The name of each row, length C.
+    """
+    rows = [
+        {"row": row, "column": column, "first": names[row], "second": names[column], "dissimilarity": float(value)}
+        for (row, column), value in np.ndenumerate(values)
+    ]
+    axis = alt.Axis(labels=False, ticks=False, title=None)
+    colour = alt.Color("dissimilarity:Q", scale=alt.Scale(scheme="viridis"), legend=alt.Legend(orient="right"))
+    tips = [alt.Tooltip(name) for name in ("first:N", "second:N", "dissimilarity:Q")]
+    chart = (
+        _values(rows)
+        .mark_rect()
+        .encode(alt.X("column:O", axis=axis), alt.Y("row:O", axis=axis), color=colour, tooltip=tips)
+    )
+    return _styled(chart, 300)
+
+
 def learning_curves(curves: Mapping[str, Mapping[str, Sequence[float | None]]], name: str, title: str) -> dict:
     """One learning curve of each model over epochs, on a logarithmic axis.
 

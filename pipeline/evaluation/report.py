@@ -126,6 +126,31 @@ def render(report: Report) -> str:
     )
 
 
+def write_page(file: Path, heading: str, summary: str, sections: Sequence[Section]) -> None:
+    """Write a page of sections atomically, in the style of the report.
+
+    Args:
+        file: The file to write.
+        heading: Its heading.
+        summary: A line below it.
+        sections: Its sections.
+
+    Raises:
+        PipelineError: The file cannot be written.
+    """
+    script = javascript()
+    html = template("section_page.html").render(
+        heading=heading,
+        summary=summary,
+        sections=sections,
+        charts={chart.id: chart.document for section in sections for chart in section.charts},
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    with atomic_write(file) as unfinished:
+        unfinished.write_text(html, encoding="utf-8", errors="backslashreplace")
+
+
 def template(name: str) -> jinja2.Template:
     """Load a template from this folder; it escapes all values."""
     environment = jinja2.Environment(

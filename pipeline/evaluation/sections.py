@@ -12,11 +12,13 @@ class Chart:
         id: Its name in the page, unique in the report.
         title: Its caption.
         document: The Vega-Lite document; see `pipeline.evaluation.charts`.
+        said: Where its numbers are, for people who cannot see it.
     """
 
     id: str
     title: str
     document: dict
+    said: str = "The numbers are in the table below."
 
 
 @dataclass(frozen=True)

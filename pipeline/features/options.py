@@ -74,7 +74,7 @@ class ExtractorOptions(Options):
     features: Path | None = option(
         None,
         path="table",
-        commands=["train", "evaluate", "predict"],
+        commands=["train", "evaluate", "predict", "rsa"],
         metavar="FILE[:NAME]",
         help="Vectors of another model in place of the network's: a table with a column path, or an array; NAME is a "
         "variable or column. IMAGES are then optional.",
