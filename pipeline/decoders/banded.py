@@ -20,13 +20,15 @@ import numpy as np
 
 from pipeline.core.errors import RequestError
 from pipeline.core.keras_backend import import_keras
-from pipeline.core.vectors import Vectors, in_blocks, moments, spread
+from pipeline.core.vectors import Vectors, in_blocks, moments, slices, spread
 from pipeline.data.splits import assign_folds
 from pipeline.decoders.blend import MANY
 from pipeline.decoders.network import ApiStyle, stack_layers
+from pipeline.decoders.options import MEMORY
 from pipeline.decoders.ridge import PENALTIES, Ridge
 
 ALPHAS = PENALTIES[::2]  # overall penalties, relative to the mean squared length of a centred row
+FEWEST = 256  # targets fitted at a time, whatever the memory
 VALUES = 2**24  # float64 values in the arrays of a step, which bounds their memory
 
 
@@ -43,12 +45,30 @@ class BandedConfig:
     draws: int = 50
     folds: int = 5
 
-    def memory(self, rows: int, features: int, dim: int, bands: int) -> int:
-        """Bytes needed to fit features (rows, features) in some bands and targets (rows, dim), including these."""
+    def memory(self, rows: int, features: int, dim: int, bands: int, at_once: int | None = None) -> int:
+        """Bytes needed to fit features (rows, features) in some bands and targets (rows, dim), including these.
+
+        Args:
+            rows: Training images.
+            features: F, the dimension of the features.
+            dim: D, the dimension of the targets.
+            bands: The number of bands.
+            at_once: The number of targets that are fitted at a time; None for all.
+        """
+        at_once = dim if at_once is None else at_once
         narrow = rows <= features
         space = (2 * bands + 6) * rows * rows if narrow else 5 * rows * features
-        weights = 2 * (min(rows, features) + features) * dim
-        return 4 * rows * (3 * features + dim) + 8 * (space + 2 * rows * dim + weights + 2 * VALUES)
+        fixed = 4 * (rows * (3 * features + dim) + features * dim) + 8 * (space + 2 * VALUES)
+        return fixed + 8 * at_once * self._numbers(rows, features)
+
+    def targets_at_once(self, rows: int, features: int, dim: int, bands: int, memory: int) -> int:
+        """The number of targets that a memory budget in bytes allows to fit at a time; at least FEWEST."""
+        free = memory - self.memory(rows, features, dim, bands, 0)
+        return min(dim, max(FEWEST, free // (8 * self._numbers(rows, features))))
+
+    def _numbers(self, rows: int, features: int) -> int:
+        """The numbers per target that are in memory while it is fitted: targets and coefficients, with copies."""
+        return 3 * rows + 2 * min(rows, features) + 2 * features
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "BandedConfig":
@@ -89,8 +109,12 @@ def fit_banded(
     units: np.ndarray,
     config: BandedConfig | None = None,
     seed: int = 0,
+    memory: int = MEMORY,
 ) -> Banded:
     """Fit banded ridge regression.
+
+    Each target is fitted by itself, so wide targets are fitted in blocks that the memory budget allows, with the same
+    result as all at once.
 
     With at most as many images as features, the regression is solved on kernels of N x N, one per band
     (`MultipleKernelRidgeCV`), and converted to coefficients of the features; otherwise on the features
@@ -103,6 +127,7 @@ def fit_banded(
         units: A number for each image, shape (N,), int; images with the same number share a fold.
         config: How to fit it; None for the defaults.
         seed: Random seed of the folds and of the search.
+        memory: The memory budget in bytes.
 
     Returns:
         The regression; for a single image, it always predicts the image's target.
@@ -118,14 +143,27 @@ def fit_banded(
         zeros = np.zeros((x.shape[1], y.shape[1]), np.float32)
         return Banded(Ridge(zeros, centre.astype(np.float32)), mean)
     scaled = _Bands.of(x, mean, bands or (x.shape[1],))
+    solve = _on_kernels if len(x) <= x.shape[1] else _on_features
+    (rows, features), dim = x.shape, y.shape[1]
+    at_once = config.targets_at_once(rows, features, dim, len(scaled.slices), memory)
+    ridge = Ridge(np.empty((features, dim), np.float32), np.empty(dim, np.float32))
+    for block in slices(dim, 1, at_once):
+        standardised, deviation = _standardised(y[:, block], centre[block])
+        with np.errstate(divide="ignore"):  # the logarithm of a weight that underflows to 0
+            coefficients, offset = solve(scaled, standardised, config, folds, seed)
+        ridge.coefficients[:, block] = coefficients * deviation
+        ridge.intercept[block] = centre[block] + deviation * offset
+    return Banded(ridge, mean)
+
+
+def _standardised(y: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (N, d) about their mean, in units of their standard deviation (d,), or 0 if they are constant; both."""
     varies = np.ptp(y, axis=0) > 0
     deviation = np.where(varies, y.std(axis=0, dtype=np.float64), 1.0)
-    standardised = np.where(varies, (y - centre) / deviation, 0.0)
-    solve = _on_kernels if len(x) <= x.shape[1] else _on_features
-    with np.errstate(divide="ignore"):  # the logarithm of a weight that underflows to 0
-        coefficients, offset = solve(scaled, standardised, config, folds, seed)
-    intercept = centre + deviation * offset
-    return Banded(Ridge((coefficients * deviation).astype(np.float32), intercept.astype(np.float32)), mean)
+    standardised = y - centre
+    standardised /= deviation
+    standardised[:, ~varies] = 0
+    return standardised, deviation
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import Parameter, PipelineError, RequestError
-from pipeline.decoders.banded import BandedConfig, build_banded, fit_banded
+from pipeline.decoders.banded import FEWEST, BandedConfig, build_banded, fit_banded
 from pipeline.decoders.blend import BlendConfig, build_blend, fit_blend
 from pipeline.decoders.callbacks import Callbacks
 from pipeline.decoders.network import (
@@ -129,7 +129,7 @@ def effective_config(config: Config, data: TrainingData) -> Config:
 
 def _check_memory(config: BandedConfig, data: TrainingData) -> None:
     rows, dim = data.y.shape
-    needed = config.memory(rows, data.x.shape[1], dim, len(data.bands) or 1)
+    needed = config.memory(rows, data.x.shape[1], dim, len(data.bands) or 1, min(dim, FEWEST))
     if needed > data.memory:
         raise RequestError(
             f"Banded ridge regression on {rows:,} features of dimension {data.x.shape[1]:,} for targets of dimension "
@@ -144,7 +144,7 @@ def _fit_banded(
     data: TrainingData, config: BandedConfig, styles: Sequence[ApiStyle], units: np.ndarray, seed: int
 ) -> FittedDecoders:
     start = time.perf_counter()
-    banded = fit_banded(data.x, data.y, data.bands, units, config, seed)
+    banded = fit_banded(data.x, data.y, data.bands, units, config, seed, data.memory)
     seconds = time.perf_counter() - start
     return FittedDecoders(
         models={style: build_banded(banded, style) for style in styles},

@@ -1,4 +1,5 @@
 import dataclasses
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -187,3 +188,29 @@ def test_wide_targets_and_many_images_need_more_memory() -> None:
 
 def test_a_config_survives_json() -> None:
     assert config_from_json(dataclasses.asdict(CONFIG)) == CONFIG
+
+
+@pytest.mark.parametrize("images", [40, 100])
+def test_targets_fitted_in_blocks_give_the_same_regression(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = simulated(images, dim=7)
+    config = BandedConfig(draws=2)
+    whole = fit_banded(x, y, BANDS, np.arange(images), config)
+    monkeypatch.setattr(module, "FEWEST", 3)
+    parts = fit_banded(x, y, BANDS, np.arange(images), config, memory=0)
+    np.testing.assert_allclose(parts.ridge.coefficients, whole.ridge.coefficients, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(parts.ridge.intercept, whole.ridge.intercept, rtol=1e-6)
+
+
+def test_wide_targets_are_fitted_within_the_memory_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "VALUES", 2**16)
+    x, y = simulated(50, dim=20_000)
+    config, shape = BandedConfig(draws=1), (50, x.shape[1], 20_000)
+    budget = config.memory(*shape, 1, 5000)
+    assert config.targets_at_once(*shape, 1, budget) == 5000
+    tracemalloc.start()
+    try:
+        fit_banded(x, y, (), np.arange(50), config, memory=budget)
+        peak = tracemalloc.get_traced_memory()[1] + x.nbytes + y.nbytes
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.25 * budget < 0.7 * config.memory(*shape, 1)
