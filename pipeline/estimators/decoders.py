@@ -76,7 +76,9 @@ class _Decoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
 class BlendDecoder(_Decoder):
     """Features -> embeddings: the decoder that `train` fits by default, a blend with automatic regularization.
 
-    See `pipeline.decoders.blend`. With the same images, groups and seed, it has the same weights as that of `train`.
+    See `pipeline.decoders.blend`. Fitted to the same rows in the same order, with the same seed, it has the weights of
+    that of `train`. `train` also keeps near-duplicates in one fold, for which `groups` is, and scales several layers
+    alike.
 
     Args:
         weight_decays: The weight decays of its networks; empty for a blend of ridge regression and random ramps only,
