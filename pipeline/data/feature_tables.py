@@ -141,11 +141,12 @@ def read_features(file: Path) -> FeatureTable:
             not loaded.
 
     Returns:
-        The table; rows that repeat a path with the same vector are dropped.
+        The table; different vectors of one path, such as trials of one stimulus, are averaged, and equal ones count
+        once.
 
     Raises:
         RequestError: The file is missing, empty, damaged, of another kind, or declares more data than fits in memory; a
-            vector has NaN, infinite or too large values; or one path has two different vectors.
+            vector has NaN, infinite or too large values; or vectors of one path differ in label, group or split.
     """
     file, name = split_name(file)
     suffix = file.suffix.lower()
@@ -234,23 +235,46 @@ def _digests(file: Path, names: Sequence[str] | None, vectors: ArrayRows) -> np.
 
 
 def _without_doubles(table: FeatureTable, names: Sequence[str]) -> FeatureTable:
-    """The table with each path once; an error if a path has two different vectors."""
-    first: dict[str, int] = {}
+    """The table with each path once, in the order of its first rows: equal rows count once, others are averaged."""
+    rows_of: dict[str, list[int]] = {}
     for row, name in enumerate(names):
-        if table.digests[first.setdefault(name, row)] != table.digests[row]:
-            raise RequestError(
-                f"{table.file}: {name!r} has different vectors in the rows {first[name] + 1} and {row + 1}. Average "
-                "them; or give each row its own path and those of one image the same 'label' and 'group', and hold "
-                "out whole groups with ",
-                Parameter("split", "group"),
-                ".",
-            )
-    rows = np.array(list(first.values()), np.intp)
-    if len(rows) == len(names):
+        rows_of.setdefault(name, []).append(row)
+    if len(rows_of) == len(names):
         return table
-    log.info("%s: left out %s of paths listed before.", table.file, counted(len(names) - len(rows), "row"))
-    columns = {name: [column[row] for row in rows] for name, column in table.columns.items()}
-    return FeatureTable(table.file, list(first), table.vectors.subset(rows), table.digests[rows], columns)
+    first = np.array([rows[0] for rows in rows_of.values()], np.intp)
+    columns = {name: [column[row] for row in first] for name, column in table.columns.items()}
+    repeats = {name: rows for name, rows in rows_of.items() if (table.digests[rows] != table.digests[rows[0]]).any()}
+    if not repeats:
+        log.info("%s: left out %s of paths listed before.", table.file, counted(len(names) - len(first), "row"))
+        return FeatureTable(table.file, list(rows_of), table.vectors.subset(first), table.digests[first], columns)
+    _check_repeats(table, repeats)
+    vectors = np.empty((len(first), table.dim), np.float32)
+    for vector, (name, rows) in zip(vectors, rows_of.items(), strict=True):
+        several = table.vectors[np.array(rows if name in repeats else rows[:1], np.intp)]
+        vector[:] = several.mean(axis=0, dtype=np.float64)
+    digests = np.frombuffer(b"".join(map(vector_digest, vectors)), DIGEST)
+    return FeatureTable(table.file, list(rows_of), ArrayRows(vectors, np.arange(len(vectors))), digests, columns)
+
+
+def _check_repeats(table: FeatureTable, repeats: Mapping[str, Sequence[int]]) -> None:
+    """Log that rows are averaged, a warning if they are rare, and so perhaps a mistake; their texts must agree."""
+    for column, cells in table.columns.items():
+        for name, rows in repeats.items():
+            if other := next((row for row in rows if cells[row] != cells[rows[0]]), None):
+                raise RequestError(
+                    f"{table.file}: {name!r} has different vectors in the rows {rows[0] + 1} and {other + 1}, which "
+                    f"are averaged, but also {column}s {cells[rows[0]]!r} and {cells[other]!r}. Use one {column}."
+                )
+    names = len(set(table.names or ()))
+    log.log(
+        logging.INFO if 2 * len(repeats) > names else logging.WARNING,
+        "%s: %d of %s have several different vectors (up to %d), such as %s. Repeats of a path are averaged.",
+        table.file,
+        len(repeats),
+        counted(names, "path"),
+        max(map(len, repeats.values())),
+        examples(list(repeats), 3),
+    )
 
 
 def find_or_name(sources: SourceOptions, images: str | None, table: FeatureTable | None) -> ImageSet:

@@ -77,8 +77,33 @@ def test_a_path_with_the_same_vector_again_counts_once(tmp_path: Path, caplog: p
     assert "left out 1 row of paths listed before" in caplog.text
     assert (table.names, table.images.labels) == (["a", "b"], ["1", "2"])
     assert np.array_equal(table.vectors[:], VECTORS[:2])
-    with pytest.raises(RequestError, match=r"'a' has different vectors in the rows 1 and 3.*split='group'"):
-        read_features(save(tmp_path, paths=["a", "b", "a"], features=VECTORS))
+
+
+def test_different_vectors_of_a_path_are_averaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    names, trials = ["a", "b", "a", "c", "b", "a"], np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    table = read_features(save(tmp_path, paths=names, labels=list("121321"), features=trials))
+    assert "2 of 3 paths have several different vectors (up to 3), such as 'a', 'b'" in caplog.text
+    assert caplog.records[-1].levelno == logging.INFO
+    assert (table.names, table.images.labels) == (["a", "b", "c"], ["1", "2", "3"])
+    means = [trials[[row for row, name in enumerate(names) if name == key]].mean(axis=0) for key in "abc"]
+    assert table.vectors[:] == pytest.approx(np.array(means), rel=1e-6)
+    assert len(table.digests) == 3
+
+
+def test_rare_repeats_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    more = np.vstack([VECTORS, VECTORS + 1])
+    table = read_features(save(tmp_path, paths=["a", "b", "a", "c", "d", "e"], features=more))
+    assert "1 of 5 paths" in caplog.text
+    assert caplog.records[-1].levelno == logging.WARNING
+    assert np.array_equal(table.vectors[1:], more[[1, 3, 4, 5]])
+
+
+@pytest.mark.parametrize("column", ["label", "group", "split"])
+def test_repeats_of_a_path_agree_in_their_texts(column: str, tmp_path: Path) -> None:
+    message = rf"'a' has different vectors in the rows 1 and 3, .* also {column}s 'x' and 'y'"
+    with pytest.raises(RequestError, match=message):
+        read_features(save(tmp_path, paths=["a", "b", "a"], **{f"{column}s": ["x", "x", "y"]}, features=VECTORS))
 
 
 WRONG = {
