@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.commands.cache import CacheContents, CachedStore, list_cache
-from pipeline.core.errors import Interrupted, Parameter, PipelineError, RequestError
+from pipeline.core.errors import Parameter, PipelineError, RequestError
+from pipeline.core.interrupts import interrupted_with
 from pipeline.core.locations import Location
 from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted
@@ -94,11 +95,9 @@ def merge_caches(
     into = cache_location(folder)
     contents = {source: _contents(source, into) for source in map(cache_location, sources)}
     planned = [(source, store, _extractor(store)) for source in contents for store in contents[source].stores]
-    try:
+    with interrupted_with("Interrupted. What was copied so far is kept; the same command copies the rest."):
         merged = [_merge_store(source, store, extractor, into, progress) for source, store, extractor in planned]
         indexed = sum(_merge_index(source, into) for source in contents if contents[source].indexed)
-    except KeyboardInterrupt as error:
-        raise Interrupted("Interrupted. What was copied so far is kept; the same command copies the rest.") from error
     return MergeResult(str(into), merged, indexed)
 
 

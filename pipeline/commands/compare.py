@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.commands.examples import load_split_examples, read_source
 from pipeline.commands.options import CompareOptions
 from pipeline.core.atomic import check_output_file
-from pipeline.core.errors import Interrupted
+from pipeline.core.interrupts import interrupted_with
 from pipeline.decoders.network import ORIGINAL
 from pipeline.decoders.training import TrainingData
 from pipeline.features.sources import NetworkSource
@@ -58,10 +58,8 @@ def compare(options: CompareOptions) -> CompareResult:
         check_output_file(plot, SUFFIXES, "plot")
     own = _own_data(options) if options.examples.images or options.examples.targets.targets else None
     data, config = (lambda seed: own) if own else original_data, replace(ORIGINAL, epochs=options.epochs)
-    try:
+    with interrupted_with("Interrupted. Nothing was saved; the same command starts again."):
         study = run_study(data, config, range(options.seeds), options.extraction.progress)
-    except KeyboardInterrupt as error:
-        raise Interrupted("Interrupted. Nothing was saved; the same command starts again.") from error
     ceiling = study_ceiling(study)
     if plot:
         plot_study(study, ceiling, plot)

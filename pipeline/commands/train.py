@@ -25,6 +25,7 @@ from pipeline.commands.training_options import TrainOptions
 from pipeline.commands.training_run import TrainedModel, TrainResult
 from pipeline.core.atomic import remove_unfinished
 from pipeline.core.errors import Interrupted, Parameter, PipelineError, RequestError, cause
+from pipeline.core.interrupts import interrupted_with
 from pipeline.core.locations import is_bucket_url
 from pipeline.core.model_files import ModelCard, find_equal, read_card, save_decoder
 from pipeline.core.options import kept_values
@@ -167,16 +168,17 @@ def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
         record = _resume(resumed, record)
     folder = resumed or new_run(options.models, options.name)
     run = _Run(folder, options, config, examples, features, extraction.progress, compared)
+    resume = f"Interrupted. Resume with: python -m pipeline train --resume {folder}"
     try:
-        with nullcontext() if resumed else lock_run(folder):
+        with interrupted_with(resume), nullcontext() if resumed else lock_run(folder):
             write_run(folder, record)
             _warn_of_low_ceiling(run.output_activation, examples.all.targets)
             out_of_fold = _cross_validate(run)
             if not record.fitted:
                 record = _fit(run, record)
             return _score(run, record, out_of_fold)
-    except KeyboardInterrupt as error:
-        raise Interrupted(f"Interrupted. Resume with: python -m pipeline train --resume {folder}") from error
+    except Interrupted:
+        raise
     except BaseException:
         if not can_resume(folder):
             shutil.rmtree(folder, ignore_errors=True)

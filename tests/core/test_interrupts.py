@@ -75,6 +75,34 @@ except KeyboardInterrupt as error:
     assert (finished.out, finished.err) == ("Terminated Terminated\n", "")
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_keeps_its_message_if_a_library_raises_another_error(number: str, tmp_path: Path) -> None:
+    code = f"""
+import os, signal, time
+from pipeline.core.errors import Interrupted
+from pipeline.core.interrupts import end_at_interrupts, interrupted_with, raise_interrupts
+
+end_at_interrupts()
+raise_interrupts()
+try:
+    with interrupted_with("Interrupted. Resume with B."):
+        raise ValueError("no interrupt")
+except ValueError as error:
+    print(error)
+try:
+    with interrupted_with("Interrupted. Resume with B."):
+        try:
+            os.kill(os.getpid(), signal.{number})
+            time.sleep(60)
+        except KeyboardInterrupt:
+            raise ImportError("half a module")
+except Interrupted as error:
+    print(error)
+"""
+    finished = run_python("-c", code, env=environment_at(tmp_path))
+    assert (finished.out, finished.err) == ("no interrupt\nInterrupted. Resume with B.\n", "")
+
+
 def check_interrupted(finished: Finished, number: signal.Signals) -> None:
     assert finished.code == 128 + number, finished.err
     assert finished.err.strip().startswith("Interrupted")

@@ -23,7 +23,8 @@ from filelock import FileLock, Timeout
 
 from pipeline.core.atomic import UNFINISHED
 from pipeline.core.child_processes import blocked, end_with_parent, start_spawned
-from pipeline.core.errors import Interrupted, PipelineError, cause
+from pipeline.core.errors import PipelineError, cause
+from pipeline.core.interrupts import interrupted_with
 from pipeline.core.machine import keep_freed_memory
 from pipeline.features.engines.onnx_graph import write_onnx
 from pipeline.features.vgg import Network
@@ -164,23 +165,23 @@ def _convert_in_process(weights: Weights, layers: Sequence[str], folder: Path, c
     context = multiprocessing.get_context("spawn")  # neither TensorFlow nor Lance survives a fork
     connection, child_end = context.Pipe(duplex=False)
     process = context.Process(target=_run_conversion, args=(child_end, weights, layers, folder, conversion))
+    interrupted = (
+        f"Interrupted while VGG16 was converted for {conversion.target}. The same command resumes; it converts again "
+        f"({conversion.duration})."
+    )
     try:
-        with blocked(signal.SIGINT):
-            start_spawned(process)
-        child_end.close()  # so that the pipe ends when the process ends
-        while isinstance(outcome := connection.recv(), logging.LogRecord):
-            if log.isEnabledFor(outcome.levelno):
-                log.handle(outcome)
+        with interrupted_with(interrupted):
+            with blocked(signal.SIGINT):
+                start_spawned(process)
+            child_end.close()  # so that the pipe ends when the process ends
+            while isinstance(outcome := connection.recv(), logging.LogRecord):
+                if log.isEnabledFor(outcome.levelno):
+                    log.handle(outcome)
     except EOFError as error:
         raise PipelineError(
             f"The conversion for {conversion.target} was killed, possibly out of memory (it needs about "
             f"{conversion.memory}). To do without it, use {conversion.alternative}."
         ) from error
-    except KeyboardInterrupt as interrupt:
-        raise Interrupted(
-            f"Interrupted while VGG16 was converted for {conversion.target}. The same command resumes; it converts "
-            f"again ({conversion.duration})."
-        ) from interrupt
     finally:
         if process.pid:
             process.kill()
