@@ -101,15 +101,16 @@ def recovered(folder: Path, repeats: int, extraction: ExtractionOptions) -> list
     for name in (*LAYERS, SILENT):
         voxels = [row for row in scores if row["name"].startswith(name) and row["model"] == "functional"]
         significant = sum(row["q"] < 0.05 for row in voxels)
-        reliability = np.mean([row["reliability"] or 0.0 for row in voxels])
+        shown = [row["reliability"] for row in voxels if row["reliability"] is not None]  # to be above 0
         known = 0.0 if name == SILENT else repeats / (repeats + 1)
         bands = trained(folder, name, extraction, "banded").bands
         layers = trained(folder, name, extraction, "default", compare_layers=True).layers
+        estimated = f"{np.mean(shown):.2f}" if shown else "none"
         parts = ", ".join(f"{part:+.2f}" for part in bands.layers.values()) if bands else ""
         rows.append(
             [
                 *(name, f"{significant} of {len(voxels)}", f"{np.mean([row['pearson'] for row in voxels]):.2f}"),
-                *(f"{known:.2f}", f"{reliability:.2f}", parts, layers.chosen.layer if layers else ""),
+                *(f"{known:.2f}", estimated, parts, layers.chosen.layer if layers else ""),
             ]
         )
     return rows

@@ -55,8 +55,8 @@ class PatternScores:
         pearson_of_ceiling: Pearson's r divided by its noise ceiling; None without repeated targets.
         identification_ci95: The 95 % interval of identification for the question of `CosineSummary.ci95`, or None.
         identification_ci95_same_labels: The same for new images of the same labels, or None.
-        identification_bdpy: Mean pairwise identification accuracy by bdpy's definition, where ties and other images
-            with the same target are wrong; None for a single image.
+        identification_bdpy: Mean pairwise identification accuracy of the same z-scored patterns by bdpy's definition,
+            where ties and other images with the same target are wrong; None for a single image.
         mean_pearson: The mean over dimensions of Pearson's r; None if no r is defined.
         mean_pearson_ci95: Its 95 % interval over clusters or folds (`pipeline.evaluation.correlation_intervals`), or
             None.
