@@ -1,5 +1,6 @@
 """Layers compared: the score of a decoder for each layer, on the same held-out images."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -112,6 +113,8 @@ class LayerComparison:
                 "images had no part in the choice. The highest held-out score of several layers would be too "
                 "optimistic as an estimate for new images.",
                 self._verdict(),
+                "Each interval of a difference is for one comparison: of many equally good layers, some seem to differ "
+                "by chance.",
             ],
             charts=[Chart("layers", "Held-out cosine by layer", charts.points(marks, "cosine to the target"))],
             tables=[
@@ -129,15 +132,21 @@ class LayerComparison:
         )
 
     def _verdict(self) -> str:
-        """Whether the best of the other layers differs from the chosen one."""
-        other = max((layer for layer in self.layers if not layer.chosen), key=lambda layer: layer.cosine)
-        difference = f"the difference of {other.layer}, the best of the others, is {other.difference:+.4f}"
+        """Whether the next best layer by the training images differs from the chosen one.
+
+        The held-out images do not choose it; the best of several layers by their scores would differ too often.
+        """
+        others = [layer for layer in self.layers if not layer.chosen]
+        other = max(others, key=lambda layer: -math.inf if layer.out_of_fold is None else layer.out_of_fold)
+        difference = (
+            f"the difference of {other.layer}, the next best on the training images, is {other.difference:+.4f}"
+        )
         interval = _interval_of_difference(other)
         if interval is None:
-            return f"On the held-out images {difference}; there is no interval for it."
+            return f"On the held-out images, {difference}; there is no interval for it."
         within = f"95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}"
         differs = "not shown to differ" if interval[0] <= 0 <= interval[1] else "shown to differ"
-        return f"On the held-out images {difference} ({within}): {differs}."
+        return f"On the held-out images, {difference} ({within}): {differs}."
 
     def rows(self) -> list[tuple[str, ...]]:
         """A row for each layer, as text."""

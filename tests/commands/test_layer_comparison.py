@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import SMALL, decoder_weights, make_images, write_targets
+from scipy import stats
 from splits_in_memory import InMemory, split_of
 
 from pipeline.commands.examples import SplitExamples
@@ -20,6 +21,7 @@ from pipeline.decoders.fitting import fit_decoders
 from pipeline.decoders.network import predict
 from pipeline.decoders.options import DecoderOptions
 from pipeline.evaluation.intervals import within
+from pipeline.evaluation.layers import LayerComparison, LayerPredictions
 from pipeline.features.options import ExtractionOptions, ExtractorOptions
 
 BLEND = BlendConfig(weight_decays=(), ramps=32)
@@ -100,6 +102,40 @@ def test_scores_are_those_of_separate_trainings() -> None:
     text = " ".join(result.comparison.section().paragraphs)
     assert "early was chosen" in text
     assert f"({interval[0]:+.4f} to {interval[1]:+.4f}): shown to differ" in text.replace("95 % interval ", "")
+
+
+def test_the_verdict_is_about_the_next_best_layer_on_training_images() -> None:
+    """The best of several layers by their held-out scores would differ from the chosen one too often."""
+    random = np.random.default_rng(0)
+    targets = random.normal(size=(40, 5))
+    predictions = [
+        LayerPredictions(name, 6, score, targets + noise * random.normal(size=targets.shape))
+        for name, score, noise in (("a", 0.9, 1), ("b", 0.7, 0.1), ("c", 0.8, 1), ("d", None, 1))
+    ]
+    comparison = LayerComparison.of(predictions, 0, targets, [str(row) for row in range(40)])
+    text = " ".join(comparison.section().paragraphs)
+    assert "the difference of c, the next best on the training images, is" in text
+    assert comparison.layers[1].difference_ci95[0] > 0.2
+    assert "of many equally good layers" in text
+
+
+def test_one_of_many_equally_good_layers_seems_to_differ_but_rarely_the_next_best() -> None:
+    random, names, times = np.random.default_rng(0), "abcdefgh", 200
+    several = [str(row) for row in range(60)]
+    some = next_best = 0
+    for _ in range(times):
+        targets, common = random.normal(size=(2, 60, 20))
+        noise = [common + random.normal(size=targets.shape) / 2 for _ in names]
+        layers = [
+            LayerPredictions(name, 6, -number, targets + error)
+            for number, (name, error) in enumerate(zip(names, noise, strict=True))
+        ]
+        others = LayerComparison.of(layers, 0, targets, several).layers[1:]
+        intervals = [layer.difference_ci95 or (0, 0) for layer in others]
+        differ = [not low <= 0 <= high for low, high in intervals]
+        some, next_best = some + any(differ), next_best + differ[0]
+    assert some > 0.15 * times
+    assert next_best <= stats.binom.ppf(0.999, times, 0.05)
 
 
 def test_the_out_of_fold_score_is_like_that_of_new_images() -> None:
