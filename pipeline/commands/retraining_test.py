@@ -1,11 +1,14 @@
 """`train --permutations`: ridge regression trained again on permuted targets.
 
 The statistic is the mean held-out centred cosine or, for targets of one dimension, Pearson's r. The training targets
-are permuted among clusters, as in `pipeline.evaluation.exchangeable`; held-out targets stay. With folds every target is
-both trained on and held out, so the targets of all images are permuted, and the whole cross-validation is repeated.
-Each permutation goes through the whole procedure, the choice of the penalty included, so the test is exact if targets
-are exchangeable among clusters. They are not quite where labels of very different sizes are both trained on and held
-out; see README.md of `pipeline.evaluation`.
+are permuted as in `pipeline.evaluation.exchangeable`; held-out targets stay. With folds every target is both trained on
+and held out, so the targets of all images are permuted, and the whole cross-validation is repeated. Each permutation
+goes through the whole procedure, the choice of the penalty included, so the test is exact if targets are exchangeable.
+
+Targets are permuted among the clusters that intervals generalize over only if these are held out as a whole, such as
+labels by `--split classes`. If the labels of held-out images are also trained on, what features tell about labels is
+what training teaches, so targets are permuted among single images. Permuted among labels, with folds, they could be
+learned as well as before.
 """
 
 from collections.abc import Sequence
@@ -88,14 +91,14 @@ def retraining_test(examples: SplitExamples, options: TrainOptions) -> Retrainin
     if not count:
         return None
     rows = np.arange(len(examples.all.targets)) if options.folds else examples.train
-    permuted = examples.all.subset(rows)
-    kind = options.cluster or natural_cluster(permuted)
+    permuted, splits = examples.all.subset(rows), _splits(examples, options)
+    kind = _exchangeable(examples, options.cluster, splits)
     units = Units.of(permuted.targets, clusters_of(permuted, kind))
     how = Permutations(count, kind, units.exchanged, not units.constant, too_few(units, kind))
     score, statistic = (_r, "r") if permuted.targets.shape[1] == 1 else (_centred_cosine, "centred cosine")
     if how.too_few:
         return RetrainingTest(how, statistic)
-    sides, targets = _sides(examples, options), _coordinates(examples.all.targets)
+    sides, targets = _sides(examples, splits, options.examples.seed), _coordinates(examples.all.targets)
     observed, scores = score(sides, targets), []
     with progress_bar(count, "permutation", "retraining", options.extraction.progress) as bar:
         for source in units.permutations(count, options.examples.seed):
@@ -106,13 +109,25 @@ def retraining_test(examples: SplitExamples, options: TrainOptions) -> Retrainin
     return RetrainingTest.of(how, statistic, observed, scores)
 
 
-def _sides(examples: SplitExamples, options: TrainOptions) -> list[_Side]:
-    """The regression of each fold, or of the split."""
-    seed, features = options.examples.seed, examples.all.features
-    splits = [Split(examples.train, examples.split.validation, examples.split.moved)]
-    if options.folds:
-        splits = list(fold_images(features.images, examples.rule, examples.duplicates, options.folds.folds, seed))
-    sides = []
+def _splits(examples: SplitExamples, options: TrainOptions) -> list[Split]:
+    """The split of each fold, or the only one."""
+    if not options.folds:
+        return [Split(examples.train, examples.split.validation, examples.split.moved)]
+    images, seed = examples.all.features.images, options.examples.seed
+    return list(fold_images(images, examples.rule, examples.duplicates, options.folds.folds, seed))
+
+
+def _exchangeable(examples: SplitExamples, cluster: str | None, splits: Sequence[Split]) -> str:
+    """What targets are permuted among: "image" if most held-out images belong to clusters that are also trained on."""
+    kind = cluster or natural_cluster(examples.all)
+    clusters = np.asarray(clusters_of(examples.all, kind))
+    trained_on = [np.isin(clusters[split.validation], clusters[split.train]) for split in splits]
+    return "image" if np.concatenate(trained_on).mean() > 0.5 else kind
+
+
+def _sides(examples: SplitExamples, splits: Sequence[Split], seed: int) -> list[_Side]:
+    """The regression of each split."""
+    features, sides = examples.all.features, []
     for split in splits:
         x, rows = features.scaled_by(split.train).stored(), split.train
         folds = assign_folds(examples.all.targets[rows], examples.units[rows], seed, FOLDS)

@@ -61,8 +61,8 @@ class RetrainingTest:
         """The section of the report."""
         what = (
             "This test asks whether training on these images teaches ridge regression anything about the held-out "
-            "ones. It is about ridge regression, whose penalty is chosen anew for each permutation, not about the "
-            "decoder."
+            "ones: whether its score is above chance, not how high it is for other images. It is about ridge "
+            "regression, whose penalty is chosen anew for each permutation, not about the decoder."
         )
         table = Table(
             f"Held-out {self.statistic} of ridge regression", ("training targets", self.statistic), self.rows()

@@ -53,9 +53,9 @@ def test_the_score_is_that_of_ridge_regression() -> None:
     assert test.p == pytest.approx(1 / 31)
     assert test.chance < 0.5 < expected
     how = test.permutations
-    assert (how.count, how.kind, how.clusters, how.whole) == (30, "label", 12, True)
+    assert (how.count, how.kind, how.clusters, how.whole) == (30, "image", 45, False)
     assert test.sentence().startswith(
-        "Ridge regression, trained again on 30 permutations of the targets among 12 label"
+        "Ridge regression, trained again on 30 permutations of the targets among 45 image"
     )
     assert len(test.section().tables[0].rows) == 3
 
@@ -82,12 +82,26 @@ def test_coordinates_keep_distances(different: int, dim: int) -> None:
 
 def test_too_few_labels_give_no_p_value() -> None:
     random = np.random.default_rng(0)
-    label = np.arange(30) % 3
-    split = split_of(random.normal(size=(30, 4)), random.normal(size=(3, 5))[label], label, 24)
+    label = np.repeat([0, 1, 2, 3], [8, 8, 8, 6])
+    split = split_of(random.normal(size=(30, 4)), random.normal(size=(4, 5))[label], label, 24, "classes")
     test = retraining_test(split, options_of(20))
     assert test.p is None
     assert "among 3 labels gives 6 different results" in test.sentence()
     assert test.section().tables == []
+
+
+@pytest.mark.parametrize("folds", [None, 4])
+@pytest.mark.parametrize(("rule", "kind"), [("random", "image"), ("classes", "label")])
+def test_targets_are_permuted_among_labels_only_if_labels_are_held_out(rule: str, kind: str, folds: int | None) -> None:
+    """Labels that are on both sides can be learned with permuted targets, too: permuting them would show nothing."""
+    random = np.random.default_rng(0)
+    label = random.permutation(np.arange(80) % 16) if rule == "random" else np.arange(80) // 5
+    x = random.normal(size=(16, FEATURES))[label] + random.normal(size=(80, FEATURES)) / 2
+    y = random.normal(size=(16, 20))[label]
+    test = retraining_test(split_of(x, y, label, 60, rule), options_of(30, folds=folds))
+    assert test.permutations.kind == kind
+    assert (test.p == pytest.approx(1 / 31)) == (rule == "random")
+    assert (test.score > test.chance_p95 + 0.1) == (rule == "random")
 
 
 @pytest.mark.parametrize(("dim", "folds"), [(1, None), (20, None), (20, 3)])
@@ -96,6 +110,18 @@ def test_it_is_rarely_significant_without_a_signal(dim: int, folds: int | None) 
     p = np.array([simulated(dim, 0, random, folds).p for _ in range(times)])
     assert (p <= 1 / 21).sum() <= stats.binom.ppf(0.999, times, 1 / 21)
     assert 0.3 < p.mean() < 0.7
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_it_is_rarely_significant_if_features_tell_nothing_about_labels_of_unequal_sizes(folds: int | None) -> None:
+    random, p = np.random.default_rng(2), []
+    for _ in range(100):
+        label = random.permutation(np.repeat(np.arange(14), random.integers(1, 14, 14, endpoint=True)))
+        x, y = random.normal(size=(len(label), FEATURES)), random.normal(size=(14, 20))[label]
+        split = split_of(x, y, label, len(x) * 4 // 5)
+        p.append(retraining_test(split, options_of(20, int(random.integers(2**31 - 1)), folds)).p)
+    assert (np.array(p) <= 1 / 21).sum() <= stats.binom.ppf(0.999, len(p), 1 / 21)
+    assert 0.4 < np.mean(p) < 0.6
 
 
 @pytest.mark.parametrize("folds", [None, 3])

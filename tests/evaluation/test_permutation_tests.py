@@ -204,5 +204,8 @@ def test_the_tests_in_words_and_in_the_report() -> None:
     section = permutation_tests.section(board, permutations)
     assert [row[0] for row in section.tables[0].rows] == ["model", "mean baseline"]
     assert section.tables[0].rows[1][1:] == ["1", "1", "-", "0 of 0"]
+    assert "also trained on" not in " ".join(section.paragraphs)
+    trained_on = replace(board, clusters=Clusters("label", len(SIZES), trained_on=True))
+    assert "These labels were also trained on." in permutation_tests.section(trained_on, permutations).paragraphs[-1]
     too_few = replace(permutations, too_few="No permutation test.")
     assert permutation_tests.section(board, too_few).tables == []
