@@ -14,8 +14,8 @@ class BandScores:
     """The held-out R² of banded ridge regression, split by layer.
 
     R² is the explained share of the squared deviations from the mean training target, so 0 is the mean baseline. The
-    split is the product measure (Pratt 1987; Dupré la Tour et al. 2022), which sums to R²; a layer's part is negative
-    if it makes the prediction worse.
+    split is the product measure (Pratt 1987; Dupré la Tour et al. 2022), which sums to R². With correlated layers, a
+    part can be negative even if R² is lower without the layer.
 
     Attributes:
         layers: Layer -> its part of R², mean over the dimensions.
@@ -50,7 +50,9 @@ class BandScores:
             f"Banded ridge regression explains {self.r2:.3f} of the squared deviations from the mean training target "
             "(R² of the held-out images, mean over the dimensions; 0 is the mean baseline). The largest part is that "
             f"of {best}: {self.layers[best]:.3f}. What several layers explain is divided among them, so a part is not "
-            "what the layer would explain alone. A part is negative if it makes the prediction worse."
+            "what the layer would explain alone. Layers of a network are correlated: the largest part need not be that "
+            "of the layer that the targets depend on, and a part can be negative even if the layer improves the "
+            "prediction."
         )
         return Section(
             id="bands",

@@ -75,8 +75,8 @@ class LearningCurve:
             paragraphs=[
                 self.sentence(),
                 "Each decoder was trained on a random part of the training images, which contains the smaller parts, "
-                "and scored on the same held-out images. The intervals are for new images to score; another draw of "
-                "the parts would move the points as well.",
+                "and scored on the same held-out images. The intervals are for these decoders on new images; another "
+                "draw of the parts would move the points as well.",
             ],
             charts=[Chart("training-images", "Held-out cosine by number of training images", charts.curve(marks))],
             tables=[
@@ -95,7 +95,7 @@ class LearningCurve:
         interval = self.gain_ci95 or self.gain_ci95_same_labels
         if interval is None:
             return f"{step}; there is no interval for this difference."
-        shown = "more images help" if interval[0] > 0 else "more images are not shown to help"
+        shown = "more images helped" if interval[0] > 0 else "more images are not shown to have helped"
         return f"{step} (95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}); {shown}."
 
     def rows(self) -> list[tuple[str, ...]]:

@@ -8,6 +8,7 @@ import pytest
 from helpers import Finished, decoder_weights, load_npz, make_images, run_python
 
 from pipeline.core.runs import read_run
+from pipeline.decoders.banded import build_banded, explained_squares, fit_banded
 from pipeline.evaluation.bands import BandScores
 
 LAYERS = ("block5_pool", "block5_conv3")
@@ -49,6 +50,25 @@ def test_parts_of_r2_sum_to_that_of_the_predictions(run, trained: dict, inputs: 
     errors = np.square(targets - load_npz(file)["predictions"][:, :2])[held_out].sum(axis=0)
     deviations = np.square(targets[held_out] - training.mean(axis=0)).sum(axis=0)
     assert trained["bands"]["r2"] == pytest.approx(float(np.mean(1 - errors / deviations)), abs=1e-4)
+
+
+def test_a_negative_part_may_be_that_of_a_layer_that_improves_the_prediction() -> None:
+    """The second layer is mostly the noise of the first one: it explains little alone, and much of the error."""
+    random = np.random.default_rng(0)
+    signal, noise = random.normal(size=(2, 500, 3))
+    layers = [signal + noise + random.normal(size=signal.shape) / 20, noise + signal / 5]
+    y = (signal @ random.normal(size=(3, 5)) + 0.3 * random.normal(size=(500, 5))).astype(np.float32)
+
+    def scores(*values: np.ndarray) -> BandScores:
+        x, train = np.hstack(values).astype(np.float32), slice(0, 300)
+        model = build_banded(fit_banded(x[train], y[train], [3] * len(values), np.arange(300)), "functional")
+        result = BandScores.of(LAYERS[: len(values)], *explained_squares(model, x[300:], y[300:], [3] * len(values)))
+        assert result
+        return result
+
+    both = scores(*layers)
+    assert both.layers[LAYERS[1]] < -0.1
+    assert both.r2 > scores(layers[0]).r2 + 0.3
 
 
 def test_the_report_and_the_terminal_show_the_layers(run, trained: dict) -> None:

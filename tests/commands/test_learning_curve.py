@@ -65,9 +65,9 @@ def test_more_images_are_shown_to_help_only_if_they_do() -> None:
     assert np.all(np.diff([point.cosine for point in rising.points]) > 0)
     assert rising.gain_ci95_same_labels[0] > 0
     assert "instead of 80" in rising.sentence()
-    assert rising.sentence().endswith("more images help.")
+    assert rising.sentence().endswith("more images helped.")
     assert abs(flat.gain) < 0.01
-    assert flat.sentence().endswith("more images are not shown to help.")
+    assert flat.sentence().endswith("more images are not shown to have helped.")
     tables = rising.section().tables
     assert [row[0] for row in tables[0].rows] == ["10", "20", "40", "80", "160"]
 
