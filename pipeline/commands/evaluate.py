@@ -224,7 +224,7 @@ def count_training_images(examples: Examples, folder: Path, run: RunRecord) -> i
     count = int(np.isin(digests, trained).sum())
     if count:
         log.warning(
-            "The decoders of %s were trained on %d of %s: their cosine is not an estimate for new ones.",
+            "The decoders of %s were trained on %d of %s: their scores are not estimates for new ones.",
             folder,
             count,
             counted(len(digests), "image"),

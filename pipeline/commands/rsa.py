@@ -17,7 +17,7 @@ from pipeline.core.vectors import Vectors, in_blocks
 from pipeline.core.wording import counted
 from pipeline.data.feature_tables import find_or_name
 from pipeline.evaluation.report import SUFFIXES, write_page
-from pipeline.evaluation.rsa import RsaResult, representational_similarity, require_rsatoolbox
+from pipeline.evaluation.rsa import PREDICTIONS, RsaResult, representational_similarity, require_rsatoolbox
 from pipeline.features.sources import TableSource, feature_source
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,9 @@ def rsa(options: RsaOptions) -> RsaResult:
     examples = Source.read(images, options.targets).load_examples(features, options.extraction)
     conditions = _checked(examples)
     vectors = _means(examples, conditions)
+    trained_on = 0
     if options.model:
-        vectors["predictions"] = _predictions(options, examples, conditions)
+        vectors[PREDICTIONS], trained_on = _predictions(options, examples, conditions)
     result = representational_similarity(
         vectors,
         conditions.mean(examples.targets),
@@ -91,6 +92,7 @@ def rsa(options: RsaOptions) -> RsaResult:
         options.bootstraps,
         options.seed,
     )
+    result = replace(result, trained_on=trained_on)
     if not options.report:
         return result
     log.info("Writing the report %s.", options.report)
@@ -125,8 +127,8 @@ def _means(examples: Examples, conditions: _Conditions) -> dict[str, np.ndarray]
     }
 
 
-def _predictions(options: RsaOptions, examples: Examples, conditions: _Conditions) -> np.ndarray:
-    """The mean predictions of a decoder for each condition."""
+def _predictions(options: RsaOptions, examples: Examples, conditions: _Conditions) -> tuple[np.ndarray, int]:
+    """The mean predictions of a decoder for each condition, and the number of images that it was trained on."""
     assert options.model
     file = decoder_file(Path(options.model))
     decoder = open_model(file, replace(options.extractor, layer=None), None)
@@ -135,10 +137,11 @@ def _predictions(options: RsaOptions, examples: Examples, conditions: _Condition
             f"{decoder.file} predicts embeddings of dimension {decoder.dim}; the targets have "
             f"{examples.targets.shape[1]}."
         )
+    trained_on = 0
     if isinstance(decoder, SavedDecoder) and decoder.run:
-        count_training_images(examples, decoder.folder, decoder.run)
+        trained_on = count_training_images(examples, decoder.folder, decoder.run)
     _, predicted = decoder.predict_images(examples.features.images, options.extraction)
-    return conditions.mean(predicted)
+    return conditions.mean(predicted), trained_on
 
 
 def _repeats(examples: Examples, conditions: _Conditions, dissimilarity: str) -> np.ndarray | None:

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.spatial.distance import pdist
 
 from pipeline.core.errors import Parameter, RequestError
+from pipeline.core.wording import counted
 from pipeline.evaluation import charts
 from pipeline.evaluation.cka import unbiased_cka
 from pipeline.evaluation.results import Bounds
@@ -25,6 +26,7 @@ from pipeline.evaluation.sections import Chart, Section, Table
 FEWEST_FOR_INTERVALS = 10  # conditions
 DRAWN = 60  # conditions in the picture of an RDM
 LEVELS = (2.5, 97.5)  # percentiles
+PREDICTIONS = "predictions"  # the name of a decoder's
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class RsaResult:
             data RDMs are then those of single repeats.
         bootstraps: The number of bootstrap samples.
         rdms: Name -> RDM, shape (C, C); "targets" is the first.
+        trained_on: The number of images that the decoder of the predictions was trained on.
         report: The report's file, or None.
     """
 
@@ -73,6 +76,7 @@ class RsaResult:
     noise_ceiling: Bounds | None
     bootstraps: int
     rdms: Mapping[str, np.ndarray] = field(repr=False)
+    trained_on: int = 0
     report: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -140,6 +144,21 @@ class RsaResult:
             f"are for other conditions ({self.bootstraps:,} bootstrap samples). CKA is unbiased linear centred kernel "
             "alignment with the targets.",
         ]
+        if len(self.scores) > 2:
+            text.append(
+                "The best other is chosen by these conditions, and each interval is for one comparison: of many "
+                "equally similar ones, some seem to differ by chance."
+            )
+        if any(score.name == PREDICTIONS for score in self.scores):
+            text.append(
+                "A decoder has learned the targets of its training images: the interval of its predictions is for "
+                "other conditions, as many of which are trained on."
+            )
+        if self.trained_on:
+            text.append(
+                f"The decoder was trained on {self.trained_on} of {counted(self.images, 'image')}: the similarity of "
+                "its predictions is not an estimate for new images."
+            )
         if self.noise_ceiling:
             low, high = self.noise_ceiling
             text.append(

@@ -51,6 +51,8 @@ def test_vectors_and_predictions_are_compared(run, small_run, photos: Path, tmp_
     options = ("--targets", tmp_path / "targets.npy", "--model", small_run.folder, *SMALL, "--bootstraps", 100)
     result = run("rsa", photos / "photos", *options, "--json").json
     assert [score["name"] for score in result["scores"]] == ["block5_pool", "predictions"]
+    trained_on = read_run(small_run.folder).split.train  # both folders have the same images 0 to 5
+    assert (result["images"], result["trained_on"]) == (12, len(trained_on))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,6 +43,17 @@ def test_the_vectors_that_made_the_targets_are_the_most_similar() -> None:
     tables = compared().tables()
     assert [row[0] for row in tables[0].rows] == ["source", "other"]
     assert compared().to_json() == compared().to_json()  # the bootstrap is seeded
+
+
+def test_what_predictions_and_several_layers_do_not_show_is_said() -> None:
+    vectors = {"source": SOURCE, "other": OTHER, "predictions": SOURCE}
+    result = representational_similarity(vectors, TARGETS, None, "correlation", "corr", images=30, bootstraps=100)
+    text = " ".join(result.paragraphs())
+    assert "each interval is for one comparison" in text
+    assert "A decoder has learned the targets of its training images" in text
+    assert "was trained on" not in text
+    assert "was trained on 7 of 30 images" in replace(result, trained_on=7).paragraphs()[-1]
+    assert len(compared().paragraphs()) == 1
 
 
 def test_repeats_give_a_noise_ceiling_and_cross_validated_distances() -> None:
