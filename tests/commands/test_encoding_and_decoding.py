@@ -47,5 +47,6 @@ def test_trials_of_a_stimulus_are_averaged_in_both_directions(run, tmp_path: Pat
     encoding = run("train", photos, *SMALL, "--targets", voxels, *options).json
     for result in (decoding, encoding):
         assert result["train"] + result["validation"] == len(pd.read_parquet(vgg)) == 12
+        assert "neuroscience calls it an encoding model" in Path(result["report"]).read_text()
     evaluated = run("evaluate", decoding["run"], "--features", voxels, "--targets", vgg, "--quiet", "--json").json
     assert evaluated["images"] == 12
