@@ -41,8 +41,7 @@ from pipeline.core.runs import (
     read_run,
     write_run,
 )
-from pipeline.core.vectors import cosines
-from pipeline.data.images import content_digest
+from pipeline.core.vectors import array_digest, cosines
 from pipeline.data.sample import SAMPLE, SAMPLE_TARGETS, SAMPLE_WEIGHTS
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.callbacks import Callbacks
@@ -161,7 +160,7 @@ def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
         training=asdict(config),
         seed=options.examples.seed,
         split=examples.record(),
-        targets=content_digest(examples.all.targets.tobytes()).hex(),
+        targets=array_digest(examples.all.targets).hex(),
         versions=_versions(),
     )
     if resumed:

@@ -1,6 +1,6 @@
 """Nearest vectors by cosine, and the rank of a query's own vector: exact, in blocks of bounded memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from pipeline.core.vectors import Vectors, in_blocks, unit
 
 TIE = 1e-12  # float64 rounding makes similarities of equal pairs differ by about 1e-14 for a thousand dimensions
 ROWS = 1024  # queries compared at a time
+KEPT = 2**24  # similarities that are kept for another pass, at most
 
 NumberedBlock = tuple[int, np.ndarray]  # the number of the first vector, and vectors of shape (n, D)
 
@@ -32,25 +33,46 @@ class Ranking:
         return self.ranks < 1.5
 
 
-def rank(
-    directions: np.ndarray,
-    own: np.ndarray,
-    blocks: Iterable[NumberedBlock],
-    count: int,
-    penalties: np.ndarray | None = None,
-) -> Ranking:
+class Similarities:
+    """The cosines of queries to vectors, computed in each pass over them, or once if there are at most KEPT.
+
+    Args:
+        queries: Shape (Q, D).
+        blocks: Returns all M vectors, in blocks.
+        count: M.
+
+    Attributes:
+        queries: The number of queries.
+        count: M.
+    """
+
+    def __init__(self, queries: np.ndarray, blocks: Callable[[], Iterable[NumberedBlock]], count: int) -> None:
+        self.queries, self.count = len(queries), count
+        directions = unit(queries)
+        self._passes: Callable[[], Iterable[tuple[slice, int, np.ndarray]]]
+        if self.queries * count <= KEPT:
+            kept = list(_similarities(directions, blocks()))
+            self._passes = lambda: kept
+        else:
+            self._passes = lambda: _similarities(directions, blocks())
+
+    def __iter__(self) -> Iterator[tuple[slice, int, np.ndarray]]:
+        """For each block, the rows of some queries, the number of the first vector, and their cosines, shape (q, n)."""
+        return iter(self._passes())
+
+
+def rank(similarities: Similarities, own: np.ndarray, count: int, penalties: np.ndarray | None = None) -> Ranking:
     """Rank each query's own vector by similarity: the cosine, minus the vector's penalty.
 
     Args:
-        directions: The queries as unit vectors, shape (Q, D).
+        similarities: The cosines of Q queries to M vectors.
         own: The similarity of each query to its own vector, which is among the others, shape (Q,).
-        blocks: All M vectors, in blocks.
         count: The number of nearest vectors to find, at most M.
         penalties: The penalty of each vector, shape (M,); None for none.
     """
     above, level = np.zeros(len(own)), np.full(len(own), -1.0)  # without the query's own vector, which ties with itself
     best = _Best(len(own), count)
-    for rows, first, similarity in _similarities(directions, blocks):
+    for rows, first, similarity in similarities:
         if penalties is not None:
             similarity = similarity - penalties[first : first + similarity.shape[1]]
         margin = own[rows, None]

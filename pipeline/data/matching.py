@@ -89,7 +89,9 @@ def match_targets(images: ImageSet, table: TargetTable, on_missing: str = "error
     if unused:
         log.info("%s has %s without an image: %s.", table.file, counted(len(unused), "target"), examples(unused))
     rows = np.array([row for row, key in enumerate(keys) if key is not None], np.intp)
-    return MatchedTargets(rows, matched, table.vectors[[table.rows[key] for key in matched]])
+    of_images = [table.rows[key] for key in matched]
+    in_order = of_images == list(range(len(table.vectors)))  # then a copy, which may be large, is not needed
+    return MatchedTargets(rows, matched, table.vectors if in_order else table.vectors[of_images])
 
 
 def _single(spellings: Mapping[str, str]) -> dict[str, str]:

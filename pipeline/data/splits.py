@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.errors import RequestError
+from pipeline.core.vectors import number_equal
 from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 
@@ -177,10 +178,10 @@ def assign_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.
     if len(np.unique(units)) == 1:  # for example a single label, whose images have to be split
         units = np.arange(len(units))
     _, first, image = np.unique(units, return_index=True, return_inverse=True)
-    _, target = np.unique(y[first], axis=0, return_inverse=True)
+    target = number_equal(y[first] if len(first) < len(y) else y)
     random = np.random.default_rng([seed, 0])
     order = random.permutation(len(first))
-    rank = random.permutation(target.max() + 1)[target.ravel()]
+    rank = random.permutation(target.max() + 1)[target]
     order = order[np.argsort(rank[order], kind="stable")]  # target by target; targets and their images are shuffled
     fold = np.empty(len(first), int)
     fold[order] = np.arange(len(first)) % min(count, len(first))

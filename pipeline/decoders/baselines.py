@@ -18,7 +18,7 @@ from pipeline.core.vectors import Vectors, vector_digest
 from pipeline.data.splits import assign_folds
 from pipeline.decoders.hidden_layer import Coordinates
 from pipeline.decoders.network import predict
-from pipeline.decoders.ridge import Ridge, RidgeFolds
+from pipeline.decoders.ridge import Ridge, fit_ridge
 from pipeline.decoders.stacking import score
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Baselines:
         """
         folds = assign_folds(y, units, seed, FOLDS)
         digests = sorted({vector_digest(target) for target in y})
-        regression = ridge() if ridge else RidgeFolds(x, y, folds).best()
+        regression = ridge() if ridge else fit_ridge(x, y, folds)
         models = {"ridge": _linear_model(regression.coefficients, regression.intercept, "linear", "ridge")}
         if 1 < len(digests) <= len(y) // 2 and len(y) * len(digests) <= CONSE_WORK and isinstance(x, np.ndarray):
             models["conse"] = _fit_conse(x, y, folds, seed)

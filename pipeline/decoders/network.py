@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.core.errors import Parameter, RequestError, first_line
 from pipeline.core.keras_backend import import_keras
-from pipeline.core.vectors import Vectors, in_blocks, moments, spread
+from pipeline.core.vectors import Vectors, in_blocks, moments, slices, spread
 
 ApiStyle = Literal["functional", "sequential"]
 API_STYLES: tuple[ApiStyle, ...] = ("functional", "sequential")
@@ -141,13 +141,15 @@ def output_ceiling(output_activation: str, targets: np.ndarray) -> float:
     Returns:
         The mean ceiling over the targets, at most 1.
     """
-    y = np.asarray(targets, np.float64)
-    norms = np.linalg.norm(y, axis=1)
     if output_activation not in NOT_NEGATIVE:
-        return float((norms > 0).mean())
-    positive = np.linalg.norm(np.maximum(y, 0), axis=1)
-    best = np.where(positive > 0, positive, y.max(axis=1))
-    return float(np.divide(best, norms, out=np.zeros_like(norms), where=norms > 0).mean())
+        return float(targets.any(axis=1).mean())
+    ceilings = np.zeros(len(targets))
+    for rows in slices(*targets.shape):
+        y = np.asarray(targets[rows], np.float64)
+        norms, positive = np.linalg.norm(y, axis=1), np.linalg.norm(np.maximum(y, 0), axis=1)
+        best = np.where(positive > 0, positive, y.max(axis=1))
+        np.divide(best, norms, out=ceilings[rows], where=norms > 0)
+    return float(ceilings.mean())
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,20 @@ So one read for the sums and one eigendecomposition serve all penalties. Squared
 held-out rows alone, so predictions are not stored.
 """
 
+import copy
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 
-from pipeline.core.vectors import ROUNDING, Vectors
+from pipeline.core.vectors import ROUNDING, Vectors, slices
 from pipeline.decoders.hidden_layer import FLAT, HiddenLayer, orthogonal_directions, spanning_basis
 
 # Relative to the mean squared length of a centred row. The smallest interpolates, the largest predicts the mean target.
 PENALTIES = 10.0 ** np.arange(-7, 5.1, 0.5)
 READ_AT_ONCE = 1024
+COMPARED = 2048  # dimensions of the targets to choose a penalty by
+VALUES = 2**22  # numbers in the arrays of a block of wide targets
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,22 @@ class RidgePath:
         self._projected = self._vectors.T @ moments.xy
         self._length = self._values.sum() / moments.count
 
+    def of_targets(self, x: "Vectors | Span", y: np.ndarray) -> "RidgePath":
+        """The solutions for other targets of the same rows.
+
+        Args:
+            x: The features of the training rows, shape (N, F).
+            y: The targets, shape (N, D).
+        """
+        path = copy.copy(self)
+        path.mean_y = y.mean(axis=0, dtype=np.float64)
+        xy = np.zeros((len(self.mean_x), y.shape[1]))
+        for start in range(0, len(y), READ_AT_ONCE):
+            rows = slice(start, start + READ_AT_ONCE)
+            xy += (x[rows] - self.mean_x).T @ (y[rows] - path.mean_y)
+        path._projected = self._vectors.T @ xy
+        return path
+
     def rotated(self, x: np.ndarray) -> np.ndarray:
         """Features of shape (M, F) minus the mean feature, along the R directions, shape (M, R)."""
         rotated: np.ndarray = (x - self.mean_x) @ self._vectors
@@ -158,7 +177,8 @@ class RidgeFolds:
     """
 
     def __init__(self, x: Vectors, y: np.ndarray, folds: np.ndarray, penalties: np.ndarray = PENALTIES) -> None:
-        self._span, self._folds, self._penalties, self._dim = Span.of(x), folds, penalties, y.shape[1]
+        self._span, self._folds, self._penalties = Span.of(x), folds, penalties
+        self._features, self._dim = x.shape[1], y.shape[1]
         self._parts = {
             fold: Moments.of(self._span, y, np.flatnonzero(folds == fold)) for fold in np.unique(folds).tolist()
         }
@@ -195,14 +215,48 @@ class RidgeFolds:
 
     def best(self) -> Ridge:
         """The regression on all rows with the lowest out-of-fold squared error; for a single fold, the mean target."""
+        return self.blend(*self._best())
+
+    def best_for(self, y: np.ndarray) -> Ridge:
+        """The regression of other targets for the same rows, shape (N, D), with the penalty of `best`.
+
+        It is fitted in blocks of targets, so only the coefficients take more memory for wider targets.
+        """
+        best, dim = self._best(), y.shape[1]
+        self._parts.clear()
+        ridge = Ridge(np.empty((self._features, dim), np.float32), np.empty(dim, np.float32))
+        for block in slices(dim, max(self._features, READ_AT_ONCE), VALUES):
+            part = self._span.on_features(self._path.of_targets(self._span, y[:, block]), *best)
+            ridge.coefficients[:, block], ridge.intercept[block] = part.coefficients, part.intercept
+        return ridge
+
+    def _best(self) -> tuple[np.ndarray, np.ndarray]:
+        """The penalty with the lowest out-of-fold squared error, and its share, shape (1,) each."""
         if len(self._parts) == 1:
-            return self.blend(self._penalties, np.zeros(len(self._penalties)))
+            return self._penalties[:1], np.zeros(1)
         for fold in self._parts:
             if fold not in self._errors:
                 self._without(fold)
         errors = np.sum(list(self._errors.values()), axis=0)
         choice = len(errors) - 1 - int(errors[::-1].argmin())  # the largest of equally good penalties
-        return self.blend(self._penalties[[choice]], np.ones(1))
+        return self._penalties[[choice]], np.ones(1)
+
+
+def fit_ridge(x: Vectors, y: np.ndarray, folds: np.ndarray) -> Ridge:
+    """Fit ridge regression with the penalty that has the lowest out-of-fold squared error.
+
+    For targets of more than COMPARED dimensions, the penalty is chosen by that many of them, drawn at random.
+
+    Args:
+        x: Features, shape (N, F).
+        y: Targets, shape (N, D).
+        folds: The fold of each row, shape (N,), int.
+    """
+    dim = y.shape[1]
+    if dim <= COMPARED:
+        return RidgeFolds(x, y, folds).best()
+    compared = np.sort(np.random.default_rng(0).choice(dim, COMPARED, replace=False))
+    return RidgeFolds(x, y[:, compared], folds).best_for(y)
 
 
 @dataclass(frozen=True)
@@ -229,7 +283,7 @@ class Span:
         basis = spanning_basis(centred)
         return cls(centred @ basis, mean, basis)
 
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         return self.x[rows]
 
     def coordinates(self, x: np.ndarray) -> np.ndarray:

@@ -5,12 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.core.nearest import Ranking, numbered_blocks, rank
-from pipeline.core.vectors import Vectors, cosines, unit
+from pipeline.core.nearest import Ranking, Similarities, rank
 
 NEIGHBOURS = 10  # as in Conneau et al. 2018
-VALUES = 2**22  # similarities, and numbers of candidates, at a time, in float64
-BLOCK = 4096  # candidates ranked at a time
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ def largest_hub(nearest: np.ndarray, own: np.ndarray, names: Sequence[str]) -> H
 
 
 def csls_ranking(
-    predictions: np.ndarray, candidates: Vectors, own: np.ndarray, neighbours: int = NEIGHBOURS
+    similarities: Similarities, own: np.ndarray, similarity_to_own: np.ndarray, neighbours: int = NEIGHBOURS
 ) -> Ranking:
     """Rank each prediction's own target by cross-domain similarity local scaling, which corrects for hubs.
 
@@ -54,18 +51,15 @@ def csls_ranking(
     because a single new image would get a different rank.
 
     Args:
-        predictions: Shape (N, D).
-        candidates: Shape (M, D), all distinct; read a block at a time.
+        similarities: The cosines of N predictions to M candidates, which are all distinct.
         own: The number of each prediction's own target among the candidates, shape (N,).
+        similarity_to_own: The cosine of each prediction to its own target, shape (N,).
         neighbours: The number of neighbours; all predictions if there are fewer.
     """
-    directions = unit(predictions)
-    kept = min(neighbours, len(directions))
-    density = np.empty(len(candidates))
-    at_once = max(1, VALUES // max(directions.shape))
-    for first, block in numbered_blocks(candidates, at_once):
-        similarity = directions @ unit(block).T
-        density[first : first + len(block)] = np.partition(similarity, -kept, axis=0)[-kept:].mean(axis=0)
-    penalties = density / 2
-    similarity_to_own = cosines(predictions, candidates[own]) - penalties[own]
-    return rank(directions, similarity_to_own, numbered_blocks(candidates, min(BLOCK, at_once)), 1, penalties)
+    largest = np.full((min(neighbours, similarities.queries), similarities.count), -np.inf)
+    for _, first, similarity in similarities:
+        block = slice(first, first + similarity.shape[1])
+        both = np.concatenate([largest[:, block], similarity])
+        largest[:, block] = np.partition(both, -len(largest), axis=0)[-len(largest) :]
+    penalties = largest.mean(axis=0) / 2
+    return rank(similarities, similarity_to_own - penalties[own], 1, penalties)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.core.nearest import Ranking
+from pipeline.core.nearest import Ranking, Similarities
 from pipeline.core.vectors import cosines, slices
 from pipeline.evaluation import dimensions
 from pipeline.evaluation.correlation_intervals import correlation_intervals, fold_interval, mean_over_dimensions
@@ -33,11 +33,18 @@ from pipeline.evaluation.results import (
     PatternScores,
     Scores,
 )
-from pipeline.evaluation.retrieval import Candidates, RetrievalSummary, retrieve, summarize_ranks
+from pipeline.evaluation.retrieval import (
+    Candidates,
+    RetrievalSummary,
+    rank_targets,
+    retrieve,
+    similarities,
+    summarize_ranks,
+)
 from pipeline.evaluation.zero_shot import ZeroShot, zero_shot
 
 LARGEST_COSINE = 1.0
-CSLS_CANDIDATES = 50_000  # at most, because CSLS compares all predictions with all candidates twice
+CSLS_CANDIDATES = 50_000  # at most, because CSLS compares all predictions with all candidates
 
 
 @dataclass(frozen=True)
@@ -220,7 +227,8 @@ def _score(predicted: np.ndarray, images: EvaluationSet, ceiling: float, baselin
     values = cosines(predicted, images.targets)
     centred = cosines(predicted - images.centres, images.targets - images.centres)
     patterns = _pattern_values(predicted, images)
-    retrieval = retrieve(predicted, images.targets, images.candidates)
+    compared = similarities(predicted, images.candidates)
+    retrieval = rank_targets(compared, values)
     own = images.candidates.numbers(images.targets)
     seen = images.seen if images.seen is not None and not images.seen.all() else None
     mean = float(values.mean())
@@ -231,7 +239,7 @@ def _score(predicted: np.ndarray, images: EvaluationSet, ceiling: float, baselin
         progress_to_noise_ceiling=_progress(mean, baseline, _noise_ceiling(images)),
         mse=_squares_about(images.targets, predicted) / predicted.size,
         retrieval=_summarize_retrieval(retrieval, images),
-        retrieval_csls=_csls(predicted, images.candidates, own),
+        retrieval_csls=_csls(compared, own, values),
         retrieval_of_seen=_summary_of(retrieval, seen),
         retrieval_of_unseen=_summary_of(retrieval, None if seen is None else ~seen),
         retrieval_of_imagenet=_summary_of(retrieval, _seen_by_vgg16(images)),
@@ -271,10 +279,10 @@ def _progress(mean: float, baseline: float | None, ceiling: float | None) -> flo
     return (mean - baseline) / (ceiling - baseline)
 
 
-def _csls(predicted: np.ndarray, candidates: Candidates, own: np.ndarray) -> RetrievalSummary | None:
-    if not 1 < len(candidates) <= CSLS_CANDIDATES:
+def _csls(compared: Similarities, own: np.ndarray, to_own: np.ndarray) -> RetrievalSummary | None:
+    if not 1 < compared.count <= CSLS_CANDIDATES:
         return None
-    return summarize_ranks(csls_ranking(predicted, candidates, own).ranks)
+    return summarize_ranks(csls_ranking(compared, own, to_own).ranks)
 
 
 def _summary_of(retrieval: Ranking, rows: np.ndarray | None) -> RetrievalSummary | None:

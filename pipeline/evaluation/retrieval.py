@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.core.nearest import ROWS, Ranking, nearest, numbered_blocks, rank
+from pipeline.core.nearest import ROWS, Ranking, Similarities, nearest, numbered_blocks, rank
 from pipeline.core.vector_files import NearestNames
 from pipeline.core.vectors import Vectors, cosines, slices, unit, vector_digest
 
@@ -116,8 +116,17 @@ def retrieve(predictions: np.ndarray, targets: np.ndarray, candidates: Candidate
         targets: The predictions' own targets, shape (N, D); all are among the candidates.
         candidates: The candidates.
     """
-    own = cosines(predictions, targets)
-    return rank(unit(predictions), own, candidates.blocks(), min(NEAREST, len(candidates)))
+    return rank_targets(similarities(predictions, candidates), cosines(predictions, targets))
+
+
+def similarities(predictions: np.ndarray, candidates: Candidates) -> Similarities:
+    """The cosines of predictions, shape (N, D), to candidates."""
+    return Similarities(predictions, candidates.blocks, len(candidates))
+
+
+def rank_targets(similarities: Similarities, own: np.ndarray) -> Ranking:
+    """`retrieve` from the cosines of predictions to candidates, and those to their own targets, shape (N,)."""
+    return rank(similarities, own, min(NEAREST, similarities.count))
 
 
 def find_nearest(vectors: Vectors, candidates: Candidates, count: int) -> NearestNames:

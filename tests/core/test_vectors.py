@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
-from pipeline.core.vectors import cosines, in_blocks, moments, unit, vector_digest
+from pipeline.core.vectors import array_digest, cosines, in_blocks, moments, number_equal, unit, vector_digest
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(600, 7)).astype(np.float32)
@@ -31,6 +31,19 @@ def test_cosines_match_scikit_learn() -> None:
 def test_the_cosine_of_a_zero_vector_is_0() -> None:
     assert cosines(np.zeros((1, 7)), X[:1])[0] == 0
     assert not unit(np.zeros((2, 3))).any()
+
+
+@pytest.mark.parametrize("equal", [0, 16, 40, 41], ids=lambda equal: f"{equal} equal columns")
+def test_equal_vectors_are_numbered_in_lexicographic_order(equal: int) -> None:
+    """Vectors that differ in the first column, in later ones, or only in the last."""
+    distinct = RANDOM.normal(size=(30, 42)).astype(np.float32)
+    distinct[:, :equal] = distinct[0, :equal]
+    vectors = np.concatenate([distinct, distinct[5:9], -0.0 * distinct[:1], 0.0 * distinct[:1]])
+    assert np.array_equal(number_equal(vectors), np.unique(vectors, axis=0, return_inverse=True)[1].ravel())
+
+
+def test_a_digest_is_of_the_numbers_in_order() -> None:
+    assert array_digest(X[:, ::2]) == array_digest(X[:, ::2].copy()) != array_digest(X[::-1, ::2])
 
 
 def test_equal_vectors_have_equal_digests() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as Reference
 
-from pipeline.decoders.ridge import PENALTIES, Moments, RidgeFolds, RidgePath
+from pipeline.decoders.ridge import PENALTIES, Moments, RidgeFolds, RidgePath, fit_ridge
 
 
 @pytest.fixture(params=[(60, 8), (30, 80)], ids=["more images than features", "fewer"])
@@ -67,6 +67,32 @@ def test_out_of_fold_predictions_are_fitted_to_the_other_folds(problem):
     mean = y.mean(axis=0)
     expected = mean + 0.5 * (models[0].predict(x) - mean) + 0.25 * (models[1].predict(x) - mean)
     assert np.allclose(x @ ridge.coefficients + ridge.intercept, expected, atol=1e-2)
+
+
+def test_wide_targets_are_fitted_in_blocks_with_one_penalty(problem, monkeypatch):
+    """The penalty is that of the dimensions that are compared: the best for the second half, or for the first."""
+    x, y, folds = problem
+    monkeypatch.setattr("pipeline.decoders.ridge.COMPARED", 5)
+    monkeypatch.setattr("pipeline.decoders.ridge.VALUES", 4 * 1024)
+    wide = np.hstack([y, 1e3 * y + 7, y[::-1]])
+    compared = np.sort(np.random.default_rng(0).choice(9, 5, replace=False))
+    errors = reference(x, wide[:, compared], folds, mean_squared_length).sum(axis=1)
+    model = Reference(alpha=PENALTIES[errors.argmin()] * mean_squared_length(x)).fit(x.astype(np.float64), wide)
+    ridge = fit_ridge(x, wide, folds)
+    assert ridge.coefficients.dtype == ridge.intercept.dtype == np.float32
+    assert np.allclose(x @ ridge.coefficients + ridge.intercept, model.predict(x), rtol=1e-4, atol=1e-3)
+    alone = fit_ridge(x, wide, np.zeros(len(x), int))
+    assert np.allclose(x @ alone.coefficients + alone.intercept, wide.mean(axis=0), rtol=1e-4)
+
+
+def test_the_memory_of_wide_targets_is_that_of_their_coefficients():
+    random = np.random.default_rng(0)
+    x, y = (random.normal(size=(200, width)).astype(np.float32) for width in (50, 100_000))
+    tracemalloc.start()
+    ridge = fit_ridge(x, y, np.arange(200) % 5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < ridge.coefficients.nbytes + 40e6  # of all folds, the sums take 10 times the coefficients
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1e4])

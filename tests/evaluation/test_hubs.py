@@ -3,7 +3,9 @@ import pytest
 from scipy.stats import rankdata, spearmanr
 from sklearn.metrics.pairwise import cosine_similarity
 
-from pipeline.evaluation import hubs
+from pipeline.core import nearest
+from pipeline.core.nearest import Ranking, Similarities, numbered_blocks
+from pipeline.core.vectors import cosines
 from pipeline.evaluation.hubs import Hub, csls_ranking, largest_hub
 
 RANDOM = np.random.default_rng(0)
@@ -13,10 +15,15 @@ PREDICTIONS = CANDIDATES[OWN] + 1.5 * RANDOM.normal(size=(100, 8)).astype(np.flo
 SIMILARITY = cosine_similarity(PREDICTIONS.astype(np.float64), CANDIDATES.astype(np.float64))
 
 
-@pytest.fixture(params=[(2**22, 4096), (700, 7)], ids=["one block", "blocks"])
+@pytest.fixture(params=[(2**24, 1024), (0, 7)], ids=["kept", "in blocks"])
 def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hubs, "VALUES", request.param[0])
-    monkeypatch.setattr(hubs, "BLOCK", request.param[1])
+    monkeypatch.setattr(nearest, "KEPT", request.param[0])
+    monkeypatch.setattr(nearest, "ROWS", request.param[1])
+
+
+def ranking_by_csls(predictions: np.ndarray, candidates: np.ndarray, own: np.ndarray, neighbours: int = 10) -> Ranking:
+    similarities = Similarities(predictions, lambda: numbered_blocks(candidates, 11), len(candidates))
+    return csls_ranking(similarities, own, cosines(predictions, candidates[own]), neighbours)
 
 
 def ranked(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
@@ -30,7 +37,7 @@ def test_csls_ranks_follow_the_formula(neighbours: int) -> None:
         return np.sort(similarity, axis=1)[:, ::-1][:, :neighbours].mean(axis=1)
 
     csls = 2 * SIMILARITY - density(SIMILARITY)[:, None] - density(SIMILARITY.T)
-    ranking = csls_ranking(PREDICTIONS, CANDIDATES, OWN, neighbours)
+    ranking = ranking_by_csls(PREDICTIONS, CANDIDATES, OWN, neighbours)
     assert np.array_equal(ranking.ranks, ranked(csls, OWN))
     assert np.array_equal(ranking.nearest[:, 0], csls.argmax(axis=1))
     assert 0.5 < spearmanr(ranking.ranks, ranked(SIMILARITY, OWN)).statistic < 1
@@ -39,7 +46,7 @@ def test_csls_ranks_follow_the_formula(neighbours: int) -> None:
 @pytest.mark.usefixtures("_blocks")
 def test_ties_count_half() -> None:
     zeros = np.zeros((4, 8))
-    assert csls_ranking(zeros, CANDIDATES, OWN[:4]).ranks.tolist() == [15.5] * 4
+    assert ranking_by_csls(zeros, CANDIDATES, OWN[:4]).ranks.tolist() == [15.5] * 4
 
 
 def test_csls_corrects_for_a_hub() -> None:
@@ -54,7 +61,7 @@ def test_csls_corrects_for_a_hub() -> None:
     hub = largest_hub(similarity.argmax(axis=1), own, names)
     assert (hub.candidate, hub.own) == ("40", 0)
     assert hub.share > 0.5
-    csls = csls_ranking(predictions, candidates, own)
+    csls = ranking_by_csls(predictions, candidates, own)
     assert largest_hub(csls.nearest[:, 0], own, names).share < 0.2
     assert csls.ranks.mean() < ranked(similarity, own).mean()
 
