@@ -9,7 +9,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from pipeline.core import vectors
 from pipeline.core.vectors import cosines
-from pipeline.evaluation import dimensions, hubs, retrieval
+from pipeline.evaluation import dimensions, retrieval
 from pipeline.evaluation.dimensions import correlations, identification, z_scores
 from pipeline.evaluation.intervals import over_folds
 from pipeline.evaluation.metrics import EvaluationSet, score_predictions, summarize_cosines
@@ -217,7 +217,7 @@ def numbers_of(value: object) -> list[float]:
 
 def test_scoring_wide_targets_copies_them_only_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors.slices, "__defaults__", (2**16,))
-    for module in (dimensions, hubs, retrieval):
+    for module in (dimensions, retrieval):
         monkeypatch.setattr(module, "VALUES", 2**16)
     random = np.random.default_rng(0)
     y = random.normal(size=(100, 8000)).astype(np.float32)
