@@ -46,7 +46,7 @@ from pipeline.data.sample import SAMPLE, SAMPLE_TARGETS, SAMPLE_WEIGHTS
 from pipeline.decoders.baselines import Baselines
 from pipeline.decoders.callbacks import Callbacks
 from pipeline.decoders.fitting import Config, effective_config, fit_decoders
-from pipeline.decoders.forecast import announce
+from pipeline.decoders.forecast import Size, announce
 from pipeline.decoders.network import TrainingConfig, check_names, output_ceiling, predict
 from pipeline.decoders.training import TrainingData
 from pipeline.evaluation.bands import BandScores
@@ -135,8 +135,10 @@ class _Run:
 
     def announce(self, times: int = 1) -> None:
         """Log how long this number of trainings takes."""
-        features, dim = self.examples.all.features, self.examples.all.targets.shape[1]
-        announce(self.config, (len(self.examples.train), features.dim), dim, self.options.memory, times)
+        features, (images, dim) = self.examples.all.features, self.examples.all.targets.shape
+        rows = len(self.examples.train)
+        size = Size(rows, images - rows, features.dim, dim, max(1, len(features.bands)))
+        announce(self.config, size, self.options.memory, times)
 
 
 def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:

@@ -68,7 +68,7 @@ class BandedConfig:
 
     def _numbers(self, rows: int, features: int) -> int:
         """The numbers per target that are in memory while it is fitted: targets and coefficients, with copies."""
-        return 3 * rows + 2 * min(rows, features) + 2 * features
+        return 2 * (rows + features)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "BandedConfig":
@@ -151,7 +151,8 @@ def fit_banded(
         standardised, deviation = _standardised(y[:, block], centre[block])
         with np.errstate(divide="ignore"):  # the logarithm of a weight that underflows to 0
             coefficients, offset = solve(scaled, standardised, config, folds, seed)
-        ridge.coefficients[:, block] = coefficients * deviation
+        coefficients *= deviation
+        ridge.coefficients[:, block] = coefficients
         ridge.intercept[block] = centre[block] + deviation * offset
     return Banded(ridge, mean)
 
@@ -195,7 +196,10 @@ class _Bands:
 
     def on_features(self, coefficients: Sequence[np.ndarray]) -> np.ndarray:
         """Coefficients of the scaled bands, (F', D) each, as coefficients of the features, shape (F, D)."""
-        return np.vstack([part / scale for part, scale in zip(coefficients, self.scales, strict=True)])
+        stacked = np.vstack(coefficients)
+        for band, scale in zip(self.slices, self.scales, strict=True):
+            stacked[band] /= scale
+        return stacked
 
 
 def band_slices(bands: Sequence[int]) -> list[slice]:
