@@ -1,4 +1,4 @@
-"""Measure `train` on wide targets, such as fMRI voxels: time, peak memory, size of the run, held-out scores.
+"""Measure `train` on wide targets, such as fMRI voxels: time, peak memory with its forecast, size of the run, cosine.
 
     python scripts/benchmark_wide.py WORK [--sizes 1000x1000,8000x50000] [--presets banded,network] [--memory 10GB]
 
@@ -20,7 +20,7 @@ from measuring import processor_name, table
 
 FEATURES = 1000
 SIZES = "1000x1000,1000x10000,8000x1000,1000x50000,8000x10000,8000x50000"  # images x dimensions
-HEAD = ("images", "dimensions", "preset", "time (s)", "peak (GB)", "announced (GB)", "run (MB)", "cosine", "r")
+HEAD = ("images", "dimensions", "preset", "time (s)", "peak (GB)", "announced (GB)", "run (MB)", "cosine")
 
 
 def main() -> None:
@@ -71,10 +71,9 @@ def measured(work: Path, images: int, dim: int, preset: str, memory: str) -> lis
     result = json.loads((work / "stdout").read_text())
     announced = re.findall(r"about ([\d.]+) GB of memory", said)
     run = sum(file.stat().st_size for file in (work / "models" / name).rglob("*") if file.is_file())
-    scores = result["models"]["functional"]
-    cosine, r = scores["validation_cosine"], scores.get("r", float("nan"))
+    cosine = result["models"]["functional"]["validation_cosine"]
     row = [f"{images:,}", f"{dim:,}", preset, f"{seconds:.0f}", f"{peak / 1e9:.2f}", *(announced[:1] or ["-"])]
-    row += [f"{run / 1e6:.0f}", f"{cosine:.4f}", f"{r:.4f}"]
+    row += [f"{run / 1e6:.0f}", f"{cosine:.4f}"]
     print(" | ".join(row), flush=True)
     return row
 

@@ -120,7 +120,7 @@ class TrainOptions(Options):
         MEMORY,
         parse=_parse_memory,
         metavar="SIZE",
-        help="Memory for features; more are streamed from disk.",
+        help="Memory for features (more are streamed from disk), and for a blend or banded ridge regression.",
         usual="4GB",
     )
     compare_layers: bool = option(
