@@ -249,10 +249,11 @@ def section(board: Scoreboard, permutations: Permutations) -> Section:
             "least as high: whether a score is above chance, not how high it is for other images. "
             + (how if permutations.whole else "")
         )
-        if board.clusters.trained_on and not permutations.whole:
+        if board.clusters.trained_on:
+            sizes = " If their numbers of images differ much, p for the centred cosine is somewhat too small."
             paragraphs.append(
-                f"These {kind}s were also trained on. If their numbers of images differ much, p for the centred cosine "
-                "is somewhat too small."
+                f"These {kind}s were also trained on: a decoder that recognizes them predicts every dimension above "
+                f"chance, even one that does not depend on the features.{'' if permutations.whole else sizes}"
             )
         header = ("model", "p: centred cosine", "identification", "mean r", "dimensions above chance")
         tables = [Table("Permutation tests", header, [_row(title, test) for title, test in rows.items() if test])]
