@@ -1,4 +1,4 @@
-"""A feature store in a bucket: Lance's retries, listings, uploads, and what errors mean.
+"""A feature store in a bucket: Lance's retries, listings, and what errors mean.
 
 Credentials and endpoints come from the environment variables that the tools of each provider use.
 """
@@ -6,9 +6,7 @@ Credentials and endpoints come from the environment variables that the tools of 
 import contextlib
 import os
 import re
-import tempfile
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import lance
 import numpy as np
@@ -99,14 +97,17 @@ class StoreBucket:
         return self.dataset()
 
     def _create(self, schema: pa.Schema) -> None:
-        """Upload the first version of an empty store.
+        """Commit an empty first version, unless another process creates the store at the same time.
 
-        Lance's own creation empties a store that another process creates and fills at the same time. This replaces
-        the first version with an identical one and leaves later versions alone.
+        Without retries, Lance replaces nothing. `lance.write_dataset` would empty a store that another process creates
+        and fills meanwhile.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            lance.write_dataset(schema.empty_table(), folder, mode="create")
-            upload(Path(folder), self.path)
+        first = lance.LanceOperation.Overwrite(schema, [])
+        try:
+            lance.LanceDataset.commit(self.path, first, storage_options=storage_options(), max_retries=0)
+        except Exception:  # any exception: Lance has several for a store that exists by now
+            if "_versions" not in folders_in(self.path):
+                raise
 
     def repair(self, error: Exception) -> tuple[lance.LanceDataset, int]:
         """Raise the error: files that cannot be read now may be intact, as the network may be at fault."""
@@ -164,14 +165,6 @@ def folders_in(url: str) -> list[str]:
     parent, _, name = url.rpartition("/")
     listing = LanceFileSession(parent, storage_options=storage_options() | NO_PATIENCE).list_with_delimiter(name)
     return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in listing.common_prefixes)
-
-
-def upload(folder: Path, url: str) -> None:
-    """Upload the files of a folder to a URL, sorted by name."""
-    session = LanceFileSession(url, storage_options=storage_options())
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            session.upload_file(str(file), file.relative_to(folder).as_posix())
 
 
 def meaning(error: BaseException) -> str | None:

@@ -75,11 +75,13 @@ def test_three_processes_lose_and_duplicate_nothing(cache: str) -> None:
             assert np.array_equal(store.features(digests), vectors)
 
 
-def test_creating_an_existing_store_keeps_its_rows(cache: str) -> None:
+def test_creating_an_existing_store_replaces_nothing(cache: str, s3: S3Server) -> None:
     store = FeatureStore(cache, EXTRACTOR)
     digests, vectors, *rest = batch(1)
     store.append(digests, vectors, *rest)
-    store._lance._create(store._schema)  # like a process that found no store before this one was created
+    before = s3.requests("PUT", "_versions")
+    store._lance._create(store._schema)  # like a process that saw no store before this one was created
+    assert s3.requests("PUT", "_versions") == before
     store.append(*batch(2))
     for opened in (store, FeatureStore(cache, EXTRACTOR)):
         assert len(opened) == 18
