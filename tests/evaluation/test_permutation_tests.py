@@ -226,6 +226,9 @@ def test_the_tests_in_words_and_in_the_report() -> None:
     assert section.tables[0].rows[1][1:] == ["1", "1", "-", "0 of 0"]
     assert "also trained on" not in " ".join(section.paragraphs)
     trained_on = replace(board, clusters=Clusters("label", len(SIZES), trained_on=True))
-    assert "These labels were also trained on: a decoder" in permutation_tests.section(trained_on, permutations).paragraphs[-1]
+    assert (
+        "These labels were also trained on: a decoder"
+        in permutation_tests.section(trained_on, permutations).paragraphs[-1]
+    )
     too_few = replace(permutations, too_few="No permutation test.")
     assert permutation_tests.section(board, too_few).tables == []

@@ -45,6 +45,19 @@ def test_the_vectors_that_made_the_targets_are_the_most_similar() -> None:
     assert compared().to_json() == compared().to_json()  # the bootstrap is seeded
 
 
+def test_intervals_of_unrelated_and_of_equally_similar_vectors_cover_0() -> None:
+    random, times = np.random.default_rng(0), 30
+    unrelated = differences = 0
+    for _ in range(times):
+        targets = random.normal(size=(12, 5))
+        vectors = {name: targets + random.normal(size=targets.shape) for name in ("one", "other")}
+        vectors |= {"unrelated": random.normal(size=(12, 5))}
+        one, _, none = representational_similarity(vectors, targets, None, "euclidean", "corr", 12, 100).scores
+        unrelated += none.ci95[0] <= 0 <= none.ci95[1]
+        differences += one.difference_ci95[0] <= 0 <= one.difference_ci95[1]
+    assert min(unrelated, differences) >= 0.9 * times
+
+
 def test_what_predictions_and_several_layers_do_not_show_is_said() -> None:
     vectors = {"source": SOURCE, "other": OTHER, "predictions": SOURCE}
     result = representational_similarity(vectors, TARGETS, None, "correlation", "corr", images=30, bootstraps=100)
