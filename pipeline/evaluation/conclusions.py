@@ -150,8 +150,8 @@ def _against_baselines(result: Scoreboard, name: str) -> list[str]:
     if mean and result.above_mean is False:
         score = "r is above 0"
         if result.lead == "cosine":
-            over_clusters = result.models[name].scores.centred_cosine.ci95
-            score = "the centred cosine is above 0"
+            over_clusters = result.models[name].scores.patterns.mean_pearson_ci95
+            score = "the mean r of the dimensions is above 0"
             kind = f"{result.clusters.kind}s"
             score += "" if over_clusters else f" for new images of these {kind}, which need not hold for other {kind}"
         sentences.append(

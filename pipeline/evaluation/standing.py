@@ -65,13 +65,16 @@ def standing(result: Scoreboard) -> Standing:
 
 
 def _depends_on_the_image(result: Scoreboard, name: str) -> bool:
-    """Whether predictions are shown to vary with the targets, even if they are worse than the mean target."""
-    scores = result.models[name].scores
+    """Whether predictions are shown to vary with the targets, even if they are worse than the mean target.
+
+    A centred cosine above 0 would not show it: all predictions may be off in the direction of all held-out targets.
+    """
+    patterns = result.models[name].scores.patterns
     if result.lead == "r2":
-        r = scores.patterns.pearson.median
+        r = patterns.pearson.median
         return r is not None and r > CORRELATED / math.sqrt(result.clusters.count)
-    centred = scores.centred_cosine.ci95 or scores.centred_cosine.ci95_same_labels
-    return centred is not None and centred[0] > 0
+    mean_r = patterns.mean_pearson_ci95 or patterns.mean_pearson_ci95_same_labels
+    return mean_r is not None and mean_r[0] > 0
 
 
 def headline(result: Scoreboard, context: Context) -> str:

@@ -274,7 +274,20 @@ def test_predictions_below_the_mean_may_depend_on_the_image(labels: int, limit: 
     overfitted = replace(case, y=case.y + 6, train=np.arange(len(case.y)) % 20 < 2, penalty=1e-3)
     text = said(overfitted)
     assert "It is no better than the mean baseline" in text
-    assert f"though its predictions do depend on the image: the centred cosine is above 0{limit} " in text
+    assert f"though its predictions do depend on the image: the mean r of the dimensions is above 0{limit} " in text
+
+
+def test_predictions_that_are_off_in_the_direction_of_all_targets_do_not_depend_on_the_image() -> None:
+    """Their centred cosine is above 0, and so would be that of a constant prediction."""
+    random, train = np.random.default_rng(0), np.arange(400) % 10 < 1
+    case = replace(unlabelled(400), train=train, penalty=1e-3)
+    x, y = case.x + 1.0 * ~train[:, None], 6 + random.normal(size=case.y.shape).astype(np.float32)
+    y[train] += case.x[train].mean(axis=1, keepdims=True)
+    y[~train] += 1
+    result, context = evaluated(replace(case, x=x, y=y))
+    assert result.above_mean is False
+    assert result.models["functional"].scores.centred_cosine.ci95[0] > 0
+    assert "at chance" in headline(result, context)
 
 
 def test_one_dimension_has_r_and_r2() -> None:
