@@ -12,6 +12,7 @@ from pipeline.commands.examples import Examples
 from pipeline.commands.saved_decoder import PixelModel, SavedDecoder
 from pipeline.core.errors import Parameter, RequestError
 from pipeline.core.runs import RunRecord
+from pipeline.core.vectors import standard_deviations
 from pipeline.core.wording import counted
 from pipeline.data.images import ImageSet
 from pipeline.data.splits import SplitRule, first_empty
@@ -294,7 +295,7 @@ def _evaluation_set(inputs: EvaluationInputs, vocabulary: Path | None, cluster: 
         targets=targets,
         candidates=Candidates(itertools.chain(rows, words_of(vocabulary, targets.shape[1]) if vocabulary else ())),
         centre=training.mean if training else targets.mean(axis=0),
-        deviation=training.deviation if training else targets.std(axis=0),
+        deviation=training.deviation if training else standard_deviations(targets),
         clusters=clusters_of(examples, cluster),
         seen=_seen(examples, training),
         noise=_noise_ceiling(examples),

@@ -134,10 +134,11 @@ class _Run:
         return self.config.decoder.output_activation if isinstance(self.config, TrainingConfig) else "linear"
 
     def announce(self, times: int = 1) -> None:
-        """Log how long this number of trainings takes."""
+        """Log how long this number of trainings takes, and how much memory."""
         features, (images, dim) = self.examples.all.features, self.examples.all.targets.shape
         rows = len(self.examples.train)
-        size = Size(rows, images - rows, features.dim, dim, max(1, len(features.bands)))
+        scored = images if self.options.folds else images - rows
+        size = Size(rows, scored, features.dim, dim, max(1, len(features.bands)))
         announce(self.config, size, self.options.memory, times)
 
 

@@ -110,6 +110,12 @@ def spread(mean: np.ndarray, variance: float) -> float:
     return variance**0.5 if variance > ROUNDING * squares else 1.0
 
 
+def standard_deviations(vectors: np.ndarray) -> np.ndarray:
+    """The standard deviation of each column of vectors (N, D), in blocks of columns; shape (D,), float64."""
+    blocks = slices(vectors.shape[1], len(vectors))
+    return np.concatenate([vectors[:, block].std(axis=0, dtype=np.float64) for block in blocks])
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors scaled to length 1, float64; zero vectors stay zero."""
     directions = np.array(vectors, np.float64)

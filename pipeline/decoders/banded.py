@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.core.errors import RequestError
 from pipeline.core.keras_backend import import_keras
-from pipeline.core.vectors import Vectors, in_blocks, moments, slices, spread
+from pipeline.core.vectors import Vectors, in_blocks, moments, slices, spread, standard_deviations
 from pipeline.data.splits import assign_folds
 from pipeline.decoders.blend import MANY
 from pipeline.decoders.network import ApiStyle, stack_layers
@@ -160,7 +160,7 @@ def fit_banded(
 def _standardised(y: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Targets (N, d) about their mean, in units of their standard deviation (d,), or 0 if they are constant; both."""
     varies = np.ptp(y, axis=0) > 0
-    deviation = np.where(varies, y.std(axis=0, dtype=np.float64), 1.0)
+    deviation = np.where(varies, standard_deviations(y), 1.0)
     standardised = y - centre
     standardised /= deviation
     standardised[:, ~varies] = 0

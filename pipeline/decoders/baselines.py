@@ -14,7 +14,7 @@ from pipeline.core.atomic import atomic_write
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.keras_backend import import_keras
 from pipeline.core.model_files import ModelCard, load_decoder, save_decoder
-from pipeline.core.vectors import Vectors, vector_digest
+from pipeline.core.vectors import Vectors, standard_deviations, vector_digest
 from pipeline.data.splits import assign_folds
 from pipeline.decoders.hidden_layer import Coordinates
 from pipeline.decoders.network import predict
@@ -68,7 +68,7 @@ class Baselines:
             models["conse"] = _fit_conse(x, y, folds, seed)
         return cls(
             mean=y.mean(axis=0, dtype=np.float64).astype(np.float32),
-            deviation=y.std(axis=0, dtype=np.float64).astype(np.float32),
+            deviation=standard_deviations(y).astype(np.float32),
             models=models,
         )
 

@@ -1,4 +1,4 @@
-"""Forecasts the time and memory that fitting a blend or banded ridge regression takes.
+"""Forecasts how long fitting a blend or banded ridge regression takes, and how much memory a training takes.
 
 The operations of each part are counted from the number of images and the dimensions; the speed of this processor is
 measured. On an AMD EPYC, the forecast is within a factor of two of the actual time.
@@ -42,7 +42,7 @@ class Size:
 
     Attributes:
         rows: Training images.
-        held_out: Held-out images.
+        held_out: Held-out images; all images with folds.
         features: F, the dimension of the features.
         dim: D, the dimension of the targets.
         bands: The number of layers with a penalty of their own in banded ridge regression.

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
-from pipeline.core.vectors import array_digest, cosines, in_blocks, moments, number_equal, unit, vector_digest
+from pipeline.core.vectors import (
+    array_digest,
+    cosines,
+    in_blocks,
+    moments,
+    number_equal,
+    slices,
+    standard_deviations,
+    unit,
+    vector_digest,
+)
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(600, 7)).astype(np.float32)
@@ -20,6 +30,11 @@ def test_moments_match_the_whole_array(offset: float) -> None:
     mean, variance = moments(x)
     np.testing.assert_allclose(mean, x.astype(np.float64).mean(axis=0), rtol=1e-6)
     assert variance == pytest.approx(x.astype(np.float64).var(axis=0).mean(), rel=1e-6)
+
+
+def test_standard_deviations_in_blocks_are_those_of_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "__defaults__", (2 * len(X),))
+    np.testing.assert_allclose(standard_deviations(X), X.std(axis=0, dtype=np.float64), rtol=1e-12)
 
 
 def test_cosines_match_scikit_learn() -> None:
