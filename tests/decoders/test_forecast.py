@@ -14,7 +14,10 @@ CONFIG = BlendConfig()
 
 
 @pytest.mark.parametrize(("small", "large"), [((100, 50), (4000, 50)), ((10_000, 50), (100_000, 1000))])
-def test_training_time_grows_with_images_and_targets(small: tuple[int, int], large: tuple[int, int]) -> None:
+def test_training_time_grows_with_images_and_targets(
+    small: tuple[int, int], large: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.decoders.forecast._operations_per_second", lambda: 1e11)  # whatever else runs
     before, after = (expected_seconds(CONFIG, Size(rows, rows // 4, 4096, dim)) for rows, dim in (small, large))
     assert 0 < before < after  # only from 4,999 to 5,000 images it drops, as fewer networks are trained
 
@@ -47,9 +50,9 @@ def test_banded_ridge_regression_is_announced_with_its_time(caplog: pytest.LogCa
 
 
 def test_the_memory_of_banded_ridge_regression_follows_the_budget() -> None:
-    size, config = Size(800, 200, 1000, 100_000, bands=3), BandedConfig()
-    small, large = (peak_memory(config, size, budget * 10**9) for budget in (2, 4))
-    assert LIBRARIES < small < large - 1e9
+    size, config = Size(4000, 40, 100, 20_000, bands=3), BandedConfig()
+    small, large = (peak_memory(config, size, budget * 10**9) for budget in (1, 2))
+    assert LIBRARIES < small < large - 0.5e9
 
 
 def test_too_little_memory_is_reported_with_the_option(caplog: pytest.LogCaptureFixture) -> None:
