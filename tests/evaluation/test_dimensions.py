@@ -211,6 +211,24 @@ def test_profile_and_pattern_correlations_are_bdpys() -> None:
     assert ours == pytest.approx(pattern, abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:NaN", "ignore:invalid value", "ignore:divide by zero")
+def test_scores_are_those_of_bdpy() -> None:
+    """With constant columns, constant rows and repeated targets."""
+    bdpy = pytest.importorskip("bdpy.evals.metrics", reason="bdpy has no version for this Python")
+    predictions, targets = PREDICTIONS.copy(), TARGETS[np.arange(40) % 15]
+    predictions[:, 2] = targets[:, 3] = 1
+    profile = bdpy.profile_correlation(predictions, targets)[0]
+    assert np.flatnonzero(np.isnan(profile)).tolist() == [2, 3]
+    assert dimension_scores(predictions, targets).pearson == pytest.approx(profile, abs=1e-6, nan_ok=True)
+    predictions[7] = 0.1
+    mean, deviation = targets.mean(axis=0), targets.std(axis=0)
+    pattern = bdpy.pattern_correlation(predictions, targets, mean, deviation)
+    z_scored = [z_scores(rows, mean, deviation) for rows in (predictions, targets)]
+    assert correlations(*z_scored) == pytest.approx(pattern, abs=1e-6, nan_ok=True)
+    identified = bdpy.pairwise_identification(predictions, targets)
+    assert identify(predictions, targets).bdpy == pytest.approx(identified, abs=1e-6)
+
+
 def test_influences_give_the_jackknife_of_mean_identification() -> None:
     """Without an image, its own accuracy and its part in the others' accuracies are gone."""
     random = np.random.default_rng(0)
