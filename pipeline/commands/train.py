@@ -168,12 +168,13 @@ def _train(options: TrainOptions, resumed: Path | None) -> TrainResult:
     )
     if resumed:
         record = _resume(resumed, record)
-    folder = resumed or new_run(options.models, options.name)
+    folder = resumed or new_run(options.models, record, options.name)
     run = _Run(folder, options, config, examples, features, extraction.progress, compared)
     resume = f"Interrupted. Resume with: python -m pipeline train --resume {folder}"
     try:
         with interrupted_with(resume), nullcontext() if resumed else lock_run(folder):
-            write_run(folder, record)
+            if resumed:
+                write_run(folder, record)
             _warn_of_low_ceiling(run.output_activation, examples.all.targets)
             out_of_fold = _cross_validate(run)
             if not record.fitted:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -147,20 +148,32 @@ def check_run_name(models: Path, name: str) -> None:
         raise RequestError(f"{models / name} exists; choose another name.")
 
 
-def new_run(models: Path, name: str | None = None) -> Path:
-    """Create the folder of a new run.
+def new_run(models: Path, record: RunRecord, name: str | None = None) -> Path:
+    """Create a new run; an error or an interrupt while its `run.json` is written leaves no folder.
 
     Args:
         models: The folder of all runs, created if missing.
+        record: The content of its `run.json`.
         name: The run's name; None for the local time, with a number appended if that name is taken.
 
     Returns:
-        The run's folder, empty.
+        The run's folder.
 
     Raises:
         RequestError: A run of that name exists.
-        PipelineError: The folder cannot be created.
+        PipelineError: The folder cannot be created, or the file cannot be written.
     """
+    folder = _new_folder(models, name)
+    try:
+        write_run(folder, record)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _new_folder(models: Path, name: str | None) -> Path:
+    """Create the folder of a new run; see `new_run`."""
     time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for number in itertools.count(1):
         folder = models / (name or (time if number == 1 else f"{time}_{number}"))

@@ -193,20 +193,34 @@ def test_an_unusable_folder_for_runs_is_refused_before_any_work(tmp_path: Path) 
 
 
 def test_new_runs_never_share_a_folder(tmp_path: Path) -> None:
-    folders = [new_run(tmp_path / "models") for _ in range(3)]
+    folders = [new_run(tmp_path / "models", EXAMPLE) for _ in range(3)]
     assert len(set(folders)) == 3
     (tmp_path / "file").touch()
     with pytest.raises(PipelineError, match="Runs cannot be saved in"):
-        new_run(tmp_path / "file")
+        new_run(tmp_path / "file", EXAMPLE)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
+def test_a_run_whose_record_was_not_written_leaves_nothing(
+    kind: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*paths: Path) -> None:
+        assert list(tmp_path.iterdir())
+        raise kind
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises((KeyboardInterrupt, PipelineError)):
+        new_run(tmp_path, EXAMPLE)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_can_be_named(tmp_path: Path) -> None:
     check_run_name(tmp_path, "tulips-2")
-    assert new_run(tmp_path, "tulips-2") == tmp_path / "tulips-2"
+    assert new_run(tmp_path, EXAMPLE, "tulips-2") == tmp_path / "tulips-2"
     with pytest.raises(RequestError, match="exists"):
         check_run_name(tmp_path, "tulips-2")
     with pytest.raises(RequestError, match="exists"):
-        new_run(tmp_path, "tulips-2")
+        new_run(tmp_path, EXAMPLE, "tulips-2")
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a\\b", "a\nb", "-flag"])
