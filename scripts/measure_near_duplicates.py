@@ -153,15 +153,15 @@ def measure_many(count: int) -> None:
     """Time and memory of the search among many images and, if there are few enough, its recall."""
     images = np.stack([small(image) for image in made_images(count)])
     start = time.perf_counter()
-    found = pairs(number_near_duplicates(images, progress=True))
-    rows = [("the search", f"{time.perf_counter() - start:.1f} s, {len(found):,} pairs")]
+    detected = pairs(number_near_duplicates(images, progress=True))
+    rows = [("the search", f"{time.perf_counter() - start:.1f} s, {len(detected):,} pairs")]
     rows.append(("peak memory", f"{peak_memory() / 1e9:.2f} GB"))
     if count <= ALL_PAIRS:
         start = time.perf_counter()
         exact = pairs(compare_all(images))
         rows.append(("all pairs", f"{time.perf_counter() - start:.1f} s, {len(exact):,} pairs"))
-        rows.append(("of these found by the search", f"{len(exact & found) / len(exact):.4f}"))
-        rows.append(("found by the search alone", f"{len(found - exact)}"))
+        rows.append(("of these found by the search", f"{len(exact & detected) / len(exact):.4f}"))
+        rows.append(("found by the search alone", f"{len(detected - exact)}"))
     table((f"{count:,} images", "measured"), rows)
 
 

@@ -11,9 +11,9 @@ for training:
 | unseen labels, new groups | this decoder on labels or groups that no run trained on |
 | ..., retrained | the mean of that truth over decoders trained on other images, labels or groups |
 
-With folds, "this decoder" is the mean over the decoders of all folds. The column `given` is the share of runs with an
-interval; runs without one are not counted. The columns after it are the shares of intervals that cover the truth, for
-the decoder's cosine and for its paired differences from the baselines.
+With folds, "this decoder" is the mean over the decoders of all folds. The column `with interval` is a share of
+runs; the others are not counted. The columns after it are the shares of intervals that cover the truth, for the
+decoder's cosine and for its paired differences from the baselines.
 
     python scripts/simulate_coverage.py [--runs 300] [--decoder ridge|default] [--only NAME ...]    # ~10 minutes
 """
@@ -312,12 +312,12 @@ def simulated(setting: Setting, runs: int, decoder: str) -> list[list[str]]:
     rows = []
     for question in dict.fromkeys(outcome.question for outcome in results):
         some = [outcome for outcome in results if outcome.question == question]
-        given = [outcome for outcome in some if outcome.bounds]
+        with_interval = [outcome for outcome in some if outcome.bounds]
         share = f"{np.mean([outcome.bounds is not None for outcome in some if outcome.of == 'decoder']):.0%}"
         shape = [setting.name, str(setting.groups or setting.labels)]
         alike = question.startswith("other labels")
         if not alike:
-            rows.append([*shape, question, share, *coverages(given)])
+            rows.append([*shape, question, share, *coverages(with_interval)])
         if retrained_is_known(question, setting):
             rows.append([*shape, question + ", retrained" * (not alike), share, *coverages(retrained(some))])
     return rows
@@ -342,11 +342,11 @@ def retrained(results: Sequence[Outcome]) -> list[Outcome]:
     ]
 
 
-def coverages(given: Sequence[Outcome]) -> list[str]:
+def coverages(with_interval: Sequence[Outcome]) -> list[str]:
     """The share of intervals that cover the truth, for the decoder and for its differences."""
     columns = []
     for of in ("decoder", "mean", "conse"):
-        some = [outcome for outcome in given if outcome.of == of]
+        some = [outcome for outcome in with_interval if outcome.of == of]
         covered = [outcome.bounds[0] <= outcome.truth <= outcome.bounds[1] for outcome in some if outcome.bounds]
         columns.append(f"{np.mean(covered):.1%}" if covered else "")
     return columns
@@ -360,7 +360,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[setting.name for setting in SETTINGS])
     options = parser.parse_args()
     chosen = [setting for setting in SETTINGS if not options.only or setting.name in options.only]
-    head = ["simulation", "labels or groups", "interval for", "given", "decoder", "minus mean", "minus ConSE"]
+    head = ["simulation", "labels or groups", "interval for", "with interval", "decoder", "minus mean", "minus ConSE"]
     table(head, (row for setting in chosen for row in simulated(setting, options.runs, options.decoder)))
 
 

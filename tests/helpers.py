@@ -125,12 +125,12 @@ def is_gone_soon(group: int) -> bool:
 
 def processes_with(variable: str, value: str) -> list[psutil.Process]:
     """The processes with this value of an environment variable."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(variable) == value:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def has_ended(variable: str, value: str, seconds: float = 20) -> bool:

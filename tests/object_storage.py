@@ -58,8 +58,8 @@ class S3Server:
     def requests(self, method: str, containing: str = "") -> list[str]:
         """The paths requested so far with one HTTP method."""
         plain = re.sub(r"\x1b\[\d+m", "", self.log.read_text())  # responses other than 200 are coloured
-        found = re.findall(rf'"{method} (\S+) HTTP', plain)
-        return [path for path in found if containing in path]
+        paths = re.findall(rf'"{method} (\S+) HTTP', plain)
+        return [path for path in paths if containing in path]
 
     def _request(self, method: str, path: str, data: bytes | None = None) -> None:
         # A dummy signature: moto only uses it to tell S3 from its other services.

@@ -23,25 +23,25 @@ def activations(
         blocks: The channels of the convolutions in each block; those of VGG16 unless others are named.
     """
     x = pixels[..., ::-1].astype(np.float64) - [103.939, 116.779, 123.68]
-    found = {}
+    outputs = {}
     for block, convolutions in enumerate(blocks, start=1):
         for number in range(1, len(convolutions) + 1):
             name = f"block{block}_conv{number}"
             kernel, bias = weights[name]
-            found[f"{name}:pre"] = _convolve(x, kernel.astype(np.float64)) + bias
-            x = found[name] = np.maximum(found[f"{name}:pre"], 0)
+            outputs[f"{name}:pre"] = _convolve(x, kernel.astype(np.float64)) + bias
+            x = outputs[name] = np.maximum(outputs[f"{name}:pre"], 0)
         x = x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, -1).max(axis=(1, 3))
-        found[f"block{block}_pool"] = x
+        outputs[f"block{block}_pool"] = x
     x = x.reshape(-1)
     for name in ("fc1", "fc2", "predictions"):
         if name in weights:
             kernel, bias = weights[name]
-            found[f"{name}:pre"] = x @ kernel.astype(np.float64) + bias
-            x = found[name] = np.maximum(found[f"{name}:pre"], 0)
+            outputs[f"{name}:pre"] = x @ kernel.astype(np.float64) + bias
+            x = outputs[name] = np.maximum(outputs[f"{name}:pre"], 0)
     if "predictions" in weights:
-        odds = np.exp(found["predictions:pre"] - found["predictions:pre"].max())
-        found["predictions"] = odds / odds.sum()
-    return found
+        odds = np.exp(outputs["predictions:pre"] - outputs["predictions:pre"].max())
+        outputs["predictions"] = odds / odds.sum()
+    return outputs
 
 
 def pooled(x: np.ndarray, pool: str) -> np.ndarray:

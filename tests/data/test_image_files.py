@@ -171,8 +171,8 @@ def test_memory_is_bounded(mode: str, color: object, kind: str, options: dict, t
         options["exif"][0x0112] = turned
     for name, side in (("large", 4000), ("small", 300)):
         (tmp_path / name).write_bytes(encoded(Image.new(mode, (side, side), color), kind, **options))
-    found = run_program("decode_large", tmp_path / "large", tmp_path / "small").json
-    assert found["bytes_a_pixel"] < 8
+    measured = run_program("decode_large", tmp_path / "large", tmp_path / "small").json
+    assert measured["bytes_a_pixel"] < 8
 
 
 def test_images_in_memory_follow_the_same_rules() -> None:

@@ -10,9 +10,9 @@ IMAGES = ImageSet("images", ["n01_cat.1.jpg", "sub/n02_sea_lion.jpg"], [ImageRef
 
 
 def test_labels_are_extracted_from_the_path() -> None:
-    found = label_by_pattern(IMAGES, r"n\d+_(?P<label>[a-z_]+)")
-    assert list(found.labels) == ["cat", "sea_lion"]
-    assert list(found.paths) == list(IMAGES.paths)
+    labelled = label_by_pattern(IMAGES, r"n\d+_(?P<label>[a-z_]+)")
+    assert list(labelled.labels) == ["cat", "sea_lion"]
+    assert list(labelled.paths) == list(IMAGES.paths)
 
 
 @pytest.mark.parametrize(

@@ -22,18 +22,18 @@ def table(**vectors: list[float]) -> TargetTable:
 
 
 def test_paths_are_matched_before_labels() -> None:
-    found = match_targets(images("cat/a", "cat/b"), table(cat=[1, 0], cat_b=[0, 1]))
-    assert found.keys == ["cat", "cat/b"]
-    assert found.targets.tolist() == [[1, 0], [0, 1]]
-    assert found.rows.tolist() == [0, 1]
+    matched = match_targets(images("cat/a", "cat/b"), table(cat=[1, 0], cat_b=[0, 1]))
+    assert matched.keys == ["cat", "cat/b"]
+    assert matched.targets.tolist() == [[1, 0], [0, 1]]
+    assert matched.rows.tolist() == [0, 1]
 
 
 def test_images_without_target_are_an_error_or_skipped(caplog: pytest.LogCaptureFixture) -> None:
     some, targets = images("cat/a", "dog/a", "cat/b"), table(cat=[1, 0], bird=[1, 1])
     with pytest.raises(RequestError, match=r"no target for 1 of 3 images: 'dog/a'.*skip"):
         match_targets(some, targets)
-    found = match_targets(some, targets, "skip")
-    assert (found.rows.tolist(), found.keys) == ([0, 2], ["cat", "cat"])
+    matched = match_targets(some, targets, "skip")
+    assert (matched.rows.tolist(), matched.keys) == ([0, 2], ["cat", "cat"])
     assert "Left out 1 image without a target: 'dog/a'" in caplog.text
 
 

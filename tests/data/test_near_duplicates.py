@@ -30,8 +30,8 @@ def test_different_images_are_not_near_duplicates(originals: np.ndarray) -> None
 def test_altered_images_are_detected(tiles: list[Image.Image], originals: np.ndarray, change: str) -> None:
     chosen = range(0, len(tiles), 12)  # including grass, gravel and sky
     changed = thumbnails([CHANGES[change](tiles[number]) for number in chosen])
-    found = duplicate_groups(number_near_duplicates(np.concatenate([originals, changed])))
-    assert found == [[number, len(tiles) + row] for row, number in enumerate(chosen)]
+    hashes = duplicate_groups(number_near_duplicates(np.concatenate([originals, changed])))
+    assert hashes == [[number, len(tiles) + row] for row, number in enumerate(chosen)]
 
 
 def test_many_duplicates_of_one_image_are_one_group() -> None:
@@ -49,10 +49,10 @@ def test_small_sets_and_flat_images() -> None:
 
 
 def test_the_block_size_has_no_effect(tiles: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
-    found = thumbnails([*tiles[:30], CHANGES["half the size"](tiles[4])])
-    whole = number_near_duplicates(found)
+    hashes = thumbnails([*tiles[:30], CHANGES["half the size"](tiles[4])])
+    whole = number_near_duplicates(hashes)
     monkeypatch.setattr(near_duplicates, "BLOCK", 7)
-    assert np.array_equal(number_near_duplicates(found), whole)
+    assert np.array_equal(number_near_duplicates(hashes), whole)
     assert duplicate_groups(whole) == [[4, 30]]
 
 
@@ -79,10 +79,10 @@ def test_the_index_finds_what_a_comparison_of_all_pairs_finds(
 ) -> None:
     changes = [change for name, change in CHANGES.items() if "10 %" not in name]
     changed = thumbnails([changes[row % len(changes)](tile) for row, tile in enumerate(tiles[::5])])
-    found = np.concatenate([originals, thumbnails(digits()[:300]), changed])
+    hashes = np.concatenate([originals, thumbnails(digits()[:300]), changed])
     monkeypatch.setattr(near_duplicates, "FLAT", largest_flat)
-    exact = compare_all(found)
-    assert np.array_equal(number_near_duplicates(found), exact)
+    exact = compare_all(hashes)
+    assert np.array_equal(number_near_duplicates(hashes), exact)
     assert len(duplicate_groups(exact)) == len(changed)
 
 
@@ -126,10 +126,10 @@ def test_video_frames_are_one_group_with_little_memory(originals: np.ndarray, ki
 def test_the_order_of_images_does_not_affect_groups(tiles: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "BLOCK", 16)
     pictures = [*tiles[:40], *(CHANGES["half the size"](tile) for tile in tiles[4:24:4])]
-    found = thumbnails(pictures)
-    expected = {frozenset(group) for group in duplicate_groups(number_near_duplicates(found))}
+    hashes = thumbnails(pictures)
+    expected = {frozenset(group) for group in duplicate_groups(number_near_duplicates(hashes))}
     assert len(expected) == 5
     for seed in range(3):
-        order = np.random.default_rng(seed).permutation(len(found))
-        groups = duplicate_groups(number_near_duplicates(found[order]))
+        order = np.random.default_rng(seed).permutation(len(hashes))
+        groups = duplicate_groups(number_near_duplicates(hashes[order]))
         assert {frozenset(order[group].tolist()) for group in groups} == expected

@@ -16,10 +16,10 @@ def images_of(labels: str, **columns) -> ImageSet:
 
 def split(images: ImageSet, rule: str, duplicates: list[int] | None = None, seed: int = 0) -> Split:
     numbers = np.arange(len(images)) if duplicates is None else np.array(duplicates)
-    found = split_images(images, SplitRule.parse(rule), numbers, seed)
-    assert not set(numbers[found.train]) & set(numbers[found.validation])
-    assert not set(found.train) & set(found.validation)
-    return found
+    parts = split_images(images, SplitRule.parse(rule), numbers, seed)
+    assert not set(numbers[parts.train]) & set(numbers[parts.validation])
+    assert not set(parts.train) & set(parts.validation)
+    return parts
 
 
 def test_rules_are_parsed() -> None:
@@ -37,9 +37,9 @@ def test_rules_are_parsed() -> None:
 
 
 def test_random_is_stratified_by_label() -> None:
-    found = split(images_of("aaaaabbbbbccccc"), "random:0.2", seed=1)
-    assert sorted([*found.train, *found.validation]) == list(range(15))
-    assert [row // 5 for row in found.validation] == [0, 1, 2]
+    parts = split(images_of("aaaaabbbbbccccc"), "random:0.2", seed=1)
+    assert sorted([*parts.train, *parts.validation]) == list(range(15))
+    assert [row // 5 for row in parts.validation] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("rule", ["random:0.2", "classes:0.2", "group:0.2"])
@@ -57,13 +57,13 @@ def test_near_duplicates_stay_on_one_side() -> None:
 
 
 def test_a_label_with_one_image_does_not_affect_the_others() -> None:
-    found = split(images_of("aaaaabbbbbcccccde"), "random:0.2", seed=1)
-    assert {row // 5 for row in found.validation} >= {0, 1, 2}
+    parts = split(images_of("aaaaabbbbbcccccde"), "random:0.2", seed=1)
+    assert {row // 5 for row in parts.validation} >= {0, 1, 2}
 
 
 def test_labels_that_do_not_repeat_are_split_at_random() -> None:
-    found = split(images_of("abcde"), "random:0.2")
-    assert (len(found.train), len(found.validation)) == (4, 1)
+    parts = split(images_of("abcde"), "random:0.2")
+    assert (len(parts.train), len(parts.validation)) == (4, 1)
 
 
 def test_groups_stay_whole_and_with_the_groups_of_their_near_duplicates() -> None:
@@ -71,9 +71,9 @@ def test_groups_stay_whole_and_with_the_groups_of_their_near_duplicates() -> Non
     duplicates = list(range(40))
     duplicates[3] = duplicates[4]  # groups 0 and 1 share an image
     for seed in range(8):
-        found = split(images_of("a" * 40, groups=groups), "group:0.3", duplicates, seed)
-        held_out = {groups[row] for row in found.validation}
-        assert not held_out & {groups[row] for row in found.train}
+        parts = split(images_of("a" * 40, groups=groups), "group:0.3", duplicates, seed)
+        held_out = {groups[row] for row in parts.validation}
+        assert not held_out & {groups[row] for row in parts.train}
         assert ("0" in held_out) == ("1" in held_out)
         assert 3 <= len(held_out) <= 4
 
@@ -82,22 +82,22 @@ def test_whole_classes_are_held_out_without_their_near_duplicates(caplog: pytest
     images = images_of("aaabbbcccdddeee")
     duplicates = list(range(15))
     duplicates[0] = duplicates[3] = duplicates[6] = duplicates[9] = duplicates[12]  # one image under every label
-    found = split(images, "classes:0.4", duplicates)
+    parts = split(images, "classes:0.4", duplicates)
     labels = np.array(images.labels)
-    assert len(set(labels[found.validation])) == 2
-    assert not set(labels[found.validation]) & set(labels[found.train])
-    assert len(found.moved) == 2
-    assert sorted([*found.train, *found.validation, *found.moved]) == list(range(15))
+    assert len(set(labels[parts.validation])) == 2
+    assert not set(labels[parts.validation]) & set(labels[parts.train])
+    assert len(parts.moved) == 2
+    assert sorted([*parts.train, *parts.validation, *parts.moved]) == list(range(15))
     assert "The split classes:0.4 would hold out 2 images with a near-duplicate" in caplog.text
     assert "Left out: " in caplog.text
 
 
 def test_a_column_defines_the_split_and_near_duplicates_are_moved(caplog: pytest.LogCaptureFixture) -> None:
     splits = ["train", "held-out", "Training", "test", "validation", "train"]
-    found = split(images_of("aabbcc", splits=splits), "column", [0, 0, 2, 3, 4, 5])
-    assert found.train.tolist() == [0, 1, 2, 5]
-    assert found.validation.tolist() == [3, 4]
-    assert found.moved.tolist() == [1]
+    parts = split(images_of("aabbcc", splits=splits), "column", [0, 0, 2, 3, 4, 5])
+    assert parts.train.tolist() == [0, 1, 2, 5]
+    assert parts.validation.tolist() == [3, 4]
+    assert parts.moved.tolist() == [1]
     assert "Moved there: 'a/1'" in caplog.text
 
 

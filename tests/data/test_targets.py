@@ -31,10 +31,10 @@ def read(file: Path, *paths: str, on_missing: str = "error"):
     ["cat,1,2\ndog,3,4\n", "label,0,1\ncat,1,2\ndog,3,4\n", "\ufeffpath,x,y\ncat,1,2\ndog,3,4", "cat;1,0;2\ndog;3;4\n"],
 )
 def test_tables_are_read_with_and_without_header(tmp_path: Path, text: str) -> None:
-    found = read(table(tmp_path, text))
-    assert found.rows == {"cat": 0, "dog": 1}
-    assert found.vectors.dtype == np.float32
-    assert found.vectors.tolist() == [[1, 2], [3, 4]]
+    embeddings = read(table(tmp_path, text))
+    assert embeddings.rows == {"cat": 0, "dog": 1}
+    assert embeddings.vectors.dtype == np.float32
+    assert embeddings.vectors.tolist() == [[1, 2], [3, 4]]
 
 
 def test_tsv_is_separated_by_tabs(tmp_path: Path) -> None:
@@ -98,24 +98,24 @@ def write_columns(file: Path) -> None:
 def test_tables_in_binary_formats_are_read(tmp_path: Path, write) -> None:
     file = tmp_path / ("t.npz" if write is write_npz else "t.parquet")
     write(file)
-    found = read(file)
-    assert found.rows == {"cat": 0, "dog": 1}
-    assert found.vectors.dtype == np.float32
-    assert np.array_equal(found.vectors, VECTORS)
+    embeddings = read(file)
+    assert embeddings.rows == {"cat": 0, "dog": 1}
+    assert embeddings.vectors.dtype == np.float32
+    assert np.array_equal(embeddings.vectors, VECTORS)
 
 
 def test_npy_rows_belong_to_images_in_path_order(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", VECTORS.astype(np.float64))
-    found = read(tmp_path / "t.npy", "a/1.png", "b/2.png")
-    assert found.rows == {"a/1.png": 0, "b/2.png": 1}
-    assert np.array_equal(found.vectors, VECTORS)
+    embeddings = read(tmp_path / "t.npy", "a/1.png", "b/2.png")
+    assert embeddings.rows == {"a/1.png": 0, "b/2.png": 1}
+    assert np.array_equal(embeddings.vectors, VECTORS)
     with pytest.raises(RequestError, match=r"t\.npy has 2 rows, but images has 1 image:"):
         read(tmp_path / "t.npy", "a/1.png")
 
 
 def test_a_list_can_contain_targets() -> None:
-    found = read_targets(None, images("a/1.png", "b/2.png", targets=VECTORS))
-    assert found.rows == {"a/1.png": 0, "b/2.png": 1}
+    embeddings = read_targets(None, images("a/1.png", "b/2.png", targets=VECTORS))
+    assert embeddings.rows == {"a/1.png": 0, "b/2.png": 1}
     with pytest.raises(RequestError, match="no column 'target'"):
         read_targets(None, images("a/1.png"))
 
@@ -169,9 +169,9 @@ def test_word_vectors_are_matched_to_labels(tmp_path: Path, caplog: pytest.LogCa
     paths = ("golden_retriever/1.png", "Cat/1.png", "caat/1.png")
     with pytest.raises(RequestError, match=r"no vector for 1 of 3 labels: 'caat' \(nearest: cat"):
         read(tmp_path / "glove.txt", *paths)
-    found = read(tmp_path / "glove.txt", *paths, on_missing="skip")
+    embeddings = read(tmp_path / "glove.txt", *paths, on_missing="skip")
     assert "'caat'" in caplog.text
-    vectors = {label: found.vectors[row].tolist() for label, row in found.rows.items()}
+    vectors = {label: embeddings.vectors[row].tolist() for label, row in embeddings.rows.items()}
     assert vectors == {"golden_retriever": [1, 2], "Cat": [5, 5]}
 
 
@@ -210,9 +210,9 @@ def test_rows_in_numeric_order_cause_a_warning(
 
 def test_several_rows_of_a_key_are_repeats(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    found = read(table(tmp_path, "path,x,y\na,1,2\nb,5,5\na,3,6\nb,7,5\nc,1,1\nc,1,1\n"))
-    assert found.vectors.tolist() == [[2, 4], [6, 5], [1, 1]]
-    assert {key: rows.tolist() for key, rows in found.repeats.items()} == {
+    embeddings = read(table(tmp_path, "path,x,y\na,1,2\nb,5,5\na,3,6\nb,7,5\nc,1,1\nc,1,1\n"))
+    assert embeddings.vectors.tolist() == [[2, 4], [6, 5], [1, 1]]
+    assert {key: rows.tolist() for key, rows in embeddings.repeats.items()} == {
         "a": [[1, 2], [3, 6]],
         "b": [[5, 5], [7, 5]],
         "c": [[1, 1], [1, 1]],

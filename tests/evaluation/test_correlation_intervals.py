@@ -64,15 +64,15 @@ SCENARIOS = [(29, 29, 1), (60, 60, 1), (60, 60, 20), (60, 12, 20), (60, 20, 20)]
 def test_intervals_cover_the_mean_r_of_other_samples(images: int, labels: int, dim: int, r: float) -> None:
     random, noise = np.random.default_rng(1), np.sqrt(1 / r**2 - 1)
     label = np.repeat(np.arange(labels), images // labels)
-    found, means = [], []
+    bounds, means = [], []
     for _ in range(400):
         targets = random.normal(size=(labels, dim))
         of_labels = (targets + noise * np.sqrt(0.5) * random.normal(size=targets.shape))[label]
         predicted = of_labels + noise * np.sqrt(0.5) * random.normal(size=(images, dim))
         interval, _ = intervals_of(predicted, targets[label], label)
-        found.append((interval.low, interval.mean, interval.high))
+        bounds.append((interval.low, interval.mean, interval.high))
         means.append(interval.mean)
-    low, _, high = np.array(found).T
+    low, _, high = np.array(bounds).T
     assert 0.92 <= np.mean((low <= np.mean(means)) & (np.mean(means) <= high)) <= 0.985
 
 

@@ -20,9 +20,9 @@ CASES = (
 
 @pytest.mark.slow
 def test_the_formats_agree_with_keras(tmp_path: Path) -> None:
-    found = run_program("export_narrow", tmp_path, *CASES).json
-    assert list(found) == list(CASES)
-    for case, apart in found.items():
+    differences = run_program("export_narrow", tmp_path, *CASES).json
+    assert list(differences) == list(CASES)
+    for case, apart in differences.items():
         assert max(apart.values()) < 1e-5, case
 
 

@@ -121,7 +121,7 @@ def test_a_damaged_network_is_converted_again(run, narrow_network: Path, fresh_c
 def test_damage_to_a_run_is_detected_on_reading(
     small_run: SmallRun, name: str, count: int, times: int, tmp_path: Path
 ) -> None:
-    chance, found = random.Random(0), 0
+    chance, named = random.Random(0), 0
     whole, models = small_run.folder, ("functional.keras", "ridge.keras")
     x = np.random.default_rng(0).random((3, 512), np.float32)
 
@@ -138,12 +138,12 @@ def test_damage_to_a_run_is_detected_on_reading(
         try:
             run, cards, predictions = content(copy)
         except PipelineError as error:
-            found += str(copy / name) in str(error)
+            named += str(copy / name) in str(error)
             continue
         # Undetected damage has no effect: padding, or dates in an archive.
         assert (run, cards) == right[:2]
         assert are_equal(predictions, right[2])
-    assert found > 0.6 * count * times
+    assert named > 0.6 * count * times
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(300, marks=pytest.mark.faults)])

@@ -172,9 +172,9 @@ def test_names_are_only_names(run_process, tmp_path: Path, name: str) -> None:
 def test_mutated_target_files_are_read_or_refused(count: int, times: int, tmp_path: Path) -> None:
     for label in ("red", "green", "blue"):
         make_images(tmp_path / "images" / label, random.Random(label).sample(range(100), 2))
-    found = run_program("fuzz_targets", tmp_path, count * times).json
-    assert 0.4 * count * times < found["refused"] < count * times
-    assert found["grown"] < 300e6
+    counts = run_program("fuzz_targets", tmp_path, count * times).json
+    assert 0.4 * count * times < counts["refused"] < count * times
+    assert counts["grown"] < 300e6
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.faults)])

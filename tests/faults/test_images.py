@@ -64,8 +64,8 @@ READ = {
 
 def similar(data: bytes, expected: Image.Image) -> float:
     """The mean difference between the levels of an image and the expected ones."""
-    wanted = np.asarray(expected.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)).astype(float)
-    return float(np.abs(decode(data) - wanted).mean())
+    resized = np.asarray(expected.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)).astype(float)
+    return float(np.abs(decode(data) - resized).mean())
 
 
 def test_odd_images_are_read_correctly() -> None:
@@ -207,7 +207,7 @@ KINDS = (
 def test_mutated_images_are_read_or_refused(count: int, times: int, tmp_path: Path) -> None:
     for number, (kind, options) in enumerate(KINDS):
         (tmp_path / f"{number:02}").write_bytes(encoded(make_image(number), kind, **options))
-    found = run_program("fuzz_images", tmp_path, count * times).json
-    assert 0.1 * count * times < found["refused"] < count * times
+    counts = run_program("fuzz_images", tmp_path, count * times).json
+    assert 0.1 * count * times < counts["refused"] < count * times
     # At most 10 million pixels, in up to four planes of four bytes, plus a copy.
-    assert found["grown"] < 500e6
+    assert counts["grown"] < 500e6

@@ -40,7 +40,7 @@ def kill(process: subprocess.Popen) -> None:
 
 def unfinished_files(cache: Path) -> list[Path]:
     """Files that only a killed process leaves: hidden files, and files of the store that belong to no version."""
-    found = [file for file in cache.rglob("*") if file.name.startswith(".") or "tmp" in file.name]
+    leftovers = [file for file in cache.rglob("*") if file.name.startswith(".") or "tmp" in file.name]
     for store in cache.glob("features/*.lance"):
         known = {
             data.path
@@ -48,17 +48,17 @@ def unfinished_files(cache: Path) -> list[Path]:
             for fragment in lance.dataset(store, version=version["version"]).get_fragments()
             for data in fragment.data_files()
         }
-        found += [file for file in (store / "data").iterdir() if file.name not in known]
-    return found
+        leftovers += [file for file in (store / "data").iterdir() if file.name not in known]
+    return leftovers
 
 
 def stored_vectors(cache: Path) -> dict[bytes, bytes]:
     """Digest -> vector of all rows in the store; fails on duplicates."""
     stores = [store for store in cache.glob("features/*.lance") if any(store.glob("_versions/*.manifest"))]
     rows = [row for store in stores for row in lance.dataset(store).to_table().to_pylist()]
-    found = {row["digest"]: np.float32(row["vector"]).tobytes() for row in rows}
-    assert len(found) == len(rows)
-    return found
+    vectors_of_digests = {row["digest"]: np.float32(row["vector"]).tobytes() for row in rows}
+    assert len(vectors_of_digests) == len(rows)
+    return vectors_of_digests
 
 
 def converting(cache: Path) -> bool:

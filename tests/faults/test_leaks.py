@@ -13,8 +13,8 @@ from helpers import SMALL, is_gone_soon, make_image, make_images, run_program, w
 @pytest.mark.parametrize("count", [300, pytest.param(3000, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("engine", ["mnn", "keras"])
 def test_many_batches_leak_nothing(engine: str, count: int, times: int, tmp_path: Path) -> None:
-    found = run_program("leak", engine, tmp_path / "cache", count * times).json
-    memory, handles, third = found["memory"], found["handles"], count * times // 3
+    measured = run_program("leak", engine, tmp_path / "cache", count * times).json
+    memory, handles, third = measured["memory"], measured["handles"], count * times // 3
     assert len(memory) == count * times
     assert memory[-1] < 1.01 * memory[-third]
     assert handles[-1] == handles[third]

@@ -63,10 +63,10 @@ def test_engines_agree_with_a_float64_computation_without_keras(
     real_cache: Path,
 ) -> None:
     features = make_engine(name, extractors, 2, real_cache)(pixels)
-    for extractor, found in zip(extractors, features, strict=True):
-        assert found.shape == (2, extractor.dim)
-        assert found.dtype == np.float32
-        for feature, image in zip(found, expected, strict=True):
+    for extractor, computed in zip(extractors, features, strict=True):
+        assert computed.shape == (2, extractor.dim)
+        assert computed.dtype == np.float32
+        for feature, image in zip(computed, expected, strict=True):
             true = image[extractor.layer]
             if extractor.pooling:
                 true = reference.pooled(true, extractor.pool or "mean")

@@ -55,11 +55,11 @@ def test_only_new_content_is_computed(folder: Path, options: ExtractionOptions) 
     shutil.copy(folder / "twice.png", folder / "twin.png")
     changed = extract_features(find_images(folder), EXTRACTOR, options)
     assert (changed.computed, changed.cached) == (2, 8)
-    found = dict(zip(changed.paths, changed.vectors(), strict=True))
-    assert np.array_equal(found["blue/moved.png"], vectors["red/0.png"])
-    assert np.array_equal(found["copy.png"], vectors["red/1.png"])
-    assert np.array_equal(found["twice.png"], found["twin.png"])
-    assert not np.array_equal(found["new.png"], found["twice.png"])
+    features_of = dict(zip(changed.paths, changed.vectors(), strict=True))
+    assert np.array_equal(features_of["blue/moved.png"], vectors["red/0.png"])
+    assert np.array_equal(features_of["copy.png"], vectors["red/1.png"])
+    assert np.array_equal(features_of["twice.png"], features_of["twin.png"])
+    assert not np.array_equal(features_of["new.png"], features_of["twice.png"])
 
 
 def test_the_first_failures_are_named_and_the_others_counted(

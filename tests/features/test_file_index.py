@@ -71,11 +71,11 @@ def test_many_images_are_looked_up_in_their_order(
     monkeypatch.setattr(file_index, "LOOKED_UP", 2)
     refs = [ImageRef(f"s3://photos/{number}.png", listed="1-a") for number in range(5)]
     index.record([(ref, "1-a", b"%d" % number) for number, ref in enumerate(refs)])
-    found = index.digests([*refs[::-1], ImageRef("s3://photos/0.png", listed="1-b")])
+    stored = index.digests([*refs[::-1], ImageRef("s3://photos/0.png", listed="1-b")])
     with contextlib.closing(FileIndex(tmp_path / "cache")) as other:  # which can still write in the meantime
-        first = next(found)
+        first = next(stored)
         other.record([(refs[0], "1-b", b"changed")])
-    assert [first, *found] == [b"4", b"3", b"2", b"1", None, b"changed"]
+    assert [first, *stored] == [b"4", b"3", b"2", b"1", None, b"changed"]
 
 
 def test_a_damaged_index_is_recreated(tmp_path: Path, file: Path, caplog: pytest.LogCaptureFixture) -> None:

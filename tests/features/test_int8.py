@@ -38,10 +38,10 @@ def test_int8_is_close_to_float32(layers: str, pixels: np.ndarray, real_cache: P
     engine = make_engine("auto", extractors("int8", layers), 4, real_cache)
     assert engine.name in ("onnxruntime", "openvino")
     exact = make_engine("mnn", extractors("float32", layers), 4, real_cache)(pixels)
-    for found, true in zip(engine(pixels), exact, strict=True):
-        assert found.shape == true.shape
-        assert found.dtype == np.float32
-        cosines = (found * true).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(true, axis=1)
+    for quantized, true in zip(engine(pixels), exact, strict=True):
+        assert quantized.shape == true.shape
+        assert quantized.dtype == np.float32
+        cosines = (quantized * true).sum(1) / np.linalg.norm(quantized, axis=1) / np.linalg.norm(true, axis=1)
         assert 0.998 < cosines.min() < 0.999999
     # Integer sums do not depend on the rest of the batch.
     for one_way, other_way in zip(engine(pixels), engine(pixels[::-1].copy()), strict=True):

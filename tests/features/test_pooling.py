@@ -10,10 +10,10 @@ PLANES = np.random.default_rng(0).normal(size=(2, 3, 7, 7)).astype(np.float32)
 
 @pytest.mark.parametrize("text", ["mean", "max", "flat", "grid:1", "grid:2", "grid:3", "grid:7"])
 def test_pooling_agrees_with_the_reference(text: str) -> None:
-    found = Pooling.parse(text)(PLANES)
+    ours = Pooling.parse(text)(PLANES)
     expected = [reference.pooled(image.transpose(1, 2, 0).astype(np.float64), text) for image in PLANES]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert found.shape[1] == 3 * Pooling.parse(text).sides(7) ** 2
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    assert ours.shape[1] == 3 * Pooling.parse(text).sides(7) ** 2
 
 
 def test_all_positions_have_the_same_weight() -> None:

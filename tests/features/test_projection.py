@@ -10,9 +10,9 @@ FEATURES = np.random.default_rng(0).random((5, 4000)).astype(np.float32)
 
 def test_projection_matches_scikit_learn() -> None:
     expected = SparseRandomProjection(50, random_state=3).fit_transform(FEATURES)
-    found = Projection.parse("50:3")(FEATURES)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    ours = Projection.parse("50:3")(FEATURES)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_projection_is_seeded() -> None:

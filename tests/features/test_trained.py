@@ -81,8 +81,8 @@ def test_engines_agree_with_a_float64_computation(
     real_cache: Path,
 ) -> None:
     extractors = extractors_for(weights_from(str(file)), LAYERS)
-    found = exact if engine == "mnn" else make_engine(engine, extractors, 1, real_cache)(pixels[:1])
-    for layer, features in zip(LAYERS.split(","), found, strict=True):
+    computed = exact if engine == "mnn" else make_engine(engine, extractors, 1, real_cache)(pixels[:1])
+    for layer, features in zip(LAYERS.split(","), computed, strict=True):
         mean = expected[layer].mean(axis=(0, 1))
         assert np.linalg.norm(features[0] - mean) < 1e-3 * np.linalg.norm(mean), layer
 

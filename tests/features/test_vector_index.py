@@ -40,8 +40,8 @@ def fill(store: FeatureStore, numbers: range) -> None:
 
 
 def found_by(index: VectorIndex, number: int, count: int = 1) -> list[int]:
-    found = index.nearest(vectors_of(range(number, number + 1))[0], count)
-    return [int.from_bytes(digest, "big") for digest in found.tolist()]
+    nearby = index.nearest(vectors_of(range(number, number + 1))[0], count)
+    return [int.from_bytes(digest, "big") for digest in nearby.tolist()]
 
 
 def files_of(store: FeatureStore) -> list[Path]:

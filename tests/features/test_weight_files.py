@@ -129,9 +129,9 @@ def test_names_of_slim_and_caffe_are_matched_by_order(tmp_path: Path) -> None:
     names = [f"vgg_16/{name[:5]}/{name}" for name in convolutions] + ["vgg_16/fc6", "vgg_16/fc7"]
     slim = write_hdf5(tmp_path / "slim.h5", names, ("weights", "biases"), as_convolution)
     for file in (caffe, slim):
-        found = weights_from(str(file)).read("fc2")
-        assert all(map(np.array_equal, found[name], arrays[name]) for name in arrays)
-        assert list(found) == list(arrays)
+        actual = weights_from(str(file)).read("fc2")
+        assert all(map(np.array_equal, actual[name], arrays[name]) for name in arrays)
+        assert list(actual) == list(arrays)
 
 
 def test_the_names_that_keras_chooses_are_matched_by_order(tmp_path: Path) -> None:
@@ -145,9 +145,9 @@ def test_the_names_that_keras_chooses_are_matched_by_order(tmp_path: Path) -> No
     model = keras.Model(inputs, x)
     for file in ("own.keras", "own.weights.h5"):
         (model.save if file == "own.keras" else model.save_weights)(tmp_path / file)
-        found = weights_from(str(tmp_path / file)).read("block5_pool")
+        actual = weights_from(str(tmp_path / file)).read("block5_pool")
         for (kernel, bias), layer in zip(
-            found.values(), [layer for layer in model.layers if layer.weights], strict=True
+            actual.values(), [layer for layer in model.layers if layer.weights], strict=True
         ):
             assert np.array_equal(kernel, layer.get_weights()[0])
             assert np.array_equal(bias, layer.get_weights()[1])
@@ -245,7 +245,7 @@ def test_engines_preprocess_as_the_weights_expect(
     file = tmp_path / "vgg16.pth"
     torch.save({name: value for name, value in model.state_dict().items() if name.startswith("features")}, file)
     extractor = Extractor(weights_from(str(file), preprocess), "block2_pool", pool="grid:4")
-    found = make_engine(engine, [extractor], 2, tmp_path)(pixels)[0]
+    actual = make_engine(engine, [extractor], 2, tmp_path)(pixels)[0]
     planes = pixels.astype(np.float64)
     if preprocess == "torch":
         planes = (planes / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
@@ -255,7 +255,7 @@ def test_engines_preprocess_as_the_weights_expect(
         double = torchvision_vgg16().double().features[:10]
         activation = double(torch.from_numpy(planes.transpose(0, 3, 1, 2).copy()))
         expected = nn.functional.avg_pool2d(activation, 14).permute(0, 2, 3, 1).reshape(2, -1).numpy()
-    assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
+    assert np.linalg.norm(actual - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 def test_the_preprocessing_belongs_to_the_weights_and_to_the_fingerprint(
@@ -291,8 +291,8 @@ def test_vgg19_is_read_and_computed(tmp_path: Path, pixels: np.ndarray) -> None:
         expected = double(torch.from_numpy(planes.transpose(2, 0, 1)[None].copy())).mean(dim=(2, 3)).numpy()
     extractor = Extractor(weights, "block5_conv4")
     for engine in ("keras", "mnn"):
-        found = make_engine(engine, [extractor], 1, tmp_path)(pixels[1:])[0]
-        assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+        actual = make_engine(engine, [extractor], 1, tmp_path)(pixels[1:])[0]
+        assert np.linalg.norm(actual - expected) < 1e-3 * np.linalg.norm(expected)
     assert extractor.description["network"] == "vgg19"
     [again] = ExtractorOptions().applied_to(str(tmp_path / "vgg19.pth"), extractor.description)
     assert again == extractor

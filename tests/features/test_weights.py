@@ -32,10 +32,10 @@ def write_published(file: Path, arrays: dict[str, tuple[np.ndarray, np.ndarray]]
     return file
 
 
-def assert_same(found: dict, expected: dict) -> None:
-    assert list(found) == list(expected)
+def assert_same(actual: dict, expected: dict) -> None:
+    assert list(actual) == list(expected)
     for name in expected:
-        assert all(map(np.array_equal, found[name], expected[name])), name
+        assert all(map(np.array_equal, actual[name], expected[name])), name
 
 
 def test_layers_are_those_of_vgg16() -> None:

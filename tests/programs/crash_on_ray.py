@@ -16,9 +16,9 @@ from pipeline.features.weights import weights_from
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        found = find_images(make_images(Path(folder), range(20)))
-        refs = [*found.refs[:10], CrashingRef(found.refs[10].uri), *found.refs[11:]]
-        images = ImageSet(found.source, found.paths, refs, found.labels)
+        whole = find_images(make_images(Path(folder), range(20)))
+        refs = [*whole.refs[:10], CrashingRef(whole.refs[10].uri), *whole.refs[11:]]
+        images = ImageSet(whole.source, whole.paths, refs, whole.labels)
         extractor = Extractor(weights_from("random:0"), "block5_pool")
         here, there = (
             extract_features(images, extractor, ExtractionOptions(cache=Path(cache), progress=False, ray=ray))

@@ -33,12 +33,12 @@ class DeadlyRef(ImageRef):
 def main() -> None:
     backend.PATIENCE = 15 if sys.argv[2] == "kills" else 120
     with tempfile.TemporaryDirectory() as folder:
-        found = find_images(make_images(Path(folder), range(70)))
-        refs = [*found.refs[:40], DeadlyRef(found.refs[40].uri), *found.refs[41:]]
+        whole = find_images(make_images(Path(folder), range(70)))
+        refs = [*whole.refs[:40], DeadlyRef(whole.refs[40].uri), *whole.refs[41:]]
         options = ExtractionOptions(cache=Path(sys.argv[1]), progress=False, ray=RayOptions("local"))
         try:
             extract_features(
-                ImageSet(found.source, found.paths, refs, found.labels),
+                ImageSet(whole.source, whole.paths, refs, whole.labels),
                 Extractor(weights_from("random:0"), "block5_pool"),
                 options,
             )

@@ -12,10 +12,10 @@ from measuring import peak_memory
 from pipeline.data.word_vectors import read_vocabulary
 from pipeline.evaluation.retrieval import Candidates, retrieve
 
-found = Candidates(read_vocabulary(Path(sys.argv[1])))
-targets = next(block for _, block in found.blocks())[:2000]
+candidates = Candidates(read_vocabulary(Path(sys.argv[1])))
+targets = next(block for _, block in candidates.blocks())[:2000]
 noisy = targets + np.random.default_rng(1).normal(size=targets.shape, scale=8)
-ranks = retrieve(noisy, targets, found).ranks
-assert len(found) == 400_000
+ranks = retrieve(noisy, targets, candidates).ranks
+assert len(candidates) == 400_000
 assert 1 < np.median(ranks) < 200_000
 print(peak_memory())

@@ -38,9 +38,9 @@ def test_images_arrive_in_order_with_digest_and_pixels(tmp_path: Path) -> None:
     contents = [file.read_bytes() for file in sorted(images.iterdir())]
     stored = np.sort(np.frombuffer(content_digest(contents[3]) + content_digest(b""), DIGEST))
     slots = Slots(24)
-    found = list(decoded(images, slots, stored))
-    assert [image.number for image in found] == list(range(20))
-    for image, content in zip(found, contents, strict=True):
+    results = list(decoded(images, slots, stored))
+    assert [image.number for image in results] == list(range(20))
+    for image, content in zip(results, contents, strict=True):
         if image.number == 7:
             assert "not an image" in image.error
             continue
@@ -54,8 +54,8 @@ def test_images_arrive_in_order_with_digest_and_pixels(tmp_path: Path) -> None:
 
 def test_large_images_are_errors(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(make_image(0, 11, 10)))
-    [found] = decoded(tmp_path, Slots(CHUNK), max_pixels=100)
-    assert found.error == "it has 110 pixels, more than the limit of 100 (max_pixels)"
+    [results] = decoded(tmp_path, Slots(CHUNK), max_pixels=100)
+    assert results.error == "it has 110 pixels, more than the limit of 100 (max_pixels)"
 
 
 def test_no_more_images_are_decoded_than_there_are_slots(tmp_path: Path) -> None:
@@ -73,13 +73,13 @@ def test_no_more_images_are_decoded_than_there_are_slots(tmp_path: Path) -> None
     assert sorted(slots.take(2 * CHUNK)) == list(range(2 * CHUNK))
 
 
-@pytest.mark.parametrize("asked", [1, 3])
-def test_the_requested_number_of_processes_decodes(tmp_path: Path, asked: int) -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_requested_number_of_processes_decodes(tmp_path: Path, workers: int) -> None:
     images = make_images(tmp_path / "images", range(64))
     before = multiprocessing.active_children()
-    with contextlib.closing(decoded(images, Slots(64), count=asked)) as ahead:
+    with contextlib.closing(decoded(images, Slots(64), count=workers)) as ahead:
         assert next(ahead).number == 0
-        assert len(set(multiprocessing.active_children()) - set(before)) == asked
+        assert len(set(multiprocessing.active_children()) - set(before)) == workers
         assert len(list(ahead)) == 63
 
 
@@ -92,12 +92,12 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", range(2 * CHUNK * CHUNKS_AHEAD))
     before = multiprocessing.active_children()
     with contextlib.closing(decoded(images, Slots(128), count=1)) as ahead:
-        found = [next(ahead)]
+        results = [next(ahead)]
         kill_workers(before)
-        found += ahead
-    assert [image.number for image in found] == list(range(len(found)))
-    assert len(found) == 2 * CHUNK * CHUNKS_AHEAD
-    assert all(image.is_new for image in found)
+        results += ahead
+    assert [image.number for image in results] == list(range(len(results)))
+    assert len(results) == 2 * CHUNK * CHUNKS_AHEAD
+    assert all(image.is_new for image in results)
 
 
 def test_images_that_crash_the_decoder_are_named_and_affect_no_other(tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_images_that_crash_the_decoder_are_named_and_affect_no_other(tmp_path: P
     refs = [file_ref(file) for file in sorted(images.iterdir())]
     for number in (4, 5, 29):
         refs[number] = CrashingRef(refs[number].uri)
-    found = list(decode_ahead(refs, range(30), NOTHING, Slots(64), 2, MAX_PIXELS))
-    assert [image.number for image in found] == list(range(30))
-    assert [image.number for image in found if image.crashed] == [4, 5, 29]
-    assert all(image.is_new != image.crashed for image in found)
-    assert found[4].error == "decoding it ended the process (SIGSEGV)"
-    assert found[5].version == refs[5].version()
+    results = list(decode_ahead(refs, range(30), NOTHING, Slots(64), 2, MAX_PIXELS))
+    assert [image.number for image in results] == list(range(30))
+    assert [image.number for image in results if image.crashed] == [4, 5, 29]
+    assert all(image.is_new != image.crashed for image in results)
+    assert results[4].error == "decoding it ended the process (SIGSEGV)"
+    assert results[5].version == refs[5].version()
 
 
 class StalledRef(ImageRef):
@@ -153,11 +153,11 @@ def test_an_image_that_takes_too_long_is_named_and_affects_no_other(
     os.utime(images / "0005.png", (0, 0))
     refs = [file_ref(file) for file in sorted(images.iterdir())]
     refs[5] = kind(refs[5].uri)
-    found = list(decode_ahead(refs, range(30), NOTHING, Slots(64), 2, MAX_PIXELS))
-    assert [image.number for image in found] == list(range(30))
-    assert [image.number for image in found if not image.is_new] == [5]
-    assert (found[5].error, found[5].crashed) == ("it took longer than 1 s to read and decode", True)
-    assert found[5].version == refs[5].version()
+    results = list(decode_ahead(refs, range(30), NOTHING, Slots(64), 2, MAX_PIXELS))
+    assert [image.number for image in results] == list(range(30))
+    assert [image.number for image in results if not image.is_new] == [5]
+    assert (results[5].error, results[5].crashed) == ("it took longer than 1 s to read and decode", True)
+    assert results[5].version == refs[5].version()
     assert f"{refs[5].uri} took longer than 1 s to read and decode; it is tried once more, on its own." in caplog.text
 
 
@@ -166,12 +166,12 @@ def test_a_stopped_worker_loses_no_image(tmp_path: Path, monkeypatch: pytest.Mon
     images = make_images(tmp_path / "images", range(2 * CHUNK * CHUNKS_AHEAD))
     before = set(multiprocessing.active_children())
     with contextlib.closing(decoded(images, Slots(128), count=1)) as ahead:
-        found = [next(ahead)]
+        results = [next(ahead)]
         for worker in set(multiprocessing.active_children()) - before:
             os.kill(worker.pid, signal.SIGSTOP)
-        found += ahead
-    assert all(image.is_new for image in found)
-    assert len(found) == 2 * CHUNK * CHUNKS_AHEAD
+        results += ahead
+    assert all(image.is_new for image in results)
+    assert len(results) == 2 * CHUNK * CHUNKS_AHEAD
 
 
 class SlowObject(ImageRef):
@@ -190,8 +190,8 @@ def test_waiting_for_sources_with_their_own_limit_does_not_count(
 ) -> None:
     monkeypatch.setattr(worker_pool, "TIME_LIMIT", 1.5)
     refs = [SlowObject(uri)] * count
-    found = list(decode_ahead(refs, range(len(refs)), NOTHING, Slots(64), 1, MAX_PIXELS))
-    assert [image.error for image in found] == [""] * len(refs)
+    results = list(decode_ahead(refs, range(len(refs)), NOTHING, Slots(64), 1, MAX_PIXELS))
+    assert [image.error for image in results] == [""] * len(refs)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGCONT])
@@ -214,9 +214,9 @@ def test_suspects_are_read_after_all_others_one_at_a_time(tmp_path: Path) -> Non
     refs[3] = CrashingRef(refs[3].uri)
     suspects = [3, 7, 11]
     others = [number for number in range(40) if number not in suspects]
-    found = list(decode_ahead(refs, others, NOTHING, Slots(64), 2, MAX_PIXELS, suspects=suspects))
-    assert [image.number for image in found] == [*others, *suspects]
-    assert [image.number for image in found if image.crashed] == [3]
+    results = list(decode_ahead(refs, others, NOTHING, Slots(64), 2, MAX_PIXELS, suspects=suspects))
+    assert [image.number for image in results] == [*others, *suspects]
+    assert [image.number for image in results if image.crashed] == [3]
     alone = decode_ahead(refs, [], NOTHING, Slots(8), 2, MAX_PIXELS, suspects=suspects)
     assert [(image.number, image.is_new) for image in alone] == [(3, False), (7, True), (11, True)]
 
@@ -264,9 +264,9 @@ def test_system_errors_fail_only_their_image(kind: type[ImageRef], error: str, t
     images = make_images(tmp_path / "images", range(20))
     refs: list[ImageRef] = [file_ref(file) for file in sorted(images.iterdir())]
     refs[9] = kind(refs[9].uri)
-    found = list(decode_ahead(refs, range(20), NOTHING, Slots(64), 2, MAX_PIXELS))
-    assert [image.number for image in found if not image.is_new] == [9]
-    assert (found[9].error, found[9].version) == (error, None)  # without a version, so the next run reads it again
+    results = list(decode_ahead(refs, range(20), NOTHING, Slots(64), 2, MAX_PIXELS))
+    assert [image.number for image in results if not image.is_new] == [9]
+    assert (results[9].error, results[9].version) == (error, None)  # without a version, so the next run reads it again
 
 
 @pytest.mark.parametrize("limit", ["RLIMIT_NOFILE", "RLIMIT_NPROC"])
