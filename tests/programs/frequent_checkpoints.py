@@ -1,6 +1,6 @@
 """The command line, with checkpoints so frequent that a short training writes many."""
 
-from pipeline.cli import main
+from pipeline.__main__ import main
 from pipeline.decoders import callbacks, training
 
 callbacks.CHECKPOINT_EVERY = training.CALL_SECONDS = 0.05

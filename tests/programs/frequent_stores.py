@@ -1,6 +1,6 @@
 """The command line, with each batch stored at once, so that a short extraction has many commits."""
 
-from pipeline.cli import main
+from pipeline.__main__ import main
 from pipeline.features import saving
 
 saving.STORE_SECONDS = 0.0

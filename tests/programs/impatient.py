@@ -1,6 +1,6 @@
 """The command line, with a limit of 3 s per image."""
 
-from pipeline.cli import main
+from pipeline.__main__ import main
 from pipeline.features.backends import worker_pool
 
 worker_pool.TIME_LIMIT = 3.0
