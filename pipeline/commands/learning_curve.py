@@ -39,6 +39,9 @@ def learning_curve(
     if not parts:
         log.warning("There is no learning curve: %d training images are too few to train on parts.", len(units))
         return None
+    if len(parts) < len(SHARES):
+        sizes = f"{len(parts) + 1} sizes instead of {len(SHARES) + 1}"
+        log.warning("The learning curve has %s: %d training images are too few for more.", sizes, len(units))
     predictions = []
     with progress_bar(len(parts), "training", "learning curve", options.extraction.progress) as bar:
         for rows in parts:

@@ -92,6 +92,14 @@ def test_parts_of_few_images_are_left_out(train: int, sizes: list[int]) -> None:
     assert list(map(len, parts)) == sizes
 
 
+def test_a_curve_with_fewer_sizes_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    assert len(curve_of(examples(noise=0.3, dim=10, train=160)).points) == 5
+    assert caplog.messages == []
+    assert len(curve_of(examples(noise=0.3, dim=10, train=12)).points) == 4
+    assert caplog.messages == ["The learning curve has 4 sizes instead of 5: 12 training images are too few for more."]
+
+
 def test_too_few_images_have_no_curve(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     split = examples(noise=0.3, dim=2, train=2)
