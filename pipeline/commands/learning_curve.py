@@ -40,8 +40,12 @@ def learning_curve(
         log.warning("There is no learning curve: %d training images are too few to train on parts.", len(units))
         return None
     if len(parts) < len(SHARES):
-        sizes = f"{len(parts) + 1} sizes instead of {len(SHARES) + 1}"
-        log.warning("The learning curve has %s: %d training images are too few for more.", sizes, len(units))
+        log.warning(
+            "The learning curve has %d sizes instead of %d: %d training images are too few for more.",
+            len(parts) + 1,
+            len(SHARES) + 1,
+            len(units),
+        )
     predictions = []
     with progress_bar(len(parts), "training", "learning curve", options.extraction.progress) as bar:
         for rows in parts:

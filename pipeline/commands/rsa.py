@@ -96,8 +96,8 @@ def rsa(options: RsaOptions) -> RsaResult:
     if not options.report:
         return result
     log.info("Writing the report %s.", options.report)
-    best = max(result.scores, key=lambda score: score.similarity)
-    heading = f"The most similar to the targets: {best.name} ({best.similarity:.3f})"
+    best = max(result.features, key=lambda score: score.similarity)
+    heading = f"The features most similar to the targets: {best.name} ({best.similarity:.3f})"
     write_page(options.report, heading, f"Images: {images.source}", [result.section(conditions.names)])
     return replace(result, report=str(options.report))
 

@@ -17,6 +17,7 @@ from pipeline.evaluation.metrics import ScoredPredictions
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#8a6fb0", "#767676")
 TRUE, RIGHT, WRONG = "#767676", "#0072b2", "#d55e00"
 LONGEST_NAME = 120  # pixels
+MOST_ROWS = 20  # of a matrix with the names of its rows
 POSITION = ("x", "y", "true x", "true y")  # of a dot on the map
 
 _RIGHT_OR_WRONG = alt.Color("nearest is:N", scale=alt.Scale(domain=["right", "wrong"], range=[RIGHT, WRONG]))
@@ -174,15 +175,13 @@ def matrix(values: np.ndarray, names: Sequence[str]) -> dict:
         {"row": row, "column": column, "first": names[row], "second": names[column], "dissimilarity": float(value)}
         for (row, column), value in np.ndenumerate(values)
     ]
-    axis = alt.Axis(labels=False, ticks=False, title=None)
-    colour = alt.Color("dissimilarity:Q", scale=alt.Scale(scheme="viridis"), legend=alt.Legend(orient="right"))
+    down = alt.Y("row:O", axis=None)
+    if len(set(names)) == len(names) <= MOST_ROWS:
+        down = alt.Y("first:N", sort=list(names), axis=alt.Axis(labelLimit=80, ticks=False, title=None))
+    colour = alt.Color("dissimilarity:Q", scale=alt.Scale(scheme="viridis"), legend=alt.Legend(gradientThickness=8))
     tips = [alt.Tooltip(name) for name in ("first:N", "second:N", "dissimilarity:Q")]
-    chart = (
-        _values(rows)
-        .mark_rect()
-        .encode(alt.X("column:O", axis=axis), alt.Y("row:O", axis=axis), color=colour, tooltip=tips)
-    )
-    return _styled(chart, 300)
+    chart = _values(rows).mark_rect().encode(alt.X("column:O", axis=None), down, color=colour, tooltip=tips)
+    return _styled(chart, 240)
 
 
 def learning_curves(curves: Mapping[str, Mapping[str, Sequence[float | None]]], name: str, title: str) -> dict:

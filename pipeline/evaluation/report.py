@@ -143,7 +143,7 @@ def write_page(file: Path, heading: str, summary: str, sections: Sequence[Sectio
         heading=heading,
         summary=summary,
         sections=sections,
-        charts={chart.id: chart.document for section in sections for chart in section.charts},
+        charts={name: document for section in sections for name, document in section.documents.items()},
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -190,7 +190,7 @@ def _charts(report: Report, cells: Sequence[Mapping]) -> dict[str, dict]:
     for name, (values, title, counted) in histograms.items():
         if values and values.median is not None:
             drawn[name] = charts.histogram(values, title, counted)
-    drawn |= {chart.id: chart.document for section in report.sections for chart in section.charts}
+    drawn |= {name: document for section in report.sections for name, document in section.documents.items()}
     if report.curves:
         for name, title in tables.curve_titles(report.validation_of.values()).items():
             drawn[f"curve-{name}"] = charts.learning_curves(report.curves, name, title)

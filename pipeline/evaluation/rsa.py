@@ -85,6 +85,11 @@ class RsaResult:
         del document["rdms"]
         return document
 
+    @property
+    def features(self) -> list[RsaScore]:
+        """The scores of the layers, without the predictions."""
+        return [score for score in self.scores if score.name != PREDICTIONS]
+
     def tables(self) -> list[Table]:
         """The scores, and their differences if there are several."""
         rows = [
@@ -132,24 +137,30 @@ class RsaResult:
             id="similarity",
             title="Representational similarity",
             paragraphs=self.paragraphs(),
-            charts=[Chart("similarity", "Similarity to the targets", charts.points(marks, self.method)), *drawn],
+            charts=[Chart("similarity", "Similarity to the targets", charts.points(marks, self.method))],
+            small_charts=drawn,
             tables=self.tables(),
         )
+
+    def _intervals(self) -> str:
+        """What intervals are for, or why there are none."""
+        if self.conditions < FEWEST_FOR_INTERVALS:
+            return f"Intervals need {FEWEST_FOR_INTERVALS} conditions."
+        return f"Intervals are for other conditions ({self.bootstraps:,} bootstrap samples)."
 
     def paragraphs(self) -> list[str]:
         """What the numbers are."""
         text = [
             f"{self.conditions} conditions from {self.images} images, compared by {self.dissimilarity}; their "
-            f"dissimilarity matrices are compared with that of the targets by {self.method} (rsatoolbox). Intervals "
-            f"are for other conditions ({self.bootstraps:,} bootstrap samples). CKA is unbiased linear centred kernel "
-            "alignment with the targets.",
+            f"dissimilarity matrices are compared with that of the targets by {self.method} (rsatoolbox). "
+            f"{self._intervals()} CKA is unbiased linear centred kernel alignment with the targets.",
         ]
         if len(self.scores) > 2:
             text.append(
                 "The best other is chosen by these conditions, and each interval is for one comparison: of many "
                 "equally similar ones, some seem to differ by chance."
             )
-        if any(score.name == PREDICTIONS for score in self.scores):
+        if len(self.features) < len(self.scores):
             text.append(
                 "A decoder has learned the targets of its training images: the interval of its predictions is for "
                 "other conditions, as many of which are trained on."

@@ -45,6 +45,7 @@ class Section:
         title: Its heading.
         paragraphs: Its text.
         charts: Its charts.
+        small_charts: Further charts, side by side.
         tables: Its tables, which have the numbers of the charts.
     """
 
@@ -52,4 +53,10 @@ class Section:
     title: str
     paragraphs: Sequence[str] = ()
     charts: Sequence[Chart] = ()
+    small_charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
+
+    @property
+    def documents(self) -> dict[str, dict]:
+        """The Vega-Lite documents of all charts by their names."""
+        return {chart.id: chart.document for chart in (*self.charts, *self.small_charts)}

@@ -33,7 +33,12 @@ def test_layers_are_compared_with_the_targets(run, photos: Path, open_page) -> N
     assert [score["name"] for score in result["scores"]] == ["block5_conv3", "block5_pool"]
     assert all(-1 <= score["ci95"][0] <= score["ci95"][1] <= 1 for score in result["scores"])
     opened = open_page(report)
-    assert opened.page.locator("[data-chart^=chart-rdm] .marks").count() >= 3
+    matrices = opened.page.locator("[data-chart^=chart-rdm] .marks")
+    assert matrices.count() == 3
+    boxes = [matrices.nth(number).bounding_box() for number in range(3)]
+    assert len({box["y"] for box in boxes}) == 1  # side by side
+    names = sorted(file.name for file in (photos / "photos").iterdir())
+    assert all(name in matrices.first.text_content() for name in names)
     assert opened.page.locator("table").count() == 2
     assert opened.messages == []
     crossed = run(*command, "--noise-ceiling", photos / "repeats.csv", "--dissimilarity", "crossnobis")
@@ -49,7 +54,9 @@ def test_vectors_and_predictions_are_compared(run, small_run, photos: Path, tmp_
     dim = read_run(small_run.folder).result["target_dim"]
     np.save(tmp_path / "targets.npy", np.random.default_rng(2).normal(size=(12, dim)))
     options = ("--targets", tmp_path / "targets.npy", "--model", small_run.folder, *SMALL, "--bootstraps", 100)
-    result = run("rsa", photos / "photos", *options, "--json").json
+    report = tmp_path / "rsa.html"
+    result = run("rsa", photos / "photos", *options, "--report", report, "--json").json
+    assert "<h1>The features most similar to the targets: block5_pool (" in report.read_text()
     assert [score["name"] for score in result["scores"]] == ["block5_pool", "predictions"]
     trained_on = read_run(small_run.folder).split.train  # both folders have the same images 0 to 5
     assert (result["images"], result["trained_on"]) == (12, len(trained_on))
