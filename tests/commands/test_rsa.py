@@ -33,7 +33,7 @@ def test_layers_are_compared_with_the_targets(run, photos: Path, open_page) -> N
     assert [score["name"] for score in result["scores"]] == ["block5_conv3", "block5_pool"]
     assert all(-1 <= score["ci95"][0] <= score["ci95"][1] <= 1 for score in result["scores"])
     opened = open_page(report)
-    matrices = opened.page.locator("[data-chart^=chart-rdm] .marks")
+    matrices = opened.page.locator("[data-chart^=chart-rdm] svg")
     assert matrices.count() == 3
     boxes = [matrices.nth(number).bounding_box() for number in range(3)]
     assert len({box["y"] for box in boxes}) == 1  # side by side
