@@ -178,7 +178,8 @@ def assign_folds(y: np.ndarray, units: np.ndarray, seed: int, count: int) -> np.
     if len(np.unique(units)) == 1:  # for example a single label, whose images have to be split
         units = np.arange(len(units))
     _, first, image = np.unique(units, return_index=True, return_inverse=True)
-    target = number_equal(y[first] if len(first) < len(y) else y)
+    in_order = np.array_equal(first, np.arange(len(y)))  # then a copy, which may be large, is not needed
+    target = number_equal(y if in_order else y[first])
     random = np.random.default_rng([seed, 0])
     order = random.permutation(len(first))
     rank = random.permutation(target.max() + 1)[target]

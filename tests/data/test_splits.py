@@ -192,6 +192,13 @@ def test_assigned_folds_spread_each_target_evenly_and_keep_duplicates_together()
         assert (np.bincount(folds[10 * label : 10 * label + 10], minlength=5) == 2).all()
 
 
+def test_assigned_folds_spread_each_target_evenly_whatever_the_numbers_of_the_units() -> None:
+    targets, units = np.repeat(np.eye(4), 10, axis=0), np.random.default_rng(1).permutation(40)
+    folds = assign_folds(targets, units, seed=0, count=5)
+    for label in range(4):
+        assert (np.bincount(folds[10 * label : 10 * label + 10], minlength=5) == 2).all()
+
+
 def test_another_seed_assigns_other_folds_if_all_targets_differ() -> None:
     targets = np.random.default_rng(0).normal(size=(40, 3))
     first, second = (assign_folds(targets, np.arange(40), seed, 5) for seed in (0, 1))
