@@ -21,6 +21,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from pipeline.core.machine import has_int8_instructions
 from pipeline.data.images import TICK_NS, ImageRef
 from pipeline.features.backends.slots import Slots
 from pipeline.features.backends.worker_pool import WorkerPool
@@ -31,6 +32,8 @@ PROGRAMS = ROOT / "tests" / "programs"
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 # The smallest layer, with weights that need no download.
 SMALL = ("--weights", "random:0", "--layer", "block5_pool", "--quiet")
+# Without VNNI, OpenVINO's 16-bit sums saturate; it is only chosen with AMX.
+needs_vnni = pytest.mark.skipif(has_int8_instructions() is False, reason="this processor has no VNNI")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, SMALL, make_images, run_program
+from helpers import ROOT, SMALL, make_images, needs_vnni, run_program
 
 from pipeline.core import machine
 from pipeline.core.errors import RequestError
@@ -55,6 +55,7 @@ def with_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     return lambda flags: (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
 
 
+@needs_vnni
 def test_openvino_and_onnxruntime_differ_by_rounding(
     pixels: np.ndarray, real_cache: Path, with_flags: Callable[[str], None]
 ) -> None:

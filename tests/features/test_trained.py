@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, Finished
+from helpers import ROOT, Finished, needs_vnni
 from reference import activations, pooled
 
 from pipeline.core import machine
@@ -99,17 +99,18 @@ def test_all_blocks_agree_with_a_float64_computation(
         assert np.linalg.norm(vector - reference) < 1e-3 * np.linalg.norm(reference), layer
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("bfloat16", 0.9997), ("int8", 0.995)])
+@pytest.mark.parametrize(("precision", "bound"), [("bfloat16", 0.9996), ("int8", 0.995)])
 def test_reduced_precision_keeps_centred_cosines(
     file: Path, pixels: np.ndarray, exact: list[np.ndarray], precision: str, bound: float, real_cache: Path
 ) -> None:
-    """Better than on random weights: 0.9997 and 0.993 to 0.995 there."""
+    """bfloat16 has 0.99970 without bfloat16 instructions; int8 is better than on random weights, 0.993 to 0.995."""
     extractors = extractors_for(weights_from(str(file)), LAYERS, precision=precision)
     features = make_engine("auto", extractors, len(pixels), real_cache)(pixels)
     for layer, reduced, full in zip(LAYERS.split(","), features, exact, strict=True):
         assert centred_cosines(reduced, full).mean() > bound, layer
 
 
+@needs_vnni
 def test_openvino_and_onnxruntime_differ_by_rounding(
     file: Path, pixels: np.ndarray, real_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,8 +70,8 @@ def _note_instructions() -> None:
     """Say if the processor is slow in int8, or a faster library is not installed."""
     if has_int8_instructions() is False:
         log.warning(
-            "This processor has no VNNI instructions: int8 is slow here, and may saturate, so that vectors differ "
-            "from those of other processors. Precision float32 is the better choice."
+            "This processor has no VNNI instructions, without which int8 is slow. Precision float32 is the better "
+            "choice."
         )
     elif has_int8_instructions() is None:
         log.info("It is unknown whether this processor has VNNI instructions; without them int8 is slow.")
@@ -87,6 +87,7 @@ def _onnxruntime(network: Path, names: Sequence[str]) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # without VNNI, its sums would saturate
     session = onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
     return lambda planes: session.run(names, {"pixels": planes})
 
