@@ -45,16 +45,16 @@ class Section:
         title: Its heading.
         paragraphs: Its text.
         charts: Its charts.
-        small_charts: Further charts, side by side.
         tables: Its tables, which have the numbers of the charts.
+        small_charts: Further charts, side by side.
     """
 
     id: str
     title: str
     paragraphs: Sequence[str] = ()
     charts: Sequence[Chart] = ()
-    small_charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
+    small_charts: Sequence[Chart] = ()
 
     @property
     def documents(self) -> dict[str, dict]:
