@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.commands.cache import CacheContents, CachedStore, list_cache
-from pipeline.core.errors import Parameter, PipelineError, RequestError
-from pipeline.core.interrupts import interrupted_with
+from pipeline.core.errors import Parameter, PipelineError, RequestError, interrupted_with
 from pipeline.core.locations import Location
 from pipeline.core.progress import progress_bar
 from pipeline.core.wording import counted

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.commands.examples import load_split_examples, read_source
 from pipeline.commands.options import CompareOptions
 from pipeline.core.atomic import check_output_file
-from pipeline.core.interrupts import interrupted_with
+from pipeline.core.errors import interrupted_with
 from pipeline.decoders.network import ORIGINAL
 from pipeline.decoders.training import TrainingData
 from pipeline.features.sources import NetworkSource

@@ -24,8 +24,7 @@ from pipeline.commands.scoring import EvaluationInputs, TrainingTargets, check_c
 from pipeline.commands.training_options import TrainOptions
 from pipeline.commands.training_run import TrainedModel, TrainResult
 from pipeline.core.atomic import remove_unfinished
-from pipeline.core.errors import Interrupted, Parameter, PipelineError, RequestError, cause
-from pipeline.core.interrupts import interrupted_with
+from pipeline.core.errors import Interrupted, Parameter, PipelineError, RequestError, cause, interrupted_with
 from pipeline.core.locations import is_bucket_url
 from pipeline.core.model_files import ModelCard, find_equal, read_card, save_decoder
 from pipeline.core.options import kept_values

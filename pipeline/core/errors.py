@@ -1,7 +1,10 @@
 """Errors of two kinds: the request was wrong (exit code 2), or the work failed (exit code 1)."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from pipeline.core.interrupts import arrived_interrupt
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,21 @@ class Interrupted(PipelineError):
     """The work was interrupted. The message says how to resume; the exit code is 130, or 143 after SIGTERM."""
 
     exit_code = 130
+
+
+@contextlib.contextmanager
+def interrupted_with(message: str) -> Iterator[None]:
+    """Raise Interrupted with this message if an interrupt ends the block, even as another error of a library.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM arrived.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if arrived_interrupt() or isinstance(error, KeyboardInterrupt):
+            raise Interrupted(message) from error
+        raise
 
 
 def first_line(error: BaseException) -> str:

@@ -1,16 +1,15 @@
-"""Handling of Ctrl-C and SIGTERM: during imports, while a command runs, and after its end."""
+"""Handling of Ctrl-C and SIGTERM: during imports, while a command runs, and after its end.
+
+It imports little, because an interrupt before `end_at_interrupts` ends in a traceback.
+"""
 
 import _thread
-import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
-
-from pipeline.core.errors import Interrupted
 
 RETRY_DELAY = 0.05  # seconds
 
@@ -37,21 +36,6 @@ def raise_interrupts() -> None:
 def arrived_interrupt() -> KeyboardInterrupt | None:
     """The interrupt that arrived since `raise_interrupts`, even if a library turned it into another error; or None."""
     return _arrived[-1] if _arrived else None
-
-
-@contextlib.contextmanager
-def interrupted_with(message: str) -> Iterator[None]:
-    """Raise Interrupted with this message if an interrupt ends the block, even as another error of a library.
-
-    Raises:
-        Interrupted: Ctrl-C or SIGTERM arrived.
-    """
-    try:
-        yield
-    except (Exception, KeyboardInterrupt) as error:
-        if arrived_interrupt() or isinstance(error, KeyboardInterrupt):
-            raise Interrupted(message) from error
-        raise
 
 
 def _handle(handler: Any) -> None:

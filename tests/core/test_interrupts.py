@@ -79,8 +79,8 @@ except KeyboardInterrupt as error:
 def test_an_interrupt_keeps_its_message_if_a_library_raises_another_error(number: str, tmp_path: Path) -> None:
     code = f"""
 import os, signal, time
-from pipeline.core.errors import Interrupted
-from pipeline.core.interrupts import end_at_interrupts, interrupted_with, raise_interrupts
+from pipeline.core.errors import Interrupted, interrupted_with
+from pipeline.core.interrupts import end_at_interrupts, raise_interrupts
 
 end_at_interrupts()
 raise_interrupts()

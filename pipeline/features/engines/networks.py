@@ -23,8 +23,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.core.atomic import UNFINISHED
 from pipeline.core.child_processes import blocked, end_with_parent, start_spawned
-from pipeline.core.errors import PipelineError, cause
-from pipeline.core.interrupts import interrupted_with
+from pipeline.core.errors import PipelineError, cause, interrupted_with
 from pipeline.core.machine import keep_freed_memory
 from pipeline.features.engines.onnx_graph import write_onnx
 from pipeline.features.vgg import Network
